@@ -1,0 +1,182 @@
+"""Frozen values that the stages exchange. Imports nothing of geomap.
+
+Grids are north-up in a UTM zone. Row 0 is the northern edge; coordinates are those of pixel corners, in metres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A raster grid: EPSG code, north-west corner (m), size in pixels and pixel size (m)."""
+
+    epsg: int
+    west: int
+    north: int
+    width: int
+    height: int
+    resolution: int = 10
+
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """(west, south, east, north) in metres."""
+        return self.west, self.north - self.height * self.resolution, self.east, self.north
+
+    @property
+    def east(self) -> int:
+        return self.west + self.width * self.resolution
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.height, self.width
+
+    @property
+    def transform(self) -> tuple[float, float, float, float, float, float]:
+        """Affine coefficients (a, b, c, d, e, f) as rasterio and STAC write them."""
+        return float(self.resolution), 0.0, float(self.west), 0.0, float(-self.resolution), float(self.north)
+
+    def at(self, resolution: int) -> Grid:
+        """The same area in pixels of `resolution` metres. Raises ValueError where they do not fit."""
+        width, rest_x = divmod(self.width * self.resolution, resolution)
+        height, rest_y = divmod(self.height * self.resolution, resolution)
+        if rest_x or rest_y:
+            raise ValueError(f"{self} cannot be cut into pixels of {resolution} m")
+        return replace(self, width=width, height=height, resolution=resolution)
+
+    def offset_in(self, outer: Grid) -> tuple[int, int]:
+        """(row, column) of this grid's corner in `outer`, which has the same CRS and pixel size."""
+        if (self.epsg, self.resolution) != (outer.epsg, outer.resolution):
+            raise ValueError(f"{self} and {outer} are on different grids")
+        return (outer.north - self.north) // self.resolution, (self.west - outer.west) // self.resolution
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A unit of work and of resume: a stable name and its part of the zone's grid (10 m, even size)."""
+
+    name: str
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A run of at most twelve calendar months, so that each calendar month occurs at most once."""
+
+    year: int
+    month: int  # 1..12, the first month
+    months: int = 12
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.month <= 12 and 1 <= self.months <= 12):
+            raise ValueError(f"month must be 1..12 and months 1..12, not {self.month} and {self.months}")
+
+    @property
+    def year_months(self) -> tuple[tuple[int, int], ...]:
+        """((year, month), ...) in time order, month 1..12."""
+        first = self.year * 12 + self.month - 1
+        return tuple((m // 12, m % 12 + 1) for m in range(first, first + self.months))
+
+    @property
+    def calendar_months(self) -> tuple[int, ...]:
+        """Calendar month index 0..11 of every step: the encoder's month positions."""
+        return tuple(month - 1 for _, month in self.year_months)
+
+    @property
+    def start(self) -> datetime:
+        """First instant (UTC)."""
+        return datetime(self.year, self.month, 1, tzinfo=UTC)
+
+    @property
+    def end(self) -> datetime:
+        """First instant after the period (UTC)."""
+        last = self.year * 12 + self.month - 1 + self.months
+        return datetime(last // 12, last % 12 + 1, 1, tzinfo=UTC)
+
+    def step(self, when: datetime) -> int | None:
+        """Index of the step that holds `when`, or None outside the period."""
+        index = (when.year - self.year) * 12 + when.month - self.month
+        return index if 0 <= index < self.months else None
+
+    def __str__(self) -> str:
+        (y0, m0), (y1, m1) = self.year_months[0], self.year_months[-1]
+        return f"{y0:04d}-{m0:02d}" if self.months == 1 else f"{y0:04d}-{m0:02d}_{y1:04d}-{m1:02d}"
+
+
+@dataclass(frozen=True, slots=True)
+class SceneAsset:
+    """One band of a scene: where it is, how it lies, and what must be added to its DNs."""
+
+    band: str
+    href: str  # unsigned
+    offset: int  # DN to add to every valid pixel: 0 or -1000 (0 for SCL)
+    reason: str  # why this offset was chosen
+    transform: tuple[float, ...] | None = None  # affine coefficients in the scene's CRS
+    shape: tuple[int, int] | None = None  # (rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One granule of one acquisition."""
+
+    id: str
+    collection: str
+    provider: str  # key of catalog.PROVIDERS whose conventions the item follows
+    time: datetime  # UTC
+    platform: str
+    acquisition: str  # equal for granules seen in the same pass of the same satellite
+    epsg: int
+    bbox: tuple[float, float, float, float]  # degrees; west > east across the antimeridian
+    assets: Mapping[str, SceneAsset]  # by band name, SCL included
+    baseline: str | None = None
+    cloud_cover: float | None = None  # percent
+
+
+@dataclass(frozen=True, slots=True)
+class BandStack:
+    """Raw DNs of several bands at one resolution, lazy, one slice per scene; chunks hold all scenes and one band."""
+
+    dn: da.Array  # (scene, band, y, x) uint16, 0 = nodata, offset not yet applied
+    offset: NDArray[np.int32]  # (scene, band) DN to add to valid pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """All scenes over a tile, lazy. `fine` and `scl` chunks cover the same ground as those of `coarse`."""
+
+    fine: BandStack  # bands at 10 m
+    coarse: BandStack  # bands at 20 m
+    scl: da.Array  # (scene, y, x) uint8 at 20 m, 0 = no data
+    step: tuple[int, ...]  # month index of each scene
+    acquisition: tuple[int, ...]  # scenes with the same number were seen in one pass and count once
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """Monthly medians of a tile in memory."""
+
+    dn: NDArray[np.uint16]  # (month, band, y, x), bands in sentinel2.BANDS order, 0 = nodata
+    clear: NDArray[np.uint8]  # (month, y, x), clear observations, at most 255
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.dn.shape[2], self.dn.shape[3]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """One legend over some pixels. Class legends: uint8 ids and percent; scores: float32 and no confidence."""
+
+    value: NDArray[np.uint8] | NDArray[np.float32]  # (N,) or (y, x); ids with 0 nodata, or score with NaN nodata
+    confidence: NDArray[np.uint8] | None  # percent, 255 nodata
