@@ -11,11 +11,12 @@ import hashlib
 import json
 import re
 import tomllib
+import unicodedata
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geomap.errors import LegendError
 
@@ -29,10 +30,18 @@ MAX_CLASSES = 254
 TYPED_TEMPLATES = ("{}", "land covered by {}", "a place with {}", "{} seen from above", "{} in the countryside")
 """Prompts made of a class that the user types; the class vector is their mean."""
 
-_Text = Annotated[str, Field(min_length=1, max_length=300)]
+
+def _one_line(text: str) -> str:
+    if any(unicodedata.category(c) == "Cc" for c in text):  # they would break the XML beside the maps
+        raise ValueError("must be one line without control characters")
+    return text
+
+
+_Line = Annotated[str, AfterValidator(_one_line)]
+_Text = Annotated[_Line, Field(min_length=1, max_length=300)]
 _Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
-_STRICT = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+_STRICT = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)
 
 
 class LegendClass(BaseModel):
@@ -43,7 +52,7 @@ class LegendClass(BaseModel):
     name: _Text
     colour: _Colour
     prompts: Annotated[tuple[_Text, ...], Field(min_length=1)]
-    code: str | None = None  # the source nomenclature's code, for example LUCAS B11 or EUNIS G1
+    code: _Line | None = None  # the source nomenclature's code, for example LUCAS B11 or EUNIS G1
 
 
 class RatedPrompt(BaseModel):
@@ -61,7 +70,7 @@ class Legend(BaseModel):
     name: _Name  # also the stem of the output files
     title: _Text
     kind: Literal["classes", "score"] = "classes"
-    source: str = ""  # where names and codes come from
+    source: _Line = ""  # where names and codes come from
     classes: tuple[LegendClass, ...] = ()
     prompts: tuple[RatedPrompt, ...] = ()
     range: tuple[float, float] | None = None  # of a score
@@ -71,13 +80,18 @@ class Legend(BaseModel):
         if self.kind == "classes":
             if len(self.classes) < 2 or self.prompts or self.range:
                 raise ValueError("a legend of classes needs two or more [[classes]] and neither prompts nor range")
-            for what, values in (("id", [c.id for c in self.classes]), ("name", [c.name for c in self.classes])):
+            for what, values in (
+                ("id", [c.id for c in self.classes]),
+                ("name", [c.name.casefold() for c in self.classes]),
+            ):
                 if len(set(values)) < len(values):
                     raise ValueError(f"each class needs its own {what}")
         else:
             if self.classes or len(self.prompts) < 2 or self.range is None:
                 raise ValueError("a score legend needs two or more rated [[prompts]] and a range, and no classes")
             low, high = self.range
+            if low >= high:
+                raise ValueError(f"range must go from low to high, not from {low:g} to {high:g}")
             if not all(low <= p.rating <= high for p in self.prompts):
                 raise ValueError(f"every rating must lie in {low:g}..{high:g}")
         return self
@@ -109,7 +123,10 @@ def load(name_or_file: str) -> Legend:
         path = Path(name_or_file)
         if not path.is_file():
             raise LegendError(f"no legend file {name_or_file}; built-in legends are: {', '.join(builtin_names())}")
-        return parse(path.read_bytes(), name_or_file)
+        try:
+            return parse(path.read_bytes(), name_or_file)
+        except OSError as e:
+            raise LegendError(f"legend file {name_or_file} cannot be read: {e.strerror}") from e
     if name_or_file not in builtin_names():
         raise LegendError(
             f"unknown legend {name_or_file!r}; use one of {', '.join(builtin_names())}, a .toml file, "
@@ -121,13 +138,11 @@ def load(name_or_file: str) -> Legend:
 def parse(content: bytes, where: str) -> Legend:
     """A legend from TOML. `where` names it in errors. Raises LegendError."""
     try:
-        return Legend.model_validate(tomllib.loads(content.decode("utf-8")))
+        return Legend.model_validate(tomllib.loads(content.decode("utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise LegendError(f"legend {where} is not valid TOML: {e}") from e
     except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "legend"
-        raise LegendError(f"legend {where}: {key}: {first['msg']}") from e
+        raise LegendError(f"legend {where}: {_explain(e)}") from e
 
 
 def typed(classes: str, name: str = "classes") -> Legend:
@@ -151,7 +166,19 @@ def typed(classes: str, name: str = "classes") -> Legend:
             ),
         )
     except ValidationError as e:
-        raise LegendError(f"--classes: {e.errors()[0]['msg']}") from e
+        raise LegendError(f"--classes: {_explain(e)}") from e
+
+
+def _explain(error: ValidationError) -> str:
+    """The first thing wrong, in one line: the key ("classes.2.colour" is the second class's) and what it must be."""
+    first = error.errors()[0]
+    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"])
+    what = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        tables: dict[int | str, type[BaseModel]] = {"classes": LegendClass, "prompts": RatedPrompt}
+        table = tables[first["loc"][0]] if len(first["loc"]) > 1 else Legend
+        what = f"unknown key; the keys here are {', '.join(table.model_fields)}"
+    return f"{key}: {what}" if key else what
 
 
 def _colour(i: int) -> str:

@@ -1,0 +1,58 @@
+"""Embeddings x class vectors -> class and confidence; rated prompts -> score.
+
+The label of a pixel is a function of that pixel, the weights and the legend: no statistic of other pixels enters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geomap.legend import UNCLASSIFIED_ID, Legend
+from geomap.types import Labels
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A legend ready to be asked: its class vectors on the device and the scale that turns cosines into logits."""
+
+    legend: Legend
+    vectors: Tensor  # (K, D) unit vectors, one per class or rated prompt, in the legend's order
+    logit_scale: float
+    min_confidence: float = 0.0  # 0..1; pixels below are unclassified
+
+
+def answer(question: Question, embeddings: Tensor) -> Labels:
+    """Labels of (N, D) unit embeddings: ids and percent for classes, scores for rated prompts."""
+    if question.legend.kind == "score":
+        return Labels(score(question, embeddings).cpu().numpy(), None)
+    index, probability = classify(embeddings, question.vectors, question.logit_scale)
+    ids = torch.tensor([c.id for c in question.legend.classes], dtype=torch.uint8, device=index.device)[index]
+    if question.min_confidence > 0:
+        ids[probability < question.min_confidence] = UNCLASSIFIED_ID
+    percent = (100 * probability).round().to(torch.uint8)
+    return Labels(ids.cpu().numpy(), percent.cpu().numpy())
+
+
+def classify(embeddings: Tensor, vectors: Tensor, logit_scale: float) -> tuple[Tensor, Tensor]:
+    """(N, D) x (K, D) -> index of the nearest class (N,), and its softmax probability over the classes (N,)."""
+    logits = logit_scale * (embeddings @ vectors.T)  # (N, K)
+    best, index = logits.max(dim=1)  # equal logits: the first class in the legend's order
+    return index, torch.exp(best - logits.logsumexp(dim=1))
+
+
+def score(question: Question, embeddings: Tensor) -> Tensor:
+    """(N,) float32 scores by early ensembling: ratings weighted by the softmax over all prompts (paper A.1.3)."""
+    ratings = torch.tensor([p.rating for p in question.legend.prompts], device=embeddings.device)
+    weights = torch.softmax(question.logit_scale * (embeddings @ question.vectors.T), dim=1)  # (N, P)
+    return (weights @ ratings).float()
+
+
+def blank(legend: Legend, shape: tuple[int, ...]) -> Labels:
+    """Labels of unmapped pixels: id 0 with confidence 255, or NaN scores."""
+    if legend.kind == "score":
+        return Labels(np.full(shape, np.nan, np.float32), None)
+    return Labels(np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8))

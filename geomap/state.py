@@ -1,0 +1,142 @@
+"""What a run keeps on disk so that it can stop at any moment and go on: `tiles/` in the output directory.
+
+`request.json` holds what was asked for and the scenes that were found, so that a resumed run sees the same scenes;
+`<tile>.npz` holds the finished layers of one tile and bears its name only once it is whole. One run at a time holds
+the lock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap import files
+from geomap.errors import OutputError
+from geomap.types import Scene, SceneAsset, Tile
+
+log = logging.getLogger(__name__)
+
+REQUEST_FILE = "request.json"
+Layers = Mapping[str, NDArray[Any]]
+"""Layer stem -> (y, x) pixels of a tile."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class State:
+    """The state of a run in `directory`."""
+
+    directory: Path
+    scenes: tuple[Scene, ...] | None  # None: a new run, nothing on disk yet
+
+    @property
+    def home(self) -> Path:
+        return self.directory / files.STATE
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has finished: its checksums are written last."""
+        return (self.directory / files.SUMS).is_file()
+
+    def begin(self, request: Mapping[str, Any], scenes: Sequence[Scene]) -> State:
+        """Write down the request and its scenes. Raises DiskFullError, OutputError."""
+        content = {"request": request, "scenes": [scene_to_json(s) for s in scenes]}
+        files.write_json(self.home / REQUEST_FILE, content)
+        return dataclasses.replace(self, scenes=tuple(scenes))
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory; OutputError where another run holds it."""
+        with files.disk_errors(self.directory):
+            self.home.mkdir(parents=True, exist_ok=True)
+        with (self.home / "lock").open("w") as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as e:
+                raise OutputError(
+                    f"another run is writing {self.directory}; wait for it or choose another --out"
+                ) from e
+            yield
+
+    def save(self, tile: Tile, layers: Layers) -> None:
+        """Keep a tile's layers. Raises DiskFullError, OutputError."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{stem: np.ascontiguousarray(pixels) for stem, pixels in layers.items()})
+        files.write_bytes(self._file(tile), buffer.getvalue())
+
+    def has(self, tile: Tile, stems: Sequence[str]) -> bool:
+        """Whether the tile is finished and readable."""
+        try:
+            return all(self.load(tile, stem).shape == tile.grid.shape for stem in stems)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+            return False
+
+    def load(self, tile: Tile, stem: str) -> NDArray[Any]:
+        """One layer of a finished tile."""
+        with np.load(self._file(tile), allow_pickle=False) as f:
+            pixels: NDArray[Any] = f[stem]
+        return pixels
+
+    def drop_tiles(self) -> None:
+        """Remove the tiles of a finished run; its maps hold them."""
+        for path in self.home.glob("*.npz"):
+            path.unlink()
+
+    def _file(self, tile: Tile) -> Path:
+        return self.home / f"{tile.name}.npz"
+
+
+def open_state(directory: Path, request: Mapping[str, Any]) -> State:
+    """The state of `request` in a directory: new, unfinished or complete.
+
+    Raises:
+        OutputError: the directory holds another request's run, or files that are no run's.
+    """
+    path = directory / files.STATE / REQUEST_FILE
+    if not path.is_file():
+        left = [p.name for p in directory.iterdir() if p.name != files.STATE] if directory.is_dir() else []
+        if left or (directory.exists() and not directory.is_dir()):
+            raise OutputError(f"{directory} is in use ({left[0] if left else 'a file'}); choose another --out")
+        return State(directory, None)
+    try:
+        content = json.loads(path.read_bytes())
+        before, scenes = content["request"], tuple(scene_from_json(s) for s in content["scenes"])
+    except (ValueError, KeyError, TypeError) as e:
+        raise OutputError(f"{path} is damaged; remove {directory} or choose another --out") from e
+    now = json.loads(json.dumps(request))
+    differs = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    if differs:
+        raise OutputError(
+            f"{directory} holds a run of another request (differs in: {', '.join(differs)}); choose another --out"
+        )
+    return State(directory, scenes)
+
+
+def scene_to_json(scene: Scene) -> dict[str, Any]:
+    """A scene as JSON values."""
+    plain = dataclasses.asdict(dataclasses.replace(scene, assets={}))
+    plain["time"] = scene.time.isoformat()
+    plain["assets"] = {band: dataclasses.asdict(asset) for band, asset in scene.assets.items()}
+    return plain
+
+
+def scene_from_json(plain: Mapping[str, Any]) -> Scene:
+    """The inverse of scene_to_json. Raises KeyError, TypeError or ValueError on anything else."""
+    assets = {}
+    for band, a in plain["assets"].items():
+        transform = tuple(a["transform"]) if a["transform"] else None
+        shape = tuple(a["shape"]) if a["shape"] else None
+        assets[band] = SceneAsset(**{**a, "transform": transform, "shape": shape})
+    time = datetime.fromisoformat(plain["time"])
+    return Scene(**{**plain, "time": time, "bbox": tuple(plain["bbox"]), "assets": assets})

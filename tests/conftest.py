@@ -1,0 +1,93 @@
+"""Fixtures that several test modules use."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real Sentinel-2 data and tools that lies beside a developer's checkout."""
+    folder = Path(os.environ.get("GEOMAP_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real Sentinel-2 data at {folder} (set GEOMAP_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def archive(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes STAC archives of real COGs: a folder with items.json, collection.json and cogs/, made once per request.
+
+    archive(provider="earth-search", baseline="02.12", base_url=None, dates=None); providers: earth-search,
+    earth-search-c1, planetary-computer, cdse. Hrefs are absolute paths, or start with `base_url`. `dates` keeps the
+    first so many of the 72 real scenes (about 0.1 s each).
+    """
+    series = shared / "data/patch_belgium_2019/series.npz"
+    made: dict[tuple[object, ...], Path] = {}
+
+    def make(
+        provider: str = "earth-search", baseline: str = "02.12", base_url: str | None = None, dates: int | None = None
+    ) -> Path:
+        key = (provider, baseline, base_url, dates)
+        if key not in made:
+            folder = tmp_path_factory.mktemp(f"{provider}_{baseline}")
+            source = series
+            if dates is not None:
+                source = folder / "series.npz"
+                with np.load(series) as layers:
+                    cut = {n: v[:dates] if v.shape[:1] == layers["time"].shape else v for n, v in layers.items()}
+                np.savez(source, **cut)
+            command = [sys.executable, str(shared / "tools/make_archive.py"), str(source), str(folder)]
+            command += ["--provider", provider, "--baseline", baseline]
+            subprocess.run(command + (["--base-url", base_url] if base_url else []), check=True, capture_output=True)
+            made[key] = folder
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stac_server() -> Iterator[Callable[[Path], str]]:
+    """Serves a folder's collection.json and items.json as a real STAC API on loopback; returns its URL."""
+    program = Path(sys.executable).with_name("rustac")
+    running: dict[Path, tuple[subprocess.Popen[bytes], str]] = {}
+
+    def serve(folder: Path) -> str:
+        if not program.exists():
+            pytest.skip("rustac is not installed (pip install rustac)")
+        if folder not in running:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                address = f"127.0.0.1:{probe.getsockname()[1]}"
+            command = [
+                str(program),
+                "serve",
+                "-a",
+                address,
+                *(str(folder / n) for n in ("collection.json", "items.json")),
+            ]
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            running[folder] = process, f"http://{address}"
+            for _ in range(200):
+                try:
+                    urllib.request.urlopen(f"http://{address}/", timeout=5).close()
+                    break
+                except urllib.error.URLError:
+                    time.sleep(0.05)
+            else:
+                raise RuntimeError(f"rustac serve {folder} does not answer")
+        return running[folder][1]
+
+    yield serve
+    for process, _ in running.values():
+        process.terminate()
+        process.wait()
