@@ -23,7 +23,7 @@ from geomap.errors import GeomapError, HrefError, ReadError, SourceUnavailableEr
 from geomap.sentinel2 import BANDS_10M, BANDS_20M, SCL
 from geomap.types import BandStack, Grid, Period, Scene, Stack
 
-GDAL_OPTIONS: Final[Mapping[str, str | int]] = {
+GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no requests for sidecar files
     "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.TIF,.tiff,.jp2",
     "GDAL_HTTP_MAX_RETRY": 6,  # GDAL's default is none; six waits of 0.5, 1, 2 ... s are 32 s in all

@@ -1,5 +1,6 @@
 """Fixtures that several test modules use."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,3 +93,26 @@ def stac_server() -> Iterator[Callable[[Path], str]]:
     for process, _ in running.values():
         process.terminate()
         process.wait()
+
+
+@pytest.fixture
+def find(tmp_path: Path) -> Callable[..., Any]:
+    """Searches STAC items by writing them to a file: find(items, area=the world, period=the first item's month)."""
+    from stac_items import WORLD, month_of
+
+    from geomap import catalog
+
+    def find(items: list[dict[str, Any]], area: Any = WORLD, period: Any = None, **options: Any) -> Any:
+        path = tmp_path / "items.json"
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+        return catalog.search(area, period or month_of(items[0]), str(path), **options)
+
+    return find
+
+
+@pytest.fixture
+def pc(shared: Path) -> dict[str, Any]:
+    """A real item of the Planetary Computer, baseline 04.00."""
+    from stac_items import real_items
+
+    return real_items(shared, "planetary_computer_2022")[0]

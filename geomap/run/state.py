@@ -72,7 +72,7 @@ class State:
     def save(self, tile: Tile, layers: Layers) -> None:
         """Keep a tile's layers. Raises DiskFullError, OutputError."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{stem: np.ascontiguousarray(pixels) for stem, pixels in layers.items()})
+        np.savez_compressed(buffer, allow_pickle=False, **layers)
         files.write_bytes(self._file(tile), buffer.getvalue())
 
     def has(self, tile: Tile, stems: Sequence[str]) -> bool:

@@ -1,0 +1,198 @@
+"""Monthly medians and clear counts: kernels against numpy, whole tiles bit for bit against plain rasterio reads."""
+
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from geomap import catalog, composite, grid
+from geomap.run import tiles
+from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
+from geomap.types import Grid, Period
+
+PERIOD = Period(2018, 12)
+PATCH = "4.0585,50.7431,4.0676,50.7489"
+ASSETS = ("blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "swir16", "swir22")
+CLOUDY, EMPTY = (2019, 5), (2019, 3)
+
+
+def floor_median(values: np.ndarray) -> np.ndarray:
+    """(n, ...) with 0 as missing -> median rounded down, 0 where nothing is left: numpy's own masked median."""
+    median = np.ma.median(np.ma.masked_equal(values, 0).astype(np.float64), axis=0)
+    return np.floor(np.ma.filled(median, 0)).astype(np.uint16)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        np.uint16,
+        hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9),
+        elements=st.sampled_from([0, 0, 1, 2, 3, 999, 1000, 32768, 65534, 65535]),
+    )
+)
+def test_median_equals_numpy(values):
+    before = values.copy()
+    np.testing.assert_array_equal(composite.median_np(list(values)), floor_median(values))
+    np.testing.assert_array_equal(values, before)  # the caller's slices stay as they are
+
+
+def test_even_counts_round_down_and_nodata_does_not_count():
+    column = np.array([[3], [0], [4]], np.uint16)
+    assert composite.median_np(list(column)).item() == 3
+    assert composite.median_np([np.array([65535], np.uint16), np.array([65534], np.uint16)]).item() == 65534
+
+
+def test_the_offset_spares_nodata_and_stops_at_one():
+    dn = np.array([0, 1, 999, 1000, 1001, 1002, 65535], np.uint16)
+    np.testing.assert_array_equal(composite.shifted_np(dn, -1000), [0, 1, 1, 1, 1, 2, 64535])
+    np.testing.assert_array_equal(composite.shifted_np(dn, 0), dn)
+
+
+def test_scl_classes_that_are_clear():
+    scl = np.arange(256, dtype=np.uint8)
+    assert np.flatnonzero(composite.clear_np(scl)).tolist() == [2, 4, 5, 6, 7]
+    assert np.flatnonzero(composite.clear_np(scl, (0,))).tolist() == list(range(1, 12))
+
+
+def test_one_pass_counts_once_and_its_first_clear_granule_wins():
+    dn = np.array([[[10]], [[20]], [[90]]], np.uint16)  # two granules of one pass, one scene of another
+    clear = np.ones((3, 1, 1), bool)
+    offset = np.zeros(3, np.int32)
+    step, one_pass = (0, 0, 0), (7, 7, 8)
+    assert composite.monthly_median_np(dn, clear, offset, step, one_pass, 1).item() == 50  # of 10 and 90
+    assert composite.clear_count_np(clear, step, one_pass, 1).item() == 2
+    clear[0] = False
+    assert composite.monthly_median_np(dn, clear, offset, step, one_pass, 1).item() == 55  # of 20 and 90
+    assert composite.monthly_median_np(dn, clear, offset, step, (7, 8, 9), 1).item() == 55
+
+
+def test_more_than_255_observations_saturate_the_count():
+    clear = np.ones((300, 1, 1), bool)
+    assert composite.clear_count_np(clear, (0,) * 300, tuple(range(300)), 1).item() == 255
+
+
+@pytest.fixture(scope="module")
+def hard_archive(archive, tmp_path_factory) -> Path:
+    """The real series with one month made all cloud, one month without scenes, and a corner never clear."""
+    source = archive()
+    folder = tmp_path_factory.mktemp("hard") / "archive"
+    shutil.copytree(source, folder)
+    collection = json.loads((folder / "items.json").read_text())
+    kept = []
+    for item in collection["features"]:
+        when = datetime.fromisoformat(item["properties"]["datetime"])
+        if (when.year, when.month) == EMPTY:
+            continue
+        for asset in item["assets"].values():
+            asset["href"] = asset["href"].replace(str(source.resolve()), str(folder.resolve()))
+        with rasterio.open(item["assets"]["scl"]["href"], "r+", IGNORE_COG_LAYOUT_BREAK="YES") as scl:
+            values = scl.read(1)
+            values[:3, :5] = 9
+            if (when.year, when.month) == CLOUDY:
+                values[:] = 8
+            scl.write(values, 1)
+        kept.append(item)
+    collection["features"] = kept
+    (folder / "items.json").write_text(json.dumps(collection))
+    return folder
+
+
+def independent(folder: Path, area: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Medians and counts of a grid by plain rasterio window reads and numpy."""
+    features = json.loads((folder / "items.json").read_text())["features"]
+    months = [(2018, 12), *((2019, m) for m in range(1, 12))]
+    dn = np.zeros((12, 10, *area.shape), np.uint16)
+    count = np.zeros((12, *area.shape), np.uint8)
+    for i, month in enumerate(months):
+        items = [f for f in features if datetime.fromisoformat(f["properties"]["datetime"]).timetuple()[:2] == month]
+        if not items:
+            continue
+        clear = np.stack([~np.isin(window(f, "scl", area.at(20)), SCL_NOT_CLEAR) for f in items])
+        count[i] = clear.sum(axis=0).repeat(2, 0).repeat(2, 1)
+        for b, key in enumerate(ASSETS):
+            fine = BANDS[b] in BANDS_10M
+            values = np.stack([window(f, key, area if fine else area.at(20)) for f in items])
+            values = np.where(clear.repeat(2, 1).repeat(2, 2) if fine else clear, values, 0)
+            median = floor_median(values)
+            dn[i, b] = median if fine else median.repeat(2, 0).repeat(2, 1)
+    return dn, count
+
+
+def window(item: dict, key: str, area: Grid) -> np.ndarray:
+    with rasterio.open(item["assets"][key]["href"]) as source:
+        wanted = rasterio.windows.from_bounds(*area.bounds, source.transform)
+        return source.read(1, window=wanted, boundless=True, fill_value=0)
+
+
+def test_tiles_equal_plain_rasterio_and_numpy_bit_for_bit(hard_archive):
+    area = grid.parse_area(PATCH)
+    (tile,) = grid.tiles(area)  # larger than the scenes: some pixels have none
+    scenes = catalog.search(area.geometry, PERIOD, str(hard_archive / "items.json"))
+    made = tiles.compose(scenes, tile.grid, PERIOD)
+    dn, count = independent(hard_archive, tile.grid)
+    np.testing.assert_array_equal(made.dn, dn)
+    np.testing.assert_array_equal(made.clear, count)
+    assert not made.dn[3].any()  # March 2019: no scenes
+    assert not made.dn[5].any()  # May 2019: all cloud
+    assert not made.dn[:, :, :6, 2:10].any()  # the corner that is never clear
+    inside = made.clear[:, 2:-2, 2:-2]
+    assert {1, 2, 3, 4} <= set(np.unique(inside))  # odd and even counts occur
+
+
+def test_the_grid_does_not_depend_on_how_items_state_their_crs(hard_archive, tmp_path):
+    """STAC 1.1 items carry proj:code instead of proj:epsg; some carry neither a transform nor a shape."""
+    area, period = grid.parse_area(PATCH), Period(2019, 1, 2)
+    (tile,) = grid.tiles(area)
+    plain = tiles.compose(catalog.search(area.geometry, period, str(hard_archive / "items.json")), tile.grid, period)
+    collection = json.loads((hard_archive / "items.json").read_text())
+    for item in collection["features"]:
+        item["properties"]["proj:code"] = f"EPSG:{item['properties'].pop('proj:epsg')}"
+        for asset in item["assets"].values():
+            del asset["proj:transform"], asset["proj:shape"]
+    other = tmp_path / "items.json"
+    other.write_text(json.dumps(collection))
+    coded = tiles.compose(catalog.search(area.geometry, period, str(other)), tile.grid, period)
+    np.testing.assert_array_equal(coded.dn, plain.dn)
+    np.testing.assert_array_equal(coded.clear, plain.clear)
+
+
+def test_chunks_do_not_show(hard_archive, monkeypatch):
+    """Chunks with ragged edges give the values of one large chunk, with any number of threads."""
+    area, period = grid.parse_area(PATCH), Period(2019, 1, 2)
+    scenes = catalog.search(area.geometry, period, str(hard_archive / "items.json"))
+    (tile,) = grid.tiles(area)
+    whole = tiles.compose(scenes, tile.grid, period)
+    monkeypatch.setattr("geomap.read.chunk_px", lambda scenes: 48)
+    stack = tiles.open_stack(scenes, tile.grid, period)
+    assert stack.fine.dn.chunks[2] == (48, 20)
+    parts = composite.compute(stack, 2, workers=4)
+    np.testing.assert_array_equal(parts.dn, whole.dn)
+    np.testing.assert_array_equal(parts.clear, whole.clear)
+    lazy_dn, lazy_clear = dask.compute(*composite.monthly(stack, 2))
+    np.testing.assert_array_equal(lazy_dn, whole.dn)
+    np.testing.assert_array_equal(lazy_clear, whole.clear)
+
+
+def test_products_with_the_offset_give_the_same_composite(archive):
+    """The same surface with +1000 DN in the data, told in three ways, and without it."""
+    area = grid.parse_area(PATCH)
+    (tile,) = grid.tiles(area)
+    period = Period(2018, 12, 2)
+
+    def made(provider: str, baseline: str):
+        items = archive(provider, baseline, dates=30) / "items.json"
+        return tiles.compose(catalog.search(area.geometry, period, str(items)), tile.grid, period)
+
+    plain = made("earth-search", "02.12")
+    for provider in ("earth-search-c1", "planetary-computer", "cdse"):
+        shifted = made(provider, "05.10")
+        np.testing.assert_array_equal(shifted.dn, plain.dn)
+        np.testing.assert_array_equal(shifted.clear, plain.clear)

@@ -1,0 +1,145 @@
+"""Reads that fail over real HTTP: the cause is named, no token is shown, nothing becomes nodata."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from RangeHTTPServer import RangeRequestHandler
+
+from geomap import catalog, grid, read
+from geomap.errors import HrefError, ReadError, SourceUnavailableError
+from geomap.run import tiles
+from geomap.types import Period
+
+PATCH = "4.0585,50.7431,4.0676,50.7489"
+PERIOD = Period(2018, 12, 1)
+
+
+class Server(RangeRequestHandler):
+    """A range server over a folder; `broken` maps a path's end to a status, or to bytes served in its place."""
+
+    broken: ClassVar[dict[str, int | bytes]] = {}
+
+    def send_head(self):
+        for end, what in self.broken.items():
+            if self.path.split("?")[0].endswith(end):
+                if isinstance(what, int):
+                    self.send_error(what)
+                    return None
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(what)))
+                self.end_headers()
+                self.wfile.write(what)
+                return None
+        return super().send_head()
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def http(archive, monkeypatch) -> Iterator[tuple[str, type[Server]]]:
+    """The archive over HTTP on loopback: (items file, handler whose `broken` a test sets)."""
+    folder = archive()
+    handler = type("Handler", (Server,), {"broken": {}})
+
+    def make(*args, **kwargs):
+        return handler(*args, directory=str(folder), **kwargs)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), make)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setitem(read.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 1)
+    monkeypatch.setitem(read.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", "0.05")
+    yield f"http://127.0.0.1:{server.server_port}", handler
+    server.shutdown()
+
+
+def scenes_over_http(archive, base: str, tmp_path, query: str = ""):
+    folder = archive()
+    content = json.loads((folder / "items.json").read_text())
+    for item in content["features"]:
+        for asset in item["assets"].values():
+            asset["href"] = asset["href"].replace(str(folder.resolve()), base) + query
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps(content))
+    area = grid.parse_area(PATCH)
+    return catalog.search(area.geometry, PERIOD, str(items)), grid.tiles(area)[0].grid
+
+
+def test_http_gives_the_same_pixels_as_local_files(archive, http, tmp_path):
+    scenes, tile = scenes_over_http(archive, http[0], tmp_path)
+    area = grid.parse_area(PATCH)
+    local = catalog.search(area.geometry, PERIOD, str(archive() / "items.json"))
+    remote, plain = tiles.compose(scenes, tile, PERIOD), tiles.compose(local, tile, PERIOD)
+    np.testing.assert_array_equal(remote.dn, plain.dn)
+    assert plain.dn.any()
+
+
+@pytest.mark.parametrize("status", [503, 429, 500])
+def test_a_server_that_refuses_is_a_temporary_failure(archive, http, tmp_path, status):
+    base, handler = http
+    scenes, tile = scenes_over_http(archive, base, tmp_path, query="?sig=secret-token")
+    handler.broken["/red.tif"] = status
+    with pytest.raises(SourceUnavailableError, match=r"red\.tif cannot be read now") as e:
+        tiles.compose(scenes, tile, PERIOD)
+    assert e.value.exit_code == 75
+    assert "secret-token" not in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_missing_file_is_an_error_and_never_nodata(archive, http, tmp_path):
+    base, handler = http
+    scenes, tile = scenes_over_http(archive, base, tmp_path)
+    handler.broken["/nir.tif"] = 404
+    with pytest.raises(ReadError, match=r"nir\.tif cannot be read \(HTTP 404\)"):
+        tiles.compose(scenes, tile, PERIOD)
+
+
+@pytest.mark.parametrize("content", [b"<html>sorry</html>", b"II*\x00" + bytes(200)], ids=["html", "truncated"])
+def test_a_file_that_is_not_what_it_says_is_an_error(archive, http, tmp_path, content):
+    base, handler = http
+    scenes, tile = scenes_over_http(archive, base, tmp_path)
+    handler.broken["/scl.tif"] = content
+    with pytest.raises(ReadError, match=r"scl\.tif cannot be read"):
+        tiles.compose(scenes, tile, PERIOD)
+
+
+def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
+    folder = archive()
+    content = json.loads((folder / "items.json").read_text())
+    vrt = tmp_path / "blue.tif"
+    source = next(iter(content["features"]))["assets"]["blue"]["href"]
+    vrt.write_text(
+        '<VRTDataset rasterXSize="64" rasterYSize="64"><SRS>EPSG:32631</SRS><GeoTransform>574680,10,0,5622440,0,-10'
+        '</GeoTransform><VRTRasterBand dataType="UInt16" band="1"><SimpleSource><SourceFilename>'
+        f"{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    for item in content["features"]:
+        item["assets"]["blue"]["href"] = str(vrt)
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps(content))
+    area = grid.parse_area(PATCH)
+    scenes = catalog.search(area.geometry, PERIOD, str(items))
+    with pytest.raises(HrefError, match="VRT"):
+        tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
+
+
+def test_addresses_lose_their_query():
+    assert read.redact("https://a.example/b/c.tif?sig=1&se=2#x") == "https://a.example/b/c.tif"
+    assert read.redact("/data/c.tif") == "/data/c.tif"
+
+
+def test_chunks_shrink_with_the_number_of_scenes():
+    assert read.chunk_px(53) == 512
+    assert 2 * 400 * read.chunk_px(400) ** 2 <= read.CHUNK_BYTES
+
+
+def test_a_scene_outside_the_period_is_a_mistake_of_the_caller(archive):
+    area = grid.parse_area(PATCH)
+    scenes = catalog.search(area.geometry, Period(2019, 1, 1), str(archive() / "items.json"))
+    with pytest.raises(ValueError, match="inside the period"):
+        read.stack(scenes, grid.tiles(area)[0].grid, PERIOD, {})
