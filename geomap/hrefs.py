@@ -1,0 +1,158 @@
+"""Which asset addresses geomap opens. A catalogue is somebody else's input, and GDAL opens far more than rasters.
+
+GDAL and rasterio treat an href as a small language: inline VRT XML, `vrt://`, `/vsi...` chains, driver prefixes such as
+`GTIFF_DIR:` and local paths. What passes here is a plain raster at a place that the provider or the user named:
+
+    https   a host of the provider (presets); any public host (a catalogue or item file that the user typed)
+    s3      a bucket of the provider: GDAL signs with the user's own keys
+    http    only hosts that the user named
+    local   only for an item file that the user named
+
+A host that is a private, link-local or loopback address, or no public name, must be named by the user.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from geomap.errors import HrefError, InputError
+
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+EXTENSIONS: Final = frozenset({".tif", ".tiff", ".jp2"})
+
+_FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f<>\\!]")  # `!` opens archives in rasterio
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_USERINFO: Final = re.compile(r"//[^/]*@")
+_HOST: Final = re.compile(r"[a-z0-9][a-z0-9._-]*|[0-9a-f:.]+")
+_LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal", ".home.arpa")
+_MAX_LENGTH: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class HrefPolicy:
+    """What one catalogue may point to."""
+
+    named: frozenset[tuple[str, str]] = frozenset()  # (scheme, host or bucket) that the user named
+    hosts: frozenset[str] | None = None  # https hosts; None: every public host
+    buckets: frozenset[str] = frozenset()  # s3 buckets
+    folder: Path | None = None  # folder of the user's item file: local paths are allowed
+
+
+def named(hosts: Iterable[str], schemes: tuple[str, ...] = ("https", "http", "s3")) -> frozenset[tuple[str, str]]:
+    """(scheme, host) pairs of hosts, `host:port` pairs or URLs that the user typed; loopback names count as one.
+
+    Raises:
+        InputError: not a host.
+    """
+    names: set[str] = set()
+    for text in hosts:
+        try:
+            host = urlsplit(text if "//" in text else f"//{text}").hostname or ""
+        except ValueError:
+            host = ""
+        if not _HOST.fullmatch(host):
+            raise InputError(f"{text!r} is not a host name; type it as in example.org")
+        names |= LOOPBACK if host in LOOPBACK else {host}
+    return frozenset((scheme, name) for scheme in schemes for name in names)
+
+
+def check_href(href: object, policy: HrefPolicy, *, base: str | None = None) -> str:
+    """The absolute URL or path of a raster asset, if geomap may open it.
+
+    Args:
+        href: as the item states it.
+        policy: what the item's catalogue may point to.
+        base: the item's `self` link, against which a relative href is resolved; without a URL there, a relative href
+            is resolved against `policy.folder`.
+
+    Raises:
+        HrefError: the href is refused; the message shows it without its query string.
+    """
+    text = _plain(href)
+    match = _SCHEME.match(text)
+    if match is None and ":" not in text:  # a path
+        absolute = text.startswith("/")
+        if base and _SCHEME.match(base) and not (absolute and policy.folder):
+            text = urljoin(base, text)
+        elif policy.folder is not None:
+            _check_extension(text, text)
+            return str(policy.folder.absolute() / text)
+        else:
+            raise _refused(text, "a local path, which only an item file of yours may hold")
+    _check_extension(text, unquote(check_url(text, policy).path))
+    return text
+
+
+def check_url(url: str, policy: HrefPolicy) -> SplitResult:
+    """The parts of an https, s3 or http URL whose place `policy` allows.
+
+    Raises:
+        HrefError: any other URL.
+    """
+    text = _plain(url)
+    try:
+        parts = urlsplit(text)
+        host = (parts.hostname or "").rstrip(".")
+        _ = parts.port
+    except ValueError:
+        raise _refused(text, "not a valid URL") from None
+    if parts.scheme not in ("https", "http", "s3"):
+        raise _refused(text, "only https, s3 and http addresses are opened")
+    if "@" in parts.netloc or parts.fragment or not text.isascii() or " " in text or not _HOST.fullmatch(host):
+        raise _refused(text, "not a plain URL")
+    if (parts.scheme, host) in policy.named:
+        return parts
+    hint = f"type --allow-host {host} if you trust it"
+    if parts.scheme == "s3" and host not in policy.buckets:
+        raise _refused(text, f"bucket {host} is not one of the catalogue's; {hint}")
+    if parts.scheme == "http":
+        raise _refused(text, f"http without TLS; {hint}")
+    if parts.scheme == "https" and policy.hosts is not None and host not in policy.hosts:
+        raise _refused(text, f"host {host} is not one of the catalogue's; {hint}")
+    if parts.scheme == "https" and not _is_public(host):
+        raise _refused(text, f"{host} is not a public host; {hint}")
+    return parts
+
+
+def _plain(href: object) -> str:
+    """`href` as text without control characters, markup, GDAL's virtual paths and steps upward."""
+    if not isinstance(href, str) or not 0 < len(href) <= _MAX_LENGTH:
+        raise HrefError(f"refuse an asset address of type {type(href).__name__}, or empty, or over {_MAX_LENGTH} long")
+    decoded = unquote(href)
+    if _FORBIDDEN.search(href) or _FORBIDDEN.search(decoded):
+        raise _refused(href, "control characters or markup")
+    if decoded.lower().startswith(("/vsi", "//vsi")):
+        raise _refused(href, "a virtual path of GDAL")
+    if ".." in re.split(r"[/?#]", decoded):
+        raise _refused(href, "a step upward (..)")
+    return href
+
+
+def _check_extension(text: str, path: str) -> None:
+    if PurePosixPath(path).suffix.lower() not in EXTENSIONS:
+        raise _refused(text, "not a plain .tif, .tiff or .jp2 file")
+
+
+def _is_public(host: str) -> bool:
+    """Whether a host may be reached without being named: a public address or a name with a public suffix."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            address = ipaddress.IPv4Address(socket.inet_aton(host))  # 127.1, 0x7f000001 and 2130706433, as curl reads
+        except OSError:
+            return "." in host and not host.endswith(_LOCAL_SUFFIXES)
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_global)
+
+
+def _refused(href: str, why: str) -> HrefError:
+    shown = ascii(_USERINFO.sub("//", href.split("?", 1)[0])[:200])  # no query, no user: they may hold secrets
+    return HrefError(f"refuse to open {shown}: {why}")

@@ -1,0 +1,271 @@
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from shapely.geometry import box
+from stac_items import WORLD, Item, changed, real_items
+
+from geomap import catalog
+from geomap.errors import HrefError, InputError, NoScenesError, OffsetError
+from geomap.hrefs import check_href
+from geomap.providers import PRESETS, PROVIDERS
+from geomap.sentinel2 import BANDS, BANDS_10M, SCL
+from geomap.types import Period
+
+YEAR_2019 = Period(2018, 12)
+
+# file, collection -> provider, offset of the pixels' true state (data/stac/README.md), words of the reason
+TRUTH = {
+    ("earth_search_l2a_2020", "sentinel-2-l2a"): ("earth-search-l2a", 0, "02.14 is before 04.00"),
+    ("earth_search_l2a_2023", "sentinel-2-l2a"): ("earth-search-l2a", 0, "boa_offset_applied is true"),
+    ("earth_search_l2a_and_c1_2025", "sentinel-2-l2a"): ("earth-search-l2a", 0, "boa_offset_applied is true"),
+    ("earth_search_l2a_and_c1_2025", "sentinel-2-c1-l2a"): ("earth-search-c1", -1000, "05.11 and the stated offset"),
+    ("earth_search_c1_2024", "sentinel-2-c1-l2a"): ("earth-search-c1", -1000, "05.10 and the stated offset"),
+    ("planetary_computer_2020", "sentinel-2-l2a"): ("planetary-computer", 0, "02.12 is before 04.00"),
+    ("planetary_computer_2022", "sentinel-2-l2a"): ("planetary-computer", -1000, "04.00 is from 04.00 on"),
+    ("planetary_computer_2024", "sentinel-2-l2a"): ("planetary-computer", -1000, "05.10 is from 04.00 on"),
+    ("cdse_2020_n0500", "sentinel-2-l2a"): ("cdse", -1000, "05.00 and the stated offset"),
+    ("cdse_2026_s2c", "sentinel-2-l2a"): ("cdse", -1000, "05.12 and the stated offset"),
+}
+
+
+# --- real items
+
+
+def test_every_real_item_gets_its_convention_and_true_offset(shared: Path, find: Callable[..., Any]) -> None:
+    seen = set()
+    for path in sorted((shared / "data/stac").glob("*.json")):
+        for item in real_items(shared, path.stem):
+            if item["collection"] == "sentinel-2-l1c":
+                continue
+            (scene,) = find([item])
+            provider, offset, reason = TRUTH[path.stem, item["collection"]]
+            assert scene.provider == provider, item["id"]
+            assert tuple(scene.assets) == (*BANDS, SCL)
+            assert {scene.assets[band].offset for band in BANDS} == {offset}, item["id"]
+            assert all(reason in scene.assets[band].reason for band in BANDS)
+            assert scene.assets[SCL].offset == 0
+            seen.add((path.stem, item["collection"]))
+    assert seen == set(TRUTH)
+
+
+def test_fields_of_a_real_scene(shared: Path, find: Callable[..., Any]) -> None:
+    (scene,) = find(real_items(shared, "earth_search_l2a_2023"))
+    assert scene.id == "S2A_32TPS_20230602_0_L2A"
+    assert scene.time == datetime(2023, 6, 2, 10, 18, 3, 169000, tzinfo=UTC)
+    assert scene.acquisition == "sentinel-2a_GS2A_20230602T100601_041489"
+    assert (scene.epsg, scene.baseline, scene.cloud_cover) == (32632, "05.09", 31.735489)
+    assert scene.bbox == pytest.approx((10.2905, 45.9335, 11.7556, 46.9462), abs=1e-4)
+    asset = scene.assets["B11"]
+    assert asset.href.endswith("/S2A_32TPS_20230602_0_L2A/B11.tif")
+    assert asset.transform == (20, 0, 600000, 0, -20, 5200020)
+    assert asset.shape == (5490, 5490)
+
+
+def test_granules_of_one_pass_share_their_acquisition(shared: Path, find: Callable[..., Any]) -> None:
+    scenes = find(real_items(shared, "earth_search_l2a_2020"))
+    assert len(scenes) == 24
+    by_day: dict[str, set[str]] = {}
+    for scene in scenes:
+        by_day.setdefault(f"{scene.time:%Y-%m-%d}", set()).add(scene.acquisition)
+    assert {len(acquisitions) for acquisitions in by_day.values()} == {1}
+    assert len(set.union(*by_day.values())) == len(by_day) == 6
+    assert list(scenes) == sorted(scenes, key=lambda s: (s.time, s.id))
+
+
+def test_epsg_from_code_number_asset_or_tile(shared: Path, pc: Item, find: Callable[..., Any]) -> None:
+    cdse = real_items(shared, "cdse_2020_n0500")[0]  # proj:code on the assets
+    assert "proj:code" not in cdse["properties"]
+    assert find([cdse])[0].epsg == 32636
+    del pc["properties"]["proj:epsg"]
+    assert find([pc])[0].epsg == 32624  # s2:mgrs_tile 24XWR
+    south = changed(pc, {"s2:mgrs_tile": "5CMH"})
+    assert find([south])[0].epsg == 32705
+
+
+def test_other_collections_are_ignored_with_a_log_line(
+    shared: Path, find: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    items = real_items(shared, "earth_search_l2a_and_c1_2025")
+    scenes = find(items, period=Period(2025, 7, 1))
+    assert "ignored 5 items of collection sentinel-2-l1c" in caplog.text
+    # the same six scenes in two collections: the one that tells its offset reliably is kept
+    assert [scene.collection for scene in scenes] == ["sentinel-2-c1-l2a"] * 6
+    only = find(items, period=Period(2025, 7, 1), collection="sentinel-2-l2a")
+    assert [scene.provider for scene in only] == ["earth-search-l2a"] * 6
+
+
+def test_a_copy_in_a_renamed_collection_needs_items_that_tell_their_offset(
+    shared: Path, pc: Item, find: Callable[..., Any]
+) -> None:
+    for name, provider in (("earth_search_l2a_2023", "earth-search-l2a"), ("cdse_2026_s2c", "cdse")):
+        assert find([changed(real_items(shared, name)[0], collection="mine")])[0].provider == provider
+    for item in (pc, real_items(shared, "earth_search_c1_2024")[0]):
+        with pytest.raises(InputError, match=r"looked for .*sentinel-2-l2a.*B8A_20m"):
+            find([changed(item, collection="mine")])
+
+
+# --- the request
+
+
+def test_period_and_area_are_exact(shared: Path, find: Callable[..., Any]) -> None:
+    items = real_items(shared, "planetary_computer_2020")
+    assert len(find(items, period=Period(2020, 6, 1))) == 6
+    assert len(find(items, period=Period(2020, 7, 1))) == 7
+    assert len(find(items, period=Period(2020, 1, 12))) == 13
+    last = changed(items[0], {"datetime": "2020-06-30T23:59:59.999Z"})
+    first = changed(items[0], {"datetime": "2020-07-01T01:00:00+01:00"})  # midnight UTC
+    assert [s.time.month for s in find([last], period=Period(2020, 6, 1))] == [6]
+    assert [s.time.hour for s in find([first], period=Period(2020, 7, 1))] == [0]
+    with pytest.raises(NoScenesError):
+        find([first], period=Period(2020, 6, 1))
+    with pytest.raises(NoScenesError):
+        find(items, area=box(28.1, -8, 28.2, -7))  # 10 km east of the tile
+
+
+def test_no_scene_says_what_was_understood(shared: Path, find: Callable[..., Any]) -> None:
+    items = real_items(shared, "earth_search_c1_2024")
+    with pytest.raises(NoScenesError) as nothing:
+        find(items, area=box(40, 50, 41, 51), period=Period(2024, 3, 2))
+    message = str(nothing.value)
+    assert "longitude 40 to 41, latitude 50 to 51" in message
+    assert "2024-03-01 to 2024-04-30" in message
+    assert "items.json" in message
+    assert "if longitude and latitude were swapped, type 50,40,51,41" in message
+    with pytest.raises(NoScenesError) as nothing:
+        find(items, area=box(-105.3, 39.7, -105, 40), period=Period(2024, 3, 12), max_cloud=0)
+    assert "10 are cloudier" in str(nothing.value)
+    assert "swapped" not in str(nothing.value)  # -105.3 is no latitude
+
+
+def test_cloud_limit(shared: Path, find: Callable[..., Any]) -> None:
+    items = real_items(shared, "earth_search_c1_2024")
+    for limit in (30.0, 81.344962, 95.0):
+        expected = sorted(i["id"] for i in items if i["properties"]["eo:cloud_cover"] <= limit)
+        assert sorted(s.id for s in find(items, period=Period(2024, 3, 2), max_cloud=limit)) == expected
+    unstated = changed(items[0])
+    del unstated["properties"]["eo:cloud_cover"]
+    assert find([unstated], max_cloud=0)[0].cloud_cover is None
+
+
+@pytest.mark.parametrize("item", [{}, {"type": "Feature", "assets": [], "properties": {}}, {"assets": {}}])
+def test_items_of_no_known_convention(find: Callable[..., Any], item: Item) -> None:
+    with pytest.raises(InputError, match="looked for"):
+        find([item], period=YEAR_2019)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("<html></html>", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "holds a list"),
+        ('{"type": "Collection"}', "holds a Collection"),
+        ('{"type": "FeatureCollection", "features": 3}', "holds a FeatureCollection"),
+        ('{"type": "FeatureCollection", "features": [3, null]}', "no Sentinel-2 scene"),
+    ],
+)
+def test_a_file_that_holds_no_items(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "file.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        catalog.search(WORLD, YEAR_2019, str(path))
+
+
+def test_what_stac_may_be(tmp_path: Path) -> None:
+    for text in ("earth-serch", str(tmp_path / "none.json"), "s3://bucket/items.json"):
+        with pytest.raises(InputError, match="earth-search, cdse, planetary-computer, the http"):
+            catalog.search(WORLD, YEAR_2019, text)
+    with pytest.raises(InputError, match="cannot read the item file"):
+        catalog.search(WORLD, YEAR_2019, str(tmp_path))
+    for text in ("http://", "https://user:secret@example.org/v1", "http://host:port"):
+        with pytest.raises(InputError, match="not the address of a STAC API") as refused:
+            catalog.search(WORLD, YEAR_2019, text)
+        assert "secret" not in str(refused.value)
+
+
+def test_an_undecided_scene_stops_the_search(pc: Item, find: Callable[..., Any]) -> None:
+    del pc["properties"]["s2:processing_baseline"]
+    with pytest.raises(OffsetError, match=pc["id"]):
+        find([pc])
+    assert find([pc], offset_policy="unapplied")[0].assets["B02"].offset == -1000
+
+
+# --- providers and addresses
+
+
+def test_provider_table() -> None:
+    for key, provider in PROVIDERS.items():
+        assert provider.key == key
+        assert tuple(provider.assets) == (*BANDS, SCL)
+        assert provider in PRESETS[provider.catalog]
+        assert provider.hosts or provider.buckets
+    assert [p.collection for p in PRESETS["earth-search"]] == ["sentinel-2-c1-l2a", "sentinel-2-l2a"]
+    assert PROVIDERS["cdse"].assets["B8A"] == "B8A_20m"
+    assert PROVIDERS["earth-search-c1"].assets["B8A"] == "nir08"
+    assert PROVIDERS["cdse"].max_connections == 4
+
+
+def test_presets_open_the_hrefs_of_their_real_items_and_no_others(shared: Path, find: Callable[..., Any]) -> None:
+    for stem, collection in TRUTH:
+        for item in [i for i in real_items(shared, stem) if i["collection"] == collection]:
+            (scene,) = find([item])
+            provider = PROVIDERS[scene.provider]
+            policy = catalog._source(provider.catalog, None, ()).policy(provider)
+            for asset in scene.assets.values():
+                assert check_href(asset.href, policy) == asset.href
+                assert provider.owns(asset.href)
+                assert not provider.owns(asset.href.replace("://", "://x"))
+                with pytest.raises(HrefError):
+                    check_href(asset.href.replace("://", "://x"), policy)
+
+
+def test_a_refused_href_names_item_and_band(pc: Item, find: Callable[..., Any]) -> None:
+    pc["assets"]["B05"]["href"] = "/vsicurl/https://evil.example/a.tif"
+    with pytest.raises(HrefError, match=rf"item {pc['id']}, B05: refuse to open"):
+        find([pc])
+
+
+def test_hrefs_are_stored_unsigned(pc: Item, find: Callable[..., Any]) -> None:
+    unsigned = pc["assets"]["B02"]["href"]
+    pc["assets"]["B02"]["href"] += "?se=2024-01-01&sig=secret"
+    assert find([pc])[0].assets["B02"].href == unsigned
+
+
+# --- archives of real pixels in every dialect
+
+
+@pytest.mark.parametrize(
+    ("provider", "baseline"),
+    [
+        ("earth-search", "02.12"),
+        ("earth-search", "05.10"),
+        ("earth-search-c1", "05.10"),
+        ("planetary-computer", "05.10"),
+        ("cdse", "02.12"),
+        ("cdse", "05.10"),
+    ],
+)
+def test_every_dialect_gives_the_same_reflectance(
+    shared: Path, archive: Callable[..., Path], provider: str, baseline: str
+) -> None:
+    folder = archive(provider, baseline, dates=2)
+    scenes = catalog.search(WORLD, Period(2018, 8), str(folder / "items.json"))
+    assert [s.provider for s in scenes] == [{"earth-search": "earth-search-l2a"}.get(provider, provider)] * 2
+    with np.load(shared / "data/patch_belgium_2019/series.npz") as truth:
+        for index, scene in enumerate(scenes):
+            for band in (*BANDS, SCL):
+                asset = scene.assets[band]
+                assert asset.href.startswith(str(folder))
+                with rasterio.open(asset.href) as source:
+                    dn = source.read(1).astype(int)
+                    assert asset.shape == source.shape
+                    assert asset.transform == source.transform[:6]
+                    assert source.crs.to_epsg() == scene.epsg
+                expected = truth[band][index].astype(int)
+                assert np.array_equal(np.where(dn > 0, dn + asset.offset, 0), expected), (scene.id, band)
+                assert dn.shape == ((64, 64) if band in BANDS_10M else (32, 32))

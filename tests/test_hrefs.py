@@ -1,0 +1,158 @@
+from pathlib import Path
+
+import pytest
+
+from geomap.errors import HrefError, InputError
+from geomap.hrefs import HrefPolicy, check_href, check_url, named
+
+PRESET = HrefPolicy(hosts=frozenset({"cogs.example.org"}), buckets=frozenset({"eodata"}))
+ANYWHERE = HrefPolicy(buckets=frozenset({"eodata"}))
+TYPED_HTTP = HrefPolicy(named=named(["http://127.0.0.1:7822/stac"], ("https", "http")))
+FILE = HrefPolicy(named=named(["localhost"]), folder=Path("/data/archive"))
+POLICIES = {"preset": PRESET, "anywhere": ANYWHERE, "typed http": TYPED_HTTP, "file": FILE}
+
+HOSTILE = [
+    '<VRTDataset rasterXSize="1" rasterYSize="1"></VRTDataset>',
+    "%3CVRTDataset%3E.tif",
+    "vrt:///etc/passwd",
+    "vrt://https://cogs.example.org/a.tif",
+    "/vsicurl/https://cogs.example.org/a.tif",
+    "/VSIMEM/a.tif",
+    "/vsisubfile/0_100,/etc/shadow.tif",
+    "%2Fvsizip%2Fa.zip/a.tif",
+    "GTIFF_DIR:1:/data/archive/a.tif",
+    "MEM:::DATAPOINTER=1,PIXELS=1.tif",
+    "NETCDF:/data/a.nc:band.tif",
+    "file:///data/archive/a.tif",
+    "ftp://cogs.example.org/a.tif",
+    "gs://eodata/a.tif",
+    "zip+https://cogs.example.org/a.zip!b.tif",
+    "https://cogs.example.org/a.zip!b.tif",
+    "https://cogs.example.org/../../etc/a.tif",
+    "https://cogs.example.org/a/%2e%2e/%2E%2e/b.tif",
+    "s3://eodata/../other/a.tif",
+    "../outside.tif",
+    "cogs/../../outside.tif",
+    "/data/archive/../../etc/a.tif",
+    "https://cogs.example.org/a.tif\x00.png",
+    "https://cogs.example.org/a%00.tif",
+    "https://cogs.example.org/a.tif\r\nHost: evil.example",
+    "https://cogs.example.org/a%0d%0a.tif",
+    "https://cogs.example.org\\@evil.example/a.tif",
+    "https://user:secret@cogs.example.org/a.tif",
+    "https://cogs.example.org@evil.example/a.tif",
+    "https://cogs.example.org/a.vrt",
+    "https://cogs.example.org/a.vrt?x=.tif",
+    "https://cogs.example.org/a.vrt#.tif",
+    "https://cogs.example.org/a.tif#fragment",
+    "https://cogs.example.org/a",
+    "https://cogs.example.org:port/a.tif",
+    "https://[::1/a.tif",
+    "https:///a.tif",
+    "https://éxample.org/a.tif",
+    "https://169.254.169.254/latest/meta-data/a.tif",
+    "https://10.0.0.5/a.tif",
+    "https://192.168.1.1/a.tif",
+    "https://[fe80::1]/a.tif",
+    "https://[fd00::1]/a.tif",
+    "https://[::ffff:10.0.0.5]/a.tif",
+    "https://0x0a000005/a.tif",
+    "https://167772165/a.tif",
+    "https://10.5/a.tif",
+    "https://metadata.google.internal/a.tif",
+    "https://intranet/a.tif",
+    "http://cogs.example.org/a.tif",
+    "http://169.254.169.254/a.tif",
+    "s3://somebody-elses-bucket/a.tif",
+    "",
+    "https://cogs.example.org/" + "a" * 3000 + ".tif",
+    None,
+    7,
+    ["https://cogs.example.org/a.tif"],
+]
+
+
+@pytest.mark.parametrize("href", HOSTILE)
+@pytest.mark.parametrize("policy", POLICIES)
+def test_hostile_hrefs_are_refused_whatever_the_catalogue(href: object, policy: str) -> None:
+    with pytest.raises(HrefError) as refused:
+        check_href(href, POLICIES[policy], base="https://cogs.example.org/items/a.json")
+    message = str(refused.value)
+    assert message.isprintable()  # one line, nothing of the href's control characters
+    assert "secret" not in message
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.1", "2130706433", "0x7f.1", "localhost."])
+def test_loopback_must_be_named(host: str) -> None:
+    for policy in (PRESET, ANYWHERE):
+        for scheme in ("http", "https"):
+            with pytest.raises(HrefError):
+                check_href(f"{scheme}://{host}/a.tif", policy)
+
+
+@pytest.mark.parametrize(
+    ("href", "policy"),
+    [
+        ("https://cogs.example.org/a/B02.tif", PRESET),
+        ("https://cogs.example.org/a/B02.TIFF", PRESET),
+        ("s3://eodata/Sentinel-2/x.SAFE/B02_10m.jp2", PRESET),
+        ("https://elsewhere.example.net/B02.tif?sig=abc&se=2026", ANYWHERE),
+        ("https://93.184.216.34/B02.tif", ANYWHERE),
+        ("http://127.0.0.1:8098/cogs/B02.tif", TYPED_HTTP),
+        ("http://localhost:8098/cogs/B02.tif", TYPED_HTTP),
+        ("http://[::1]:8098/cogs/B02.tif", FILE),
+        ("/mnt/other disk/B02.tif", FILE),
+    ],
+)
+def test_plain_rasters_pass_unchanged(href: str, policy: HrefPolicy) -> None:
+    assert check_href(href, policy) == href
+
+
+def test_a_preset_opens_its_own_hosts_only() -> None:
+    with pytest.raises(HrefError, match=r"--allow-host elsewhere\.example\.net"):
+        check_href("https://elsewhere.example.net/B02.tif", PRESET)
+
+
+def test_local_paths_only_from_an_item_file() -> None:
+    for policy in (PRESET, ANYWHERE, TYPED_HTTP):
+        with pytest.raises(HrefError, match="local path"):
+            check_href("/etc/a.tif", policy)
+
+
+def test_relative_hrefs_are_resolved_and_checked_again() -> None:
+    link = "https://cogs.example.org/items/a.json"
+    assert check_href("./B02.tif", PRESET, base=link) == "https://cogs.example.org/items/B02.tif"
+    assert check_href("/cogs/B02.tif", PRESET, base=link) == "https://cogs.example.org/cogs/B02.tif"
+    assert check_href("cogs/B02.tif", FILE) == "/data/archive/cogs/B02.tif"
+    assert check_href("/cogs/B02.tif", FILE, base=link) == "/cogs/B02.tif"  # an absolute path of a file stays one
+    with pytest.raises(HrefError, match="not a public host"):
+        check_href("B02.tif", ANYWHERE, base="https://169.254.169.254/items/a.json")
+    with pytest.raises(HrefError, match="not one of the catalogue's"):
+        check_href("//evil.example/B02.tif", PRESET, base=link)
+    with pytest.raises(HrefError, match="local path"):
+        check_href("B02.tif", ANYWHERE)
+
+
+def test_naming_a_host_opens_it_by_http_and_as_a_bucket() -> None:
+    policy = HrefPolicy(named=named(["Minio.local:9000", "my-bucket"]), hosts=frozenset())
+    for href in ("http://minio.local:9000/a.tif", "https://minio.local/a.tif", "s3://my-bucket/a.tif"):
+        assert check_href(href, policy) == href
+
+
+def test_naming_an_https_catalogue_does_not_open_http() -> None:
+    policy = HrefPolicy(named=named(["https://10.0.0.5/stac"], ("https",)))
+    assert check_href("https://10.0.0.5/a.tif", policy)
+    with pytest.raises(HrefError, match="without TLS"):
+        check_href("http://10.0.0.5/a.tif", policy)
+
+
+@pytest.mark.parametrize("text", ["", "http://", "a b", "//[", "ex<ample.org"])
+def test_a_named_host_must_be_a_host(text: str) -> None:
+    with pytest.raises(InputError, match="host name"):
+        named([text])
+
+
+def test_links_of_a_catalogue_need_no_raster_extension() -> None:
+    assert check_url("https://stac.example.org/search?page=2", ANYWHERE).hostname == "stac.example.org"
+    with pytest.raises(HrefError):
+        check_url("http://169.254.169.254/latest", ANYWHERE)

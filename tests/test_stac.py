@@ -1,0 +1,297 @@
+import http.server
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from shapely.geometry import MultiPolygon, box
+from stac_items import WORLD, month_of, real_items
+
+from geomap import catalog, stac
+from geomap.errors import CatalogUnavailableError, HrefError, InputError, NoScenesError
+from geomap.types import Period, Scene
+
+# --- a real STAC API
+
+
+@pytest.fixture(scope="session")
+def served(archive: Callable[..., Path], stac_server: Callable[[Path], str]) -> tuple[str, Path]:
+    folder = archive(base_url="http://127.0.0.1:9/cogs", dates=10)
+    return stac_server(folder), folder
+
+
+def test_an_api_gives_the_same_scenes_as_its_items_in_a_file(served: tuple[str, Path]) -> None:
+    url, folder = served
+    area = box(4.06, 50.745, 4.065, 50.747)
+    for period, count in ((Period(2018, 8), 10), (Period(2018, 9, 1), 5)):
+        from_file = catalog.search(area, period, str(folder / "items.json"))
+        assert len(from_file) == count
+        for address in (url, f"{url}/", f"{url}/search"):
+            assert catalog.search(area, period, address) == from_file
+    clear = catalog.search(area, Period(2018, 8), url, max_cloud=10)  # rustac itself does not filter by cloud cover
+    assert clear == tuple(s for s in catalog.search(area, Period(2018, 8), url) if (s.cloud_cover or 0) <= 10)
+    assert [f"{s.time:%m-%d}" for s in clear] == ["08-04", "09-18"]
+
+
+def test_paging_misses_nothing(served: tuple[str, Path]) -> None:
+    url, folder = served
+    expected = [item["id"] for item in json.loads((folder / "items.json").read_text())["features"]]
+    for size in (1, 7, 10, 100):
+        pages = stac.search_items(
+            url, WORLD, Period(2018, 8), collections=["sentinel-2-l2a"], required=True, page_size=size
+        )
+        assert sorted(item["id"] for item in pages) == sorted(expected)
+
+
+def test_an_api_is_asked_on_both_sides_of_the_antimeridian(served: tuple[str, Path]) -> None:
+    url, _ = served
+    area = MultiPolygon([box(179, 50, 180, 51), box(-180, 50, -179, 51)])
+    with pytest.raises(NoScenesError, match="longitude 179 to -179"):
+        catalog.search(area, Period(2018, 8), url)
+    around = MultiPolygon([box(4, 50, 180, 51), box(-180, 50, -179, 51)])
+    assert len(catalog.search(around, Period(2018, 8), url)) == 10
+
+
+def test_a_detailed_outline_is_sent_simplified_but_checked_exactly(served: tuple[str, Path]) -> None:
+    url, _ = served
+    ring = box(4, 50, 5, 51).buffer(1, quad_segs=500).difference(box(4, 50, 4.2, 51))  # the archive lies in the hole
+    with pytest.raises(NoScenesError):
+        catalog.search(ring, Period(2018, 8), url)
+    assert len(catalog.search(ring.union(box(4.06, 50.745, 4.065, 50.747)), Period(2018, 8), url)) == 10
+
+
+def test_collections_of_an_api(
+    served: tuple[str, Path], archive: Callable[..., Path], stac_server: Callable[[Path], str], tmp_path: Path
+) -> None:
+    url, _ = served
+    assert len(catalog.search(WORLD, Period(2018, 8), url, collection="sentinel-2-l2a")) == 10
+    with pytest.raises(InputError, match="no collection sentinel-2-c1-l2a; type --collection with one of: sentinel-2-"):
+        catalog.search(WORLD, Period(2018, 8), url, collection="sentinel-2-c1-l2a")
+    for name in ("collection.json", "items.json"):
+        text = (served[1] / name).read_text().replace('"sentinel-2-l2a"', '"mine"')
+        (tmp_path / name).write_text(text)
+    other = stac_server(tmp_path)
+    with pytest.raises(InputError, match=r"type --collection with one of: mine"):
+        catalog.search(WORLD, Period(2018, 8), other)
+    # its items carry the flag of earth-search, so the conventions are still told
+    assert len(catalog.search(WORLD, Period(2018, 8), other, collection="mine")) == 10
+
+
+def test_an_api_may_not_point_to_local_files(archive: Callable[..., Path], stac_server: Callable[[Path], str]) -> None:
+    with pytest.raises(HrefError, match="only https, s3 and http"):
+        catalog.search(WORLD, Period(2018, 8), stac_server(_with_href(archive(dates=2), "file:///etc/a.tif")))
+
+
+def _with_href(folder: Path, href: str) -> Path:
+    other = folder / "other"
+    other.mkdir(exist_ok=True)
+    content = json.loads((folder / "items.json").read_text())
+    for item in content["features"]:
+        for asset in item["assets"].values():
+            asset["href"] = href
+    (other / "items.json").write_text(json.dumps(content))
+    (other / "collection.json").write_bytes((folder / "collection.json").read_bytes())
+    return other
+
+
+# --- catalogues that fail
+
+
+Reply = tuple[int, dict[str, str], str]
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., tuple[str, list[str]]]]:
+    """A real HTTP server that answers with the given replies in turn, the last one for ever; and its log."""
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(*replies: Reply) -> tuple[str, list[str]]:
+        log: list[str] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, headers, body = replies[min(len(log), len(replies) - 1)]
+                log.append(f"{self.command} {self.path}")
+                content = body.replace("{url}", url).encode()
+                self.send_response(status)
+                for name, value in ({"Content-Type": "application/json"} | headers).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        url = f"http://127.0.0.1:{server.server_port}"
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return url, log
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def landing(search: str = "{url}/search", item_search: bool = True) -> Reply:
+    conforms = ["core", "collections", "ogcapi-features"] + ["item-search"] * item_search
+    content = {
+        "type": "Catalog",
+        "stac_version": "1.0.0",
+        "id": "scripted",
+        "description": "scripted",
+        "conformsTo": [f"https://api.stacspec.org/v1.0.0/{c}" for c in conforms],
+        "links": [
+            {"rel": "self", "href": "{url}"},
+            {"rel": "data", "href": "{url}/collections"},
+            {"rel": "search", "href": search, "method": "POST", "type": "application/geo+json"},
+        ],
+    }
+    return 200, {}, json.dumps(content)
+
+
+COLLECTION: Reply = (
+    200,
+    {},
+    json.dumps(
+        {
+            "type": "Collection",
+            "stac_version": "1.0.0",
+            "id": "sentinel-2-l2a",
+            "description": "",
+            "license": "other",
+            "extent": {"spatial": {"bbox": [[-180, -90, 180, 90]]}, "temporal": {"interval": [[None, None]]}},
+            "links": [],
+        }
+    ),
+)
+BUSY: Reply = (503, {}, "busy")
+
+
+def ask(url: str) -> tuple[Scene, ...]:
+    return catalog.search(WORLD, Period(2018, 8), url, collection="sentinel-2-l2a")
+
+
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, scripted: Callable[..., tuple[str, list[str]]]) -> None:
+    monkeypatch.setattr(stac, "PATIENCE", 0.5)
+    with pytest.raises(CatalogUnavailableError, match=r"http://127.0.0.1:1 does not answer .*refused") as error:
+        ask("http://127.0.0.1:1")
+    assert error.value.exit_code == 75
+    assert "\n" not in str(error.value)
+
+
+def test_a_busy_catalogue_is_given_up_when_patience_ends(
+    monkeypatch: pytest.MonkeyPatch, scripted: Callable[..., tuple[str, list[str]]]
+) -> None:
+    monkeypatch.setattr(stac, "PATIENCE", 1.5)  # of the longest wait, 0 + 1 + 2 ... s between tries
+    url, log = scripted(BUSY)
+    with pytest.raises(CatalogUnavailableError, match=rf"{url} answers 503"):
+        ask(url)
+    assert len(log) == 3
+
+
+def test_a_catalogue_is_not_asked_before_the_time_it_names(scripted: Callable[..., tuple[str, list[str]]]) -> None:
+    url, log = scripted((429, {"Retry-After": "3600"}, "slow down"))
+    with pytest.raises(CatalogUnavailableError, match="answers 429"):
+        ask(url)
+    assert len(log) == 1
+
+
+def test_the_longest_wait_is_under_a_minute() -> None:
+    assert stac.READ_TIMEOUT + stac.PATIENCE + stac.READ_TIMEOUT < 60
+    assert stac.CONNECT_TIMEOUT + stac.PATIENCE + stac.CONNECT_TIMEOUT < 60
+
+
+def test_a_silent_catalogue_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, scripted: Callable[..., tuple[str, list[str]]]
+) -> None:
+    monkeypatch.setattr(stac, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(stac, "PATIENCE", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(CatalogUnavailableError, match=r"does not answer .*timed out"),
+    ):
+        ask(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_a_search_survives_a_hiccup(shared: Path, scripted: Callable[..., tuple[str, list[str]]]) -> None:
+    item = real_items(shared, "earth_search_l2a_2023")[0]
+    page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
+    url, log = scripted(BUSY, landing(), BUSY, COLLECTION, BUSY, page)
+    (scene,) = catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a")
+    assert scene.id == item["id"]
+    assert log[-2:] == ["POST /search"] * 2  # a search changes nothing and is repeated
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ((404, {}, "not found"), "answers 404"),
+        ((403, {}, "forbidden"), "answers 403"),
+        ((200, {"Content-Type": "text/html"}, "<html>Welcome</html>"), "is not a STAC API"),
+        ((200, {}, '{"hello": "world"}'), "is not a STAC API"),
+        ((200, {}, "[]"), "is not a STAC API"),
+        (COLLECTION, "is not a STAC API"),
+        (landing(item_search=False), "has no item search"),
+    ],
+)
+def test_what_is_no_stac_api(scripted: Callable[..., tuple[str, list[str]]], reply: Reply, message: str) -> None:
+    url, log = scripted(reply)
+    with pytest.raises(InputError, match=f"{url}.*{message}"):
+        ask(url)
+    assert len(log) == 1
+
+
+def test_garbage_in_the_middle_is_temporary(scripted: Callable[..., tuple[str, list[str]]]) -> None:
+    replies: list[tuple[str, type[Exception]]] = [
+        ("<html>proxy error</html>", CatalogUnavailableError),
+        ('{"features": 1}', CatalogUnavailableError),
+        ('{"features": [1]}', NoScenesError),
+    ]
+    for body, error in replies:
+        url, _ = scripted(landing(), COLLECTION, (200, {}, body))
+        with pytest.raises(error):
+            ask(url)
+
+
+def test_a_catalogue_may_not_send_requests_elsewhere(scripted: Callable[..., tuple[str, list[str]]]) -> None:
+    url, log = scripted(landing(search="http://169.254.169.254/latest"), COLLECTION)
+    with pytest.raises(HrefError, match=r"169\.254\.169\.254"):
+        ask(url)
+    page = {
+        "type": "FeatureCollection",
+        "features": [{"type": "Feature", "id": "a"}],
+        "links": [{"rel": "next", "href": "http://10.0.0.5/search"}],
+    }
+    url, log = scripted(landing(), COLLECTION, (200, {}, json.dumps(page)))
+    with pytest.raises(HrefError, match=r"10\.0\.0\.5"):
+        ask(url)
+    assert len(log) == 3
+
+
+def test_the_cloud_limit_is_sent_only_where_it_is_understood(
+    shared: Path, scripted: Callable[..., tuple[str, list[str]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    item = real_items(shared, "earth_search_l2a_2023")[0]
+    page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
+    plain = landing()
+    knows: Reply = (
+        200,
+        {},
+        plain[2].replace('item-search"', 'item-search", "https://api.stacspec.org/v1.0.0/item-search#query"'),
+    )
+    for reply, sent in ((plain, False), (knows, True)):
+        url, _ = scripted(reply, COLLECTION, page)
+        with caplog.at_level(logging.DEBUG, logger="pystac_client"):
+            caplog.clear()
+            catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a", max_cloud=40)
+        assert ('"query": {"eo:cloud_cover": {"lte": 40' in caplog.text) is sent
