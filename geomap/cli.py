@@ -152,7 +152,6 @@ def map_command(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Directory of the scenes and maps.")] = Path("geomap-demo"),
-    seed: Annotated[int, typer.Option(help="Another seed, another landscape.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Simulate a small landscape with known classes, map it, and compare: no network needed.
@@ -166,11 +165,13 @@ def demo(
         from geomap import demo as landscape
 
         with _progress() as progress:
-            result, agreements = landscape.run_demo(out, seed, device, progress, _print_estimate)
+            result, agreements = landscape.run_demo(out, device, progress, _print_estimate)
         _print_result(result)
-        table = Table("map", "pixels", "agreement with the simulated truth", title="Simulated truth")
+        table = Table("map", "class", "pixels", "mapped as such", title="Agreement with the simulated truth")
         for a in agreements:
-            table.add_row(a.layer, f"{a.pixels:,}", f"{a.share:.1%}")
+            table.add_row(
+                a.legend, a.class_name or "all", f"{a.pixels:,}", f"{a.share:.1%}", end_section=not a.class_name
+            )
         out_console.print(table)
 
 

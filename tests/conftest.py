@@ -116,3 +116,37 @@ def pc(shared: Path) -> dict[str, Any]:
     from stac_items import real_items
 
     return real_items(shared, "planetary_computer_2022")[0]
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder of tiny untrained weights, with class vectors for every built-in legend: for how, not for how well."""
+    import torch
+
+    from geomap import legend, text, weights
+    from geomap.model import EncoderConfig, PixelEncoder
+
+    torch.manual_seed(5)
+    cfg = EncoderConfig(dim=32, depth=1, heads=2, mlp=32, out=384)
+    encoder = PixelEncoder(cfg, torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH))
+    torch.nn.init.normal_(encoder.position)
+    vectors = {}
+    for found in map(legend.load, legend.builtin_names()):
+        count = len(found.classes) or len(found.prompts)
+        vectors[found.digest] = torch.nn.functional.normalize(torch.randn(count, cfg.out), dim=1)
+    card = weights.Card(
+        name="untrained",
+        title="for tests",
+        version="0",
+        licence="none",
+        encoder=weights.card_fields(cfg),
+        text_space=text.MINILM_SPACE,
+        logit_scale=30,
+        training=(),
+        recipe="none",
+        metrics={},
+        limits=("everything",),
+    )
+    folder = tmp_path_factory.mktemp("weights") / "untrained"
+    weights.save(folder, encoder, card, vectors)
+    return str(folder)

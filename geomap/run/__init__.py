@@ -1,9 +1,10 @@
 """From a request to finished maps: the only package that knows several stages.
 
-    search -> for each tile: composite -> encode -> label -> state on disk -> one COG per layer and zone -> metadata
+    search -> for each tile: composite -> encode -> label -> state on disk -> one COG per layer and zone -> published
 
-The next tile's composite is read while the current tile is encoded; at most two tiles are in memory, so memory does
-not grow with the area. A run that dies keeps its finished tiles; the same call goes on from them to the same bytes.
+Maps are made in the state directory and move to their place together, once all are whole, so a run that dies leaves no
+map behind, only its finished tiles; the same call goes on from them to the same bytes. The next tile's composite is
+read while the current tile is encoded; at most two tiles are in memory, so memory does not grow with the area.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def map_area(
         on_estimate(estimate(job, scenes, pending))
         _map_tiles(job, state, pending, progress, seconds)
         result = _assemble(job, state, progress, seconds)
-        state.drop_tiles()
+        state.drop()
         return replace(result, resumed=len(job.tiles) - len(pending), seconds=seconds)
 
 
@@ -126,6 +127,7 @@ def _map_tiles(job: Job, state: State, pending: Sequence[Tile], progress: Progre
     """Composite, encode and label each tile, and keep its layers."""
     total = sum(tile.grid.width * tile.grid.height for tile in pending)
     done = 0
+    progress("composite", 0, len(pending))
     for number, (tile, inside, made) in enumerate(composites(job, state.scenes or (), pending, seconds), start=1):
         progress("composite", number, len(pending))
         start = time.perf_counter()
@@ -142,8 +144,9 @@ def _shifted(progress: Progress, base: int, total: int) -> Callable[[int], None]
 
 
 def _assemble(job: Job, state: State, progress: Progress, seconds: dict[str, float]) -> Result:
-    """Tiles -> one COG per layer and zone, then metadata, then the checksums that mark the run as finished."""
+    """Tiles -> one COG per layer and zone and their metadata, all in staging; then everything moves into place."""
     start = time.perf_counter()
+    staging = state.staging()
     zones = sorted({tile.grid.epsg for tile in job.tiles})
     statistics: dict[str, list[Statistics]] = {layer.stem: [] for layer in job.layers}
     maps: list[stacitem.MapFile] = []
@@ -151,7 +154,7 @@ def _assemble(job: Job, state: State, progress: Progress, seconds: dict[str, flo
         members = [tile for tile in job.tiles if tile.grid.epsg == epsg]
         whole = grid.mosaic_grid(tuple(tile.grid for tile in members))
         for layer in job.layers:
-            path = map_path(state.directory, layer, epsg, zones)
+            path = map_path(staging, layer, epsg, zones)
             pixels = ((tile.grid, state.load(tile, layer.stem)) for tile in members)
             statistics[layer.stem].append(write.write_map(path, layer, whole, pixels, _tags(job)))
             maps.append(stacitem.MapFile(path, layer, whole))
@@ -159,17 +162,19 @@ def _assemble(job: Job, state: State, progress: Progress, seconds: dict[str, flo
     merged = {stem: ledger.merge(parts) for stem, parts in statistics.items()}
     scenes = state.scenes or ()
     stacitem.write_stac(
-        state.directory,
+        staging,
         maps,
         job.request.period,
         software=ledger.software(),
         lineage="Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings.",
         provenance={"weights": job.weights.card.name, "weights_sha256": job.weights.digest, "scenes": len(scenes)},
     )
-    ledger.write(state.directory, described(job), [tile.name for tile in job.tiles], scenes, merged)
-    files.write_sums(state.directory)
+    ledger.write(staging, described(job), [tile.name for tile in job.tiles], scenes, merged)
+    files.write_sums(staging)
+    files.publish(staging, state.directory)
     seconds["write"] = time.perf_counter() - start
-    return Result(state.directory, merged, job.layers, tuple(m.path for m in maps), scenes, 0)
+    paths = tuple(state.directory / m.path.name for m in maps)
+    return Result(state.directory, merged, job.layers, paths, scenes, 0)
 
 
 def map_path(directory: Path, layer: Layer, epsg: int, zones: Sequence[int]) -> Path:

@@ -12,6 +12,7 @@ import fcntl
 import io
 import json
 import logging
+import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -88,10 +89,19 @@ class State:
             pixels: NDArray[Any] = f[stem]
         return pixels
 
-    def drop_tiles(self) -> None:
+    def staging(self) -> Path:
+        """An empty directory for the maps while they are made."""
+        path = self.home / "maps"
+        with files.disk_errors(self.directory):
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir()
+        return path
+
+    def drop(self) -> None:
         """Remove the tiles of a finished run; its maps hold them."""
         for path in self.home.glob("*.npz"):
             path.unlink()
+        shutil.rmtree(self.home / "maps", ignore_errors=True)
 
     def _file(self, tile: Tile) -> Path:
         return self.home / f"{tile.name}.npz"

@@ -1,0 +1,219 @@
+"""Files of a run: written whole or not at all, and listed with their sha256 once the run is complete.
+
+A file is first written beside its place under a temporary name, `.<name>.part`, flushed to the disk, and then renamed.
+Whatever stops the program, no half-written file bears a final name; `SHA256SUMS`, written last, marks a finished run.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from geomap.errors import DiskFullError, OutputError
+
+SUMS: Final = "SHA256SUMS"
+"""The list of a finished run's files, in the format of sha256sum (GNU coreutils)."""
+STATE: Final = "tiles"
+"""The directory of the state that a run resumes from; no part of the result."""
+
+_LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+_PROBE: Final = 1 << 20
+"""Bytes written to learn why a library could not write: more than its buffers hold back (64 KiB in libtiff)."""
+
+log = logging.getLogger(__name__)
+
+
+def temporary(path: Path, step: str = "") -> Path:
+    """Where a file lies until it is complete: `.<name>.part`, or `.<name>.<step>.part`, in the same directory."""
+    return path.with_name(f".{path.name}.{step}.part" if step else f".{path.name}.part")
+
+
+def clean_temporary(directory: Path) -> None:
+    """Remove what an interrupted run left under temporary names, GDAL's `.<name>.part.ovr.tmp` included."""
+    with disk_errors(directory):
+        for path in (*directory.rglob(".*.part"), *directory.rglob(".*.part.*")):
+            log.info("removing %s, left by an interrupted run", path)
+            path.unlink(missing_ok=True)
+
+
+def commit(part: Path, path: Path) -> None:
+    """Give the complete file `part` its final name; both survive a power cut from here on. Raises OSError."""
+    _flush(part)
+    os.replace(part, path)
+    _flush(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; missing directories are made. Raises DiskFullError, OutputError."""
+    part = temporary(path)
+    with disk_errors(path.parent, len(data)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)
+            with part.open("xb") as f:  # x: never through a link that someone put there
+                f.write(data)
+            commit(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whose bytes depend on `value` alone: sorted keys, UTF-8. Raises ValueError for NaN; as write_bytes."""
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    # ^ a lone surrogate, from a file name that is not UTF-8, becomes the JSON escape \udcXX
+    write_bytes(path, text.encode("utf-8", "backslashreplace") + b"\n")
+
+
+@contextmanager
+def disk_errors(directory: Path, needed: int = 0) -> Iterator[None]:
+    """Tell a full disk (DiskFullError) from a place that cannot be written (OutputError); `needed` in bytes."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _full(directory, needed) from e
+        reason = f"{directory}: {e.strerror or e}"
+        raise OutputError(f"cannot write to {reason}; make it writable or choose another output directory") from e
+
+
+def require_space(directory: Path, needed: int) -> None:
+    """Raise DiskFullError unless the disk that holds (or will hold) `directory` has `needed` bytes free."""
+    if _free(directory) < needed:
+        raise _full(directory, needed)
+
+
+def probe(directory: Path, needed: int) -> None:
+    """Find out why a library failed to write: raises DiskFullError or OutputError; returns if the disk is sound."""
+    part = temporary(directory / "probe")
+    with disk_errors(directory, needed):
+        try:
+            part.write_bytes(bytes(_PROBE))
+            _flush(part)
+        finally:
+            part.unlink(missing_ok=True)
+    require_space(directory, needed)
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_sums(directory: Path) -> None:
+    """List every file of the run in SHA256SUMS, which marks the run as finished: call it last.
+
+    Left out: hidden and temporary files, and the state in `tiles/`. Raises OutputError, DiskFullError.
+    """
+    with disk_errors(directory):
+        names = _listed(directory)
+        for name in names:
+            if not _inside(directory, name) or re.search(r"[\\\n\r]", name):
+                raise OutputError(f"{directory} holds {name!r}, which is not part of a run; move it elsewhere")
+        lines = [f"{sha256(directory / name)}  {name}\n" for name in names]
+    write_bytes(directory / SUMS, "".join(lines).encode())
+
+
+def publish(staging: Path, directory: Path) -> None:
+    """Move a finished run's files, SHA256SUMS last, from a staging directory on the same disk to where users look.
+
+    Raises OutputError, DiskFullError.
+    """
+    with disk_errors(directory):
+        names = _listed(staging)
+        folders = {(directory / name).parent for name in names}
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(staging / name, directory / name)
+        for folder in folders:
+            _flush(folder)
+        commit(staging / SUMS, directory / SUMS)
+
+
+def verify(directory: Path) -> tuple[str, ...]:
+    """Compare a run's files with SHA256SUMS.
+
+    Returns:
+        One line for each problem: a missing or changed file, a map that is not listed, a list that is missing or
+        broken. Empty where all is well.
+    """
+    sums = directory / SUMS
+    if not sums.is_file():
+        return (f"{SUMS}: missing, so the run did not finish",)
+    problems: list[str] = []
+    known: set[str] = set()
+    for number, line in enumerate(sums.read_text("utf-8", "replace").splitlines(), start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            problems.append(f"{SUMS}: line {number} is not a sha256 and a name")
+            continue
+        digest, name = match.groups()
+        known.add(name)
+        problems += _problem(directory, name, digest)
+    maps = (name for name in _listed(directory) if name.endswith(".tif"))
+    return (*problems, *(f"{name}: not listed in {SUMS}" for name in maps if name not in known))
+
+
+def _problem(directory: Path, name: str, digest: str) -> list[str]:
+    path = directory / name
+    if not _inside(directory, name):
+        return [f"{name}: outside the directory, not read"]
+    if not path.is_file():
+        return [f"{name}: missing"]
+    try:
+        return [] if sha256(path) == digest else [f"{name}: changed"]
+    except OSError as e:
+        return [f"{name}: cannot be read: {e.strerror}"]
+
+
+def _listed(directory: Path) -> list[str]:
+    """Relative POSIX paths of a run's files, sorted."""
+    paths = (p.relative_to(directory) for p in directory.rglob("*") if p.is_file() or p.is_symlink())
+    kept = (p for p in paths if p.parts[0] not in (STATE, SUMS) and not any(part.startswith(".") for part in p.parts))
+    return sorted(p.as_posix() for p in kept)
+
+
+def _inside(directory: Path, name: str) -> bool:
+    """Whether a listed name, links followed, stays in the directory."""
+    if "\0" in name or PurePosixPath(name).is_absolute():
+        return False
+    return (directory / name).resolve().is_relative_to(directory.resolve())
+
+
+def _flush(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _free(directory: Path) -> int:
+    place = directory.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _full(directory: Path, needed: int) -> DiskFullError:
+    free = _free(directory)
+    need = (
+        f"up to {_size(needed)} needed, {_size(free)} free"
+        if needed > free
+        else f"{_size(free)} free, or a quota is met"
+    )
+    return DiskFullError(f"no space left in {directory} ({need}); free space and run the same command again")
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"

@@ -1,0 +1,196 @@
+"""What the values of a map mean and how they look: data types, QGIS styles (.qml) and GDAL side files (.tif.aux.xml).
+
+QGIS 3.22 takes class names from a .qml of the same stem; GDAL, and what is built on it, from the side file, which holds
+category names and a raster attribute table (RAT). Class names are typed by users: all XML is built, never pasted.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from geomap.legend import NODATA_ID, UNCLASSIFIED_ID, Legend
+
+Kind = Literal["classes", "percent", "score", "count"]
+
+_DTYPES: Final[dict[Kind, str]] = {"classes": "uint8", "percent": "uint8", "score": "float32", "count": "uint8"}
+_NODATA: Final[dict[Kind, float]] = {"classes": NODATA_ID, "percent": 255, "score": float("nan"), "count": 255}
+_UNITS: Final[dict[Kind, str]] = {"classes": "", "percent": " %", "score": "", "count": " months"}
+_RAMPS: Final[dict[Kind, tuple[str, ...]]] = {
+    "percent": ("#f6f0c4", "#b9dca0", "#6bbd9b", "#2c8f94", "#1f4e79"),
+    "score": ("#43285a", "#8a4a78", "#d07f68", "#efc06c", "#f8f4c8"),
+    "count": ("#f1f1ee", "#b6cde4", "#6fa3cf", "#2f74b0", "#0b3c6f"),
+}
+"""Equally spaced colours, lightness monotonic so that the order survives print and colour blindness."""
+_UNCLASSIFIED_COLOUR: Final = "#9b9b9b"
+
+_NOT_XML: Final = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot hold (section 2.2, production Char)."""
+
+# GDALRATFieldType and GDALRATFieldUsage (gdal.h): (column, type, usage). Counts are real, as integers have 32 bits.
+_RAT_COLUMNS: Final = (
+    ("Value", 0, 5),
+    ("Count", 1, 1),
+    ("Class", 2, 2),
+    ("Red", 0, 6),
+    ("Green", 0, 7),
+    ("Blue", 0, 8),
+    ("Alpha", 0, 9),
+)
+
+
+class Entry(NamedTuple):
+    """One value of a class map: id, name and colour (#rrggbb)."""
+
+    value: int
+    name: str
+    colour: str
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green, blue, 0..255."""
+        r, g, b = bytes.fromhex(self.colour[1:])
+        return r, g, b
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One map to write.
+
+    Kinds: `classes` (uint8 ids, 0 nodata), `percent` (uint8 0..100, 255 nodata), `score` (float32 in the legend's
+    range, NaN nodata) and `count` (uint8, clear months 0..12, 255 nodata).
+    """
+
+    stem: str  # file name without suffix or zone, for example "landcover_confidence"
+    description: str  # of the band
+    kind: Kind
+    legend: Legend | None = None  # of a map of classes or scores
+    unclassified: bool = False  # id 255 occurs: confidence below the one asked for
+
+    def __post_init__(self) -> None:
+        if self.kind in ("classes", "score") and (self.legend is None or self.legend.kind != self.kind):
+            raise ValueError(f"layer {self.stem} of kind {self.kind} needs a legend of that kind")
+
+    @property
+    def dtype(self) -> str:
+        """Numpy name of the pixel type."""
+        return _DTYPES[self.kind]
+
+    @property
+    def nodata(self) -> float:
+        """Value of pixels that are not mapped."""
+        return _NODATA[self.kind]
+
+    @property
+    def classes(self) -> tuple[Entry, ...]:
+        """The values of a class map, by id, nodata left out; none for other kinds."""
+        if self.kind != "classes" or self.legend is None:
+            return ()
+        entries = sorted(Entry(c.id, plain(c.name), c.colour.lower()) for c in self.legend.classes)
+        return (
+            *entries,
+            *([Entry(UNCLASSIFIED_ID, "Unclassified", _UNCLASSIFIED_COLOUR)] if self.unclassified else []),
+        )
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value that the style tells apart, for percent, score and count."""
+        if self.legend is not None and self.legend.range is not None:
+            return self.legend.range
+        return (0, 12) if self.kind == "count" else (0, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a written map holds, nodata left out; minimum to std are None where every pixel is nodata."""
+
+    valid: int  # pixels
+    counts: Mapping[int, int] = field(default_factory=dict)  # value -> pixels, of integer maps
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+
+def plain(text: str) -> str:
+    """The text with what XML cannot hold (control characters, lone surrogates) replaced by U+FFFD."""
+    return _NOT_XML.sub("�", text)
+
+
+def colormap(layer: Layer) -> dict[int, tuple[int, int, int, int]]:
+    """Colour table of a class map: value -> (red, green, blue, alpha); nodata is transparent."""
+    return {NODATA_ID: (0, 0, 0, 0)} | {c.value: (*c.rgb, 255) for c in layer.classes}
+
+
+def qml(layer: Layer) -> bytes:
+    """QGIS layer style: the classes with names and colours, or a colour ramp over the layer's range."""
+    root = ET.Element("qgis", version="3.22", styleCategories="Symbology")
+    pipe = ET.SubElement(root, "pipe")
+    common = {"band": "1", "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
+    if layer.classes:
+        renderer = ET.SubElement(pipe, "rasterrenderer", {"type": "paletted", **common})
+        palette = ET.SubElement(renderer, "colorPalette")
+        for c in layer.classes:
+            ET.SubElement(palette, "paletteEntry", value=str(c.value), label=c.name, color=c.colour, alpha="255")
+    else:
+        low, high = (f"{v:g}" for v in layer.range)
+        limits = {"classificationMin": low, "classificationMax": high}
+        renderer = ET.SubElement(pipe, "rasterrenderer", {"type": "singlebandpseudocolor", **common, **limits})
+        # ^ fixed limits: QGIS need not read the whole map for them, nor write statistics beside it
+        shader = ET.SubElement(
+            ET.SubElement(renderer, "rastershader"),
+            "colorrampshader",
+            {"colorRampType": "INTERPOLATED", "classificationMode": "1", "clip": "0"}
+            | {"minimumValue": low, "maximumValue": high, "labelPrecision": "2"},
+        )
+        for value, colour in _ramp(layer):
+            label = f"{value:g}{_UNITS[layer.kind]}"
+            ET.SubElement(shader, "item", value=f"{value:g}", label=label, color=colour, alpha="255")
+    return _serialise(root)
+
+
+def pam(layer: Layer, statistics: Statistics) -> bytes:
+    """GDAL side file: category names and attribute table of a class map, statistics of any other.
+
+    Source: GDAL's Persistent Auxiliary Metadata as gcore/gdalpamrasterband.cpp and gdal_rat.cpp read it.
+    """
+    root = ET.Element("PAMDataset")
+    band = ET.SubElement(root, "PAMRasterBand", band="1")
+    if layer.classes:
+        names = {NODATA_ID: "No data"} | {c.value: c.name for c in layer.classes}
+        categories = ET.SubElement(band, "CategoryNames")
+        for value in range(max(names) + 1):  # the n-th name is that of value n: ids in between get an empty one
+            ET.SubElement(categories, "Category").text = names.get(value, "")
+        _attribute_table(band, layer, statistics)
+    elif statistics.valid:
+        metadata = ET.SubElement(band, "Metadata")
+        for key in ("minimum", "maximum", "mean", "std"):
+            name = "STATISTICS_" + {"std": "STDDEV"}.get(key, key.upper())
+            ET.SubElement(metadata, "MDI", key=name).text = f"{getattr(statistics, key):.9g}"
+    return _serialise(root)
+
+
+def _attribute_table(band: ET.Element, layer: Layer, statistics: Statistics) -> None:
+    table = ET.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+    for index, (name, dtype, usage) in enumerate(_RAT_COLUMNS):
+        column = ET.SubElement(table, "FieldDefn", index=str(index))
+        for tag, value in (("Name", name), ("Type", dtype), ("Usage", usage)):
+            ET.SubElement(column, tag).text = str(value)
+    for index, c in enumerate(layer.classes):
+        row = ET.SubElement(table, "Row", index=str(index))
+        for value in (c.value, statistics.counts.get(c.value, 0), c.name, *c.rgb, 255):
+            ET.SubElement(row, "F").text = str(value)
+
+
+def _ramp(layer: Layer) -> list[tuple[float, str]]:
+    (low, high), colours = layer.range, _RAMPS[layer.kind]
+    return [(low + (high - low) * i / (len(colours) - 1), colour) for i, colour in enumerate(colours)]
+
+
+def _serialise(root: ET.Element) -> bytes:
+    """UTF-8 without an XML declaration: GDAL (3.6, 3.10) silently ignores a side file that begins with one."""
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode").encode() + b"\n"

@@ -1,0 +1,71 @@
+"""The rules of docs/architecture.md that code can break without failing: who imports whom, and how light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "geomap"
+STAGES = {"catalog", "read", "composite", "encode", "label", "write"}
+MODULES = sorted(
+    p.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".") for p in PACKAGE.rglob("*.py")
+)
+
+
+def imported(path: Path) -> set[str]:
+    """Second parts of `geomap.x` that a file imports anywhere, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {a.name.split(".")[1] for a in node.names if a.name.startswith("geomap.")}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "geomap":
+            parts = node.module.split(".")
+            names |= {parts[1]} if len(parts) > 1 else {a.name for a in node.names}
+    return names
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_stages_do_not_import_each_other_or_what_wires_them(stage):
+    assert not imported(PACKAGE / f"{stage}.py") & (STAGES - {stage} | {"run", "cli", "train", "demo"})
+
+
+def test_nothing_below_imports_run_or_cli():
+    for path in PACKAGE.rglob("*.py"):
+        top = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if top not in ("run", "cli", "demo"):
+            assert not imported(path) & {"run", "cli", "demo"}, path
+
+
+def test_types_and_errors_import_nothing_of_geomap():
+    for name in ("types", "errors", "sentinel2"):
+        assert not imported(PACKAGE / f"{name}.py")
+
+
+def test_model_is_one_liftable_file():
+    tree = ast.parse((PACKAGE / "model.py").read_text())
+    modules = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    modules |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert {m.split(".")[0] for m in modules} == {"__future__", "dataclasses", "torch"}
+
+
+@pytest.mark.parametrize("module", ["geomap", "geomap.cli", "geomap.types", "geomap.errors"])
+def test_light_modules_stay_light(module):
+    heavy = ["torch", "dask", "rasterio", "stackstac", "geopandas", "xarray"]
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({heavy})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_every_module_imports():
+    names = [m.removesuffix(".__init__") for m in MODULES if "build_" not in m]
+    code = f"import importlib\nfor m in {names!r}: importlib.import_module(m)"
+    subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", code], check=True)
+
+
+def test_only_the_command_line_prints():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "cli.py":
+            calls = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call))
+            assert not any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls), path

@@ -1,0 +1,159 @@
+"""Atomic files, checksums and the errors of a full or read-only disk, on real file systems."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from geomap import files
+from geomap.errors import DiskFullError, OutputError
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 200 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", place], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"cannot mount a small tmpfs: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def finished_run(out: Path) -> Path:
+    files.write_bytes(out / "landcover.tif", b"not really a map" * 100)
+    files.write_bytes(out / "landcover.qml", b"<qgis/>\n")
+    files.write_json(out / "stac" / "collection.json", {"id": "x"})
+    files.write_bytes(out / "tiles" / "state.bin", b"1")
+    (out / ".landcover.tif.part").write_bytes(b"left over")
+    files.write_sums(out)
+    return out
+
+
+def test_json_bytes_depend_on_the_value_alone(tmp_path: Path) -> None:
+    files.write_json(tmp_path / "a.json", {"b": [1, 2.5], "a": {"é": None}})
+    files.write_json(tmp_path / "b.json", {"a": {"é": None}, "b": [1, 2.5]})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert (tmp_path / "a.json").read_bytes().endswith(b"}\n")
+    assert "é" in (tmp_path / "a.json").read_text("utf-8")
+    files.write_json(tmp_path / "c.json", {"name": "\udcff.tif"})  # how Python shows a file name that is not UTF-8
+    assert json.loads((tmp_path / "c.json").read_bytes()) == {"name": "\udcff.tif"}
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "d.json", {"metric": float("nan")})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "b.json", "c.json"]
+
+
+def test_replacing_a_file_never_follows_a_planted_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    out = tmp_path / "out"
+    out.mkdir()
+    files.temporary(out / "run.json").symlink_to(victim)
+    files.write_bytes(out / "run.json", b"{}")
+    assert victim.read_bytes() == b"precious"
+    assert (out / "run.json").read_bytes() == b"{}"
+    assert not (out / "run.json").is_symlink()
+
+
+def test_full_disk_keeps_the_old_file_and_says_what_to_do(small_disk: Path) -> None:
+    files.write_bytes(small_disk / "run.json", b"old")
+    with pytest.raises(DiskFullError, match=r"no space left in .*disk .*300 kB needed.*free space and run the same"):
+        files.write_bytes(small_disk / "run.json", bytes(300_000))
+    assert (small_disk / "run.json").read_bytes() == b"old"
+    assert os.listdir(small_disk) == ["run.json"]
+    files.write_bytes(small_disk / "run.json", bytes(100_000))
+    assert (small_disk / "run.json").stat().st_size == 100_000
+
+
+def test_probe_tells_full_from_sound(small_disk: Path, tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError):
+        files.probe(small_disk, 0)
+    assert os.listdir(small_disk) == []
+    files.probe(tmp_path, 1000)
+    with pytest.raises(DiskFullError):
+        files.probe(tmp_path, 10**18)
+
+
+def test_read_only_disk(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OutputError, match=r"cannot write to .*Read-only file system; .*another output directory"):
+        files.write_bytes(small_disk / "run.json", b"{}")
+    with pytest.raises(OutputError, match="Read-only"):
+        files.probe(small_disk, 0)
+
+
+def test_output_directory_under_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot write to"):
+        files.write_bytes(tmp_path / "file" / "run.json", b"{}")
+
+
+def test_require_space_looks_at_the_disk_of_a_directory_to_come(small_disk: Path) -> None:
+    files.require_space(small_disk / "not" / "yet", 150_000)
+    with pytest.raises(DiskFullError, match="205 kB free"):
+        files.require_space(small_disk / "not" / "yet", 250_000)
+
+
+def test_clean_temporary_removes_only_temporary_files(tmp_path: Path) -> None:
+    left = [".a.tif.part", ".a.tif.tiles.part", ".a.tif.part.ovr.tmp", "tiles/.t1.npz.part", "stac/.i.json.part"]
+    kept = ["a.tif", "a.part", ".hidden", ".lock", "tiles/t1.npz"]
+    for name in left + kept:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    files.clean_temporary(tmp_path)
+    assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
+    out = finished_run(tmp_path / "out")
+    lines = (out / "SHA256SUMS").read_text().splitlines()
+    assert [line[66:] for line in lines] == ["landcover.qml", "landcover.tif", "stac/collection.json"]
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=out, check=True, capture_output=True)
+    assert files.verify(out) == ()
+    before = (out / "SHA256SUMS").read_bytes()
+    files.write_sums(out)
+    assert (out / "SHA256SUMS").read_bytes() == before
+
+
+def test_verify_names_each_problem(tmp_path: Path) -> None:
+    out = finished_run(tmp_path / "out")
+    data = bytearray((out / "landcover.tif").read_bytes())
+    data[700] ^= 1
+    (out / "landcover.tif").write_bytes(data)
+    (out / "landcover.qml").unlink()
+    (out / "crops.tif").write_bytes(b"from elsewhere")
+    (out / "notes.txt").write_text("the user's own")
+    (out / ".x.tif").write_bytes(b"hidden")
+    (out / "tiles" / "a.tif").write_bytes(b"state")
+    assert files.verify(out) == (
+        "landcover.qml: missing",
+        "landcover.tif: changed",
+        "crops.tif: not listed in SHA256SUMS",
+    )
+
+
+def test_verify_without_a_list_or_with_a_broken_one(tmp_path: Path) -> None:
+    assert files.verify(tmp_path) == ("SHA256SUMS: missing, so the run did not finish",)
+    (tmp_path / "SHA256SUMS").write_bytes(b"deadbeef  x.tif\n\xff\xfe\n")
+    assert files.verify(tmp_path) == tuple(f"SHA256SUMS: line {n} is not a sha256 and a name" for n in (1, 2))
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "link", "stac/../../secret"])
+def test_a_list_cannot_lead_outside(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    (out / "stac").mkdir(parents=True)
+    (tmp_path / "secret").write_bytes(b"s")
+    (out / "link").symlink_to(tmp_path / "secret")
+    (out / "SHA256SUMS").write_text(f"{files.sha256(tmp_path / 'secret')}  {name}\n")
+    assert files.verify(out) == (f"{name}: outside the directory, not read",)
+
+
+def test_links_out_of_the_directory_are_not_part_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").symlink_to("/etc/hostname")
+    with pytest.raises(OutputError, match=r"a\.tif"):
+        files.write_sums(tmp_path)
+    assert not (tmp_path / "SHA256SUMS").exists()

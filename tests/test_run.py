@@ -1,0 +1,277 @@
+"""Whole runs on real scenes: served by a real STAC API and over HTTP, resumed, refused, repeated byte for byte."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from RangeHTTPServer import RangeRequestHandler
+
+from geomap import files, grid, legend
+from geomap.errors import DiskFullError, NoScenesError, OutputError
+from geomap.run import Request, map_area
+from geomap.types import Period
+
+PATCH = "4.0585,50.7431,4.0676,50.7489"
+PERIOD = Period(2018, 12)
+
+
+@pytest.fixture
+def request_for(untrained) -> Callable[..., Request]:
+    def make(stac: str, **changes: object) -> Request:
+        fields: dict[str, object] = {
+            "area": grid.parse_area(PATCH),
+            "period": PERIOD,
+            "stac": stac,
+            "legends": (legend.load("landcover"), legend.load("crops")),
+            "weights": untrained,
+        }
+        return Request(**(fields | changes))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def cogs_over_http(archive) -> Iterator[Path]:
+    """An archive whose items point to its own COGs on a real range server on loopback."""
+    place: dict[str, Path] = {}
+
+    class Handler(RangeRequestHandler):
+        def translate_path(self, path: str) -> str:
+            return str(place["root"] / path.lstrip("/"))
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    place["root"] = archive(base_url=f"http://127.0.0.1:{server.server_port}/cogs")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield place["root"]
+    server.shutdown()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file of a run but its lock and state."""
+    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+def test_maps_from_a_stac_api_lie_on_the_grid_of_the_scenes(cogs_over_http, stac_server, request_for, tmp_path):
+    result = map_area(request_for(stac_server(cogs_over_http)), tmp_path / "api")
+    with rasterio.open(tmp_path / "api/landcover.tif") as m, rasterio.open(tmp_path / "api/crops.tif") as c:
+        assert m.crs.to_epsg() == 32631
+        assert (m.transform.a, m.transform.e) == (10, -10)
+        assert (m.transform.c - 574680) % 10 == (m.transform.f - 5622440) % 10 == 0
+        assert m.transform == c.transform
+        labels = m.read(1)
+        row, col = round((m.transform.f - 5622440) / 10), round((574680 - m.transform.c) / 10)
+        patch = np.zeros(labels.shape, bool)
+        patch[row : row + 64, col : col + 64] = True
+        assert not labels[~patch].any()  # no scene there: nodata
+        assert (labels[patch] > 0).mean() > 0.95
+        assert set(np.unique(labels)) <= {0, *(k.id for k in legend.load("landcover").classes)}
+    assert result.statistics["clear_months"].maximum == 12
+    assert files.verify(tmp_path / "api") == ()
+    # the same from an item file, byte for byte but for the catalogue's name
+    map_area(request_for(str(cogs_over_http / "items.json")), tmp_path / "file")
+    one, two = digests(tmp_path / "api"), digests(tmp_path / "file")
+    assert {k for k in one if one[k] != two[k]} == {"run.json", "SHA256SUMS"}
+
+
+def test_the_same_request_gives_the_same_bytes(archive, request_for, tmp_path):
+    asked = request_for(str(archive() / "items.json"), period=Period(2019, 4, 4))
+    for name in ("one", "two"):
+        map_area(asked, tmp_path / name)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles of 32 pixels: the patch becomes several."""
+    monkeypatch.setattr(grid, "TILE_PX", 32)
+    monkeypatch.setattr(grid, "_TILE_M", 320)
+
+
+def test_tiles_do_not_show(archive, request_for, tmp_path, small_tiles, monkeypatch):
+    asked = request_for(str(archive() / "items.json"), period=Period(2019, 4, 4))
+    many = map_area(asked, tmp_path / "many")
+    monkeypatch.undo()
+    map_area(asked, tmp_path / "one")
+    assert len(json.loads((many.directory / "run.json").read_text())["tiles"]) > 4
+    for name in ("landcover", "crops", "clear_months"):
+        with rasterio.open(tmp_path / f"many/{name}.tif") as a, rasterio.open(tmp_path / f"one/{name}.tif") as b:
+            assert a.transform == b.transform
+            np.testing.assert_array_equal(a.read(1), b.read(1))
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(archive, request_for, untrained, tmp_path):
+    """SIGKILL a real process after its first tiles, and after all of them; then run the same request again."""
+    items = archive() / "items.json"
+    code = (
+        "import sys; from pathlib import Path; from geomap import grid, legend\n"
+        "from geomap.types import Period; from geomap.run import Request, map_area\n"
+        "grid.TILE_PX, grid._TILE_M = 32, 320\n"
+        f"area = grid.parse_area('{PATCH}'); legends = (legend.load('landcover'), legend.load('crops'))\n"
+        f"request = Request(area, Period(2019, 4, 3), {str(items)!r}, legends, {untrained!r})\n"
+        "result = map_area(request, Path(sys.argv[1])); print(result.resumed)"
+    )
+
+    def start(out: Path) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True)
+
+    whole = start(tmp_path / "whole")
+    assert whole.wait() == 0
+    out = tmp_path / "killed"
+    for tiles in (2, 4):
+        process = start(out)
+        while len(list(out.glob("tiles/*.npz"))) < tiles:
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert {p.name for p in out.iterdir()} == {files.STATE}  # nothing that looks finished
+        assert any("did not finish" in line for line in files.verify(out))
+    last = start(out)
+    assert int(last.communicate()[0]) >= 4
+    assert digests(out) == digests(tmp_path / "whole")
+    assert not list(out.rglob("*.part*"))
+
+
+def test_a_finished_run_is_left_as_it_is_and_another_request_is_refused(archive, request_for, tmp_path):
+    items, out = str(archive() / "items.json"), tmp_path / "out"
+    asked = request_for(items, period=Period(2019, 6, 3), legends=(legend.load("landcover"),))
+    first = map_area(asked, out)
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.tif")}
+    again = map_area(asked, out)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.tif")} == before
+    assert {k: v.counts for k, v in again.statistics.items()} == {k: v.counts for k, v in first.statistics.items()}
+    with pytest.raises(OutputError, match="another request \\(differs in: legends\\)"):
+        map_area(request_for(items, period=Period(2019, 6, 3)), out)
+    # a damaged map is found and made again
+    content = bytearray((out / "landcover.tif").read_bytes())
+    content[-1] ^= 1
+    (out / "landcover.tif").write_bytes(content)
+    map_area(asked, out)
+    assert files.verify(out) == ()
+
+
+def test_a_directory_of_other_files_is_refused(archive, request_for, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"thesis\.txt"):
+        map_area(request_for(str(archive() / "items.json")), tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.txt"]
+
+
+def test_two_runs_on_one_directory_the_second_is_refused(archive, request_for, tmp_path):
+    from geomap.run.state import open_state
+
+    asked = request_for(str(archive() / "items.json"))
+    with open_state(tmp_path / "out", {}).lock(), pytest.raises(OutputError, match="another run"):
+        map_area(asked, tmp_path / "out")
+
+
+def test_no_scenes_no_directory(archive, request_for, tmp_path):
+    items = str(archive() / "items.json")
+    swapped = grid.parse_area("50.7431,4.0585,50.7489,4.0676")
+    with pytest.raises(NoScenesError, match=r"4\.0585,50\.7431"):
+        map_area(request_for(items, area=swapped), tmp_path / "out")
+    with pytest.raises(NoScenesError):
+        map_area(request_for(items, period=Period(2023, 1)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pixels_with_too_few_months_are_nodata(archive, request_for, tmp_path):
+    items = str(archive() / "items.json")
+    asked = request_for(items, period=Period(2018, 12, 3), min_clear_months=3)
+    map_area(asked, tmp_path / "out")
+    with rasterio.open(tmp_path / "out/clear_months.tif") as m, rasterio.open(tmp_path / "out/landcover.tif") as c:
+        months, labels = m.read(1), c.read(1)
+    with rasterio.open(tmp_path / "out/landcover_confidence.tif") as p:
+        confidence = p.read(1)
+    inside = months != 255
+    np.testing.assert_array_equal(inside, grid.inside(asked.area, grid.tiles(asked.area)[0].grid))
+    np.testing.assert_array_equal(labels > 0, inside & (months >= 3))
+    np.testing.assert_array_equal(confidence == 255, labels == 0)
+    assert (inside & (months < 3)).any()
+
+
+def test_within_keeps_the_other_maps_to_one_class(archive, request_for, tmp_path):
+    items = str(archive() / "items.json")
+    period = Period(2019, 4, 4)
+    free = map_area(request_for(items, period=period), tmp_path / "free")
+    counts = free.statistics["landcover"].counts
+    wanted = max(counts, key=lambda k: counts[k])
+    name = next(c.name for c in legend.load("landcover").classes if c.id == wanted)
+    asked = request_for(items, period=period, legends=(legend.load("crops"),), within=("landcover", name))
+    map_area(asked, tmp_path / "within")  # landcover is mapped although only crops were asked for
+    with rasterio.open(tmp_path / "within/landcover.tif") as base, rasterio.open(tmp_path / "within/crops.tif") as m:
+        crops, cover = m.read(1), base.read(1)
+    with rasterio.open(tmp_path / "free/crops.tif") as m:
+        everywhere = m.read(1)
+    np.testing.assert_array_equal(crops, np.where(cover == wanted, everywhere, 0))
+
+
+def test_typed_classes_need_no_stored_vectors(archive, request_for, tmp_path):
+    asked = request_for(
+        str(archive() / "items.json"), period=Period(2019, 4, 4), legends=(legend.typed("vineyard, maize field"),)
+    )
+    map_area(asked, tmp_path / "out")
+    with rasterio.open(tmp_path / "out/classes.tif") as m:
+        assert m.tags(1) == {"class_1": "vineyard", "class_2": "maize field"}
+
+
+def test_an_area_over_two_zones_gives_a_map_for_each(archive, request_for, tmp_path):
+    """The scenes lie far from the border; tiles without scenes are nodata, and each zone has its own file."""
+    area = grid.parse_area("MULTIPOLYGON (((4.06 50.744, 4.062 50.744, 4.062 50.746, 4.06 50.746, 4.06 50.744)), "
+                           "((6.01 50.744, 6.012 50.744, 6.012 50.746, 6.01 50.746, 6.01 50.744)))")  # fmt: skip
+    result = map_area(
+        request_for(str(archive() / "items.json"), area=area, period=Period(2019, 6, 3)), tmp_path / "out"
+    )
+    names = {p.name for p in result.paths}
+    assert {"landcover_32631.tif", "landcover_32632.tif", "clear_months_32632.tif"} <= names
+    with rasterio.open(tmp_path / "out/landcover_32632.tif") as m:
+        assert m.crs.to_epsg() == 32632
+        assert not m.read(1).any()
+    assert files.verify(tmp_path / "out") == ()
+
+
+def test_the_ledger_tells_every_offset_and_no_path(archive, request_for, tmp_path):
+    source = archive("earth-search-c1", "05.10", dates=30)
+    map_area(request_for(str(source / "items.json"), period=Period(2018, 12, 1), min_clear_months=1), tmp_path / "out")
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert len(run["scenes"]) > 2
+    for scene in run["scenes"]:
+        assert [d["dn"] for d in scene["offsets"]] == [-1000]
+        assert len(scene["offsets"][0]["bands"]) == 10
+        assert scene["offsets"][0]["reason"]
+    assert str(source) not in json.dumps({k: v for k, v in run.items() if k != "request"})
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small disk needs root")
+@pytest.mark.parametrize("size", ["40k", "120k"])  # full at the start; full while the maps are written
+def test_a_full_disk_is_one_clear_error_and_leaves_no_map(archive, request_for, tmp_path, size):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("mount is not allowed here")
+    asked = request_for(str(archive() / "items.json"), period=Period(2019, 4, 3))
+    try:
+        with pytest.raises(DiskFullError, match="free space and run the same command again"):
+            map_area(asked, disk / "out")
+        assert {p.name for p in (disk / "out").iterdir()} <= {files.STATE}
+        subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
+        map_area(asked, disk / "out")
+        assert files.verify(disk / "out") == ()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -1,0 +1,79 @@
+"""Text towers: real all-MiniLM-L6-v2, and open_clip's real ViT-B/32 code on weights made here."""
+
+import numpy as np
+import pytest
+import torch
+
+from geomap import legend, text, weights
+from geomap.errors import WeightsError
+
+
+@pytest.fixture(scope="module")
+def minilm() -> text.TextTower:
+    return text.tower(text.MINILM_SPACE)
+
+
+def test_minilm_gives_unit_vectors_that_know_meaning(minilm):
+    v = minilm.encode(["a vineyard", "rows of grapevines", "a harbour with ships"])
+    assert v.shape == (3, 384)
+    torch.testing.assert_close(v.norm(dim=1), torch.ones(3))
+    assert v[0] @ v[1] > v[0] @ v[2] + 0.2
+
+
+def test_a_class_vector_is_the_normalised_mean_of_its_prompts(minilm):
+    found = legend.typed("vineyard, olive grove")
+    vectors = text.class_vectors(found, minilm)
+    for c, vector in zip(found.classes, vectors, strict=True):
+        mean = np.mean([minilm.encode([p])[0].numpy() for p in c.prompts], axis=0)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_the_stored_vectors_of_the_default_weights_are_those_of_the_legends(minilm):
+    default = weights.load("default")
+    assert default.card.text_space == minilm.space
+    for name in ("landcover", "scenicness"):
+        found = legend.load(name)
+        torch.testing.assert_close(
+            default.class_vectors[found.digest], text.class_vectors(found, minilm), atol=1e-5, rtol=0
+        )
+
+
+def test_vectors_are_cached_by_content(monkeypatch, tmp_path, minilm):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = legend.typed("lake, river")
+    first = text.cached_class_vectors(found, text.MINILM_SPACE)
+    (cached,) = (tmp_path / "geomap" / "class_vectors").iterdir()
+    monkeypatch.setattr(text, "TOWERS", {})  # no tower: only the cache can answer
+    torch.testing.assert_close(text.cached_class_vectors(found, text.MINILM_SPACE), first)
+    with pytest.raises(WeightsError, match="no text tower"):
+        text.cached_class_vectors(legend.typed("lake, pond"), text.MINILM_SPACE)
+    monkeypatch.setattr(text, "TOWERS", {text.MINILM_SPACE: lambda: minilm})
+    cached.write_bytes(b"torn")  # a damaged cache costs time, not the map
+    torch.testing.assert_close(text.cached_class_vectors(found, text.MINILM_SPACE), first)
+
+
+def test_open_clip_reads_a_local_file(tmp_path):
+    """The weights are made here (CLIP's own cannot be shipped); the code path is the one that CLIP's take."""
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None)
+    torch.save(model.state_dict(), tmp_path / "clip.pt")
+    tower = text.OpenClipTower(str(tmp_path / "clip.pt"))
+    v = tower.encode(["a vineyard", "an olive grove"])
+    assert v.shape == (2, 512)
+    with torch.inference_mode():
+        tokens = open_clip.get_tokenizer("ViT-B-32-quickgelu")(["a vineyard", "an olive grove"])
+        expected = model.eval().encode_text(tokens, normalize=True)
+    torch.testing.assert_close(v, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_clip_that_cannot_be_had_says_how_to_give_it(monkeypatch, tmp_path):
+    monkeypatch.setenv(text.CLIP_FILE_VARIABLE, str(tmp_path / "missing.pt"))
+    with pytest.raises(WeightsError, match="set GEOMAP_CLIP_FILE"):
+        text.tower(text.CLIP_SPACE)
+
+
+def test_an_unknown_space_is_refused():
+    with pytest.raises(WeightsError, match="no text tower for the space"):
+        text.tower("elsewhere/model")
