@@ -201,10 +201,11 @@ def train(
     """Train an encoder as a configuration says, and write its weights and card."""
     _log_to_stderr(True)
     with _errors_to_exit_code():
-        from geomap.train import train as train_weights
+        from geomap.train import config as configs
+        from geomap.train import loop
 
         with _progress() as progress:
-            train_weights(config, out, progress)
+            loop.train(configs.read(config), out, lambda done, total, loss: progress(f"loss {loss:.2f}", done, total))
         out_console.print(f"weights in {out}; use them with: geomap map AOI --weights {out}", markup=False)
 
 

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geomap.errors import LegendError
+from geomap.validation import first_problem
 
 NODATA_ID = 0
 """Class id of pixels that are not mapped."""
@@ -142,7 +143,7 @@ def parse(content: bytes, where: str) -> Legend:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise LegendError(f"legend {where} is not valid TOML: {e}") from e
     except ValidationError as e:
-        raise LegendError(f"legend {where}: {_explain(e)}") from e
+        raise LegendError(f"legend {where}: {first_problem(e, Legend)}") from e
 
 
 def typed(classes: str, name: str = "classes") -> Legend:
@@ -166,19 +167,7 @@ def typed(classes: str, name: str = "classes") -> Legend:
             ),
         )
     except ValidationError as e:
-        raise LegendError(f"--classes: {_explain(e)}") from e
-
-
-def _explain(error: ValidationError) -> str:
-    """The first thing wrong, in one line: the key ("classes.2.colour" is the second class's) and what it must be."""
-    first = error.errors()[0]
-    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"])
-    what = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        tables: dict[int | str, type[BaseModel]] = {"classes": LegendClass, "prompts": RatedPrompt}
-        table = tables[first["loc"][0]] if len(first["loc"]) > 1 else Legend
-        what = f"unknown key; the keys here are {', '.join(table.model_fields)}"
-    return f"{key}: {what}" if key else what
+        raise LegendError(f"--classes: {first_problem(e, Legend)}") from e
 
 
 def _colour(i: int) -> str:

@@ -23,6 +23,7 @@ from torch import Tensor
 from geomap.errors import WeightsError
 from geomap.model import EncoderConfig, PixelEncoder
 from geomap.sentinel2 import BANDS
+from geomap.validation import first_problem
 
 MODEL_FILE = "model.safetensors"
 VECTORS_FILE = "class_vectors.safetensors"
@@ -152,9 +153,7 @@ def _parse_card(content: bytes, folder: Path) -> Card:
     try:
         return Card.model_validate_json(content)
     except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or CARD_FILE
-        raise WeightsError(f"{folder / CARD_FILE}: {key}: {first['msg']}") from e
+        raise WeightsError(f"{folder / CARD_FILE}: {first_problem(e, Card)}") from e
 
 
 def _check_file(path: Path, card: Card) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap import composite, encode, grid, label, read
+from geomap.offset import parse_baseline
 from geomap.providers import PROVIDERS
 from geomap.run.request import CLEAR_MONTHS, Job
 from geomap.run.state import Layers
@@ -57,8 +58,14 @@ def compose(scenes: Sequence[Scene], tile: Grid, period: Period) -> Composite:
 
 def open_stack(scenes: Sequence[Scene], tile: Grid, period: Period) -> Stack | None:
     """The lazy stack over a tile's grid, or None where no scene touches it."""
-    near = over(scenes, tile)
+    near = sorted(over(scenes, tile), key=_rank)
     return read.stack(near, tile, period, _gdal_options(near)) if near else None
+
+
+def _rank(scene: Scene) -> tuple[Any, ...]:
+    """Order of preference where granules of one pass overlap: the newest processing first, then PROVIDERS' order."""
+    major, minor = parse_baseline(scene.baseline) or (0, 0)
+    return -major, -minor, list(PROVIDERS).index(scene.provider), scene.time, scene.id
 
 
 def over(scenes: Sequence[Scene], tile: Grid) -> list[Scene]:

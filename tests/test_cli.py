@@ -1,0 +1,136 @@
+"""The command line as users meet it: bad input is one clear line, its exit code, no traceback and no file."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rasterio
+
+from geomap import legend, weights
+
+PATCH = "4.0585,50.7431,4.0676,50.7489"
+GEOMAP = str(Path(sys.executable).with_name("geomap"))
+REAL = ["--start", "2019-04", "--months", "4"]
+
+
+def geomap(*args: str, cwd: Path | None = None, columns: int = 200, **env: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"} | env
+    return subprocess.run([GEOMAP, *args], capture_output=True, text=True, cwd=cwd, env=environment, timeout=200)
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *says: str) -> str:
+    """The one line on stderr, without the progress bars; asserts that it is one, and what it says."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("geomap: ")]
+    assert len(lines) == 1, done.stderr
+    for text in says:
+        assert text in lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["map", PATCH, "--year", "2019", "--legend", "landcvoer"], ["unknown legend 'landcvoer'", "landcover"]),
+        (["map", PATCH, "--year", "2019", "--legnd", "landcover"], ["--legnd", "--legend", "geomap map --help"]),
+        (["map", PATCH], ["--year 2023"]),
+        (["map", PATCH, "--year", "1999"], ["no Sentinel-2 scene"]),
+        (["map", PATCH, "--start", "April"], ["'April'", "2023-04"]),
+        (["map", PATCH, "--year", "2019", "--months", "3"], ["--months goes with --start"]),
+        (["map", PATCH, "--start", "2019-01", "--months", "13"], ["--months"]),
+        (["map", "50.7431,104.0585,50.7489,104.0676", "--year", "2019"], ["longitude first"]),
+        (["map", "POLYGON EMPTY", "--year", "2019"], ["polygon"]),
+        (["map", "POLYGON ((0 0, 1 1, 0 1, 1 0, 0 0))", "--year", "2019"], ["Self-intersection", "repair"]),
+        (["map", "nowhere.gpkg", "--year", "2019"], ["nowhere.gpkg"]),
+        (["map", PATCH, "--year", "2019", "--classes", "vineyard"], ["two or more"]),
+        (["map", PATCH, "--year", "2019", "--within", "landcover"], ["landcover=Cropland"]),
+        (["map", PATCH, "--year", "2019", "--within", "landcover=Forests"], ["Woodland"]),
+        (["map", PATCH, "--year", "2019", "--weights", "nothing"], ["no weights 'nothing'", "default"]),
+        (["map", PATCH, "--year", "2019", "--device", "toaster"], ["toaster", "cpu"]),
+        (["map", PATCH, "--year", "2019", "--stac", "missing.json"], ["missing.json"]),
+        (["mapp"], ["mapp", "map"]),
+        (["verify", "nowhere"], ["nowhere"]),
+        (["legends", "show", "nothing"], ["nothing", "landcover"]),
+        (["train", "nothing.yaml"], ["nothing.yaml"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, says):
+    refused(geomap(*args, cwd=tmp_path), 2, *says)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreachable_catalogue_is_a_temporary_failure(tmp_path):
+    done = geomap("map", PATCH, "--year", "2019", "--stac", "http://127.0.0.1:9", cwd=tmp_path)
+    refused(done, 75, "http://127.0.0.1:9")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_swapped_coordinates_find_no_scene_and_say_so(archive, tmp_path):
+    items = str(archive() / "items.json")
+    swapped = "50.7431,4.0585,50.7489,4.0676"
+    refused(geomap("map", swapped, *REAL, "--stac", items, cwd=tmp_path), 2, PATCH)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_altered_weights_are_refused(archive, untrained, tmp_path):
+    folder = tmp_path / "w"
+    folder.mkdir()
+    for path in Path(untrained).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    with (folder / "model.safetensors").open("r+b") as f:
+        f.seek(-1, os.SEEK_END)
+        f.write(b"\x7f")
+    done = geomap("map", PATCH, *REAL, "--stac", str(archive() / "items.json"), "--weights", "w", cwd=tmp_path)
+    refused(done, 2, "sha256 differs")
+    assert {p.name for p in tmp_path.iterdir()} == {"w"}
+
+
+def test_a_legend_file_with_a_misspelt_key_is_refused(tmp_path):
+    (tmp_path / "mine.toml").write_text('name = "mine"\ntitel = "Mine"\n')
+    done = geomap("map", PATCH, *REAL, "--legend", "mine.toml", cwd=tmp_path)
+    refused(done, 2, "mine.toml", "titel")
+
+
+def test_maps_of_real_scenes_with_a_legend_of_ones_own(archive, tmp_path):
+    """The whole command on the default weights, with bars, estimate, summary and files; then verify finds a flip."""
+    (tmp_path / "fields.toml").write_text(
+        'name = "fields"\ntitle = "Fields"\n'
+        '[[classes]]\nid = 3\nname = "Grain & straw"\ncolour = "#ffcc00"\nprompts = ["a field of winter wheat"]\n'
+        '[[classes]]\nid = 7\nname = "Grass"\ncolour = "#00cc66"\nprompts = ["a green pasture", "a meadow"]\n'
+    )
+    items = str(archive() / "items.json")
+    command = ["map", PATCH, *REAL, "--stac", items, "--legend", "landcover", "--legend", "fields.toml", "--out", "m"]
+    done = geomap(*command, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in ("scenes in 4 months", "search", "composite", "encode", "write"):
+        assert text in done.stderr
+    for text in ("hectares", "Grain & straw", "mean confidence", "clear_months", "m/landcover.tif", "m/fields.tif"):
+        assert text in done.stdout
+    with rasterio.open(tmp_path / "m/fields.tif") as m:
+        assert m.colormap(1)[3] == (255, 204, 0, 255)
+        counts = {int(v): int((m.read(1) == v).sum()) for v in (3, 7)}
+    run = json.loads((tmp_path / "m/run.json").read_text())
+    assert {int(k): v for k, v in run["maps"]["fields"]["counts"].items()} == {k: v for k, v in counts.items() if v}
+    assert geomap("verify", "m", cwd=tmp_path).returncode == 0
+    with (tmp_path / "m/fields.tif").open("r+b") as f:
+        f.seek(300)
+        f.write(b"\xff")
+    done = geomap("verify", "m", cwd=tmp_path)
+    refused(done, 1)
+    assert "fields.tif: changed" in done.stderr
+
+
+def test_help_and_lists_teach():
+    assert "geomap demo" in geomap("--help").stdout
+    assert "--classes" in geomap("map", "--help").stdout
+    table = geomap("legends", "list").stdout
+    assert all(name in table for name in legend.builtin_names())
+    assert all(name in geomap("weights", "list").stdout for name in weights.names())
+    card = json.loads(geomap("weights", "show", "default", columns=100_000).stdout)
+    assert card["name"] == "default"
+    assert "Wetlands" in geomap("legends", "show", "landcover").stdout
+    assert geomap("--version").stdout.startswith("geomap ")
