@@ -201,11 +201,10 @@ def train(
     """Train an encoder as a configuration says, and write its weights and card."""
     _log_to_stderr(True)
     with _errors_to_exit_code():
-        from geomap.train import config as configs
         from geomap.train import loop
 
         with _progress() as progress:
-            loop.train(configs.read(config), out, lambda done, total, loss: progress(f"loss {loss:.2f}", done, total))
+            loop.train(config, out, progress)
         out_console.print(f"weights in {out}; use them with: geomap map AOI --weights {out}", markup=False)
 
 
