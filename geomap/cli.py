@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -125,15 +126,19 @@ def map_command(
     """
     _log_to_stderr(verbose)
     with _errors_to_exit_code():
-        from geomap import grid, run
+        from geomap import grid
         from geomap import legend as legends
 
         chosen = [legends.load(name) for name in legend or ([] if classes else ["landcover"])]
+        typed = [legends.typed(classes)] if classes is not None else []
+        place, period, base = grid.parse_area(area), _period(year, start, months), _within(within)
+        from geomap import run  # torch and GDAL take seconds to import: only once the input is sound
+
         request = run.Request(
-            area=grid.parse_area(area),
-            period=_period(year, start, months),
+            area=place,
+            period=period,
             stac=stac,
-            legends=(*chosen, *([legends.typed(classes)] if classes is not None else [])),
+            legends=(*chosen, *typed),
             weights=weights,
             collection=collection,
             max_cloud=max_cloud,
@@ -141,7 +146,7 @@ def map_command(
             allow_hosts=tuple(allow_host or ()),
             min_clear_months=min(min_clear_months, months),
             min_confidence=min_confidence / 100,
-            within=_within(within),
+            within=base,
             device=device,
         )
         with _progress() as progress:
@@ -268,7 +273,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Entry point: every foreseen error is one line on stderr and its exit code."""
     try:
-        code = app(standalone_mode=False)
+        code = app(_negative_numbers(sys.argv[1:]), standalone_mode=False)
     except _UsageError as e:
         context = getattr(e, "ctx", None)
         _say(f"{_usage(e)}; see {context.command_path if context else 'geomap'} --help")
@@ -277,6 +282,11 @@ def main() -> None:
         _say("stopped")
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _negative_numbers(args: list[str]) -> list[str]:
+    """Let an area in the west, "-3.70,40.40,-3.69,40.41", pass for an argument, not for an option called -3."""
+    return [f" {arg}" if re.match(r"-[\d.]", arg) else arg for arg in args]
 
 
 def _usage(error: Exception) -> str:

@@ -69,6 +69,11 @@ def test_an_unreachable_catalogue_is_a_temporary_failure(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_area_in_the_west_is_no_option(archive, tmp_path):
+    items = str(archive() / "items.json")
+    refused(geomap("map", "-3.70,40.40,-3.69,40.41", *REAL, "--stac", items, cwd=tmp_path), 2, "no Sentinel-2 scene")
+
+
 def test_swapped_coordinates_find_no_scene_and_say_so(archive, tmp_path):
     items = str(archive() / "items.json")
     swapped = "50.7431,4.0585,50.7489,4.0676"
