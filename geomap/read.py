@@ -191,6 +191,11 @@ def explain(error: BaseException, href: str) -> GeomapError:
     what = f"HTTP {code[1]}" if code else _last_line(causes.replace(href, redact(href)))
     if _TRANSIENT.search(causes):
         return SourceUnavailableError(f"{redact(href)} cannot be read now ({what}); run the same command again later")
+    if code and code[1] in ("401", "403"):
+        return ReadError(
+            f"{redact(href)} may not be read ({what}); the server wants credentials, or the token has expired: "
+            "set them in the environment (cdse: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and run again"
+        )
     return ReadError(
         f"{redact(href)} cannot be read ({what}); the file is missing or damaged, run again without this scene or later"
     )

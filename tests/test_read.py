@@ -5,13 +5,15 @@ import threading
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from typing import ClassVar
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from RangeHTTPServer import RangeRequestHandler
 
-from geomap import catalog, grid, read
+from geomap import catalog, composite, grid, read
 from geomap.errors import HrefError, ReadError, SourceUnavailableError
+from geomap.providers import PROVIDERS
 from geomap.run import tiles
 from geomap.types import Period
 
@@ -77,6 +79,46 @@ def test_http_gives_the_same_pixels_as_local_files(archive, http, tmp_path):
     remote, plain = tiles.compose(scenes, tile, PERIOD), tiles.compose(local, tile, PERIOD)
     np.testing.assert_array_equal(remote.dn, plain.dn)
     assert plain.dn.any()
+
+
+def test_planetary_computer_addresses_are_signed_when_they_are_read(archive, http, tmp_path, monkeypatch):
+    """GDAL asks the signing service for each address; the server gives pixels to signed requests alone."""
+    base, handler = http
+    scenes, tile = scenes_over_http(archive, base, tmp_path)
+    seen: list[str] = []
+
+    def send_head(self):
+        path, _, query = self.path.partition("?")
+        seen.append(self.path)
+        if path == "/sign":
+            href = unquote(query.removeprefix("href="))
+            body = json.dumps({"href": f"{href}?sig=secret-token", "msft:expiry": "2999-01-01T00:00:00Z"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return None
+        if query != "sig=secret-token":
+            self.send_error(403)
+            return None
+        self.path = path
+        return Server.send_head(self)
+
+    monkeypatch.setattr(handler, "send_head", send_head, raising=False)
+    options = dict(PROVIDERS["planetary-computer"].gdal_options)
+    signing = {"VSICURL_PC_SAS_SIGN_HREF_URL": f"{base}/sign?href="}
+    made = composite.compute(read.stack(scenes, tile, PERIOD, options | signing), 1)
+    assert made.dn.any()
+    assert any(path.startswith("/sign?href=") for path in seen)
+    assert all("sig=secret-token" in path for path in seen if not path.startswith("/sign"))
+
+
+def test_a_server_that_wants_credentials_is_no_damaged_file(archive, http, tmp_path):
+    base, handler = http
+    scenes, tile = scenes_over_http(archive, base, tmp_path)
+    handler.broken["/swir16.tif"] = 403
+    with pytest.raises(ReadError, match=r"swir16\.tif may not be read \(HTTP 403\)"):
+        tiles.compose(scenes, tile, PERIOD)
 
 
 @pytest.mark.parametrize("status", [503, 429, 500])

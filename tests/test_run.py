@@ -19,7 +19,7 @@ import rasterio
 from RangeHTTPServer import RangeRequestHandler
 
 from geomap import files, grid, legend
-from geomap.errors import DiskFullError, NoScenesError, OutputError
+from geomap.errors import DiskFullError, LegendError, NoScenesError, OutputError
 from geomap.run import Request, map_area
 from geomap.types import Period
 
@@ -179,6 +179,18 @@ def test_two_runs_on_one_directory_the_second_is_refused(archive, request_for, t
     asked = request_for(str(archive() / "items.json"))
     with open_state(tmp_path / "out", {}).lock(), pytest.raises(OutputError, match="another run"):
         map_area(asked, tmp_path / "out")
+
+
+def test_two_maps_of_one_name_are_refused(archive, request_for, tmp_path):
+    named = {"classes": legend.load("landcover").classes, "title": "mine"}
+    for legends in (
+        (legend.load("landcover"), legend.load("landcover")),
+        (legend.Legend(name="clear_months", **named),),
+        (legend.load("landcover"), legend.Legend(name="landcover_confidence", **named)),
+    ):
+        with pytest.raises(LegendError, match="two maps would be called"):
+            map_area(request_for(str(archive() / "items.json"), legends=legends), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_scenes_no_directory(archive, request_for, tmp_path):

@@ -61,14 +61,15 @@ def prepare(request: Request) -> Job:
     if not 1 <= request.min_clear_months <= request.period.months:
         raise InputError(f"--min-clear-months must be 1..{request.period.months}, the months of the period")
     asked = _with_base(request)
-    names = [legend.name for legend in asked]
-    if len(set(names)) < len(names):
-        raise LegendError(f"two legends are called {max(names, key=names.count)!r}; each needs its own name")
+    layers = _layers(asked, request)
+    stems = [layer.stem for layer in layers]
+    if len(set(stems)) < len(stems):
+        raise LegendError(f"two maps would be called {max(stems, key=stems.count)}.tif; rename one of the legends")
     loaded = weights.load(request.weights)
     engine = encode.Engine(loaded.encoder, request.device)
     questions = tuple(_question(legend, loaded, request, engine) for legend in asked)
     tiles = grid.tiles(request.area)
-    return Job(request, tiles, engine, questions, _layers(asked, request), loaded)
+    return Job(request, tiles, engine, questions, layers, loaded)
 
 
 def _with_base(request: Request) -> tuple[Legend, ...]:
