@@ -1,0 +1,7 @@
+"""Simulated Sentinel-2: labelled pixel series for training, and a landscape with known truth for the demo and tests."""
+
+from geomap.simulate.archive import Archive, write_archive
+from geomap.simulate.landscape import Landscape, landscape
+from geomap.simulate.series import Series, simulate
+
+__all__ = ["Archive", "Landscape", "Series", "landscape", "simulate", "write_archive"]

@@ -1,0 +1,172 @@
+"""The table of covers and climates (`covers.toml`), checked and laid out as arrays that many pixels are drawn from."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from geomap.simulate.spectra import SURFACES, Array
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"{pair[0]:g} must not exceed {pair[1]:g}")
+    return pair
+
+
+Pair = Annotated[tuple[float, float], AfterValidator(_ordered)]
+Months = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)]
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class Season(BaseModel):
+    """A growth and decline of a canopy; pairs are the limits of uniform draws, days those of the year."""
+
+    model_config = _STRICT
+    lai: Pair
+    up: Pair = (-900, -800)
+    rise: Pair = (10, 20)
+    down: Pair = (1200, 1300)
+    drop: Pair = (10, 20)
+    ripe: Pair = (0, 0)
+    straw: Pair = (0, 0)
+    cab: Pair = (26, 50)
+    brown: Pair = (0.0, 0.25)
+    water: Pair = (0.008, 0.025)
+    matter: Pair = (0.004, 0.01)
+    layers: Pair = (1.4, 2.1)
+    angle: Pair = (40, 65)
+    p: float = 1.0
+
+
+FIELDS: Final = tuple(Season.model_fields)[:-1]
+"""Names of the drawn values of a season, in the order of the last axis of Layer.low and Layer.high."""
+
+
+class Climate(BaseModel):
+    """Where a pixel lies: sun, warmth (as a shift of days), cloud, snow and drought."""
+
+    model_config = _STRICT
+    bioregion: int
+    latitude: float
+    shift: Pair
+    clear: Months
+    snow: Months
+    drought: Pair
+    dry_days: tuple[Pair, Pair]
+    wet: Months
+    words: tuple[str, ...]
+
+
+class Cover(BaseModel):
+    """A kind of land: its classes, its names and how it looks through the year."""
+
+    model_config = _STRICT
+    key: str
+    landcover: int
+    crop: int
+    landuse: int
+    habitat: int
+    names: tuple[str, ...]
+    climates: tuple[str, ...]
+    weight: float = 1.0
+    upper: tuple[Season, ...]
+    under: tuple[Season, ...] = ()
+    fraction: Pair | None = None
+    withered: Pair = (-0.05, 0.14)
+    shade: Pair = (0, 0)
+    litter: Pair = (0, 0)
+    surface: dict[str, Pair] = {}
+    evergreen: bool = False
+    drought: float = 0.0
+    mowing: tuple[int, int] = (0, 0)
+    rotation: Literal["cereal", "summer", "root"] | None = None
+    spring: bool = False
+    still: float = 0.0
+    flood: tuple[Pair, Pair] | None = None
+    flowers: tuple[Pair, Pair, Pair] | None = None
+
+    @property
+    def woody(self) -> bool:
+        """Whether drought and mowing act on the layer below (trees, bushes) and not on the canopy itself."""
+        return self.fraction is not None
+
+
+class Table(BaseModel):
+    """The whole file."""
+
+    model_config = _STRICT
+    before: dict[str, tuple[Season, ...]]
+    after: dict[str, tuple[Season, ...]]
+    climate: dict[str, Climate]
+    cover: tuple[Cover, ...]
+
+    @model_validator(mode="after")
+    def _known(self) -> Table:
+        keys = [c.key for c in self.cover]
+        if len(set(keys)) < len(keys):
+            raise ValueError("each cover needs its own key")
+        for c in self.cover:
+            unknown = [n for n in c.climates if n not in self.climate]
+            unknown += [n for n in c.surface if n not in SURFACES and n != "soil"]
+            if unknown:
+                raise ValueError(f"cover {c.key}: unknown climate or surface {unknown[0]}")
+        return self
+
+    def index(self, key: str) -> int:
+        """Position of the cover `key`. Raises KeyError."""
+        for i, c in enumerate(self.cover):
+            if c.key == key:
+                return i
+        raise KeyError(key)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Seasons of one layer of all covers: limits (covers, seasons, FIELDS) and probability (covers, seasons)."""
+
+    low: Array
+    high: Array
+    p: Array
+
+    def draw(self, rng: np.random.Generator, cover: NDArray[np.intp]) -> dict[str, Array]:
+        """Values (n, seasons) of every field for covers (n,); an absent season has LAI 0."""
+        low, high = self.low[cover], self.high[cover]
+        values = low + (high - low) * rng.random(low.shape, dtype=np.float32)
+        present = rng.random(low.shape[:2], dtype=np.float32) < self.p[cover]
+        drawn: dict[str, Array] = {name: values[..., i] for i, name in enumerate(FIELDS)}
+        drawn["lai"] = drawn["lai"] * present
+        return drawn
+
+
+@cache
+def table() -> Table:
+    """The table of the package."""
+    return Table.model_validate(tomllib.loads(Path(__file__).with_name("covers.toml").read_text("utf-8")))
+
+
+@cache
+def layers() -> tuple[Layer, Layer]:
+    """(upper, under) of all covers; what comes before and after a crop belongs to the upper layer."""
+    covers = table().cover
+    upper = [
+        c.upper + (table().before["spring"] if c.spring else ()) + table().after.get(c.rotation or "", ())
+        for c in covers
+    ]
+    return _pad(upper), _pad([c.under for c in covers])
+
+
+def _pad(rows: list[tuple[Season, ...]]) -> Layer:
+    """Seasons of each cover side by side; the missing ones never occur."""
+    width = max(map(len, rows))
+    nothing = Season(lai=(0, 0), p=0)
+    grid = [[*row, *[nothing] * (width - len(row))] for row in rows]
+    limits = np.array([[[getattr(s, f) for f in FIELDS] for s in row] for row in grid], np.float32)
+    return Layer(limits[..., 0], limits[..., 1], np.array([[s.p for s in row] for row in grid], np.float32))

@@ -1,0 +1,159 @@
+"""The training loop: AdamW, warm-up and cosine, seeded; and `train`, from a configuration to a folder of weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from geomap import legend, text, weights
+from geomap.model import CONFIGS, PixelEncoder
+from geomap.train import captions, evaluate, samples
+from geomap.train.config import TrainConfig
+from geomap.train.config import read as read_config
+from geomap.train.loss import CaptionLoss
+from geomap.train.real import READERS, RealSet
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, steps done, steps in all)."""
+
+MAX_GRADIENT = 1.0
+LOG_EVERY = 50  # steps
+
+
+def train(config: Path | TrainConfig, out: Path, progress: Progress | None = None) -> weights.Card:
+    """Train an encoder as configured and save it, with class vectors of the built-in legends, in `out`.
+
+    Args:
+        config: the run, or the path of its YAML file.
+        out: folder of the weights, made where absent; written to at the end only.
+        progress: called after every step.
+
+    Results repeat to the bit on the same machine and number of threads. With `evaluation` in the configuration, an
+    encoder is trained without each real set first, and the logit scale is the one that suits those left-out sets.
+
+    Raises:
+        ConfigError: an unknown key, a value out of range, or a real set whose file is missing.
+        WeightsError: an unknown text space.
+    """
+    if isinstance(config, Path):
+        config = read_config(config)
+    torch.set_num_threads(config.threads)
+    real = [READERS[name](Path(path)) for name, path in config.real.items()]
+    tower = text.tower(config.text_space)
+    levels = captions.make_levels(tower)
+    pool = samples.simulated_pool(np.random.default_rng(config.seed), config.simulated)
+    metrics: dict[str, Any] = {}
+    if config.evaluation:
+        metrics = _left_out(config, pool, real, levels, tower, progress)
+    encoder = fit(config, pool, real, levels, config.steps, _named("train", progress))
+    held = samples.simulated_pool(np.random.default_rng([config.seed, 1]), config.held_out)
+    metrics["simulated_held_out"] = evaluate.score(encoder, held, tower)
+    scale = metrics.pop("logit_scale", None) or evaluate.fit_scale([(encoder, held)], tower)
+    card = weights.Card(
+        name=config.name, title=config.title, version=config.version, licence=config.licence,
+        encoder=weights.card_fields(encoder.cfg), text_space=config.text_space, logit_scale=scale,
+        training=sources(config, real), recipe=config.recipe, metrics=metrics, limits=config.limits,
+    )  # fmt: skip
+    known = [legend.load(name) for name in legend.builtin_names()]
+    return weights.save(out, encoder, card, {k.digest: text.class_vectors(k, tower) for k in known})
+
+
+def _left_out(
+    config: TrainConfig,
+    pool: samples.Pool,
+    real: Sequence[RealSet],
+    levels: Sequence[captions.Level],
+    tower: text.TextTower,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Scores of every real set by an encoder that has not seen it, for the card."""
+    steps = config.evaluation.steps if config.evaluation else config.steps
+
+    def fit_without(left: str, others: Sequence[RealSet]) -> PixelEncoder:
+        return fit(config, pool, others, levels, steps, _named(f"evaluate without {left}", progress))
+
+    return evaluate.leave_one_out(real, fit_without, tower)
+
+
+def _named(stage: str, progress: Progress | None) -> Callable[[int, int], None]:
+    return (lambda done, total: progress(stage, done, total)) if progress else (lambda done, total: None)
+
+
+def sources(config: TrainConfig, real: Sequence[RealSet]) -> tuple[weights.TrainingSource, ...]:
+    """What the card says about the samples."""
+    simulated = weights.TrainingSource(
+        name="geomap.simulate", kind="simulated", samples=config.simulated, licence="Apache-2.0",
+        note="PROSAIL canopies and surface spectra on estimated calendars, calibrated to class medians of the measured"
+        " sets",
+    )  # fmt: skip
+    licence = "MIT (WorldCereal repository); contains modified Copernicus Sentinel-2 data"
+    measured = [weights.TrainingSource(name=r.name, kind="measured", samples=len(r), licence=licence) for r in real]
+    return simulated, *measured
+
+
+def fit(
+    config: TrainConfig,
+    pool: samples.Pool,
+    real: Sequence[RealSet],
+    levels: Sequence[captions.Level],
+    steps: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PixelEncoder:
+    """An encoder trained for `steps` on a simulated pool and real sets, in eval mode."""
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng([config.seed, 7])
+    encoder = PixelEncoder(
+        replace(CONFIGS[config.encoder], dropout=config.dropout),
+        torch.tensor(weights.Q_LOW),
+        torch.tensor(weights.Q_HIGH),
+    ).train()
+    torch.nn.init.normal_(encoder.position, std=0.02)
+    torch.nn.init.normal_(encoder.cls, std=0.02)
+    loss_of = CaptionLoss()
+    optimiser = torch.optim.AdamW(
+        [*encoder.parameters(), *loss_of.parameters()], lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, config.warmup))
+    real_pools = [samples.real_pool(r) for r in real]
+    months = torch.arange(12)
+    smooth = math.nan
+    for step in range(steps):
+        batch = samples.draw_batch(rng, pool, real_pools, config.batch, config.real_share, config.augment)
+        vectors, labels = _targets(rng, batch, levels)
+        loss = loss_of(encoder(batch.dn, batch.valid, months), vectors, labels, config.levels.model_dump())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT)
+        optimiser.step()
+        schedule.step()
+        smooth = loss.item() if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss.item()
+        if step % LOG_EVERY == 0:
+            log.info("step %d of %d: loss %.3f", step, steps, smooth)
+        progress(step + 1, steps)
+    log.info("trained %d steps: loss %.3f, logit scale %.1f", steps, smooth, loss_of.scale.item())
+    return encoder.eval()
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate at a step: linear warm-up, then a cosine to zero."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _targets(
+    rng: np.random.Generator, batch: samples.Batch, levels: Sequence[captions.Level]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Class vectors of a fresh caption draw and the class of every row, by level."""
+    of = {"cover": batch.cover, "climate": batch.climate}
+    return {v.name: v.draw(rng) for v in levels}, {v.name: v.index[of[v.by]] for v in levels}

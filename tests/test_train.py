@@ -1,0 +1,198 @@
+"""Training: configuration, batches, a short run that learns and repeats, and the readers of the real sets."""
+
+import itertools
+import logging
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geomap import legend, text, weights
+from geomap.errors import ConfigError
+from geomap.sentinel2 import BANDS
+from geomap.simulate.covers import table
+from geomap.train import captions, config, evaluate, loop, real, samples
+from geomap.train.config import Augment, TrainConfig
+from geomap.train.loss import MAX_SCALE, CaptionLoss
+
+REPOSITORY = Path(__file__).parents[1]
+MINIMAL = "name: tiny\ntitle: Tiny\nlicence: Apache-2.0\n"
+
+
+class LetterTower:
+    """A text tower made of letter counts: no model to load, and different captions differ."""
+
+    space = text.MINILM_SPACE
+    dim = 384
+
+    def encode(self, prompts: list[str]) -> torch.Tensor:
+        vectors = torch.zeros(len(prompts), self.dim)
+        for row, prompt in zip(vectors, prompts, strict=True):
+            for a, b in itertools.pairwise(prompt):
+                row[(ord(a) * 31 + ord(b)) % self.dim] += 1
+        return torch.nn.functional.normalize(vectors + 0.01, dim=-1)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    monkeypatch.setattr(text, "tower", lambda space: LetterTower())
+    return TrainConfig(
+        name="tiny", title="Tiny", licence="Apache-2.0", simulated=400, steps=25, batch=64, warmup=5, held_out=300
+    )
+
+
+def parse(tmp_path: Path, content: str) -> TrainConfig:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    return config.read(path)
+
+
+def test_default_configuration_is_valid() -> None:
+    default = config.read(REPOSITORY / "pipelines" / "train_default.yaml")
+    assert default.name == "default"
+    assert set(default.real) == set(real.READERS)
+    assert default.limits
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    read = parse(tmp_path, MINIMAL + "real:\n  corsica: data/c.parquet\n")
+    assert read.real == {"corsica": str(tmp_path / "data" / "c.parquet")}
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (MINIMAL + "stepz: 3\n", "stepz"),
+        (MINIMAL + "augment:\n  blur: 1\n", "augment.blur"),
+        (MINIMAL + "real:\n  atlantis: a.npz\n", "real.atlantis"),
+        (MINIMAL + "real_share: 1.5\n", "real_share"),
+        (MINIMAL + "steps: 0\n", "steps"),
+        ("title: no name\nlicence: x\n", "name"),
+        ("- a list\n", "file"),
+        (MINIMAL + "seed: !!python/object/apply:os.getcwd []\n", "YAML"),
+        ("a: [1, 2\n", "YAML"),
+    ],
+)
+def test_bad_configurations_are_refused_by_name(tmp_path: Path, content: str, named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as e:
+        parse(tmp_path, content)
+    assert "\n" not in str(e.value)
+
+
+def test_absent_files_are_named(tmp_path: Path, tiny: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="train_default"):
+        config.read(tmp_path / "none.yaml")
+    lost = tiny.model_copy(update={"real": {"corsica": str(tmp_path / "lost.parquet")}})
+    with pytest.raises(ConfigError, match=r"lost\.parquet"):
+        loop.train(lost, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
+
+
+def test_short_training_learns_repeats_and_loads(
+    tmp_path: Path, tiny: TrainConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    with caplog.at_level(logging.INFO, logger="geomap.train.loop"):
+        loop.train(tiny, tmp_path / "a", lambda stage, done, total: steps.append(done))
+    losses = [r.args[2] for r in caplog.records if len(r.args) == 3 and "step %d of" in r.msg]
+    assert steps == list(range(1, 26))
+    loop.train(tiny, tmp_path / "b")
+    assert len(losses) == 25
+    assert losses[-1] < losses[0] - 0.3  # from about the logarithm of the number of classes
+    one, two = ((tmp_path / d / weights.MODEL_FILE).read_bytes() for d in "ab")
+    assert one == two
+    loaded = weights.load(str(tmp_path / "a"))
+    assert loaded.card.metrics["simulated_held_out"]["landcover"]["samples"] > 200
+    assert set(loaded.class_vectors) == {legend.load(n).digest for n in legend.builtin_names()}
+    assert [s.kind for s in loaded.card.training] == ["simulated"]
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    rates = [loop.rate(s, 100, 10) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == 1
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.001
+
+
+def test_loss_is_that_of_a_softmax_over_cosines() -> None:
+    loss_of = CaptionLoss()
+    loss_of.log_scale.data.fill_(np.log(10.0))
+    vectors = {"a": torch.eye(2), "b": torch.eye(2)}
+    labels = {"a": torch.tensor([0]), "b": torch.tensor([-1])}  # no class at level b
+    got = loss_of(torch.tensor([[0.6, 0.8]]), vectors, labels, {"a": 1.0, "b": 1.0})
+    p = np.exp([6.0, 8.0]) / np.exp([6.0, 8.0]).sum()
+    smoothed = -(0.99 * np.log(p[0]) + 0.01 * np.log(p[1]))
+    assert got.item() == pytest.approx(smoothed / 2, rel=1e-5)
+    loss_of.log_scale.data.fill_(9.0)
+    assert loss_of.scale.item() == MAX_SCALE
+
+
+def test_augmentation_keeps_at_least_three_months_and_never_adds_one() -> None:
+    rng = np.random.default_rng(0)
+    valid = rng.random((2000, 12)) < 0.9
+    valid[:, 0] = True
+    kept = samples.keep_months_np(rng, valid, Augment(some_months=0.5, window=0.5))
+    assert not (kept & ~valid).any()
+    assert kept.any(1).all()
+    full = samples.keep_months_np(rng, np.ones((2000, 12), bool), Augment(some_months=0.5, window=0.5))
+    assert set(np.unique(full.sum(1))) == set(range(3, 12))
+    untouched = samples.keep_months_np(rng, valid, Augment(some_months=0.0, window=0.0))
+    assert np.array_equal(untouched, valid)
+
+
+def test_batches_mix_real_and_simulated_series() -> None:
+    rng = np.random.default_rng(0)
+    simulated = samples.simulated_pool(rng, 300)
+    known = real.RealSet(
+        "toy", np.full((10, 12, 10), 1234, np.uint16), np.ones((10, 12), bool), np.array(["maize"] * 10), "atlantic"
+    )
+    none = Augment(some_months=0, window=0, gain=0, band_gain=0, offset=0, shift=0)
+    batch = samples.draw_batch(rng, simulated, [samples.real_pool(known)], 100, 0.3, none)
+    assert batch.dn.shape == (100, 12, 10)
+    assert (batch.dn == 1234).all(dim=2).all(dim=1).sum() == 30
+    assert (batch.cover[:30] == table().index("maize")).all()
+
+
+def test_typed_names_are_not_training_captions() -> None:
+    seen = {c.casefold() for group in captions.cover_captions() for c in group}
+    for name in legend.builtin_names():
+        known = legend.load(name)
+        seen |= {p.casefold() for c in known.classes for p in (c.name, *c.prompts)}
+    assert not {name.casefold() for name in evaluate.TYPED.values()} & seen
+    assert set(evaluate.TYPED) <= {c.key for c in table().cover}
+
+
+def test_scores_by_hand() -> None:
+    got = evaluate.accuracy(np.array([1, 1, 1, 2]), np.array([1, 1, 2, 2]))
+    assert got == {"accuracy": 0.75, "macro_f1": pytest.approx((0.8 + 2 / 3) / 2, abs=1e-3)}
+
+
+def test_readers_give_months_from_january_in_one_layout(shared: Path) -> None:
+    flanders = real.read_flanders(shared / "data" / "patch_belgium_2019" / "series.npz")
+    corsica = real.read_corsica(shared / "data" / "points" / "corsica_2022.parquet")
+    africa = real.read_east_africa(shared / "data" / "points" / "east_africa_2017.parquet")
+    assert Counter(flanders.cover.tolist()) == {
+        "pasture": 1387, "winter_wheat": 1378, "maize": 413, "winter_barley": 294, "sugar_beet": 154,
+        "spring_barley": 72, "potato": 27,
+    }  # fmt: skip
+    assert Counter(corsica.cover.tolist())["vineyard"] == 47
+    assert Counter(africa.cover.tolist())["sorghum"] == 306
+    for r in (flanders, corsica, africa):
+        assert r.dn.shape == (len(r), 12, len(BANDS))
+        assert r.dn.dtype == np.uint16
+        assert (r.dn[r.valid] > 0).all()
+        assert {c.key for c in table().cover} >= set(r.cover.tolist())
+    red, nir = BANDS.index("B04"), BANDS.index("B08")
+
+    def ndvi(r: real.RealSet, key: str) -> np.ndarray:
+        x = np.median(r.dn[r.cover == key].astype(float), axis=0)
+        return (x[:, nir] - x[:, red]) / (x[:, nir] + x[:, red])
+
+    assert ndvi(flanders, "maize").argmax() + 1 in (7, 8)
+    assert ndvi(flanders, "winter_wheat")[:7].argmax() + 1 in (4, 5)
+    assert ndvi(africa, "sorghum").argmax() + 1 in (8, 9)
+    assert ndvi(corsica, "dry_grassland").argmin() + 1 in (7, 8, 9)
