@@ -21,7 +21,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geomap.errors import HrefError, InputError, NoScenesError
 from geomap.granules import Granule, bounding_box, read_granule, unique
-from geomap.hrefs import HrefPolicy, check_href, named
+from geomap.hrefs import HrefPolicy, check_href, named, without_secrets
 from geomap.offset import OffsetPolicy, decide_offset
 from geomap.providers import PRESETS, PROVIDERS, Provider, describe, recognise
 from geomap.stac import landing_page, read_items, search_items
@@ -123,13 +123,17 @@ def _source(stac: str, collection: str | None, allow_hosts: tuple[str, ...]) -> 
         providers = PRESETS[stac]
         return _Source(f"{stac} ({providers[0].url})", providers[0].url, providers, collection, allow_hosts, True)
     everyone = tuple(PROVIDERS.values())
-    if stac.startswith(("http://", "https://")):
+    if stac.lower().startswith(("http://", "https://")):
         url = landing_page(stac)
-        return _Source(url, url, everyone, collection, allow_hosts)
-    if not Path(stac).exists():
+        return _Source(without_secrets(url), url, everyone, collection, allow_hosts)
+    try:
+        found = Path(stac).exists()
+    except OSError as error:  # a folder that may not be read, a name too long
+        raise InputError(f"cannot read the item file {without_secrets(stac)!r}: {error.strerror}") from None
+    if not found:
         raise InputError(
-            f"no catalogue or file {stac!r}: type {', '.join(PRESETS)}, the http(s) URL of a STAC API, "
-            "or the path of a STAC item file"
+            f"no catalogue or file {without_secrets(stac)!r}: type {', '.join(PRESETS)}, the http(s) URL of a STAC "
+            "API, or the path of a STAC item file"
         )
     return _Source(stac, Path(stac), everyone, collection, allow_hosts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -41,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From an area of interest to labelled Sentinel-2 maps.\n\n"
     "Try `geomap demo` first: it needs no network. Then map a place of your own:\n\n"
-    '`geomap map "4.40,50.85,4.45,50.88" --year 2023 --stac earth-search --out leuven`',
+    '`geomap map "4.40,50.85,4.45,50.88" --year 2023 --stac earth-search --out brussels`',
 )
 legends_app = typer.Typer(no_args_is_help=True, help="Legends that come with geomap, and how to write one.")
 weights_app = typer.Typer(no_args_is_help=True, help="Weights that come with geomap: what they are and how good.")
@@ -96,8 +98,8 @@ def map_command(
     collection: Annotated[str | None, typer.Option(help="STAC collection, where the catalogue has several.")] = None,
     max_cloud: Annotated[float, typer.Option(min=0, max=100, help="Skip scenes cloudier than this, percent.")] = 100,
     min_clear_months: Annotated[
-        int, typer.Option(min=1, max=12, help="Pixels with fewer clear months are not mapped.")
-    ] = 3,
+        int | None, typer.Option(min=1, max=12, help="Pixels with fewer clear months are not mapped. [default: 3]")
+    ] = None,
     min_confidence: Annotated[
         float, typer.Option(min=0, max=100, help="Percent; pixels below become class 255, Unclassified.")
     ] = 0,
@@ -120,7 +122,7 @@ def map_command(
     run.json, STAC items and SHA256SUMS into --out. Open the .tif files in QGIS.
 
     Examples:
-    `geomap map "4.40,50.85,4.45,50.88" --year 2023 --legend landcover --legend crops --out leuven`
+    `geomap map "4.40,50.85,4.45,50.88" --year 2023 --legend landcover --legend crops --out brussels`
 
     `geomap map farm.geojson --start 2022-10 --classes "vineyard, olive grove, maize field" --out farm`
     """
@@ -144,7 +146,7 @@ def map_command(
             max_cloud=max_cloud,
             offset=offset.value,
             allow_hosts=tuple(allow_host or ()),
-            min_clear_months=min(min_clear_months, months),
+            min_clear_months=min(3, months) if min_clear_months is None else min_clear_months,
             min_confidence=min_confidence / 100,
             within=base,
             device=device,
@@ -227,17 +229,26 @@ def legends_list() -> None:
 
 
 @legends_app.command("show")
-def legends_show(name: Annotated[str, typer.Argument(help="Built-in legend or .toml file.")]) -> None:
-    """Classes, colours and prompts of a legend."""
+def legends_show(
+    name: Annotated[str, typer.Argument(help="Built-in legend or .toml file.")],
+    toml: Annotated[bool, typer.Option(help="Print the file itself: the start of a legend of your own.")] = False,
+) -> None:
+    """Classes, colours and prompts of a legend.
+
+    To make your own: `geomap legends show landcover --toml > mine.toml`, edit it, then `map AOI --legend mine.toml`.
+    """
     with _errors_to_exit_code():
         from geomap import legend as legends
 
+        if toml:
+            print(legends.source(name), end="")
+            return
         found = legends.load(name)
-        table = Table("id", "", "class", "prompts", title=found.title)
+        table = Table("id", "", "class", "prompts", title=escape(found.title))
         for c in found.classes:
-            table.add_row(str(c.id), f"[on {c.colour}]  [/]", c.name, "; ".join(c.prompts))
+            table.add_row(str(c.id), f"[on {c.colour}]  [/]", escape(c.name), escape("; ".join(c.prompts)))
         for p in found.prompts:
-            table.add_row(f"{p.rating:g}", "", "", p.text)
+            table.add_row(f"{p.rating:g}", "", "", escape(p.text))
         out_console.print(table)
 
 
@@ -249,7 +260,7 @@ def weights_list() -> None:
     table = Table("weights", "title", "text tower")
     for name in store.names():
         card = store.read_card(store.locate(name))
-        table.add_row(name, card.title, card.text_space)
+        table.add_row(name, escape(card.title), card.text_space)
     out_console.print(table)
 
 
@@ -272,16 +283,21 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Entry point: every foreseen error is one line on stderr and its exit code."""
+    code: int | None
     try:
         code = app(_negative_numbers(sys.argv[1:]), standalone_mode=False)
     except _UsageError as e:
         context = getattr(e, "ctx", None)
-        _say(f"{_usage(e)}; see {context.command_path if context else 'geomap'} --help")
+        if _usage(e):  # none where no command was given: its help has been printed
+            _say(f"{_usage(e)}; see {context.command_path if context else 'geomap'} --help")
         code = InputError.exit_code
     except typer.Abort:
         _say("stopped")
         code = 130
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # reads that still wait for a server must not hold the exit; what is on disk is whole
 
 
 def _negative_numbers(args: list[str]) -> list[str]:
@@ -306,6 +322,9 @@ def _errors_to_exit_code() -> Iterator[None]:
     except KeyboardInterrupt as e:
         _say("stopped; the same command resumes")
         raise typer.Exit(130) from e
+    except OSError as e:
+        _say(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+        raise typer.Exit(1) from e
 
 
 def _say(message: str) -> None:
@@ -379,6 +398,11 @@ def _print_estimate(e: run.Estimate) -> None:
 
 
 def _print_result(result: run.Result) -> None:
+    if not result.seconds:
+        note = "was complete already and is left as it is; choose another --out to look for new scenes"
+        err_console.print(f"{result.directory} {note}", markup=False, highlight=False, soft_wrap=True)
+    elif result.resumed:
+        err_console.print(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run", highlight=False)
     for layer in result.layers:
         if layer.kind == "classes":
             out_console.print(_class_table(layer, result.statistics))
@@ -399,13 +423,13 @@ def _class_table(layer: Layer, statistics: Mapping[str, Statistics]) -> Table:
     counts = statistics[layer.stem].counts
     total = sum(counts.values()) or 1
     confidence = statistics[f"{layer.stem}_confidence"].mean
-    title = f"{layer.description}" + ("" if confidence is None else f" (mean confidence {confidence:.0f} %)")
+    title = escape(layer.description) + ("" if confidence is None else f" (mean confidence {confidence:.0f} %)")
     table = Table("id", "", "class", "hectares", "percent", title=title)
     present = sorted((c for c in layer.classes if counts.get(c.value)), key=lambda c: -counts[c.value])
     for c in present[:MANY_CLASSES]:
         n = counts[c.value]
         row = (f"{n * HECTARES_PER_PIXEL:,.2f}", f"{n / total:.1%}")
-        table.add_row(str(c.value), f"[on {c.colour}]  [/]", c.name, *row)
+        table.add_row(str(c.value), f"[on {c.colour}]  [/]", escape(c.name), *row)
     rest = sum(counts[c.value] for c in present[MANY_CLASSES:])
     if rest:
         others = f"{len(present) - MANY_CLASSES} more classes"

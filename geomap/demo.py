@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import from_bounds
 
-from geomap import grid, simulate
+from geomap import encode, files, grid, simulate
 from geomap import legend as legends
 from geomap.run import Estimate, Progress, Request, Result, map_area
 from geomap.types import Period
@@ -33,7 +34,13 @@ class Agreement:
 def run_demo(
     out: Path, device: str, progress: Progress, on_estimate: Callable[[Estimate], None]
 ) -> tuple[Result, tuple[Agreement, ...]]:
-    """Simulate scenes into `out`/scenes, map them into `out`/maps, and compare. Raises as run.map_area."""
+    """Simulate scenes into `out`/scenes, map them into `out`/maps, and compare. Raises as run.map_area.
+
+    Maps of an earlier demonstration are removed: it may have been another version's.
+    """
+    encode.pick_device(device)
+    if (out / "maps" / files.STATE).is_dir():
+        shutil.rmtree(out / "maps")
     progress("simulate", 0, 1)
     archive = simulate.write_archive(out / "scenes", year=YEAR)
     progress("simulate", 1, 1)

@@ -6,6 +6,7 @@ holds. DNs go to the device as uint16; scaling happens there.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 
@@ -91,10 +92,9 @@ def pick_device(name: str) -> torch.device:
     """`auto` is the first CUDA device, else the CPU. Raises InputError for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as e:
-        raise InputError(f"unknown device {name!r}; use auto, cpu or cuda") from e
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError("no CUDA device here; use --device cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise InputError(f"unknown device {name!r}; use auto, cpu, cuda or cuda:1")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"no CUDA device {name} here; use --device cpu")
     return device

@@ -60,6 +60,10 @@ class TemporaryError(GeomapError):
     exit_code = 75
 
 
+class BusyError(TemporaryError):
+    """Another run holds the output directory."""
+
+
 class CatalogUnavailableError(TemporaryError):
     """The catalogue does not answer, or answers with a server error."""
 

@@ -147,25 +147,31 @@ def verify(directory: Path) -> tuple[str, ...]:
         One line for each problem: a missing or changed file, a map that is not listed, a list that is missing or
         broken. Empty where all is well.
     """
-    sums = directory / SUMS
-    if not sums.is_file():
+    if not (directory / SUMS).is_file():
         return (f"{SUMS}: missing, so the run did not finish",)
-    problems: list[str] = []
-    known: set[str] = set()
-    for number, line in enumerate(sums.read_text("utf-8", "replace").splitlines(), start=1):
-        match = _LINE.fullmatch(line)
-        if match is None:
-            problems.append(f"{SUMS}: line {number} is not a sha256 and a name")
-            continue
-        digest, name = match.groups()
-        known.add(name)
-        problems += _problem(directory, name, digest)
+    known = dict(_sums(directory))
+    problems = [line for name, digest in known.items() for line in _problem(directory, name, digest)]
     maps = (name for name in _listed(directory) if name.endswith(".tif"))
     return (*problems, *(f"{name}: not listed in {SUMS}" for name in maps if name not in known))
 
 
+def damaged_maps(directory: Path) -> tuple[str, ...]:
+    """Maps of a finished run that are missing or changed, as verify says it; edited styles and added files are not."""
+    sums = _sums(directory)
+    return tuple(line for name, digest in sums if name.endswith(".tif") for line in _problem(directory, name, digest))
+
+
+def _sums(directory: Path) -> Iterator[tuple[str, str]]:
+    """(name, sha256) of each line of SHA256SUMS; a broken line is a file that cannot match."""
+    for number, line in enumerate((directory / SUMS).read_text("utf-8", "replace").splitlines(), start=1):
+        match = _LINE.fullmatch(line)
+        yield (match[2], match[1]) if match else (f"line {number}", "")
+
+
 def _problem(directory: Path, name: str, digest: str) -> list[str]:
     path = directory / name
+    if not digest:
+        return [f"{SUMS}: {name} is not a sha256 and a name"]
     if not _inside(directory, name):
         return [f"{name}: outside the directory, not read"]
     if not path.is_file():

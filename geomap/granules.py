@@ -115,7 +115,7 @@ def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
         epsg=_epsg([properties, *assets.values()], tile),
         footprint=_footprint(item),
         assets={band: _asset(asset) for band, asset in assets.items()},
-        link=next((link["href"] for link in item.get("links") or [] if link.get("rel") == "self"), None),
+        link=next((str(link["href"]) for link in item.get("links") or [] if link.get("rel") == "self"), None),
         baseline=None if baseline is None else str(baseline),
         offset_flag=flag if isinstance(flag, bool) else None,
         generated=_time(generated) if generated else _LONG_AGO,

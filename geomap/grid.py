@@ -8,6 +8,10 @@ neighbouring zones neither overlap nor leave a gap.
 
 from __future__ import annotations
 
+import functools
+import io
+import itertools
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -18,7 +22,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj import Geod, Transformer
-from shapely.geometry import MultiPolygon, Polygon, box
+from pyproj.exceptions import ProjError
+from shapely.geometry import GeometryCollection, MultiPolygon, box
 from shapely.geometry.base import BaseGeometry
 
 from geomap.errors import AoiError
@@ -37,7 +42,12 @@ MIN_LATITUDE: Final = -80.0
 _TILE_M = TILE_PX * RESOLUTION
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BBOX = re.compile(rf"^\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}$")
-_WKT = re.compile(r"^\s*(?:SRID=\d+;)?\s*(?:MULTI)?POLYGON\b|^\s*GEOMETRYCOLLECTION\b", re.IGNORECASE)
+_WKT = re.compile(r"^\s*(?:SRID=(\d+);)?\s*((?:(?:MULTI)?POLYGON|GEOMETRYCOLLECTION)\b.*)$", re.IGNORECASE | re.DOTALL)
+_GEOJSON_TYPES = ("Polygon", "MultiPolygon", "GeometryCollection", "Feature", "FeatureCollection")
+_EDGE_M = 1000.0  # m; a straight edge this long and its image in degrees part by 0.02 m at 45 N, 0.1 m at 78 N
+_FARTHEST_M = 1e8  # m; no projected coordinate is larger, zone numbers in false eastings included
+_LATITUDES = (-80, 0, 56, 64, 72, 84)  # degrees; zones change at these and at multiples of 3 degrees of longitude
+_STRIDE = 32  # pixels between the first few looked at in a tile on a border
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +67,22 @@ _LAST_LONGITUDE = np.nextafter(180, 0)  # 180 itself is zone 1, as -180
 
 
 def parse_area(text: str) -> Area:
-    """An AOI from "minx,miny,maxx,maxy", WKT, or the path of a GeoJSON, GPKG or Shapefile.
+    """An AOI from "minx,miny,maxx,maxy", WKT, GeoJSON text, or the path of a GeoJSON, GPKG or Shapefile.
 
     Raises:
         AoiError: the text is none of these, or the area is empty, crosses itself, lies outside UTM or is too large.
     """
     if _BBOX.match(text):
         geometry = _from_bbox([float(v) for v in text.split(",")])
-    elif _WKT.match(text):
-        geometry = _from_wkt(text)
-    elif Path(text).exists():
-        geometry = _from_file(Path(text))
+    elif wkt := _WKT.match(text):
+        geometry = _from_wkt(wkt[2], srid=wkt[1])
+    elif text.lstrip().startswith("{"):
+        geometry = _from_geojson(text)
+    elif _exists(text):
+        geometry = _from_table(Path(text), f"the area file {text}")
     else:
         raise AoiError(
-            f"cannot read the area {text!r}: give minx,miny,maxx,maxy in degrees, WKT, "
+            f"cannot read the area {_short(text)}: give minx,miny,maxx,maxy in degrees, WKT or GeoJSON polygons, "
             "or the path of a .geojson, .gpkg or .shp file"
         )
     return _checked(geometry)
@@ -95,15 +107,16 @@ def tiles(area: Area) -> tuple[Tile, ...]:
     """Tiles that hold pixels of the area, ordered by zone, then north to south, west to east."""
     found = []
     for epsg in _zones(area):
-        region = _in_zone(area, epsg)
+        region = MultiPolygon(_parts(_in_zone(area, epsg, _territory(epsg)), polygons_only=True))
         if region.is_empty:
             continue
-        outer = _snap(region.bounds)
+        west, south, east, north = (v / _TILE_M for v in region.bounds)
+        outer = _snap(_in_zone(area, epsg, _neighbourhood(epsg)).bounds)  # a tile is cut to the area, not the zone
         shapely.prepare(region)
-        for row in range(math.floor(outer[1] / _TILE_M), math.ceil(outer[3] / _TILE_M)):
-            for col in range(math.floor(outer[0] / _TILE_M), math.ceil(outer[2] / _TILE_M)):
+        for row in range(math.floor(south), math.ceil(north)):
+            for col in range(math.floor(west), math.ceil(east)):
                 tile = _cut(epsg, col, row, outer)
-                if tile and region.intersects(box(*tile.grid.bounds)) and inside(area, tile.grid).any():
+                if tile and _holds_pixels(area, region, tile.grid):
                     found.append(tile)
     if not found:
         raise AoiError("the area holds no 10 m pixel; give a larger one")
@@ -121,17 +134,10 @@ def mosaic_grid(parts: tuple[Grid, ...]) -> Grid:
 
 def inside(area: Area, grid: Grid) -> NDArray[np.bool_]:
     """(y, x) True where a pixel's centre lies in the area and belongs to the grid's zone."""
+    shapely.prepare(area.geometry)
     if _wholly_inside(area, grid):
         return np.ones(grid.shape, bool)
-    step = grid.resolution
-    x = grid.west + step * (np.arange(grid.width) + 0.5)
-    y = grid.north - step * (np.arange(grid.height) + 0.5)
-    xx, yy = np.meshgrid(x, y)
-    lon, lat = Transformer.from_crs(grid.epsg, 4326, always_xy=True).transform(xx, yy)
-    shapely.prepare(area.geometry)
-    mine = zone_epsg(lon, lat) == grid.epsg
-    mask: NDArray[np.bool_] = mine & shapely.contains_xy(area.geometry, lon, lat)
-    return mask
+    return _inside_every(1, area, grid)
 
 
 def lonlat_box(grid: Grid) -> tuple[float, float, float, float]:
@@ -142,11 +148,37 @@ def lonlat_box(grid: Grid) -> tuple[float, float, float, float]:
 
 
 def _wholly_inside(area: Area, grid: Grid) -> bool:
-    """Whether a glance shows that every pixel is inside: the area holds the grid's box and one zone owns it."""
+    """Whether a glance shows that every pixel is inside: the area and the zone's territory hold the grid's box."""
     west, south, east, north = lonlat_box(grid)
-    owners = zone_epsg(np.array([west, west, east, east]), np.array([south, north, south, north]))
-    one_degree = math.floor(west) == math.floor(east) and math.floor(south) == math.floor(north)
-    return one_degree and bool((owners == grid.epsg).all()) and area.geometry.contains(box(west, south, east, north))
+    frame = box(west, south, east, north)
+    return west < east and bool(_territory(grid.epsg).contains(frame)) and bool(area.geometry.contains(frame))
+
+
+def _inside_every(stride: int, area: Area, grid: Grid) -> NDArray[np.bool_]:
+    """(ceil(y / stride), ceil(x / stride)) `inside` at every stride-th pixel of a grid."""
+    step = grid.resolution
+    x = grid.west + step * (np.arange(0, grid.width, stride) + 0.5)
+    y = grid.north - step * (np.arange(0, grid.height, stride) + 0.5)
+    xx, yy = np.meshgrid(x, y)
+    lon, lat = Transformer.from_crs(grid.epsg, 4326, always_xy=True).transform(xx, yy)
+    mine = zone_epsg(lon, lat) == grid.epsg
+    mask: NDArray[np.bool_] = mine & shapely.contains_xy(area.geometry, lon, lat)
+    return mask
+
+
+def _holds_pixels(area: Area, region: MultiPolygon, grid: Grid) -> bool:
+    """Whether any pixel of a 10 m grid is inside, given the area's part in the grid's zone, in its CRS.
+
+    Pixel centres lie 5 m from the grid's box and the densified region is true to 1 m, so a box apart from the region
+    or within it needs no look at the pixels.
+    """
+    frame = box(*grid.bounds)
+    if not region.intersects(frame):
+        return False
+    if region.contains(frame):
+        return True
+    shapely.prepare(area.geometry)
+    return bool(_inside_every(_STRIDE, area, grid).any() or inside(area, grid).any())
 
 
 def _from_bbox(values: list[float]) -> BaseGeometry:
@@ -168,28 +200,73 @@ def _from_bbox(values: list[float]) -> BaseGeometry:
     return MultiPolygon([box(west, south, 180, north), box(-180, south, east, north)])  # over the antimeridian
 
 
-def _from_wkt(text: str) -> BaseGeometry:
+def _from_wkt(wkt: str, srid: str | None) -> BaseGeometry:
+    if srid is not None and int(srid) != 4326:
+        raise AoiError(f"the area is in SRID {srid}; give it in EPSG:4326, longitude first")
     try:
-        return shapely.from_wkt(re.sub(r"^\s*SRID=\d+;", "", text))
+        return shapely.from_wkt(wkt)
     except shapely.errors.ShapelyError as e:
-        raise AoiError(f"the area is not valid WKT: {e}") from e
+        raise AoiError(f"the area is not valid WKT: {_line(e)}") from e
 
 
-def _from_file(path: Path) -> BaseGeometry:
+def _from_geojson(text: str) -> BaseGeometry:
+    try:
+        kind = json.loads(text).get("type")
+    except (ValueError, RecursionError) as e:
+        raise AoiError(f"the area {_short(text)} is not valid GeoJSON: {_line(e)}") from e
+    if kind not in _GEOJSON_TYPES:
+        raise AoiError(f"the area is GeoJSON of type {kind!r}; give one of {', '.join(_GEOJSON_TYPES)}")
+    return _from_table(io.BytesIO(text.strip().encode(errors="replace")), "the GeoJSON area")
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError as e:  # a name too long, a folder closed to us
+        raise AoiError(
+            f"cannot read the area {_short(text)}: {e.strerror}; give minx,miny,maxx,maxy in degrees, "
+            "WKT or GeoJSON polygons, or the path of a file that you may read"
+        ) from e
+
+
+def _from_table(source: Path | io.BytesIO, name: str) -> BaseGeometry:
+    """The shapes of a vector file with one layer, in EPSG:4326."""
     import geopandas
 
     try:
-        table: geopandas.GeoDataFrame = geopandas.read_file(path)
+        listed = geopandas.list_layers(source)
+        layers = listed.name[listed.geometry_type.notna()]  # the others are plain tables
+        table = geopandas.read_file(source, layer=int(layers.index[0])) if len(layers) == 1 else None
     except Exception as e:  # pyogrio and GDAL raise many kinds
-        raise AoiError(f"cannot read the area file {path}: {e}; give a GeoJSON, GPKG or Shapefile") from e
-    if table.crs is None:
-        raise AoiError(f"the area file {path} has no coordinate system; set one, for example EPSG:4326")
-    shapes = table.geometry.dropna()
-    if shapes.empty:
-        raise AoiError(f"the area file {path} holds no polygon")
+        raise AoiError(f"cannot read {name}: {_line(e)}; give a GeoJSON, GPKG or Shapefile") from e
+    if len(layers) > 1:
+        raise AoiError(f"{name} has {len(layers)} layers ({', '.join(layers)}); export one to a file of its own")
+    shapes = None if table is None else table.geometry.dropna()
+    if shapes is None or shapes.empty:
+        raise AoiError(f"{name} holds no polygon")
+    if shapes.crs is None:
+        raise AoiError(f"{name} has no coordinate system; set one, for example EPSG:4326")
     for shape in shapes:
-        _require_valid(shape, str(path))
-    return shapely.union_all(shapes.to_crs(4326).to_numpy())
+        _require_valid(shape, name)
+    return GeometryCollection(list(_in_degrees(shapes, name)))
+
+
+def _in_degrees(shapes: geopandas.GeoSeries, name: str) -> geopandas.GeoSeries:
+    """Shapes in EPSG:4326, the straight edges of a projected CRS followed along their curve."""
+    if shapes.crs.equals("EPSG:4326", ignore_axis_order=True):
+        return shapes
+    if not shapes.crs.is_geographic:
+        metres = shapes.crs.axis_info[0].unit_conversion_factor
+        if np.abs(shapes.total_bounds).max() * metres > _FARTHEST_M:
+            raise AoiError(f"{name} has coordinates beyond its coordinate system {shapes.crs.name}")
+        shapes = shapes.segmentize(_EDGE_M / metres)
+    try:
+        moved = shapes.to_crs(4326)
+    except ProjError as e:
+        raise AoiError(f"{name} cannot be brought to EPSG:4326: {_line(e)}") from e
+    if not np.isfinite(moved.total_bounds).all():
+        raise AoiError(f"{name} has coordinates beyond its coordinate system {shapes.crs.name}")
+    return moved.make_valid(method="structure", keep_collapsed=False)  # rings that touch may cross by a rounding
 
 
 def _require_valid(shape: BaseGeometry, where: str) -> None:
@@ -197,12 +274,29 @@ def _require_valid(shape: BaseGeometry, where: str) -> None:
         raise AoiError(f"the polygon of {where} is not valid: {shapely.is_valid_reason(shape)}; repair it first")
 
 
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _parts(geometry: BaseGeometry, *, polygons_only: bool = False) -> list[BaseGeometry]:
+    """The points, lines and polygons of a geometry and of all collections within it; empty ones are left out."""
+    parts = np.array([geometry])
+    while (shapely.get_type_id(parts) > 3).any():  # a collection of some kind
+        parts = shapely.get_parts(parts)
+    return [g for g in parts if not g.is_empty and (g.geom_type == "Polygon" or not polygons_only)]
+
+
 def _checked(geometry: BaseGeometry) -> Area:
     _require_valid(geometry, "the area")
-    polygons = [g for g in shapely.get_parts(geometry, return_index=False) if isinstance(g, Polygon) and not g.is_empty]
-    if not polygons:
-        raise AoiError(f"the area must be a polygon, not {'empty' if geometry.is_empty else geometry.geom_type}")
-    west, south, east, north = shapely.total_bounds(np.array(polygons))
+    parts = _parts(geometry)
+    others = sorted({g.geom_type for g in parts} - {"Polygon"})
+    if others or not parts:
+        raise AoiError(f"the area must be a polygon, not {' and '.join(others) or 'empty'}")
+    west, south, east, north = shapely.total_bounds(np.array(parts))
     if not all(map(math.isfinite, (west, south, east, north))):
         raise AoiError("the area has coordinates that are not numbers")
     if west < -180 or east > 180 or south < -90 or north > 90:
@@ -212,7 +306,7 @@ def _checked(geometry: BaseGeometry) -> Area:
         )
     if south < MIN_LATITUDE or north > MAX_LATITUDE:
         raise AoiError(f"the area reaches latitude {south:g}..{north:g}; UTM grids end at 80 S and 84 N")
-    area = Area(MultiPolygon(polygons))
+    area = Area(MultiPolygon(_parts(shapely.union_all(parts), polygons_only=True)))
     if area.square_km > MAX_AREA_KM2:
         raise AoiError(f"the area has {area.square_km:,.0f} km2, more than {MAX_AREA_KM2:,}; cut it into regions")
     return area
@@ -230,16 +324,32 @@ def _zones(area: Area) -> tuple[int, ...]:
     return tuple(sorted(codes))
 
 
-def _in_zone(area: Area, epsg: int) -> BaseGeometry:
-    """The area's part near a zone, densified, in the zone's CRS; `inside` decides pixel by pixel."""
-    zone, south_half = epsg % 100, epsg > 32700
-    west, east = 6 * zone - 186 - 6, 6 * zone - 180 + 6  # a zone's width to either side holds MGRS's widened zones
-    bottom, top = (-80.0, 0.0) if south_half else (0.0, 84.0)
-    frames = [box(max(west, -180), bottom, min(east, 180), top)]
-    near = shapely.intersection(area.geometry, shapely.union_all(frames))
-    if near.is_empty:
-        return near
-    near = shapely.segmentize(near, 0.05)  # degrees; straight in longitude and latitude, curved in UTM
+@functools.cache
+def _territory(epsg: int) -> BaseGeometry:
+    """The places a zone owns, in degrees: the cells between all borders of zones that `zone_epsg` gives to it."""
+    west = 6 * (epsg % 100) - 186
+    cells = [
+        box(lon, south, lon + 3, north)
+        for south, north in itertools.pairwise(_LATITUDES)
+        for lon in range(west - 3, west + 9, 3)  # MGRS widens a zone by 3 degrees to a side
+        if zone_epsg(np.array(lon + 1.5), np.array((south + north) / 2)) == epsg
+    ]
+    territory = shapely.union_all(cells)
+    shapely.prepare(territory)
+    return territory
+
+
+def _neighbourhood(epsg: int) -> BaseGeometry:
+    """A zone's half of the globe, one zone wider on either side, in degrees."""
+    west = 6 * (epsg % 100) - 186
+    bottom, top = (-80.0, 0.0) if epsg > 32700 else (0.0, 84.0)
+    return box(max(west - 6, -180), bottom, min(west + 12, 180), top)
+
+
+def _in_zone(area: Area, epsg: int, frame: BaseGeometry) -> BaseGeometry:
+    """The area's part in a frame of degrees, densified, in the zone's CRS."""
+    near = shapely.segmentize(shapely.intersection(area.geometry, frame), 0.05)
+    # ^ degrees; straight in longitude and latitude, curved in UTM
     to_zone = Transformer.from_crs(4326, epsg, always_xy=True)
     return shapely.transform(near, lambda xy: np.column_stack(to_zone.transform(xy[:, 0], xy[:, 1])))
 

@@ -9,6 +9,11 @@ GDAL and rasterio treat an href as a small language: inline VRT XML, `vrt://`, `
     local   only for an item file that the user named
 
 A host that is a private, link-local or loopback address, or no public name, must be named by the user.
+
+Not covered: redirects of the servers that hold pixels. GDAL follows them to any host, and GDAL 3.10 has no option
+against it (requests to a catalogue are geomap's own: every hop of those is checked). Nor is a public name that
+resolves to a private address told. Where a catalogue is not trusted, and the machine can reach what others must not,
+let it out only through a proxy that refuses such hosts (GDAL_HTTP_PROXY, HTTPS_PROXY) or behind a firewall.
 """
 
 from __future__ import annotations
@@ -58,13 +63,13 @@ def named(hosts: Iterable[str], schemes: tuple[str, ...] = ("https", "http", "s3
         except ValueError:
             host = ""
         if not _HOST.fullmatch(host):
-            raise InputError(f"{text!r} is not a host name; type it as in example.org")
+            raise InputError(f"{without_secrets(text)!r} is not a host name; type it as in example.org")
         names |= LOOPBACK if host in LOOPBACK else {host}
     return frozenset((scheme, name) for scheme in schemes for name in names)
 
 
 def check_href(href: object, policy: HrefPolicy, *, base: str | None = None) -> str:
-    """The absolute URL or path of a raster asset, if geomap may open it.
+    """The absolute URL or path of a raster asset, if geomap may open it; a local `file:///` URL becomes its path.
 
     Args:
         href: as the item states it.
@@ -76,16 +81,18 @@ def check_href(href: object, policy: HrefPolicy, *, base: str | None = None) -> 
         HrefError: the href is refused; the message shows it without its query string.
     """
     text = _plain(href)
-    match = _SCHEME.match(text)
-    if match is None and ":" not in text:  # a path
-        absolute = text.startswith("/")
-        if base and _SCHEME.match(base) and not (absolute and policy.folder):
+    if ":" not in text and base and _SCHEME.match(base) and not (text.startswith("/") and policy.folder):
+        try:
             text = urljoin(base, text)
-        elif policy.folder is not None:
-            _check_extension(text, text)
-            return str(policy.folder.absolute() / text)
-        else:
+        except ValueError:
+            raise _refused(text, "its item's own address is not a valid URL") from None
+    if policy.folder is not None and text.lower().startswith("file:///"):
+        text = _plain(unquote(text[len("file://") :]))
+    if ":" not in text:  # a path
+        if policy.folder is None:
             raise _refused(text, "a local path, which only an item file of yours may hold")
+        _check_extension(text, text)
+        return str(policy.folder.absolute() / text)
     _check_extension(text, unquote(check_url(text, policy).path))
     return text
 
@@ -153,6 +160,10 @@ def _is_public(host: str) -> bool:
     return bool((mapped or address).is_global)
 
 
+def without_secrets(url: str) -> str:
+    """An address as messages show it: without query, fragment and user, which may be secret; 200 characters at most."""
+    return _USERINFO.sub("//", re.split("[?#]", url, maxsplit=1)[0])[:200]
+
+
 def _refused(href: str, why: str) -> HrefError:
-    shown = ascii(_USERINFO.sub("//", href.split("?", 1)[0])[:200])  # no query, no user: they may hold secrets
-    return HrefError(f"refuse to open {shown}: {why}")
+    return HrefError(f"refuse to open {without_secrets(href)!a}: {why}")

@@ -118,6 +118,13 @@ def builtin_names() -> tuple[str, ...]:
     return tuple(sorted(Path(f.name).stem for f in _home().iterdir() if f.name.endswith(".toml")))
 
 
+def source(name_or_file: str) -> str:
+    """The TOML of a legend that `load` takes. Raises LegendError."""
+    load(name_or_file)  # says what is wrong
+    path = Path(name_or_file) if name_or_file.endswith(".toml") else _home() / f"{name_or_file}.toml"
+    return path.read_text("utf-8")
+
+
 def load(name_or_file: str) -> Legend:
     """A built-in legend by name, or a legend file by path (.toml). Raises LegendError."""
     if name_or_file.endswith(".toml"):

@@ -25,7 +25,6 @@ from geomap.types import BandStack, Grid, Period, Scene, Stack
 
 GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no requests for sidecar files
-    "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".tif,.TIF,.tiff,.jp2",
     "GDAL_HTTP_MAX_RETRY": 6,  # GDAL's default is none; six waits of 0.5, 1, 2 ... s are 32 s in all
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_TIMEOUT": 60,  # s
@@ -44,6 +43,9 @@ GDAL_OPTIONS: Final[dict[str, str | int]] = {
 
 DRIVERS: Final = ("GTiff", "JP2OpenJPEG")
 """The only formats opened: a VRT under a .tif name could point anywhere."""
+
+DTYPES: Final = {"uint16": ("uint16",), "uint8": ("uint8", "uint16")}
+"""What a file may hold where DNs (uint16) or scene classes (uint8) are read."""
 
 CHUNK_BYTES: Final = 64 * 2**20
 """Upper bound of one chunk: all scenes of one band over a square."""
@@ -121,17 +123,20 @@ def _layers(
         errors_as_nodata=(),
         reader=SceneReader,
     )
-    return _all_scenes(cube.data, [str(i) for i in cube.coords["id"].values], scenes, len(bands), grid)
+    wanted = (len(scenes), len(bands), *grid.shape)
+    if not cube.sizes["time"]:  # boxes in degrees touched, rasters do not: nothing here
+        nothing: da.Array = da.zeros(wanted, dtype=dtype, chunks=(-1, 1, chunk, chunk))
+        return nothing
+    return _all_scenes(cube.data, [str(i) for i in cube.coords["id"].values], scenes, wanted)
 
 
-def _all_scenes(cube: da.Array, ids: list[str], scenes: Sequence[Scene], bands: int, grid: Grid) -> da.Array:
+def _all_scenes(cube: da.Array, ids: list[str], scenes: Sequence[Scene], wanted: tuple[int, ...]) -> da.Array:
     """Put back, as nodata, the scenes that stackstac dropped because they miss the grid."""
-    wanted = (len(scenes), bands, *grid.shape)
     if cube.shape == wanted:
         return cube
-    if len(ids) == 0 or cube.shape[1:] != wanted[1:]:
+    if cube.shape[1:] != wanted[1:]:
         raise ReadError(f"stackstac returned {cube.shape} where {wanted} was asked for")
-    empty = da.zeros((1, *cube.shape[1:]), cube.dtype, chunks=(1, *cube.chunks[1:]))
+    empty = da.zeros((1, *cube.shape[1:]), dtype=cube.dtype, chunks=(1, *cube.chunks[1:]))
     row = {scene_id: i for i, scene_id in enumerate(ids)}
     parts = [cube[row[s.id] : row[s.id] + 1] if s.id in row else empty for s in scenes]
     whole: da.Array = da.concatenate(parts).rechunk({0: -1})
@@ -167,6 +172,9 @@ class SceneReader(AutoParallelRioReader):  # type: ignore[misc]
         driver = getattr(dataset, "_driver", None) or dataset.ds.driver
         if driver not in DRIVERS:
             raise HrefError(f"{redact(self.url)} is a {driver} file; only GeoTIFF and JPEG 2000 are read")
+        found = (getattr(dataset, "ds", None) or dataset.dataset).dtypes[0]
+        if found not in DTYPES[self.dtype.name]:  # reflectance as floats, say, would be cut to 0 and 1
+            raise ReadError(f"{redact(self.url)} holds {found}, not the {self.dtype} DNs of Sentinel-2 L2A")
         return dataset
 
     def read(self, window: Any, **kwargs: Any) -> Any:
@@ -197,7 +205,8 @@ def explain(error: BaseException, href: str) -> GeomapError:
             "set them in the environment (cdse: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and run again"
         )
     return ReadError(
-        f"{redact(href)} cannot be read ({what}); the file is missing or damaged, run again without this scene or later"
+        f"{redact(href)} cannot be read ({what}); the file is missing or damaged: try again later, or map "
+        "from an item file without this scene"
     )
 
 

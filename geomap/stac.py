@@ -7,26 +7,35 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import socket
+import ssl
 import time
+import warnings
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import shapely
+from pystac.errors import RequiredPropertyMissing, STACError, STACTypeError
 from pystac_client import Client
 from pystac_client.conformance import ConformanceClasses
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
+from pystac_client.warnings import PystacClientWarning
+from requests import PreparedRequest, RequestException, Response, Session
+from requests.adapters import HTTPAdapter
 from shapely.geometry import MultiPolygon, mapping
 from shapely.geometry.base import BaseGeometry
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import MaxRetryError, ResponseError
 
-from geomap.errors import CatalogUnavailableError, GeomapError, InputError
-from geomap.hrefs import HrefPolicy, check_url, named
+from geomap.errors import CatalogUnavailableError, GeomapError, HrefError, InputError
+from geomap.hrefs import HrefPolicy, check_url, named, without_secrets
 from geomap.types import Period
 
 logger = logging.getLogger(__name__)
@@ -39,6 +48,17 @@ MAX_ITEMS: Final = 200_000  # no catalogue has more scenes of one area that geom
 MAX_VERTICES: Final = 500  # of the outline sent; the exact area is checked on this side
 
 Item = dict[str, Any]
+
+_QUERY: Final = re.compile(r"\?[^\s'\"<>)]*=[^\s'\"<>)]*")
+_GARBAGE: Final = (ValueError, KeyError, TypeError, AttributeError, STACTypeError, RequiredPropertyMissing)
+_CAUSES: Final[tuple[tuple[type[OSError], str], ...]] = (
+    (socket.gaierror, "name cannot be resolved"),
+    (ConnectionRefusedError, "connection refused"),
+    (ConnectionError, "connection closed"),
+    (TimeoutError, "timed out"),
+    (ssl.SSLCertVerificationError, "TLS certificate not accepted"),
+    (ssl.SSLError, "TLS handshake failed"),
+)
 
 
 class _Retry(Retry):
@@ -64,6 +84,18 @@ class _Retry(Retry):
         return following
 
 
+class _Session(Session):
+    """Sends a request, and each redirect of it, only where the policy allows."""
+
+    def __init__(self, policy: HrefPolicy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def send(self, request: PreparedRequest, **kwargs: Any) -> Response:  # requests calls it for every hop
+        check_url(request.url or "", self.policy)
+        return super().send(request, **kwargs)
+
+
 class _CatalogIO(StacApiIO):
     """Requests with retries and timeouts, and only to places that the user's catalogue may name."""
 
@@ -75,12 +107,36 @@ class _CatalogIO(StacApiIO):
             allowed_methods=None,  # a search by POST changes nothing: repeating it is safe
             raise_on_status=False,
         )
-        super().__init__(timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), max_retries=retry)
+        super().__init__(timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), max_retries=None)
         self.policy = policy
+        self.session = _Session(policy)
+        for scheme in ("https://", "http://"):
+            self.session.mount(scheme, HTTPAdapter(max_retries=retry))
 
     def request(self, href: str, *args: Any, **kwargs: Any) -> str:
         check_url(href, self.policy)  # `next` and `search` links are the server's words
-        return super().request(href, *args, **kwargs)
+        try:
+            with _untold_retries():
+                return super().request(href, *args, **kwargs)
+        except APIError as error:
+            if isinstance(error.__context__, HrefError):  # of a redirect
+                raise error.__context__ from None
+            raise
+
+
+@contextmanager
+def _untold_retries() -> Iterator[None]:
+    """Keeps urllib3's warning of each retry from the log: what comes of them is told once, at the end."""
+    talker = logging.getLogger("urllib3.connectionpool")
+
+    def untold(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("Retrying (")
+
+    talker.addFilter(untold)
+    try:
+        yield
+    finally:
+        talker.removeFilter(untold)
 
 
 def search_items(
@@ -109,25 +165,31 @@ def search_items(
     Raises:
         CatalogUnavailableError: no answer, or a server error, beyond the retries.
         InputError: not a STAC API with item search, or a collection that it does not have.
+        HrefError: the API's links or redirects lead to a host that may not be asked.
     """
-    url = landing_page(url)
-    policy = HrefPolicy(named=named([url, *allow_hosts]))
+    address = landing_page(url)
+    url = without_secrets(address)  # as messages show it
+    policy = HrefPolicy(named=named([address, *allow_hosts]))
     try:
-        client = _open(url, policy)
-        present = _present(client, url, collections, required)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PystacClientWarning)  # an API without some link or class, which is no fault
+            client = _open(address, policy)
+            present = _present(client, url, collections, required)
         options: dict[str, Any] = {}
         if max_cloud < 100 and client.conforms_to(ConformanceClasses.QUERY):
             options["query"] = {"eo:cloud_cover": {"lte": max_cloud}}
         count = 0
         for outline in _outlines(area):
-            found = client.search(
-                method="POST",
-                collections=present,
-                intersects=mapping(outline),
-                datetime=[period.start, period.end],
-                limit=page_size,
-                **options,
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", PystacClientWarning)
+                found = client.search(
+                    method="POST",
+                    collections=present,
+                    intersects=mapping(outline),
+                    datetime=[period.start, period.end],
+                    limit=page_size,
+                    **options,
+                )
             for item in found.items_as_dicts():
                 count += 1
                 if count > MAX_ITEMS:
@@ -137,7 +199,9 @@ def search_items(
         logger.info("%s: %d items in %s", url, count, ", ".join(present))
     except APIError as error:
         raise _api_error(url, error) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # the landing page was STAC, this is not
+    except STACError as error:
+        raise _link_error(url, error) from error
+    except _GARBAGE as error:  # the landing page was STAC, this is not
         raise CatalogUnavailableError(f"the catalogue {url} answers garbage ({_short(error)}); try later") from error
 
 
@@ -162,7 +226,7 @@ def read_items(path: Path) -> list[Item]:
 
 
 def landing_page(url: str) -> str:
-    """`url` without a trailing `/` or `/search`.
+    """`url` without a trailing `/` or `/search`; a query stays.
 
     Raises:
         InputError: no host, or a password in the URL.
@@ -173,15 +237,16 @@ def landing_page(url: str) -> str:
     except ValueError:
         host, port = None, None
     if not host or port == 0 or "@" in parts.netloc:
-        raise InputError(f"{url.rpartition('@')[2]!r} is not the address of a STAC API: type https://HOST/PATH")
-    return url.rstrip("/").removesuffix("/search").rstrip("/")
+        shown = without_secrets(url).rpartition("@")[2]
+        raise InputError(f"{shown!r} is not the address of a STAC API: type https://HOST/PATH")
+    return parts._replace(path=parts.path.rstrip("/").removesuffix("/search").rstrip("/")).geturl()
 
 
-def _open(url: str, policy: HrefPolicy) -> Client:
-    io = _CatalogIO(policy)
+def _open(address: str, policy: HrefPolicy) -> Client:
+    io, url = _CatalogIO(policy), without_secrets(address)
     try:
-        client = Client.open(url, stac_io=io, timeout=io.timeout)
-    except (APIError, GeomapError):
+        client = Client.open(address, stac_io=io, timeout=io.timeout)
+    except (APIError, STACError, GeomapError):
         raise
     except Exception as error:  # pystac raises many types on JSON that is no catalogue
         raise InputError(f"{url} is not a STAC API ({_short(error)}); type the address of its landing page") from error
@@ -225,13 +290,35 @@ def _api_error(url: str, error: APIError) -> GeomapError:
     """What a failed request means for the user."""
     status = getattr(error, "status_code", None)  # absent where no response came
     if status is None:
-        return CatalogUnavailableError(f"the catalogue {url} does not answer ({_short(error)}); try again later")
+        return CatalogUnavailableError(f"the catalogue {url} does not answer ({_cause(error)}); try again later")
     if status >= 500 or status in (408, 425, 429):
-        return CatalogUnavailableError(f"the catalogue {url} answers {status}; try again later")
-    return InputError(f"{url} answers {status} ({_short(error)}); type the landing page of a STAC API")
+        return CatalogUnavailableError(f"the catalogue {url} answers HTTP {status}; try again later")
+    return InputError(f"{url} answers HTTP {status} ({_short(error)}); type the landing page of a STAC API")
+
+
+def _link_error(url: str, error: STACError) -> GeomapError:
+    """Why a link of the API cannot be followed: pystac wraps what stopped it."""
+    match error.__cause__:
+        case GeomapError() as cause:
+            return cause
+        case APIError() as cause:
+            return _api_error(url, cause)
+    return InputError(f"{url} has a link to what is no STAC object ({_short(error)}); type another catalogue")
+
+
+def _cause(error: APIError) -> str:
+    """Why no response came, in few words: the first error of the system beneath those of the HTTP libraries."""
+    cause = error.__context__
+    while cause is not None:
+        if isinstance(cause, OSError) and not isinstance(cause, RequestException):
+            return next((words for kind, words in _CAUSES if isinstance(cause, kind)), cause.strerror or str(cause))
+        cause = cause.__cause__ or cause.__context__
+    name = type(error.__context__ or error).__name__
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()  # such as too many redirects
 
 
 def _short(error: Exception) -> str:
-    """The innermost cause of an error's text, on one line."""
-    text = " ".join(str(error).split()).rpartition("Caused by ")[2] or type(error).__name__
+    """An error's text on one line, without control characters and the queries of URLs."""
+    text = _QUERY.sub("", " ".join(str(error).split())) or type(error).__name__
+    text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= 160 else text[:157] + "..."

@@ -118,8 +118,10 @@ def cached_class_vectors(legend: Legend, space: str) -> Tensor:
     key = hashlib.sha256(f"{space}\n{legend.digest}".encode()).hexdigest()
     path = _cache_home() / f"{key}.npy"
     if path.is_file():
-        with contextlib.suppress(ValueError, OSError):
-            return torch.from_numpy(np.load(path, allow_pickle=False))
+        with contextlib.suppress(ValueError, OSError, EOFError):
+            cached = torch.from_numpy(np.load(path, allow_pickle=False))
+            if len(cached) == (len(legend.classes) or len(legend.prompts)):
+                return cached
         log.warning("the cached class vectors %s cannot be read; making them again", path)
     vectors = class_vectors(legend, tower(space))
     with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, not the map

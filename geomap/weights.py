@@ -87,9 +87,14 @@ class Weights:
 
 
 def homes() -> tuple[Path, ...]:
-    """Folders that hold named weights: inside an installed package, and beside it in a checkout."""
+    """Folders that hold named weights: inside an installed package, or beside it in a checkout."""
     package = Path(__file__).parent
-    return tuple(p for p in (package / "_weights", package.parent / "weights") if p.is_dir())
+    checkout = (package.parent / "pyproject.toml").is_file()
+    return tuple(
+        p
+        for p in (package / "_weights", package.parent / "weights")
+        if p.is_dir() and (checkout or p.parent == package)
+    )
 
 
 def names() -> tuple[str, ...]:
@@ -98,17 +103,20 @@ def names() -> tuple[str, ...]:
 
 
 def locate(name_or_dir: str) -> Path:
-    """The folder of named weights, or the folder itself. Raises WeightsError."""
-    for folder in [Path(name_or_dir), *(home / name_or_dir for home in homes())]:
-        if (folder / CARD_FILE).is_file():
-            return folder
+    """The folder of weights that come with the package, by name, or the folder itself. Raises WeightsError."""
+    for folder in [*(home / name_or_dir for home in homes()), Path(name_or_dir)]:
+        try:
+            if (folder / CARD_FILE).is_file():
+                return folder
+        except OSError as e:
+            raise WeightsError(f"cannot read weights {name_or_dir!r}: {e.strerror}") from e
     known = ", ".join(names()) or "none"
     raise WeightsError(f"no weights {name_or_dir!r}; use one of {known}, or a folder that holds {CARD_FILE}")
 
 
 def read_card(folder: Path) -> Card:
     """The card alone, for listing. Raises WeightsError."""
-    return _parse_card((folder / CARD_FILE).read_bytes(), folder)
+    return _parse_card(_read(folder / CARD_FILE), folder)
 
 
 def load(name_or_dir: str) -> Weights:
@@ -119,7 +127,7 @@ def load(name_or_dir: str) -> Weights:
             version's, or tensors that do not fit the architecture.
     """
     folder = locate(name_or_dir)
-    card_bytes = (folder / CARD_FILE).read_bytes()
+    card_bytes = _read(folder / CARD_FILE)
     card = _parse_card(card_bytes, folder)
     if card.bands != BANDS:
         raise WeightsError(f"weights {card.name} expect bands {' '.join(card.bands)}; geomap reads {' '.join(BANDS)}")
@@ -156,10 +164,17 @@ def _parse_card(content: bytes, folder: Path) -> Card:
         raise WeightsError(f"{folder / CARD_FILE}: {first_problem(e, Card)}") from e
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise WeightsError(f"cannot read {path}: {e.strerror}") from e
+
+
 def _check_file(path: Path, card: Card) -> None:
     if not path.is_file():
         raise WeightsError(f"weights {card.name}: {path.name} is missing from {path.parent}; install geomap again")
-    if _sha256(path.read_bytes()) != card.files.get(path.name):
+    if _sha256(_read(path)) != card.files.get(path.name):
         raise WeightsError(
             f"weights {card.name}: {path} is not the file that its card describes (sha256 differs); "
             "restore the file or choose other --weights"

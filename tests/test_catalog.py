@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -182,10 +183,35 @@ def test_what_stac_may_be(tmp_path: Path) -> None:
             catalog.search(WORLD, YEAR_2019, text)
     with pytest.raises(InputError, match="cannot read the item file"):
         catalog.search(WORLD, YEAR_2019, str(tmp_path))
-    for text in ("http://", "https://user:secret@example.org/v1", "http://host:port"):
+    for text in ("http://", "https://user:secret@example.org/v1", "http://host:port", "https://u@h/v1?token=secret"):
         with pytest.raises(InputError, match="not the address of a STAC API") as refused:
             catalog.search(WORLD, YEAR_2019, text)
         assert "secret" not in str(refused.value)
+
+
+def test_a_name_too_long_and_an_address_of_no_known_scheme(tmp_path: Path) -> None:
+    for text in ("x" * 300, str(tmp_path / ("x" * 300))):
+        with pytest.raises(InputError, match=r"cannot read the item file .*File name too long"):
+            catalog.search(WORLD, YEAR_2019, text)
+    with pytest.raises(InputError, match="no catalogue or file") as refused:
+        catalog.search(WORLD, YEAR_2019, "ftp://example.org/items.json?token=secret")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_an_item_file_below_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o000)
+    with pytest.raises(InputError, match=r"cannot read the item file .*Permission denied"):
+        catalog.search(WORLD, YEAR_2019, str(folder / "items.json"))
+
+
+def test_an_item_file_may_name_its_pixels_by_file_url(archive: Callable[..., Path], tmp_path: Path) -> None:
+    folder = archive(dates=2)
+    (tmp_path / "items.json").write_text((folder / "items.json").read_text().replace('"/', '"file:///'))
+    plain, by_url = (catalog.search(WORLD, Period(2018, 8), str(f / "items.json")) for f in (folder, tmp_path))
+    assert len(plain) == 2
+    assert by_url == plain
 
 
 def test_an_undecided_scene_stops_the_search(pc: Item, find: Callable[..., Any]) -> None:

@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,10 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *says: str) -> st
         (["map", PATCH, "--start", "April"], ["'April'", "2023-04"]),
         (["map", PATCH, "--year", "2019", "--months", "3"], ["--months goes with --start"]),
         (["map", PATCH, "--start", "2019-01", "--months", "13"], ["--months"]),
+        (
+            ["map", PATCH, "--start", "2019-01", "--months", "3", "--min-clear-months", "9"],
+            ["--min-clear-months", "1..3"],
+        ),
         (["map", "50.7431,104.0585,50.7489,104.0676", "--year", "2019"], ["longitude first"]),
         (["map", "POLYGON EMPTY", "--year", "2019"], ["polygon"]),
         (["map", "POLYGON ((0 0, 1 1, 0 1, 1 0, 0 0))", "--year", "2019"], ["Self-intersection", "repair"]),
@@ -127,6 +134,50 @@ def test_maps_of_real_scenes_with_a_legend_of_ones_own(archive, tmp_path):
     done = geomap("verify", "m", cwd=tmp_path)
     refused(done, 1)
     assert "fields.tif: changed" in done.stderr
+
+
+def test_ctrl_c_stops_at_once_and_resumes(tmp_path, archive):
+    """A server that never answers must not hold the exit."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        content = json.loads((archive() / "items.json").read_text())
+        for item in content["features"]:
+            for asset in item["assets"].values():
+                asset["href"] = f"http://127.0.0.1:{silent.getsockname()[1]}/{Path(asset['href']).name}"
+        (tmp_path / "items.json").write_text(json.dumps(content))
+        command = [GEOMAP, "map", PATCH, *REAL, "--stac", "items.json", "--out", "m"]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell in the background ignores it
+        )
+        held, _ = silent.accept()  # the first read has begun
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=20)
+        held.close()
+    assert process.returncode == 130
+    assert "geomap: stopped; the same command resumes" in told
+    assert "Traceback" not in told
+
+
+def test_class_names_are_shown_as_typed(archive, tmp_path):
+    items = str(archive() / "items.json")
+    names = "wood [/x] & [red]field[/red], água"
+    done = geomap("map", PATCH, *REAL, "--stac", items, "--classes", names, "--out", "m", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "wood [/x] & [red]field[/red]" in done.stdout or "água" in done.stdout
+    again = geomap("map", PATCH, *REAL, "--stac", items, "--classes", names, "--out", "m", cwd=tmp_path)
+    assert "complete already" in again.stderr
+    assert "Classes typed by the user" in again.stdout
+
+
+def test_a_legend_of_ones_own_starts_from_a_built_in_one(tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(geomap("legends", "show", "landcover", "--toml").stdout)
+    assert legend.load(str(mine)) == legend.load("landcover")
 
 
 def test_help_and_lists_teach():

@@ -2,14 +2,18 @@
 
 import contextlib
 import json
+import os
+import sqlite3
+import warnings
 
 import geopandas
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
-from shapely.geometry import Point, Polygon, box
+from shapely.geometry import MultiPolygon, Point, Polygon, box, mapping
 
 from geomap import grid
 from geomap.errors import AoiError
@@ -50,7 +54,8 @@ def test_tiles_of_one_zone_do_not_overlap_and_cover_the_area():
 def test_area_files_give_the_same_area(tmp_path, formats):
     shape = Polygon([(4.05, 50.74), (4.07, 50.74), (4.06, 50.75)])
     path = tmp_path / f"area.{formats}"
-    geopandas.GeoDataFrame(geometry=[shape], crs=4326).to_crs(3035 if formats == "gpkg" else 4326).to_file(path)
+    drawn = shape.segmentize(1e-4) if formats == "gpkg" else shape  # edges straight in degrees are curved in EPSG:3035
+    geopandas.GeoDataFrame(geometry=[drawn], crs=4326).to_crs(3035 if formats == "gpkg" else 4326).to_file(path)
     read = grid.parse_area(str(path)).geometry
     assert read.symmetric_difference(shape).area < 1e-9
     wkt = grid.parse_area(shape.wkt).geometry
@@ -62,6 +67,101 @@ def test_a_file_with_several_polygons_is_one_area(tmp_path):
     geopandas.GeoDataFrame(geometry=[box(4, 50, 4.01, 50.01), box(4.02, 50, 4.03, 50.01)], crs=4326).to_file(path)
     area = grid.parse_area(str(path))
     assert len(area.geometry.geoms) == 2
+
+
+def test_straight_edges_of_a_projected_file_stay_where_they_are(tmp_path):
+    path, square = tmp_path / "tile.gpkg", box(600000, 5590200, 709800, 5700000)
+    geopandas.GeoDataFrame(geometry=[square], crs=32631).to_file(path)
+    to_utm = Transformer.from_crs(4326, 32631, always_xy=True)
+    read = grid.parse_area(str(path)).geometry.segmentize(0.001)
+    back = shapely.transform(read, lambda xy: np.column_stack(to_utm.transform(xy[:, 0], xy[:, 1])))
+    assert back.symmetric_difference(square).area < 1e-5 * square.area
+
+
+def test_a_projected_file_far_off_the_earth_is_refused(tmp_path):
+    path = tmp_path / "far.gpkg"
+    geopandas.GeoDataFrame(geometry=[box(0, 0, 1e15, 1e15)], crs=32631).to_file(path)
+    with pytest.raises(AoiError, match="beyond its coordinate system"):
+        grid.parse_area(str(path))
+
+
+def test_a_file_with_several_layers_is_refused_and_plain_tables_are_passed_over(tmp_path):
+    path = tmp_path / "layers.gpkg"
+    place = geopandas.GeoDataFrame(geometry=[box(4, 50, 4.01, 50.01)], crs=4326)
+    place.to_file(path, layer="fields")
+    with contextlib.closing(sqlite3.connect(path)) as db, db:  # as QGIS keeps its styles
+        db.execute("CREATE TABLE layer_styles (id INTEGER PRIMARY KEY, style TEXT)")
+        db.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier) VALUES (?, ?, ?)",
+            ("layer_styles", "attributes", "layer_styles"),
+        )
+    assert grid.parse_area(str(path)).geometry.bounds == (4, 50, 4.01, 50.01)
+    place.to_file(path, layer="roads")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(AoiError, match=r"2 layers \(fields, roads\); export one"):
+            grid.parse_area(str(path))
+
+
+def test_geojson_text_is_an_area():
+    west, east = box(4, 50, 4.01, 50.01), box(4.02, 50, 4.03, 50.01)
+    both = MultiPolygon([west, east])
+    feature = {"type": "Feature", "properties": {}, "geometry": mapping(west)}
+    other = feature | {"geometry": mapping(east)}
+    for value, shape in [
+        (mapping(west), west),
+        (mapping(both), both),
+        (feature, west),
+        ({"type": "FeatureCollection", "features": [feature, other]}, both),
+    ]:
+        text = f" {json.dumps(value, indent=1)}\n"
+        assert grid.parse_area(text).geometry.symmetric_difference(shape).area == 0
+
+
+def test_collections_are_the_union_of_their_polygons_however_deep():
+    a, b = "((4 50, 4.2 50, 4.2 50.2, 4 50.2, 4 50))", "((4.1 50, 4.3 50, 4.3 50.2, 4.1 50.2, 4.1 50))"
+    c = "((5 50, 5.1 50, 5.1 50.1, 5 50.1, 5 50))"
+    text = f"GEOMETRYCOLLECTION (POLYGON {a}, GEOMETRYCOLLECTION (MULTIPOLYGON ({b}, {c}), POINT EMPTY))"
+    expected = MultiPolygon([box(4, 50, 4.3, 50.2), box(5, 50, 5.1, 50.1)])
+    for prefix in ("", "SRID=4326;", "srid=4326; "):
+        assert grid.parse_area(prefix + text).geometry.symmetric_difference(expected).area < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("bbox", "codes"),
+    [
+        ("5.97,50.0,6.03,50.03", (32631, 32632)),
+        ("2.95,59.98,3.05,60.02", (32631, 32632)),  # west of Bergen: zone 32 begins at 3 E
+        ("4.9,55.98,5.1,56.02", (32631, 32632)),  # and only from 56 N
+        ("20.9,78.19,21.1,78.23", (32633, 32634, 32635)),  # Svalbard: no zone 34
+        ("8.9,71.98,9.1,72.02", (32631, 32632, 32633)),  # zones 31 and 33 meet at 9 E from 72 N, 32 lies to the south
+    ],
+)
+def test_tiles_are_those_of_a_search_through_all_pixels(bbox, codes):
+    area = grid.parse_area(bbox)
+    expected = set()
+    for epsg in codes:
+        to_utm = Transformer.from_crs(4326, epsg, always_xy=True)
+        west, south, east, north = to_utm.transform_bounds(*area.geometry.bounds, densify_pts=50)
+        xs = np.arange(west // 10 - 1, east // 10 + 2) * 10 + 5
+        ys = np.arange(south // 10 - 1, north // 10 + 2) * 10 + 5
+        x, y = (v.ravel() for v in np.meshgrid(xs, ys))
+        lon, lat = to_utm.transform(x, y, direction="INVERSE")
+        mine = (grid.zone_epsg(lon, lat) == epsg) & shapely.contains_xy(area.geometry, lon, lat)
+        expected |= {(epsg, col, row) for col, row in {*zip(x[mine] // 10240, y[mine] // 10240, strict=True)}}
+    tiles = grid.tiles(area)
+    assert {t.name for t in tiles} == {f"{epsg}_{int(col):03d}_{int(row):04d}" for epsg, col, row in expected}
+    assert all(grid.inside(area, t.grid).any() for t in tiles)
+
+
+def test_a_grid_over_a_zone_border_is_wholly_inside_only_where_one_zone_owns_it():
+    area = grid.parse_area("4,59,13,61")
+    to_utm = Transformer.from_crs(4326, 32632, always_xy=True)
+    for lon, whole in [(5.999, True), (11.9, True), (12.0, False)]:  # 6 E is no border at 60 N, 12 E is
+        x, y = (int(v // 20 * 20) for v in to_utm.transform(lon, 60.0))
+        patch = Grid(32632, x - 500, y + 500, 100, 100)
+        assert grid.inside(area, patch).all() == whole
+        assert grid.inside(area, patch).any()
 
 
 def test_pixels_outside_the_polygon_are_outside():
@@ -134,6 +234,15 @@ def test_zones_follow_mgrs(lon, lat, epsg):
         ("POLYGON ((0 0, 1 1", "WKT"),
         ("POINT (4 50)", "cannot read"),
         ("10,85,11,86", "UTM"),
+        ("LINESTRING (" + "4 50, " * 2000 + "4 51)", "File name too long"),
+        ("{" + "4 50, " * 2000, "not valid GeoJSON"),
+        ('{"type": "Topology"}', "GeoJSON of type 'Topology'"),
+        ('{"type": "Polygon"}', "cannot read the GeoJSON area"),
+        ('{"type": "Point", "coordinates": [4, 50]}', "GeoJSON of type 'Point'"),
+        ('{"type": "FeatureCollection", "features": []}', "holds no polygon"),
+        ("SRID=3857;POLYGON ((4 50, 5 50, 5 51, 4 50))", "SRID 3857"),
+        ("GEOMETRYCOLLECTION (POLYGON ((4 50, 5 50, 5 51, 4 50)), POINT (4 50))", "not Point"),
+        ("GEOMETRYCOLLECTION (MULTIPOLYGON (((4 50, 5 50, 5 51, 4 50))), LINESTRING (4 50, 5 51))", "not LineString"),
         ("-100,-60,100,60", "cut it into regions"),
         ("POLYGON ((500000 5600000, 500100 5600000, 500100 5600100, 500000 5600000))", "EPSG:4326"),
     ],
@@ -181,3 +290,15 @@ def test_grids_know_their_place():
     with pytest.raises(ValueError, match="different grids"):
         part.offset_in(Grid(32632, 0, 0, 9, 9))
     assert grid.mosaic_grid((part, Grid(32631, 500300, 5599900, 4, 4))) == Grid(32631, 500100, 5599900, 24, 20)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_a_file_closed_to_the_reader_is_refused(tmp_path):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    (folder / "area.geojson").write_text("{}")
+    for locked in (folder / "area.geojson", folder):
+        locked.chmod(0)
+        with pytest.raises(AoiError, match="cannot read"):
+            grid.parse_area(str(folder / "area.geojson"))
+    folder.chmod(0o700)

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import rasterio
 from RangeHTTPServer import RangeRequestHandler
 
 from geomap import catalog, composite, grid, read
@@ -167,6 +168,24 @@ def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
     area = grid.parse_area(PATCH)
     scenes = catalog.search(area.geometry, PERIOD, str(items))
     with pytest.raises(HrefError, match="VRT"):
+        tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16", "uint8"])
+def test_files_of_another_type_are_refused(archive, tmp_path, dtype):
+    """Reflectance as floats, say, would otherwise be cut to 0 and 1."""
+    content = json.loads((archive() / "items.json").read_text())
+    with rasterio.open(content["features"][0]["assets"]["red"]["href"]) as source:
+        profile = source.profile | {"dtype": dtype, "driver": "GTiff", "predictor": 1}
+        with rasterio.open(tmp_path / "red.tif", "w", **profile) as target:
+            target.write((source.read(1) / 40).astype(dtype), 1)
+    for item in content["features"]:
+        item["assets"]["red"]["href"] = str(tmp_path / "red.tif")
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps(content))
+    area = grid.parse_area(PATCH)
+    scenes = catalog.search(area.geometry, PERIOD, str(items))
+    with pytest.raises(ReadError, match=f"holds {dtype}, not the uint16"):
         tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
 
 

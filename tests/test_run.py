@@ -19,7 +19,7 @@ import rasterio
 from RangeHTTPServer import RangeRequestHandler
 
 from geomap import files, grid, legend
-from geomap.errors import DiskFullError, LegendError, NoScenesError, OutputError
+from geomap.errors import BusyError, DiskFullError, LegendError, NoScenesError, OutputError, ReadError
 from geomap.run import Request, map_area
 from geomap.types import Period
 
@@ -156,8 +156,19 @@ def test_a_finished_run_is_left_as_it_is_and_another_request_is_refused(archive,
     again = map_area(asked, out)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.tif")} == before
     assert {k: v.counts for k, v in again.statistics.items()} == {k: v.counts for k, v in first.statistics.items()}
-    with pytest.raises(OutputError, match="another request \\(differs in: legends\\)"):
-        map_area(request_for(items, period=Period(2019, 6, 3)), out)
+    renamed = [c.model_copy(update={"name": f"my {c.name}"}) for c in legend.load("landcover").classes]
+    mine = legend.load("landcover").model_copy(update={"classes": tuple(renamed)})
+    for legends in ((legend.load("landcover"), legend.load("crops")), (mine,)):
+        with pytest.raises(OutputError, match="another request \\(differs in: legends\\)"):
+            map_area(request_for(items, period=Period(2019, 6, 3), legends=legends), out)
+    # so is one with an edited style, or with a map that somebody put there
+    style = out / "landcover.qml"
+    style.write_text(style.read_text().replace("Woodland", "Bois"))
+    shutil.copy(out / "landcover.tif", out / "copy.tif")
+    map_area(asked, out)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("landcover*.tif")}.items() <= before.items()
+    assert "Bois" in style.read_text()
+    (out / "copy.tif").unlink()
     # a damaged map is found and made again
     content = bytearray((out / "landcover.tif").read_bytes())
     content[-1] ^= 1
@@ -177,7 +188,7 @@ def test_two_runs_on_one_directory_the_second_is_refused(archive, request_for, t
     from geomap.run.state import open_state
 
     asked = request_for(str(archive() / "items.json"))
-    with open_state(tmp_path / "out", {}).lock(), pytest.raises(OutputError, match="another run"):
+    with open_state(tmp_path / "out", {}).lock(), pytest.raises(BusyError, match="another run"):
         map_area(asked, tmp_path / "out")
 
 
@@ -191,6 +202,79 @@ def test_two_maps_of_one_name_are_refused(archive, request_for, tmp_path):
         with pytest.raises(LegendError, match="two maps would be called"):
             map_area(request_for(str(archive() / "items.json"), legends=legends), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_within_takes_a_legend_file_and_refuses_scores(archive, request_for, tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(legend.source("landcover").replace('name = "landcover"', 'name = "cover"'))
+    asked = request_for(
+        str(archive() / "items.json"),
+        period=Period(2019, 6, 2),
+        min_clear_months=1,
+        legends=(legend.load("crops"),),
+        within=(str(file), "Cropland"),
+        weights="default",
+    )
+    result = map_area(asked, tmp_path / "out")
+    assert [layer.stem for layer in result.layers][:1] == ["cover"]
+    with pytest.raises(LegendError, match="scores, not classes"):
+        map_area(request_for(asked.stac, within=("scenicness", "x")), tmp_path / "other")
+
+
+def test_a_failed_run_without_tiles_takes_a_corrected_item_file(archive, request_for, tmp_path):
+    """Nothing was finished, so nothing ties the directory to the scenes that failed."""
+    content = json.loads((archive() / "items.json").read_text())
+    broken = json.loads(json.dumps(content))
+    for item in broken["features"]:
+        item["assets"]["nir"]["href"] = str(tmp_path / "missing.tif")
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps(broken))
+    asked = request_for(str(items), period=Period(2019, 6, 2), min_clear_months=1)
+    with pytest.raises(ReadError, match=r"missing\.tif"):
+        map_area(asked, tmp_path / "out")
+    items.write_text(json.dumps(content))
+    map_area(asked, tmp_path / "out")
+    assert files.verify(tmp_path / "out") == ()
+
+
+def test_a_torn_tile_is_made_again_and_names_of_legends_are_free(archive, request_for, tmp_path):
+    from geomap.run import request as requests
+    from geomap.run.state import open_state
+
+    named = legend.Legend(name="file", title="mine", classes=legend.load("landcover").classes)
+    asked = request_for(str(archive() / "items.json"), period=Period(2019, 6, 2), min_clear_months=1, legends=(named,))
+    job = requests.prepare(asked)
+    out = tmp_path / "out"
+    state = open_state(out, requests.described(job))
+    (tile,) = job.tiles
+    state.save(tile, {"file": np.ones(tile.grid.shape, np.uint8)})
+    assert state.has(tile, ["file"])
+    for content in (b"", b"PK\x03\x04torn"):
+        (out / f"tiles/{tile.name}.npz").write_bytes(content)
+        assert not state.has(tile, ["file"])
+    map_area(asked, out)
+    assert (out / "file.tif").is_file()
+
+
+def test_tokens_do_not_outlive_the_run(cogs_over_http, request_for, tmp_path):
+    content = json.loads((cogs_over_http / "items.json").read_text())
+    for item in content["features"]:
+        for asset in item["assets"].values():
+            asset["href"] += "?sig=SECRET"
+    items = tmp_path / "items.json"
+    items.write_text(json.dumps(content))
+    asked = request_for(str(items), period=Period(2019, 6, 2), min_clear_months=1)
+    map_area(asked, tmp_path / "out")
+    kept = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    assert not any(b"SECRET" in p.read_bytes() for p in kept)
+
+
+def test_a_tile_that_touches_boxes_but_no_raster_is_nodata(archive, request_for, tmp_path):
+    """A raster's box in degrees is larger than the raster: here only the box is met."""
+    area = grid.parse_area("4.05846,50.74310,4.0590,50.74316")
+    map_area(request_for(str(archive() / "items.json"), area=area, period=Period(2019, 6, 3)), tmp_path / "out")
+    with rasterio.open(tmp_path / "out/landcover.tif") as m:
+        assert not m.read(1).any()
 
 
 def test_no_scenes_no_directory(archive, request_for, tmp_path):
@@ -267,7 +351,8 @@ def test_the_ledger_tells_every_offset_and_no_path(archive, request_for, tmp_pat
         assert [d["dn"] for d in scene["offsets"]] == [-1000]
         assert len(scene["offsets"][0]["bands"]) == 10
         assert scene["offsets"][0]["reason"]
-    assert str(source) not in json.dumps({k: v for k, v in run.items() if k != "request"})
+    everything = [p.read_text() for p in (tmp_path / "out").rglob("*.json")]
+    assert not any(str(source) in text for text in everything)  # not even in what a finished run keeps of its state
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small disk needs root")

@@ -11,7 +11,7 @@ from shapely.geometry import MultiPolygon, box
 from stac_items import WORLD, month_of, real_items
 
 from geomap import catalog, stac
-from geomap.errors import CatalogUnavailableError, HrefError, InputError, NoScenesError
+from geomap.errors import CatalogUnavailableError, GeomapError, HrefError, InputError, NoScenesError
 from geomap.types import Period, Scene
 
 # --- a real STAC API
@@ -108,7 +108,7 @@ def scripted() -> Iterator[Callable[..., tuple[str, list[str]]]]:
     """A real HTTP server that answers with the given replies in turn, the last one for ever; and its log."""
     servers: list[http.server.ThreadingHTTPServer] = []
 
-    def start(*replies: Reply) -> tuple[str, list[str]]:
+    def start(*replies: Reply, host: str = "127.0.0.1") -> tuple[str, list[str]]:
         log: list[str] = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -130,8 +130,8 @@ def scripted() -> Iterator[Callable[..., tuple[str, list[str]]]]:
             def log_message(self, *args: object) -> None:
                 pass
 
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        url = f"http://127.0.0.1:{server.server_port}"
+        server = http.server.ThreadingHTTPServer((host, 0), Handler)
+        url = f"http://{host}:{server.server_port}"
         servers.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return url, log
@@ -142,7 +142,7 @@ def scripted() -> Iterator[Callable[..., tuple[str, list[str]]]]:
         server.server_close()
 
 
-def landing(search: str = "{url}/search", item_search: bool = True) -> Reply:
+def landing(search: str = "{url}/search", item_search: bool = True, root: str = "{url}") -> Reply:
     conforms = ["core", "collections", "ogcapi-features"] + ["item-search"] * item_search
     content = {
         "type": "Catalog",
@@ -152,6 +152,7 @@ def landing(search: str = "{url}/search", item_search: bool = True) -> Reply:
         "conformsTo": [f"https://api.stacspec.org/v1.0.0/{c}" for c in conforms],
         "links": [
             {"rel": "self", "href": "{url}"},
+            {"rel": "root", "href": root},
             {"rel": "data", "href": "{url}/collections"},
             {"rel": "search", "href": search, "method": "POST", "type": "application/geo+json"},
         ],
@@ -181,12 +182,21 @@ def ask(url: str) -> tuple[Scene, ...]:
     return catalog.search(WORLD, Period(2018, 8), url, collection="sentinel-2-l2a")
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, scripted: Callable[..., tuple[str, list[str]]]) -> None:
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(stac, "PATIENCE", 0.5)
-    with pytest.raises(CatalogUnavailableError, match=r"http://127.0.0.1:1 does not answer .*refused") as error:
-        ask("http://127.0.0.1:1")
+    with pytest.raises(CatalogUnavailableError) as error:
+        ask("http://127.0.0.1:1/v1?token=secret")
     assert error.value.exit_code == 75
-    assert "\n" not in str(error.value)
+    assert (
+        str(error.value) == "the catalogue http://127.0.0.1:1/v1 does not answer (connection refused); try again later"
+    )
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stac, "PATIENCE", 0)
+    with pytest.raises(CatalogUnavailableError, match=r"does not answer \(name cannot be resolved\); try"):
+        ask("https://stac.invalid/v1")  # RFC 2606: never there
 
 
 def test_a_busy_catalogue_is_given_up_when_patience_ends(
@@ -194,14 +204,14 @@ def test_a_busy_catalogue_is_given_up_when_patience_ends(
 ) -> None:
     monkeypatch.setattr(stac, "PATIENCE", 1.5)  # of the longest wait, 0 + 1 + 2 ... s between tries
     url, log = scripted(BUSY)
-    with pytest.raises(CatalogUnavailableError, match=rf"{url} answers 503"):
+    with pytest.raises(CatalogUnavailableError, match=rf"{url} answers HTTP 503; try"):
         ask(url)
     assert len(log) == 3
 
 
 def test_a_catalogue_is_not_asked_before_the_time_it_names(scripted: Callable[..., tuple[str, list[str]]]) -> None:
     url, log = scripted((429, {"Retry-After": "3600"}, "slow down"))
-    with pytest.raises(CatalogUnavailableError, match="answers 429"):
+    with pytest.raises(CatalogUnavailableError, match="answers HTTP 429"):
         ask(url)
     assert len(log) == 1
 
@@ -218,7 +228,7 @@ def test_a_silent_catalogue_is_given_up(
     monkeypatch.setattr(stac, "PATIENCE", 0.5)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
-        pytest.raises(CatalogUnavailableError, match=r"does not answer .*timed out"),
+        pytest.raises(CatalogUnavailableError, match=r"does not answer \(timed out\); try"),
     ):
         ask(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
@@ -235,8 +245,8 @@ def test_a_search_survives_a_hiccup(shared: Path, scripted: Callable[..., tuple[
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        ((404, {}, "not found"), "answers 404"),
-        ((403, {}, "forbidden"), "answers 403"),
+        ((404, {}, "not found"), "answers HTTP 404"),
+        ((403, {}, "forbidden"), "answers HTTP 403"),
         ((200, {"Content-Type": "text/html"}, "<html>Welcome</html>"), "is not a STAC API"),
         ((200, {}, '{"hello": "world"}'), "is not a STAC API"),
         ((200, {}, "[]"), "is not a STAC API"),
@@ -261,6 +271,10 @@ def test_garbage_in_the_middle_is_temporary(scripted: Callable[..., tuple[str, l
         url, _ = scripted(landing(), COLLECTION, (200, {}, body))
         with pytest.raises(error):
             ask(url)
+    for body in ('{"hello": "world"}', '{"type": "Catalog"}', "[]", "1"):  # in place of the collection
+        url, _ = scripted(landing(), (200, {}, body))
+        with pytest.raises(CatalogUnavailableError, match="answers garbage"):
+            ask(url)
 
 
 def test_a_catalogue_may_not_send_requests_elsewhere(scripted: Callable[..., tuple[str, list[str]]]) -> None:
@@ -276,6 +290,92 @@ def test_a_catalogue_may_not_send_requests_elsewhere(scripted: Callable[..., tup
     with pytest.raises(HrefError, match=r"10\.0\.0\.5"):
         ask(url)
     assert len(log) == 3
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_catalogue_may_not_redirect_elsewhere(
+    scripted: Callable[..., tuple[str, list[str]]], shared: Path, status: int
+) -> None:
+    item = real_items(shared, "earth_search_l2a_2023")[0]
+    page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
+    other, asked = scripted(page, host="127.0.0.2")
+    away: Reply = (status, {"Location": f"{other}/search"}, "")
+    for replies in ((away,), (landing(), away), (landing(), COLLECTION, away)):
+        url, log = scripted(*replies)
+        with pytest.raises(HrefError, match=r"refuse to open 'http://127\.0\.0\.2:.*type --allow-host 127\.0\.0\.2"):
+            ask(url)
+        assert len(log) == len(replies)
+    assert asked == []
+    hop: Reply = (status, {"Location": "/elsewhere"}, "")  # on the same host
+    url, log = scripted(landing(), COLLECTION, hop, away)
+    with pytest.raises(HrefError, match=r"127\.0\.0\.2"):
+        ask(url)
+    assert log[-1].endswith(" /elsewhere")
+    assert asked == []
+    url, _ = scripted(landing(), COLLECTION, away)
+    scenes = catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a", allow_hosts=["127.0.0.2"])
+    assert [scene.id for scene in scenes] == [item["id"]]
+    assert len(asked) == 1
+
+
+def test_an_endless_redirect(scripted: Callable[..., tuple[str, list[str]]]) -> None:
+    url, _ = scripted((302, {"Location": "/again"}, ""))
+    with pytest.raises(CatalogUnavailableError, match=r"does not answer \(too many redirects\)"):
+        ask(url)
+
+
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [
+        ("http://127.0.0.2:9/", "type --allow-host 127.0.0.2"),
+        ("https://127.0.0.2:9/", "type --allow-host 127.0.0.2"),
+        ("{url}/no-catalogue", "has a link to what is no STAC object"),
+    ],
+)
+def test_an_api_whose_root_is_elsewhere(
+    scripted: Callable[..., tuple[str, list[str]]], root: str, message: str
+) -> None:
+    url, _ = scripted(landing(root=root), (200, {}, '{"hello": "world"}'))
+    with pytest.raises(InputError, match=message) as refused:
+        ask(url)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_odd_api_is_searched_without_warnings(
+    scripted: Callable[..., tuple[str, list[str]]], shared: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    item = real_items(shared, "earth_search_l2a_2023")[0]
+    page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
+    content = json.loads(landing()[2])
+    content["links"] = [link for link in content["links"] if link["rel"] not in ("data", "search")]
+    url, _ = scripted((200, {}, json.dumps(content)), COLLECTION, page)
+    assert catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a")
+    del content["conformsTo"]
+    url, _ = scripted((200, {}, json.dumps(content)))
+    with pytest.raises(InputError, match="has no item search"):
+        ask(url)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_no_message_shows_the_query_of_the_address(scripted: Callable[..., tuple[str, list[str]]]) -> None:
+    empty: Reply = (200, {}, '{"type": "FeatureCollection", "features": [], "links": []}')
+    scripts: list[tuple[Reply, ...]] = [
+        (landing(), COLLECTION, empty),
+        (landing(), COLLECTION, (200, {}, "<html>")),
+        (landing(), (404, {}, ""), (200, {}, '{"collections": []}')),
+        (landing(item_search=False),),
+        (landing(root="{url}/other?token=secret"), (200, {}, "{}")),
+        ((200, {}, "{}"),),
+        ((400, {}, "GET {url}/v1?token=secret is no good \x1b[31m"),),
+        ((501, {}, "no"),),
+    ]
+    for replies in scripts:
+        url, log = scripted(*replies)
+        with pytest.raises(GeomapError, match=f"{url}") as error:
+            ask(f"{url}/v1/search?token=secret")
+        assert log[0] == "GET /v1?token=secret"
+        assert "secret" not in str(error.value)
+        assert str(error.value).isprintable()
 
 
 def test_the_cloud_limit_is_sent_only_where_it_is_understood(

@@ -55,8 +55,9 @@ class Result:
     statistics: Mapping[str, Statistics]  # by layer stem, over all zones
     layers: tuple[Layer, ...]
     paths: tuple[Path, ...]  # of the maps
-    scenes: tuple[Scene, ...]
-    resumed: int  # tiles that an earlier run had finished
+    scenes: tuple[Scene, ...]  # empty where an earlier run was complete
+    resumed: int  # tiles that an earlier run had finished; all of them where it was complete
+    tiles: int
     seconds: Mapping[str, float] = field(default_factory=dict)  # by stage; composite overlaps encode
 
 
@@ -77,31 +78,34 @@ def map_area(
         ReadError: a file of a scene is missing or damaged.
     """
     job = prepare(request)
-    state = open_state(out, described(job))
-    new = state.scenes is None
-    progress("search", 0, 1)
-    scenes = _search(request) if state.scenes is None else state.scenes
-    progress("search", 1, 1)
+    asked = described(job)
+    state = open_state(out, asked)
+    scenes = state.scenes or _search(request, progress)
     with state.lock():
+        state = open_state(out, asked)  # another run may have come and gone during the search
         files.clean_temporary(out)
-        if new:
+        if state.complete:
+            damaged = files.damaged_maps(out)
+            if not damaged:
+                state.finish(asked)
+                return _finished(job, state)
+            log.warning("%s: %s; mapping again", out, ", ".join(damaged))
+            (out / files.SUMS).unlink()
+        if not state.scenes:
             files.require_space(out, space_needed(job))
-            state = state.begin(described(job), scenes)
-        if state.complete and not files.verify(out):
-            log.info("%s is complete", out)
-            return _finished(job, state)
-        (out / files.SUMS).unlink(missing_ok=True)
+            state = state.begin(asked, scenes)
         seconds: dict[str, float] = {}
         pending = [tile for tile in job.tiles if not state.has(tile, [layer.stem for layer in job.layers])]
-        on_estimate(estimate(job, scenes, pending))
+        on_estimate(estimate(job, state.scenes or (), pending))
         _map_tiles(job, state, pending, progress, seconds)
         result = _assemble(job, state, progress, seconds)
-        state.drop()
+        state.finish(asked)
         return replace(result, resumed=len(job.tiles) - len(pending), seconds=seconds)
 
 
-def _search(request: Request) -> tuple[Scene, ...]:
-    return catalog.search(
+def _search(request: Request, progress: Progress) -> tuple[Scene, ...]:
+    progress("search", 0, 1)
+    scenes = catalog.search(
         request.area.geometry,
         request.period,
         request.stac,
@@ -110,6 +114,8 @@ def _search(request: Request) -> tuple[Scene, ...]:
         offset_policy=request.offset,
         allow_hosts=request.allow_hosts,
     )
+    progress("search", 1, 1)
+    return scenes
 
 
 def estimate(job: Job, scenes: Sequence[Scene], pending: Sequence[Tile]) -> Estimate:
@@ -174,7 +180,7 @@ def _assemble(job: Job, state: State, progress: Progress, seconds: dict[str, flo
     files.publish(staging, state.directory)
     seconds["write"] = time.perf_counter() - start
     paths = tuple(state.directory / m.path.name for m in maps)
-    return Result(state.directory, merged, job.layers, paths, scenes, 0)
+    return Result(state.directory, merged, job.layers, paths, scenes, 0, len(job.tiles))
 
 
 def map_path(directory: Path, layer: Layer, epsg: int, zones: Sequence[int]) -> Path:
@@ -198,4 +204,4 @@ def _finished(job: Job, state: State) -> Result:
     zones = sorted({tile.grid.epsg for tile in job.tiles})
     paths = tuple(map_path(state.directory, layer, epsg, zones) for epsg in zones for layer in job.layers)
     statistics = ledger.read_statistics(state.directory)
-    return Result(state.directory, statistics, job.layers, paths, state.scenes or (), len(job.tiles))
+    return Result(state.directory, statistics, job.layers, paths, (), len(job.tiles), len(job.tiles))

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class Job:
     questions: tuple[Question, ...]
     layers: tuple[Layer, ...]
     weights: weights.Weights
+    within: tuple[str, int] | None  # (legend, class id) that the other maps keep to
 
 
 def prepare(request: Request) -> Job:
@@ -60,7 +62,7 @@ def prepare(request: Request) -> Job:
         raise InputError("nothing to map; give --legend or --classes")
     if not 1 <= request.min_clear_months <= request.period.months:
         raise InputError(f"--min-clear-months must be 1..{request.period.months}, the months of the period")
-    asked = _with_base(request)
+    asked, within = _with_base(request)
     layers = _layers(asked, request)
     stems = [layer.stem for layer in layers]
     if len(set(stems)) < len(stems):
@@ -69,18 +71,20 @@ def prepare(request: Request) -> Job:
     engine = encode.Engine(loaded.encoder, request.device)
     questions = tuple(_question(legend, loaded, request, engine) for legend in asked)
     tiles = grid.tiles(request.area)
-    return Job(request, tiles, engine, questions, layers, loaded)
+    return Job(request, tiles, engine, questions, layers, loaded, within)
 
 
-def _with_base(request: Request) -> tuple[Legend, ...]:
-    """The legends to ask, with that of `within` added where it was not asked for."""
+def _with_base(request: Request) -> tuple[tuple[Legend, ...], tuple[str, int] | None]:
+    """The legends to ask, that of `within` added where it was not asked for; and its name with the class's id."""
     if request.within is None:
-        return request.legends
+        return request.legends, None
     name, class_name = request.within
     by_name = {legend.name: legend for legend in request.legends}
     base = by_name.get(name) or legends.load(name)
-    base.id_of(class_name)  # raises LegendError where there is no such class
-    return request.legends if name in by_name else (base, *request.legends)
+    if base.kind == "score":
+        raise LegendError(f"{base.name} gives scores, not classes; --within needs a legend of classes")
+    asked = request.legends if base.name in by_name else (base, *request.legends)
+    return asked, (base.name, base.id_of(class_name))
 
 
 def _question(legend: Legend, loaded: weights.Weights, request: Request, engine: encode.Engine) -> Question:
@@ -105,20 +109,32 @@ def described(job: Job) -> dict[str, Any]:
     r = job.request
     return {
         "geomap": version("geomap"),
-        "area": hashlib.sha256(r.area.geometry.wkb).hexdigest(),
+        "area": _sha256(r.area.geometry.wkb),
         "bounds": [round(v, 6) for v in r.area.geometry.bounds],
         "period": str(r.period),
-        "stac": r.stac,
+        "stac": _source(r.stac),
         "collection": r.collection,
         "max_cloud": r.max_cloud,
         "offset_policy": r.offset,
-        "legends": {q.legend.name: q.legend.digest for q in job.questions},
+        "legends": {q.legend.name: _sha256(q.legend.model_dump_json().encode()) for q in job.questions},
         "weights": {"name": job.weights.card.name, "sha256": job.weights.digest},
         "min_clear_months": r.min_clear_months,
         "min_confidence": r.min_confidence,
-        "within": "=".join(r.within) if r.within else None,
+        "within": f"{job.within[0]}={job.within[1]}" if job.within else None,
         "device": job.engine.device.type,
     }
+
+
+def _source(stac: str) -> str:
+    """A catalogue without its query, where tokens live; an item file by name and content, wherever it lies."""
+    path = Path(stac)
+    if path.is_file():
+        return f"{path.name} sha256:{_sha256(path.read_bytes())}"
+    return stac.split("?")[0]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def space_needed(job: Job) -> int:

@@ -14,6 +14,7 @@ import json
 import logging
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -24,12 +25,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap import files
-from geomap.errors import OutputError
+from geomap.errors import BusyError, OutputError
 from geomap.types import Scene, SceneAsset, Tile
 
 log = logging.getLogger(__name__)
 
 REQUEST_FILE = "request.json"
+_KEY = "layer "
+"""Prefix of layers in a tile's file: a legend may be called like an argument of numpy's."""
+
 Layers = Mapping[str, NDArray[Any]]
 """Layer stem -> (y, x) pixels of a tile."""
 
@@ -52,8 +56,9 @@ class State:
 
     def begin(self, request: Mapping[str, Any], scenes: Sequence[Scene]) -> State:
         """Write down the request and its scenes. Raises DiskFullError, OutputError."""
-        content = {"request": request, "scenes": [scene_to_json(s) for s in scenes]}
-        files.write_json(self.home / REQUEST_FILE, content)
+        path = self.home / REQUEST_FILE
+        files.write_json(path, {"request": request, "scenes": [scene_to_json(s) for s in scenes]})
+        path.chmod(0o600)  # addresses of a catalogue's own may carry tokens, until `finish` drops them
         return dataclasses.replace(self, scenes=tuple(scenes))
 
     @contextmanager
@@ -61,32 +66,31 @@ class State:
         """Hold the directory; OutputError where another run holds it."""
         with files.disk_errors(self.directory):
             self.home.mkdir(parents=True, exist_ok=True)
-        with (self.home / "lock").open("w") as f:
+            f = (self.home / "lock").open("w")
+        with f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as e:
-                raise OutputError(
-                    f"another run is writing {self.directory}; wait for it or choose another --out"
-                ) from e
+                raise BusyError(f"another run is writing {self.directory}; wait for it or choose another --out") from e
             yield
 
     def save(self, tile: Tile, layers: Layers) -> None:
         """Keep a tile's layers. Raises DiskFullError, OutputError."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **layers)
+        np.savez_compressed(buffer, allow_pickle=False, **{f"{_KEY}{stem}": pixels for stem, pixels in layers.items()})
         files.write_bytes(self._file(tile), buffer.getvalue())
 
     def has(self, tile: Tile, stems: Sequence[str]) -> bool:
         """Whether the tile is finished and readable."""
         try:
             return all(self.load(tile, stem).shape == tile.grid.shape for stem in stems)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
             return False
 
     def load(self, tile: Tile, stem: str) -> NDArray[Any]:
         """One layer of a finished tile."""
         with np.load(self._file(tile), allow_pickle=False) as f:
-            pixels: NDArray[Any] = f[stem]
+            pixels: NDArray[Any] = f[f"{_KEY}{stem}"]
         return pixels
 
     def staging(self) -> Path:
@@ -97,11 +101,13 @@ class State:
             path.mkdir()
         return path
 
-    def drop(self) -> None:
-        """Remove the tiles of a finished run; its maps hold them."""
-        for path in self.home.glob("*.npz"):
-            path.unlink()
+    def finish(self, request: Mapping[str, Any]) -> None:
+        """Remove what a finished run no longer needs: its tiles, and its scenes' addresses."""
+        with files.disk_errors(self.directory):
+            for path in self.home.glob("*.npz"):
+                path.unlink()
         shutil.rmtree(self.home / "maps", ignore_errors=True)
+        files.write_json(self.home / REQUEST_FILE, {"request": request, "scenes": []})
 
     def _file(self, tile: Tile) -> Path:
         return self.home / f"{tile.name}.npz"
@@ -110,14 +116,20 @@ class State:
 def open_state(directory: Path, request: Mapping[str, Any]) -> State:
     """The state of `request` in a directory: new, unfinished or complete.
 
+    A run that stopped before its first tile is new: it searches again, whatever it was asked before.
+
     Raises:
-        OutputError: the directory holds another request's run, or files that are no run's.
+        OutputError: the directory holds another request's run, or files that are no run's, or cannot be read.
     """
     path = directory / files.STATE / REQUEST_FILE
-    if not path.is_file():
-        left = [p.name for p in directory.iterdir() if p.name != files.STATE] if directory.is_dir() else []
-        if left or (directory.exists() and not directory.is_dir()):
-            raise OutputError(f"{directory} is in use ({left[0] if left else 'a file'}); choose another --out")
+    try:
+        left = [p.name for p in directory.iterdir() if p.name != files.STATE] if directory.exists() else []
+        begun = path.is_file() and (left or any(path.parent.glob("*.npz")))
+    except OSError as e:
+        raise OutputError(f"cannot use {directory}: {e.strerror}; choose another --out") from e
+    if left and not path.is_file():
+        raise OutputError(f"{directory} holds other files, such as {left[0]}; choose another --out")
+    if not begun:
         return State(directory, None)
     try:
         content = json.loads(path.read_bytes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap import composite, encode, grid, label, read
+from geomap.legend import Legend
 from geomap.offset import parse_baseline
 from geomap.providers import PROVIDERS
 from geomap.run.request import CLEAR_MONTHS, Job
 from geomap.run.state import Layers
 from geomap.sentinel2 import BANDS
-from geomap.types import Composite, Grid, Period, Scene, Stack, Tile
+from geomap.types import Composite, Grid, Labels, Period, Scene, Stack, Tile
 
 NOT_MAPPED = 255
 """Nodata of clear months."""
@@ -36,7 +37,8 @@ def composites(
         seconds["composite"] = seconds.get("composite", 0.0) + time.perf_counter() - start
         return made
 
-    with ThreadPoolExecutor(1, thread_name_prefix="composite") as pool:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="composite")
+    try:
         ahead = pool.submit(make, pending[0]) if pending else None
         for following in [*pending[1:], None]:
             if ahead is None:
@@ -45,6 +47,8 @@ def composites(
             ahead = pool.submit(make, following) if following else None
             yield current
             del current  # or it would be a third composite in memory
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for a server
 
 
 def compose(scenes: Sequence[Scene], tile: Grid, period: Period) -> Composite:
@@ -111,8 +115,8 @@ def label_tile(job: Job, made: Composite, inside: NDArray[np.bool_], advance: Ca
             if old.confidence is not None and new.confidence is not None:
                 old.confidence[where] = new.confidence
         advance(int(where[-1]) + 1)
-    if job.request.within is not None:
-        _restrict(job, answers)
+    if job.within is not None:
+        _restrict(answers, job.within, {q.legend.name: q.legend for q in job.questions})
     layers: dict[str, NDArray[Any]] = {CLEAR_MONTHS: np.where(inside, valid, np.uint8(NOT_MAPPED))}
     for name, answer in answers.items():
         layers[name] = answer.value.reshape(usable.shape)
@@ -121,16 +125,13 @@ def label_tile(job: Job, made: Composite, inside: NDArray[np.bool_], advance: Ca
     return layers
 
 
-def _restrict(job: Job, answers: dict[str, Any]) -> None:
-    """Blank every other legend outside the class of `within`."""
-    assert job.request.within is not None
-    base, class_name = job.request.within
-    wanted = next(q.legend for q in job.questions if q.legend.name == base).id_of(class_name)
+def _restrict(answers: Mapping[str, Labels], within: tuple[str, int], legends: Mapping[str, Legend]) -> None:
+    """Blank every other legend's answer where the legend of `within` has another class."""
+    base, wanted = within
     outside = answers[base].value != wanted
-    for question in job.questions:
-        if question.legend.name != base:
-            empty = label.blank(question.legend, (int(outside.sum()),))
-            answer = answers[question.legend.name]
+    for name, answer in answers.items():
+        if name != base:
+            empty = label.blank(legends[name], (int(outside.sum()),))
             answer.value[outside] = empty.value
-            if answer.confidence is not None:
+            if answer.confidence is not None and empty.confidence is not None:
                 answer.confidence[outside] = empty.confidence
