@@ -54,13 +54,13 @@ def measure(archive: Path, out: Path, weights: str, legends: list[str]) -> dict[
     from shapely.geometry import box
     from shapely.ops import transform
 
-    from geomap import grid, legend
+    from geomap import aoi, legend
     from geomap.run import Request, map_area
     from geomap.types import Period
 
     started = time.perf_counter()
     to_lonlat = pyproj.Transformer.from_crs(32631, 4326, always_xy=True)
-    area = grid.parse_area(transform(to_lonlat.transform, box(*BOX).segmentize(500)).wkt)
+    area = aoi.parse_area(transform(to_lonlat.transform, box(*BOX).segmentize(500)).wkt)
     chosen = tuple(legend.load(name) for name in legends)
     result = map_area(Request(area, Period(2018, 12), str(archive / "items.json"), chosen, weights), out)
     wall = time.perf_counter() - started

@@ -128,12 +128,12 @@ def map_command(
     """
     _log_to_stderr(verbose)
     with _errors_to_exit_code():
-        from geomap import grid
+        from geomap import aoi
         from geomap import legend as legends
 
         chosen = [legends.load(name) for name in legend or ([] if classes else ["landcover"])]
         typed = [legends.typed(classes)] if classes is not None else []
-        place, period, base = grid.parse_area(area), _period(year, start, months), _within(within)
+        place, period, base = aoi.parse_area(area), _period(year, start, months), _within(within)
         from geomap import run  # torch and GDAL take seconds to import: only once the input is sound
 
         request = run.Request(

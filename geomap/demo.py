@@ -12,7 +12,7 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import from_bounds
 
-from geomap import encode, files, grid, simulate
+from geomap import aoi, encode, files, simulate
 from geomap import legend as legends
 from geomap.run import Estimate, Progress, Request, Result, map_area
 from geomap.types import Period
@@ -45,7 +45,7 @@ def run_demo(
     archive = simulate.write_archive(out / "scenes", year=YEAR)
     progress("simulate", 1, 1)
     request = Request(
-        area=grid.parse_area(",".join(map(repr, archive.bbox))),
+        area=aoi.parse_area(",".join(map(repr, archive.bbox))),
         period=Period(YEAR, 1),
         stac=str(archive.items),
         legends=tuple(legends.load(name) for name in LEGENDS),

@@ -1,4 +1,4 @@
-"""Areas of interest and the tiles that cover them.
+"""The tiles that cover an area of interest, and the zone that owns each pixel.
 
 Every UTM zone has one fixed grid of tiles, TILE_PX x TILE_PX pixels of 10 m counted from the zone's origin, so a tile
 keeps its name whatever the area. A tile is cut to the area's bounds, snapped outward to 20 m, the coarsest pixel read.
@@ -9,83 +9,34 @@ neighbouring zones neither overlap nor leave a gap.
 from __future__ import annotations
 
 import functools
-import io
 import itertools
-import json
 import math
-import re
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import Geod, Transformer
-from pyproj.exceptions import ProjError
-from shapely.geometry import GeometryCollection, MultiPolygon, box
+from pyproj import Transformer
+from shapely.geometry import MultiPolygon, box
 from shapely.geometry.base import BaseGeometry
 
+from geomap.aoi import Area, polygons_of
 from geomap.errors import AoiError
 from geomap.types import Grid, Tile
 
 if TYPE_CHECKING:
-    import geopandas
+    pass
 
 RESOLUTION: Final = 10  # m
 TILE_PX: Final = 1024  # pixels per side of a tile
 SNAP: Final = 20  # m; Sentinel-2's 10 m and 20 m grids both start at multiples of 20 m in every zone
-MAX_AREA_KM2: Final = 5_000_000  # about half of Europe; beyond it an AOI is more likely a mistake
-MAX_LATITUDE: Final = 84.0  # degrees; UTM ends at 84 N and 80 S
-MIN_LATITUDE: Final = -80.0
 
 _TILE_M = TILE_PX * RESOLUTION
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_BBOX = re.compile(rf"^\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}$")
-_WKT = re.compile(r"^\s*(?:SRID=(\d+);)?\s*((?:(?:MULTI)?POLYGON|GEOMETRYCOLLECTION)\b.*)$", re.IGNORECASE | re.DOTALL)
-_GEOJSON_TYPES = ("Polygon", "MultiPolygon", "GeometryCollection", "Feature", "FeatureCollection")
-_EDGE_M = 1000.0  # m; a straight edge this long and its image in degrees part by 0.02 m at 45 N, 0.1 m at 78 N
-_FARTHEST_M = 1e8  # m; no projected coordinate is larger, zone numbers in false eastings included
 _LATITUDES = (-80, 0, 56, 64, 72, 84)  # degrees; zones change at these and at multiples of 3 degrees of longitude
 _STRIDE = 32  # pixels between the first few looked at in a tile on a border
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
-    """An area of interest: polygons in EPSG:4326 (longitude, latitude), cut at the antimeridian."""
-
-    geometry: MultiPolygon
-
-    @property
-    def square_km(self) -> float:
-        """Geodesic area on WGS 84."""
-        return sum(abs(_GEOD.geometry_area_perimeter(p)[0]) for p in self.geometry.geoms) / 1e6
-
-
-_GEOD = Geod(ellps="WGS84")
 _LAST_LONGITUDE = np.nextafter(180, 0)  # 180 itself is zone 1, as -180
-
-
-def parse_area(text: str) -> Area:
-    """An AOI from "minx,miny,maxx,maxy", WKT, GeoJSON text, or the path of a GeoJSON, GPKG or Shapefile.
-
-    Raises:
-        AoiError: the text is none of these, or the area is empty, crosses itself, lies outside UTM or is too large.
-    """
-    if _BBOX.match(text):
-        geometry = _from_bbox([float(v) for v in text.split(",")])
-    elif wkt := _WKT.match(text):
-        geometry = _from_wkt(wkt[2], srid=wkt[1])
-    elif text.lstrip().startswith("{"):
-        geometry = _from_geojson(text)
-    elif _exists(text):
-        geometry = _from_table(Path(text), f"the area file {text}")
-    else:
-        raise AoiError(
-            f"cannot read the area {_short(text)}: give minx,miny,maxx,maxy in degrees, WKT or GeoJSON polygons, "
-            "or the path of a .geojson, .gpkg or .shp file"
-        )
-    return _checked(geometry)
 
 
 def zone_epsg(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -107,7 +58,7 @@ def tiles(area: Area) -> tuple[Tile, ...]:
     """Tiles that hold pixels of the area, ordered by zone, then north to south, west to east."""
     found = []
     for epsg in _zones(area):
-        region = MultiPolygon(_parts(_in_zone(area, epsg, _territory(epsg)), polygons_only=True))
+        region = MultiPolygon(polygons_of(_in_zone(area, epsg, _territory(epsg))))
         if region.is_empty:
             continue
         west, south, east, north = (v / _TILE_M for v in region.bounds)
@@ -179,137 +130,6 @@ def _holds_pixels(area: Area, region: MultiPolygon, grid: Grid) -> bool:
         return True
     shapely.prepare(area.geometry)
     return bool(_inside_every(_STRIDE, area, grid).any() or inside(area, grid).any())
-
-
-def _from_bbox(values: list[float]) -> BaseGeometry:
-    west, south, east, north = values
-    swapped = ",".join(f"{v:g}" for v in (south, west, north, east))
-    if max(abs(south), abs(north)) > 90:
-        raise AoiError(
-            f"latitudes {south:g} and {north:g} are out of range; the order is minx,miny,maxx,maxy "
-            f"(longitude first): did you mean {swapped}?"
-        )
-    if max(abs(west), abs(east)) > 180:
-        raise AoiError(f"longitudes {west:g} and {east:g} are out of range -180..180")
-    if south >= north or west == east:
-        raise AoiError(f"the box {','.join(f'{v:g}' for v in values)} is empty; the order is minx,miny,maxx,maxy")
-    if west < east:
-        return box(west, south, east, north)
-    if west - east < 180:
-        raise AoiError(f"minx {west:g} is east of maxx {east:g}; the order is minx,miny,maxx,maxy")
-    return MultiPolygon([box(west, south, 180, north), box(-180, south, east, north)])  # over the antimeridian
-
-
-def _from_wkt(wkt: str, srid: str | None) -> BaseGeometry:
-    if srid is not None and int(srid) != 4326:
-        raise AoiError(f"the area is in SRID {srid}; give it in EPSG:4326, longitude first")
-    try:
-        return shapely.from_wkt(wkt)
-    except shapely.errors.ShapelyError as e:
-        raise AoiError(f"the area is not valid WKT: {_line(e)}") from e
-
-
-def _from_geojson(text: str) -> BaseGeometry:
-    try:
-        kind = json.loads(text).get("type")
-    except (ValueError, RecursionError) as e:
-        raise AoiError(f"the area {_short(text)} is not valid GeoJSON: {_line(e)}") from e
-    if kind not in _GEOJSON_TYPES:
-        raise AoiError(f"the area is GeoJSON of type {kind!r}; give one of {', '.join(_GEOJSON_TYPES)}")
-    return _from_table(io.BytesIO(text.strip().encode(errors="replace")), "the GeoJSON area")
-
-
-def _exists(text: str) -> bool:
-    try:
-        return Path(text).exists()
-    except OSError as e:  # a name too long, a folder closed to us
-        raise AoiError(
-            f"cannot read the area {_short(text)}: {e.strerror}; give minx,miny,maxx,maxy in degrees, "
-            "WKT or GeoJSON polygons, or the path of a file that you may read"
-        ) from e
-
-
-def _from_table(source: Path | io.BytesIO, name: str) -> BaseGeometry:
-    """The shapes of a vector file with one layer, in EPSG:4326."""
-    import geopandas
-
-    try:
-        listed = geopandas.list_layers(source)
-        layers = listed.name[listed.geometry_type.notna()]  # the others are plain tables
-        table = geopandas.read_file(source, layer=int(layers.index[0])) if len(layers) == 1 else None
-    except Exception as e:  # pyogrio and GDAL raise many kinds
-        raise AoiError(f"cannot read {name}: {_line(e)}; give a GeoJSON, GPKG or Shapefile") from e
-    if len(layers) > 1:
-        raise AoiError(f"{name} has {len(layers)} layers ({', '.join(layers)}); export one to a file of its own")
-    shapes = None if table is None else table.geometry.dropna()
-    if shapes is None or shapes.empty:
-        raise AoiError(f"{name} holds no polygon")
-    if shapes.crs is None:
-        raise AoiError(f"{name} has no coordinate system; set one, for example EPSG:4326")
-    for shape in shapes:
-        _require_valid(shape, name)
-    return GeometryCollection(list(_in_degrees(shapes, name)))
-
-
-def _in_degrees(shapes: geopandas.GeoSeries, name: str) -> geopandas.GeoSeries:
-    """Shapes in EPSG:4326, the straight edges of a projected CRS followed along their curve."""
-    if shapes.crs.equals("EPSG:4326", ignore_axis_order=True):
-        return shapes
-    if not shapes.crs.is_geographic:
-        metres = shapes.crs.axis_info[0].unit_conversion_factor
-        if np.abs(shapes.total_bounds).max() * metres > _FARTHEST_M:
-            raise AoiError(f"{name} has coordinates beyond its coordinate system {shapes.crs.name}")
-        shapes = shapes.segmentize(_EDGE_M / metres)
-    try:
-        moved = shapes.to_crs(4326)
-    except ProjError as e:
-        raise AoiError(f"{name} cannot be brought to EPSG:4326: {_line(e)}") from e
-    if not np.isfinite(moved.total_bounds).all():
-        raise AoiError(f"{name} has coordinates beyond its coordinate system {shapes.crs.name}")
-    return moved.make_valid(method="structure", keep_collapsed=False)  # rings that touch may cross by a rounding
-
-
-def _require_valid(shape: BaseGeometry, where: str) -> None:
-    if not shape.is_valid:
-        raise AoiError(f"the polygon of {where} is not valid: {shapely.is_valid_reason(shape)}; repair it first")
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:77]}...")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _parts(geometry: BaseGeometry, *, polygons_only: bool = False) -> list[BaseGeometry]:
-    """The points, lines and polygons of a geometry and of all collections within it; empty ones are left out."""
-    parts = np.array([geometry])
-    while (shapely.get_type_id(parts) > 3).any():  # a collection of some kind
-        parts = shapely.get_parts(parts)
-    return [g for g in parts if not g.is_empty and (g.geom_type == "Polygon" or not polygons_only)]
-
-
-def _checked(geometry: BaseGeometry) -> Area:
-    _require_valid(geometry, "the area")
-    parts = _parts(geometry)
-    others = sorted({g.geom_type for g in parts} - {"Polygon"})
-    if others or not parts:
-        raise AoiError(f"the area must be a polygon, not {' and '.join(others) or 'empty'}")
-    west, south, east, north = shapely.total_bounds(np.array(parts))
-    if not all(map(math.isfinite, (west, south, east, north))):
-        raise AoiError("the area has coordinates that are not numbers")
-    if west < -180 or east > 180 or south < -90 or north > 90:
-        raise AoiError(
-            f"the area spans {west:g}..{east:g}, {south:g}..{north:g}, which are not degrees of longitude and "
-            "latitude; give it in EPSG:4326, longitude first"
-        )
-    if south < MIN_LATITUDE or north > MAX_LATITUDE:
-        raise AoiError(f"the area reaches latitude {south:g}..{north:g}; UTM grids end at 80 S and 84 N")
-    area = Area(MultiPolygon(_parts(shapely.union_all(parts), polygons_only=True)))
-    if area.square_km > MAX_AREA_KM2:
-        raise AoiError(f"the area has {area.square_km:,.0f} km2, more than {MAX_AREA_KM2:,}; cut it into regions")
-    return area
 
 
 def _zones(area: Area) -> tuple[int, ...]:

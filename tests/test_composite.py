@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geomap import catalog, composite, grid
+from geomap import aoi, catalog, composite, grid
 from geomap.run import tiles
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
 from geomap.types import Grid, Period
@@ -133,7 +133,7 @@ def window(item: dict, key: str, area: Grid) -> np.ndarray:
 
 
 def test_tiles_equal_plain_rasterio_and_numpy_bit_for_bit(hard_archive):
-    area = grid.parse_area(PATCH)
+    area = aoi.parse_area(PATCH)
     (tile,) = grid.tiles(area)  # larger than the scenes: some pixels have none
     scenes = catalog.search(area.geometry, PERIOD, str(hard_archive / "items.json"))
     made = tiles.compose(scenes, tile.grid, PERIOD)
@@ -149,7 +149,7 @@ def test_tiles_equal_plain_rasterio_and_numpy_bit_for_bit(hard_archive):
 
 def test_the_grid_does_not_depend_on_how_items_state_their_crs(hard_archive, tmp_path):
     """STAC 1.1 items carry proj:code instead of proj:epsg; some carry neither a transform nor a shape."""
-    area, period = grid.parse_area(PATCH), Period(2019, 1, 2)
+    area, period = aoi.parse_area(PATCH), Period(2019, 1, 2)
     (tile,) = grid.tiles(area)
     plain = tiles.compose(catalog.search(area.geometry, period, str(hard_archive / "items.json")), tile.grid, period)
     collection = json.loads((hard_archive / "items.json").read_text())
@@ -166,7 +166,7 @@ def test_the_grid_does_not_depend_on_how_items_state_their_crs(hard_archive, tmp
 
 def test_chunks_do_not_show(hard_archive, monkeypatch):
     """Chunks with ragged edges give the values of one large chunk, with any number of threads."""
-    area, period = grid.parse_area(PATCH), Period(2019, 1, 2)
+    area, period = aoi.parse_area(PATCH), Period(2019, 1, 2)
     scenes = catalog.search(area.geometry, period, str(hard_archive / "items.json"))
     (tile,) = grid.tiles(area)
     whole = tiles.compose(scenes, tile.grid, period)
@@ -183,7 +183,7 @@ def test_chunks_do_not_show(hard_archive, monkeypatch):
 
 def test_products_with_the_offset_give_the_same_composite(archive):
     """The same surface with +1000 DN in the data, told in three ways, and without it."""
-    area = grid.parse_area(PATCH)
+    area = aoi.parse_area(PATCH)
     (tile,) = grid.tiles(area)
     period = Period(2018, 12, 2)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 from shapely.geometry import MultiPolygon, Point, Polygon, box, mapping
 
-from geomap import grid
+from geomap import aoi, grid
 from geomap.errors import AoiError
 from geomap.types import Grid
 
@@ -23,7 +23,7 @@ PATCH = "4.0585,50.7431,4.0676,50.7489"  # in Belgium, zone 31
 
 
 def test_bbox_tiles_lie_on_the_sentinel_grid():
-    (tile,) = grid.tiles(grid.parse_area(PATCH))
+    (tile,) = grid.tiles(aoi.parse_area(PATCH))
     g = tile.grid
     assert g.epsg == 32631
     assert g.resolution == 10
@@ -35,13 +35,13 @@ def test_bbox_tiles_lie_on_the_sentinel_grid():
 
 
 def test_a_tile_keeps_its_name_when_the_area_grows():
-    small = {t.name for t in grid.tiles(grid.parse_area(PATCH))}
-    large = {t.name for t in grid.tiles(grid.parse_area("4.0,50.7,4.3,50.8"))}
+    small = {t.name for t in grid.tiles(aoi.parse_area(PATCH))}
+    large = {t.name for t in grid.tiles(aoi.parse_area("4.0,50.7,4.3,50.8"))}
     assert small < large
 
 
 def test_tiles_of_one_zone_do_not_overlap_and_cover_the_area():
-    area = grid.parse_area("4.0,50.7,4.3,50.8")
+    area = aoi.parse_area("4.0,50.7,4.3,50.8")
     tiles = grid.tiles(area)
     boxes = [box(*t.grid.bounds) for t in tiles]
     for i, a in enumerate(boxes):
@@ -56,16 +56,16 @@ def test_area_files_give_the_same_area(tmp_path, formats):
     path = tmp_path / f"area.{formats}"
     drawn = shape.segmentize(1e-4) if formats == "gpkg" else shape  # edges straight in degrees are curved in EPSG:3035
     geopandas.GeoDataFrame(geometry=[drawn], crs=4326).to_crs(3035 if formats == "gpkg" else 4326).to_file(path)
-    read = grid.parse_area(str(path)).geometry
+    read = aoi.parse_area(str(path)).geometry
     assert read.symmetric_difference(shape).area < 1e-9
-    wkt = grid.parse_area(shape.wkt).geometry
+    wkt = aoi.parse_area(shape.wkt).geometry
     assert wkt.symmetric_difference(shape).area == 0
 
 
 def test_a_file_with_several_polygons_is_one_area(tmp_path):
     path = tmp_path / "two.geojson"
     geopandas.GeoDataFrame(geometry=[box(4, 50, 4.01, 50.01), box(4.02, 50, 4.03, 50.01)], crs=4326).to_file(path)
-    area = grid.parse_area(str(path))
+    area = aoi.parse_area(str(path))
     assert len(area.geometry.geoms) == 2
 
 
@@ -73,7 +73,7 @@ def test_straight_edges_of_a_projected_file_stay_where_they_are(tmp_path):
     path, square = tmp_path / "tile.gpkg", box(600000, 5590200, 709800, 5700000)
     geopandas.GeoDataFrame(geometry=[square], crs=32631).to_file(path)
     to_utm = Transformer.from_crs(4326, 32631, always_xy=True)
-    read = grid.parse_area(str(path)).geometry.segmentize(0.001)
+    read = aoi.parse_area(str(path)).geometry.segmentize(0.001)
     back = shapely.transform(read, lambda xy: np.column_stack(to_utm.transform(xy[:, 0], xy[:, 1])))
     assert back.symmetric_difference(square).area < 1e-5 * square.area
 
@@ -82,7 +82,7 @@ def test_a_projected_file_far_off_the_earth_is_refused(tmp_path):
     path = tmp_path / "far.gpkg"
     geopandas.GeoDataFrame(geometry=[box(0, 0, 1e15, 1e15)], crs=32631).to_file(path)
     with pytest.raises(AoiError, match="beyond its coordinate system"):
-        grid.parse_area(str(path))
+        aoi.parse_area(str(path))
 
 
 def test_a_file_with_several_layers_is_refused_and_plain_tables_are_passed_over(tmp_path):
@@ -95,12 +95,12 @@ def test_a_file_with_several_layers_is_refused_and_plain_tables_are_passed_over(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier) VALUES (?, ?, ?)",
             ("layer_styles", "attributes", "layer_styles"),
         )
-    assert grid.parse_area(str(path)).geometry.bounds == (4, 50, 4.01, 50.01)
+    assert aoi.parse_area(str(path)).geometry.bounds == (4, 50, 4.01, 50.01)
     place.to_file(path, layer="roads")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(AoiError, match=r"2 layers \(fields, roads\); export one"):
-            grid.parse_area(str(path))
+            aoi.parse_area(str(path))
 
 
 def test_geojson_text_is_an_area():
@@ -115,7 +115,7 @@ def test_geojson_text_is_an_area():
         ({"type": "FeatureCollection", "features": [feature, other]}, both),
     ]:
         text = f" {json.dumps(value, indent=1)}\n"
-        assert grid.parse_area(text).geometry.symmetric_difference(shape).area == 0
+        assert aoi.parse_area(text).geometry.symmetric_difference(shape).area == 0
 
 
 def test_collections_are_the_union_of_their_polygons_however_deep():
@@ -124,7 +124,7 @@ def test_collections_are_the_union_of_their_polygons_however_deep():
     text = f"GEOMETRYCOLLECTION (POLYGON {a}, GEOMETRYCOLLECTION (MULTIPOLYGON ({b}, {c}), POINT EMPTY))"
     expected = MultiPolygon([box(4, 50, 4.3, 50.2), box(5, 50, 5.1, 50.1)])
     for prefix in ("", "SRID=4326;", "srid=4326; "):
-        assert grid.parse_area(prefix + text).geometry.symmetric_difference(expected).area < 1e-12
+        assert aoi.parse_area(prefix + text).geometry.symmetric_difference(expected).area < 1e-12
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_collections_are_the_union_of_their_polygons_however_deep():
     ],
 )
 def test_tiles_are_those_of_a_search_through_all_pixels(bbox, codes):
-    area = grid.parse_area(bbox)
+    area = aoi.parse_area(bbox)
     expected = set()
     for epsg in codes:
         to_utm = Transformer.from_crs(4326, epsg, always_xy=True)
@@ -155,7 +155,7 @@ def test_tiles_are_those_of_a_search_through_all_pixels(bbox, codes):
 
 
 def test_a_grid_over_a_zone_border_is_wholly_inside_only_where_one_zone_owns_it():
-    area = grid.parse_area("4,59,13,61")
+    area = aoi.parse_area("4,59,13,61")
     to_utm = Transformer.from_crs(4326, 32632, always_xy=True)
     for lon, whole in [(5.999, True), (11.9, True), (12.0, False)]:  # 6 E is no border at 60 N, 12 E is
         x, y = (int(v // 20 * 20) for v in to_utm.transform(lon, 60.0))
@@ -165,7 +165,7 @@ def test_a_grid_over_a_zone_border_is_wholly_inside_only_where_one_zone_owns_it(
 
 
 def test_pixels_outside_the_polygon_are_outside():
-    area = grid.parse_area("POLYGON ((4.05 50.74, 4.07 50.74, 4.06 50.75, 4.05 50.74))")
+    area = aoi.parse_area("POLYGON ((4.05 50.74, 4.07 50.74, 4.06 50.75, 4.05 50.74))")
     to_lonlat = Transformer.from_crs(32631, 4326, always_xy=True)
     for tile in grid.tiles(area):
         inside = grid.inside(area, tile.grid)
@@ -177,7 +177,7 @@ def test_pixels_outside_the_polygon_are_outside():
 
 
 def test_an_area_over_two_zones_is_split_without_gap_or_overlap():
-    area = grid.parse_area("5.99,50.0,6.01,50.01")
+    area = aoi.parse_area("5.99,50.0,6.01,50.01")
     tiles = grid.tiles(area)
     assert {t.grid.epsg for t in tiles} == {32631, 32632}
     owned = sum(grid.inside(area, t.grid).sum() for t in tiles) / 100
@@ -191,7 +191,7 @@ def test_an_area_over_two_zones_is_split_without_gap_or_overlap():
 
 
 def test_an_area_over_the_antimeridian_stays_small():
-    area = grid.parse_area("179.95,-17.0,-179.95,-16.95")
+    area = aoi.parse_area("179.95,-17.0,-179.95,-16.95")
     assert area.square_km == pytest.approx(59, rel=0.02)
     tiles = grid.tiles(area)
     assert {t.grid.epsg for t in tiles} == {32760, 32701}
@@ -199,7 +199,7 @@ def test_an_area_over_the_antimeridian_stays_small():
 
 
 def test_the_equator_parts_the_hemispheres():
-    assert {t.grid.epsg for t in grid.tiles(grid.parse_area("36.70,-0.01,36.72,0.01"))} == {32637, 32737}
+    assert {t.grid.epsg for t in grid.tiles(aoi.parse_area("36.70,-0.01,36.72,0.01"))} == {32637, 32737}
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_zones_follow_mgrs(lon, lat, epsg):
 )
 def test_a_bad_area_is_refused_in_one_clear_line(text, says):
     with pytest.raises(AoiError, match=says) as e:
-        grid.parse_area(text)
+        aoi.parse_area(text)
     assert "\n" not in str(e.value)
     assert e.value.exit_code == 2
 
@@ -259,24 +259,24 @@ def test_a_file_without_a_coordinate_system_or_polygon_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="crs"):
         geopandas.GeoDataFrame(geometry=[box(0, 0, 1, 1)]).to_file(blank)
     with pytest.raises(AoiError, match="coordinate system"):
-        grid.parse_area(str(blank))
+        aoi.parse_area(str(blank))
     text = tmp_path / "notes.geojson"
     text.write_text("not json")
     with pytest.raises(AoiError, match=r"notes\.geojson"):
-        grid.parse_area(str(text))
+        aoi.parse_area(str(text))
     point = tmp_path / "point.geojson"
     point.write_text(
         json.dumps({"type": "Feature", "properties": {}, "geometry": {"type": "Point", "coordinates": [4, 50]}})
     )
     with pytest.raises(AoiError, match="must be a polygon"):
-        grid.parse_area(str(point))
+        aoi.parse_area(str(point))
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_an_area_or_an_aoi_error(text):
     with contextlib.suppress(AoiError):
-        grid.parse_area(text)
+        aoi.parse_area(text)
 
 
 def test_grids_know_their_place():
@@ -300,5 +300,5 @@ def test_a_file_closed_to_the_reader_is_refused(tmp_path):
     for locked in (folder / "area.geojson", folder):
         locked.chmod(0)
         with pytest.raises(AoiError, match="cannot read"):
-            grid.parse_area(str(folder / "area.geojson"))
+            aoi.parse_area(str(folder / "area.geojson"))
     folder.chmod(0o700)

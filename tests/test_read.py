@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from RangeHTTPServer import RangeRequestHandler
 
-from geomap import catalog, composite, grid, read
+from geomap import aoi, catalog, composite, grid, read
 from geomap.errors import HrefError, ReadError, SourceUnavailableError
 from geomap.providers import PROVIDERS
 from geomap.run import tiles
@@ -69,13 +69,13 @@ def scenes_over_http(archive, base: str, tmp_path, query: str = ""):
             asset["href"] = asset["href"].replace(str(folder.resolve()), base) + query
     items = tmp_path / "items.json"
     items.write_text(json.dumps(content))
-    area = grid.parse_area(PATCH)
+    area = aoi.parse_area(PATCH)
     return catalog.search(area.geometry, PERIOD, str(items)), grid.tiles(area)[0].grid
 
 
 def test_http_gives_the_same_pixels_as_local_files(archive, http, tmp_path):
     scenes, tile = scenes_over_http(archive, http[0], tmp_path)
-    area = grid.parse_area(PATCH)
+    area = aoi.parse_area(PATCH)
     local = catalog.search(area.geometry, PERIOD, str(archive() / "items.json"))
     remote, plain = tiles.compose(scenes, tile, PERIOD), tiles.compose(local, tile, PERIOD)
     np.testing.assert_array_equal(remote.dn, plain.dn)
@@ -165,7 +165,7 @@ def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
         item["assets"]["blue"]["href"] = str(vrt)
     items = tmp_path / "items.json"
     items.write_text(json.dumps(content))
-    area = grid.parse_area(PATCH)
+    area = aoi.parse_area(PATCH)
     scenes = catalog.search(area.geometry, PERIOD, str(items))
     with pytest.raises(HrefError, match="VRT"):
         tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
@@ -183,7 +183,7 @@ def test_files_of_another_type_are_refused(archive, tmp_path, dtype):
         item["assets"]["red"]["href"] = str(tmp_path / "red.tif")
     items = tmp_path / "items.json"
     items.write_text(json.dumps(content))
-    area = grid.parse_area(PATCH)
+    area = aoi.parse_area(PATCH)
     scenes = catalog.search(area.geometry, PERIOD, str(items))
     with pytest.raises(ReadError, match=f"holds {dtype}, not the uint16"):
         tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
@@ -200,7 +200,7 @@ def test_chunks_shrink_with_the_number_of_scenes():
 
 
 def test_a_scene_outside_the_period_is_a_mistake_of_the_caller(archive):
-    area = grid.parse_area(PATCH)
+    area = aoi.parse_area(PATCH)
     scenes = catalog.search(area.geometry, Period(2019, 1, 1), str(archive() / "items.json"))
     with pytest.raises(ValueError, match="inside the period"):
         read.stack(scenes, grid.tiles(area)[0].grid, PERIOD, {})

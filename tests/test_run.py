@@ -18,7 +18,7 @@ import pytest
 import rasterio
 from RangeHTTPServer import RangeRequestHandler
 
-from geomap import files, grid, legend
+from geomap import aoi, files, grid, legend
 from geomap.errors import BusyError, DiskFullError, LegendError, NoScenesError, OutputError, ReadError
 from geomap.run import Request, map_area
 from geomap.types import Period
@@ -31,7 +31,7 @@ PERIOD = Period(2018, 12)
 def request_for(untrained) -> Callable[..., Request]:
     def make(stac: str, **changes: object) -> Request:
         fields: dict[str, object] = {
-            "area": grid.parse_area(PATCH),
+            "area": aoi.parse_area(PATCH),
             "period": PERIOD,
             "stac": stac,
             "legends": (legend.load("landcover"), legend.load("crops")),
@@ -119,10 +119,10 @@ def test_a_killed_run_resumes_to_the_same_bytes(archive, request_for, untrained,
     """SIGKILL a real process after its first tiles, and after all of them; then run the same request again."""
     items = archive() / "items.json"
     code = (
-        "import sys; from pathlib import Path; from geomap import grid, legend\n"
+        "import sys; from pathlib import Path; from geomap import aoi, grid, legend\n"
         "from geomap.types import Period; from geomap.run import Request, map_area\n"
         "grid.TILE_PX, grid._TILE_M = 32, 320\n"
-        f"area = grid.parse_area('{PATCH}'); legends = (legend.load('landcover'), legend.load('crops'))\n"
+        f"area = aoi.parse_area('{PATCH}'); legends = (legend.load('landcover'), legend.load('crops'))\n"
         f"request = Request(area, Period(2019, 4, 3), {str(items)!r}, legends, {untrained!r})\n"
         "result = map_area(request, Path(sys.argv[1])); print(result.resumed)"
     )
@@ -271,7 +271,7 @@ def test_tokens_do_not_outlive_the_run(cogs_over_http, request_for, tmp_path):
 
 def test_a_tile_that_touches_boxes_but_no_raster_is_nodata(archive, request_for, tmp_path):
     """A raster's box in degrees is larger than the raster: here only the box is met."""
-    area = grid.parse_area("4.05846,50.74310,4.0590,50.74316")
+    area = aoi.parse_area("4.05846,50.74310,4.0590,50.74316")
     map_area(request_for(str(archive() / "items.json"), area=area, period=Period(2019, 6, 3)), tmp_path / "out")
     with rasterio.open(tmp_path / "out/landcover.tif") as m:
         assert not m.read(1).any()
@@ -279,7 +279,7 @@ def test_a_tile_that_touches_boxes_but_no_raster_is_nodata(archive, request_for,
 
 def test_no_scenes_no_directory(archive, request_for, tmp_path):
     items = str(archive() / "items.json")
-    swapped = grid.parse_area("50.7431,4.0585,50.7489,4.0676")
+    swapped = aoi.parse_area("50.7431,4.0585,50.7489,4.0676")
     with pytest.raises(NoScenesError, match=r"4\.0585,50\.7431"):
         map_area(request_for(items, area=swapped), tmp_path / "out")
     with pytest.raises(NoScenesError):
@@ -329,7 +329,7 @@ def test_typed_classes_need_no_stored_vectors(archive, request_for, tmp_path):
 
 def test_an_area_over_two_zones_gives_a_map_for_each(archive, request_for, tmp_path):
     """The scenes lie far from the border; tiles without scenes are nodata, and each zone has its own file."""
-    area = grid.parse_area("MULTIPOLYGON (((4.06 50.744, 4.062 50.744, 4.062 50.746, 4.06 50.746, 4.06 50.744)), "
+    area = aoi.parse_area("MULTIPOLYGON (((4.06 50.744, 4.062 50.744, 4.062 50.746, 4.06 50.746, 4.06 50.744)), "
                            "((6.01 50.744, 6.012 50.744, 6.012 50.746, 6.01 50.746, 6.01 50.744)))")  # fmt: skip
     result = map_area(
         request_for(str(archive() / "items.json"), area=area, period=Period(2019, 6, 3)), tmp_path / "out"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from geomap import encode, grid, text, weights
+from geomap import aoi, encode, grid, text, weights
 from geomap import legend as legends
 from geomap.errors import InputError, LegendError
 from geomap.label import Question
@@ -28,7 +28,7 @@ CLEAR_MONTHS = "clear_months"
 class Request:
     """What decides the content of the maps."""
 
-    area: grid.Area
+    area: aoi.Area
     period: Period
     stac: str  # preset, URL or item file
     legends: tuple[Legend, ...]
