@@ -362,8 +362,19 @@ def _within(text: str | None) -> tuple[str, str] | None:
 
 
 def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    """Geomap's own log; with --verbose also what GDAL says of each retry. Addresses lose their queries (tokens)."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Redacted("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("geomap").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("rasterio").setLevel(logging.WARNING if verbose else logging.CRITICAL)
+
+
+class _Redacted(logging.Formatter):
+    """A formatter that cuts the query off every address."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return re.sub(r"(\w+://[^\s?]*)\?\S*", r"\1", super().format(record))
 
 
 @contextmanager

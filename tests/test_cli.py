@@ -1,6 +1,7 @@
 """The command line as users meet it: bad input is one clear line, its exit code, no traceback and no file."""
 
 import json
+import logging
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import rasterio
 
-from geomap import legend, weights
+from geomap import cli, legend, weights
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
 GEOMAP = str(Path(sys.executable).with_name("geomap"))
@@ -79,6 +80,22 @@ def test_an_unreachable_catalogue_is_a_temporary_failure(tmp_path):
 def test_an_area_in_the_west_is_no_option(archive, tmp_path):
     items = str(archive() / "items.json")
     refused(geomap("map", "-3.70,40.40,-3.69,40.41", *REAL, "--stac", items, cwd=tmp_path), 2, "no Sentinel-2 scene")
+
+
+def test_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
+    """A port where nobody listens: reading fails, and the address is shown without its query."""
+    content = json.loads((archive() / "items.json").read_text())
+    for item in content["features"]:
+        for asset in item["assets"].values():
+            asset["href"] = f"http://127.0.0.1:9/{Path(asset['href']).name}?sig=SECRET"
+    (tmp_path / "items.json").write_text(json.dumps(content))
+    command = ["map", PATCH, "--start", "2019-06", "--months", "1", "--stac", "items.json", "--out", "m", "--verbose"]
+    done = geomap(*command, cwd=tmp_path)
+    refused(done, 75, "127.0.0.1:9", "again later")
+    assert "SECRET" not in done.stdout + done.stderr
+    what = "HTTP error code: 503 - https://a.example/b.tif?sig=SECRET&x=1. Retrying"
+    record = logging.LogRecord("rasterio._env", logging.WARNING, "", 0, what, None, None)
+    assert cli._Redacted("%(message)s").format(record) == "HTTP error code: 503 - https://a.example/b.tif Retrying"
 
 
 def test_swapped_coordinates_find_no_scene_and_say_so(archive, tmp_path):
