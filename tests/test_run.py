@@ -49,7 +49,7 @@ def cogs_over_http(archive) -> Iterator[Path]:
 
     class Handler(RangeRequestHandler):
         def translate_path(self, path: str) -> str:
-            return str(place["root"] / path.lstrip("/"))
+            return str(place["root"] / path.partition("?")[0].lstrip("/"))
 
         def log_message(self, *args):
             pass
