@@ -400,8 +400,9 @@ def _progress() -> Iterator[run.Progress]:
 
 
 def _print_estimate(e: run.Estimate) -> None:
+    tiles = "1 tile" if e.tiles == 1 else f"{e.tiles} tiles"
     err_console.print(
-        f"{e.tiles} tiles, {e.pixels * HECTARES_PER_PIXEL / 100:,.2f} km2 ({e.pixels:,} pixels); {e.scenes} scenes "
+        f"{tiles}, {e.pixels * HECTARES_PER_PIXEL / 100:,.2f} km2 ({e.pixels:,} pixels); {e.scenes} scenes "
         f"in {e.months} months, up to {_size(e.read_bytes)} of pixels to read; "
         f"encoding takes about {_time(e.encode_seconds)}",
         highlight=False,

@@ -146,7 +146,10 @@ def save(folder: Path, encoder: PixelEncoder, card: Card, class_vectors: Mapping
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     save_file(state, folder / MODEL_FILE)
     save_file({k: v.float().cpu().contiguous() for k, v in class_vectors.items()}, folder / VECTORS_FILE)
-    hashes = {file: _sha256((folder / file).read_bytes()) for file in (MODEL_FILE, VECTORS_FILE)}
+    hashes = {}
+    for file in (MODEL_FILE, VECTORS_FILE):
+        (folder / file).chmod(0o644)  # safetensors writes for the owner alone
+        hashes[file] = _sha256((folder / file).read_bytes())
     card = card.model_copy(update={"files": hashes})
     (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return card
