@@ -162,7 +162,16 @@ def _is_public(host: str) -> bool:
 
 def without_secrets(url: str) -> str:
     """An address as messages show it: without query, fragment and user, which may be secret; 200 characters at most."""
-    return _USERINFO.sub("//", re.split("[?#]", url, maxsplit=1)[0])[:200]
+    return _bare(url)[:200]
+
+
+def redact(href: str) -> str:
+    """An address that is to be opened or kept, without what may be secret, in full; a local path as it is."""
+    return _bare(href) if urlsplit(href).scheme else href
+
+
+def _bare(url: str) -> str:
+    return _USERINFO.sub("//", re.split("[?#]", url, maxsplit=1)[0])
 
 
 def _refused(href: str, why: str) -> HrefError:

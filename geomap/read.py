@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 import dask.array as da
 import numpy as np
@@ -20,6 +19,7 @@ from stackstac.rio_env import LayeredEnv
 from stackstac.rio_reader import AutoParallelRioReader
 
 from geomap.errors import GeomapError, HrefError, ReadError, SourceUnavailableError
+from geomap.hrefs import redact
 from geomap.sentinel2 import BANDS_10M, BANDS_20M, SCL
 from geomap.types import BandStack, Grid, Period, Scene, Stack
 
@@ -208,12 +208,6 @@ def explain(error: BaseException, href: str) -> GeomapError:
         f"{redact(href)} cannot be read ({what}); the file is missing or damaged: try again later, or map "
         "from an item file without this scene"
     )
-
-
-def redact(href: str) -> str:
-    """An address without its query, where access tokens live."""
-    parts = urlsplit(href)
-    return urlunsplit(parts._replace(query="", fragment="")) if parts.scheme else href
 
 
 def _chain(error: BaseException | None) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from geomap import catalog, files, grid, stacitem, write
 from geomap.run import ledger
@@ -98,7 +99,7 @@ def map_area(
         pending = [tile for tile in job.tiles if not state.has(tile, [layer.stem for layer in job.layers])]
         on_estimate(estimate(job, state.scenes or (), pending))
         _map_tiles(job, state, pending, progress, seconds)
-        result = _assemble(job, state, progress, seconds)
+        result = _assemble(job, state, asked, progress, seconds)
         state.finish(asked)
         return replace(result, resumed=len(job.tiles) - len(pending), seconds=seconds)
 
@@ -149,7 +150,9 @@ def _shifted(progress: Progress, base: int, total: int) -> Callable[[int], None]
     return lambda n: progress("encode", base + n, total)
 
 
-def _assemble(job: Job, state: State, progress: Progress, seconds: dict[str, float]) -> Result:
+def _assemble(
+    job: Job, state: State, asked: Mapping[str, Any], progress: Progress, seconds: dict[str, float]
+) -> Result:
     """Tiles -> one COG per layer and zone and their metadata, all in staging; then everything moves into place."""
     start = time.perf_counter()
     staging = state.staging()
@@ -175,7 +178,7 @@ def _assemble(job: Job, state: State, progress: Progress, seconds: dict[str, flo
         lineage="Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings.",
         provenance={"weights": job.weights.card.name, "weights_sha256": job.weights.digest, "scenes": len(scenes)},
     )
-    ledger.write(staging, described(job), [tile.name for tile in job.tiles], scenes, merged)
+    ledger.write(staging, asked, [tile.name for tile in job.tiles], scenes, merged)
     files.write_sums(staging)
     files.publish(staging, state.directory)
     seconds["write"] = time.perf_counter() - start

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from geomap import aoi, encode, grid, text, weights
+from geomap import aoi, encode, files, grid, text, weights
 from geomap import legend as legends
 from geomap.errors import InputError, LegendError
+from geomap.hrefs import redact
 from geomap.label import Question
 from geomap.legend import Legend
 from geomap.offset import OffsetPolicy
@@ -129,8 +130,8 @@ def _source(stac: str) -> str:
     """A catalogue without its query, where tokens live; an item file by name and content, wherever it lies."""
     path = Path(stac)
     if path.is_file():
-        return f"{path.name} sha256:{_sha256(path.read_bytes())}"
-    return stac.split("?")[0]
+        return f"{path.name} sha256:{files.sha256(path)}"
+    return redact(stac)
 
 
 def _sha256(content: bytes) -> str:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from geomap.errors import ConfigError
+from geomap.validation import first_problem
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -85,11 +86,11 @@ def read(path: Path) -> TrainConfig:
         raw = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: the file must hold keys with values, as pipelines/train_default.yaml does")
     try:
         config = TrainConfig.model_validate(raw)
     except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ConfigError(f"{path}: {key}: {first['msg']}") from e
+        raise ConfigError(f"{path}: {first_problem(e, TrainConfig)}") from e
     folder = path.resolve().parent
     return config.model_copy(update={"real": {k: str((folder / v).resolve()) for k, v in config.real.items()}})
