@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import rasterio
 
-from geomap import cli, legend, weights
+from geomap import legend, weights
+from geomap.cli import console
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
 GEOMAP = str(Path(sys.executable).with_name("geomap"))
@@ -95,7 +96,7 @@ def test_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
     assert "SECRET" not in done.stdout + done.stderr
     what = "HTTP error code: 503 - https://a.example/b.tif?sig=SECRET&x=1. Retrying"
     record = logging.LogRecord("rasterio._env", logging.WARNING, "", 0, what, None, None)
-    assert cli._Redacted("%(message)s").format(record) == "HTTP error code: 503 - https://a.example/b.tif Retrying"
+    assert console.Redacted("%(message)s").format(record) == "HTTP error code: 503 - https://a.example/b.tif Retrying"
 
 
 def test_swapped_coordinates_find_no_scene_and_say_so(archive, tmp_path):

@@ -1,0 +1,80 @@
+"""How the result of a run looks on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from geomap.cli.console import err_console, out_console
+
+if TYPE_CHECKING:
+    from geomap import run
+    from geomap.style import Layer, Statistics
+
+HECTARES_PER_PIXEL = 0.01  # 10 m x 10 m
+MANY_CLASSES = 12  # rows of a summary; the rest is added up
+
+
+def print_estimate(e: run.Estimate) -> None:
+    """What a run is about to cost, on stderr."""
+    tiles = "1 tile" if e.tiles == 1 else f"{e.tiles} tiles"
+    err_console.print(
+        f"{tiles}, {e.pixels * HECTARES_PER_PIXEL / 100:,.2f} km2 ({e.pixels:,} pixels); {e.scenes} scenes "
+        f"in {e.months} months, up to {_size(e.read_bytes)} of pixels to read; "
+        f"encoding takes about {_time(e.encode_seconds)}",
+        highlight=False,
+    )
+
+
+def print_result(result: run.Result) -> None:
+    """Classes by area, scores, and the paths of the maps."""
+    if not result.seconds:
+        note = "was complete already and is left as it is; choose another --out to look for new scenes"
+        err_console.print(f"{result.directory} {note}", markup=False, highlight=False, soft_wrap=True)
+    elif result.resumed:
+        err_console.print(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run", highlight=False)
+    for layer in result.layers:
+        if layer.kind == "classes":
+            out_console.print(_class_table(layer, result.statistics))
+    table = Table("map", "mean", "range", title="Confidence, scores and clear months")
+    for layer in result.layers:
+        s = result.statistics[layer.stem]
+        if layer.kind != "classes" and s.mean is not None:
+            unit = {"percent": " %", "count": " months"}.get(layer.kind, "")
+            table.add_row(layer.stem, f"{s.mean:.1f}{unit}", f"{s.minimum:.1f} .. {s.maximum:.1f}{unit}")
+    out_console.print(table)
+    for path in result.paths:
+        out_console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    names = "run.json, stac/ and SHA256SUMS"
+    out_console.print(f"with a .qml style beside each map, {names} in {result.directory}", markup=False, soft_wrap=True)
+
+
+def _class_table(layer: Layer, statistics: Mapping[str, Statistics]) -> Table:
+    counts = statistics[layer.stem].counts
+    total = sum(counts.values()) or 1
+    confidence = statistics[f"{layer.stem}_confidence"].mean
+    title = escape(layer.description) + ("" if confidence is None else f" (mean confidence {confidence:.0f} %)")
+    table = Table("id", "", "class", "hectares", "percent", title=title)
+    present = sorted((c for c in layer.classes if counts.get(c.value)), key=lambda c: -counts[c.value])
+    for c in present[:MANY_CLASSES]:
+        n = counts[c.value]
+        row = (f"{n * HECTARES_PER_PIXEL:,.2f}", f"{n / total:.1%}")
+        table.add_row(str(c.value), f"[on {c.colour}]  [/]", escape(c.name), *row)
+    rest = sum(counts[c.value] for c in present[MANY_CLASSES:])
+    if rest:
+        others = f"{len(present) - MANY_CLASSES} more classes"
+        table.add_row("", "", others, f"{rest * HECTARES_PER_PIXEL:,.2f}", f"{rest / total:.1%}")
+    return table
+
+
+def _size(n: float) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
