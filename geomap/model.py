@@ -116,12 +116,14 @@ class PixelEncoder(nn.Module):
         Args:
             dn: (N, T, bands * patch^2) DNs (reflectance x 10000), band-major; values of invalid months do not matter.
             valid: (N, T) bool, False where a month has no clear observation; every row needs one True.
-            months: (T,) or (N, T) calendar month 0..11 of each step.
+            months: (T,) or (N, T) calendar month 0..11 of each step, or (T, 12) float: months' shares in steps that
+                span several (quarters, a year), whose position is then the mean of theirs.
 
         Returns:
             (N, out) unit vectors.
         """
-        x = self.embed(self.normalise(dn)) + self.position[months]  # (N, T, D)
+        position = months @ self.position if months.is_floating_point() else self.position[months]
+        x = self.embed(self.normalise(dn)) + position  # (N, T, D)
         x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)  # (N, 1 + T, D); the class token has no position
         mask = F.pad(valid, (1, 0), value=True)[:, None, None, :]  # (N, 1, 1, 1 + T), broadcast over heads and queries
         for layer in self.layers:

@@ -161,3 +161,14 @@ def test_patches_are_normalised_band_by_band():
     for band in range(10):
         expected = ((dn[:, :, band].float() - Q_LOW[band]) / Q_HIGH[band]).clamp(0, 1)
         torch.testing.assert_close(flat[:, :, band], expected)
+
+
+def test_a_step_that_spans_months_has_the_mean_of_their_positions():
+    encoder = make(CONFIGS["small"])
+    dn, valid = torch.full((1, 1, 10), 800.0), torch.ones(1, 1, dtype=torch.bool)
+    with torch.inference_mode():
+        one = encoder(dn, valid, torch.eye(12)[3:4])
+        assert torch.equal(one, encoder(dn, valid, torch.tensor([3])))
+        year = encoder(dn, valid, torch.full((1, 12), 1 / 12))
+        encoder.position[:] = encoder.position.mean(0)
+        assert torch.allclose(year, encoder(dn, valid, torch.tensor([7])), atol=1e-5)

@@ -1,3 +1,6 @@
+"""`python -m geomap.cli`."""
+
 from geomap.cli import main
 
-main()
+if __name__ == "__main__":
+    main()
