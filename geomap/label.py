@@ -45,10 +45,15 @@ def classify(embeddings: Tensor, vectors: Tensor, logit_scale: float) -> tuple[T
 
 
 def score(question: Question, embeddings: Tensor) -> Tensor:
-    """(N,) float32 scores by early ensembling: ratings weighted by the softmax over all prompts (paper A.1.3)."""
+    """(N,) float32 scores: in every ballot, ratings weighted by the softmax over its prompts; then their mean.
+
+    Early ensembling has one ballot of all prompts, late ensembling one per voter (paper A.1.3).
+    """
     ratings = torch.tensor([p.rating for p in question.legend.prompts], device=embeddings.device)
-    weights = torch.softmax(question.logit_scale * (embeddings @ question.vectors.T), dim=1)  # (N, P)
-    return (weights @ ratings).float()
+    logits = question.logit_scale * (embeddings @ question.vectors.T)  # (N, P)
+    ballots = [torch.tensor(ballot, device=embeddings.device) for ballot in question.legend.ballots]
+    scores = [torch.softmax(logits[:, b], dim=1, dtype=torch.float32) @ ratings[b] for b in ballots]  # each (N,)
+    return torch.stack(scores).mean(dim=0)
 
 
 def blank(legend: Legend, shape: tuple[int, ...]) -> Labels:

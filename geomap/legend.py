@@ -1,7 +1,8 @@
 """Legends: class id, name, prompts and colour of every class of a map, read from TOML.
 
 Two kinds. A `classes` legend labels each pixel with the class whose prompts are nearest; a `score` legend gives each
-pixel a number, the ratings of its prompts weighted by their nearness (scenicness, paper section 5).
+pixel a number, the ratings of its prompts weighted by their nearness (scenicness, paper section 5). docs/legends.md
+says how to write one.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class RatedPrompt(BaseModel):
     model_config = _STRICT
     text: _Text
     rating: float
+    voter: _Name | None = None  # whose rating it is: a person, or a list made with one interest
 
 
 class Legend(BaseModel):
@@ -75,12 +77,16 @@ class Legend(BaseModel):
     classes: tuple[LegendClass, ...] = ()
     prompts: tuple[RatedPrompt, ...] = ()
     range: tuple[float, float] | None = None  # of a score
+    ensembling: Literal["early", "late"] = "early"  # of a score: all prompts weighed together, or voter by voter
+    min_prompts: Annotated[int, Field(ge=1)] = 2  # late: voters with fewer prompts do not count (paper A.1.3)
 
     @model_validator(mode="after")
     def _consistent(self) -> Legend:
         if self.kind == "classes":
-            if len(self.classes) < 2 or self.prompts or self.range:
-                raise ValueError("a legend of classes needs two or more [[classes]] and neither prompts nor range")
+            if len(self.classes) < 2 or self.prompts or self.range or self.ensembling != "early":
+                raise ValueError(
+                    "a legend of classes needs two or more [[classes]] and neither prompts nor range nor ensembling"
+                )
             for what, values in (
                 ("id", [c.id for c in self.classes]),
                 ("name", [c.name.casefold() for c in self.classes]),
@@ -95,11 +101,31 @@ class Legend(BaseModel):
                 raise ValueError(f"range must go from low to high, not from {low:g} to {high:g}")
             if not all(low <= p.rating <= high for p in self.prompts):
                 raise ValueError(f"every rating must lie in {low:g}..{high:g}")
+            if self.ensembling == "late" and not (all(p.voter for p in self.prompts) and self.ballots):
+                raise ValueError(
+                    "late ensembling needs a voter for every prompt, and a voter with "
+                    f"{self.min_prompts} prompts or more (min_prompts)"
+                )
         return self
 
     @property
+    def ballots(self) -> tuple[tuple[int, ...], ...]:
+        """Indices of the rated prompts that are weighed together; the score is the mean over these groups.
+
+        Early: one group of all prompts. Late: one group per voter with at least `min_prompts`, in order of appearance.
+        """
+        if self.ensembling == "early":
+            return (tuple(range(len(self.prompts))),)
+        voters = dict.fromkeys(p.voter for p in self.prompts)
+        groups = (tuple(i for i, p in enumerate(self.prompts) if p.voter == voter) for voter in voters)
+        return tuple(group for group in groups if len(group) >= self.min_prompts)
+
+    @property
     def digest(self) -> str:
-        """sha256 of all that decides the class vectors: ids and prompts (or ratings and prompts), in order."""
+        """sha256 of all that decides the class vectors: ids and prompts (or ratings and prompts), in order.
+
+        Voters and ensembling change the map, not the vectors: a run's identity covers the whole legend.
+        """
         content: list[tuple[float, tuple[str, ...]]] = [(c.id, c.prompts) for c in self.classes]
         content += [(p.rating, (p.text,)) for p in self.prompts]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()

@@ -140,6 +140,20 @@ def test_scenicness_prompts_are_spread_over_the_scale() -> None:
     assert min(per_rating.values()) >= 4
 
 
+def test_every_voter_of_scenicness_spans_the_scale() -> None:
+    """Each list could judge alone: late ensembling asks every voter about every pixel."""
+    by_voter: dict[str | None, list[float]] = {}
+    for p in legend.load("scenicness").prompts:
+        by_voter.setdefault(p.voter, []).append(p.rating)
+    assert None not in by_voter
+    assert len(by_voter) >= 6
+    for voter, ratings in by_voter.items():
+        assert len(ratings) >= 5, voter
+        assert min(ratings) == 1, voter
+        assert max(ratings) >= 9, voter
+        assert any(4 <= r <= 7 for r in ratings), voter
+
+
 # Files
 
 
@@ -181,6 +195,7 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
         ("Olive grove", "Olive\\ngrove", r"classes\.2\.name: must be one line"),
         ('"wine"', '"../wine"', "name: "),
         ("title", "range = [1, 10]\ntitle", "neither prompts nor range"),
+        ("title", 'ensembling = "late"\ntitle', "nor ensembling"),
         ("title", 'kind = "score"\ntitle', "rated"),
         ("id = 3", "id = = 3", "not valid TOML: .*at line 12"),
         (TWO_CLASSES, "", "name: Field required"),
@@ -201,11 +216,27 @@ def test_a_broken_class_legend_is_refused(old: str, new: str, message: str) -> N
         ("range = [0, 5]", "range = [5, 0]", "from low to high"),
         ("range = [0, 5]", "range = [0, inf]", r"range\.2: "),
         ("range = [0, 5]", "", "and a range"),
+        ("range = [0, 5]", 'range = [0, 5]\nensembling = "mean"', r"ensembling: .*'early' or 'late'"),
+        ("range = [0, 5]", 'range = [0, 5]\nensembling = "late"', "a voter for every prompt"),
+        ("range = [0, 5]", "range = [0, 5]\nmin_prompts = 0", "min_prompts: "),
+        ("rating = 5", 'rating = 5\nvoter = "Jo Ann"', r"prompts\.1\.voter: "),
     ],
 )
 def test_a_broken_score_legend_is_refused(old: str, new: str, message: str) -> None:
     with pytest.raises(LegendError, match=rf"^legend test\.toml: .*{message}"):
         parse(SCORE.replace(old, new, 1))
+
+
+def test_ballots_are_all_prompts_or_those_of_each_voter() -> None:
+    def with_voters(*voters: str, head: str = 'ensembling = "late"\n') -> Legend:
+        prompts = (f'[[prompts]]\ntext = "t{i}"\nrating = 1\nvoter = "{v}"\n' for i, v in enumerate(voters))
+        return parse(SCORE[: SCORE.index("[[prompts]]")] + head + "".join(prompts))
+
+    assert with_voters("a", "b", "a", "c", "b").ballots == ((0, 2), (1, 4))
+    assert with_voters("a", "b", "a", "c", head="").ballots == ((0, 1, 2, 3),)
+    assert with_voters("a", "b", "a", head='ensembling = "late"\nmin_prompts = 1\n').ballots == ((0, 2), (1,))
+    with pytest.raises(LegendError, match="a voter with 2 prompts or more"):
+        with_voters("a", "b", "c")
 
 
 def test_a_single_class_or_a_single_prompt_is_refused() -> None:
@@ -244,6 +275,13 @@ def test_digest_ignores_colours_and_names(old: str, new: str) -> None:
 def test_digest_follows_ratings() -> None:
     assert parse(SCORE.replace("0.5", "0.6")).digest != parse(SCORE).digest
     assert parse(SCORE.replace("Calm", "Quiet")).digest == parse(SCORE).digest
+
+
+def test_digest_ignores_what_does_not_change_the_vectors() -> None:
+    voters = SCORE.replace("rating =", 'voter = "me"\nrating =')
+    late = voters.replace("range", 'ensembling = "late"\nrange')
+    assert parse(late).ensembling == "late"
+    assert parse(SCORE).digest == parse(voters).digest == parse(late).digest
 
 
 def test_builtin_digests_differ() -> None:

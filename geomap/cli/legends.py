@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli.console import errors_to_exit_code, out_console
+from geomap.errors import InputError
+
+if TYPE_CHECKING:
+    from geomap.legend import Legend
+    from geomap.prompts import ClassesCheck, RatingCheck
+
+WORST_RATINGS = 10
+"""Rated prompts that the check prints, those whose score by the others is furthest from their rating."""
+
+DIFFERENCE = "what the other lacks: what grows or stands there, how it looks, when"
+
+CAVEAT = (
+    "The check knows words only: classes that the words tell apart can still look alike from above. Whether a map is "
+    "right, only labels of your own place can say."
+)
 
 app = typer.Typer(no_args_is_help=True, help="Legends that come with geomap, and how to write one.")
 
@@ -33,7 +49,8 @@ def legends_show(
 ) -> None:
     """Classes, colours and prompts of a legend.
 
-    To make your own: `geomap legends show landcover --toml > mine.toml`, edit it, then `map AOI --legend mine.toml`.
+    To make your own: `geomap legends show landcover --toml > mine.toml`, edit it, look at
+    `geomap legends check mine.toml`, then `map AOI --legend mine.toml`.
     """
     with errors_to_exit_code():
         from geomap import legend as legends
@@ -42,9 +59,72 @@ def legends_show(
             print(legends.source(name), end="")
             return
         found = legends.load(name)
-        table = Table("id", "", "class", "prompts", title=escape(found.title))
-        for c in found.classes:
-            table.add_row(str(c.id), f"[on {c.colour}]  [/]", escape(c.name), escape("; ".join(c.prompts)))
-        for p in found.prompts:
-            table.add_row(f"{p.rating:g}", "", "", escape(p.text))
+        if found.kind == "score":
+            table = Table("rating", "voter", "prompt", title=f"{escape(found.title)}, {found.ensembling} ensembling")
+            for p in found.prompts:
+                table.add_row(f"{p.rating:g}", p.voter, escape(p.text))
+        else:
+            table = Table("id", "", "class", "prompts", title=escape(found.title))
+            for c in found.classes:
+                table.add_row(str(c.id), f"[on {c.colour}]  [/]", escape(c.name), escape("; ".join(c.prompts)))
         out_console.print(table)
+
+
+@app.command("check")
+def legends_check(
+    name: Annotated[str | None, typer.Argument(help="Built-in legend or .toml file.")] = None,
+    classes: Annotated[str | None, typer.Option(help='Typed classes instead: "vineyard, olive grove".')] = None,
+    weights: Annotated[str, typer.Option(help="Name or folder of weights: their text tower reads the prompts.")] = (
+        "default"
+    ),
+) -> None:
+    """Find classes that the prompts hardly tell apart, and prompts that name another class.
+
+    For each class: the nearest other class, and how many of its prompts, left out of it, are still nearest to it.
+    For rated prompts: the score that the others give each. docs/legends.md explains the figures.
+    """
+    with errors_to_exit_code():
+        from geomap import legend as legends
+
+        if (name is None) == (classes is None):
+            raise InputError('give a legend to check, or --classes "vineyard, olive grove, maize field"')
+        found = legends.load(name) if name is not None else legends.typed(classes or "")
+        from geomap import prompts, text
+        from geomap import weights as store
+
+        card = store.read_card(store.locate(weights))
+        tower = text.tower(card.text_space)
+        if found.kind == "score":
+            _print_ratings(found, prompts.check_ratings(found, tower, card.logit_scale))
+        else:
+            _print_classes(found, prompts.check_classes(found, tower, card.logit_scale))
+        _say(CAVEAT)
+
+
+def _print_classes(legend: Legend, check: ClassesCheck) -> None:
+    table = Table("class", "nearest other", "cosine", "confidence", "own prompts", title=escape(legend.title))
+    for c in sorted(check.classes, key=lambda c: -c.cosine):
+        own = "" if c.kept is None else f"{c.kept} of {c.prompts}"
+        table.add_row(escape(c.name), escape(c.nearest), f"{c.cosine:.2f}", f"{c.confidence:.1%}", own)
+    out_console.print(table)
+    for a, b, cosine in check.close:
+        _say(f"Close ({cosine:.2f}): {a} / {b}. Keep one if both are the same land; else say in each {DIFFERENCE}.")
+    for s in check.strays:
+        _say(f"Astray: {s.prompt!r} ({s.name}) is nearer to {s.nearest} by {s.lead:.2f}. Name what only {s.name} has.")
+    if not check.close and not check.strays:
+        _say("No two classes are close, and every prompt is nearest to its own class.")
+
+
+def _print_ratings(legend: Legend, checks: Sequence[RatingCheck]) -> None:
+    worst = sorted(checks, key=lambda c: -abs(c.rating - c.score))[:WORST_RATINGS]
+    table = Table("rating", "score by the others", "prompt", title=f"{escape(legend.title)}: furthest from the others")
+    for c in worst:
+        table.add_row(f"{c.rating:g}", f"{c.score:.1f}", escape(c.prompt))
+    out_console.print(table)
+    apart = sum(abs(c.rating - c.score) for c in checks) / len(checks)
+    _say(f"{len(checks)} prompts; rating and score by the others are {apart:.1f} apart on average.")
+    _say("A prompt far from its score stands beside scenes rated otherwise: say what makes it better or worse.")
+
+
+def _say(line: str) -> None:
+    out_console.print(line, markup=False, highlight=False, soft_wrap=True)

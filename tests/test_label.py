@@ -1,0 +1,111 @@
+"""Scores by early and late ensembling, against loops written out; and that a run knows which one it was asked for."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from geomap import aoi, label, legend
+from geomap.errors import OutputError
+from geomap.label import Question
+from geomap.legend import Legend, RatedPrompt
+from geomap.run import Request
+from geomap.run.request import described, prepare
+from geomap.run.state import open_state
+from geomap.types import Period
+
+SCALE = 20.0
+
+
+def unit(rng: np.random.Generator, n: int, d: int = 16) -> np.ndarray:
+    x = rng.normal(size=(n, d))
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def rated(*votes: tuple[str | None, float], ensembling: str = "early", min_prompts: int = 2) -> Legend:
+    prompts = tuple(RatedPrompt(text=f"scene {i}", rating=r, voter=v) for i, (v, r) in enumerate(votes))
+    return Legend(
+        name="view",
+        title="View",
+        kind="score",
+        range=(1, 10),
+        prompts=prompts,
+        ensembling=ensembling,
+        min_prompts=min_prompts,
+    )
+
+
+def written_out(found: Legend, vectors: np.ndarray, pixel: np.ndarray) -> float:
+    """One pixel's score with plain loops, in float64: the formulas of paper A.1.3."""
+    voters: dict[str | None, list[int]] = {}
+    for i, p in enumerate(found.prompts):
+        voters.setdefault(p.voter if found.ensembling == "late" else None, []).append(i)
+    scores = []
+    for members in voters.values():
+        if found.ensembling == "late" and len(members) < found.min_prompts:
+            continue
+        total = weighted = 0.0
+        for i in members:
+            cosine = sum(float(a) * float(b) for a, b in zip(pixel, vectors[i], strict=True))
+            total += math.exp(SCALE * cosine)
+            weighted += math.exp(SCALE * cosine) * found.prompts[i].rating
+        scores.append(weighted / total)
+    return sum(scores) / len(scores)
+
+
+VOTES = [("ann", 1), ("bob", 9), ("ann", 10), ("cid", 4), ("bob", 2), ("ann", 5), ("dee", 7), ("dee", 3)]
+
+
+@pytest.mark.parametrize(("ensembling", "min_prompts"), [("early", 2), ("late", 1), ("late", 2), ("late", 3)])
+def test_scores_are_those_of_the_formulas(ensembling: str, min_prompts: int) -> None:
+    rng = np.random.default_rng(11)
+    found = rated(*VOTES, ensembling=ensembling, min_prompts=min_prompts)
+    vectors, pixels = unit(rng, len(VOTES)), unit(rng, 40)
+    made = label.answer(Question(found, torch.from_numpy(vectors), SCALE), torch.from_numpy(pixels))
+    expected = [written_out(found, vectors, pixel) for pixel in pixels]
+    np.testing.assert_allclose(made.value, expected, atol=2e-5)
+    assert made.value.dtype == np.float32
+    assert made.confidence is None
+
+
+@pytest.mark.parametrize("ensembling", ["early", "late"])
+def test_a_pixel_s_score_does_not_depend_on_its_batch(ensembling: str) -> None:
+    rng = np.random.default_rng(12)
+    found = legend.load("scenicness").model_copy(update={"ensembling": ensembling})
+    question = Question(found, torch.from_numpy(unit(rng, len(found.prompts), 384)), 100.0)
+    pixels = torch.from_numpy(unit(rng, 333, 384))
+    whole = label.score(question, pixels)
+    parts = torch.cat([label.score(question, part) for part in pixels.split(50)])
+    torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(label.score(question, pixels[order]), whole[order], atol=1e-4, rtol=0)
+    assert ((whole >= 1) & (whole <= 10)).all()
+    assert len(torch.unique(whole)) > 300  # a number on the scale, not one of the ratings
+
+
+def test_a_voter_with_many_prompts_outweighs_the_others_only_early() -> None:
+    """Nine prompts of one voter against one prompt each of two others, all equally near to the pixel."""
+    votes = [("many", 10.0)] * 9 + [("one", 1.0), ("other", 1.0)]
+    vectors, pixel = torch.eye(1, 4).repeat(11, 1), torch.eye(1, 4)
+    early = label.score(Question(rated(*votes), vectors, SCALE), pixel)
+    late = label.score(Question(rated(*votes, ensembling="late", min_prompts=1), vectors, SCALE), pixel)
+    assert early.item() == pytest.approx((9 * 10 + 2) / 11, abs=1e-5)
+    assert late.item() == pytest.approx((10 + 1 + 1) / 3, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"ensembling": "late"}, {"min_prompts": 3}])
+def test_a_run_with_another_ensembling_is_another_request(untrained: str, tmp_path: Path, change: dict) -> None:
+    early = legend.load("scenicness")
+    request = Request(aoi.parse_area("4.40,50.85,4.41,50.86"), Period(2023, 1), "earth-search", (early,), untrained)
+    asked = described(prepare(request))
+    state = open_state(tmp_path / "out", asked)
+    with state.lock():
+        state = state.begin(asked, ())
+        (state.home / "tile.npz").touch()  # a run that has finished its first tile
+    assert open_state(tmp_path / "out", asked).scenes == ()
+    other = replace(request, legends=(early.model_copy(update=change),))  # with the same class vectors
+    with pytest.raises(OutputError, match=r"another request \(differs in: legends\)"):
+        open_state(tmp_path / "out", described(prepare(other)))
