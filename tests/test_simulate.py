@@ -10,7 +10,7 @@ import rasterio
 
 from geomap import legend
 from geomap.sentinel2 import BANDS, SCL_NOT_CLEAR
-from geomap.simulate import landscape, simulate, write_archive
+from geomap.simulate import landscape, series, simulate, write_archive
 from geomap.simulate.archive import ASSETS, Archive
 from geomap.simulate.covers import Table, table
 from geomap.simulate.growth import reflectance, sun_zenith
@@ -218,3 +218,18 @@ def test_truth_rasters_lie_on_the_scenes_grid(archive: Archive) -> None:
         with rasterio.open(path) as f:
             assert np.array_equal(f.read(1), land.ids(attribute))
             assert f.bounds == (land.grid.west, land.grid.north - 640, land.grid.east, land.grid.north)
+
+
+def test_southern_pixels_live_half_a_year_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meadows of the south are greenest in the north's winter; drawn with every pixel on one side of the equator."""
+    cover = np.full(400, table().index("meadow"))
+    peak = {}
+    for side, share in (("north", 0.0), ("south", 1.0)):
+        moved = {k: c.model_copy(update={"south": share}) for k, c in table().climate.items()}
+        monkeypatch.setattr(series, "climates", lambda moved=moved: tuple(moved.values()))
+        s = series.simulate(np.random.default_rng(5), 400, cover)
+        x = np.ma.masked_where(~np.broadcast_to(s.valid[..., None], s.dn.shape), s.dn.astype(float))
+        peak[side] = np.ma.median((x[..., NIR] - x[..., RED]) / (x[..., NIR] + x[..., RED]), axis=0)
+    assert peak["north"].argmax() + 1 in (4, 5, 6)
+    assert peak["south"].argmax() + 1 in (10, 11, 12)
+    assert np.abs(np.roll(peak["north"], 6) - peak["south"]).max() < 0.08

@@ -56,6 +56,7 @@ class Climate(BaseModel):
     model_config = _STRICT
     bioregion: int
     latitude: float
+    south: Annotated[float, Field(ge=0, le=1)] = 0.0
     shift: Pair
     clear: Months
     snow: Months

@@ -149,8 +149,8 @@ def _soils(rng: np.random.Generator, n: int) -> Array:
     basis = np.stack([surface(s) for s in SOILS])
     a, b = basis[rng.integers(0, len(basis), (2, n))]
     share = rng.random((n, 1), dtype=np.float32)
-    tilt = rng.normal(0, 0.05, (n, 1)) * np.linspace(-1, 1, len(BANDS))
-    bright = rng.lognormal(0, 0.15, (n, 1))
+    tilt = rng.normal(0.02, 0.07, (n, 1)) * np.linspace(-1, 1, len(BANDS))
+    bright = rng.lognormal(0.06, 0.22, (n, 1))
     mixed: Array = (share * a + (1 - share) * b) * bright * (1 + tilt)
     return np.clip(mixed, 0.015, 0.65).astype(np.float32)
 

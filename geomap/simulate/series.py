@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,23 +57,29 @@ def draw_covers(rng: np.random.Generator, n: int) -> NDArray[np.intp]:
 def _simulate(rng: np.random.Generator, cover: NDArray[np.intp]) -> Series:
     n = len(cover)
     pixels = draw_pixels(rng, cover)
-    days = observation_days(rng, n)
+    south = rng.random(n) < np.array([c.south for c in climates()])[pixels.climate]
+    pixels = replace(pixels, turn=pixels.turn | south)  # a southern calendar year holds parts of two summers
+    days = observation_days(rng, south)
     clean = mixed(rng, pixels, reflectance(pixels, days))
     seen, clear = observe(rng, clean, days, pixels.climate)
     dn, valid = monthly_median_np(seen, clear)
+    for monthly in (dn, valid):
+        monthly[south] = np.roll(monthly[south], MONTHS // 2, axis=1)
     return Series(dn, valid, cover, pixels.climate)
 
 
-def observation_days(rng: np.random.Generator, n: int) -> Array:
+def observation_days(rng: np.random.Generator, south: NDArray[np.bool_]) -> Array:
     """(n, 36) days, three a month from January; months before a window's start belong to the next year of the window.
 
-    Half of the windows are calendar years; the others begin in September to December of the year before.
+    Half of the windows are calendar years; the others begin in September to December of the year before. In the south
+    the days are those of the north with the same sun, half a year away.
     """
+    n = len(south)
     looks = MONTHS * LOOKS_A_MONTH
     days = (np.arange(looks, dtype=np.float32) + 0.5) * (DAYS / looks) + rng.uniform(-4, 4, (n, looks)).astype(
         np.float32
     )
-    start = np.where(rng.random(n) < 0.5, MONTHS, rng.integers(8, MONTHS, n))
+    start = np.where(rng.random(n) < 0.5, MONTHS, rng.integers(8, MONTHS, n)) - np.where(south, MONTHS // 2, 0)
     month = np.arange(looks) // LOOKS_A_MONTH
     return (days - DAYS * (month[None] >= start[:, None])).astype(np.float32)
 
@@ -106,7 +112,7 @@ def observe(
     clear &= ~snow | (rng.random((n, looks)) < 0.25)  # most snow is masked, some is taken for ground
     depth = np.where(snow & clear, rng.uniform(0, 1, (n, looks)) ** 2, 0)[..., None]
     r = clean * (1 - 0.9 * depth) + surface("snow") * 0.9 * depth
-    film = np.array([c.wet for c in climates()])[climate[:, None], month] * rng.uniform(0, 0.35, (n, looks))
+    film = np.array([c.wet for c in climates()])[climate[:, None], month] * rng.uniform(0, 0.22, (n, looks))
     r = r * (1 - film[..., None] * _WATER_FILM)
     gain = (
         rng.lognormal(0, 0.05, (n, 1, 1))

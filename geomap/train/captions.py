@@ -41,6 +41,9 @@ TEMPLATES: Final = (
 )
 """Ways of saying a name in training; but for the bare name, typed classes (legend.TYPED_TEMPLATES) use others."""
 
+CROP_TEMPLATES: Final = ("{} crop", "{} growing", "{} plants", "a field of {}")
+"""Said of crops as well: names of some covers have such forms, and a form must not tell covers apart."""
+
 TEMPLATES_A_NAME: Final = 5
 """Templates used for each name besides the bare one, in turn."""
 
@@ -74,6 +77,8 @@ def cover_captions() -> list[list[str]]:
         for i, name in enumerate(cover.names):
             picked = [1 + (i * TEMPLATES_A_NAME + k) % (len(TEMPLATES) - 1) for k in range(TEMPLATES_A_NAME)]
             captions += [TEMPLATES[k].format(name) for k in picked]
+            if cover.crop:
+                captions.append(CROP_TEMPLATES[i % len(CROP_TEMPLATES)].format(name))
         out.append(captions)
     return out
 

@@ -1,9 +1,10 @@
-"""Measuring an encoder: zero-shot labels by the legends' prompts, beside a majority vote and a random forest."""
+"""Measuring an encoder: zero-shot labels by the legends' prompts, beside majority, forest and probe."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap import legend, text
+from geomap.evaluate import baselines, metrics
 from geomap.model import PixelEncoder
 from geomap.simulate.covers import table
 from geomap.train import samples
@@ -29,8 +31,8 @@ TYPED: Final = {
     "sugar_beet": "beet for the sugar factory", "spring_barley": "barley sown in March", "pasture": "grazing land",
     "vineyard": "vines", "citrus": "clementine trees", "olive_grove": "olives", "dry_grassland": "parched grassland",
     "wooded_pasture": "bushy grazing land", "nut_trees": "almonds and hazelnuts", "evergreen_oak": "holm oak wood",
-    "fallow": "a resting field", "vegetables": "vegetable growing", "sorghum": "sorghum crop",
-    "groundnut": "peanut crop", "pulses": "bean field", "savanna_trees": "dry savanna wood",
+    "fallow": "a resting field", "vegetables": "vegetable growing", "sorghum": "sorghum for grain",
+    "groundnut": "peanut cultivation", "pulses": "bean field", "savanna_trees": "dry savanna wood",
     "cherry_orchard": "peach and cherry orchard",
 }  # fmt: skip
 """Typed names in phrases that are no caption of the training, to test how phrasing matters."""
@@ -51,13 +53,15 @@ def embed(encoder: PixelEncoder, dn: NDArray[np.uint16], valid: NDArray[np.bool_
     return torch.cat(parts)
 
 
-def accuracy(truth: NDArray[np.intp], predicted: NDArray[np.intp]) -> dict[str, float]:
-    """Accuracy, and F1 averaged over the classes that occur in `truth`."""
-    scores = []
-    for c in np.unique(truth):
-        hit = ((truth == c) & (predicted == c)).sum()
-        scores.append(2 * hit / ((truth == c).sum() + (predicted == c).sum()))
-    return {"accuracy": round(float((truth == predicted).mean()), 3), "macro_f1": round(float(np.mean(scores)), 3)}
+def scores(truth: NDArray[np.intp], predicted: NDArray[np.intp]) -> dict[str, float]:
+    """Accuracy, and F1 averaged over the classes that occur in `truth`, rounded for a card."""
+    matrix = metrics.confusion(truth, predicted, np.union1d(truth, predicted).tolist())
+    return {"accuracy": round(metrics.accuracy(truth, predicted), 3), "macro_f1": round(metrics.macro_f1(matrix), 3)}
+
+
+def _majority(truth: NDArray[np.intp]) -> dict[str, float]:
+    nothing = np.empty((len(truth), 0))
+    return scores(truth, baselines.majority(nothing, truth, nothing))
 
 
 def truth_of(cover: NDArray[np.intp], attribute: str) -> NDArray[np.intp]:
@@ -80,11 +84,9 @@ def score(encoder: PixelEncoder, pool: samples.Pool, tower: text.TextTower) -> d
         truth = truth_of(pool.cover, attribute)
         rows = truth > 0
         if rows.any():
+            y = truth[rows]
             found = zero_shot(embeddings[rows], text.class_vectors(known, tower), [c.id for c in known.classes])
-            majority = np.bincount(truth[rows]).max() / rows.sum()
-            out[name] = {"samples": int(rows.sum()), "majority": round(float(majority), 3)} | accuracy(
-                truth[rows], found
-            )
+            out[name] = {"samples": len(y), "majority": _majority(y), **scores(y, found)}
     return out
 
 
@@ -98,61 +100,106 @@ def score_typed(encoder: PixelEncoder, pool: samples.Pool, tower: text.TextTower
     found = zero_shot(
         embed(encoder, pool.dn[rows], pool.valid[rows]), text.class_vectors(typed, tower), [c.id for c in typed.classes]
     )
-    majority = np.bincount(truth).max() / len(truth)
-    return {"classes": len(present), "samples": len(truth), "majority": round(float(majority), 3)} | accuracy(
-        truth, found
-    )
+    majority = _majority(truth)
+    return {"classes": len(present), "samples": len(truth), "majority": majority, **scores(truth, found)}
 
 
-def fit_scale(encoders: Sequence[tuple[PixelEncoder, samples.Pool]], tower: text.TextTower) -> float:
-    """The logit scale with the least cross-entropy over land cover, each pool counting the same."""
+@dataclass(frozen=True)
+class LeftOut:
+    """A real set, the encoder that was trained without it, and what that encoder thinks of its land cover."""
+
+    real: RealSet
+    pool: samples.Pool
+    encoder: PixelEncoder
+    cosines: Tensor  # (n, 8) with land cover's class vectors, of the rows that have a land cover
+    truth: Tensor  # (n,) index of the class
+
+
+def judge(real: RealSet, encoder: PixelEncoder, tower: text.TextTower) -> LeftOut:
+    """A left-out set as `card_metrics` takes it."""
+    pool = samples.real_pool(real)
+    return LeftOut(real, pool, encoder, *_landcover(encoder, pool, tower))
+
+
+def _landcover(encoder: PixelEncoder, pool: samples.Pool, tower: text.TextTower) -> tuple[Tensor, Tensor]:
+    """Cosines (n, 8) and truth (n,) of the rows of a pool that have a land cover."""
     known = legend.load("landcover")
-    vectors = text.class_vectors(known, tower)
-    cosines, labels = [], []
-    for encoder, pool in encoders:
-        truth = truth_of(pool.cover, "landcover")
-        cosines.append(embed(encoder, pool.dn[truth > 0], pool.valid[truth > 0]) @ vectors.T)
-        position = {c.id: i for i, c in enumerate(known.classes)}
-        labels.append(torch.tensor([position[int(t)] for t in truth[truth > 0]]))
+    truth = truth_of(pool.cover, "landcover")
+    rows = truth > 0
+    position = {c.id: i for i, c in enumerate(known.classes)}
+    cosines = embed(encoder, pool.dn[rows], pool.valid[rows]) @ text.class_vectors(known, tower).T
+    return cosines, torch.tensor([position[int(t)] for t in truth[rows]])
+
+
+def fit_scale(judged: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The logit scale with the least cross-entropy over (cosines (n, K), truth (n,)), each set counting the same."""
     scales = np.geomspace(1, 200, 107)
-    losses = [np.mean([F.cross_entropy(s * c, y).item() for c, y in zip(cosines, labels, strict=True)]) for s in scales]
+    losses = [np.mean([F.cross_entropy(s * c, y).item() for c, y in judged]) for s in scales]
     return round(float(scales[int(np.argmin(losses))]), 2)
 
 
-def leave_one_out(
-    real: Sequence[RealSet],
-    fit_without: Callable[[str, Sequence[RealSet]], PixelEncoder],
-    tower: text.TextTower,
-) -> dict[str, Any]:
-    """Scores of every real set by an encoder that was trained without it, and the logit scale fitted on all of them."""
-    out: dict[str, Any] = {}
-    fitted = []
-    for left in real:
-        others = [r for r in real if r is not left]
-        encoder = fit_without(left.name, others)
-        pool = samples.real_pool(left)
-        out[left.name] = score(encoder, pool, tower) | {"typed": score_typed(encoder, pool, tower)}
+def simulated_scale(encoder: PixelEncoder, pool: samples.Pool, tower: text.TextTower) -> float:
+    """The logit scale of a run without real sets: fitted on held-out simulated series."""
+    return fit_scale([_landcover(encoder, pool, tower)])
+
+
+def card_metrics(left: Sequence[LeftOut], tower: text.TextTower) -> dict[str, Any]:
+    """Scores of every left-out set beside the baselines, calibration, and the logit scale fitted on all of them."""
+    out = {
+        o.real.name: score(o.encoder, o.pool, tower) | {"typed": score_typed(o.encoder, o.pool, tower)} for o in left
+    }
+    for o in left:
+        others = [v.real for v in left if v is not o]
         for name, attribute in LEGENDS.items():
-            out[left.name][name]["random_forest_on_other_real_sets"] = random_forest(others, left, attribute)
-        log.info("left out %s: %s", left.name, out[left.name])
-        fitted.append((encoder, pool))
-    return {"left_out": out, "logit_scale": fit_scale(fitted, tower)}
+            out[o.real.name][name] |= _baselines(o, others, attribute)
+        log.info("left out %s: %s", o.real.name, out[o.real.name])
+    return {
+        "left_out": out,
+        "calibration": calibration(left),
+        "logit_scale": fit_scale([(o.cosines, o.truth) for o in left]),
+    }
 
 
-def random_forest(train: Sequence[RealSet], test: RealSet, attribute: str) -> dict[str, float]:
-    """Scores of a forest of 300 trees on the bands of all months (a missing month takes the series' mean)."""
-    from sklearn.ensemble import RandomForestClassifier  # in the extra `train`
+def _baselines(o: LeftOut, others: Sequence[RealSet], attribute: str) -> dict[str, Any]:
+    """What others make of the set: a forest trained on the other sets; forest and linear probe trained inside it."""
+    x, y, rows = _table(o.real, attribute)
+    out: dict[str, Any] = {}
+    if others:
+        x_other, y_other, _ = (
+            np.concatenate(part) for part in zip(*[_table(r, attribute) for r in others], strict=True)
+        )
+        out["random_forest_on_other_real_sets"] = scores(y, baselines.forest(x_other, y_other, x))
+    field = o.real.field[rows]
+    embeddings = embed(o.encoder, o.pool.dn[rows], o.pool.valid[rows]).numpy()
+    inside = "_inside_5_folds_of_fields"
+    out["random_forest" + inside] = scores(y, baselines.cross_validated(baselines.forest, x, y, field))
+    out["linear_probe" + inside] = scores(y, baselines.cross_validated(baselines.probe, embeddings, y, field))
+    return out
 
-    x, y = (np.concatenate(part) for part in zip(*[_table(r, attribute) for r in train], strict=True))
-    forest = RandomForestClassifier(300, random_state=0, class_weight="balanced_subsample").fit(x, y)
-    features, truth = _table(test, attribute)
-    return accuracy(truth, forest.predict(features))
 
-
-def _table(real: RealSet, attribute: str) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+def _table(real: RealSet, attribute: str) -> tuple[NDArray[np.float32], NDArray[np.intp], NDArray[np.bool_]]:
+    """Features (n, 120) and class ids (n,) of the rows (of the set) that have a class."""
     truth = truth_of(cover_index(real.cover), attribute)
     rows = truth > 0
-    weight = real.valid[rows][..., None]
-    x = real.dn[rows].astype(np.float32)
-    mean = (x * weight).sum(1, keepdims=True) / np.maximum(weight.sum(1, keepdims=True), 1)
-    return np.where(weight, x, mean).reshape(len(x), -1).astype(np.float32), truth[rows]
+    return baselines.series_table(real.dn[rows], real.valid[rows]), truth[rows], rows
+
+
+def calibration(left: Sequence[LeftOut]) -> dict[str, Any]:
+    """Confidence of land cover against accuracy; each set's scale is fitted on the other sets, so that it is unseen."""
+    confidence, right = [], []
+    errors: dict[str, float] = {}
+    for o in left:
+        scale = fit_scale([(v.cosines, v.truth) for v in left if v is not o] or [(o.cosines, o.truth)])
+        probability, found = torch.softmax(scale * o.cosines, 1).max(1)
+        confidence.append(probability.numpy().astype(float))
+        right.append((found == o.truth).numpy())
+        errors[o.real.name] = round(metrics.reliability(confidence[-1], right[-1]).error, 3)
+    bins = metrics.reliability(np.concatenate(confidence), np.concatenate(right))
+    return {
+        "expected_calibration_error": errors | {"all": round(bins.error, 3)},
+        "reliability": {
+            "samples": bins.count.tolist(),
+            "confidence": [None if np.isnan(v) else round(v, 3) for v in bins.confidence.tolist()],
+            "accuracy": [None if np.isnan(v) else round(v, 3) for v in bins.accuracy.tolist()],
+        },
+    }

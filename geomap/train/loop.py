@@ -58,7 +58,7 @@ def train(config: Path | TrainConfig, out: Path, progress: Progress | None = Non
     encoder = fit(config, pool, real, levels, config.steps, _named("train", progress))
     held = samples.simulated_pool(np.random.default_rng([config.seed, 1]), config.held_out)
     metrics["simulated_held_out"] = evaluate.score(encoder, held, tower)
-    scale = metrics.pop("logit_scale", None) or evaluate.fit_scale([(encoder, held)], tower)
+    scale = metrics.pop("logit_scale", None) or evaluate.simulated_scale(encoder, held, tower)
     card = weights.Card(
         name=config.name, title=config.title, version=config.version, licence=config.licence,
         encoder=weights.card_fields(encoder.cfg), text_space=config.text_space, logit_scale=scale,
@@ -78,11 +78,12 @@ def _left_out(
 ) -> dict[str, Any]:
     """Scores of every real set by an encoder that has not seen it, for the card."""
     steps = config.evaluation.steps if config.evaluation else config.steps
-
-    def fit_without(left: str, others: Sequence[RealSet]) -> PixelEncoder:
-        return fit(config, pool, others, levels, steps, _named(f"evaluate without {left}", progress))
-
-    return evaluate.leave_one_out(real, fit_without, tower)
+    left = []
+    for r in real:
+        others = [o for o in real if o is not r]
+        encoder = fit(config, pool, others, levels, steps, _named(f"evaluate without {r.name}", progress))
+        left.append(evaluate.judge(r, encoder, tower))
+    return evaluate.card_metrics(left, tower)
 
 
 def _named(stage: str, progress: Progress | None) -> Callable[[int, int], None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class RealSet:
     dn: NDArray[np.uint16]  # (n, 12, 10), 0 = nodata
     valid: NDArray[np.bool_]  # (n, 12)
     cover: NDArray[np.str_]  # (n,) key of the simulation's cover
+    field: NDArray[np.intp]  # (n,) number of the field that a sample lies in; folds of a validation part fields
     climate: str
 
     def __len__(self) -> int:
@@ -78,7 +79,19 @@ def read_flanders(path: Path) -> RealSet:
     known = np.isin(label.ravel(), list(CROP_TYPE))
     series = series[known]
     cover = np.array([CROP_TYPE[c] for c in label.ravel()[known].tolist()])
-    return RealSet("flanders_2019", series, np.asarray((series > 0).all(-1)), cover, "atlantic")
+    field = fields_np(label).ravel()[known]
+    return RealSet("flanders_2019", series, np.asarray((series > 0).all(-1)), cover, field, "atlantic")
+
+
+def fields_np(label: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Number (h, w) of the field of every pixel: connected pixels (by an edge) of one label."""
+    from scipy import ndimage
+
+    fields = np.zeros(label.shape, np.intp)
+    for value in np.unique(label):
+        part, _ = ndimage.label(label == value)
+        fields = np.where(part > 0, part + fields.max(), fields)
+    return fields
 
 
 def read_corsica(path: Path) -> RealSet:
@@ -119,7 +132,7 @@ def _points(name: str, dn: NDArray[np.int64], code: NDArray[np.int64], climate: 
     valid = ((dn != MISSING) & (dn > 0)).all(-1)
     dn = np.where(valid[..., None], np.minimum(dn, MISSING - 1), 0)[known]
     cover = np.array([WORLDCEREAL[c] for c in code[known].tolist()])
-    return RealSet(name, dn.astype(np.uint16), valid[known], cover, climate)
+    return RealSet(name, dn.astype(np.uint16), valid[known], cover, np.arange(len(cover)), climate)
 
 
 def _existing(path: Path) -> Path:

@@ -1,0 +1,86 @@
+"""What an encoder is compared with: the commonest class, a random forest on the series, a linear probe on embeddings.
+
+Each takes plain arrays and gives predictions: for a test set, fitted on a training set; or for every sample of one set,
+by k folds whose groups are parted, so that no sample is predicted by a model that saw its group.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.intp]
+Table = NDArray[np.floating]
+Method = Callable[[Table, Ints, Table], Ints]
+"""(x (n, F), y (n,), x of the test set (m, F)) -> class ids (m,)."""
+
+TREES: Final = 300
+FOLDS: Final = 5
+MAX_ITERATIONS: Final = 1000
+
+
+def series_table(dn: NDArray[np.uint16], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Features (n, 12 * F): DNs (n, 12, F) of all months, a month that is not valid (n, 12) taking the series' mean."""
+    x = dn.astype(np.float32)
+    weight = valid[..., None]
+    mean = (x * weight).sum(1, keepdims=True) / np.maximum(weight.sum(1, keepdims=True), 1)
+    return np.where(weight, x, mean).reshape(len(x), -1).astype(np.float32)
+
+
+def majority(x: Table, y: Ints, x_test: Table) -> Ints:
+    """The commonest class of `y`; of equally common ones the lowest id."""
+    return np.full(len(x_test), np.bincount(y).argmax(), np.intp)
+
+
+def forest(x: Table, y: Ints, x_test: Table) -> Ints:
+    """A random forest of 300 trees, classes weighted by their inverse size in every bootstrap; seeded."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    model = RandomForestClassifier(TREES, random_state=0, class_weight="balanced_subsample", n_jobs=-1)
+    return np.asarray(model.fit(x, y).predict(x_test), np.intp)
+
+
+def probe(x: Table, y: Ints, x_test: Table) -> Ints:
+    """Logistic regression (L2, C = 1) on standardised features; the class itself where `y` has only one."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if (y == y[0]).all():
+        return majority(x, y, x_test)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=MAX_ITERATIONS))
+    return np.asarray(model.fit(x, y).predict(x_test), np.intp)
+
+
+def cross_validated(method: Method, x: Table, y: Ints, groups: NDArray[np.generic], folds: int = FOLDS) -> Ints:
+    """Predictions (n,) for one set by k folds that part its groups; seeded.
+
+    Args:
+        method: `majority`, `forest` or `probe`.
+        x: (n, F).
+        y: (n,) class ids.
+        groups: (n,) samples with the same value are never parted between fitting and prediction.
+        folds: at most; as many as there are groups where they are fewer.
+
+    Raises:
+        ValueError: fewer than two groups.
+    """
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    count = min(folds, len(np.unique(groups)))
+    if count < 2:
+        raise ValueError("folds need two groups or more")
+    stratified = np.unique(y, return_counts=True)[1].max() >= count
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=0) if stratified else GroupKFold(count)
+    predicted = np.zeros(len(y), np.intp)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # it is then missed in some folds
+        warnings.filterwarnings("ignore", message="The number of unique classes")  # ids of few samples are no quantity
+        for fit, test in splitter.split(x, y, groups):
+            if len(test):
+                predicted[test] = method(x[fit], y[fit], x[test])
+    return predicted
