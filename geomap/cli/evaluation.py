@@ -1,0 +1,103 @@
+"""The command that measures an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.errors import InputError
+
+if TYPE_CHECKING:
+    from geomap.evaluate.sets import LabelledSet
+    from geomap.evaluate.tables import TextTable
+
+
+def evaluate(
+    weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="Name or folder of weights.")],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="FILE.h5|NAME=PATH",
+            help="Test set: a cut HDF5 file, or flanders=, corsica=, east_africa=PATH; repeat for several.",
+        ),
+    ],
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.h5|NAME=PATH", help="Training set of the baselines; without it they are k-fold."),
+    ] = None,
+    photos: Annotated[Path | None, typer.Option(help="Vectors of ground photos by point, for retrieval.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="CSV of labels by point, in the published layout.")] = None,
+    scenicness: Annotated[Path | None, typer.Option(help="CSV with columns id and score: people's ratings.")] = None,
+    prompts: Annotated[
+        str, typer.Option(metavar="LETTERS", help="C class names, G generic templates, D the legends' prompts.")
+    ] = "CGD",
+    draws: Annotated[
+        int, typer.Option(min=0, max=100, help="Draws of the months that are left; 0: no such table.")
+    ] = 5,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("geomap-evaluation"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what each stage decides.")] = False,
+) -> None:
+    """Measure weights on labelled series, beside baselines and the paper's figures.
+
+    Writes results.md, results.json, confusion matrices (CSV, PNG), reliability diagrams and accuracy by clear months
+    into --out. docs/evaluation.md says how each figure is made.
+
+    Example: `geomap evaluate default --data flanders=series.npz --out evaluation`
+    """
+    log_to_stderr(verbose)
+    with errors_to_exit_code():
+        from geomap import weights as store
+        from geomap.evaluate import prompts as kinds
+        from geomap.evaluate import protocol, report, sets, tables
+
+        if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
+            raise InputError(f"evaluation needs {' and '.join(missing)}; install with: pip install 'geomap[train]'")
+        asked = kinds.kinds(prompts)
+        out.mkdir(parents=True, exist_ok=True)
+        loaded = store.load(weights)
+        patch = loaded.card.config().patch
+        with progress_bars() as progress:
+            tests = [sets.read(source, patch, photos, labels, scenicness, progress) for source in data]
+            fitted = sets.read(train, patch, labels=labels, progress=progress) if train else None
+            _check(tests, fitted)
+            options = protocol.Options(asked, draws, device, progress)
+            results = [protocol.evaluate(loaded, test, options, fitted) for test in tests]
+        paths = report.write(out, loaded, results)
+        for result in results:
+            out_console.rule(escape(result.name))
+            out_console.print(report.remarks(result), highlight=False)
+            for table in filter(lambda t: t.printed, tables.tables(result)):
+                _print(table)
+        out_console.print(report.notes(loaded), markup=False, highlight=False)
+        for path in paths:
+            out_console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def _check(tests: Sequence[LabelledSet], train: LabelledSet | None) -> None:
+    names = [t.name for t in tests]
+    if len(set(names)) < len(names):
+        raise InputError(f"two test sets are called {max(names, key=names.count)}; rename one of the files")
+    for test in tests:
+        if train is not None:
+            test.refuse_overlap(train)
+
+
+def _print(table: TextTable) -> None:
+    """Tables by legend fit a terminal in parts, one for each legend."""
+    out_console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
+    parted = table.columns[0] == "legend"
+    for value in dict.fromkeys(row[0] for row in table.rows) if parted else (None,):
+        found = Table(*table.columns[parted:], title=value and escape(value), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for row in table.rows:
+            if value in (None, row[0]):
+                found.add_row(*map(escape, row[parted:]))
+        out_console.print(found)

@@ -1,0 +1,91 @@
+"""Scores of the baselines on a test set: fitted on a training set, or by folds inside the test set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomap.evaluate import baselines, metrics
+from geomap.evaluate.results import Score
+from geomap.evaluate.series import Progress
+from geomap.evaluate.sets import LabelledSet
+from geomap.legend import Legend
+
+METHODS: Final[Mapping[str, baselines.Method]] = {
+    "majority": baselines.majority,
+    "random forest": baselines.forest,
+    "linear probe": baselines.probe,
+}
+"""Baselines by name. The probe takes the encoder's embeddings, the others the series."""
+
+HOW_FOLDS: Final = "{folds} folds inside the test set, parted by {grouped_by}".replace("{folds}", str(baselines.FOLDS))
+HOW_TRAINED: Final = "fitted on {name} ({n:,} samples)"
+"""How the baselines were fitted, in words."""
+
+Ints = NDArray[np.intp]
+Predict = Callable[[baselines.Method, NDArray[np.floating], NDArray[np.bool_], Legend], Ints | None]
+
+
+def inside(test: LabelledSet, known: Sequence[Legend], embeddings: Tensor, progress: Progress) -> Iterator[Score]:
+    """Scores by folds inside the test set; the majority class is that of the whole set. `embeddings`: (n, D)."""
+    features = _features(test, embeddings)
+    for done, legend in enumerate(known):
+        y, rows = _labelled(test, legend)
+        groups = test.groups[rows]
+        for name, method in METHODS.items():
+            x = features[name][rows]
+            if name == "majority":
+                yield _score(legend, name, y, method(x, y, x))
+            elif len(np.unique(groups)) > 1:
+                yield _score(legend, name, y, baselines.cross_validated(method, x, y, groups))
+            progress(f"{test.name} baselines", done + 1, len(known))
+
+
+def across(
+    test: LabelledSet,
+    train: LabelledSet,
+    known: Sequence[Legend],
+    of_test: Tensor,
+    of_train: Tensor,
+    progress: Progress,
+) -> Iterator[Score]:
+    """Scores of baselines fitted on a training set; legends that it has no labels of are left out."""
+    features, seen = _features(test, of_test), _features(train, of_train)
+    for done, legend in enumerate(known):
+        if legend.name in train.labelled:
+            (y, rows), (y_train, rows_train) = _labelled(test, legend), _labelled(train, legend)
+            for name, method in METHODS.items():
+                predicted = method(seen[name][rows_train], y_train, features[name][rows])
+                yield _score(legend, name, y, predicted)
+        progress(f"{test.name} baselines", done + 1, len(known))
+
+
+def _features(test: LabelledSet, embeddings: Tensor) -> dict[str, NDArray[np.float32]]:
+    table = baselines.series_table(test.samples.dn, test.samples.valid)
+    return {"majority": table, "random forest": table, "linear probe": embeddings.numpy()}
+
+
+def _labelled(test: LabelledSet, legend: Legend) -> tuple[Ints, NDArray[np.bool_]]:
+    rows = test.samples.labels[legend.name] > 0
+    return test.samples.labels[legend.name][rows], rows
+
+
+def _score(legend: Legend, name: str, truth: Ints, predicted: Ints) -> Score:
+    matrix = metrics.confusion(truth, predicted, [c.id for c in legend.classes])
+    return Score(
+        legend=legend.name,
+        method=name,
+        length="monthly",
+        prompts="",
+        n=len(truth),
+        top1=metrics.accuracy(truth, predicted),
+        top5=None,
+        macro_f1=metrics.macro_f1(matrix),
+        balanced_accuracy=metrics.balanced_accuracy(matrix),
+        confusion=matrix,
+        reliability=None,
+    )
