@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomap.errors import InputError
+from geomap.errors import InputError, WeightsError
 from geomap.model import PixelEncoder
 from geomap.types import Composite
 
@@ -24,9 +24,14 @@ BATCH_GPU = 65_536
 
 
 class Engine:
-    """An encoder on a device."""
+    """An encoder on a device. Raises WeightsError for one that takes patches, InputError for an unknown device."""
 
     def __init__(self, encoder: PixelEncoder, device: str = "auto", batch: int | None = None) -> None:
+        if (side := encoder.cfg.patch) != 1:
+            raise WeightsError(
+                f"these weights take patches of {side} x {side} pixels, and maps are made of single pixels; "
+                "use weights of patch 1 (geomap evaluate takes the others)"
+            )
         self.device = pick_device(device)
         self.batch = batch or (BATCH_CPU if self.device.type == "cpu" else BATCH_GPU)
         self.encoder = encoder.eval().to(self.device)

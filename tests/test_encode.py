@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from geomap import encode, label, legend, weights
-from geomap.errors import InputError
+from geomap.errors import InputError, WeightsError
 from geomap.label import Question
+from geomap.model import EncoderConfig, PixelEncoder
 from geomap.types import Composite
 
 MONTHS = tuple(range(12))
@@ -128,3 +129,10 @@ def test_blank_labels_are_nodata():
     assert (classes.value == 0).all()
     assert (classes.confidence == 255).all()
     assert np.isnan(score.value).all()
+
+
+def test_encoders_of_patches_are_refused_in_one_line():
+    tiny = EncoderConfig(dim=8, depth=1, heads=2, mlp=8, out=8, patch=5)
+    encoder = PixelEncoder(tiny, torch.zeros(10), torch.ones(10))
+    with pytest.raises(WeightsError, match="patches of 5 x 5 pixels"):
+        encode.Engine(encoder)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from geomap.cli.console import errors_to_exit_code, out_console
+from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console
 
-app = typer.Typer(no_args_is_help=True, help="Weights that come with geomap: what they are and how good.")
+if TYPE_CHECKING:
+    from geomap.train.real import RealSet
+    from geomap.weights import Card
+
+app = typer.Typer(no_args_is_help=True, help="Weights that come with geomap or from elsewhere.")
+
+Out = Annotated[Path, typer.Option(help="Folder of the new weights.")]
+Labelled = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SET=PATH",
+        help="Labelled pixels that decide the band order: flanders, corsica or east_africa, and its file. Needs CLIP's"
+        " text tower.",
+    ),
+]
 
 
 @app.command("list")
@@ -32,3 +47,67 @@ def weights_show(name: Annotated[str, typer.Argument(help="Name or folder of wei
         from geomap import weights as store
 
         out_console.print_json(store.read_card(store.locate(name)).model_dump_json())
+
+
+@app.command("convert")
+def weights_convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A TimeSenCLIP checkpoint: .ckpt, .pt or .safetensors.")],
+    out: Out,
+    name: Annotated[str | None, typer.Option(help="Name on the card. [default: the file's]")] = None,
+    licence: Annotated[str, typer.Option(help="Licence on the card.")] = "unknown: see where the file comes from",
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads, which the file does not tell.")] = 8,
+    labelled: Labelled = None,
+) -> None:
+    """Convert a published TimeSenCLIP checkpoint, without running code that it may carry.
+
+    The patch (1x1, 5x5, 9x9 pixels) and the sizes follow from the tensors. Without --labelled the bands are taken to be
+    B02 first, which is a guess: published code has used other ways too. The card says what was decided, and by what.
+    """
+    log_to_stderr(False)
+    with errors_to_exit_code():
+        from geomap import convert
+
+        _report(convert.convert(file, out, licence, name, heads, _pixels(labelled)), out)
+
+
+@app.command("fetch")
+def weights_fetch(
+    name: Annotated[str, typer.Argument(help="timesenclip, the encoder of the paper for 1x1 pixel.")],
+    out: Out = Path("timesenclip"),
+    labelled: Labelled = None,
+) -> None:
+    """Download a published checkpoint from huggingface.co and convert it.
+
+    `timesenclip` is TimeSenCLIP_1x1.ckpt of huggingface.co/pallavijainpj/TimeSenCLIP. Neither that it is there nor its
+    licence has been verified: read the model page first. A file got by hand goes to `geomap weights convert`.
+    """
+    log_to_stderr(False)
+    with errors_to_exit_code():
+        from geomap import published
+
+        pixels = _pixels(labelled)
+        file = published.fetch(name)
+        licence = f"unverified: see the model page, {published.model_page(name)}"
+        from geomap import convert  # torch takes seconds to import: only once the file is here
+
+        _report(convert.convert(file, out, licence, name, labelled=pixels), out)
+
+
+def _pixels(labelled: str | None) -> RealSet | None:
+    if labelled is None:
+        return None
+    from geomap import convert
+
+    return convert.read_labelled(labelled)
+
+
+def _report(card: Card, out: Path) -> None:
+    """What was decided, and what to type next."""
+    order = card.metrics["band_order"]
+    for way, accuracy in order.get("accuracy", {}).items():
+        line = f"{accuracy:6.1%} of {order['samples']} pixels of {order['tested_on']}: {way}"
+        out_console.print(line, highlight=False, soft_wrap=True)
+    out_console.print(f"band order: {order['chosen']}", highlight=False)
+    for note in card.limits:
+        out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
+    out_console.print(f"weights in {out}; use them with: geomap map AOI --weights {out}", markup=False, soft_wrap=True)
