@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: map test check lint types install clean
+.PHONY: map test train-smoke check lint types install clean
 
 map: $(VENV)/.installed  ## the main job on simulated scenes: needs no network once installed
 	$(BIN)/geomap demo
 
 test: $(VENV)/.installed-dev  ## the test suite
 	$(BIN)/pytest
+
+train-smoke: $(VENV)/.installed-dev  ## train, evaluate and map on a tiny simulated set, in minutes: a check, no weights to use
+	$(BIN)/python tests/smoke_train.py
 
 check: $(VENV)/.installed-dev  ## what CI runs: linter, types, tests
 	$(BIN)/ruff check .

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +18,26 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new weights.")] = Path("geomap-weights"),
 ) -> None:
-    """Train an encoder as a configuration says, and write its weights and card."""
-    log_to_stderr(True)
-    with errors_to_exit_code():
-        from geomap.train import loop
+    """Train an encoder as a configuration says, and write its weights and card.
 
-        with progress_bars() as progress:
-            loop.train(config, out, progress)
-        out_console.print(f"weights in {out}; use them with: geomap map AOI --weights {out}", markup=False)
+    The configuration's `method` is captions (class names, no photos needed) or crossview (the paper's: ground photos).
+    A crossview run that was stopped goes on when the same command is given again; on several GPUs, start it with
+    `torchrun --nproc-per-node 4 -m geomap.cli train CONFIG --out DIR`.
+    """
+    first = os.environ.get("RANK", "0") == "0"  # torchrun's other processes keep quiet
+    log_to_stderr(first)
+    with errors_to_exit_code():
+        from geomap.train.config import CrossViewConfig, read_any
+
+        chosen = read_any(config)
+        with progress_bars() if first else nullcontext() as progress:
+            if isinstance(chosen, CrossViewConfig):
+                from geomap.train.crossview import train_crossview
+
+                train_crossview(chosen, out, progress)
+            else:
+                from geomap.train import loop
+
+                loop.train(chosen, out, progress)
+        if first:
+            out_console.print(f"weights in {out}; use them with: geomap map AOI --weights {out}", markup=False)

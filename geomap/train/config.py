@@ -51,6 +51,7 @@ class TrainConfig(BaseModel):
     """A training run."""
 
     model_config = _STRICT
+    method: Literal["captions"] = "captions"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
     title: str
     version: str = "1"
@@ -76,8 +77,72 @@ class TrainConfig(BaseModel):
     limits: tuple[str, ...] = ()  # for the card: where they fail
 
 
+PATHS = ("train", "validation", "photos")
+"""Keys of CrossViewData that are paths."""
+
+
+class CrossViewData(BaseModel):
+    """Published files of series and photos; paths are relative to the configuration's folder."""
+
+    model_config = _STRICT
+    name: str  # for the card
+    kind: Literal["measured", "simulated"] = "measured"
+    licence: str
+    note: str = ""
+    train: str  # cut HDF5 file (sen4map.read_cut)
+    validation: str  # cut HDF5 file: chooses the epoch that is kept
+    photos: str  # CLIP vectors of the ground photos (lucas.read_photos)
+
+
+class Masking(BaseModel):
+    """Months and bands that training leaves out (paper, section 3.2)."""
+
+    model_config = _STRICT
+    temporal: Share = 0.5  # of the batches: annual median, three months in a row or a random subset, equally likely
+    spectral: bool = False  # zero each band but B02, B03, B04 with chance 1/2; the paper's best runs do not (table 7)
+
+
+class CrossViewConfig(BaseModel):
+    """A run of the paper's method: contrast of pixel series with ground photos. Defaults are the paper's (section 5.1).
+
+    `docs/training.md` names what the paper leaves open or the published code does otherwise.
+    """
+
+    model_config = _STRICT
+    method: Literal["crossview"]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
+    title: str
+    version: str = "1"
+    licence: str
+    data: CrossViewData
+    encoder: Literal["timesenclip", "small"] = "timesenclip"
+    patch: Literal[1, 5, 9] = 1  # pixels per side
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    device: str = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1  # on a CPU, results repeat to the bit for the same number
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 200
+    warmup: Annotated[int, Field(ge=0)] = 10  # epochs
+    batch: Annotated[int, Field(ge=2, le=1_048_576)] = 1024  # of all processes together
+    queue: Annotated[int, Field(ge=1, le=10_000_000)] = 2048  # past ground vectors
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-6
+    masking: Masking = Masking()
+    recipe: str = ""  # for the card: how to make these weights again
+    limits: tuple[str, ...] = ()  # for the card: where they fail
+
+
 def read(path: Path) -> TrainConfig:
-    """The run that a YAML file describes, its paths made absolute. Raises ConfigError."""
+    """The run of method `captions` that a YAML file describes, its paths made absolute. Raises ConfigError."""
+    config = read_any(path)
+    if isinstance(config, CrossViewConfig):
+        raise ConfigError(f"{path} is of method crossview; run it with: geomap train {path}")
+    return config
+
+
+def read_any(path: Path) -> TrainConfig | CrossViewConfig:
+    """The run that a YAML file describes, its paths made absolute; `method` says which. Raises ConfigError."""
     if not path.is_file():
         raise ConfigError(f"no training configuration {path}; pipelines/train_default.yaml is an example")
     if path.stat().st_size > MAX_BYTES:
@@ -88,9 +153,15 @@ def read(path: Path) -> TrainConfig:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: the file must hold keys with values, as pipelines/train_default.yaml does")
+    if raw.get("method", "captions") not in ("captions", "crossview"):
+        raise ConfigError(f"{path}: method: must be captions or crossview, not {raw['method']!r}")
+    model = CrossViewConfig if raw.get("method") == "crossview" else TrainConfig
     try:
-        config = TrainConfig.model_validate(raw)
+        config = model.model_validate(raw)
     except ValidationError as e:
-        raise ConfigError(f"{path}: {first_problem(e, TrainConfig)}") from e
+        raise ConfigError(f"{path}: {first_problem(e, model)}") from e
     folder = path.resolve().parent
+    if isinstance(config, CrossViewConfig):
+        files = {k: str((folder / getattr(config.data, k)).resolve()) for k in PATHS}
+        return config.model_copy(update={"data": config.data.model_copy(update=files)})
     return config.model_copy(update={"real": {k: str((folder / v).resolve()) for k, v in config.real.items()}})

@@ -1,0 +1,70 @@
+"""The paper's maskings of training series (section 3.2): fewer months, one annual median, fewer bands.
+
+One draw decides for a whole batch. A month that is masked keeps its place and is no token of the encoder, so the others
+keep their own months' positions. Only training draws maskings; evaluation sees series as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap.evaluate.series import Series, shorten
+from geomap.sentinel2 import BANDS, MONTHS
+
+WINDOW: Final = 3
+"""Months of a contiguous window; it starts in January to October and does not wrap."""
+RGB: Final = ("B02", "B03", "B04")
+"""Bands that spectral masking leaves alone."""
+SPECTRAL_CHANCE: Final = 0.5
+"""Chance of every other band to be zeroed (paper section 3.2)."""
+
+Kind = Literal["none", "median", "window", "subset"]
+TEMPORAL: Final[tuple[Kind, ...]] = ("median", "window", "subset")
+"""Temporal maskings, equally likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """What one batch goes through."""
+
+    kind: Kind
+    months: NDArray[np.bool_]  # (12,) kept
+    bands: NDArray[np.bool_]  # (10,) kept
+
+
+def draw(rng: np.random.Generator, temporal: float, spectral: bool) -> Masking:
+    """A masking: with chance `temporal` one of TEMPORAL, and with `spectral` fewer bands."""
+    kind: Kind = TEMPORAL[rng.integers(len(TEMPORAL))] if rng.random() < temporal else "none"
+    months = np.ones(MONTHS, np.bool_)
+    if kind == "window":
+        start = rng.integers(0, MONTHS - WINDOW + 1)
+        months[:] = False
+        months[start : start + WINDOW] = True
+    elif kind == "subset":
+        months = rng.permutation(MONTHS) < rng.integers(1, MONTHS)  # 1..11 months
+    bands = np.isin(BANDS, RGB) | (rng.random(len(BANDS)) >= SPECTRAL_CHANCE) if spectral else np.ones(10, np.bool_)
+    return Masking(kind, months, bands)
+
+
+def apply_np(masking: Masking, dn: NDArray[np.uint16], valid: NDArray[np.bool_]) -> Series:
+    """Masked series of a batch.
+
+    Args:
+        masking: the batch's draw.
+        dn: (n, 12, bands * patch^2) DNs, band-major.
+        valid: (n, 12) months with a value; every row needs one.
+
+    Returns:
+        Twelve steps, the masked months not valid; a row that would lose its last month keeps all it has. The annual
+        median is one step: the median of the valid months' composites, in the mean of the twelve positions.
+    """
+    if not masking.bands.all():  # DN 0 lies below every band's low constant: the encoder's input is then exactly 0
+        dn = dn * masking.bands.astype(np.uint16).repeat(dn.shape[-1] // len(BANDS))
+    if masking.kind == "median":
+        return shorten(dn, valid, "annual")
+    kept = valid & masking.months
+    return Series(dn, np.where(kept.any(1, keepdims=True), kept, valid), np.arange(MONTHS))
