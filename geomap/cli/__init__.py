@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from geomap import __version__
-from geomap.cli import legends, maps, training, weights
+from geomap.cli import data, evaluation, legends, maps, training, weights
 from geomap.cli.console import out_console, say
 from geomap.errors import InputError
 
@@ -29,8 +29,11 @@ app.command("map")(maps.map_command)
 app.command()(maps.demo)
 app.command()(maps.verify)
 app.command()(training.train)
+app.command()(evaluation.evaluate)
 app.add_typer(legends.app, name="legends")
 app.add_typer(weights.app, name="weights")
+app.add_typer(data.photos, name="photos")
+app.add_typer(data.samples, name="samples")
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 # ^ click's UsageError: typer carries its own copy of click, which it does not export
