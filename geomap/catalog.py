@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import shapely
 from shapely.geometry.base import BaseGeometry
@@ -25,11 +25,22 @@ from geomap.hrefs import HrefPolicy, check_href, named, without_secrets
 from geomap.offset import OffsetPolicy, decide_offset
 from geomap.providers import PRESETS, PROVIDERS, Provider, describe, recognise
 from geomap.stac import landing_page, read_items, search_items
-from geomap.types import Period, Scene, SceneAsset
+from geomap.types import LeftOut, Period, Scene, SceneAsset
 
-__all__ = ["PRESETS", "PROVIDERS", "OffsetPolicy", "Provider", "check_href", "decide_offset", "search"]
+__all__ = ["PRESETS", "PROVIDERS", "Found", "OffsetPolicy", "Provider", "check_href", "decide_offset", "find", "search"]
 
 logger = logging.getLogger(__name__)
+
+MAX_TEXT: Final = 200
+"""Characters of a catalogue's own words that are kept of an item left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found for a request: the scenes to read, and what lies there too and is not used."""
+
+    scenes: tuple[Scene, ...]  # in order of time and id, each acquisition once
+    left_out: tuple[LeftOut, ...] = ()  # in order of cause and id
 
 
 def search(
@@ -42,7 +53,30 @@ def search(
     offset_policy: OffsetPolicy = "auto",
     allow_hosts: Collection[str] = (),
 ) -> tuple[Scene, ...]:
-    """Scenes over `area` in `period`, in order of time and id, each acquisition once.
+    """The scenes that `find` finds; same arguments and errors."""
+    found = find(
+        area,
+        period,
+        stac,
+        collection=collection,
+        max_cloud=max_cloud,
+        offset_policy=offset_policy,
+        allow_hosts=allow_hosts,
+    )
+    return found.scenes
+
+
+def find(
+    area: BaseGeometry,
+    period: Period,
+    stac: str,
+    *,
+    collection: str | None = None,
+    max_cloud: float = 100,
+    offset_policy: OffsetPolicy = "auto",
+    allow_hosts: Collection[str] = (),
+) -> Found:
+    """Scenes over `area` in `period`, each acquisition once, and the items left out.
 
     Args:
         area: polygons in EPSG:4326 (longitude, latitude), cut at the antimeridian.
@@ -61,26 +95,31 @@ def search(
     """
     source = _source(stac, collection, tuple(allow_hosts))
     sieve = _Sieve(area, period, max_cloud)
-    strangers: Counter[str] = Counter()
     granules: list[Granule] = []
     for item in source.items(area, period, max_cloud):
         provider = recognise(item, source.providers)
         if provider is None or collection not in (None, item.get("collection")):
-            strangers[str(item.get("collection"))] += 1
+            sieve.leave_out(item.get("id"), "foreign", f"collection {item.get('collection')}: not Sentinel-2 L2A")
+            sieve.strangers[str(item.get("collection"))] += 1
         elif granule := sieve.take(item, provider):
             granules.append(granule)
-    for name, count in strangers.items():
+    for name, count in sieve.strangers.items():
         logger.warning("ignored %d items of collection %s of %s: not Sentinel-2 L2A", count, name, source.name)
-    if strangers and not granules and not sieve.left_out:
+    if sieve.strangers and not granules and not sieve.elsewhere and sieve.strangers.total() == len(sieve.left_out):
+        where = f"{source.name}{f' in collection {collection}' if collection else ''}"
         raise InputError(
-            f"no item of {source.name}{f' in collection {collection}' if collection else ''} follows conventions that "
-            f"geomap knows (collections found: {', '.join(sorted(strangers))}); looked for {describe(source.providers)}"
+            f"no item of {where} follows conventions that geomap knows (collections found: "
+            f"{', '.join(sorted(sieve.strangers))}); looked for {describe(source.providers)}"
         )
     if not granules:
         raise NoScenesError(_nothing(source.name, sieve))
-    scenes = [_scene(granule, source.policy(granule.provider), offset_policy) for granule in unique(granules)]
+    kept, dropped = unique(granules)
+    for copy, better in dropped:
+        sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
+    scenes = [_scene(granule, source.policy(granule.provider), offset_policy) for granule in kept]
     logger.info("%s: %d scenes, %d copies dropped", source.name, len(scenes), len(granules) - len(scenes))
-    return tuple(sorted(scenes, key=lambda scene: (scene.time, scene.id)))
+    left_out = sorted(set(sieve.left_out), key=lambda item: (item.cause, item.id, item.detail))
+    return Found(tuple(sorted(scenes, key=lambda scene: (scene.time, scene.id))), tuple(left_out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,32 +179,39 @@ def _source(stac: str, collection: str | None, allow_hosts: tuple[str, ...]) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Sieve:
-    """Lets through the granules that were asked for, and counts why it held back the others."""
+    """Lets through the granules that were asked for, and keeps why it held back the others."""
 
     area: BaseGeometry
     period: Period
     max_cloud: float
-    left_out: Counter[str] = field(default_factory=Counter)  # unusable, elsewhere, cloudy
+    left_out: list[LeftOut] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)  # ids of items outside the area or the period
+    strangers: Counter[str] = field(default_factory=Counter)  # items of each unknown collection
 
     def __post_init__(self) -> None:
         shapely.prepare(self.area)
+
+    def leave_out(self, name: object, cause: str, detail: str) -> None:
+        """Keep why an item is not used; `name` and `detail` may hold whatever a catalogue wrote."""
+        shown = name if isinstance(name, str) and name.isprintable() else repr(name)
+        self.left_out.append(LeftOut(shown[:MAX_TEXT], cause, " ".join(detail.split())[:MAX_TEXT]))
 
     def take(self, item: dict[str, Any], provider: Provider) -> Granule | None:
         try:
             granule = read_granule(item, provider)
         except ValueError as error:
             logger.warning("left out item %r: not a valid STAC item (%s)", item.get("id"), error)
-            self.left_out["unusable"] += 1
+            self.leave_out(item.get("id"), "invalid", str(error))
             return None
         if self.period.step(granule.time) is None or not granule.touches(self.area):
-            self.left_out["elsewhere"] += 1
+            self.elsewhere.append(granule.id)
             return None
         if granule.cloud_cover is not None and granule.cloud_cover > self.max_cloud:
-            self.left_out["cloudy"] += 1
+            self.leave_out(granule.id, "cloudy", f"{granule.cloud_cover:.0f} % cloud")
             return None
         if granule.missing:
             logger.warning("left out scene %s: it has no asset for %s", granule.id, ", ".join(granule.missing))
-            self.left_out["unusable"] += 1
+            self.leave_out(granule.id, "incomplete", f"no asset for {', '.join(granule.missing)}")
             return None
         return granule
 
@@ -216,9 +262,10 @@ def _nothing(source: str, sieve: _Sieve) -> str:
     )
     if sieve.max_cloud < 100:
         text += f" with at most {sieve.max_cloud:g} % cloud: type a higher --max-cloud"
-    if cloudy := sieve.left_out["cloudy"]:
+    causes = Counter(item.cause for item in sieve.left_out)
+    if cloudy := causes["cloudy"]:
         text += f" ({cloudy} are cloudier)"
-    if unusable := sieve.left_out["unusable"]:
+    if unusable := causes["invalid"] + causes["incomplete"]:
         text += f"; {unusable} lack a band or valid metadata (see the log)"
     if max(abs(float(west)), abs(float(east))) <= 90:
         text += f"; if longitude and latitude were swapped, type {south},{west},{north},{east}"

@@ -1,57 +1,110 @@
 """Monthly medians and clear-observation counts of a tile.
 
-Kernels in numpy carry the arithmetic; `monthly` lifts them over the dask chunks of a stack. All values stay uint16 DN
-with 0 as nodata: nodata is masked first, then the offset is added, then valid values are floored at 1. The median of an
-even count is the mean of the two middle values, rounded down.
+Kernels in numpy carry the arithmetic; `monthly` lifts them over the dask chunks of a stack, a month of one band at a
+time. All values stay uint16 DN with 0 as nodata: nodata is masked first, then the offset is added, then valid values
+are floored at 1. The median of an even count is the mean of the two middle values, rounded down.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL_NOT_CLEAR
-from geomap.types import BandStack, Composite, Stack
+from geomap.types import Composite, Stack
 
 UPSAMPLE = 2  # 20 m pixels to 10 m pixels, nearest: each value is repeated
-STRIP_BYTES = 64 * 2**10  # rows of one slice sorted at a time, so that a month's slices stay in the second-level cache
+STRIP_BYTES = 128 * 2**10  # rows of one slice sorted at a time, so that a month's slices stay in the second-level cache
 
 
-def monthly(stack: Stack, months: int, not_clear: Sequence[int] = SCL_NOT_CLEAR) -> tuple[da.Array, da.Array]:
-    """Lazy monthly medians and clear counts at 10 m.
+class Watch(Protocol):
+    """Looks at raw DNs while they are in memory."""
+
+    bands: Sequence[str]
+
+    def see(self, scene: str, rows: slice, cols: slice, dn: NDArray[np.uint16]) -> None:
+        """A block of one of `bands`: scene id, its place at 20 m, (y, x) raw DNs; called by several threads."""
+
+
+def read_classes(classes: da.Array, workers: int | None = None) -> NDArray[np.uint8]:
+    """(scene, y, x) SCL, read by `workers` threads."""
+    computed: NDArray[np.uint8] = classes.compute(**_threads(workers))
+    return computed
+
+
+def monthly(stack: Stack, months: int, watch: Watch | None = None) -> da.Array:
+    """Lazy monthly medians at 10 m, one task for each month, band and chunk: it holds the month's scenes of one band.
+
+    Returns:
+        (month, band, y, x) uint16 in sentinel2.BANDS order, 0 = nodata.
+    """
+    rows, cols = stack.fine.dn.chunks[2:]
+    name = f"median-{tokenize(stack.fine.dn.name, stack.coarse.dn.name, months)}"
+    where = list(itertools.product(range(months), range(len(BANDS)), range(len(rows)), range(len(cols))))
+    tasks: dict[Any, Any] = {(name, m, b, i, j): _task(stack, m, BANDS[b], i, j, watch) for m, b, i, j in where}
+    read: list[Any] = [stack.fine.dn, stack.coarse.dn]
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=read)
+    return da.Array(graph, name, chunks=((1,) * months, (1,) * len(BANDS), rows, cols), dtype=np.uint16)
+
+
+def _task(stack: Stack, month: int, band: str, i: int, j: int, watch: Watch | None) -> tuple[Any, ...]:
+    """The dask task of one block: scenes with nothing clear there are not asked for."""
+    fine = band in BANDS_10M
+    bands, names = (stack.fine, BANDS_10M) if fine else (stack.coarse, BANDS_20M)
+    part = tuple(_slice(stack.coarse.dn.chunks[axis], index) for axis, index in ((2, i), (3, j)))
+    number = names.index(band)
+    scenes = [s for s, step in enumerate(stack.step) if step == month and stack.clear[s][part].any()]
+    rows, cols = part
+    looks = (
+        [functools.partial(watch.see, stack.id[s], rows, cols) for s in scenes] if watch and band in watch.bands else []
+    )
+    block = functools.partial(
+        _median_block,
+        looks=looks,
+        shape=(stack.fine.dn.chunks[2][i], stack.fine.dn.chunks[3][j]),
+        clear=[stack.clear[s][part] for s in scenes],
+        offset=[int(bands.offset[s, number]) for s in scenes],
+        acquisition=[stack.acquisition[s] for s in scenes],
+    )
+    return block, [(bands.dn.name, s, number, i, j) for s in scenes]
+
+
+def _slice(chunks: Sequence[int], index: int) -> slice:
+    start = sum(chunks[:index])
+    return slice(start, start + chunks[index])
+
+
+def compute(stack: Stack, months: int, workers: int | None = None, watch: Watch | None = None) -> Composite:
+    """Monthly medians and clear counts at 10 m, block by block straight into arrays.
 
     Args:
         stack: scenes over a tile.
         months: steps of the period.
-        not_clear: SCL classes that do not count as clear.
+        workers: threads (default: dask's own choice).
+        watch: sees each block that it asks for once, before the offset is added.
 
-    Returns:
-        (month, band, y, x) uint16 in sentinel2.BANDS order with 0 = nodata, and (month, y, x) uint8 counts of clear
-        acquisitions, saturated at 255.
+    Raises:
+        ReadError, SourceUnavailableError: a file cannot be read.
     """
-    plan = {"step": stack.step, "acquisition": stack.acquisition, "months": months, "not_clear": tuple(not_clear)}
-    fine = _lift(stack.fine, stack.scl, scale=UPSAMPLE, **plan)
-    coarse = _repeat(_lift(stack.coarse, stack.scl, scale=1, **plan), axes=(2, 3))
-    layers = dict(zip(BANDS_10M, fine.transpose(1, 0, 2, 3), strict=True))
-    layers |= dict(zip(BANDS_20M, coarse.transpose(1, 0, 2, 3), strict=True))
-    clear = da.map_blocks(_count_block, stack.scl, **plan, dtype=np.uint8, chunks=((months,), *stack.scl.chunks[1:]))
-    return da.stack([layers[band] for band in BANDS], axis=1), _repeat(clear, axes=(1, 2))
+    dn = monthly(stack, months, watch)
+    out = np.zeros(dn.shape, np.uint16)
+    da.store(dn, out, lock=False, **_threads(workers))
+    if not stack.clear:
+        return Composite(out, np.zeros((months, *dn.shape[2:]), np.uint8))
+    counts = clear_count_np(stack.clear, stack.step, stack.acquisition, months)
+    return Composite(out, _repeated_np(counts))
 
 
-def compute(
-    stack: Stack, months: int, not_clear: Sequence[int] = SCL_NOT_CLEAR, workers: int | None = None
-) -> Composite:
-    """`monthly`, computed chunk by chunk straight into two arrays; `workers` threads (default: dask's own choice)."""
-    dn, clear = monthly(stack, months, not_clear)
-    out = Composite(np.zeros(dn.shape, np.uint16), np.zeros(clear.shape, np.uint8))
-    threads: dict[str, Any] = {"scheduler": "threads"} | ({"num_workers": workers} if workers else {})
-    da.store([dn, clear], [out.dn, out.clear], lock=False, **threads)
-    return out
+def _threads(workers: int | None) -> dict[str, Any]:
+    return {"scheduler": "threads"} | ({"num_workers": workers} if workers else {})
 
 
 def clear_np(scl: NDArray[np.uint8], not_clear: Sequence[int] = SCL_NOT_CLEAR) -> NDArray[np.bool_]:
@@ -67,40 +120,37 @@ def shifted_np(dn: NDArray[np.uint16], offset: int) -> NDArray[np.uint16]:
     """DNs with the offset added to every valid one, floored at 1; 0 stays 0."""
     if offset == 0:
         return dn
-    moved = np.clip(dn.astype(np.int32) + offset, 1, 65535).astype(np.uint16)
-    moved[dn == 0] = 0
-    return moved
+    one, size = np.uint16(1), np.uint16(abs(offset))
+    moved = np.maximum(dn, size + one) - size if offset < 0 else np.minimum(dn, np.uint16(65535) - size) + size
+    return moved * np.minimum(dn, one)
 
 
-def monthly_median_np(
-    dn: NDArray[np.uint16],
-    clear: NDArray[np.bool_],
-    offset: NDArray[np.int32],
-    step: Sequence[int],
+def month_median_np(
+    dn: Sequence[NDArray[np.uint16]],
+    clear: Sequence[NDArray[np.bool_]],
+    offset: Sequence[int],
     acquisition: Sequence[int],
-    months: int,
 ) -> NDArray[np.uint16]:
-    """Median of the clear DNs of each month.
+    """Median of the clear DNs of one band in one month.
 
     Args:
-        dn: (scene, y, x) raw DNs of one band, 0 = nodata.
-        clear: (scene, y, x).
-        offset: (scene,) DN to add.
-        step: month index of each scene.
+        dn: of each scene, one at least, (y, x) raw DNs, 0 = nodata.
+        clear: of each scene, (y, x), or half as many rows and columns where its pixels are twice as large.
+        offset: DN to add to each scene.
         acquisition: pass number of each scene; of scenes with the same number the first clear value counts.
-        months: number of steps.
 
     Returns:
-        (month, y, x) DNs, 0 where a month has no clear value.
+        (y, x) DNs, 0 where there is no clear value.
     """
-    out = np.zeros((months, *dn.shape[1:]), np.uint16)
-    rows = max(1, STRIP_BYTES // (2 * dn.shape[2]))
-    for top in range(0, dn.shape[1], rows):
-        part = np.s_[top : top + rows]
-        for month in range(months):
-            slices = _passes(dn, clear, offset, step, acquisition, month, part)
-            if slices:
-                out[month, part] = median_np(slices)
+    height, width = dn[0].shape
+    out = np.zeros((height, width), np.uint16)
+    scale = height // clear[0].shape[0]
+    rows = max(1, STRIP_BYTES // (2 * scale * width)) * scale
+    for top in range(0, height, rows):
+        part = slice(top, top + rows)
+        slices = _passes(dn, clear, offset, acquisition, part, scale)
+        if slices:
+            out[part] = median_np(slices)
     return out
 
 
@@ -130,46 +180,61 @@ def median_np(slices: Sequence[NDArray[np.uint16]]) -> NDArray[np.uint16]:
 
 
 def clear_count_np(
-    clear: NDArray[np.bool_], step: Sequence[int], acquisition: Sequence[int], months: int
+    clear: Sequence[NDArray[np.bool_]], step: Sequence[int], acquisition: Sequence[int], months: int
 ) -> NDArray[np.uint8]:
-    """(scene, y, x) -> (month, y, x): clear acquisitions of each month, at most 255."""
-    out = np.zeros((months, *clear.shape[1:]), np.uint8)
+    """Of each scene, one at least, (y, x) -> (month, y, x): clear acquisitions of each month, at most 255."""
+    out = np.zeros((months, *clear[0].shape), np.uint8)
     for month in range(months):
-        total = np.zeros(clear.shape[1:], np.uint16)
-        for scenes in _by_pass(step, acquisition, month):
-            total += clear[scenes].any(axis=0)
+        scenes = [s for s, m in enumerate(step) if m == month]
+        total = np.zeros(clear[0].shape, np.uint16)
+        for group in _by_pass([acquisition[s] for s in scenes]):
+            total += np.logical_or.reduce([clear[scenes[s]] for s in group])
         out[month] = np.minimum(total, 255)
     return out
 
 
-def _by_pass(step: Sequence[int], acquisition: Sequence[int], month: int) -> list[list[int]]:
-    """Scene indices of a month, grouped by pass."""
+def _by_pass(acquisition: Sequence[int]) -> list[list[int]]:
+    """Scene indices, grouped by pass."""
     groups: dict[int, list[int]] = {}
-    for scene, (s, a) in enumerate(zip(step, acquisition, strict=True)):
-        if s == month:
-            groups.setdefault(a, []).append(scene)
+    for scene, number in enumerate(acquisition):
+        groups.setdefault(number, []).append(scene)
     return list(groups.values())
 
 
 def _passes(
-    dn: NDArray[np.uint16],
-    clear: NDArray[np.bool_],
-    offset: NDArray[np.int32],
-    step: Sequence[int],
+    dn: Sequence[NDArray[np.uint16]],
+    clear: Sequence[NDArray[np.bool_]],
+    offset: Sequence[int],
     acquisition: Sequence[int],
-    month: int,
-    part: slice,
+    rows: slice,
+    scale: int,
 ) -> list[NDArray[np.uint16]]:
-    """One slice of clear, shifted DNs for each pass of a month."""
-    slices = []
-    for scenes in _by_pass(step, acquisition, month):
+    """Some rows of each pass: one slice of clear, shifted DNs; none where nothing is clear."""
+    slices: list[NDArray[np.uint16]] = []
+    for scenes in _by_pass(acquisition):
         merged: NDArray[np.uint16] | None = None
         for scene in scenes:
-            values = shifted_np(dn[scene, part], int(offset[scene])) * clear[scene, part]
+            mask = clear[scene][rows.start // scale : rows.stop // scale]
+            values = _masked_np(shifted_np(dn[scene][rows], offset[scene]), mask)
             merged = values if merged is None else np.where(merged == 0, values, merged)
         if merged is not None and merged.any():
             slices.append(merged)
     return slices
+
+
+def _masked_np(dn: NDArray[np.uint16], clear: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """DNs where clear, else 0; (y, x) DNs, and a mask of that shape or of pixels twice as large."""
+    if dn.shape == clear.shape:
+        return dn & -clear.astype(np.uint16)
+    pairs = np.ascontiguousarray(dn).view(np.uint32)  # two neighbours in a row, which share a pixel of 20 m
+    both = pairs.reshape(-1, UPSAMPLE, clear.shape[1]) & -clear.astype(np.uint32)[:, None]
+    masked: NDArray[np.uint16] = both.view(np.uint16).reshape(dn.shape)
+    return masked
+
+
+def _repeated_np(pixels: NDArray[Any], times: int = UPSAMPLE) -> NDArray[Any]:
+    """(..., y, x) -> each pixel `times` x `times`: 20 m to 10 m, nearest."""
+    return pixels if times == 1 else pixels.repeat(times, -2).repeat(times, -1)
 
 
 @functools.cache
@@ -188,61 +253,19 @@ def _network(n: int) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
-def _lift(bands: BandStack, scl: da.Array, scale: int, **plan: Any) -> da.Array:
-    """monthly_median_np over chunks: (scene, band, y, x) with its block of (scene, y, x) SCL -> (month, band, y, x)."""
-    lifted: da.Array = da.blockwise(
-        _median_block,
-        "mbyx",
-        bands.dn,
-        "sbyx",
-        scl,
-        "syx",
-        da.from_array(bands.offset, chunks=(-1, 1)),
-        "sb",
-        scale=scale,
-        new_axes={"m": plan["months"]},
-        align_arrays=False,  # blocks of SCL and of 10 m bands cover the same ground with different pixel counts
-        concatenate=True,
-        dtype=np.uint16,
-        **plan,
-    )
-    return lifted
-
-
 def _median_block(
-    dn: NDArray[np.uint16],
-    scl: NDArray[np.uint8],
-    offset: NDArray[np.int32],
+    dn: Sequence[NDArray[np.uint16]],
     *,
-    scale: int,
-    step: Sequence[int],
+    shape: tuple[int, int],
+    clear: Sequence[NDArray[np.bool_]],
+    offset: Sequence[int],
     acquisition: Sequence[int],
-    months: int,
-    not_clear: Sequence[int],
+    looks: Sequence[Callable[[NDArray[np.uint16]], None]],
 ) -> NDArray[np.uint16]:
-    clear = clear_np(scl, not_clear)
-    if scale > 1:
-        clear = clear.repeat(scale, axis=1).repeat(scale, axis=2)
-    parts = [
-        monthly_median_np(dn[:, band], clear, offset[:, band], step, acquisition, months) for band in range(dn.shape[1])
-    ]
-    return np.stack(parts, axis=1)
-
-
-def _count_block(
-    scl: NDArray[np.uint8], *, step: Sequence[int], acquisition: Sequence[int], months: int, not_clear: Sequence[int]
-) -> NDArray[np.uint8]:
-    return clear_count_np(clear_np(scl, not_clear), step, acquisition, months)
-
-
-def _repeat(array: da.Array, axes: tuple[int, int]) -> da.Array:
-    """20 m -> 10 m, nearest."""
-    chunks = tuple(
-        tuple(UPSAMPLE * c for c in sizes) if axis in axes else sizes for axis, sizes in enumerate(array.chunks)
-    )
-    repeated: da.Array = da.map_blocks(_repeat_block, array, axes, dtype=array.dtype, chunks=chunks)
-    return repeated
-
-
-def _repeat_block(block: NDArray[Any], axes: tuple[int, int]) -> NDArray[Any]:
-    return block.repeat(UPSAMPLE, axes[0]).repeat(UPSAMPLE, axes[1])
+    """month_median_np of blocks (1, 1, y, x), one for each scene -> (1, 1, y, x) at 10 m."""
+    for look, seen in zip(looks, dn, strict=False):
+        look(seen[0, 0])
+    if not dn:
+        return np.zeros((1, 1, *shape), np.uint16)
+    median = month_median_np([block[0, 0] for block in dn], clear, offset, acquisition)
+    return _repeated_np(median, shape[0] // median.shape[0])[None, None]

@@ -39,7 +39,7 @@ class NoScenesError(InputError):
 
 
 class OffsetError(InputError):
-    """The metadata of a scene do not tell whether its pixels carry the radiometric offset."""
+    """A scene's metadata do not tell whether its pixels carry the radiometric offset, or the pixels contradict them."""
 
 
 class HrefError(InputError):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,8 +18,6 @@ from shapely.geometry.base import BaseGeometry
 
 from geomap.offset import parse_baseline, stated_offset
 from geomap.providers import OFFSET_FLAG, PROVIDERS, Provider
-
-logger = logging.getLogger(__name__)
 
 SPLIT_SHARE: Final = 0.05
 """A copy of an acquisition with more than this share of its footprint outside the copies kept is another datastrip.
@@ -133,20 +130,31 @@ def _asset(asset: Mapping[str, Any]) -> GranuleAsset:
     )
 
 
-def unique(granules: Iterable[Granule]) -> Iterator[Granule]:
-    """One copy of each granule: the highest baseline, but every part of a datastrip split."""
+def unique(granules: Iterable[Granule]) -> tuple[list[Granule], list[tuple[Granule, Granule]]]:
+    """One copy of each granule: the highest baseline, but every part of a datastrip split.
+
+    Returns:
+        The granules kept, and each one dropped with the best of those kept in its place. An item that pages repeat is
+        dropped silently: it is used.
+    """
     copies: dict[tuple[str, str], list[Granule]] = defaultdict(list)
     for granule in granules:
         copies[granule.acquisition, granule.tile].append(granule)
+    kept: list[Granule] = []
+    dropped: list[tuple[Granule, Granule]] = []
     for group in copies.values():
-        kept: BaseGeometry = Polygon()
+        covered: BaseGeometry = Polygon()
+        names: set[tuple[str, str]] = set()
+        best = max(group, key=lambda g: g.rank)
         for granule in sorted(group, key=lambda g: g.rank, reverse=True):
-            outside = granule.footprint.difference(kept).area
-            if kept.is_empty or outside > SPLIT_SHARE * granule.footprint.area:
-                kept = kept.union(granule.footprint)
-                yield granule
-            else:
-                logger.debug("left out %s: another copy of %s, tile %s", granule.id, granule.acquisition, granule.tile)
+            outside = granule.footprint.difference(covered).area
+            if covered.is_empty or outside > SPLIT_SHARE * granule.footprint.area:
+                covered = covered.union(granule.footprint)
+                kept.append(granule)
+            elif (granule.collection, granule.id) not in names:
+                dropped.append((granule, best))
+            names.add((granule.collection, granule.id))
+    return kept, dropped
 
 
 def bounding_box(footprint: BaseGeometry) -> tuple[float, float, float, float]:

@@ -21,6 +21,10 @@ OffsetPolicy = Literal["auto", "applied", "unapplied"]
 _BASELINE: Final = re.compile(r"N?(\d{1,2})\.(\d{1,2})")
 
 
+_FLAG_FALSE: Final = f"{OFFSET_FLAG} is false"
+_TYPED: Final = "--offset "
+
+
 def parse_baseline(text: object) -> tuple[int, int] | None:
     """'05.10' -> (5, 10); None for anything that is not a processing baseline."""
     match = _BASELINE.fullmatch(str(text).strip())
@@ -82,7 +86,7 @@ def decide_offset(
         if before:
             return 0, f"baseline {baseline} is before 04.00: never added"
         if after and flag is False and stated != 0 and policy == "auto":
-            return BOA_OFFSET_DN, f"baseline {baseline}, {OFFSET_FLAG} is false: still in the data"
+            return BOA_OFFSET_DN, f"baseline {baseline}, {_FLAG_FALSE}: still in the data"
     elif before and stated in (None, 0):
         return 0, f"baseline {baseline} is before 04.00: never added"
     elif after and stated == BOA_OFFSET_DN:
@@ -91,8 +95,19 @@ def decide_offset(
         return BOA_OFFSET_DN, f"baseline {baseline} is from 04.00 on: in the data"
     said = f"baseline {baseline}, {OFFSET_FLAG} {flag}, stated offset {stated} DN".replace("None", "not given")
     if policy != "auto":
-        return (0 if policy == "applied" else BOA_OFFSET_DN), f"--offset {policy} (metadata: {said})"
+        return (0 if policy == "applied" else BOA_OFFSET_DN), f"{_TYPED}{policy} (metadata: {said})"
     raise OffsetError(
         f"item {item} does not tell whether {band} carries the offset of {BOA_OFFSET_DN} DN ({said}): "
         "type --offset applied if its catalogue has taken it off, --offset unapplied if it is still in the pixels"
     )
+
+
+def remedy(reason: str, offset: int) -> str:
+    """What to type so that an asset gets `offset` instead of the one that was decided for `reason`.
+
+    Where the metadata were plain, no policy changes the decision: then the scene has to be left out.
+    """
+    without = "map from an item file without this scene"
+    if reason.startswith(_TYPED) or (_FLAG_FALSE in reason and offset == 0):
+        return f"type --offset {'unapplied' if offset else 'applied'}, or {without}"
+    return without

@@ -6,7 +6,7 @@ Grids are north-up in a UTM zone. Row 0 is the northern edge; coordinates are th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -143,8 +143,33 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An item that the catalogue found for the request and that no map uses."""
+
+    id: str
+    cause: str  # "copy", "cloudy", "incomplete", "invalid" or "foreign"
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dark:
+    """Clear vegetation of one scene in the bands of guard.GUARD_BANDS: how many values there are, how many are dark."""
+
+    values: int = 0
+    dark: int = 0
+
+    def __add__(self, other: Dark) -> Dark:
+        return Dark(self.values + other.values, self.dark + other.dark)
+
+    @property
+    def share(self) -> float:
+        """0..1."""
+        return self.dark / self.values if self.values else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class BandStack:
-    """Raw DNs of several bands at one resolution, lazy, one slice per scene; chunks hold all scenes and one band."""
+    """Raw DNs of several bands at one resolution, lazy, one slice per scene; chunks hold one scene and one band."""
 
     dn: da.Array  # (scene, band, y, x) uint16, 0 = nodata, offset not yet applied
     offset: NDArray[np.int32]  # (scene, band) DN to add to valid pixels
@@ -152,13 +177,15 @@ class BandStack:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """All scenes over a tile, lazy. `fine` and `scl` chunks cover the same ground as those of `coarse`."""
+    """The scenes over a tile that have clear pixels; DNs are lazy. `fine` chunks cover the ground of `coarse` ones."""
 
     fine: BandStack  # bands at 10 m
     coarse: BandStack  # bands at 20 m
-    scl: da.Array  # (scene, y, x) uint8 at 20 m, 0 = no data
+    clear: tuple[NDArray[np.bool_], ...]  # of each scene, (y, x) at 20 m; DNs that are not clear may be missing
+    id: tuple[str, ...]  # of each scene
     step: tuple[int, ...]  # month index of each scene
     acquisition: tuple[int, ...]  # scenes with the same number were seen in one pass and count once
+    scl: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # by scene id, (y, x) at 20 m
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +194,7 @@ class Composite:
 
     dn: NDArray[np.uint16]  # (month, band, y, x), bands in sentinel2.BANDS order, 0 = nodata
     clear: NDArray[np.uint8]  # (month, y, x), clear observations, at most 255
+    dark: Mapping[str, Dark] = field(default_factory=dict)  # by scene id, what its pixels say of its offset
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,4 +1,6 @@
+import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,18 +21,23 @@ from geomap.types import Period
 
 YEAR_2019 = Period(2018, 12)
 
-# file, collection -> provider, offset of the pixels' true state (data/stac/README.md), words of the reason
+FLAGGED = "earthsearch:boa_offset_applied is true: already taken off"
+AGREED = "baseline {} and the stated offset of -1000 DN agree: in the data"
+NEVER = "baseline {} is before 04.00: never added"
+SINCE = "baseline {} is from 04.00 on: in the data"
+
+# file, collection -> items, provider, offset of the pixels' true state (data/stac/README.md), reason
 TRUTH = {
-    ("earth_search_l2a_2020", "sentinel-2-l2a"): ("earth-search-l2a", 0, "02.14 is before 04.00"),
-    ("earth_search_l2a_2023", "sentinel-2-l2a"): ("earth-search-l2a", 0, "boa_offset_applied is true"),
-    ("earth_search_l2a_and_c1_2025", "sentinel-2-l2a"): ("earth-search-l2a", 0, "boa_offset_applied is true"),
-    ("earth_search_l2a_and_c1_2025", "sentinel-2-c1-l2a"): ("earth-search-c1", -1000, "05.11 and the stated offset"),
-    ("earth_search_c1_2024", "sentinel-2-c1-l2a"): ("earth-search-c1", -1000, "05.10 and the stated offset"),
-    ("planetary_computer_2020", "sentinel-2-l2a"): ("planetary-computer", 0, "02.12 is before 04.00"),
-    ("planetary_computer_2022", "sentinel-2-l2a"): ("planetary-computer", -1000, "04.00 is from 04.00 on"),
-    ("planetary_computer_2024", "sentinel-2-l2a"): ("planetary-computer", -1000, "05.10 is from 04.00 on"),
-    ("cdse_2020_n0500", "sentinel-2-l2a"): ("cdse", -1000, "05.00 and the stated offset"),
-    ("cdse_2026_s2c", "sentinel-2-l2a"): ("cdse", -1000, "05.12 and the stated offset"),
+    ("earth_search_l2a_2020", "sentinel-2-l2a"): (24, "earth-search-l2a", 0, NEVER),
+    ("earth_search_l2a_2023", "sentinel-2-l2a"): (1, "earth-search-l2a", 0, FLAGGED),
+    ("earth_search_l2a_and_c1_2025", "sentinel-2-l2a"): (7, "earth-search-l2a", 0, FLAGGED),
+    ("earth_search_l2a_and_c1_2025", "sentinel-2-c1-l2a"): (6, "earth-search-c1", -1000, AGREED),
+    ("earth_search_c1_2024", "sentinel-2-c1-l2a"): (10, "earth-search-c1", -1000, AGREED),
+    ("planetary_computer_2020", "sentinel-2-l2a"): (13, "planetary-computer", 0, NEVER),
+    ("planetary_computer_2022", "sentinel-2-l2a"): (1, "planetary-computer", -1000, SINCE),
+    ("planetary_computer_2024", "sentinel-2-l2a"): (4, "planetary-computer", -1000, SINCE),
+    ("cdse_2020_n0500", "sentinel-2-l2a"): (1, "cdse", -1000, AGREED),
+    ("cdse_2026_s2c", "sentinel-2-l2a"): (1, "cdse", -1000, AGREED),
 }
 
 
@@ -38,20 +45,42 @@ TRUTH = {
 
 
 def test_every_real_item_gets_its_convention_and_true_offset(shared: Path, find: Callable[..., Any]) -> None:
-    seen = set()
+    seen: Counter[tuple[str, str]] = Counter()
     for path in sorted((shared / "data/stac").glob("*.json")):
         for item in real_items(shared, path.stem):
             if item["collection"] == "sentinel-2-l1c":
                 continue
             (scene,) = find([item])
-            provider, offset, reason = TRUTH[path.stem, item["collection"]]
+            _, provider, offset, reason = TRUTH[path.stem, item["collection"]]
             assert scene.provider == provider, item["id"]
             assert tuple(scene.assets) == (*BANDS, SCL)
-            assert {scene.assets[band].offset for band in BANDS} == {offset}, item["id"]
-            assert all(reason in scene.assets[band].reason for band in BANDS)
+            told = {(scene.assets[band].offset, scene.assets[band].reason) for band in BANDS}
+            assert told == {(offset, reason.format(scene.baseline))}, item["id"]
             assert scene.assets[SCL].offset == 0
-            seen.add((path.stem, item["collection"]))
-    assert seen == set(TRUTH)
+            seen[path.stem, item["collection"]] += 1
+    assert seen == {key: items for key, (items, *_) in TRUTH.items()}
+
+
+def test_what_is_left_out_is_told(shared: Path, tmp_path: Path) -> None:
+    items = real_items(shared, "earth_search_l2a_and_c1_2025")
+    path = tmp_path / "items.json"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": items * 2}))  # pages repeat themselves
+    found = catalog.find(WORLD, Period(2025, 7, 1), str(path))
+    assert [scene.collection for scene in found.scenes] == ["sentinel-2-c1-l2a"] * 6
+    july = [i for i in items if i["properties"]["datetime"].startswith("2025-07")]
+    ids = {
+        cause: sorted(i["id"] for i in july if i["collection"] == name)
+        for cause, name in (("copy", "sentinel-2-l2a"), ("foreign", "sentinel-2-l1c"))
+    }
+    assert list(map(len, ids.values())) == [6, 5]
+    for cause, expected in ids.items():
+        assert [item.id for item in found.left_out if item.cause == cause] == expected
+    assert len(found.left_out) == sum(map(len, ids.values()))
+    assert found.scenes == catalog.search(WORLD, Period(2025, 7, 1), str(path))
+    clear = catalog.find(WORLD, Period(2025, 7, 1), str(path), collection="sentinel-2-c1-l2a", max_cloud=30)
+    cloudy = {i["id"] for i in items if i["collection"].endswith("c1-l2a") and i["properties"]["eo:cloud_cover"] > 30}
+    assert {item.id for item in clear.left_out if item.cause == "cloudy"} == cloudy
+    assert not cloudy & {scene.id for scene in clear.scenes}
 
 
 def test_fields_of_a_real_scene(shared: Path, find: Callable[..., Any]) -> None:

@@ -3,20 +3,24 @@
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import rasterio
+from pyproj import Transformer
 from RangeHTTPServer import RangeRequestHandler
 
-from geomap import aoi, catalog, composite, grid, hrefs, read
+from geomap import aoi, catalog, grid, hrefs, read
 from geomap.errors import HrefError, ReadError, SourceUnavailableError
 from geomap.providers import PROVIDERS
 from geomap.run import tiles
-from geomap.types import Period
+from geomap.sentinel2 import BANDS_10M, BANDS_20M
+from geomap.types import Grid, Period, Scene, SceneAsset
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
 PERIOD = Period(2018, 12, 1)
@@ -108,7 +112,8 @@ def test_planetary_computer_addresses_are_signed_when_they_are_read(archive, htt
     monkeypatch.setattr(handler, "send_head", send_head, raising=False)
     options = dict(PROVIDERS["planetary-computer"].gdal_options)
     signing = {"VSICURL_PC_SAS_SIGN_HREF_URL": f"{base}/sign?href="}
-    made = composite.compute(read.stack(scenes, tile, PERIOD, options | signing), 1)
+    monkeypatch.setattr(tiles, "_gdal_options", lambda scenes: options | signing)  # the host is not the provider's
+    made = tiles.compose(scenes, tile, PERIOD)
     assert made.dn.any()
     assert any(path.startswith("/sign?href=") for path in seen)
     assert all("sig=secret-token" in path for path in seen if not path.startswith("/sign"))
@@ -189,18 +194,105 @@ def test_files_of_another_type_are_refused(archive, tmp_path, dtype):
         tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
 
 
+SIDE = 60  # 10 m pixels of a made scene
+CORNER = (600000, 5500020)  # its west and north in zone 31, as granules lie
+
+
+def made_scene(folder: Path, pixels: np.ndarray, nodata: int | None = 0, epsg: int = 32631) -> Scene:
+    """A scene whose 10 m bands all hold `pixels` (y, x) and whose 20 m bands every second of them."""
+    assets = {}
+    for name, step in (("fine", 10), ("coarse", 20)):
+        values = pixels[:: step // 10, :: step // 10]
+        profile = {"driver": "GTiff", "count": 1, "dtype": "uint16", "height": len(values), "width": len(values[0])}
+        profile |= {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate", "nodata": nodata}
+        place = rasterio.transform.from_origin(*CORNER, step, step)
+        with rasterio.open(folder / f"{name}.tif", "w", crs=epsg, transform=place, **profile) as target:
+            target.write(values, 1)
+        for band in BANDS_10M if step == 10 else BANDS_20M:
+            assets[band] = SceneAsset(band, str(folder / f"{name}.tif"), 0, "as it is")
+    when = PERIOD.start
+    return Scene("made", "c", "earth-search", when, "sentinel-2a", "pass", epsg, (4.3, 49.6, 4.5, 49.7), assets)
+
+
+def read_values(scene: Scene, tile: Grid, clear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    stack = read.stack([scene], tile, PERIOD, {}, clear[None])
+    return stack.fine.dn.compute()[0, 0], stack.coarse.dn.compute()[0, 0]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_clear_pixels_are_copied_wherever_the_tile_lies(tmp_path, seed):
+    """Tiles larger, smaller and beside the file; values at clear pixels equal the file's, and 0 outside it."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(1, 9000, (SIDE, SIDE)).astype(np.uint16)
+    scene = made_scene(tmp_path, pixels)
+    left, top = (2 * int(v) for v in rng.integers(-12, 24, 2))  # of the tile, in pixels of the file
+    width, height = (2 * int(v) for v in rng.integers(1, 30, 2))
+    tile = Grid(32631, CORNER[0] + 10 * left, CORNER[1] - 10 * top, width, height)
+    clear = rng.random((height // 2, width // 2)) < rng.choice([0.02, 0.5, 1])
+    clear[rng.integers(len(clear))] = True
+    fine, coarse = read_values(scene, tile, clear)
+    frame = np.zeros((SIDE + 200, SIDE + 200), np.uint16)
+    frame[100:-100, 100:-100] = pixels
+    wanted = frame[100 + top : 100 + top + height, 100 + left : 100 + left + width]
+    large = clear.repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(fine[large], wanted[large])
+    np.testing.assert_array_equal(coarse[clear], wanted[::2, ::2][clear])
+    rows, cols = np.flatnonzero(large.any(1)), np.flatnonzero(large.any(0))
+    fine[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1] = 0
+    assert not fine.any()  # outside the rectangle of clear pixels nothing is read
+
+
+@pytest.mark.parametrize("nodata", [None, 0, 65535])
+def test_what_a_file_calls_nodata_is_zero(tmp_path, nodata):
+    pixels = np.full((SIDE, SIDE), 700, np.uint16)
+    pixels[10:20] = nodata or 0
+    scene = made_scene(tmp_path, pixels, nodata)
+    fine, _ = read_values(scene, Grid(32631, *CORNER, SIDE, SIDE), np.ones((SIDE // 2, SIDE // 2), bool))
+    assert not fine[10:20].any()
+    assert (np.delete(fine, range(10, 20), axis=0) == 700).all()
+
+
+@pytest.mark.parametrize("chunk", [1024, 16])
+def test_a_scene_of_the_neighbouring_zone_gives_the_nearest_pixel(tmp_path, monkeypatch, chunk):
+    """Each value is the one of the source pixel under the target pixel's centre, whatever the chunks and the mask."""
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(1, 9000, (SIDE, SIDE)).astype(np.uint16)
+    scene = made_scene(tmp_path, pixels)
+    to_zone_32, back = (Transformer.from_crs(*pair, always_xy=True) for pair in ((32631, 32632), (32632, 32631)))
+    x, y = to_zone_32.transform(CORNER[0] + 300, CORNER[1] - 300)
+    tile = Grid(32632, round(x / 20) * 20 - 200, round(y / 20) * 20 + 200, 60, 56)  # some of it outside the file
+    monkeypatch.setattr(read, "chunk_px", lambda scenes: chunk)
+    clear = rng.random((28, 30)) < 0.4
+    fine, coarse = read_values(scene, tile, clear)
+    for got, step, mask in ((fine, 10, clear.repeat(2, 0).repeat(2, 1)), (coarse, 20, clear)):
+        for row, col in zip(*np.nonzero(mask), strict=True):
+            east, north = back.transform(tile.west + step * (col + 0.5), tile.north - step * (row + 0.5))
+            i, j = int((CORNER[1] - north) // step), int((east - CORNER[0]) // step)
+            inside = 0 <= i < SIDE * 10 // step and 0 <= j < SIDE * 10 // step
+            assert got[row, col] == (pixels[:: step // 10, :: step // 10][i, j] if inside else 0)
+        assert (got[mask] > 0).any()
+        assert (got[mask] == 0).any()
+
+
+def test_a_file_without_a_coordinate_system_is_refused(tmp_path):
+    scene = made_scene(tmp_path, np.ones((SIDE, SIDE), np.uint16), epsg=None)
+    scene = replace(scene, epsg=32631)
+    with pytest.raises(ReadError, match=r"fine\.tif does not say its coordinate system"):
+        read_values(scene, Grid(32631, *CORNER, SIDE, SIDE), np.ones((SIDE // 2, SIDE // 2), bool))
+
+
 def test_addresses_lose_their_query():
     assert hrefs.redact("https://a.example/b/c.tif?sig=1&se=2#x") == "https://a.example/b/c.tif"
     assert hrefs.redact("/data/c.tif") == "/data/c.tif"
 
 
-def test_chunks_shrink_with_the_number_of_scenes():
-    assert read.chunk_px(53) == 512
-    assert 2 * 400 * read.chunk_px(400) ** 2 <= read.CHUNK_BYTES
+def test_chunks_shrink_with_the_scenes_of_a_month():
+    assert read.chunk_px(8) == 1024  # a whole tile
+    assert 2 * 400 * read.chunk_px(400) ** 2 <= read.MONTH_BYTES
 
 
 def test_a_scene_outside_the_period_is_a_mistake_of_the_caller(archive):
     area = aoi.parse_area(PATCH)
     scenes = catalog.search(area.geometry, Period(2019, 1, 1), str(archive() / "items.json"))
     with pytest.raises(ValueError, match="inside the period"):
-        read.stack(scenes, grid.tiles(area)[0].grid, PERIOD, {})
+        read.stack(scenes, grid.tiles(area)[0].grid, PERIOD, {}, np.ones((len(scenes), 34, 34), bool))

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from geomap import __version__
-from geomap.cli import data, evaluation, legends, maps, training, weights
+from geomap.cli import data, evaluation, inspect, legends, maps, training, weights
 from geomap.cli.console import out_console, say
 from geomap.errors import InputError
 
@@ -26,6 +26,8 @@ app = typer.Typer(
     '`geomap map "4.40,50.85,4.45,50.88" --year 2023 --stac earth-search --out brussels`',
 )
 app.command("map")(maps.map_command)
+app.command()(inspect.plan)
+app.command()(inspect.explain)
 app.command()(maps.demo)
 app.command()(maps.verify)
 app.command()(training.train)

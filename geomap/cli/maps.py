@@ -2,44 +2,25 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
+from geomap.cli import options
 from geomap.cli.console import err_console, errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.cli.options import Offset, period_of
 from geomap.cli.show import print_estimate, print_result
 from geomap.errors import GeomapError, InputError
 
-if TYPE_CHECKING:
-    from geomap.types import Period
-
-
-class Offset(StrEnum):
-    """What to do with scenes whose metadata do not tell their DN offset."""
-
-    auto = "auto"
-    applied = "applied"
-    unapplied = "unapplied"
-
 
 def map_command(
-    area: Annotated[
-        str,
-        typer.Argument(
-            metavar="AOI",
-            help='"minx,miny,maxx,maxy" in degrees (longitude first), WKT, or a .geojson, .gpkg or .shp file.',
-        ),
-    ],
-    stac: Annotated[
-        str,
-        typer.Option(help="earth-search, planetary-computer, cdse, the URL of a STAC API, or a local items.json."),
-    ] = "earth-search",
-    year: Annotated[int | None, typer.Option(help="A calendar year, for example 2023.")] = None,
-    start: Annotated[str | None, typer.Option(metavar="YYYY-MM", help="First month, instead of --year.")] = None,
-    months: Annotated[int, typer.Option(min=1, max=12, help="Months from --start on.")] = 12,
+    area: options.Area,
+    stac: options.Stac = "earth-search",
+    year: options.Year = None,
+    start: options.Start = None,
+    months: options.Months = 12,
     legend: Annotated[
         list[str] | None,
         typer.Option(help="A built-in legend (see `geomap legends list`) or a .toml file; repeat for several."),
@@ -50,9 +31,9 @@ def map_command(
     out: Annotated[Path, typer.Option(help="Directory of the maps; the same command again resumes.")] = Path(
         "geomap-out"
     ),
-    weights: Annotated[str, typer.Option(help="Name (see `geomap weights list`) or folder of weights.")] = "default",
-    collection: Annotated[str | None, typer.Option(help="STAC collection, where the catalogue has several.")] = None,
-    max_cloud: Annotated[float, typer.Option(min=0, max=100, help="Skip scenes cloudier than this, percent.")] = 100,
+    weights: options.Weights = "default",
+    collection: options.Collection = None,
+    max_cloud: options.MaxCloud = 100,
     min_clear_months: Annotated[
         int | None, typer.Option(min=1, max=12, help="Pixels with fewer clear months are not mapped. [default: 3]")
     ] = None,
@@ -63,14 +44,10 @@ def map_command(
         str | None,
         typer.Option(metavar="LEGEND=CLASS", help='Map the other legends only there: "landcover=Cropland".'),
     ] = None,
-    offset: Annotated[
-        Offset, typer.Option(help="For scenes whose metadata do not tell their DN offset: is it taken off already?")
-    ] = Offset.auto,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="Also open http(s) addresses on this host; repeat for several.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what each stage decides.")] = False,
+    offset: options.OffsetOption = Offset.auto,
+    allow_host: options.AllowHost = None,
+    device: options.Device = "auto",
+    verbose: options.Verbose = False,
 ) -> None:
     """Map an area: search, composite, encode, label and write.
 
@@ -89,7 +66,7 @@ def map_command(
 
         chosen = [legends.load(name) for name in legend or ([] if classes else ["landcover"])]
         typed = [legends.typed(classes)] if classes is not None else []
-        place, period, base = aoi.parse_area(area), _period(year, start, months), _within(within)
+        place, period, base = aoi.parse_area(area), period_of(year, start, months), _within(within)
         from geomap import run  # torch and GDAL take seconds to import: only once the input is sound
 
         request = run.Request(
@@ -150,25 +127,6 @@ def verify(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output
         if problems:
             raise GeomapError(f"{len(problems)} problems in {directory}; remove it and run its command again")
         out_console.print(f"{directory}: every file is as it was written")
-
-
-def _period(year: int | None, start: str | None, months: int) -> Period:
-    from geomap.types import Period
-
-    if (year is None) == (start is None):
-        raise InputError("give the time to map as --year 2023, or as --start 2022-10 with --months")
-    if start is None:
-        if months != 12:
-            raise InputError("--months goes with --start, for example --start 2023-04 --months 6")
-        start = f"{year:04d}-01"
-    try:
-        y, m = (int(part) for part in start.split("-"))
-        period = Period(y, m, months)
-    except ValueError as e:
-        raise InputError(f"cannot read the month {start!r}; write it as 2023-04") from e
-    if not 2015 <= period.year <= 2100:
-        raise InputError(f"there is no Sentinel-2 scene in {period.year}; the first are of 2015")
-    return period
 
 
 def _within(text: str | None) -> tuple[str, str] | None:

@@ -23,8 +23,8 @@ def print_estimate(e: run.Estimate) -> None:
     tiles = "1 tile" if e.tiles == 1 else f"{e.tiles} tiles"
     err_console.print(
         f"{tiles}, {e.pixels * HECTARES_PER_PIXEL / 100:,.2f} km2 ({e.pixels:,} pixels); {e.scenes} scenes "
-        f"in {e.months} months, up to {_size(e.read_bytes)} of pixels to read; "
-        f"encoding takes about {_time(e.encode_seconds)}",
+        f"in {e.months} months, up to {size(e.read_bytes)} of pixels to read; "
+        f"encoding takes about {duration(e.encode_seconds)}",
         highlight=False,
     )
 
@@ -70,11 +70,13 @@ def _class_table(layer: Layer, statistics: Mapping[str, Statistics]) -> Table:
     return table
 
 
-def _size(n: float) -> str:
+def size(n: float) -> str:
+    """Bytes in MB or GB."""
     return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
 
 
-def _time(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in s, min or h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from geomap import catalog, files, grid, stacitem, write
+from geomap import catalog, files, grid, guard, stacitem, write
 from geomap.run import ledger
 from geomap.run.request import Job, Request, described, prepare, space_needed
 from geomap.run.state import State, open_state
@@ -81,7 +81,7 @@ def map_area(
     job = prepare(request)
     asked = described(job)
     state = open_state(out, asked)
-    scenes = state.scenes or _search(request, progress)
+    found = _search(request, progress) if state.scenes is None else None
     with state.lock():
         state = open_state(out, asked)  # another run may have come and gone during the search
         files.clean_temporary(out)
@@ -94,7 +94,8 @@ def map_area(
             (out / files.SUMS).unlink()
         if not state.scenes:
             files.require_space(out, space_needed(job))
-            state = state.begin(asked, scenes)
+            found = found or _search(request, progress)  # again, for a finished run whose maps are damaged
+            state = state.begin(asked, found.scenes, found.left_out)
         seconds: dict[str, float] = {}
         pending = [tile for tile in job.tiles if not state.has(tile, [layer.stem for layer in job.layers])]
         on_estimate(estimate(job, state.scenes or (), pending))
@@ -104,9 +105,9 @@ def map_area(
         return replace(result, resumed=len(job.tiles) - len(pending), seconds=seconds)
 
 
-def _search(request: Request, progress: Progress) -> tuple[Scene, ...]:
+def _search(request: Request, progress: Progress) -> catalog.Found:
     progress("search", 0, 1)
-    scenes = catalog.search(
+    found = catalog.find(
         request.area.geometry,
         request.period,
         request.stac,
@@ -116,7 +117,7 @@ def _search(request: Request, progress: Progress) -> tuple[Scene, ...]:
         allow_hosts=request.allow_hosts,
     )
     progress("search", 1, 1)
-    return scenes
+    return found
 
 
 def estimate(job: Job, scenes: Sequence[Scene], pending: Sequence[Tile]) -> Estimate:
@@ -134,13 +135,16 @@ def _map_tiles(job: Job, state: State, pending: Sequence[Tile], progress: Progre
     """Composite, encode and label each tile, and keep its layers."""
     total = sum(tile.grid.width * tile.grid.height for tile in pending)
     done = 0
+    dark = guard.total(state.load_dark(tile) for tile in job.tiles if tile not in pending)
     progress("composite", 0, len(pending))
     for number, (tile, inside, made) in enumerate(composites(job, state.scenes or (), pending, seconds), start=1):
         progress("composite", number, len(pending))
+        dark = guard.total([dark, made.dark])
+        guard.check(state.scenes or (), dark)
         start = time.perf_counter()
         layers = label_tile(job, made, inside, _shifted(progress, done, total))
         seconds["encode"] = seconds.get("encode", 0.0) + time.perf_counter() - start
-        state.save(tile, layers)
+        state.save(tile, layers, made.dark)
         del made, layers  # the next but one is being read already
         done += tile.grid.width * tile.grid.height
         progress("encode", done, total)
@@ -170,15 +174,24 @@ def _assemble(
             progress("write", len(maps), len(zones) * len(job.layers))
     merged = {stem: ledger.merge(parts) for stem, parts in statistics.items()}
     scenes = state.scenes or ()
+    dark = guard.total(state.load_dark(tile) for tile in job.tiles)
+    for doubt in guard.check(scenes, dark).values():
+        log.warning("the offset is doubtful: %s", doubt)
+    offsets = ledger.offset_groups(ledger.described(scenes, dark))
     stacitem.write_stac(
         staging,
         maps,
         job.request.period,
         software=ledger.software(),
         lineage="Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings.",
-        provenance={"weights": job.weights.card.name, "weights_sha256": job.weights.digest, "scenes": len(scenes)},
+        provenance={
+            "weights": job.weights.card.name,
+            "weights_sha256": job.weights.digest,
+            "scenes": len(scenes),
+            "offsets": [asdict(group) for group in offsets],
+        },
     )
-    ledger.write(staging, asked, [tile.name for tile in job.tiles], scenes, merged)
+    ledger.write(staging, asked, [tile.name for tile in job.tiles], scenes, state.left_out, dark, merged)
     files.write_sums(staging)
     files.publish(staging, state.directory)
     seconds["write"] = time.perf_counter() - start

@@ -1,19 +1,52 @@
-"""run.json: what was asked, with what, from which scenes, and what came out. Its bytes depend on these alone."""
+"""run.json: what was asked, with what, from which scenes, and what came out. Its bytes depend on these alone.
+
+Of every scene it holds the DN offset of each band, why it was decided, and what the pixels said of it; of every item
+that was found and not used, why.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from geomap import files
+from geomap.errors import InputError
+from geomap.guard import judge
+from geomap.run.state import REQUEST_FILE, scene_from_json
 from geomap.sentinel2 import BANDS
 from geomap.style import Statistics
-from geomap.types import Scene
+from geomap.types import Dark, LeftOut, Scene
 
 FILE = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetGroup:
+    """Scenes whose offset was decided alike."""
+
+    provider: str
+    platform: str
+    baseline: str | None
+    dn: int
+    reason: str
+    bands: tuple[str, ...]
+    first: str  # date of the first scene, YYYY-MM-DD
+    last: str
+    scenes: int
+    pixels_say: Mapping[str, int]  # scenes by what guard.judge says of them
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run reads, from its directory."""
+
+    groups: tuple[OffsetGroup, ...]
+    left_out: tuple[LeftOut, ...]
+    finished: bool
 
 
 def software() -> dict[str, str]:
@@ -26,13 +59,16 @@ def write(
     request: Mapping[str, Any],
     tiles: Sequence[str],
     scenes: Sequence[Scene],
+    left_out: Sequence[LeftOut],
+    dark: Mapping[str, Dark],
     statistics: Mapping[str, Statistics],
 ) -> None:
-    """Write run.json. Raises DiskFullError, OutputError."""
+    """Write run.json; `dark` holds what the pixels of all tiles say, by scene id. Raises DiskFullError, OutputError."""
     content = {
         "request": request,
         "software": software(),
-        "scenes": [_scene(scene) for scene in scenes],
+        "scenes": described(scenes, dark),
+        "left_out": [asdict(item) for item in left_out],
         "tiles": list(tiles),
         "maps": {stem: _statistics(s) for stem, s in statistics.items()},
     }
@@ -75,8 +111,12 @@ def merge(parts: Sequence[Statistics]) -> Statistics:
     )
 
 
-def _scene(scene: Scene) -> dict[str, Any]:
-    """A scene without addresses, which may be local paths, and with the offset applied to each band and why."""
+def described(scenes: Sequence[Scene], dark: Mapping[str, Dark]) -> list[dict[str, Any]]:
+    """Scenes as run.json holds them: no addresses, which may be local paths; offsets with reasons and evidence."""
+    return [_scene(scene, dark.get(scene.id, Dark())) for scene in scenes]
+
+
+def _scene(scene: Scene, dark: Dark) -> dict[str, Any]:
     decisions: dict[tuple[int, str], list[str]] = {}
     for band in BANDS:
         asset = scene.assets[band]
@@ -85,12 +125,47 @@ def _scene(scene: Scene) -> dict[str, Any]:
         "id": scene.id,
         "collection": scene.collection,
         "provider": scene.provider,
+        "platform": scene.platform,
         "time": scene.time.isoformat(),
         "acquisition": scene.acquisition,
         "baseline": scene.baseline,
         "cloud_cover": scene.cloud_cover,
         "offsets": [{"dn": dn, "reason": reason, "bands": bands} for (dn, reason), bands in decisions.items()],
+        "vegetation": {"values": dark.values, "dark": dark.dark, "offset": judge(scene, dark)},
     }
+
+
+def offset_groups(scenes: Iterable[Mapping[str, Any]]) -> tuple[OffsetGroup, ...]:
+    """Scenes of run.json, grouped by provider, platform, baseline and decision, in that order."""
+    members: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for scene in scenes:
+        for o in scene["offsets"]:
+            key = scene["provider"], scene["platform"], scene["baseline"], o["dn"], o["reason"], tuple(o["bands"])
+            members.setdefault(key, []).append(scene)
+    groups = []
+    for key, found in sorted(members.items(), key=lambda entry: [str(part) for part in entry[0]]):
+        days = sorted(scene["time"][:10] for scene in found)
+        says = [scene["vegetation"]["offset"] for scene in found]
+        groups.append(OffsetGroup(*key, days[0], days[-1], len(found), {s: says.count(s) for s in sorted(set(says))}))
+    return tuple(groups)
+
+
+def inputs(directory: Path) -> Inputs:
+    """What the run in a directory reads, finished or not.
+
+    Raises:
+        InputError: no run there.
+    """
+    finished = (directory / FILE).is_file()
+    path = directory / FILE if finished else directory / files.STATE / REQUEST_FILE
+    try:
+        content = json.loads(path.read_bytes())
+        scenes = content["scenes"] if finished else described([scene_from_json(s) for s in content["scenes"]], {})
+        return Inputs(offset_groups(scenes), tuple(LeftOut(**item) for item in content["left_out"]), finished)
+    except OSError:
+        raise InputError(f"{directory} holds no run of geomap map; type the directory given to --out") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise InputError(f"{path} is damaged or of another version of geomap; map into another --out") from e
 
 
 def _statistics(s: Statistics) -> dict[str, Any]:

@@ -26,13 +26,15 @@ from numpy.typing import NDArray
 
 from geomap import files
 from geomap.errors import BusyError, OutputError
-from geomap.types import Scene, SceneAsset, Tile
+from geomap.types import Dark, LeftOut, Scene, SceneAsset, Tile
 
 log = logging.getLogger(__name__)
 
 REQUEST_FILE = "request.json"
 _KEY = "layer "
 """Prefix of layers in a tile's file: a legend may be called like an argument of numpy's."""
+_DARK = "dark"
+"""Key of a tile's dark vegetation: JSON, by scene id the two counts of types.Dark."""
 
 Layers = Mapping[str, NDArray[Any]]
 """Layer stem -> (y, x) pixels of a tile."""
@@ -44,6 +46,7 @@ class State:
 
     directory: Path
     scenes: tuple[Scene, ...] | None  # None: a new run, nothing on disk yet
+    left_out: tuple[LeftOut, ...] = ()
 
     @property
     def home(self) -> Path:
@@ -54,12 +57,14 @@ class State:
         """Whether the run has finished: its checksums are written last."""
         return (self.directory / files.SUMS).is_file()
 
-    def begin(self, request: Mapping[str, Any], scenes: Sequence[Scene]) -> State:
-        """Write down the request and its scenes. Raises DiskFullError, OutputError."""
+    def begin(self, request: Mapping[str, Any], scenes: Sequence[Scene], left_out: Sequence[LeftOut] = ()) -> State:
+        """Write down the request and what was found for it. Raises DiskFullError, OutputError."""
         path = self.home / REQUEST_FILE
-        files.write_json(path, {"request": request, "scenes": [scene_to_json(s) for s in scenes]})
+        unused = [dataclasses.asdict(item) for item in left_out]
+        content = {"request": request, "scenes": [scene_to_json(s) for s in scenes], "left_out": unused}
+        files.write_json(path, content)
         path.chmod(0o600)  # addresses of a catalogue's own may carry tokens, until `finish` drops them
-        return dataclasses.replace(self, scenes=tuple(scenes))
+        return dataclasses.replace(self, scenes=tuple(scenes), left_out=tuple(left_out))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -74,15 +79,18 @@ class State:
                 raise BusyError(f"another run is writing {self.directory}; wait for it or choose another --out") from e
             yield
 
-    def save(self, tile: Tile, layers: Layers) -> None:
-        """Keep a tile's layers. Raises DiskFullError, OutputError."""
+    def save(self, tile: Tile, layers: Layers, dark: Mapping[str, Dark] | None = None) -> None:
+        """Keep a tile's layers and what its pixels say of the scenes' offsets. Raises DiskFullError, OutputError."""
+        counts = json.dumps({scene: (d.values, d.dark) for scene, d in (dark or {}).items()}).encode()
+        arrays = {f"{_KEY}{stem}": pixels for stem, pixels in layers.items()} | {_DARK: np.frombuffer(counts, np.uint8)}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **{f"{_KEY}{stem}": pixels for stem, pixels in layers.items()})
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         files.write_bytes(self._file(tile), buffer.getvalue())
 
     def has(self, tile: Tile, stems: Sequence[str]) -> bool:
         """Whether the tile is finished and readable."""
         try:
+            self.load_dark(tile)
             return all(self.load(tile, stem).shape == tile.grid.shape for stem in stems)
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
             return False
@@ -92,6 +100,12 @@ class State:
         with np.load(self._file(tile), allow_pickle=False) as f:
             pixels: NDArray[Any] = f[f"{_KEY}{stem}"]
         return pixels
+
+    def load_dark(self, tile: Tile) -> dict[str, Dark]:
+        """By scene id, the dark vegetation of a finished tile."""
+        with np.load(self._file(tile), allow_pickle=False) as f:
+            counts = json.loads(f[_DARK].tobytes())
+        return {scene: Dark(*count) for scene, count in counts.items()}
 
     def staging(self) -> Path:
         """An empty directory for the maps while they are made."""
@@ -107,7 +121,7 @@ class State:
             for path in self.home.glob("*.npz"):
                 path.unlink()
         shutil.rmtree(self.home / "maps", ignore_errors=True)
-        files.write_json(self.home / REQUEST_FILE, {"request": request, "scenes": []})
+        files.write_json(self.home / REQUEST_FILE, {"request": request, "scenes": [], "left_out": []})
 
     def _file(self, tile: Tile) -> Path:
         return self.home / f"{tile.name}.npz"
@@ -134,6 +148,7 @@ def open_state(directory: Path, request: Mapping[str, Any]) -> State:
     try:
         content = json.loads(path.read_bytes())
         before, scenes = content["request"], tuple(scene_from_json(s) for s in content["scenes"])
+        left_out = tuple(LeftOut(**item) for item in content["left_out"])
     except (ValueError, KeyError, TypeError) as e:
         raise OutputError(f"{path} is damaged; remove {directory} or choose another --out") from e
     now = json.loads(json.dumps(request))
@@ -142,7 +157,7 @@ def open_state(directory: Path, request: Mapping[str, Any]) -> State:
         raise OutputError(
             f"{directory} holds a run of another request (differs in: {', '.join(differs)}); choose another --out"
         )
-    return State(directory, scenes)
+    return State(directory, scenes, left_out)
 
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:

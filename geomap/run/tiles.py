@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geomap import composite, encode, grid, label, read
+from geomap import composite, encode, grid, guard, label, read
 from geomap.legend import Legend
 from geomap.offset import parse_baseline
 from geomap.providers import PROVIDERS
@@ -57,13 +58,20 @@ def compose(scenes: Sequence[Scene], tile: Grid, period: Period) -> Composite:
     if stack is None:
         shape = (period.months, *tile.shape)
         return Composite(np.zeros((period.months, len(BANDS), *tile.shape), np.uint16), np.zeros(shape, np.uint8))
-    return composite.compute(stack, period.months, workers=_threads(scenes))
+    watch = guard.DarkCount(stack.scl)
+    made = composite.compute(stack, period.months, workers=_threads(scenes), watch=watch)
+    return replace(made, dark=watch.counts())
 
 
 def open_stack(scenes: Sequence[Scene], tile: Grid, period: Period) -> Stack | None:
-    """The lazy stack over a tile's grid, or None where no scene touches it."""
+    """The stack over a tile's grid, its SCL read and its DNs lazy, or None where no scene touches the grid."""
     near = sorted(over(scenes, tile), key=_rank)
-    return read.stack(near, tile, period, _gdal_options(near)) if near else None
+    if not near:
+        return None
+    options = _gdal_options(near)
+    scl = composite.read_classes(read.scene_classes(near, tile, options), workers=_threads(near))
+    stack = read.stack(near, tile, period, options, composite.clear_np(scl))
+    return replace(stack, scl={scene.id: classes for scene, classes in zip(near, scl, strict=True)})
 
 
 def _rank(scene: Scene) -> tuple[Any, ...]:

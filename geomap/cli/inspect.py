@@ -1,0 +1,155 @@
+"""Commands that look and write nothing: plan, before a map is made; explain, what it was made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from geomap.cli import options
+from geomap.cli.console import err_console, errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.cli.options import Offset, period_of
+from geomap.cli.show import HECTARES_PER_PIXEL, duration, size
+
+if TYPE_CHECKING:
+    from geomap.run.ledger import Inputs, OffsetGroup
+    from geomap.run.plan import Plan
+
+MANY_ITEMS = 40
+"""Items left out that `explain` names; run.json has all."""
+
+
+def plan(
+    area: options.Area,
+    stac: options.Stac = "earth-search",
+    year: options.Year = None,
+    start: options.Start = None,
+    months: options.Months = 12,
+    weights: options.Weights = "default",
+    collection: options.Collection = None,
+    max_cloud: options.MaxCloud = 100,
+    offset: options.OffsetOption = Offset.auto,
+    allow_host: options.AllowHost = None,
+    device: options.Device = "auto",
+    verbose: options.Verbose = False,
+) -> None:
+    """What a map would take and how much clear sky it would find, month by month. Writes no file.
+
+    Takes the options of `geomap map` that decide what is read. The clear share is measured on the scene classification
+    of up to 60 scenes, read coarsely; for the others it is what their items say of clouds.
+
+    Example: `geomap plan "4.40,50.85,4.45,50.88" --year 2023`
+    """
+    log_to_stderr(verbose)
+    with errors_to_exit_code():
+        from geomap import aoi
+
+        place, period = aoi.parse_area(area), period_of(year, start, months)
+        from geomap import run
+        from geomap.run.plan import plan as make_plan
+
+        request = run.Request(
+            area=place,
+            period=period,
+            stac=stac,
+            legends=(),
+            weights=weights,
+            collection=collection,
+            max_cloud=max_cloud,
+            offset=offset.value,
+            allow_hosts=tuple(allow_host or ()),
+            device=device,
+        )
+        with progress_bars() as progress:
+            made = make_plan(request, progress)
+        _print_plan(made)
+
+
+def explain(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]) -> None:
+    """Which scenes a run reads, the DN offset decided for them and why, and what was found and left out.
+
+    The last column counts scenes by what their darkest vegetation says of the decision: "not asked" where a scene has
+    none there, or its products never carried the offset.
+    """
+    with errors_to_exit_code():
+        from geomap.run import ledger
+
+        _print_inputs(directory, ledger.inputs(directory))
+
+
+def _print_plan(plan: Plan) -> None:
+    table = Table("month", "scenes", "passes", "clear share", "expected clear observations", title="Clear sky")
+    for m in plan.months:
+        note = "" if m.measured == m.passes else f" ({m.measured} of {m.passes} passes measured)"
+        share = "" if m.clear is None else f"{m.clear:.0%}{note}"
+        name, style = f"{m.year:04d}-{m.month:02d}", "red" if m.empty else None
+        unknown = m.passes > 0 and m.clear is None
+        expected = "unknown" if unknown else f"{m.observations:.1f}"
+        table.add_row(name, str(m.scenes), str(m.passes), share, expected, style=style)
+    passes, observations = sum(m.passes for m in plan.months), sum(m.observations for m in plan.months)
+    table.add_section()
+    table.add_row("all", str(plan.scenes), str(passes), "", f"{observations:.1f}")
+    out_console.print(table)
+    _print_costs(plan)
+    if empty := [m for m in plan.months if m.empty]:
+        names = ", ".join(
+            f"{m.year:04d}-{m.month:02d} ({m.scenes or 'no'} scene{'s' * (m.scenes != 1)})" for m in empty
+        )
+        err_console.print(f"expected to be empty: {names}", style="red", markup=False, soft_wrap=True)
+    if plan.failed:
+        looked = plan.failed + plan.measured
+        said = f"{plan.failed} of {looked} scenes looked at cannot be read, such as: {plan.failure}"
+        err_console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_costs(plan: Plan) -> None:
+    reading = "unknown: none was measured"
+    if plan.read_seconds is not None:
+        reading = f"at least {duration(plan.read_seconds)}, at the rate of the {plan.measured} small reads just made"
+    square_km = plan.pixels * HECTARES_PER_PIXEL / 100
+    requests = f"about {plan.requests:,} HTTP requests" if plan.requests else "all of local files"
+    tiles = "1 tile" if plan.tiles == 1 else f"{plan.tiles} tiles"
+    table = Table("", "", title="What the map takes", show_header=False)
+    table.add_row("area", f"{square_km:,.2f} km2, {plan.pixels:,} pixels, {tiles}")
+    table.add_row("left out", ", ".join(f"{n} {cause}" for cause, n in sorted(plan.left_out.items())) or "nothing")
+    table.add_row("reads", f"{plan.reads:,} of a band over a tile, {requests}")
+    table.add_row("bytes", f"up to {size(plan.read_bytes)} of pixels, about half of it compressed")
+    table.add_row("reading", reading)
+    table.add_row("encoding", f"about {duration(plan.encode_seconds)} on this machine, while the next tile is read")
+    out_console.print(table)
+
+
+def _print_inputs(directory: Path, found: Inputs) -> None:
+    count = sum(group.scenes for group in found.groups if "B02" in group.bands)
+    state = "" if found.finished else ", not finished"
+    table = Table(
+        "provider", "platform", "dates", "baseline", "offset", "why", "scenes", "their pixels",
+        title=escape(f"{directory}: {count} scenes{state}"),
+    )  # fmt: skip
+    for group in found.groups:
+        table.add_row(*(escape(cell) for cell in _row(group)))
+    out_console.print(table)
+    if not found.left_out:
+        out_console.print("nothing that was found is left out")
+        return
+    table = Table("why", "item", "", title=f"Found and left out: {len(found.left_out)} items")
+    for item in found.left_out[:MANY_ITEMS]:
+        table.add_row(escape(item.cause), escape(item.id), escape(item.detail))
+    out_console.print(table)
+    if (rest := len(found.left_out) - MANY_ITEMS) > 0:
+        out_console.print(f"and {rest} more in {directory / 'run.json'}", markup=False, soft_wrap=True)
+
+
+def _row(group: OffsetGroup) -> tuple[str, ...]:
+    from geomap.sentinel2 import BANDS
+
+    bands = "" if group.bands == BANDS else f" ({', '.join(group.bands)})"
+    dates = group.first if group.first == group.last else f"{group.first} .. {group.last}"
+    says = ", ".join(f"{n} {what}" for what, n in group.pixels_say.items())
+    baseline = group.baseline or "not given"
+    return (
+        group.provider, group.platform, dates, baseline, str(group.dn), group.reason + bands, str(group.scenes), says,
+    )  # fmt: skip

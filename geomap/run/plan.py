@@ -1,0 +1,285 @@
+"""What a map would cost and how much clear sky it would find, before anything is spent: nothing is written.
+
+The catalogue is searched as for the map. Of at most SAMPLE_SCENES scenes the scene classification is read over the
+area, from a file's overviews where the area is large; the other scenes are taken at their word, `eo:cloud_cover`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from pyproj import Transformer
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+from geomap import aoi, catalog, encode, grid, read, reader, weights
+from geomap.composite import clear_np
+from geomap.errors import GeomapError, HrefError
+from geomap.hrefs import redact
+from geomap.run.request import Request
+from geomap.run.tiles import _gdal_options, _threads, over
+from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL
+from geomap.types import Grid, Period, Scene, Tile
+
+log = logging.getLogger(__name__)
+
+SAMPLE_SCENES: Final = 60
+"""Scenes whose classification is read, spread over the months."""
+
+SAMPLE_PX: Final = 256
+"""Most pixels a side of what is read of each: a share of the area to within a percent."""
+
+REQUESTS_PER_READ: Final = 3
+"""HTTP requests for a band of a tile in a COG of 512 or 1024 pixel blocks: its header and two rows of blocks."""
+
+EMPTY_BELOW: Final = 0.5
+"""Clear observations of a pixel in a month below which more pixels than not are expected to have none."""
+
+PIXELS_PER_KM2: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class MonthPlan:
+    """What one month is expected to hold. A pass is one satellite's overflight; its granules count once."""
+
+    year: int
+    month: int  # 1..12
+    scenes: int
+    passes: int
+    measured: int  # passes whose classification was read
+    clear: float | None  # mean share of the area that is clear in a pass, 0..1; None: no pass, or nothing known
+    observations: float  # clear observations expected at a pixel; those of passes of which nothing is known are missing
+
+    @property
+    def empty(self) -> bool:
+        """Whether most pixels are expected to have no clear observation."""
+        return self.observations < EMPTY_BELOW and (self.passes == 0 or self.clear is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a map would take."""
+
+    months: tuple[MonthPlan, ...]
+    scenes: int
+    left_out: Mapping[str, int]  # items found and not used, by cause
+    measured: int  # scenes whose classification was read
+    failed: int  # scenes whose classification could not be read
+    failure: str | None  # the first failure's message
+    tiles: int
+    pixels: int  # inside the area, about
+    reads: int  # one band of one scene over one tile
+    requests: int  # HTTP requests, about; 0 where all files are local
+    read_bytes: int  # decoded; compressed files are about half
+    read_seconds: float | None  # at least: at the rate of the reads that were measured, which are small
+    encode_seconds: float
+
+
+def plan(request: Request, progress: Callable[[str, int, int], None] = lambda stage, done, total: None) -> Plan:
+    """Find the scenes of a request, look at some of them, and add up what the map would take.
+
+    Legends and thresholds of the request do not matter. `progress` is called with (stage, done, total), stages "search"
+    and "scenes".
+
+    Raises:
+        InputError: as for the map (its subclasses say why).
+        CatalogUnavailableError: the catalogue does not answer. Pixels that cannot be read only count as failed.
+    """
+    engine = encode.Engine(weights.load(request.weights).encoder, request.device)
+    parts = grid.tiles(request.area)
+    progress("search", 0, 1)
+    found = catalog.find(
+        request.area.geometry,
+        request.period,
+        request.stac,
+        collection=request.collection,
+        max_cloud=request.max_cloud,
+        offset_policy=request.offset,
+        allow_hosts=request.allow_hosts,
+    )
+    progress("search", 1, 1)
+    sky = _look(request.area, parts, found.scenes, progress)
+    reads, size = _volume(parts, found.scenes, sky.used)
+    pixels = round(request.area.square_km * PIXELS_PER_KM2)
+    return Plan(
+        months=_months(request.period, found.scenes, sky),
+        scenes=len(found.scenes),
+        left_out=Counter(item.cause for item in found.left_out),
+        measured=sky.measured,
+        failed=len(sky.failures),
+        failure=sky.failures[0] if sky.failures else None,
+        tiles=len(parts),
+        pixels=pixels,
+        reads=round(reads),
+        requests=0 if _local(found.scenes) else round(reads) * REQUESTS_PER_READ,
+        read_bytes=round(size),
+        read_seconds=reads / sky.rate if sky.rate else None,
+        encode_seconds=pixels / engine.pixels_per_second(request.period.months),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sky:
+    """What is known of the passes' clear sky over the area."""
+
+    clear: Mapping[str, float | None]  # by acquisition: share of the area, measured or stated
+    looked: frozenset[str]  # acquisitions measured
+    used: float  # share of the measured scenes that have a clear pixel: of the others no band is read
+    measured: int  # scenes
+    failures: tuple[str, ...]
+    rate: float  # reads a second; 0: none succeeded
+
+
+def _look(
+    area: aoi.Area, parts: Sequence[Tile], scenes: Sequence[Scene], progress: Callable[[str, int, int], None]
+) -> _Sky:
+    """Read the classification of a sample of passes; take the rest from their metadata."""
+    where = sample_grid(parts)
+    inside = grid.inside(area, where)
+    passes = _passes(scenes)
+    chosen = [scene for name in choose(passes, SAMPLE_SCENES) for scene in passes[name]]
+    start, masks, failures = time.perf_counter(), {}, {}
+    with ThreadPoolExecutor(_threads(scenes), thread_name_prefix="plan") as pool:
+        jobs = {scene.id: pool.submit(clear_sky, scene, where) for scene in chosen}
+        for done, (name, job) in enumerate(jobs.items(), start=1):
+            try:
+                masks[name] = job.result() & inside
+            except GeomapError as e:
+                log.info("not measured: %s", e)
+                failures[name] = str(e)
+            progress("scenes", done, len(jobs))
+    seconds = time.perf_counter() - start
+    clear: dict[str, float | None] = {}
+    for name, members in passes.items():
+        if all(scene.id in masks for scene in members):
+            union = np.logical_or.reduce([masks[scene.id] for scene in members])
+            clear[name] = float(union.sum() / max(1, inside.sum()))
+    looked = frozenset(clear)
+    lonlat = _lonlat(where, inside)
+    for name in passes.keys() - looked:
+        clear[name] = stated_clear(passes[name], *lonlat)
+    used = [bool(mask.any()) for mask in masks.values()]
+    return _Sky(
+        clear,
+        looked,
+        used=sum(used) / len(used) if used else 1.0,
+        measured=len(masks),
+        failures=tuple(failures.values()),
+        rate=len(masks) / seconds,
+    )
+
+
+def sample_grid(parts: Sequence[Tile]) -> Grid:
+    """A coarse grid over the tiles of the zone that holds most of them; pixels are a multiple of 20 m."""
+    epsg = Counter(tile.grid.epsg for tile in parts).most_common(1)[0][0]
+    whole = grid.mosaic_grid(tuple(tile.grid for tile in parts if tile.grid.epsg == epsg)).at(20)
+    step = -(-max(whole.shape) // SAMPLE_PX)
+    return replace(whole, width=-(-whole.width // step), height=-(-whole.height // step), resolution=20 * step)
+
+
+def choose(passes: Mapping[str, Sequence[Scene]], limit: int) -> list[str]:
+    """Passes of at most `limit` scenes together (one at least), drawn evenly from the months, always the same ones."""
+    months: dict[tuple[int, int], list[str]] = {}
+    for name, members in passes.items():
+        months.setdefault((members[0].time.year, members[0].time.month), []).append(name)
+    rng = np.random.default_rng(0)
+    decks = [[deck[i] for i in rng.permutation(len(deck))] for deck in months.values()]
+    drawn = [deck[turn] for turn in range(max(map(len, decks))) for deck in decks if turn < len(deck)]
+    total = np.cumsum([len(passes[name]) for name in drawn])
+    return drawn[: max(1, int(np.searchsorted(total, limit, side="right")))]
+
+
+def clear_sky(scene: Scene, where: Grid) -> NDArray[np.bool_]:
+    """(y, x) True where the scene is clear, nearest pixels of the file or of its overviews; False outside it.
+
+    Raises:
+        ReadError, SourceUnavailableError, HrefError: it cannot be read, and is tried only twice.
+    """
+    href = scene.assets[SCL].href
+    step = where.resolution // 20
+    fine = replace(where, width=where.width * step, height=where.height * step, resolution=20)
+    options: dict[str, Any] = {**read.GDAL_OPTIONS, **_gdal_options([scene]), "GDAL_HTTP_MAX_RETRY": 1}
+    lies = {"crs": f"EPSG:{fine.epsg}", "transform": rasterio.Affine(*fine.transform)}
+    size = {"width": fine.width, "height": fine.height}
+    try:
+        with rasterio.Env(**options), rasterio.open(href, sharing=False) as source:
+            if source.driver not in reader.DRIVERS:
+                raise HrefError(f"{redact(href)} is a {source.driver} file; only GeoTIFF and JPEG 2000 are read")
+            with WarpedVRT(source, src_nodata=0, nodata=0, resampling=Resampling.nearest, **lies, **size) as warped:
+                classes = warped.read(1, out_shape=where.shape, resampling=Resampling.nearest)
+    except (GeomapError, MemoryError):
+        raise
+    except Exception as e:  # rasterio lets errors of GDAL through that share no other base
+        raise reader.explain(e, href) from None
+    return clear_np(classes.astype(np.uint8))
+
+
+def stated_clear(members: Sequence[Scene], lon: NDArray[np.float64], lat: NDArray[np.float64]) -> float | None:
+    """Share of places that a pass sees clear by its scenes' boxes and `eo:cloud_cover`; None where one states none."""
+    best = np.zeros(len(lon))
+    for scene in members:
+        if scene.cloud_cover is None:
+            return None
+        west, south, east, north = scene.bbox
+        within = ((lon - west) % 360 <= (east - west) % 360) & (lat >= south) & (lat <= north)
+        best = np.maximum(best, within * (1 - scene.cloud_cover / 100))
+    return float(best.mean()) if len(best) else 0.0
+
+
+def _months(period: Period, scenes: Sequence[Scene], sky: _Sky) -> tuple[MonthPlan, ...]:
+    months = []
+    for step, (year, month) in enumerate(period.year_months):
+        members = [scene for scene in scenes if period.step(scene.time) == step]
+        names = sorted({scene.acquisition for scene in members})
+        known = [share for name in names if (share := sky.clear[name]) is not None]
+        months.append(
+            MonthPlan(
+                year,
+                month,
+                scenes=len(members),
+                passes=len(names),
+                measured=len(sky.looked.intersection(names)),
+                clear=sum(known) / len(known) if known else None,
+                observations=sum(known),
+            )
+        )
+    return tuple(months)
+
+
+def _volume(parts: Sequence[Tile], scenes: Sequence[Scene], used: float) -> tuple[float, float]:
+    """(reads, decoded bytes): every scene's classification over each tile, and the bands of the share that is used."""
+    reads = size = 0.0
+    for tile in parts:
+        near = len(over(scenes, tile.grid))
+        pixels = tile.grid.width * tile.grid.height
+        reads += near * (1 + used * len(BANDS))
+        size += near * pixels * (1 / 4 + used * (2 * len(BANDS_10M) + 2 * len(BANDS_20M) / 4))
+    return reads, size
+
+
+def _local(scenes: Sequence[Scene]) -> bool:
+    return all(asset.href.startswith("/") for scene in scenes for asset in scene.assets.values())
+
+
+def _passes(scenes: Sequence[Scene]) -> dict[str, list[Scene]]:
+    passes: dict[str, list[Scene]] = {}
+    for scene in scenes:
+        passes.setdefault(scene.acquisition, []).append(scene)
+    return passes
+
+
+def _lonlat(where: Grid, inside: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Longitude and latitude of the centres of the pixels inside."""
+    rows, cols = np.nonzero(inside)
+    x, y = where.west + (cols + 0.5) * where.resolution, where.north - (rows + 0.5) * where.resolution
+    lon, lat = Transformer.from_crs(where.epsg, 4326, always_xy=True).transform(x, y)
+    return np.asarray(lon), np.asarray(lat)
