@@ -5,12 +5,14 @@ The label of a pixel is a function of that pixel, the weights and the legend: no
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from geomap.blocks import blocks
 from geomap.legend import UNCLASSIFIED_ID, Legend
 from geomap.types import Labels
 
@@ -25,11 +27,40 @@ class Question:
     min_confidence: float = 0.0  # 0..1; pixels below are unclassified
 
 
+def answers(questions: Sequence[Question], embeddings: Tensor) -> list[Labels]:
+    """Labels of (N, D) unit embeddings for every question, all from one product with all vectors."""
+    vectors, sizes = torch.cat([q.vectors for q in questions]), [len(q.vectors) for q in questions]
+    found = [blank(q.legend, (len(embeddings),)) for q in questions]
+    for rows, block in blocks(embeddings):
+        count = rows.stop - rows.start
+        parts = (block @ vectors.T).split(sizes, dim=1)
+        for question, part, labels in zip(questions, parts, found, strict=True):
+            new = _labels(question, part)
+            labels.value[rows] = new.value[:count]
+            if labels.confidence is not None and new.confidence is not None:
+                labels.confidence[rows] = new.confidence[:count]
+    return found
+
+
 def answer(question: Question, embeddings: Tensor) -> Labels:
     """Labels of (N, D) unit embeddings: ids and percent for classes, scores for rated prompts."""
+    return answers([question], embeddings)[0]
+
+
+def classify(embeddings: Tensor, vectors: Tensor, logit_scale: float) -> tuple[Tensor, Tensor]:
+    """(N, D) x (K, D) -> index of the nearest class (N,), and its softmax probability over the classes (N,)."""
+    return _classes(logit_scale * (embeddings @ vectors.T))
+
+
+def score(question: Question, embeddings: Tensor) -> Tensor:
+    """(N,) float32 scores of (N, D) unit embeddings for a legend of rated prompts."""
+    return _scores(question, embeddings @ question.vectors.T)
+
+
+def _labels(question: Question, cosines: Tensor) -> Labels:
     if question.legend.kind == "score":
-        return Labels(score(question, embeddings).cpu().numpy(), None)
-    index, probability = classify(embeddings, question.vectors, question.logit_scale)
+        return Labels(_scores(question, cosines).cpu().numpy(), None)
+    index, probability = _classes(question.logit_scale * cosines)
     ids = torch.tensor([c.id for c in question.legend.classes], dtype=torch.uint8, device=index.device)[index]
     if question.min_confidence > 0:
         ids[probability < question.min_confidence] = UNCLASSIFIED_ID
@@ -37,21 +68,19 @@ def answer(question: Question, embeddings: Tensor) -> Labels:
     return Labels(ids.cpu().numpy(), percent.cpu().numpy())
 
 
-def classify(embeddings: Tensor, vectors: Tensor, logit_scale: float) -> tuple[Tensor, Tensor]:
-    """(N, D) x (K, D) -> index of the nearest class (N,), and its softmax probability over the classes (N,)."""
-    logits = logit_scale * (embeddings @ vectors.T)  # (N, K)
+def _classes(logits: Tensor) -> tuple[Tensor, Tensor]:
     best, index = logits.max(dim=1)  # equal logits: the first class in the legend's order
     return index, torch.exp(best - logits.logsumexp(dim=1))
 
 
-def score(question: Question, embeddings: Tensor) -> Tensor:
-    """(N,) float32 scores: in every ballot, ratings weighted by the softmax over its prompts; then their mean.
+def _scores(question: Question, cosines: Tensor) -> Tensor:
+    """In every ballot, ratings weighted by the softmax over its prompts; then their mean.
 
     Early ensembling has one ballot of all prompts, late ensembling one per voter (paper A.1.3).
     """
-    ratings = torch.tensor([p.rating for p in question.legend.prompts], device=embeddings.device)
-    logits = question.logit_scale * (embeddings @ question.vectors.T)  # (N, P)
-    ballots = [torch.tensor(ballot, device=embeddings.device) for ballot in question.legend.ballots]
+    ratings = torch.tensor([p.rating for p in question.legend.prompts], device=cosines.device)
+    logits = question.logit_scale * cosines  # (N, P)
+    ballots = [torch.tensor(ballot, device=cosines.device) for ballot in question.legend.ballots]
     scores = [torch.softmax(logits[:, b], dim=1, dtype=torch.float32) @ ratings[b] for b in ballots]  # each (N,)
     return torch.stack(scores).mean(dim=0)
 

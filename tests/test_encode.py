@@ -1,5 +1,9 @@
 """The engine against the plain encoder, and labels against plain numpy."""
 
+import copy
+import threading
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +12,22 @@ from geomap import encode, label, legend, weights
 from geomap.errors import InputError, WeightsError
 from geomap.label import Question
 from geomap.model import EncoderConfig, PixelEncoder
+from geomap.train import real
 from geomap.types import Composite
 
 MONTHS = tuple(range(12))
 
 
+CFG = EncoderConfig(dim=32, depth=3, heads=2, mlp=24, out=20)
+
+
 @pytest.fixture(scope="module")
-def loaded(untrained):
-    return weights.load(untrained)
+def encoder() -> PixelEncoder:
+    torch.manual_seed(5)
+    made = PixelEncoder(CFG, torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH))
+    torch.nn.init.normal_(made.position)
+    torch.nn.init.normal_(made.cls)
+    return made.eval()
 
 
 @pytest.fixture(scope="module")
@@ -35,41 +47,171 @@ def usable(composite) -> np.ndarray:
     return usable
 
 
-def plain(encoder, composite: Composite, usable: np.ndarray) -> np.ndarray:
-    """One pixel at a time, no batches."""
-    out = []
-    with torch.inference_mode():
-        for y, x in zip(*np.nonzero(usable), strict=True):
-            dn = torch.from_numpy(composite.dn[None, :, :, y, x])
-            valid = torch.tensor([[bool((composite.dn[m, :, y, x] > 0).all()) for m in MONTHS]])
-            out.append(encoder(dn, valid, torch.arange(12))[0].numpy())
-    return np.stack(out)
+@torch.inference_mode()
+def exact(encoder: PixelEncoder, composite: Composite, usable: np.ndarray, months=MONTHS) -> np.ndarray:
+    """The plain module in float64, months masked."""
+    dn = torch.from_numpy(composite.dn[:, :, usable].transpose(2, 0, 1).copy())  # (n, T, C)
+    valid = torch.from_numpy((composite.dn[:, :, usable] > 0).all(axis=1).T.copy())
+    return copy.deepcopy(encoder).double()(dn, valid, torch.tensor(months)).numpy()
 
 
-@pytest.mark.parametrize("batch", [1, 50, 64, 10_000])
-def test_batches_equal_the_plain_encoder_with_a_ragged_last_one(loaded, composite, usable, batch):
-    engine = encode.Engine(loaded.encoder, "cpu", batch)
-    parts = list(engine.embed(composite, usable, MONTHS))
-    where = np.concatenate([index for index, _ in parts])
-    np.testing.assert_array_equal(where, np.flatnonzero(usable))
-    embeddings = torch.cat([e for _, e in parts]).numpy()
-    np.testing.assert_allclose(embeddings, plain(loaded.encoder, composite, usable), atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-5)
+def embedded(engine: encode.Engine, composite: Composite, usable: np.ndarray, months=MONTHS) -> np.ndarray:
+    """(pixels, D), NaN where no embedding came."""
+    out = np.full((usable.size, engine.execution.cfg.out), np.nan, np.float32)
+    seen = []
+    for index, embeddings in engine.embed(composite, usable, months):
+        assert len(index) == len(embeddings)
+        out[index] = embeddings.numpy()
+        seen.append(index)
+    np.testing.assert_array_equal(np.concatenate(seen), np.flatnonzero(usable))
+    return out
 
 
-def test_a_pixel_alone_gets_the_bytes_it_gets_in_company(loaded, composite, usable):
-    engine = encode.Engine(loaded.encoder, "cpu", 64)
-    together = torch.cat([e for _, e in engine.embed(composite, usable, MONTHS)])
-    alone = np.zeros_like(usable)
-    position = 40
-    alone.flat[np.flatnonzero(usable)[position]] = True
-    ((index, single),) = engine.embed(composite, alone, MONTHS)
-    assert len(index) == 1
-    torch.testing.assert_close(single[0], together[position], rtol=0, atol=2e-7)
+@pytest.mark.parametrize("batch", [1, 50, 64, 10_000, None])
+def test_batches_equal_the_plain_encoder_with_a_ragged_last_one(encoder, composite, usable, batch):
+    engine = encode.Engine(encoder, "cpu", batch, torch.float32)
+    made = embedded(engine, composite, usable)[usable.ravel()]
+    np.testing.assert_allclose(made, exact(encoder, composite, usable), atol=2e-6)
+    np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
 
 
-def test_no_usable_pixel_gives_no_batch(loaded, composite, usable):
-    assert list(encode.Engine(loaded.encoder, "cpu").embed(composite, np.zeros_like(usable), MONTHS)) == []
+def test_every_pattern_of_missing_months(encoder):
+    """4,095 pixels, each with months of its own."""
+    pattern = np.arange(1, 4096)
+    valid = (pattern >> np.arange(12)[:, None]) & 1  # (12, n)
+    dn = np.random.default_rng(6).integers(1, 6000, (12, 10, 1, 4095)).astype(np.uint16)
+    band = np.arange(12) % 10  # one band is enough to make a month invalid
+    dn[np.arange(12), band] *= valid[:, None].astype(np.uint16)
+    made = Composite(dn, valid[:, None].astype(np.uint8))
+    usable = np.ones((1, 4095), bool)
+    wanted = exact(encoder, made, usable)
+    ours = embedded(encode.Engine(encoder, "cpu", dtype=torch.float32), made, usable)
+    np.testing.assert_allclose(ours, wanted, atol=3e-6)
+    narrow = embedded(encode.Engine(encoder, "cpu", dtype=torch.bfloat16), made, usable)
+    assert np.linalg.norm(narrow - wanted, axis=1).max() < 0.05
+
+
+@pytest.mark.parametrize("months", [(3, 4, 5, 6, 7), (10, 11, 0, 1), (8,), (11, *range(11))])
+def test_windows_start_in_any_month_and_may_be_short(encoder, composite, months):
+    part = Composite(composite.dn[: len(months)], composite.clear[: len(months)])
+    usable = encode.valid_months_np(part.dn).any(axis=0)
+    made = embedded(encode.Engine(encoder, "cpu", dtype=torch.float32), part, usable, months)[usable.ravel()]
+    np.testing.assert_allclose(made, exact(encoder, part, usable, months), atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_neighbours_order_and_threads_do_not_change_a_bit(encoder, composite, usable, dtype):
+    together = embedded(encode.Engine(encoder, "cpu", 64, dtype), composite, usable)
+    rng = np.random.default_rng(7)
+    order = rng.permutation(usable.size)
+    shuffled = Composite(composite.dn.reshape(12, 10, -1)[:, :, order].reshape(composite.dn.shape), composite.clear)
+    moved = embedded(encode.Engine(encoder, "cpu", 64, dtype), shuffled, usable.ravel()[order].reshape(usable.shape))
+    np.testing.assert_array_equal(moved, together[order])
+    for few in (1, 40):
+        alone = np.zeros_like(usable)
+        alone.flat[rng.choice(np.flatnonzero(usable), few, replace=False)] = True
+        apart = embedded(encode.Engine(encoder, "cpu", 64, dtype), composite, alone)
+        np.testing.assert_array_equal(apart[alone.ravel()], together[alone.ravel()])
+    threads = torch.get_num_threads()
+    for count in (1, 3):
+        try:
+            torch.set_num_threads(count)
+            engine = encode.Engine(encoder, "cpu", 64, dtype)
+            np.testing.assert_array_equal(embedded(engine, composite, usable), together)
+            assert torch.get_num_threads() == count
+        finally:
+            torch.set_num_threads(threads)
+
+
+def test_windows_change_nothing(encoder, composite, usable, monkeypatch):
+    engine = encode.Engine(encoder, "cpu", 32)
+    whole = embedded(engine, composite, usable)
+    monkeypatch.setattr(encode, "WINDOW_CPU", 50)
+    assert len(list(engine.embed(composite, usable, MONTHS))) == -(-usable.sum() // 50)
+    np.testing.assert_array_equal(embedded(engine, composite, usable), whole)
+
+
+def test_no_usable_pixel_gives_no_batch(encoder, composite, usable):
+    assert list(encode.Engine(encoder, "cpu").embed(composite, np.zeros_like(usable), MONTHS)) == []
+    blank = Composite(np.zeros_like(composite.dn), composite.clear)
+    with pytest.raises(ValueError, match="no valid month"):
+        list(encode.Engine(encoder, "cpu").embed(blank, usable, MONTHS))
+
+
+def small_memory(engine: encode.Engine, limit: int, monkeypatch) -> list[int]:
+    """The real execution, except that more than `limit` pixels at once do not fit. No GPU is needed."""
+    sizes, real = [], engine.execution
+
+    class Device:
+        cfg = real.cfg
+
+        def __call__(self, dn, months):
+            sizes.append(len(dn))
+            if len(dn) > limit:
+                raise torch.OutOfMemoryError("out of memory")
+            return real(dn, months)
+
+    monkeypatch.setattr(engine, "execution", Device())
+    return sizes
+
+
+def test_out_of_memory_halves_the_batch_and_keeps_the_labels(encoder, composite, usable, monkeypatch, caplog):
+    wanted = embedded(encode.Engine(encoder, "cpu", 64, torch.float32), composite, usable)
+    engine = encode.Engine(encoder, "cpu", 64, torch.float32)
+    sizes = small_memory(engine, 20, monkeypatch)
+    made = embedded(engine, composite, usable)
+    np.testing.assert_allclose(made, wanted, atol=1e-6)
+    question = Question(legend.load("landcover"), torch.from_numpy(unit(np.random.default_rng(8), 8, CFG.out)), 20.0)
+    some = usable.ravel()
+    labels = [label.answer(question, torch.from_numpy(e[some])).value for e in (made, wanted)]
+    np.testing.assert_array_equal(*labels)
+    assert engine.batch == 16
+    assert {64, 32, 16} == set(sizes)
+    assert "out of memory on cpu with 64 pixels at once; trying 32" in caplog.text
+
+
+def test_out_of_memory_with_one_pixel_is_an_error(encoder, composite, usable, monkeypatch):
+    engine = encode.Engine(encoder, "cpu", 4)
+    small_memory(engine, 0, monkeypatch)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(engine.embed(composite, usable, MONTHS))
+
+
+def test_a_caller_that_stops_early_leaves_no_threads(encoder, composite, usable, monkeypatch):
+    monkeypatch.setattr(encode, "WINDOW_CPU", 50)
+    running = encode.Engine(encoder, "cpu", 8).embed(composite, usable, MONTHS)
+    next(running)
+    assert any(thread.name.startswith("encode") for thread in threading.enumerate())
+    running.close()
+    assert not any(thread.name.startswith("encode") for thread in threading.enumerate())
+
+
+def test_speed_is_measured(encoder):
+    assert 10 < encode.Engine(encoder, "cpu").pixels_per_second(12) < 1e9
+
+
+def test_bfloat16_is_chosen_where_the_processor_multiplies_it():
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file():
+        pytest.skip("needs Linux")
+    wanted = torch.bfloat16 if "amx_bf16" in cpuinfo.read_text() else torch.float32
+    assert encode.pick_dtype(torch.device("cpu")) == wanted
+
+
+def test_bfloat16_gives_the_default_weights_labels_on_real_series(shared):
+    loaded = weights.load("default")
+    series = real.read_flanders(shared / "data/patch_belgium_2019/series.npz")
+    made = Composite(series.dn.transpose(1, 2, 0)[:, :, None], np.zeros((12, 1, len(series)), np.uint8))
+    usable = np.ones((1, len(series)), bool)
+    narrow = torch.from_numpy(embedded(encode.Engine(loaded.encoder, "cpu", dtype=torch.bfloat16), made, usable))
+    wanted = torch.from_numpy(exact(loaded.encoder, made, usable)).float()
+    for name in ("landcover", "crops", "landuse", "habitat", "bioregion"):
+        found = legend.load(name)
+        question = Question(found, loaded.class_vectors[found.digest], loaded.card.logit_scale)
+        ours, plain = label.answer(question, narrow), label.answer(question, wanted)
+        assert (ours.value == plain.value).mean() >= 0.995
+        assert np.abs(ours.confidence.astype(int) - plain.confidence).max() <= 3  # percent
+        assert abs(ours.confidence.mean() - plain.confidence.mean()) < 0.1
 
 
 def test_devices_that_are_not_there_are_refused():
@@ -122,6 +264,22 @@ def test_scores_are_ratings_weighted_by_nearness():
     np.testing.assert_allclose(made.value, expected, atol=1e-3)
     assert made.confidence is None
     assert ((made.value >= 1) & (made.value <= 10)).all()
+
+
+def test_all_legends_from_one_product_answer_as_each_alone():
+    rng = np.random.default_rng(9)
+    embeddings = torch.from_numpy(unit(rng, 500))
+    questions = []
+    for name in ("landcover", "scenicness", "crops"):
+        found = legend.load(name)
+        count = len(found.classes) or len(found.prompts)
+        questions.append(Question(found, torch.from_numpy(unit(rng, count)), 12.0, min_confidence=0.1))
+    for question, together in zip(questions, label.answers(questions, embeddings), strict=True):
+        alone = label.answer(question, embeddings)
+        np.testing.assert_allclose(together.value, alone.value, atol=1e-5)
+        if alone.confidence is not None:
+            np.testing.assert_array_equal(together.confidence, alone.confidence)
+        assert together.value.dtype == alone.value.dtype
 
 
 def test_blank_labels_are_nodata():

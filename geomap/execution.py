@@ -1,0 +1,259 @@
+"""The encoder's forward arranged for speed: the same weights, the same function in exact arithmetic, fewer operations.
+
+`model.PixelEncoder` is the reference. Here the weights are folded once, in float64, and then:
+
+- The first layer is a function of few numbers per token: the DNs and the month, or nothing for the class token, which
+  is the same for every pixel. Embedding, positions, input normalisation and projections fold into small matrices over
+  these features (only the clamp stays, moved to the DNs), and the first layer's attention works on the features.
+- The last layer is computed for the class token alone, the only one that is read. Its single query is carried through
+  the key weights, and the weighted tokens through the value weights, so no token is projected.
+- A bias that only shifts all scores of a query is left out. Output biases of attention and MLP are added by the
+  LayerNorm before, whose next readers subtract them again, so that both projections add to the residual in place.
+- Every token is a valid month: there is no mask and no padding. The caller puts pixels of equally many months together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geomap.model import PixelEncoder
+
+QUERY_BLOCK = 16
+"""Queries are padded to a multiple of this on a CPU: the softmax then runs on whole vectors, seven times as fast."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """What follows the attention of a layer. Weights are (in, out), as torch.mm takes them."""
+
+    norm1: tuple[Tensor, Tensor]  # (D,) weight, bias
+    w1: Tensor  # (D, mlp)
+    b1: Tensor  # (mlp,)
+    w2: Tensor  # (mlp, D)
+    norm2: tuple[Tensor, Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(R, D) residual with the attention added, overwritten -> (R, D) the layer's output."""
+        x = F.layer_norm(x, x.shape[-1:], *self.norm1)
+        x.addmm_(torch.addmm(self.b1, x, self.w1).relu_(), self.w2)
+        return F.layer_norm(x, x.shape[-1:], *self.norm2)
+
+
+@dataclass(frozen=True, slots=True)
+class _First:
+    """The first layer over features (N, S, F) of months, zeros for the class token, whose share is in the biases."""
+
+    rest: _Rest
+    residual: Tensor  # (F, D)
+    residual_bias: Tensor  # (D,)
+    query: Tensor  # (F, H * F): features -> queries, already carried through the key weights and scaled
+    query_bias: Tensor  # (H * F,)
+    out: Tensor  # (H * F, D): weighted features -> value and output projections
+
+    def __call__(self, u: Tensor, class_only: bool) -> Tensor:
+        """(N, S, F) -> (N, S, D), or (N, 1, D) of the class token."""
+        n, _, f = u.shape
+        queries = (u[:, :1] if class_only else u).reshape(-1, f)
+        q = torch.addmm(self.query_bias, queries, self.query).view(n, -1, f)  # (N, S * H, F)
+        weighted = _mix(q, u).reshape(-1, self.out.shape[0])  # (N * S, H * F)
+        x = torch.addmm(self.residual_bias, queries, self.residual).addmm_(weighted, self.out)
+        return self.rest(x).view(n, -1, x.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Middle:
+    """A layer over all tokens. Keys need no bias."""
+
+    rest: _Rest
+    heads: int
+    q: Tensor  # (D, D), scaled
+    q_bias: Tensor
+    k: Tensor  # (D, D)
+    v: Tensor  # (D, D)
+    v_bias: Tensor
+    out: Tensor  # (D, D)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, S, D), overwritten -> (N, S, D)."""
+        n, s, d = x.shape
+        rows = x.view(-1, d)
+        q, k, v = torch.addmm(self.q_bias, rows, self.q), torch.mm(rows, self.k), torch.addmm(self.v_bias, rows, self.v)
+        q, k, v = (t.view(n, s, self.heads, -1).transpose(1, 2) for t in (q, k, v))  # (N, H, S, D / H)
+        mixed = _attend_cpu(q, k, v) if x.device.type == "cpu" else F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        rows.addmm_(mixed.transpose(1, 2).reshape(-1, d), self.out)
+        return self.rest(rows).view(n, s, d)
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """The last layer, for the class token alone."""
+
+    rest: _Rest
+    q: Tensor  # (D, D), scaled
+    q_bias: Tensor
+    k: Tensor  # (H, D / H, D)
+    v: Tensor  # (H, D, D / H)
+    v_bias: Tensor  # (D,)
+    out: Tensor  # (D, D)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, S, D) -> (N, D)."""
+        n, _, d = x.shape
+        heads = self.k.shape[0]
+        first = x[:, 0].contiguous()  # (N, D)
+        q = torch.addmm(self.q_bias, first, self.q).view(n, heads, -1).transpose(0, 1)  # (H, N, D / H)
+        q = torch.bmm(q, self.k).transpose(0, 1).contiguous()  # (N, H, D)
+        weighted = _mix(q, x).transpose(0, 1)  # (H, N, D)
+        values = torch.bmm(weighted, self.v).transpose(0, 1).reshape(n, d) + self.v_bias
+        return self.rest(first.addmm_(values, self.out))
+
+
+class Execution:
+    """A frozen copy of an encoder's weights on a device, in float32 or bfloat16, and its forward.
+
+    LayerNorm statistics, softmax and sums of products are float32 in either; what passes from one step to the next, the
+    residual included, is `dtype`. DNs enter in two bfloat16 parts of 8 bits each, so they are not rounded.
+    """
+
+    def __init__(self, encoder: PixelEncoder, device: torch.device, dtype: torch.dtype) -> None:
+        cfg = encoder.cfg
+        self.cfg, self.device, self.dtype = cfg, device, dtype
+        self.parts = 2 if dtype == torch.bfloat16 else 1  # of each DN
+        self.low = encoder.low.detach().flatten().to(device, torch.float32)  # (C,)
+        self.top = (encoder.low + encoder.high).detach().flatten().to(device, torch.float32)
+        self.one_hot = torch.eye(cfg.months, device=device, dtype=dtype)
+        fold = _Fold(encoder, device, dtype, self.parts)
+        self.first = fold.first()
+        self.middle = tuple(fold.middle(i) for i in range(1, cfg.depth - 1))
+        self.last = fold.last(cfg.depth - 1) if cfg.depth > 1 else None
+        self.head_norm, self.head_weight, self.head_bias = fold.head()
+
+    def __call__(self, dn: Tensor, months: Tensor) -> Tensor:
+        """Embed series without gaps: the result is that of PixelEncoder with all months valid.
+
+        Args:
+            dn: (N, T, C) DNs on the device, of any dtype, T from 1.
+            months: (N, T) calendar month 0..11 of each step.
+
+        Returns:
+            (N, out) float32 unit vectors.
+        """
+        x = self.first(self.features(dn, months), class_only=self.last is None)  # (N, 1 + T, D)
+        for layer in self.middle:
+            x = layer(x)
+        row = self.last(x) if self.last is not None else x[:, 0]  # (N, D)
+        row = F.layer_norm(row, row.shape[-1:], *self.head_norm)
+        return F.normalize(torch.addmm(self.head_bias, row, self.head_weight).float(), dim=-1)
+
+    def features(self, dn: Tensor, months: Tensor) -> Tensor:
+        """(N, 1 + T, F) in `dtype`: clamped DNs in parts, then the month as 0 and 1; zeros for the class token."""
+        value = torch.clamp(dn.float(), self.low, self.top)
+        high = value.to(self.dtype)
+        rest = [(value - high.float()).to(self.dtype)] if self.parts == 2 else []
+        return F.pad(torch.cat([high, *rest, self.one_hot[months.long()]], dim=-1), (0, 0, 1, 0))
+
+
+def multiply_adds(encoder: PixelEncoder, months: int = 12) -> int:
+    """Multiply-adds of Execution for one pixel of so many valid months, padding and second parts of DNs not counted."""
+    cfg = encoder.cfg
+    s, d, h, f = months + 1, cfg.dim, cfg.heads, cfg.bands + cfg.months
+    mlp = 2 * d * cfg.mlp
+    tokens = 1 if cfg.depth == 1 else s
+    first = tokens * (f * h * f + 2 * s * h * f + h * f * d + f * d + mlp)
+    middle = s * (4 * d * d + 2 * s * d + mlp)
+    last = 4 * d * d + 2 * s * h * d + mlp
+    return first + max(cfg.depth - 2, 0) * middle + (last if cfg.depth > 1 else 0) + d * cfg.out
+
+
+def _mix(q: Tensor, x: Tensor) -> Tensor:
+    """Attention of (N, Q, F) queries over (N, S, F) tokens, which are keys and values at once -> (N, Q, F)."""
+    scores = torch.bmm(x, q.transpose(1, 2))  # (N, S, Q): the softmax runs along the middle, over whole vectors
+    weights = torch.softmax(scores, dim=1, dtype=torch.float32).to(x.dtype)
+    return torch.bmm(weights.transpose(1, 2), x)
+
+
+def _attend_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of (N, H, S, E) queries, already scaled, keys and values -> (N, H, S, E)."""
+    n, h, s, e = q.shape
+    block = -(-s // QUERY_BLOCK) * QUERY_BLOCK
+    padded = q.new_empty(n, h, block, e)
+    padded[:, :, :s] = q
+    padded[:, :, s:] = 0
+    keys, values = (t.reshape(n * h, s, e) for t in (k, v))
+    scores = torch.bmm(keys, padded.view(n * h, block, e).transpose(1, 2))  # (N * H, S, block)
+    weights = torch.softmax(scores, dim=1, dtype=torch.float32).to(q.dtype)
+    return torch.bmm(weights.transpose(1, 2), values).view(n, h, block, e)[:, :, :s]
+
+
+class _Fold:
+    """An encoder's weights in float64, and the layers of Execution made of them."""
+
+    def __init__(self, encoder: PixelEncoder, device: torch.device, dtype: torch.dtype, parts: int) -> None:
+        self.cfg, self.device, self.dtype, self.parts = encoder.cfg, device, dtype, parts
+        self.weights = {k: v.detach().cpu().double() for k, v in encoder.state_dict().items()}
+        self.low = encoder.low.detach().flatten().cpu().double()
+        self.high = encoder.high.detach().flatten().cpu().double()
+        self.scale = 1 / math.sqrt(self.cfg.dim // self.cfg.heads)
+
+    def to(self, weight: Tensor) -> Tensor:
+        return weight.to(self.device, self.dtype).contiguous()
+
+    def norm(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """On a CPU, LayerNorm takes float32 weights beside bfloat16 rows; other devices want one dtype."""
+        dtype = torch.float32 if self.device.type == "cpu" else self.dtype
+        return weight.to(self.device, dtype), bias.to(self.device, dtype)
+
+    def head(self) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
+        """LayerNorm, (D, out) weight and (out,) bias."""
+        w = self.weights
+        norm = self.norm(w["head.0.weight"], w["head.0.bias"])
+        return norm, self.to(w["head.1.weight"].T), self.to(w["head.1.bias"])
+
+    def first(self) -> _First:
+        cls, embed = self.weights["cls"], self.weights["embed.weight"] / self.high  # (D,), (D, C)
+        month = self.weights["position"] + self.weights["embed.bias"] - embed @ self.low - cls  # (months, D)
+        x = torch.cat([embed] * self.parts + [month.T], dim=1)  # (D, F): a token is cls + x @ features
+        q, k, v, q_bias, v_bias, out, out_bias = self._attention(0)
+        heads = (self.cfg.heads, -1)  # rows of projections by head
+        qx, kx, vx = ((w @ x).unflatten(0, heads) for w in (q, k, v))  # (H, D / H, F)
+        query = torch.einsum("hdk,hdf->fhk", kx, qx).flatten(1)
+        query_bias = torch.einsum("hdk,hd->hk", kx, (q @ cls + q_bias).unflatten(0, heads)).flatten()
+        mixed = torch.einsum("ohd,hdf->hfo", out.unflatten(1, heads), vx).flatten(0, 1)
+        constant = cls + out @ (v @ cls + v_bias) + out_bias
+        folded = (self.to(t) for t in (x.T, constant, query, query_bias, mixed))
+        return _First(self._rest(0), *folded)
+
+    def middle(self, i: int) -> _Middle:
+        q, k, v, q_bias, v_bias, out, out_bias = self._attention(i)
+        folded = (self.to(t) for t in (q.T, q_bias - q @ out_bias, k.T, v.T, v_bias - v @ out_bias, out.T))
+        return _Middle(self._rest(i), self.cfg.heads, *folded)
+
+    def last(self, i: int) -> _Last:
+        q, k, v, q_bias, v_bias, out, out_bias = self._attention(i)
+        heads = (self.cfg.heads, -1)
+        by_head = k.unflatten(0, heads), v.unflatten(0, heads).transpose(1, 2)
+        folded = (self.to(t) for t in (q.T, q_bias - q @ out_bias, *by_head, v_bias - v @ out_bias, out.T))
+        return _Last(self._rest(i), *folded)
+
+    def _attention(self, i: int) -> tuple[Tensor, ...]:
+        """Weights of queries, scaled, keys and values; their biases without that of keys; output weight and bias."""
+        q, k, v = self._of(i, "self_attn.in_proj_weight").chunk(3)
+        q_bias, _, v_bias = self._of(i, "self_attn.in_proj_bias").chunk(3)
+        out, out_bias = self._of(i, "self_attn.out_proj.weight"), self._of(i, "self_attn.out_proj.bias")
+        return q * self.scale, k, v, q_bias * self.scale, v_bias, out, out_bias
+
+    def _rest(self, i: int) -> _Rest:
+        w1, b1, w2, b2 = (self._of(i, f"linear{j}.{part}") for j in (1, 2) for part in ("weight", "bias"))
+        following = self._of(i + 1, "self_attn.out_proj.bias") if i + 1 < self.cfg.depth else 0.0
+        norm1 = self.norm(self._of(i, "norm1.weight"), self._of(i, "norm1.bias") + b2)
+        norm2 = self.norm(self._of(i, "norm2.weight"), self._of(i, "norm2.bias") + following)
+        return _Rest(norm1, self.to(w1.T), self.to(b1 - w1 @ b2), self.to(w2.T), norm2)
+
+    def _of(self, i: int, name: str) -> Tensor:
+        found: Tensor = self.weights[f"layers.{i}.{name}"]
+        return found
