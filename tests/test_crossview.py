@@ -24,7 +24,6 @@ from geomap.sentinel2 import BANDS
 from geomap.train import config, crossview, curves, masking, state, views
 from geomap.train.config import CrossViewConfig
 from geomap.train.contrast import CrossView, Queue, info_nce
-from geomap.train.loop import rate
 from geomap.train.masking import Masking
 from geomap.train.parallel import Group
 
@@ -173,10 +172,10 @@ def test_spectral_masking_zeroes_the_input_of_half_of_the_bands_but_never_rgb() 
 
 def test_the_learning_rate_rises_over_the_warm_up_and_falls_as_a_cosine() -> None:
     steps, warmup = 200, 10  # in epochs of one step, the paper's
-    assert [rate(s, steps, warmup) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
-    assert rate(10, steps, warmup) == pytest.approx(1.0)
-    assert rate(105, steps, warmup) == pytest.approx(0.5)
-    assert rate(199, steps, warmup) < 1e-3
+    assert [crossview.rate(s, steps, warmup) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert crossview.rate(10, steps, warmup) == pytest.approx(1.0)
+    assert crossview.rate(105, steps, warmup) == pytest.approx(0.5)
+    assert crossview.rate(199, steps, warmup) < 1e-3
 
 
 # --- configuration

@@ -4,6 +4,7 @@ import itertools
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,12 +111,31 @@ def test_short_training_learns_repeats_and_loads(
     assert [s.kind for s in loaded.card.training] == ["simulated"]
 
 
-def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+def test_learning_rate_warms_up_and_falls_to_a_rest() -> None:
     rates = [loop.rate(s, 100, 10) for s in range(100)]
     assert rates[0] == pytest.approx(0.1)
-    assert max(rates) == rates[9] == 1
+    assert max(rates) == rates[9] == pytest.approx(1 - 0.6 * 0.09)
     assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] < 0.001
+    assert rates[-1] == pytest.approx(0.406)
+
+
+def test_the_encoder_is_the_mean_of_its_later_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against plain means of the weights that the optimiser leaves at every step."""
+    seen: list[list[torch.Tensor]] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        out = step(self, *args, **kwargs)
+        seen.append([p.detach().clone() for p in self.param_groups[0]["params"]])
+        return out
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    short = TrainConfig(name="x", title="x", licence="x", batch=16, warmup=2, simulated=100)
+    pool = samples.simulated_pool(np.random.default_rng(0), 100)
+    levels = captions.make_levels(LetterTower())
+    made = loop.fit(short, pool, [], levels, 10)
+    for parameter, *steps in zip(made.parameters(), *seen[4:], strict=False):  # the loss has a parameter besides
+        torch.testing.assert_close(parameter, torch.stack(steps).mean(0))
 
 
 def test_loss_is_that_of_a_softmax_over_cosines() -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from geomap import yamlfile
 from geomap.errors import ConfigError
 from geomap.validation import first_problem
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 Share = Annotated[float, Field(ge=0, le=1)]
-MAX_BYTES = 100_000
 
 
 class Augment(BaseModel):
@@ -143,16 +142,7 @@ def read(path: Path) -> TrainConfig:
 
 def read_any(path: Path) -> TrainConfig | CrossViewConfig:
     """The run that a YAML file describes, its paths made absolute; `method` says which. Raises ConfigError."""
-    if not path.is_file():
-        raise ConfigError(f"no training configuration {path}; pipelines/train_default.yaml is an example")
-    if path.stat().st_size > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes, which is no training configuration")
-    try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(e).split())}") from e
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: the file must hold keys with values, as pipelines/train_default.yaml does")
+    raw = yamlfile.read(path, "training configuration", "pipelines/train_default.yaml")
     if raw.get("method", "captions") not in ("captions", "crossview"):
         raise ConfigError(f"{path}: method: must be captions or crossview, not {raw['method']!r}")
     model = CrossViewConfig if raw.get("method") == "crossview" else TrainConfig

@@ -28,7 +28,7 @@ from geomap.train import curves, masking
 from geomap.train.config import PATHS, CrossViewConfig, read_any
 from geomap.train.contrast import CrossView, Queue, info_nce
 from geomap.train.curves import Epoch
-from geomap.train.loop import Progress, rate
+from geomap.train.loop import Progress
 from geomap.train.parallel import Group, processes
 from geomap.train.state import State, load_best, resume, write
 from geomap.train.views import Views, digest, read_views
@@ -123,9 +123,8 @@ def train_epoch(
     state.model.train()
     for step, rows in enumerate(batches, start=epoch * len(batches)):
         for parameters in state.optimiser.param_groups:
-            parameters["lr"] = config.learning_rate * rate(
-                step, config.epochs * len(batches), config.warmup * len(batches)
-            )
+            share = rate(step, config.epochs * len(batches), config.warmup * len(batches))
+            parameters["lr"] = config.learning_rate * share
         drawn = masking.draw(rng, config.masking.temporal, config.masking.spectral)
         loss = train_step(state, stepper, train, rows, drawn, group)
         total += loss.detach() * len(rows)  # read once an epoch: the device need not wait for the host
@@ -135,6 +134,13 @@ def train_epoch(
     if not math.isfinite(mean):
         raise GeomapError(f"the loss of epoch {epoch + 1} is not finite; try a lower learning_rate, or precision: fp32")
     return mean
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Share of the learning rate at a step: linear warm-up, then a cosine to zero (paper.md section 3)."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def train_step(

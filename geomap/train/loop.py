@@ -1,4 +1,4 @@
-"""The training loop: AdamW, warm-up and cosine, seeded; and `train`, from a configuration to a folder of weights."""
+"""The training loop: AdamW, averaged weights, seeded; and `train`, from a configuration to a folder of weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from geomap import legend, text, weights
 from geomap.model import CONFIGS, PixelEncoder
@@ -28,6 +29,14 @@ Progress = Callable[[str, int, int], None]
 
 MAX_GRADIENT = 1.0
 LOG_EVERY = 50  # steps
+
+AVERAGED_FROM = 0.4
+"""Share of the steps after which the weights of every step enter the mean that is kept.
+
+Averages over the path of training lie in flatter minima and hold better at places unlike those seen (Izmailov et al.
+2018, arXiv:1803.05407; of every step, for other domains: Cha et al. 2021, arXiv:2102.08405)."""
+LAST_RATE = 0.4
+"""Share of the learning rate at the last step: it stays high, so that the averaged weights differ."""
 
 
 def train(config: Path | TrainConfig, out: Path, progress: Progress | None = None) -> weights.Card:
@@ -110,7 +119,7 @@ def fit(
     steps: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PixelEncoder:
-    """An encoder trained for `steps` on a simulated pool and real sets, in eval mode."""
+    """An encoder trained for `steps` on a simulated pool and real sets, in eval mode: the mean of its later steps."""
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 7])
     encoder = PixelEncoder(
@@ -125,6 +134,7 @@ def fit(
         [*encoder.parameters(), *loss_of.parameters()], lr=config.learning_rate, weight_decay=config.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, config.warmup))
+    mean = AveragedModel(encoder)
     real_pools = [samples.real_pool(r) for r in real]
     months = torch.arange(12)
     smooth = math.nan
@@ -137,19 +147,20 @@ def fit(
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT)
         optimiser.step()
         schedule.step()
+        if step >= AVERAGED_FROM * steps:
+            mean.update_parameters(encoder)
         smooth = loss.item() if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss.item()
         if step % LOG_EVERY == 0:
             log.info("step %d of %d: loss %.3f", step, steps, smooth)
         progress(step + 1, steps)
     log.info("trained %d steps: loss %.3f, logit scale %.1f", steps, smooth, loss_of.scale.item())
-    return encoder.eval()
+    averaged: PixelEncoder = mean.module.eval()
+    return averaged
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate at a step: linear warm-up, then a cosine to zero."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    """Share of the learning rate at a step: linear warm-up, under a line from one to LAST_RATE."""
+    return min(1.0, (step + 1) / warmup if warmup else 1.0) * (1 - (1 - LAST_RATE) * step / steps)
 
 
 def _targets(
