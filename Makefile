@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: map test train-smoke check lint types install clean
+.PHONY: map test soak train-smoke check lint types install clean
 
 map: $(VENV)/.installed  ## the main job on simulated scenes: needs no network once installed
 	$(BIN)/geomap demo
 
 test: $(VENV)/.installed-dev  ## the test suite
 	$(BIN)/pytest
+
+soak: $(VENV)/.installed-dev  ## the long reliability tests: kills, clusters, memory, in minutes
+	$(BIN)/pytest -m soak --timeout 3600
 
 train-smoke: $(VENV)/.installed-dev  ## train, evaluate and map on a tiny simulated set, in minutes: a check, no weights to use
 	$(BIN)/python tests/smoke_train.py

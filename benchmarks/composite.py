@@ -151,6 +151,7 @@ def geomap(archive: Path) -> Callable[[int], np.ndarray]:
     from shapely.geometry import box
 
     from geomap import catalog, composite, read
+    from geomap.reader import Access
     from geomap.types import Grid, Period
 
     period = Period(2018, 12)
@@ -161,8 +162,8 @@ def geomap(archive: Path) -> Callable[[int], np.ndarray]:
 
     def work(number: int) -> np.ndarray:
         tile = Grid(EPSG, WEST - 20 * number, NORTH, TILE, TILE)
-        clear = composite.clear_np(composite.read_classes(read.scene_classes(scenes, tile, {}), workers=THREADS))
-        return composite.compute(read.stack(scenes, tile, period, {}, clear), 12, workers=THREADS).dn
+        clear = composite.clear_np(composite.read_classes(read.scene_classes(scenes, tile, Access()), workers=THREADS))
+        return composite.compute(read.stack(scenes, tile, period, Access(), clear), 12, workers=THREADS).dn
 
     return work
 

@@ -47,8 +47,8 @@ class Area:
         return sum(abs(_GEOD.geometry_area_perimeter(p)[0]) for p in self.geometry.geoms) / 1e6
 
 
-def parse_area(text: str) -> Area:
-    """An AOI from "minx,miny,maxx,maxy", WKT, GeoJSON text, or the path of a GeoJSON, GPKG or Shapefile.
+def parse_area(text: str, folder: Path = Path()) -> Area:
+    """An AOI from "minx,miny,maxx,maxy", WKT, GeoJSON text, or the path of a GeoJSON, GPKG or Shapefile in `folder`.
 
     Raises:
         AoiError: the text is none of these, or the area is empty, crosses itself, lies outside UTM or is too large.
@@ -59,8 +59,8 @@ def parse_area(text: str) -> Area:
         geometry = _from_wkt(wkt[2], srid=wkt[1])
     elif text.lstrip().startswith("{"):
         geometry = _from_geojson(text)
-    elif _exists(text):
-        geometry = _from_table(Path(text), f"the area file {text}")
+    elif _exists(str(folder / text)):
+        geometry = _from_table(folder / text, f"the area file {folder / text}")
     else:
         raise AoiError(
             f"cannot read the area {_short(text)}: give minx,miny,maxx,maxy in degrees, WKT or GeoJSON polygons, "
@@ -200,6 +200,8 @@ def _checked(geometry: BaseGeometry) -> Area:
     if south < MIN_LATITUDE or north > MAX_LATITUDE:
         raise AoiError(f"the area reaches latitude {south:g}..{north:g}; UTM grids end at 80 S and 84 N")
     area = Area(MultiPolygon(polygons_of(shapely.union_all(parts))))
+    if not area.square_km:
+        raise AoiError("the area has no inside: its polygons are lines; give it in degrees, longitude first")
     if area.square_km > MAX_AREA_KM2:
         raise AoiError(f"the area has {area.square_km:,.0f} km2, more than {MAX_AREA_KM2:,}; cut it into regions")
     return area

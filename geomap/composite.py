@@ -18,7 +18,8 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
-from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL_NOT_CLEAR
+from geomap.mask import DEFAULT_MASK, Mask
+from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, NODATA_DN, SCL_CLASSES
 from geomap.types import Composite, Stack
 
 UPSAMPLE = 2  # 20 m pixels to 10 m pixels, nearest: each value is repeated
@@ -107,13 +108,32 @@ def _threads(workers: int | None) -> dict[str, Any]:
     return {"scheduler": "threads"} | ({"num_workers": workers} if workers else {})
 
 
-def clear_np(scl: NDArray[np.uint8], not_clear: Sequence[int] = SCL_NOT_CLEAR) -> NDArray[np.bool_]:
-    """True where the scene classification is a clear observation; same shape. Values above 11 are not clear."""
+def clear_np(scl: NDArray[np.uint8], mask: Mask = DEFAULT_MASK) -> NDArray[np.bool_]:
+    """True where the scene classification, (..., y, x), is a clear observation; same shape.
+
+    Values above 11 are not clear. Within `mask.reach` of an edge the result depends on what lies beyond it.
+    """
     table = np.zeros(256, bool)
-    table[:12] = True
-    table[list(not_clear)] = False
+    table[: len(SCL_CLASSES)] = True
+    table[list(mask.classes)] = False
     clear: NDArray[np.bool_] = table[scl]
-    return clear
+    if not mask.reach:
+        return clear
+    from scipy import ndimage  # only where it is asked for
+
+    unclear = ~clear & (scl != NODATA_DN)
+    for change, radius in ((ndimage.binary_opening, mask.opening), (ndimage.binary_dilation, mask.dilation)):
+        if radius:
+            unclear = change(unclear, _disk_np(radius).reshape((1,) * (scl.ndim - 2) + (2 * radius + 1,) * 2))
+    grown: NDArray[np.bool_] = ~unclear & (scl != NODATA_DN)
+    return grown
+
+
+def _disk_np(radius: int) -> NDArray[np.bool_]:
+    """(2 radius + 1, 2 radius + 1) True within `radius` of the middle."""
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    disk: NDArray[np.bool_] = y**2 + x**2 <= radius**2
+    return disk
 
 
 def shifted_np(dn: NDArray[np.uint16], offset: int) -> NDArray[np.uint16]:

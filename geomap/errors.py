@@ -3,7 +3,7 @@
 A message says what is wrong, where, and what to type instead, in one line. Anything else that escapes is a bug.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class GeomapError(Exception):
@@ -51,7 +51,30 @@ class OutputError(InputError):
 
 
 class ReadError(GeomapError):
-    """A scene's pixels cannot be read: missing, truncated or corrupt."""
+    """Scenes' pixels cannot be read: access is denied, or more is missing than a map may lack."""
+
+
+class DamagedError(ReadError):
+    """A file of a scene is missing, truncated or corrupt: the observation is left out."""
+
+    def __init__(self, message: str, cause: Literal["missing", "damaged"] = "damaged", detail: str = "") -> None:
+        super().__init__(message)
+        self.cause: Literal["missing", "damaged"] = cause
+        self.detail = detail  # in a few words, without the address
+
+
+class WorkerLostError(GeomapError):
+    """Workers die on a tile, of too little memory or a crash in a library."""
+
+
+class UpdateError(InputError):
+    """An earlier run is not one that this one can be made from."""
+
+
+class QuarantineError(GeomapError):
+    """The maps are complete but for tiles that failed twice (exit code 3)."""
+
+    exit_code = 3
 
 
 class TemporaryError(GeomapError):
@@ -70,6 +93,10 @@ class CatalogUnavailableError(TemporaryError):
 
 class SourceUnavailableError(TemporaryError):
     """The server that holds the pixels refuses or times out beyond the retries."""
+
+
+class ClusterError(TemporaryError):
+    """The dask scheduler or its workers cannot be reached, or do not fit this version."""
 
 
 class DiskFullError(TemporaryError):

@@ -25,6 +25,9 @@ SUMS: Final = "SHA256SUMS"
 STATE: Final = "tiles"
 """The directory of the state that a run resumes from; no part of the result."""
 
+RECORDS: Final = "composites_from"
+"""The folder of what stored composites were made from: a file for each tile."""
+
 _LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _PROBE: Final = 1 << 20
 """Bytes written to learn why a library could not write: more than its buffers hold back (64 KiB in libtiff)."""
@@ -126,10 +129,15 @@ def write_sums(directory: Path) -> None:
 def publish(staging: Path, directory: Path) -> None:
     """Move a finished run's files, SHA256SUMS last, from a staging directory on the same disk to where users look.
 
-    Raises OutputError, DiskFullError.
+    Files of an earlier run that this one does not make again are removed. Raises OutputError, DiskFullError.
     """
     with disk_errors(directory):
         names = _listed(staging)
+        if (directory / SUMS).is_file():
+            before = {name for name, digest in _sums(directory) if digest and _inside(directory, name)}
+            (directory / SUMS).unlink()  # from here on to the new list, nothing here is called finished
+            for name in before - set(names):
+                (directory / name).unlink(missing_ok=True)
         folders = {(directory / name).parent for name in names}
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
@@ -155,10 +163,26 @@ def verify(directory: Path) -> tuple[str, ...]:
     return (*problems, *(f"{name}: not listed in {SUMS}" for name in maps if name not in known))
 
 
-def damaged_maps(directory: Path) -> tuple[str, ...]:
-    """Maps of a finished run that are missing or changed, as verify says it; edited styles and added files are not."""
-    sums = _sums(directory)
-    return tuple(line for name, digest in sums if name.endswith(".tif") for line in _problem(directory, name, digest))
+def damaged_maps(directory: Path, stores: bool = True) -> tuple[str, ...]:
+    """Maps of a finished run that are missing or changed, as verify says it, and the data kept beside them.
+
+    Edited styles and metadata, and added files, are not damage. Chunks of Zarr stores, which hold checksums of their
+    own, are looked at if `stores`.
+    """
+    sums = ((name, digest) for name, digest in _sums(directory) if _is_data(name, stores))
+    return tuple(line for name, digest in sums for line in _problem(directory, name, digest))
+
+
+def _is_data(name: str, stores: bool) -> bool:
+    chunk = ".zarr/" in name and not name.endswith(".json")
+    return name.endswith(".tif") or name.startswith(f"{RECORDS}/") or (stores and chunk)
+
+
+def listed_sums(directory: Path, folder: str) -> dict[str, str]:
+    """By name, the sha256 that SHA256SUMS lists of the files in a folder; empty where there is no list."""
+    if not (directory / SUMS).is_file():
+        return {}
+    return {name: digest for name, digest in _sums(directory) if name.startswith(f"{folder}/")}
 
 
 def _sums(directory: Path) -> Iterator[tuple[str, str]]:

@@ -33,6 +33,7 @@ SNAP: Final = 20  # m; Sentinel-2's 10 m and 20 m grids both start at multiples 
 
 _TILE_M = TILE_PX * RESOLUTION
 _LATITUDES = (-80, 0, 56, 64, 72, 84)  # degrees; zones change at these and at multiples of 3 degrees of longitude
+_EDGE_POINTS = 65  # along each edge of a grid that is seen from another zone, where it is curved
 _STRIDE = 32  # pixels between the first few looked at in a tile on a border
 
 
@@ -91,11 +92,37 @@ def inside(area: Area, grid: Grid) -> NDArray[np.bool_]:
     return _inside_every(1, area, grid)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def lonlat_box(grid: Grid) -> tuple[float, float, float, float]:
     """(west, south, east, north) in degrees around a grid; west > east where it crosses the antimeridian."""
     to_lonlat = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
     west, south, east, north = to_lonlat.transform_bounds(*grid.bounds, densify_pts=21)
     return west, south, east, north
+
+
+def covering(grid: Grid, epsg: int) -> Grid:
+    """The grid of another zone that holds a grid, of the same pixel size, snapped outward as tiles are."""
+    west, south, east, north = grid.bounds
+    x, y = np.linspace(west, east, _EDGE_POINTS), np.linspace(south, north, _EDGE_POINTS)
+    xs = np.concatenate([x, x, np.full_like(y, west), np.full_like(y, east)])
+    ys = np.concatenate([np.full_like(x, south), np.full_like(x, north), y, y])
+    xs, ys = Transformer.from_crs(grid.epsg, epsg, always_xy=True).transform(xs, ys)
+    left, bottom, right, top = _snap((min(xs), min(ys), max(xs), max(ys)))
+    step = grid.resolution
+    return Grid(epsg, left, top, (right - left) // step, (top - bottom) // step, step)
+
+
+def pixels_under(grid: Grid, other: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(rows, columns), each (y, x), of the pixel of `other` in which the centre of each pixel of `grid` lies.
+
+    Outside `other` they are negative or beyond its size.
+    """
+    step = grid.resolution
+    x = grid.west + step * (np.arange(grid.width) + 0.5)
+    y = grid.north - step * (np.arange(grid.height) + 0.5)
+    xx, yy = Transformer.from_crs(grid.epsg, other.epsg, always_xy=True).transform(*np.meshgrid(x, y))
+    rows, columns = (other.north - yy) / other.resolution, (xx - other.west) / other.resolution
+    return np.floor(rows).astype(np.intp), np.floor(columns).astype(np.intp)
 
 
 def _wholly_inside(area: Area, grid: Grid) -> bool:

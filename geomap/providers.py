@@ -130,6 +130,12 @@ _PROVIDERS: Final = (
     ),
 )
 
+SIGN_AGAIN: Final = "/vsicurl?pc_url_signing=yes&pc_collection=sentinel-2-l2a&url="
+"""Opens an address of the Planetary Computer, which follows escaped, with a token of its collection.
+
+GDAL keeps the token of an address until it expires and cannot be told to drop it (cpl_vsil_curl.cpp); that of the
+collection it asks for apart."""
+
 PROVIDERS: Final[Mapping[str, Provider]] = {p.key: p for p in _PROVIDERS}
 """Conventions by key, preferred first."""
 

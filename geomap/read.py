@@ -2,7 +2,7 @@
 
 The adapter never lets stackstac derive a grid: items are rebuilt from `Scene`, with `proj:epsg` in place whatever the
 catalogue wrote, and CRS, bounds and pixel size are always given. `reader.SceneReader` opens the files. SCL is read
-first; of a band only the part that holds clear pixels. A read that fails raises; it never becomes nodata.
+first; of a band only the part that holds clear pixels. A read that fails raises, or is noted in `Access.faults`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import dask.array as da
@@ -20,15 +21,16 @@ from rasterio import windows
 from rasterio.windows import Window
 from stackstac.rio_env import LayeredEnv
 
+from geomap import answers
 from geomap.errors import ReadError
-from geomap.reader import SceneReader
+from geomap.reader import Access, SceneReader
 from geomap.sentinel2 import BANDS_10M, BANDS_20M, SCL
 from geomap.types import BandStack, Grid, Period, Scene, Stack
 
 GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no requests for sidecar files
-    "GDAL_HTTP_MAX_RETRY": 6,  # GDAL's default is none; six waits of 0.5, 1, 2 ... s are 32 s in all
-    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_MAX_RETRY": 3,  # of a single request, after 0.1, 0.2 and 0.5 s; then reader.SceneReader takes over
+    "GDAL_HTTP_RETRY_DELAY": "0.1",
     "GDAL_HTTP_TIMEOUT": 60,  # s
     "GDAL_HTTP_CONNECTTIMEOUT": 10,  # s
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,  # bytes/s ...
@@ -36,10 +38,12 @@ GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,  # a COG's header in one request
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl:/vsis3",  # or an answer, a refusal too, is kept for the life of the process
     "VSI_CACHE": "TRUE",
     "VSI_CACHE_SIZE": 5_000_000,  # bytes per file
     "GDAL_CACHEMAX": 256,  # MB; the default is 5 % of the memory per process
-    "GDAL_NUM_THREADS": 1,  # dask supplies the parallelism
+    "GDAL_NUM_THREADS": 1,  # dask supplies the parallelism; and with more, cut JPEG 2000 files read as zeros, no error
+    **answers.GDAL_OPTIONS,
 }
 """GDAL configuration of every read (GDAL configuration options, "Networking options")."""
 
@@ -50,23 +54,28 @@ MONTH_BYTES: Final = 64 * 2**20
 """Upper bound of a month of one band, which is in memory while its median is made; chunks shrink to keep it."""
 
 
-def scene_classes(scenes: Sequence[Scene], grid: Grid, gdal_options: Mapping[str, str]) -> da.Array:
-    """(scene, y, x) SCL values at 20 m over a grid of 10 m pixels, lazily; 0 where a scene has none."""
-    layers = _layers(scenes, (SCL,), grid.at(20), CHUNK_PX // 2, np.uint8, gdal_options, {})
+def scene_classes(scenes: Sequence[Scene], grid: Grid, access: Access, margin: int = 0) -> da.Array:
+    """(scene, y, x) SCL values at 20 m over a grid of 10 m pixels, lazily; 0 where a scene has none.
+
+    `margin`: pixels of 20 m on each side of the grid that are read with it.
+    """
+    inner = grid.at(20)
+    wide, high = inner.width + 2 * margin, inner.height + 2 * margin
+    west, north = inner.west - 20 * margin, inner.north + 20 * margin
+    outer = replace(inner, west=west, north=north, width=wide, height=high)
+    layers = _layers(scenes, (SCL,), outer, CHUNK_PX // 2 + 2 * margin, np.uint8, access, {})
     classes: da.Array = layers[:, 0]
     return classes
 
 
-def stack(
-    scenes: Sequence[Scene], grid: Grid, period: Period, gdal_options: Mapping[str, str], clear: NDArray[np.bool_]
-) -> Stack:
+def stack(scenes: Sequence[Scene], grid: Grid, period: Period, access: Access, clear: NDArray[np.bool_]) -> Stack:
     """The scenes over a tile of 10 m pixels, lazily; scenes without a clear pixel are left out.
 
     Args:
         scenes: those that touch the tile, each inside the period; the order decides which granule of one pass wins.
         grid: 10 m, of even size.
         period: the months that `Stack.step` counts.
-        gdal_options: added to GDAL_OPTIONS; a provider's access settings.
+        access: how the files are opened.
         clear: (scene, y, x) at 20 m; pixels outside the rectangle that holds a scene's clear ones read as nodata.
 
     Raises:
@@ -81,8 +90,8 @@ def stack(
     chunk = chunk_px(max(Counter(step for _, step, _ in used).values(), default=1))
     needed = [_extent(row) for _, _, row in used]
     return Stack(
-        fine=_bands(kept, BANDS_10M, grid, chunk, gdal_options, needed),
-        coarse=_bands(kept, BANDS_20M, grid.at(20), chunk // 2, gdal_options, needed),
+        fine=_bands(kept, BANDS_10M, grid, chunk, access, needed),
+        coarse=_bands(kept, BANDS_20M, grid.at(20), chunk // 2, access, needed),
         clear=tuple(row for _, _, row in used),
         id=tuple(scene.id for scene in kept),
         step=tuple(step for _, step, _ in used if step is not None),
@@ -109,7 +118,7 @@ def _bands(
     bands: Sequence[str],
     grid: Grid,
     chunk: int,
-    options: Mapping[str, str],
+    access: Access,
     needed: Sequence[tuple[int, int, int, int]],
 ) -> BandStack:
     scale = 20 // grid.resolution
@@ -121,7 +130,7 @@ def _bands(
             href = scene.assets[band].href
             parts[href] = windows.union(parts[href], part) if href in parts else part
     offset = np.array([[scene.assets[band].offset for band in bands] for scene in scenes], np.int32)
-    dn = _layers(scenes, bands, grid, chunk, np.uint16, options, parts)
+    dn = _layers(scenes, bands, grid, chunk, np.uint16, access, parts)
     return BandStack(dn, offset.reshape(len(scenes), len(bands)))
 
 
@@ -131,7 +140,7 @@ def _layers(
     grid: Grid,
     chunk: int,
     dtype: type[np.unsignedinteger[Any]],
-    options: Mapping[str, str],
+    access: Access,
     needed: Mapping[str, Window],
 ) -> da.Array:
     """(scene, band, y, x) raw values, 0 where a scene has none or none is needed."""
@@ -154,9 +163,9 @@ def _layers(
         xy_coords=False,
         properties=False,
         band_coords=False,
-        gdal_env=LayeredEnv(always={**GDAL_OPTIONS, **options}),
+        gdal_env=LayeredEnv(always={**GDAL_OPTIONS, **access.options}),
         errors_as_nodata=(),
-        reader=functools.partial(SceneReader, needed=needed),
+        reader=functools.partial(SceneReader, needed=needed, access=access),
     )
     if not cube.sizes["time"]:  # boxes in degrees touched, rasters do not: nothing here
         return nothing

@@ -8,10 +8,16 @@ clear is told by SCL, pixel by pixel, after the reading.
 from __future__ import annotations
 
 import functools
+import logging
+import random
 import re
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any, Final
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import rasterio
@@ -24,14 +30,43 @@ from rasterio.windows import Window
 from stackstac.raster_spec import RasterSpec
 from stackstac.rio_env import LayeredEnv
 
-from geomap.errors import GeomapError, HrefError, ReadError, SourceUnavailableError
+from geomap import answers, connections
+from geomap.errors import DamagedError, GeomapError, ReadError, SourceUnavailableError
 from geomap.hrefs import redact
+from geomap.providers import SIGN_AGAIN
 
-DRIVERS: Final = ("GTiff", "JP2OpenJPEG")
-"""The only formats opened: a VRT under a .tif name could point anywhere."""
+log = logging.getLogger(__name__)
+
+DRIVERS: Final = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
+"""The driver that opens a file, by its suffix, and no other: GDAL tells a format by the content, and a VRT under a .tif
+name makes it ask for whatever the VRT names as soon as it is opened."""
 
 DTYPES: Final = {"uint16": ("uint16",), "uint8": ("uint8", "uint16")}
 """What a file may hold where DNs (uint16) or scene classes (uint8) are read."""
+
+DEADLINE: Final = 120.0
+"""Seconds for which a file is asked for again and again while its server refuses or does not answer."""
+
+LONGEST_PAUSE: Final = 15.0
+"""Seconds between two tries at most; the first pause is a second, each following twice as long."""
+
+LOOKS: Final = 2
+"""Tries of a remote file that comes damaged: the transfer may have been cut, not the file."""
+
+
+def driver(href: str) -> str:
+    """The GDAL driver that opens an address or path; GeoTIFF's where the suffix tells nothing."""
+    return DRIVERS.get(PurePosixPath(urlsplit(href).path).suffix.lower(), "GTiff")
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the files of a tile are opened, and what is done where one cannot be read."""
+
+    options: Mapping[str, str] = field(default_factory=dict)  # of GDAL, beside read.GDAL_OPTIONS
+    deadline: float = DEADLINE  # seconds
+    faults: dict[str, DamagedError] | None = None  # by url: takes damaged files, read as nodata; None: they are raised
+    stopped: threading.Event = field(default_factory=threading.Event)  # set: nobody waits for these reads any more
 
 
 @dataclass(frozen=True)
@@ -47,35 +82,73 @@ class SceneReader:
     gdal_env: LayeredEnv
     errors_as_nodata: tuple[Exception, ...] = ()  # part of the protocol; none
     needed: Mapping[str, Window] = field(default_factory=dict)  # by url: the part of the grid that is of use
+    access: Access = field(default_factory=Access)
 
     def read(self, window: Window, **kwargs: Any) -> NDArray[Any]:
         """(y, x) values of a window of the grid, 0 outside the file and outside the part that is of use.
 
+        A refused file is asked for again until the deadline, an unsigned one signed again once, and one that comes
+        damaged is looked at twice. A damaged file goes to `access.faults`, where there are any.
+
         Raises:
-            HrefError: not a GeoTIFF or JPEG 2000 file.
-            ReadError: missing, damaged, refused, or not DNs of one band.
-            SourceUnavailableError: the server does not answer.
+            DamagedError: missing, truncated or corrupt, or no GeoTIFF or JPEG 2000 file.
+            ReadError: access denied, or not DNs of one band.
+            SourceUnavailableError: the server refuses or does not answer until the deadline.
         """
-        values = np.zeros((window.height, window.width), self.dtype)
         part = _common(window, self.needed.get(self.url, window))
         if part is None:
-            return values
+            return np.zeros((window.height, window.width), self.dtype)
         try:
-            with self.gdal_env.open, rasterio.open(self.url, sharing=False) as dataset:
-                self._check(dataset)
-                self._fill(values, dataset, window, part)
-        except (GeomapError, MemoryError):
-            raise
-        except Exception as e:  # rasterio lets errors of GDAL through that share no other base
-            raise explain(e, self.url) from None
+            with connections.lease(self.url):
+                return self._patiently(window, part)
+        except DamagedError as e:
+            if self.access.faults is None:
+                raise
+            self.access.faults.setdefault(self.url, e)
+            return np.zeros((window.height, window.width), self.dtype)
+
+    def _patiently(self, window: Window, part: Window) -> NDArray[Any]:
+        """`_once`, and again where that may help."""
+        deadline = time.monotonic() + self.access.deadline
+        path, pause = self.url, 1.0
+        looks = LOOKS if urlsplit(self.url).scheme else 1
+        while True:
+            try:
+                return self._once(path, window, part, deadline)
+            except SourceUnavailableError as e:
+                left = deadline - time.monotonic()
+                log.info("%s", e)
+                wait = min(left, pause * random.uniform(0.75, 1))  # not all threads at once
+                if left <= 0 or self.access.stopped.wait(wait):
+                    raise SourceUnavailableError(f"{e} (tried for {self.access.deadline:g} s)") from None
+                pause = min(2 * pause, LONGEST_PAUSE)
+            except _DeniedError:
+                if path != self.url or "VSICURL_PC_URL_SIGNING" not in self.access.options:
+                    raise
+                path = SIGN_AGAIN + quote(self.url, safe="")
+            except DamagedError:
+                looks -= 1
+                if not looks:
+                    raise
+
+    def _once(self, path: str, window: Window, part: Window, deadline: float) -> NDArray[Any]:
+        """Open `path` and read. Raises as `read`."""
+        values = np.zeros((window.height, window.width), self.dtype)
+        with answers.watched(self.url, deadline, self.access.stopped) as heard:
+            try:
+                with self.gdal_env.open, rasterio.open(path, driver=driver(self.url), sharing=False) as dataset:
+                    self._check(dataset)
+                    self._fill(values, dataset, window, part)
+            except (GeomapError, MemoryError):
+                raise
+            except Exception as e:  # rasterio lets errors of GDAL through that share no other base
+                raise explain(e, self.url, heard.status) from None
         return values
 
     def close(self) -> None:
         """Nothing stays open between reads."""
 
     def _check(self, dataset: Any) -> None:
-        if dataset.driver not in DRIVERS:
-            raise HrefError(f"{redact(self.url)} is a {dataset.driver} file; only GeoTIFF and JPEG 2000 are read")
         if dataset.count != 1:
             raise ReadError(f"{redact(self.url)} holds {dataset.count} bands; every asset must be one band")
         if dataset.crs is None:
@@ -149,30 +222,57 @@ def _within(outer: Window, inner: Window) -> tuple[slice, slice]:
     return slice(top, top + inner.height), slice(left, left + inner.width)
 
 
+class _DeniedError(ReadError):
+    """A server wants other credentials."""
+
+
 _TRANSIENT = re.compile(
-    r"HTTP response code: (?:429|5\d\d)|HTTP error code : (?:429|5\d\d)|timed? ?out|CURL error"
-    r"|Could not resolve|Could ?n[o']t connect|Connection (?:refused|reset)|Failed to connect|Empty reply",
+    r"timed? ?out|CURL error|Could not resolve|Could ?n[o']t connect|Connection (?:refused|reset)|Failed to connect"
+    r"|Empty reply|Operation too slow",
     re.IGNORECASE,
 )
+_OURS = re.compile(r"out of memory|cannot allocate|too many open files|no space left|permission denied", re.IGNORECASE)
+"""What this machine lacks: no fault of the file."""
+_GONE = re.compile(r"no such file|does not exist", re.IGNORECASE)
 _HTTP_CODE = re.compile(r"HTTP (?:response|error) code ?: (\d{3})")
+_DENIED = frozenset({401, 403, 409})  # 409: Azure, public access is not permitted
+_MISSING = frozenset({404, 410})
 
 
-def explain(error: BaseException, href: str) -> GeomapError:
-    """The geomap error for a failed read: temporary where the server refuses or does not answer."""
+def explain(error: BaseException, href: str, status: int = 0) -> GeomapError:
+    """The geomap error for a failed read: temporary where the server refuses or does not answer.
+
+    Args:
+        error: of GDAL, as rasterio raises it.
+        href: what was read.
+        status: of the last HTTP response; 0 where it is not known.
+    """
     causes = _chain(error)
-    code = _HTTP_CODE.search(causes)
-    what = f"HTTP {code[1]}" if code else _last_line(causes.replace(href, redact(href)))
-    if _TRANSIENT.search(causes):
-        return SourceUnavailableError(f"{redact(href)} cannot be read now ({what}); run the same command again later")
-    if code and code[1] in ("401", "403"):
-        return ReadError(
-            f"{redact(href)} may not be read ({what}); the server wants credentials, or the token has expired: "
+    if status < 400 and (told := _HTTP_CODE.search(causes)):
+        status = int(told[1])
+    name = redact(href)
+    what = f"HTTP {status}" if status >= 400 else _last_line(_without_address(causes, href))
+    if status in answers.REFUSED or status >= 500 or (status < 400 and _TRANSIENT.search(causes)):
+        return SourceUnavailableError(f"{name} cannot be read now ({what}); run the same command again later")
+    if status in _DENIED:
+        return _DeniedError(
+            f"{name} may not be read ({what}); the server wants credentials, or the token has expired: "
             "set them in the environment (cdse: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and run again"
         )
-    return ReadError(
-        f"{redact(href)} cannot be read ({what}); the file is missing or damaged: try again later, or map "
-        "from an item file without this scene"
+    if _OURS.search(causes):
+        return ReadError(f"{name} cannot be read on this machine ({what}); see to that and run again")
+    gone = status in _MISSING or bool(_GONE.search(causes))
+    return DamagedError(
+        f"{name} cannot be read ({what}); the file is {'missing' if gone else 'damaged'}: try again later, or map "
+        "from an item file without this scene",
+        "missing" if gone else "damaged",
+        what,
     )
+
+
+def _without_address(text: str, href: str) -> str:
+    """`text` with a file's name in place of its address, which may be a secret or a local path."""
+    return text.replace(href, PurePosixPath(urlsplit(redact(href)).path).name)
 
 
 def _chain(error: BaseException | None) -> str:

@@ -37,7 +37,10 @@ _EDGE_POINTS: Final = 21
 """Points along each edge of a footprint: UTM edges are curved in degrees."""
 _SIMPLIFY: Final = 1e-5
 """Degrees, about 1 m: footprint points that matter less are left out."""
-_ROLES: Final = {"classes": ["data"], "score": ["data"], "percent": ["data", "confidence"], "count": ["data", "count"]}
+_ROLES: Final = {
+    "classes": ["data"], "score": ["data"], "percent": ["data", "confidence"], "count": ["data", "count"],
+    "likeness": ["data"],
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,15 +14,20 @@ from typing import Final, Literal, NamedTuple
 
 from geomap.legend import NODATA_ID, UNCLASSIFIED_ID, Legend
 
-Kind = Literal["classes", "percent", "score", "count"]
+Kind = Literal["classes", "percent", "score", "count", "likeness"]
 
-_DTYPES: Final[dict[Kind, str]] = {"classes": "uint8", "percent": "uint8", "score": "float32", "count": "uint8"}
-_NODATA: Final[dict[Kind, float]] = {"classes": NODATA_ID, "percent": 255, "score": float("nan"), "count": 255}
-_UNITS: Final[dict[Kind, str]] = {"classes": "", "percent": " %", "score": "", "count": " months"}
+_DTYPES: Final[dict[Kind, str]] = {
+    "classes": "uint8", "percent": "uint8", "score": "float32", "count": "uint8", "likeness": "float32",
+}  # fmt: skip
+_NODATA: Final[dict[Kind, float]] = {
+    "classes": NODATA_ID, "percent": 255, "score": float("nan"), "count": 255, "likeness": float("nan"),
+}  # fmt: skip
+_UNITS: Final[dict[Kind, str]] = {"classes": "", "percent": " %", "score": "", "count": " months", "likeness": ""}
 _RAMPS: Final[dict[Kind, tuple[str, ...]]] = {
     "percent": ("#f6f0c4", "#b9dca0", "#6bbd9b", "#2c8f94", "#1f4e79"),
     "score": ("#43285a", "#8a4a78", "#d07f68", "#efc06c", "#f8f4c8"),
     "count": ("#f1f1ee", "#b6cde4", "#6fa3cf", "#2f74b0", "#0b3c6f"),
+    "likeness": ("#f7f4ec", "#f3d39a", "#e08f5c", "#b3444c", "#5c1a3f"),
 }
 """Equally spaced colours, lightness monotonic so that the order survives print and colour blindness."""
 _UNCLASSIFIED_COLOUR: Final = "#9b9b9b"
@@ -61,7 +66,7 @@ class Layer:
     """One map to write.
 
     Kinds: `classes` (uint8 ids, 0 nodata), `percent` (uint8 0..100, 255 nodata), `score` (float32 in the legend's
-    range, NaN nodata) and `count` (uint8, clear months 0..12, 255 nodata).
+    range, NaN nodata), `count` (uint8, clear months 0..12, 255 nodata) and `likeness` (float32, cosine, NaN nodata).
     """
 
     stem: str  # file name without suffix or zone, for example "landcover_confidence"
@@ -97,10 +102,10 @@ class Layer:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest value that the style tells apart, for percent, score and count."""
+        """Lowest and highest value that the style tells apart, for all kinds but classes."""
         if self.legend is not None and self.legend.range is not None:
             return self.legend.range
-        return (0, 12) if self.kind == "count" else (0, 100)
+        return {"count": (0, 12), "likeness": (0, 1)}.get(self.kind, (0, 100))
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,16 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class Missed:
+    """A scene that is left out of a tile, all its bands, because one of them cannot be read."""
+
+    scene: str  # id
+    band: str  # the first of SCL and the bands, in their order
+    cause: str  # "missing" or "damaged"
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Dark:
     """Clear vegetation of one scene in the bands of guard.GUARD_BANDS: how many values there are, how many are dark."""
 
@@ -195,6 +205,7 @@ class Composite:
     dn: NDArray[np.uint16]  # (month, band, y, x), bands in sentinel2.BANDS order, 0 = nodata
     clear: NDArray[np.uint8]  # (month, y, x), clear observations, at most 255
     dark: Mapping[str, Dark] = field(default_factory=dict)  # by scene id, what its pixels say of its offset
+    missed: tuple[Missed, ...] = ()  # by scene id
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -58,6 +58,38 @@ def archive(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 @pytest.fixture(scope="session")
+def qgis(shared: Path) -> Callable[[Path], dict[str, Any]]:
+    """Open and render a map in real QGIS, without a screen; the picture lies beside the report."""
+    script = shared / "tools" / "qgis_render.py"
+    if not script.is_file():
+        pytest.skip(f"no {script}")
+    known = subprocess.run(["/usr/bin/python3", "-c", "import qgis.core"], capture_output=True)
+    if known.returncode:
+        pytest.skip("QGIS is not installed: apt-get install --no-install-recommends python3-qgis qgis-providers")
+
+    def render(path: Path) -> dict[str, Any]:
+        out = path.parent.parent / "rendered"
+        out.mkdir(mode=0o700, exist_ok=True)
+        env = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "XDG_RUNTIME_DIR": str(out), "HOME": str(out)}
+        report = out / f"{path.stem}.json"
+        command: list[str | Path] = [
+            "/usr/bin/python3",
+            script,
+            path,
+            out / f"{path.stem}.png",
+            "--json",
+            report,
+            "--size",
+            "300",
+        ]
+        subprocess.run(command, env=env, check=True, capture_output=True, timeout=120)
+        found: dict[str, Any] = json.loads(report.read_text())
+        return found
+
+    return render
+
+
+@pytest.fixture(scope="session")
 def stac_server() -> Iterator[Callable[[Path], str]]:
     """Serves a folder's collection.json and items.json as a real STAC API on loopback; returns its URL."""
     program = Path(sys.executable).with_name("rustac")

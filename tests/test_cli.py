@@ -91,6 +91,7 @@ def test_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
             asset["href"] = f"http://127.0.0.1:9/{Path(asset['href']).name}?sig=SECRET"
     (tmp_path / "items.json").write_text(json.dumps(content))
     command = ["map", PATCH, "--start", "2019-06", "--months", "1", "--stac", "items.json", "--out", "m", "--verbose"]
+    command += ["--deadline", "1"]
     done = geomap(*command, cwd=tmp_path)
     refused(done, 75, "127.0.0.1:9", "again later")
     assert "SECRET" not in done.stdout + done.stderr

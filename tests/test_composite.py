@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from geomap import aoi, catalog, composite, grid
-from geomap.errors import ReadError
+from geomap.mask import Mask
 from geomap.run import tiles
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
 from geomap.types import Grid, Period
@@ -59,7 +59,7 @@ def test_the_offset_spares_nodata_and_stops_at_one():
 def test_scl_classes_that_are_clear():
     scl = np.arange(256, dtype=np.uint8)
     assert np.flatnonzero(composite.clear_np(scl)).tolist() == [2, 4, 5, 6, 7]
-    assert np.flatnonzero(composite.clear_np(scl, (0,))).tolist() == list(range(1, 12))
+    assert np.flatnonzero(composite.clear_np(scl, Mask((0,)))).tolist() == list(range(1, 12))
 
 
 def test_one_pass_counts_once_and_its_first_clear_granule_wins():
@@ -220,5 +220,6 @@ def test_scenes_without_a_clear_pixel_cost_no_band_read(hard_archive, tmp_path):
     np.testing.assert_array_equal(tiles.compose(scenes, tile.grid, period).dn, whole.dn)
     assert not tiles.compose(may, tile.grid, period).dn.any()
     Path(may[0].assets["SCL"].href).unlink()
-    with pytest.raises(ReadError, match="scl"):
-        tiles.compose(scenes, tile.grid, period)
+    without = tiles.compose(scenes, tile.grid, period)
+    assert [(m.scene, m.band, m.cause) for m in without.missed] == [(may[0].id, "SCL", "missing")]
+    np.testing.assert_array_equal(without.dn, whole.dn)

@@ -249,7 +249,7 @@ def test_a_large_area_is_read_from_the_overviews(served, local):
 def test_the_sample_grid_covers_every_tile():
     area = aoi.parse_area("4.0,50.6,4.6,50.9")
     parts = grid.tiles(area)
-    where = plans.sample_grid(parts)
+    (where,) = plans.sample_grids(parts)
     assert max(where.shape) <= plans.SAMPLE_PX
     assert where.resolution % 20 == 0
     west, south, east, north = where.bounds

@@ -16,8 +16,9 @@ from pyproj import Transformer
 from RangeHTTPServer import RangeRequestHandler
 
 from geomap import aoi, catalog, grid, hrefs, read
-from geomap.errors import HrefError, ReadError, SourceUnavailableError
+from geomap.errors import ReadError, SourceUnavailableError
 from geomap.providers import PROVIDERS
+from geomap.reader import Access
 from geomap.run import tiles
 from geomap.sentinel2 import BANDS_10M, BANDS_20M
 from geomap.types import Grid, Period, Scene, SceneAsset
@@ -133,7 +134,7 @@ def test_a_server_that_refuses_is_a_temporary_failure(archive, http, tmp_path, s
     scenes, tile = scenes_over_http(archive, base, tmp_path, query="?sig=secret-token")
     handler.broken["/red.tif"] = status
     with pytest.raises(SourceUnavailableError, match=r"red\.tif cannot be read now") as e:
-        tiles.compose(scenes, tile, PERIOD)
+        tiles.compose(scenes, tile, PERIOD, deadline=0.5)
     assert e.value.exit_code == 75
     assert "secret-token" not in str(e.value)
     assert "\n" not in str(e.value)
@@ -172,7 +173,7 @@ def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
     items.write_text(json.dumps(content))
     area = aoi.parse_area(PATCH)
     scenes = catalog.search(area.geometry, PERIOD, str(items))
-    with pytest.raises(HrefError, match="VRT"):
+    with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized as being in a supported"):
         tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
 
 
@@ -215,7 +216,7 @@ def made_scene(folder: Path, pixels: np.ndarray, nodata: int | None = 0, epsg: i
 
 
 def read_values(scene: Scene, tile: Grid, clear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    stack = read.stack([scene], tile, PERIOD, {}, clear[None])
+    stack = read.stack([scene], tile, PERIOD, Access(), clear[None])
     return stack.fine.dn.compute()[0, 0], stack.coarse.dn.compute()[0, 0]
 
 
@@ -295,4 +296,4 @@ def test_a_scene_outside_the_period_is_a_mistake_of_the_caller(archive):
     area = aoi.parse_area(PATCH)
     scenes = catalog.search(area.geometry, Period(2019, 1, 1), str(archive() / "items.json"))
     with pytest.raises(ValueError, match="inside the period"):
-        read.stack(scenes, grid.tiles(area)[0].grid, PERIOD, {}, np.ones((len(scenes), 34, 34), bool))
+        read.stack(scenes, grid.tiles(area)[0].grid, PERIOD, Access(), np.ones((len(scenes), 34, 34), bool))

@@ -400,36 +400,14 @@ def test_killed_writers_leave_no_false_map(tmp_path: Path) -> None:
     assert (out / "0.tif").read_bytes() == reference
 
 
-@pytest.fixture(scope="module")
-def qgis(shared: Path) -> Callable[[Path], dict[str, Any]]:
-    """Open and render a map in real QGIS, without a screen; the picture lies beside the report."""
-    script = shared / "tools" / "qgis_render.py"
-    if not script.is_file():
-        pytest.skip(f"no {script}")
-    known = subprocess.run(["/usr/bin/python3", "-c", "import qgis.core"], capture_output=True)
-    if known.returncode:
-        pytest.skip("QGIS is not installed: apt-get install --no-install-recommends python3-qgis qgis-providers")
-
-    def render(path: Path) -> dict[str, Any]:
-        out = path.parent.parent / "rendered"
-        out.mkdir(mode=0o700, exist_ok=True)
-        env = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "XDG_RUNTIME_DIR": str(out), "HOME": str(out)}
-        report = out / f"{path.stem}.json"
-        command: list[str | Path] = [
-            "/usr/bin/python3",
-            script,
-            path,
-            out / f"{path.stem}.png",
-            "--json",
-            report,
-            "--size",
-            "300",
-        ]
-        subprocess.run(command, env=env, check=True, capture_output=True, timeout=120)
-        found: dict[str, Any] = json.loads(report.read_text())
-        return found
-
-    return render
+def test_memory_does_not_grow_with_the_map() -> None:
+    """Peaks of whole processes: 32 tiles more hold 128 MB more pixels (benchmarks/mosaic.py has larger maps)."""
+    script = Path(__file__).parents[1] / "benchmarks/mosaic.py"
+    peaks = []
+    for tiles in ("4", "36"):
+        command = [sys.executable, str(script), "--one", "score", "alone", tiles]
+        peaks.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["peak_mb"])
+    assert peaks[1] - peaks[0] < 32
 
 
 def test_qgis_shows_classes_with_their_names_and_colours(tmp_path: Path, qgis: Callable[..., dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from geomap import __version__
-from geomap.cli import data, evaluation, inspect, legends, maps, training, weights
+from geomap.cli import data, evaluation, inspect, jobs, legends, maps, state, stored, training, weights
 from geomap.cli.console import out_console, say
 from geomap.errors import InputError
 
@@ -26,10 +26,15 @@ app = typer.Typer(
     '`geomap map "4.40,50.85,4.45,50.88" --year 2023 --stac earth-search --out brussels`',
 )
 app.command("map")(maps.map_command)
+app.command()(stored.label)
+app.command()(stored.similar)
+app.command()(jobs.run)
+app.command()(jobs.schedule)
 app.command()(inspect.plan)
 app.command()(inspect.explain)
 app.command()(maps.demo)
-app.command()(maps.verify)
+app.command()(state.status)
+app.command()(state.verify)
 app.command()(training.train)
 app.command()(evaluation.evaluate)
 app.add_typer(legends.app, name="legends")

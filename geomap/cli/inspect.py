@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +12,13 @@ from rich.table import Table
 
 from geomap.cli import options
 from geomap.cli.console import err_console, errors_to_exit_code, log_to_stderr, out_console, progress_bars
-from geomap.cli.options import Offset, period_of
+from geomap.cli.options import CLEAR_CLASSES, Offset, mask_of, period_of
 from geomap.cli.show import HECTARES_PER_PIXEL, duration, size
+from geomap.errors import InputError
 
 if TYPE_CHECKING:
-    from geomap.run.ledger import Inputs, OffsetGroup
+    from geomap import run
+    from geomap.run.ledger import Inputs, MissedScene, OffsetGroup
     from geomap.run.plan import Plan
 
 MANY_ITEMS = 40
@@ -23,7 +26,8 @@ MANY_ITEMS = 40
 
 
 def plan(
-    area: options.Area,
+    context: typer.Context,
+    area: Annotated[str, typer.Argument(metavar="AOI|JOB.yaml", help="As for `geomap map`; or a job file.")],
     stac: options.Stac = "earth-search",
     year: options.Year = None,
     start: options.Start = None,
@@ -31,6 +35,9 @@ def plan(
     weights: options.Weights = "default",
     collection: options.Collection = None,
     max_cloud: options.MaxCloud = 100,
+    mask_classes: options.MaskClasses = CLEAR_CLASSES,
+    mask_open: options.MaskOpen = 0,
+    mask_dilate: options.MaskDilate = 0,
     offset: options.OffsetOption = Offset.auto,
     allow_host: options.AllowHost = None,
     device: options.Device = "auto",
@@ -38,34 +45,55 @@ def plan(
 ) -> None:
     """What a map would take and how much clear sky it would find, month by month. Writes no file.
 
-    Takes the options of `geomap map` that decide what is read. The clear share is measured on the scene classification
-    of up to 60 scenes, read coarsely; for the others it is what their items say of clouds.
+    Takes the options of `geomap map` that decide what is read, or a job file, which says it all. The clear share is
+    measured on the scene classification of up to 60 scenes, read coarsely; for the others it is what their items say of
+    clouds.
 
     Example: `geomap plan "4.40,50.85,4.45,50.88" --year 2023`
     """
     log_to_stderr(verbose)
     with errors_to_exit_code():
-        from geomap import aoi
+        if area.endswith((".yaml", ".yml")):
+            request = _of_job(context, area)
+        else:
+            from geomap import aoi
 
-        place, period = aoi.parse_area(area), period_of(year, start, months)
-        from geomap import run
+            place, period = aoi.parse_area(area), period_of(year, start, months)
+            mask = mask_of(mask_classes, mask_open, mask_dilate)
+            from geomap import run
+
+            request = run.Request(
+                area=place,
+                period=period,
+                stac=stac,
+                legends=(),
+                weights=weights,
+                collection=collection,
+                max_cloud=max_cloud,
+                offset=offset.value,
+                allow_hosts=tuple(allow_host or ()),
+                device=device,
+                mask=mask,
+            )
         from geomap.run.plan import plan as make_plan
 
-        request = run.Request(
-            area=place,
-            period=period,
-            stac=stac,
-            legends=(),
-            weights=weights,
-            collection=collection,
-            max_cloud=max_cloud,
-            offset=offset.value,
-            allow_hosts=tuple(allow_host or ()),
-            device=device,
-        )
         with progress_bars() as progress:
             made = make_plan(request, progress)
         _print_plan(made)
+
+
+def _of_job(context: typer.Context, path: str) -> run.Request:
+    """What a job would ask for today. Raises InputError for options, which the job file says already."""
+    from geomap import jobfile
+
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    typed = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+    if others := sorted(set(typed) - {"area", "verbose"}):
+        raise InputError(f"--{others[0].replace('_', '-')} goes with an area; {path} says what to map and how")
+    job = jobfile.read(Path(path))
+    from geomap.run import jobs
+
+    return jobs.request(job, job.keys.period.at(jobs.today()))
 
 
 def explain(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]) -> None:
@@ -132,6 +160,7 @@ def _print_inputs(directory: Path, found: Inputs) -> None:
     for group in found.groups:
         table.add_row(*(escape(cell) for cell in _row(group)))
     out_console.print(table)
+    _print_missed(directory, found.missed)
     if not found.left_out:
         out_console.print("nothing that was found is left out")
         return
@@ -140,6 +169,18 @@ def _print_inputs(directory: Path, found: Inputs) -> None:
         table.add_row(escape(item.cause), escape(item.id), escape(item.detail))
     out_console.print(table)
     if (rest := len(found.left_out) - MANY_ITEMS) > 0:
+        out_console.print(f"and {rest} more in {directory / 'run.json'}", markup=False, soft_wrap=True)
+
+
+def _print_missed(directory: Path, missed: Sequence[MissedScene]) -> None:
+    if not missed:
+        return
+    count = len({m.scene for m in missed})
+    table = Table("why", "scene", "band", "", "tiles", title=f"Left out of tiles, missing or damaged: {count} scenes")
+    for m in missed[:MANY_ITEMS]:
+        table.add_row(*(escape(cell) for cell in (m.cause, m.scene, m.band, m.detail)), str(len(m.tiles)))
+    out_console.print(table)
+    if (rest := len(missed) - MANY_ITEMS) > 0:
         out_console.print(f"and {rest} more in {directory / 'run.json'}", markup=False, soft_wrap=True)
 
 

@@ -1,18 +1,21 @@
-"""Commands that make maps and check them: map, demo, verify."""
+"""Commands that make maps: map, demo."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from geomap.cli import options
-from geomap.cli.console import err_console, errors_to_exit_code, log_to_stderr, out_console, progress_bars
-from geomap.cli.options import Offset, period_of
-from geomap.cli.show import print_estimate, print_result
-from geomap.errors import GeomapError, InputError
+from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.cli.options import CLEAR_CLASSES, Offset, mask_of, period_of, within_of
+from geomap.cli.show import print_estimate, print_result, refuse_gaps
+from geomap.errors import InputError
+
+if TYPE_CHECKING:
+    from geomap.types import Period
 
 
 def map_command(
@@ -21,13 +24,8 @@ def map_command(
     year: options.Year = None,
     start: options.Start = None,
     months: options.Months = 12,
-    legend: Annotated[
-        list[str] | None,
-        typer.Option(help="A built-in legend (see `geomap legends list`) or a .toml file; repeat for several."),
-    ] = None,
-    classes: Annotated[
-        str | None, typer.Option(help='Your own classes: "vineyard, olive grove, maize field". Map: classes.tif.')
-    ] = None,
+    legend: options.LegendOption = None,
+    classes: options.Classes = None,
     out: Annotated[Path, typer.Option(help="Directory of the maps; the same command again resumes.")] = Path(
         "geomap-out"
     ),
@@ -37,16 +35,23 @@ def map_command(
     min_clear_months: Annotated[
         int | None, typer.Option(min=1, max=12, help="Pixels with fewer clear months are not mapped. [default: 3]")
     ] = None,
-    min_confidence: Annotated[
-        float, typer.Option(min=0, max=100, help="Percent; pixels below become class 255, Unclassified.")
-    ] = 0,
-    within: Annotated[
-        str | None,
-        typer.Option(metavar="LEGEND=CLASS", help='Map the other legends only there: "landcover=Cropland".'),
-    ] = None,
+    min_confidence: options.MinConfidence = 0,
+    within: options.Within = None,
+    save_composites: options.SaveComposites = False,
+    save_embeddings: options.SaveEmbeddings = False,
+    from_composites: options.FromComposites = None,
+    update_from: options.UpdateFrom = None,
+    mask_classes: options.MaskClasses = CLEAR_CLASSES,
+    mask_open: options.MaskOpen = 0,
+    mask_dilate: options.MaskDilate = 0,
+    max_missed: options.MaxMissed = 10,
+    deadline: options.Deadline = 120,
     offset: options.OffsetOption = Offset.auto,
     allow_host: options.AllowHost = None,
     device: options.Device = "auto",
+    workers: options.Workers = 0,
+    scheduler: options.Scheduler = None,
+    retry_quarantined: options.RetryQuarantined = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Map an area: search, composite, encode, label and write.
@@ -66,7 +71,8 @@ def map_command(
 
         chosen = [legends.load(name) for name in legend or ([] if classes else ["landcover"])]
         typed = [legends.typed(classes)] if classes is not None else []
-        place, period, base = aoi.parse_area(area), period_of(year, start, months), _within(within)
+        place, period, base = aoi.parse_area(area), _period(from_composites, year, start, months), within_of(within)
+        mask = mask_of(mask_classes, mask_open, mask_dilate)
         from geomap import run  # torch and GDAL take seconds to import: only once the input is sound
 
         request = run.Request(
@@ -79,14 +85,37 @@ def map_command(
             max_cloud=max_cloud,
             offset=offset.value,
             allow_hosts=tuple(allow_host or ()),
-            min_clear_months=min(3, months) if min_clear_months is None else min_clear_months,
+            min_clear_months=min(3, period.months) if min_clear_months is None else min_clear_months,
             min_confidence=min_confidence / 100,
             within=base,
             device=device,
+            mask=mask,
+            max_missed=max_missed / 100,
+            deadline=deadline,
+            save_composites=save_composites,
+            save_embeddings=save_embeddings,
+            composites=from_composites,
+            update=run.earlier(update_from) if update_from else None,
         )
         with progress_bars() as progress:
-            result = run.map_area(request, out, progress, print_estimate)
+            who = run.Resources(scheduler, workers)
+            result = run.map_area(
+                request, out, progress, print_estimate, resources=who, retry_quarantined=retry_quarantined
+            )
         print_result(result)
+        refuse_gaps([result])
+
+
+def _period(composites: Path | None, year: int | None, start: str | None, months: int) -> Period:
+    """The period asked for, or that of the composites, of which it may name no other. Raises InputError."""
+    if composites is None:
+        return period_of(year, start, months)
+    from geomap.store import COMPOSITES, open_store
+
+    saved = open_store(composites, COMPOSITES)
+    if (year or start) and period_of(year, start, months) != saved.period:
+        raise InputError(f"{saved.path} is of {saved.period}; leave --year, --start and --months out")
+    return saved.period
 
 
 def demo(
@@ -112,27 +141,3 @@ def demo(
                 a.legend, a.class_name or "all", f"{a.pixels:,}", f"{a.share:.1%}", end_section=not a.class_name
             )
         out_console.print(table)
-
-
-def verify(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]) -> None:
-    """Check every file of a finished run against its SHA256SUMS."""
-    with errors_to_exit_code():
-        from geomap import files
-
-        if not directory.is_dir():
-            raise InputError(f"no directory {directory}")
-        problems = files.verify(directory)
-        for problem in problems:
-            err_console.print(problem, style="red", markup=False, highlight=False)
-        if problems:
-            raise GeomapError(f"{len(problems)} problems in {directory}; remove it and run its command again")
-        out_console.print(f"{directory}: every file is as it was written")
-
-
-def _within(text: str | None) -> tuple[str, str] | None:
-    if text is None:
-        return None
-    legend, sep, name = text.partition("=")
-    if not (sep and legend.strip() and name.strip()):
-        raise InputError(f"cannot read --within {text!r}; write LEGEND=CLASS, for example landcover=Cropland")
-    return legend.strip(), name.strip()

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli.console import err_console, out_console
+from geomap.errors import QuarantineError
 
 if TYPE_CHECKING:
     from geomap import run
+    from geomap.run import ledger
     from geomap.style import Layer, Statistics
 
 HECTARES_PER_PIXEL = 0.01  # 10 m x 10 m
+MANY_TILES = 5  # in quarantine, that are named
 MANY_CLASSES = 12  # rows of a summary; the rest is added up
 
 
 def print_estimate(e: run.Estimate) -> None:
     """What a run is about to cost, on stderr."""
     tiles = "1 tile" if e.tiles == 1 else f"{e.tiles} tiles"
+    speed = "" if e.encode_seconds is None else f"; encoding takes about {duration(e.encode_seconds)}"
     err_console.print(
         f"{tiles}, {e.pixels * HECTARES_PER_PIXEL / 100:,.2f} km2 ({e.pixels:,} pixels); {e.scenes} scenes "
-        f"in {e.months} months, up to {size(e.read_bytes)} of pixels to read; "
-        f"encoding takes about {duration(e.encode_seconds)}",
+        f"in {e.months} months, up to {size(e.read_bytes)} of pixels to read{speed}",
         highlight=False,
     )
 
@@ -32,12 +35,17 @@ def print_estimate(e: run.Estimate) -> None:
 def print_result(result: run.Result) -> None:
     """Classes by area, scores, and the paths of the maps."""
     if not result.seconds:
-        note = "was complete already and is left as it is; choose another --out to look for new scenes"
+        note = "was complete already and is left as it is; for new scenes choose another --out (a job: --refresh)"
         err_console.print(f"{result.directory} {note}", markup=False, highlight=False, soft_wrap=True)
     elif result.resumed:
         err_console.print(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run", highlight=False)
-    for layer in result.layers:
-        if layer.kind == "classes":
+    if result.missed:
+        scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
+        note = f"{scenes} left out of some tile, missing or damaged; geomap explain {result.directory} names them"
+        err_console.print(f"warning: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    classes = [layer for layer in result.layers if layer.kind == "classes"]
+    for layer in classes:
+        if f"{layer.stem}_confidence" in result.statistics:  # not a map of changes
             out_console.print(_class_table(layer, result.statistics))
     table = Table("map", "mean", "range", title="Confidence, scores and clear months")
     for layer in result.layers:
@@ -46,10 +54,37 @@ def print_result(result: run.Result) -> None:
             unit = {"percent": " %", "count": " months"}.get(layer.kind, "")
             table.add_row(layer.stem, f"{s.mean:.1f}{unit}", f"{s.minimum:.1f} .. {s.maximum:.1f}{unit}")
     out_console.print(table)
+    if result.update:
+        _print_update(result, result.update)
     for path in result.paths:
         out_console.print(str(path), markup=False, highlight=False, soft_wrap=True)
     names = "run.json, stac/ and SHA256SUMS"
     out_console.print(f"with a .qml style beside each map, {names} in {result.directory}", markup=False, soft_wrap=True)
+
+
+def _print_update(result: run.Result, update: ledger.Update) -> None:
+    """What was taken over from an earlier run, and how much has changed since."""
+    pixels = update.kept + update.encoded
+    taken = f"{len(update.months)} months taken over from {update.since}"
+    out_console.print(f"{taken}; {update.encoded:,} of {pixels:,} pixels encoded", highlight=False)
+    for layer in result.layers:
+        if f"{layer.stem}_to" in result.statistics:
+            changed, mapped = (result.statistics[stem].valid for stem in (f"{layer.stem}_to", layer.stem))
+            area = f"{changed * HECTARES_PER_PIXEL:,.2f} hectares ({changed / (mapped or 1):.1%})"
+            out_console.print(f"{layer.stem}: {area} of another class than in {update.since}", highlight=False)
+
+
+def refuse_gaps(results: Sequence[run.Result]) -> None:
+    """Raise QuarantineError where maps lack tiles that failed twice."""
+    for result in results:
+        if result.quarantined:
+            lost = [*result.quarantined]
+            named = ", ".join(lost[:MANY_TILES]) + (", ..." if len(lost) > MANY_TILES else "")
+            raise QuarantineError(
+                f"{result.directory} lacks {len(lost)} of {result.tiles} tiles, nodata in the maps; they failed twice: "
+                f"{named}; the first: {result.quarantined[lost[0]]}; once that is mended, type the same command with "
+                "--retry-quarantined"
+            )
 
 
 def _class_table(layer: Layer, statistics: Mapping[str, Statistics]) -> Table:

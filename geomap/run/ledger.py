@@ -7,19 +7,23 @@ that was found and not used, why.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from geomap import files
 from geomap.errors import InputError
 from geomap.guard import judge
+from geomap.run.finished import Reused
+from geomap.run.request import UPDATE
 from geomap.run.state import REQUEST_FILE, scene_from_json
 from geomap.sentinel2 import BANDS
 from geomap.style import Statistics
-from geomap.types import Dark, LeftOut, Scene
+from geomap.types import Dark, LeftOut, Missed, Scene
 
 FILE = "run.json"
 
@@ -41,12 +45,34 @@ class OffsetGroup:
 
 
 @dataclass(frozen=True, slots=True)
+class MissedScene:
+    """A scene that some tiles were made without, because a file of its could not be read."""
+
+    scene: str  # id
+    band: str
+    cause: str
+    detail: str
+    tiles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a run took over from an earlier one; its maps are the same as if it had not."""
+
+    since: str  # months of the earlier run
+    months: Mapping[str, int]  # month, as 2023-04 -> tiles whose medians were taken over
+    kept: int  # pixels whose labels were
+    encoded: int  # pixels that were not
+
+
+@dataclass(frozen=True, slots=True)
 class Inputs:
     """What a run reads, from its directory."""
 
     groups: tuple[OffsetGroup, ...]
     left_out: tuple[LeftOut, ...]
     finished: bool
+    missed: tuple[MissedScene, ...] = ()  # known of a finished run
 
 
 def software() -> dict[str, str]:
@@ -62,17 +88,44 @@ def write(
     left_out: Sequence[LeftOut],
     dark: Mapping[str, Dark],
     statistics: Mapping[str, Statistics],
+    quarantined: Mapping[str, str],
+    missed: Sequence[MissedScene] = (),
+    vectors: Mapping[str, str] = MappingProxyType({}),
+    update: Update | None = None,
 ) -> None:
-    """Write run.json; `dark` holds what the pixels of all tiles say, by scene id. Raises DiskFullError, OutputError."""
+    """Write run.json. Raises DiskFullError, OutputError.
+
+    `dark` holds what the pixels of all tiles say, by scene id; `quarantined` the kind of error by tile left out;
+    `vectors` the sha256 of each legend's class vectors.
+    """
     content = {
         "request": request,
         "software": software(),
         "scenes": described(scenes, dark),
         "left_out": [asdict(item) for item in left_out],
+        "missed": [asdict(scene) for scene in missed],
         "tiles": list(tiles),
+        "quarantined": dict(quarantined),
         "maps": {stem: _statistics(s) for stem, s in statistics.items()},
+        **({"vectors": dict(vectors)} if vectors else {}),
+        **({"update": asdict(update)} if update else {}),
     }
     files.write_json(directory / FILE, content)
+
+
+def update(request: Mapping[str, Any], tiles: Sequence[Reused]) -> Update | None:
+    """What a request took over in its tiles; None where it asks for no update."""
+    if UPDATE not in request:
+        return None
+    months = Counter(month for tile in tiles for month in tile.months)
+    kept, encoded = sum(tile.pixels for tile in tiles), sum(tile.encoded for tile in tiles)
+    return Update(request[UPDATE], dict(sorted(months.items())), kept, encoded)
+
+
+def read_update(directory: Path) -> Update | None:
+    """What a finished run took over from an earlier one."""
+    content = json.loads((directory / FILE).read_bytes()).get("update")
+    return Update(**content) if content else None
 
 
 def read_statistics(directory: Path) -> dict[str, Statistics]:
@@ -135,6 +188,15 @@ def _scene(scene: Scene, dark: Dark) -> dict[str, Any]:
     }
 
 
+def missed_scenes(by_tile: Mapping[str, Sequence[Missed]]) -> tuple[MissedScene, ...]:
+    """What the tiles, by name, were made without; by scene."""
+    tiles: dict[tuple[str, str, str, str], list[str]] = {}
+    for name, missed in sorted(by_tile.items()):
+        for m in missed:
+            tiles.setdefault((m.scene, m.band, m.cause, m.detail), []).append(name)
+    return tuple(MissedScene(*key, tuple(names)) for key, names in sorted(tiles.items()))
+
+
 def offset_groups(scenes: Iterable[Mapping[str, Any]]) -> tuple[OffsetGroup, ...]:
     """Scenes of run.json, grouped by provider, platform, baseline and decision, in that order."""
     members: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
@@ -161,7 +223,9 @@ def inputs(directory: Path) -> Inputs:
     try:
         content = json.loads(path.read_bytes())
         scenes = content["scenes"] if finished else described([scene_from_json(s) for s in content["scenes"]], {})
-        return Inputs(offset_groups(scenes), tuple(LeftOut(**item) for item in content["left_out"]), finished)
+        left_out = tuple(LeftOut(**item) for item in content["left_out"])
+        missed = tuple(MissedScene(**{**m, "tiles": tuple(m["tiles"])}) for m in content.get("missed", ()))
+        return Inputs(offset_groups(scenes), left_out, finished, missed)
     except OSError:
         raise InputError(f"{directory} holds no run of geomap map; type the directory given to --out") from None
     except (ValueError, KeyError, TypeError) as e:

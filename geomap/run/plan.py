@@ -21,12 +21,13 @@ from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from geomap import aoi, catalog, encode, grid, read, reader, weights
+from geomap import catalog, encode, grid, read, reader, weights
 from geomap.composite import clear_np
-from geomap.errors import GeomapError, HrefError
-from geomap.hrefs import redact
+from geomap.errors import GeomapError
+from geomap.mask import DEFAULT_MASK, Mask
+from geomap.run.fingerprint import over
 from geomap.run.request import Request
-from geomap.run.tiles import _gdal_options, _threads, over
+from geomap.run.tiles import _gdal_options, _threads
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL
 from geomap.types import Grid, Period, Scene, Tile
 
@@ -36,7 +37,7 @@ SAMPLE_SCENES: Final = 60
 """Scenes whose classification is read, spread over the months."""
 
 SAMPLE_PX: Final = 256
-"""Most pixels a side of what is read of each: a share of the area to within a percent."""
+"""Most pixels a side of what is read of each in a zone: a share of the area to within a percent."""
 
 REQUESTS_PER_READ: Final = 3
 """HTTP requests for a band of a tile in a COG of 512 or 1024 pixel blocks: its header and two rows of blocks."""
@@ -107,7 +108,7 @@ def plan(request: Request, progress: Callable[[str, int, int], None] = lambda st
         allow_hosts=request.allow_hosts,
     )
     progress("search", 1, 1)
-    sky = _look(request.area, parts, found.scenes, progress)
+    sky = _look(request, parts, found.scenes, progress)
     reads, size = _volume(parts, found.scenes, sky.used)
     pixels = round(request.area.square_km * PIXELS_PER_KM2)
     return Plan(
@@ -140,19 +141,18 @@ class _Sky:
 
 
 def _look(
-    area: aoi.Area, parts: Sequence[Tile], scenes: Sequence[Scene], progress: Callable[[str, int, int], None]
+    request: Request, parts: Sequence[Tile], scenes: Sequence[Scene], progress: Callable[[str, int, int], None]
 ) -> _Sky:
     """Read the classification of a sample of passes; take the rest from their metadata."""
-    where = sample_grid(parts)
-    inside = grid.inside(area, where)
+    places = tuple((where, grid.inside(request.area, where)) for where in sample_grids(parts))
     passes = _passes(scenes)
     chosen = [scene for name in choose(passes, SAMPLE_SCENES) for scene in passes[name]]
     start, masks, failures = time.perf_counter(), {}, {}
     with ThreadPoolExecutor(_threads(scenes), thread_name_prefix="plan") as pool:
-        jobs = {scene.id: pool.submit(clear_sky, scene, where) for scene in chosen}
+        jobs = {scene.id: pool.submit(_seen, scene, places, request.mask) for scene in chosen}
         for done, (name, job) in enumerate(jobs.items(), start=1):
             try:
-                masks[name] = job.result() & inside
+                masks[name] = job.result()
             except GeomapError as e:
                 log.info("not measured: %s", e)
                 failures[name] = str(e)
@@ -162,28 +162,40 @@ def _look(
     for name, members in passes.items():
         if all(scene.id in masks for scene in members):
             union = np.logical_or.reduce([masks[scene.id] for scene in members])
-            clear[name] = float(union.sum() / max(1, inside.sum()))
+            clear[name] = float(union.sum() / max(1, union.size))
     looked = frozenset(clear)
-    lonlat = _lonlat(where, inside)
+    lon, lat = (np.concatenate(v) for v in zip(*(_lonlat(*place) for place in places), strict=True))
     for name in passes.keys() - looked:
-        clear[name] = stated_clear(passes[name], *lonlat)
+        clear[name] = stated_clear(passes[name], lon, lat)
     used = [bool(mask.any()) for mask in masks.values()]
+    reads = sum(len(over([scene], where)) for scene in chosen if scene.id in masks for where, _ in places)
     return _Sky(
         clear,
         looked,
         used=sum(used) / len(used) if used else 1.0,
         measured=len(masks),
         failures=tuple(failures.values()),
-        rate=len(masks) / seconds,
+        rate=reads / seconds,
     )
 
 
-def sample_grid(parts: Sequence[Tile]) -> Grid:
-    """A coarse grid over the tiles of the zone that holds most of them; pixels are a multiple of 20 m."""
-    epsg = Counter(tile.grid.epsg for tile in parts).most_common(1)[0][0]
-    whole = grid.mosaic_grid(tuple(tile.grid for tile in parts if tile.grid.epsg == epsg)).at(20)
-    step = -(-max(whole.shape) // SAMPLE_PX)
-    return replace(whole, width=-(-whole.width // step), height=-(-whole.height // step), resolution=20 * step)
+def sample_grids(parts: Sequence[Tile]) -> tuple[Grid, ...]:
+    """A coarse grid over each zone's tiles, of one pixel size, a multiple of 20 m: all places weigh the same."""
+    zones = sorted({tile.grid.epsg for tile in parts})
+    whole = [grid.mosaic_grid(tuple(t.grid for t in parts if t.grid.epsg == epsg)).at(20) for epsg in zones]
+    step = -(-max(max(g.shape) for g in whole) // SAMPLE_PX)
+    return tuple(
+        replace(g, width=-(-g.width // step), height=-(-g.height // step), resolution=20 * step) for g in whole
+    )
+
+
+def _seen(scene: Scene, places: Sequence[tuple[Grid, NDArray[np.bool_]]], mask: Mask) -> NDArray[np.bool_]:
+    """(N,) True where the scene is clear, of the pixels inside of each grid in turn. Raises as clear_sky."""
+    seen = (
+        clear_sky(scene, where, mask)[inside] if over([scene], where) else np.zeros(int(inside.sum()), bool)
+        for where, inside in places
+    )
+    return np.concatenate(list(seen))
 
 
 def choose(passes: Mapping[str, Sequence[Scene]], limit: int) -> list[str]:
@@ -198,11 +210,13 @@ def choose(passes: Mapping[str, Sequence[Scene]], limit: int) -> list[str]:
     return drawn[: max(1, int(np.searchsorted(total, limit, side="right")))]
 
 
-def clear_sky(scene: Scene, where: Grid) -> NDArray[np.bool_]:
+def clear_sky(scene: Scene, where: Grid, mask: Mask = DEFAULT_MASK) -> NDArray[np.bool_]:
     """(y, x) True where the scene is clear, nearest pixels of the file or of its overviews; False outside it.
 
+    The mask's opening and dilation are rounded to pixels of `where`.
+
     Raises:
-        ReadError, SourceUnavailableError, HrefError: it cannot be read, and is tried only twice.
+        ReadError, SourceUnavailableError: it cannot be read, and is tried only twice.
     """
     href = scene.assets[SCL].href
     step = where.resolution // 20
@@ -211,16 +225,18 @@ def clear_sky(scene: Scene, where: Grid) -> NDArray[np.bool_]:
     lies = {"crs": f"EPSG:{fine.epsg}", "transform": rasterio.Affine(*fine.transform)}
     size = {"width": fine.width, "height": fine.height}
     try:
-        with rasterio.Env(**options), rasterio.open(href, sharing=False) as source:
-            if source.driver not in reader.DRIVERS:
-                raise HrefError(f"{redact(href)} is a {source.driver} file; only GeoTIFF and JPEG 2000 are read")
-            with WarpedVRT(source, src_nodata=0, nodata=0, resampling=Resampling.nearest, **lies, **size) as warped:
-                classes = warped.read(1, out_shape=where.shape, resampling=Resampling.nearest)
+        with (
+            rasterio.Env(**options),
+            rasterio.open(href, driver=reader.driver(href), sharing=False) as source,
+            WarpedVRT(source, src_nodata=0, nodata=0, resampling=Resampling.nearest, **lies, **size) as warped,
+        ):
+            classes = warped.read(1, out_shape=where.shape, resampling=Resampling.nearest)
     except (GeomapError, MemoryError):
         raise
     except Exception as e:  # rasterio lets errors of GDAL through that share no other base
         raise reader.explain(e, href) from None
-    return clear_np(classes.astype(np.uint8))
+    opening, dilation = (round(px * 20 / where.resolution) for px in (mask.opening, mask.dilation))
+    return clear_np(classes.astype(np.uint8), Mask(mask.classes, opening, dilation))
 
 
 def stated_clear(members: Sequence[Scene], lon: NDArray[np.float64], lat: NDArray[np.float64]) -> float | None:

@@ -1,43 +1,55 @@
 """What a run keeps on disk so that it can stop at any moment and go on: `tiles/` in the output directory.
 
 `request.json` holds what was asked for and the scenes that were found, so that a resumed run sees the same scenes;
-`<tile>.npz` holds the finished layers of one tile and bears its name only once it is whole. One run at a time holds
-the lock.
+`<tile>.npz` holds the finished layers of one tile and the fingerprint of what they were made from, and bears its name
+only once it is whole; `<kind>.zarr` are the stores of composites and embeddings; `quarantine.json` names the tiles that
+failed twice; `running.json` is for `geomap status`. One run at a time holds the lock.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
-import io
 import json
 import logging
 import shutil
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from geomap import files
 from geomap.errors import BusyError, OutputError
-from geomap.types import Dark, LeftOut, Scene, SceneAsset, Tile
+from geomap.run.finished import DAMAGED, About, Finished, encode, read_about, read_layer, whole
+from geomap.store import Store
+from geomap.types import LeftOut, Scene, SceneAsset, Tile
 
 log = logging.getLogger(__name__)
 
 REQUEST_FILE = "request.json"
-_KEY = "layer "
-"""Prefix of layers in a tile's file: a legend may be called like an argument of numpy's."""
-_DARK = "dark"
-"""Key of a tile's dark vegetation: JSON, by scene id the two counts of types.Dark."""
+QUARANTINE_FILE = "quarantine.json"
+RUNNING_FILE = "running.json"
+LOCK_FILE = "lock"
 
-Layers = Mapping[str, NDArray[Any]]
-"""Layer stem -> (y, x) pixels of a tile."""
+LOOKS, LOOK_S = 5, 0.05
+"""Times that a lock is asked for, and seconds between them: `geomap status` holds it for a moment."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Quarantined:
+    """A tile that is left out because it failed twice."""
+
+    cause: str  # kind of error and its message, one line, without tokens
+    fingerprint: str  # of the tile that failed; another one is tried
+
+    @property
+    def kind(self) -> str:
+        """The kind of error alone, such as ReadError."""
+        return self.cause.partition(":")[0]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,8 +57,10 @@ class State:
     """The state of a run in `directory`."""
 
     directory: Path
-    scenes: tuple[Scene, ...] | None  # None: a new run, nothing on disk yet
+    scenes: tuple[Scene, ...] | None  # of an unfinished run of this request; None: search
     left_out: tuple[LeftOut, ...] = ()
+    finished: bool = False  # of this request, or of one that `renew` takes for it
+    stores: tuple[Store, ...] = ()  # that tiles are kept in too
 
     @property
     def home(self) -> Path:
@@ -54,58 +68,70 @@ class State:
 
     @property
     def complete(self) -> bool:
-        """Whether the run has finished: its checksums are written last."""
-        return (self.directory / files.SUMS).is_file()
+        """Whether the run has finished and its maps are in place: their checksums are written last."""
+        return self.finished and (self.directory / files.SUMS).is_file()
 
-    def begin(self, request: Mapping[str, Any], scenes: Sequence[Scene], left_out: Sequence[LeftOut] = ()) -> State:
-        """Write down the request and what was found for it. Raises DiskFullError, OutputError."""
+    def begin(
+        self,
+        request: Mapping[str, Any],
+        scenes: Sequence[Scene],
+        left_out: Sequence[LeftOut] = (),
+        tiles: Sequence[Tile] = (),
+        prints: Mapping[str, str] | None = None,
+    ) -> State:
+        """Write down the request, its tiles and what was found for it. Raises DiskFullError, OutputError."""
         path = self.home / REQUEST_FILE
-        unused = [dataclasses.asdict(item) for item in left_out]
-        content = {"request": request, "scenes": [scene_to_json(s) for s in scenes], "left_out": unused}
+        content = {
+            "request": request,
+            "scenes": [scene_to_json(s) for s in scenes],
+            "left_out": [dataclasses.asdict(item) for item in left_out],
+            "tiles": _described(tiles, prints or {}),
+            "finished": False,
+        }
         files.write_json(path, content)
         path.chmod(0o600)  # addresses of a catalogue's own may carry tokens, until `finish` drops them
-        return dataclasses.replace(self, scenes=tuple(scenes), left_out=tuple(left_out))
+        return State(self.directory, tuple(scenes), tuple(left_out), stores=self.stores)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory; OutputError where another run holds it."""
+        """Hold the directory; BusyError where another run holds it."""
         with files.disk_errors(self.directory):
             self.home.mkdir(parents=True, exist_ok=True)
-            f = (self.home / "lock").open("w")
+            f = (self.home / LOCK_FILE).open("w")
         with f:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as e:
-                raise BusyError(f"another run is writing {self.directory}; wait for it or choose another --out") from e
+            for left in reversed(range(LOOKS)):
+                try:
+                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except OSError as e:
+                    if not left:
+                        message = f"another run is writing {self.directory}; wait for it or choose another --out"
+                        raise BusyError(message) from e
+                    time.sleep(LOOK_S)
             yield
 
-    def save(self, tile: Tile, layers: Layers, dark: Mapping[str, Dark] | None = None) -> None:
-        """Keep a tile's layers and what its pixels say of the scenes' offsets. Raises DiskFullError, OutputError."""
-        counts = json.dumps({scene: (d.values, d.dark) for scene, d in (dark or {}).items()}).encode()
-        arrays = {f"{_KEY}{stem}": pixels for stem, pixels in layers.items()} | {_DARK: np.frombuffer(counts, np.uint8)}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **arrays)
-        files.write_bytes(self._file(tile), buffer.getvalue())
+    def save(self, tile: Tile, finished: Finished, fingerprint: str = "") -> None:
+        """Keep a tile's work; its own file, which makes it count, comes last. Raises DiskFullError, OutputError."""
+        for store in self.stores:
+            store.write(tile, finished.kept[store.kind])
+        files.write_bytes(self._file(tile), encode(finished, fingerprint))
 
-    def has(self, tile: Tile, stems: Sequence[str]) -> bool:
-        """Whether the tile is finished and readable."""
+    def has(self, tile: Tile, stems: Sequence[str], fingerprint: str = "") -> bool:
+        """Whether the tile is finished, of this fingerprint and readable, and in every store."""
+        if not all(store.has(tile) for store in self.stores):
+            return False
         try:
-            self.load_dark(tile)
-            return all(self.load(tile, stem).shape == tile.grid.shape for stem in stems)
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+            return self.about(tile).fingerprint == fingerprint and whole(self._file(tile), tile.grid.shape, stems)
+        except DAMAGED:
             return False
 
     def load(self, tile: Tile, stem: str) -> NDArray[Any]:
         """One layer of a finished tile."""
-        with np.load(self._file(tile), allow_pickle=False) as f:
-            pixels: NDArray[Any] = f[f"{_KEY}{stem}"]
-        return pixels
+        return read_layer(self._file(tile), stem)
 
-    def load_dark(self, tile: Tile) -> dict[str, Dark]:
-        """By scene id, the dark vegetation of a finished tile."""
-        with np.load(self._file(tile), allow_pickle=False) as f:
-            counts = json.loads(f[_DARK].tobytes())
-        return {scene: Dark(*count) for scene, count in counts.items()}
+    def about(self, tile: Tile) -> About:
+        """What is known of a finished tile beside its layers."""
+        return read_about(self._file(tile))
 
     def staging(self) -> Path:
         """An empty directory for the maps while they are made."""
@@ -115,22 +141,52 @@ class State:
             path.mkdir()
         return path
 
-    def finish(self, request: Mapping[str, Any]) -> None:
-        """Remove what a finished run no longer needs: its tiles, and its scenes' addresses."""
+    def quarantined(self) -> dict[str, Quarantined]:
+        """Tiles that failed twice, by name. Raises OutputError."""
+        path = self.home / QUARANTINE_FILE
+        try:
+            return {name: Quarantined(**q) for name, q in json.loads(path.read_bytes()).items()}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError, AttributeError) as e:
+            raise OutputError(f"{path} is damaged; remove it, and the tiles that it named are tried again") from e
+
+    def quarantine(self, tiles: Mapping[str, Quarantined]) -> None:
+        """Write down which tiles failed twice. Raises DiskFullError, OutputError."""
+        path = self.home / QUARANTINE_FILE
+        if tiles:
+            files.write_json(path, {name: dataclasses.asdict(q) for name, q in tiles.items()})
+        else:
+            path.unlink(missing_ok=True)
+
+    def finish(
+        self,
+        request: Mapping[str, Any],
+        tiles: Sequence[Tile] = (),
+        prints: Mapping[str, str] | None = None,
+        keep: bool = False,
+    ) -> None:
+        """Remove what a finished run no longer needs: its scenes' addresses, and its tiles unless told to keep them."""
         with files.disk_errors(self.directory):
-            for path in self.home.glob("*.npz"):
+            for path in () if keep else self.home.glob("*.npz"):
                 path.unlink()
+            for path in () if keep else self.home.glob("*.zarr"):
+                shutil.rmtree(path)
+            (self.home / RUNNING_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.home / "maps", ignore_errors=True)
-        files.write_json(self.home / REQUEST_FILE, {"request": request, "scenes": [], "left_out": []})
+        described = _described(tiles, prints or {})
+        content = {"request": request, "scenes": [], "left_out": [], "tiles": described, "finished": True}
+        files.write_json(self.home / REQUEST_FILE, content)
 
     def _file(self, tile: Tile) -> Path:
         return self.home / f"{tile.name}.npz"
 
 
-def open_state(directory: Path, request: Mapping[str, Any]) -> State:
+def open_state(directory: Path, request: Mapping[str, Any], renew: Collection[str] = ()) -> State:
     """The state of `request` in a directory: new, unfinished or complete.
 
-    A run that stopped before its first tile is new: it searches again, whatever it was asked before.
+    A run that stopped before its first tile is new: it searches again, whatever it was asked before. Where the request
+    differs from the one before in keys of `renew` alone, its tiles are looked at again.
 
     Raises:
         OutputError: the directory holds another request's run, or files that are no run's, or cannot be read.
@@ -149,15 +205,23 @@ def open_state(directory: Path, request: Mapping[str, Any]) -> State:
         content = json.loads(path.read_bytes())
         before, scenes = content["request"], tuple(scene_from_json(s) for s in content["scenes"])
         left_out = tuple(LeftOut(**item) for item in content["left_out"])
+        finished = bool(content["finished"])
     except (ValueError, KeyError, TypeError) as e:
         raise OutputError(f"{path} is damaged; remove {directory} or choose another --out") from e
     now = json.loads(json.dumps(request))
     differs = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    if differs:
+    if set(differs) - set(renew):
         raise OutputError(
             f"{directory} holds a run of another request (differs in: {', '.join(differs)}); choose another --out"
         )
+    if finished or differs:
+        return State(directory, None, finished=finished and not differs)
     return State(directory, scenes, left_out)
+
+
+def _described(tiles: Sequence[Tile], prints: Mapping[str, str]) -> dict[str, Any]:
+    """Tiles as request.json lists them, for those who have no request at hand."""
+    return {t.name: {"pixels": t.grid.width * t.grid.height, "fingerprint": prints.get(t.name, "")} for t in tiles}
 
 
 def scene_to_json(scene: Scene) -> dict[str, Any]:

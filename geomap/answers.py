@@ -1,0 +1,107 @@
+"""What servers answer to GDAL, thread by thread: the last status, and how long a server wants no more requests.
+
+GDAL 3.10 asks again where it is refused, but ignores Retry-After, and its errors do not always tell the status: "not
+recognized as being in a supported file format" may be a 503. Its debug messages hold the headers of every response;
+rasterio hands them to its logger `rasterio._env` in the thread that asks, while GDAL waits. They are read there, and
+kept from the log: a thread that is told to retry later sleeps before GDAL can ask again.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+GDAL_OPTIONS: Final = {"CPL_CURL_VERBOSE": "YES", "CPL_DEBUG": "CURL_INFO_HEADER_IN"}
+"""GDAL reports the headers of responses, and nothing else: requests would hold tokens (cpl_http.cpp)."""
+
+REFUSED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Statuses that may change when the request comes again (RFC 9110, 6585, 8470)."""
+
+_MARK: Final = "CURL_INFO_HEADER_IN: "
+_QUERY: Final = re.compile(r"(\w+://[^\s?]*)\?\S*")
+_here = threading.local()
+_hold: dict[str, float] = {}
+"""By host, the time (time.monotonic) before which it wants no request."""
+
+
+@dataclass
+class Answers:
+    """Of one thread's requests to one host."""
+
+    host: str
+    deadline: float  # time.monotonic after which nothing is waited for
+    stopped: threading.Event  # set: nothing is waited for
+    status: int = 0  # of the last response; 0: none yet
+
+    def see(self, header: str) -> None:
+        """Note one line of a response; sleep where it says Retry-After."""
+        name, _, value = header.partition(":")
+        if name.startswith("HTTP/"):
+            self.status = int(name.split()[1])
+        elif name.lower() == "retry-after" and self.status in REFUSED:
+            _hold[self.host] = max(_hold.get(self.host, 0.0), time.monotonic() + seconds(value.strip()))
+            self.wait()
+
+    def wait(self) -> None:
+        """Sleep until the host wants requests again, or to the deadline."""
+        self.stopped.wait(max(0.0, min(_hold.get(self.host, 0.0), self.deadline) - time.monotonic()))
+
+
+def seconds(retry_after: str) -> float:
+    """Seconds from now that a Retry-After header names: a number or a date (RFC 9110, 10.2.3); 0 if it is neither."""
+    if retry_after.isdigit():
+        return float(retry_after)
+    try:
+        when = parsedate_to_datetime(retry_after)
+    except ValueError:
+        return 0.0
+    return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+
+
+@contextmanager
+def watched(href: str, deadline: float, stopped: threading.Event) -> Iterator[Answers]:
+    """Watch the requests that this thread makes for one file, once its host wants any; GDAL_OPTIONS must be set."""
+    answers = Answers(urlsplit(href).netloc, deadline, stopped)
+    if answers.host:  # no local file
+        _listen()
+        answers.wait()
+    _here.answers = answers
+    try:
+        yield answers
+    finally:
+        _here.answers = None
+
+
+class _Listener(logging.Filter):
+    """Takes headers out of rasterio's log and queries, where tokens are, out of its addresses."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__()
+        self.level = level  # of the log before it was listened to
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        _, mark, header = text.partition(_MARK)
+        if mark:
+            answers = getattr(_here, "answers", None)
+            if answers is not None:
+                answers.see(header)
+            return False
+        record.msg, record.args = _QUERY.sub(r"\1", text), None
+        return record.levelno >= self.level
+
+
+def _listen() -> None:
+    log = logging.getLogger("rasterio._env")
+    if not any(isinstance(f, _Listener) for f in log.filters):
+        log.addFilter(_Listener(log.getEffectiveLevel()))
+    log.setLevel(logging.DEBUG)

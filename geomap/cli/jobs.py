@@ -1,0 +1,152 @@
+"""Commands about job files: run, schedule."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from geomap.cli import options
+from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.cli.show import print_estimate, print_result, refuse_gaps
+from geomap.errors import InputError
+
+if TYPE_CHECKING:
+    from geomap.run import Result
+
+JobPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file; docs/jobs.md says what it may hold.")]
+
+
+def run(
+    job: JobPath,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Of a finished map: search again, make anew what has changed.")
+    ] = False,
+    retry_quarantined: options.RetryQuarantined = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but problems.")] = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Map what a job file says. What is finished is left as it is, what is not goes on.
+
+    A rolling period (`period: {last: 12}`) is counted from today; one that was begun and not finished comes first.
+
+    Exit code: 0 complete, 1 failed, 2 bad input, 3 complete but for tiles in quarantine, 75 try again later.
+    """
+    log_to_stderr(verbose)
+    with errors_to_exit_code():
+        from geomap import jobfile
+
+        read = jobfile.read(job)
+        from geomap.run import jobs  # torch and GDAL take seconds to import: only once the input is sound
+
+        done: list[Result] = []
+        try:
+            with nullcontext(_silent) if quiet else progress_bars() as progress:
+                estimated = _silent if quiet else print_estimate
+                done.extend(  # keeps what came before an error
+                    jobs.run_job(
+                        read,
+                        jobs.today(),
+                        progress,
+                        estimated,
+                        refresh=refresh,
+                        retry_quarantined=retry_quarantined,
+                    )
+                )
+        finally:
+            for result in done if not quiet else ():
+                print_result(result)
+        refuse_gaps(done)
+
+
+def schedule(
+    job: JobPath,
+    monthly: Annotated[bool, typer.Option("--monthly", help="On the fifth of every month.")] = False,
+    weekly: Annotated[bool, typer.Option("--weekly", help="On Mondays.")] = False,
+    daily: Annotated[bool, typer.Option("--daily", help="Every night.")] = False,
+    cron: Annotated[str | None, typer.Option(metavar="EXPR", help='When, as cron writes it: "0 3 5 * *".')] = None,
+    user: Annotated[bool, typer.Option("--user", help="Units of your own, which need no root.")] = False,
+    out: Annotated[Path, typer.Option(help="Directory of the files.")] = Path("geomap-schedule"),
+) -> None:
+    """Write a systemd service with its timer, and a cron line, that run a job. Installs nothing.
+
+    Runs never overlap, start late where the machine was off, try again every quarter of an hour where that may help,
+    and say so when they fail for good.
+
+    Example: `geomap schedule pipelines/rolling_update_monthly.yaml --monthly --user`
+    """
+    with errors_to_exit_code():
+        from geomap import files, jobfile
+        from geomap import schedule as plans
+
+        chosen = [*(name for name, asked in _every(monthly, weekly, daily) if asked), *([cron] if cron else [])]
+        if len(chosen) != 1:
+            raise InputError('give one of --monthly, --weekly, --daily or --cron "0 3 5 * *"')
+        read = jobfile.read(job)
+        plan = plans.Schedule(
+            name=read.keys.name,
+            job=read.path,
+            program=_program(),
+            cron=plans.EVERY.get(chosen[0], chosen[0]),
+            account=None if user else _account(),
+            memory=read.keys.resources.memory_bytes,
+        )
+        for name, content in plans.files(plan).items():
+            if name != plans.NOTIFY or not (out / name).exists():  # it may have been edited, for mail
+                files.write_bytes(out / name, content.encode())
+        if read.keys.period.last is None:
+            _say("The period of this job is fixed: runs leave its finished map as it is. A rolling one is last: 12.")
+        _print_next(out, plan.name, user)
+
+
+def _silent(*_: object) -> None:
+    """Progress that nobody sees."""
+
+
+def _every(monthly: bool, weekly: bool, daily: bool) -> tuple[tuple[str, bool], ...]:
+    return ("monthly", monthly), ("weekly", weekly), ("daily", daily)
+
+
+def _program() -> tuple[str, ...]:
+    """How a service starts this geomap."""
+    beside = Path(sys.executable).with_name("geomap")
+    return (str(beside),) if beside.is_file() else (sys.executable, "-m", "geomap.cli")
+
+
+def _account() -> str:
+    """Whose service it is: the user's who typed the command, also through sudo."""
+    uid = int(os.environ.get("SUDO_UID", os.getuid()))
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _print_next(out: Path, name: str, user: bool) -> None:
+    """The files, and what to type to install them."""
+    here, unit, control = shlex.quote(str(out)), f"geomap-{name}", "systemctl --user" if user else "sudo systemctl"
+    home = "~/.config/systemd/user" if user else "/etc/systemd/system"
+    _say(f"{out / unit}.service    what runs, when it is tried again, and who is told")
+    _say(f"{out / unit}.timer      when it runs")
+    _say(f"{out}/geomap-notify@.service    what happens when it fails for good; edit it to get mail")
+    _say(f"{out / unit}.cron       the same for cron, where there is no systemd")
+    _say("\nNothing is installed yet. With systemd:\n")
+    _say(f"    {'' if user else 'sudo '}install -D -m 644 -t {home} {here}/*.service {here}/*.timer")
+    _say(f"    {control} daemon-reload")
+    _say(f"    {control} enable --now {unit}.timer")
+    if user:
+        _say("    loginctl enable-linger    # or it runs only while you are logged in")
+    _say(f"    {control} start {unit}.service    # a first run now")
+    _say(f"    journalctl {'--user ' if user else ''}--unit {unit}    # what it says")
+    _say("\nOr with cron:\n")
+    _say(f"    (crontab -l; cat {here}/{unit}.cron) | crontab -")
+
+
+def _say(text: str) -> None:
+    out_console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""Commands that look at the directory of a run: status, verify."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from geomap.cli.console import err_console, errors_to_exit_code, out_console
+from geomap.cli.show import duration, size
+from geomap.errors import GeomapError, InputError
+
+if TYPE_CHECKING:
+    from geomap.run.status import Status
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]
+
+
+def status(
+    directory: Directory, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
+) -> None:
+    """How far a run is: tiles done, in hand, failed and to come, and the time to go.
+
+    Works while the run is going, after it has finished, and after it was killed. The time to go is that of the pixels
+    left at the pace of this run (of the last one, where none is going); it is unknown until a tile is finished.
+    """
+    with errors_to_exit_code():
+        from geomap.run.status import status as look
+
+        found = look(directory)
+        if as_json:
+            out_console.print(
+                json.dumps(asdict(found), ensure_ascii=False), markup=False, highlight=False, soft_wrap=True
+            )
+        else:
+            _print(found)
+
+
+def verify(directory: Directory) -> None:
+    """Check every file of a run: maps against SHA256SUMS, tiles that are kept against their own checksums."""
+    with errors_to_exit_code():
+        from geomap.run.status import problems
+
+        if not directory.is_dir():
+            raise InputError(f"no directory {directory}")
+        found = problems(directory)
+        for problem in found:
+            err_console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        if found:
+            raise GeomapError(f"{len(found)} problems in {directory}")
+        out_console.print(f"{directory}: every file is as it was written")
+
+
+def _print(s: Status) -> None:
+    left = "unknown" if s.seconds_left is None else duration(s.seconds_left)
+    table = Table("", "", title=escape(f"{s.directory}: {s.state}"), show_header=False)
+    table.add_row("tiles", f"{s.done} of {s.tiles} done, {len(s.running)} in hand, {s.pending} to come")
+    if s.state != "finished":
+        table.add_row("time to go", left if s.state == "running" else f"{left} once it is started again")
+    table.add_row("scenes", f"{s.scenes:,}")
+    table.add_row("on disk", size(s.bytes))
+    for name, cause in s.failed.items():
+        table.add_row("to be tried again", escape(f"{name}: {cause}"))
+    for name, cause in s.quarantined.items():
+        table.add_row("in quarantine", escape(f"{name}: {cause}"))
+    out_console.print(table)
+    if s.quarantined:
+        out_console.print("to try the tiles in quarantine again, add --retry-quarantined to the run's command")

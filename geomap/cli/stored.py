@@ -1,0 +1,75 @@
+"""Commands that ask stored embeddings: label, similar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from geomap.cli import options
+from geomap.cli.console import errors_to_exit_code, log_to_stderr, progress_bars
+from geomap.cli.options import within_of
+from geomap.cli.show import print_result
+from geomap.errors import InputError
+
+Stored = Annotated[
+    Path,
+    typer.Argument(metavar="DIR|STORE", help="Output directory of `geomap map --save-embeddings`, or its store."),
+]
+
+
+def label(
+    store: Stored,
+    legend: options.LegendOption = None,
+    classes: options.Classes = None,
+    out: Annotated[Path, typer.Option(help="Directory of the maps.")] = Path("geomap-label"),
+    weights: Annotated[
+        str | None, typer.Option(help="Folder of the weights that made the embeddings, where they are not geomap's.")
+    ] = None,
+    min_confidence: options.MinConfidence = 0,
+    within: options.Within = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Map other legends, or classes of your own, from stored embeddings: seconds, no scenes, no encoder.
+
+    Writes the same files as `geomap map` over the pixels that the store holds.
+
+    Example: `geomap label brussels --classes "allotment garden, park, cemetery" --out brussels-green`
+    """
+    log_to_stderr(verbose)
+    with errors_to_exit_code():
+        from geomap import legend as legends
+
+        chosen = [legends.load(name) for name in legend or ([] if classes else ["landcover"])]
+        typed = [legends.typed(classes)] if classes is not None else []
+        base = within_of(within)
+        from geomap.run import stored
+
+        asked = stored.LabelRequest(store, (*chosen, *typed), weights, min_confidence / 100, base)
+        with progress_bars() as progress:
+            result = stored.label_store(asked, out, progress)
+        print_result(result)
+
+
+def similar(
+    store: Stored,
+    at: Annotated[str, typer.Option(metavar="LON,LAT", help="The place, in degrees: longitude first.")],
+    out: Annotated[Path, typer.Option(help="Directory of the map.")] = Path("geomap-similar"),
+    verbose: options.Verbose = False,
+) -> None:
+    """Map how much every stored pixel's year looks like that of one place: similarity.tif, cosine, 1 = alike.
+
+    Example: `geomap similar brussels --at 4.42,50.86 --out like-this-field`
+    """
+    log_to_stderr(verbose)
+    with errors_to_exit_code():
+        try:
+            lon, lat = (float(part) for part in at.split(","))
+        except ValueError as e:
+            raise InputError(f"cannot read the place {at!r}; write --at longitude,latitude: --at 4.42,50.86") from e
+        from geomap.run import stored
+
+        with progress_bars() as progress:
+            result = stored.similar(store, lon, lat, out, progress)
+        print_result(result)

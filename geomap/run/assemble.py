@@ -1,0 +1,131 @@
+"""Finished tiles -> maps: one COG per layer and zone with its metadata, made in staging, then moved into place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from geomap import files, grid, guard, stacitem, vrt, write
+from geomap.run import ledger, stores
+from geomap.run.request import Product, Progress
+from geomap.run.state import State
+from geomap.store import COMPOSITES
+from geomap.style import Layer, Statistics
+from geomap.types import Tile
+
+Derived: TypeAlias = Mapping[str, Callable[[Tile], NDArray[Any]]]
+"""By stem, how the pixels of a tile are made of layers that there are."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """The maps of a run, in their place."""
+
+    paths: tuple[Path, ...]
+    statistics: Mapping[str, Statistics]  # by layer stem, over all zones
+    missed: int = 0  # scenes that some tile was made without, a file of theirs being missing or damaged
+    update: ledger.Update | None = None  # what was taken over from an earlier run
+
+
+def assemble(
+    product: Product,
+    state: State,
+    asked: Mapping[str, Any],
+    missing: Mapping[str, str],
+    progress: Progress,
+    derived: Derived = MappingProxyType({}),
+) -> Maps:
+    """Tiles -> one COG per layer and zone and their metadata, all in staging; then everything moves into place.
+
+    Args:
+        product: what the files say of their making.
+        state: holds every tile of the product but the missing ones.
+        asked: the request as run.json keeps it.
+        missing: tiles in quarantine, which are nodata in the maps, and the kind of error; by name.
+        progress: told of maps written.
+        derived: the layers of the product that the state does not hold.
+
+    Raises:
+        DiskFullError, OutputError: the maps cannot be written.
+        OffsetError: the pixels of a scene contradict its offset.
+    """
+    ready = [tile for tile in product.tiles if tile.name not in missing]
+    staging = state.staging()
+    zones = sorted({tile.grid.epsg for tile in product.tiles})
+    statistics: dict[str, list[Statistics]] = {layer.stem: [] for layer in product.layers}
+    maps: list[stacitem.MapFile] = []
+    for epsg in zones:
+        members = [tile for tile in product.tiles if tile.grid.epsg == epsg]
+        whole = grid.mosaic_grid(tuple(tile.grid for tile in members))
+        for layer in product.layers:
+            path = map_path(staging, layer, epsg, zones)
+            load = derived.get(layer.stem) or partial(_load, state, layer)
+            pixels = ((tile.grid, load(tile)) for tile in members if tile.name not in missing)
+            statistics[layer.stem].append(write.write_map(path, layer, whole, pixels, _tags(product)))
+            maps.append(stacitem.MapFile(path, layer, whole))
+            progress("write", len(maps), len(zones) * len(product.layers))
+    vrt.write_vrts(staging, maps)
+    merged = {stem: ledger.merge(parts) for stem, parts in statistics.items()}
+    scenes = state.scenes or ()
+    abouts = {tile.name: state.about(tile) for tile in ready}
+    evidence = {name: about.evidence for name, about in abouts.items()}
+    dark = guard.total(e.dark for e in evidence.values())
+    missed = ledger.missed_scenes({name: e.missed for name, e in evidence.items()})
+    scenes_missed = len({m.scene for m in missed})
+    for doubt in guard.check(scenes, dark).values():
+        log.warning("the offset is doubtful: %s", doubt)
+    offsets = ledger.offset_groups(ledger.described(scenes, dark))
+    stacitem.write_stac(
+        staging,
+        maps,
+        product.period,
+        software=ledger.software(),
+        lineage=product.lineage,
+        provenance={
+            "weights": product.weights,
+            "weights_sha256": product.weights_sha256,
+            "scenes": len(scenes),
+            "scenes_missed": scenes_missed,
+            "offsets": [asdict(group) for group in offsets],
+            **({"tiles_missing": len(missing)} if missing else {}),
+        },
+    )
+    names = [tile.name for tile in product.tiles]
+    update = ledger.update(asked, [about.reused for about in abouts.values()])
+    ledger.write(staging, asked, names, scenes, state.left_out, dark, merged, missing, missed, product.vectors, update)
+    if scenes and any(kept.kind == COMPOSITES for kept in state.stores):
+        stores.record(staging, ready, scenes, product.period, evidence)
+    stores.link(state.stores, staging, missing)
+    files.write_sums(staging)
+    files.publish(staging, state.directory)
+    return Maps(tuple(state.directory / m.path.name for m in maps), merged, scenes_missed, update)
+
+
+def _load(state: State, layer: Layer, tile: Tile) -> NDArray[Any]:
+    return state.load(tile, layer.stem)
+
+
+def map_path(directory: Path, layer: Layer, epsg: int, zones: Sequence[int]) -> Path:
+    """Where a map lies: `<stem>.tif`, or `<stem>_<epsg>.tif` where the area spans zones."""
+    return directory / (f"{layer.stem}.tif" if len(zones) == 1 else f"{layer.stem}_{epsg}.tif")
+
+
+def _tags(product: Product) -> dict[str, str]:
+    """TIFF metadata: nothing that differs between two runs of one request."""
+    return {
+        "TIFFTAG_SOFTWARE": f"geomap {version('geomap')}",
+        "TIFFTAG_DATETIME": product.period.end.strftime("%Y:%m:%d %H:%M:%S"),
+        "TIFFTAG_COPYRIGHT": "Contains modified Copernicus Sentinel data",
+        "GEOMAP_PERIOD": str(product.period),
+        "GEOMAP_WEIGHTS": f"{product.weights} {product.weights_sha256}",
+    }

@@ -1,0 +1,281 @@
+"""Tiles on dask.distributed: workers of this machine, or an existing scheduler's.
+
+Each tile is a graph of its own: one task, or two where there are workers for encoding (dask resource GPU). Tasks are
+handed out a few more than there are threads to run them, so neither scheduler nor workers hold more than that. Finished
+tiles, a few MB, come back to this process, which alone writes; nothing of a run lives on the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from geomap import encode
+from geomap.errors import ClusterError, InputError, WorkerLostError
+from geomap.run.fingerprint import over
+from geomap.run.finished import Finished, Outcome
+from geomap.run.request import Job
+from geomap.run.tracker import Tracker
+from geomap.types import Scene, Tile
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+log = logging.getLogger(__name__)
+
+CONNECT_S: Final = 10
+"""Seconds in which a scheduler must answer."""
+
+PATIENCE_S: Final = 120
+"""Seconds that a run waits for a worker while there is none."""
+
+POLL_S: Final = 5
+"""Seconds between looks at whether there are workers."""
+
+GPU: Final = "GPU"
+"""The dask resource of workers that encode: `dask worker ... --resources GPU=1`."""
+
+LOCAL_CONFIG: Final = {
+    "distributed.scheduler.allowed-failures": 1,  # deaths of a worker that a task may see before it counts as failed
+    "distributed.admin.large-graph-warning-threshold": "1 GB",
+}
+"""Dask's configuration of the workers started here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Who does the tiles. By default this process."""
+
+    scheduler: str | None = None  # address of a dask scheduler, tcp:// or tls://
+    workers: int = 0  # processes to start on this machine
+    threads: int = 2  # tiles that each of them has in hand: one is read while another is encoded
+    memory: str | None = None  # limit of each, such as "4 GB"; None: an equal share of the machine's
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.workers:
+            raise InputError("give --workers or --scheduler, not both: a scheduler has workers of its own")
+        if self.scheduler and not self.scheduler.startswith(("tcp://", "tls://")):
+            raise InputError(f"cannot use scheduler {self.scheduler!r}; write tcp://host:8786 or tls://host:8786")
+        if self.workers < 0 or self.threads < 1:
+            raise InputError(f"cannot start {self.workers} workers of {self.threads} threads; give 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A tile in the hands of the workers."""
+
+    tile: Tile
+    readers: frozenset[str] = frozenset()  # addresses of the workers that may read it; none: any
+    gpu: bool = False  # it waits for a worker with that resource
+
+
+class Cluster:
+    """The workers of a run, as a context; those of this machine are started when the first tile is to be done.
+
+    `device` is the type of the device that encodes, or None where this process does the work itself.
+    """
+
+    def __init__(self, resources: Resources, device: str) -> None:
+        self._resources, self._asked = resources, device
+        self._exit = ExitStack()
+        self._client: Client | None = None
+        self._key = ""
+        self._last_seen = time.monotonic()  # a worker
+        self.device: str | None = None
+
+    def __enter__(self) -> Self:
+        """Raises ClusterError where the scheduler does not answer, InputError for a device that is not there."""
+        if self._resources.scheduler:
+            self._client = self._connect(self._resources.scheduler)
+            gpu = self._asked.startswith("cuda") or (self._asked == "auto" and self._gpu_workers())
+            self.device = "cuda" if gpu else "cpu"
+        elif self._resources.workers:
+            self.device = encode.pick_device(self._asked).type
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self._exit.close()
+
+    def work(
+        self, job: Job, scenes: Sequence[Scene], pending: Sequence[Tile], tracker: Tracker, alone: bool
+    ) -> Generator[Outcome]:
+        """The work on tiles, in the order in which they are done (attempts.Execute). Raises ClusterError."""
+        queue = deque(pending)
+        flying: dict[Future[Finished], _Flight] = {}
+        try:
+            with _errors(self._name):
+                client = self._ready(job)
+            while queue or flying:
+                with _errors(self._name):
+                    room = 1 if alone else self._room(client)
+                    while queue and len(flying) < room:
+                        tile = queue.popleft()
+                        tracker.begin(tile)
+                        future, flight = self._submit(client, job, scenes, tile)
+                        flying[future] = flight
+                    outcomes = [_outcome(flying.pop(done).tile, done) for done in self._some(client, flying)]
+                    queue += self._stranded(client, flying)
+                while outcomes:
+                    tracker.composed()
+                    yield outcomes.pop()
+        finally:
+            with suppress(Exception):  # the cluster may be gone
+                for future in flying:
+                    future.cancel()
+
+    @property
+    def _name(self) -> str:
+        return self._resources.scheduler or "the workers of this machine"
+
+    def _connect(self, address: str) -> Client:
+        from distributed import Client
+
+        with _errors(address):
+            client: Client = self._exit.enter_context(Client(address, timeout=CONNECT_S, set_as_default=False))
+        return client
+
+    def _ready(self, job: Job) -> Client:
+        """The client, once the job's shared values are on their way to the workers."""
+        from geomap.run import worker
+
+        client = self._client = self._client or self._start()
+        if not self._key:
+            self._key = hashlib.sha256(f"{os.getpid()} {time.time_ns()} {os.uname().nodename}".encode()).hexdigest()[
+                :16
+            ]
+            cores = os.cpu_count() or 1
+            threads = None if self._resources.scheduler else max(1, cores // self._resources.workers)
+            plugin = worker.JobPlugin(self._key, worker.shared(job, threads))
+            self._exit.callback(_forget, client, plugin.name)
+            try:
+                client.register_plugin(plugin)
+            except Exception as e:  # whatever importing geomap raises there
+                raise ClusterError(
+                    f"{self._name}: cannot take up the work ({type(e).__name__}: {e}); install geomap "
+                    f"{version('geomap')} with all it needs for scheduler and workers, and run the same command again"
+                ) from e
+        return client
+
+    def _start(self) -> Client:
+        """Workers on this machine, reached by this machine alone."""
+        import dask
+        from distributed import LocalCluster
+        from distributed.system import MEMORY_LIMIT
+
+        r = self._resources
+        with dask.config.set(LOCAL_CONFIG):
+            cluster = LocalCluster(
+                n_workers=r.workers,
+                threads_per_worker=r.threads,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",  # of dask's own HTTP routes; port 8787 may be another's
+                scheduler_kwargs={"dashboard": False},
+                memory_limit=r.memory or MEMORY_LIMIT // r.workers,
+                silence_logs=logging.CRITICAL,  # what fails is told by geomap
+            )
+        self._exit.enter_context(cluster)
+        return self._connect(cluster.scheduler_address)
+
+    def _gpu_workers(self) -> list[str]:
+        """Addresses of the workers that have the resource GPU."""
+        assert self._client is not None
+        workers = self._client.scheduler_info()["workers"]
+        return [address for address, w in workers.items() if w["resources"].get(GPU)]
+
+    def _room(self, client: Client) -> int:
+        """Tiles in hand at once: one for each thread, and one more for each worker so that none waits."""
+        threads: dict[str, int] = client.nthreads()
+        return max(1, sum(threads.values()) + len(threads))
+
+    def _submit(
+        self, client: Client, job: Job, scenes: Sequence[Scene], tile: Tile
+    ) -> tuple[Future[Finished], _Flight]:
+        from geomap.run import worker
+
+        near = over(scenes, tile.grid)
+        name = f"{tile.name}-{self._key}-{time.monotonic_ns()}"  # another attempt is another task
+        gpus = self._gpu_workers() if self._resources.scheduler else []
+        if not gpus:
+            return client.submit(worker.whole, self._key, near, tile, key=f"tile-{name}", pure=False), _Flight(tile)
+        readers = [address for address in client.nthreads() if address not in gpus]
+        composed = client.submit(
+            worker.compose, self._key, near, tile, key=f"composite-{name}", pure=False, workers=readers or None
+        )
+        done = client.submit(worker.finish, self._key, composed, key=f"tile-{name}", pure=False, resources={GPU: 1})
+        return done, _Flight(tile, frozenset(readers), gpu=True)
+
+    def _some(self, client: Client, flying: Mapping[Future[Finished], _Flight]) -> list[Future[Finished]]:
+        """Those that are done; after a while none. Raises ClusterError where workers have been missing for long."""
+        from distributed import wait
+
+        done: set[Future[Finished]] = set()
+        with suppress(TimeoutError), client.as_current():
+            done = wait(list(flying), timeout=POLL_S, return_when="FIRST_COMPLETED").done
+        now = time.monotonic()
+        gpu = any(flight.gpu for flight in flying.values())
+        if done or (self._gpu_workers() if gpu else client.nthreads()):
+            self._last_seen = now
+        elif now - self._last_seen > PATIENCE_S:
+            kind = f"worker with the resource {GPU}" if gpu else "worker"
+            raise ClusterError(
+                f"{self._name}: no {kind} for {PATIENCE_S} s; start workers and run the same command again"
+            )
+        return sorted(done, key=lambda future: str(future.key))
+
+    def _stranded(self, client: Client, flying: dict[Future[Finished], _Flight]) -> list[Tile]:
+        """Take back the tiles whose readers are all gone: restarted workers have other addresses."""
+        alive = client.nthreads().keys()
+        lost = [future for future, flight in flying.items() if flight.readers and not flight.readers & alive]
+        for future in lost:
+            future.cancel()
+        return [flying.pop(future).tile for future in lost]
+
+
+def _outcome(tile: Tile, future: Future[Finished]) -> Outcome:
+    """What became of a tile's task. Raises ClusterError where it is not the tile's fault."""
+    from distributed import KilledWorker
+
+    error = future.exception()
+    if error is None:
+        return Outcome(tile, future.result())
+    if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):  # dask's own words
+        raise ClusterError(
+            f"the scheduler cannot read geomap's tasks ({error.__cause__ or error}); install geomap "
+            f"{version('geomap')} with all it needs where it runs, and run the same command again"
+        )
+    if isinstance(error, KilledWorker):
+        error = WorkerLostError(
+            "workers die on this tile, of too little memory or a crash in a library; look into their logs, or give "
+            "them more memory"
+        )
+    return Outcome(tile, None, error if isinstance(error, Exception) else WorkerLostError(repr(error)))
+
+
+@contextmanager
+def _errors(where: str) -> Iterator[None]:
+    """What dask raises where the scheduler does not answer or is gone, as ClusterError."""
+    from distributed.client import FutureCancelledError
+    from distributed.comm.core import CommClosedError
+
+    try:
+        yield
+    except (OSError, CommClosedError, FutureCancelledError, TimeoutError) as e:
+        raise ClusterError(
+            f"{where} does not answer ({' '.join(str(e).split())[:200]}); run the same command again"
+        ) from e
+
+
+def _forget(client: Client, plugin: str) -> None:
+    if client.status == "running":
+        with suppress(Exception):  # the cluster may be gone
+            client.unregister_worker_plugin(plugin)

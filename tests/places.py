@@ -1,0 +1,64 @@
+"""An archive of real scenes whose files also lie 20 km to the east: two places, of which one can be broken."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rasterio
+from pyproj import Transformer
+
+from geomap import aoi
+
+EAST = 20_480  # metres between the places, two tiles of the grid
+BOX = (574700, 5621820, 575300, 5622420)  # EPSG:32631, inside the patch
+
+
+def two_places(archive: Path, folder: Path) -> Path:
+    """Write items.json of the archive's scenes at both places, and the files of the eastern ones; returns the items."""
+    content = json.loads((archive / "items.json").read_text())
+    moved = [_moved(item, folder / "east") for item in content["features"]]
+    items = folder / "items.json"
+    items.write_text(json.dumps(content | {"features": [*content["features"], *moved]}))
+    return items
+
+
+def area() -> aoi.Area:
+    """A box at each place."""
+    lonlat = Transformer.from_crs(32631, 4326, always_xy=True).transform
+    polygons = []
+    for shift in (0, EAST):
+        west, south, east, north = BOX[0] + shift, BOX[1], BOX[2] + shift, BOX[3]
+        ring = [lonlat(*p) for p in ((west, south), (east, south), (east, north), (west, north), (west, south))]
+        polygons.append("((" + ", ".join(f"{x:.6f} {y:.6f}" for x, y in ring) + "))")
+    return aoi.parse_area(f"MULTIPOLYGON ({', '.join(polygons)})")
+
+
+def remove_east(folder: Path) -> None:
+    """The files of the eastern place are not there (yet)."""
+    (folder / "east").rename(folder / "east.gone")
+
+
+def mend_east(folder: Path) -> None:
+    """The inverse of remove_east."""
+    (folder / "east.gone").rename(folder / "east")
+
+
+def _moved(item: dict[str, Any], folder: Path) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(item))
+    copy["id"] = item["id"].replace("31UES", "31UFS")
+    copy["properties"]["grid:code"] = "MGRS-31UFS"
+    bounds = None
+    for key, asset in copy["assets"].items():
+        target = folder / copy["id"] / f"{key}.tif"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with rasterio.open(asset["href"]) as f:
+            transform = rasterio.Affine.translation(EAST, 0) @ f.transform
+            with rasterio.open(target, "w", **{**f.profile, "transform": transform}) as moved:
+                moved.write(f.read())
+                bounds = moved.bounds
+        asset["href"] = str(target)
+        asset["proj:transform"][2] += EAST
+    lonlat = Transformer.from_crs(32631, 4326, always_xy=True).transform_bounds(*bounds)
+    west, south, east, north = copy["bbox"] = list(lonlat)
+    copy["geometry"]["coordinates"] = [[[west, south], [east, south], [east, north], [west, north], [west, south]]]
+    return copy

@@ -1,0 +1,328 @@
+"""Tiles on real dask clusters: workers of this machine, and `dask scheduler` and `dask worker` started by hand."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cloudpickle
+import psutil
+import pytest
+from distributed import Client, WorkerPlugin
+from typer.testing import CliRunner
+
+from geomap import aoi, cli, connections, files, grid, legend, simulate
+from geomap.errors import ClusterError, InputError
+from geomap.run import Request, Resources, cluster, map_area, worker
+from geomap.run.request import prepare
+from geomap.types import Period
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
+PATCH = "4.0585,50.7431,4.0676,50.7489"
+
+
+@pytest.fixture
+def asked(archive, untrained, monkeypatch) -> Request:
+    """Two months of the real patch, in tiles of 32 pixels: nine of them."""
+    monkeypatch.setattr(grid, "TILE_PX", 32)
+    monkeypatch.setattr(grid, "_TILE_M", 320)
+    return Request(
+        area=aoi.parse_area(PATCH),
+        period=Period(2018, 9, 1),
+        stac=str(archive(dates=9) / "items.json"),
+        legends=(legend.load("landcover"),),
+        weights=untrained,
+        min_clear_months=1,
+        device="cpu",
+    )
+
+
+@pytest.fixture
+def here(asked, tmp_path) -> dict[str, str]:
+    """Digests of what this process makes by itself."""
+    map_area(asked, tmp_path / "here")
+    return digests(tmp_path / "here")
+
+
+class Processes:
+    """`dask scheduler` and `dask worker` on loopback, each a process group of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "scheduler.json"
+        self._environment = {
+            **os.environ,
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",  # each death of a worker is a failure of its tiles
+            "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "5s",
+            "OMP_NUM_THREADS": "1",
+        }
+        self.running: list[subprocess.Popen[bytes]] = []
+        self.scheduler = self.start("scheduler", "--scheduler-file", str(self.file), "--port", "0", "--no-dashboard")
+        while not self.file.exists() or not self.file.read_bytes().endswith(b"}"):
+            assert self.scheduler.poll() is None
+            time.sleep(0.05)
+
+    @property
+    def address(self) -> str:
+        return json.loads(self.file.read_bytes())["address"]
+
+    def workers(self, *options: str) -> subprocess.Popen[bytes]:
+        return self.start("worker", "--scheduler-file", str(self.file), "--nthreads", "1", "--no-dashboard", *options)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [str(Path(sys.executable).with_name("dask")), *arguments, "--host", "127.0.0.1"]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        process = subprocess.Popen(command, env=self._environment, start_new_session=True, **quiet)
+        self.running.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.running:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory) -> Iterator[str]:
+    """The address of a scheduler with two workers, one of which offers a GPU: here a name alone."""
+    processes = Processes(tmp_path_factory.mktemp("dask"))
+    processes.workers("--name", "reader")
+    processes.workers("--name", "encoder", "--resources", "GPU=1")
+    with Client(processes.address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+    yield processes.address
+    processes.stop()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file of a run but its lock and state."""
+    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone(asked, here, tmp_path):
+    listening: set[str] = set()
+    children: set[int] = set()
+
+    def look(stage: str, done: int, total: int) -> None:
+        me = psutil.Process()
+        family = [me, *me.children(recursive=True)]
+        children.update(p.pid for p in family[1:] if any("spawn_main" in part for part in p.cmdline()))
+        for process in family:
+            listening.update(c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN)
+
+    result = map_area(asked, tmp_path / "out", look, resources=Resources(workers=2, threads=1))
+    assert result.tiles == 9
+    assert digests(tmp_path / "out") == here
+    assert listening == {"127.0.0.1"}
+    assert len(children) == 2
+    assert not any(psutil.pid_exists(pid) for pid in children)
+
+
+def test_encode_tasks_go_to_workers_that_offer_a_gpu(asked, here, tmp_path, two_workers):
+    """The resource decides where a task runs, the request on what device: here a CPU."""
+    with Client(two_workers, set_as_default=False) as client:
+        map_area(asked, tmp_path / "out", resources=Resources(two_workers))
+        names = {address: w["name"] for address, w in client.scheduler_info()["workers"].items()}
+        ran = {names[address]: tasks for address, tasks in client.run(task_names).items()}
+    assert ran == {"reader": {"composite"}, "encoder": {"tile"}}
+    assert digests(tmp_path / "out") == here
+
+
+def task_names(dask_worker) -> set[str]:
+    """Prefixes of the tasks that a worker has computed."""
+    return {str(entry[0]).split("-")[0] for entry in dask_worker.state.log if "executing" in entry}
+
+
+def test_a_worker_killed_mid_run_costs_no_tile(asked, here, tmp_path, two_workers, caplog):
+    """It is stopped for a moment first, so that tiles are surely in its hands when it is killed."""
+    killed: list[int] = []
+
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage == "encode" and not killed:
+            with Client(two_workers, set_as_default=False) as client:
+                names = {w["name"]: address for address, w in client.scheduler_info()["workers"].items()}
+                killed.append(client.run(os.getpid, workers=[names["encoder"]]).popitem()[1])
+            os.kill(killed[0], signal.SIGSTOP)
+            threading.Timer(1.0, os.kill, (killed[0], signal.SIGKILL)).start()
+
+    result = map_area(asked, tmp_path / "out", kill, resources=Resources(two_workers))
+    assert not result.quarantined
+    assert "attempt 1 of 2): WorkerLostError" in caplog.text
+    assert "attempt 2 of 2" not in caplog.text
+    assert digests(tmp_path / "out") == here
+
+
+def poison(tile: str) -> WorkerPlugin:
+    """A dask plugin that kills the worker's process as soon as it takes up a task of this tile."""
+
+    class Poison(WorkerPlugin):
+        name = "poison"
+
+        def transition(self, key, start, finish, **kwargs):
+            if finish == "executing" and tile in str(key):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return Poison()
+
+
+def test_a_tile_that_kills_its_workers_is_quarantined_and_can_be_tried_again(asked, here, tmp_path, two_workers):
+    tile = grid.tiles(asked.area)[4].name
+    with Client(two_workers, set_as_default=False) as client:
+        client.register_plugin(poison(tile))
+        result = map_area(asked, tmp_path / "out", resources=Resources(two_workers))
+        client.unregister_worker_plugin("poison")
+    assert set(result.quarantined) == {tile}
+    assert result.quarantined[tile].startswith("WorkerLostError: workers die on this tile")
+    assert json.loads((tmp_path / "out/tiles/quarantine.json").read_text())[tile]["cause"] == result.quarantined[tile]
+    assert json.loads((tmp_path / "out/run.json").read_text())["quarantined"] == {tile: "WorkerLostError"}
+    assert files.verify(tmp_path / "out") == ()  # finished, with a hole that it tells of
+    assert map_area(asked, tmp_path / "out").quarantined == result.quarantined  # a rerun leaves it as it is
+    again = map_area(asked, tmp_path / "out", resources=Resources(two_workers), retry_quarantined=True)
+    assert again.resumed == 8
+    assert not again.quarantined
+    assert digests(tmp_path / "out") == here
+
+
+@pytest.mark.soak
+def test_a_lost_scheduler_is_a_temporary_failure_and_finished_tiles_are_kept(
+    asked, here, tmp_path, tmp_path_factory, monkeypatch
+):
+    monkeypatch.setattr(cluster, "CONNECT_S", 1)
+    processes = Processes(tmp_path_factory.mktemp("dask"))
+    try:
+        processes.workers()
+
+        def stop(stage: str, done: int, total: int) -> None:
+            if stage == "encode" and done:
+                processes.stop()
+
+        with pytest.raises(ClusterError, match="run the same command again"):
+            map_area(asked, tmp_path / "out", stop, resources=Resources(processes.address))
+        with pytest.raises(ClusterError, match="does not answer"):
+            map_area(asked, tmp_path / "out", resources=Resources(processes.address))
+    finally:
+        processes.stop()
+    kept = len(list((tmp_path / "out/tiles").glob("*.npz")))
+    assert 1 <= kept < 9
+    assert map_area(asked, tmp_path / "out").resumed == kept  # in this process: the bytes do not depend on it
+    assert digests(tmp_path / "out") == here
+
+
+def test_connections_to_a_provider_are_limited_over_all_workers_and_threads(two_workers, asked):
+    """CDSE allows four: eight threads on two workers hold no more, counted by a server that they ask."""
+    now, most, lock = [0], [0], threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.05)
+            with lock:
+                now[0] -= 1
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+
+    def fetch(part: int) -> None:  # six reads by six threads
+        def read(_: int) -> None:
+            with connections.lease("s3://eodata/Sentinel-2/x.jp2"):
+                urllib.request.urlopen(url, timeout=30).close()
+
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(read, range(6)))
+
+    with Client(two_workers, set_as_default=False) as client:
+        client.register_plugin(worker.JobPlugin("limits", worker.shared(prepare(asked), None)))
+        client.gather([client.submit(fetch, part, pure=False) for part in range(4)])
+        client.unregister_worker_plugin("geomap-limits")
+    server.shutdown()
+    assert connections.limits() == {"cdse": 4}
+    assert most[0] == 4
+
+
+def test_other_hrefs_need_no_lease():
+    with connections.lease("https://example.org/x.tif") as held, connections.lease("/data/x.tif") as too:
+        assert held is None
+        assert too is None
+
+
+def test_a_worker_of_another_version_is_refused(asked):
+    other = replace(worker.shared(prepare(asked), None), versions=("0.0.1", "2.0"))
+    with pytest.raises(ClusterError, match=r"tcp://w:1 has geomap .*, this is geomap 0\.0\.1, torch 2\.0"):
+        worker._Ready(other, "tcp://w:1", 0).job()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"scheduler": "tcp://h:1", "workers": 2}, "not both"),
+        ({"scheduler": "h:8786"}, "tcp://host:8786"),
+        ({"workers": -1}, "give 1 or more"),
+    ],
+)
+def test_resources_that_contradict_are_refused(fields, message):
+    with pytest.raises(InputError, match=message):
+        Resources(**fields)
+
+
+def test_no_scheduler_there(monkeypatch, asked, tmp_path):
+    monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+    with pytest.raises(ClusterError, match=r"tcp://127\.0\.0\.1:9 does not answer"):
+        map_area(asked, tmp_path / "out", resources=Resources("tcp://127.0.0.1:9"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.soak
+def test_no_workers_there(monkeypatch, asked, tmp_path, tmp_path_factory):
+    monkeypatch.setattr(cluster, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(cluster, "POLL_S", 0.2)
+    processes = Processes(tmp_path_factory.mktemp("dask"))
+    try:
+        with pytest.raises(ClusterError, match="no worker for"):
+            map_area(asked, tmp_path / "out", resources=Resources(processes.address))
+    finally:
+        processes.stop()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_the_job_of_the_documentation(tmp_path, tmp_path_factory):
+    """The commands of docs/cluster.md and its job file, on simulated scenes and a port of our own."""
+    job = (Path(__file__).parents[1] / "pipelines/cluster_two_workers.yaml").read_text()
+    for line in (line for line in job.splitlines() if line.startswith("#     ")):
+        assert line.removeprefix("# ") in (Path(__file__).parents[1] / "docs/cluster.md").read_text()
+    archive = simulate.write_archive(tmp_path / "scenes", year=2023, size=128)
+    processes = Processes(tmp_path_factory.mktemp("dask"))
+    try:
+        command = next(line for line in job.splitlines() if "dask worker" in line).removesuffix(" &").split()
+        processes.start("worker", processes.address, *command[command.index("tcp://127.0.0.1:8786") + 1 :])
+        assert "--nworkers" in command
+        (tmp_path / "pipelines").mkdir()
+        path = tmp_path / "pipelines/job.yaml"
+        changed = job.replace("tcp://127.0.0.1:8786", processes.address).replace("earth-search", str(archive.items))
+        path.write_text(changed)
+        done = CliRunner().invoke(cli.app, ["run", str(path)])
+        assert done.exit_code == 0, done.output
+        assert files.verify(tmp_path / "maps/brussels_cluster") == ()
+        assert "was complete already" in CliRunner().invoke(cli.app, ["run", str(path)]).output
+    finally:
+        processes.stop()

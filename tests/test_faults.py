@@ -1,0 +1,352 @@
+"""Reads that fail, over real HTTP on loopback: what is waited for, what is left out, what stops a run."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from faulty import Answer, Server
+from typer.testing import CliRunner
+
+from geomap import answers, aoi, catalog, grid, read
+from geomap.cli import app
+from geomap.errors import DamagedError, ReadError, SourceUnavailableError
+from geomap.providers import PROVIDERS
+from geomap.reader import Access
+from geomap.run import finished, tiles
+from geomap.sentinel2 import BANDS, SCL
+from geomap.types import Composite, Dark, Grid, Missed, Period, Scene, SceneAsset
+
+AREA = aoi.parse_area("4.0588,50.7434,4.0664,50.7480")
+"""Inside the real patch."""
+PERIOD = Period(2018, 8, 1)
+DATES = 4
+"""Real scenes of August 2018: the first and the third are clear, wholly or in part."""
+
+Archive = Callable[..., Path]
+
+
+PAGE = Answer(body=b"<html>Down for maintenance</html>")
+
+
+@pytest.fixture
+def server(archive: Archive) -> Iterator[Server]:
+    served = Server(archive(dates=DATES))
+    yield served
+    served.http.shutdown()
+    served.http.server_close()
+
+
+@pytest.fixture(scope="module")
+def healthy(archive: Archive) -> Composite:
+    """From local files."""
+    return compose(found(archive, None))
+
+
+@pytest.fixture(scope="module")
+def without_third(archive: Archive) -> Composite:
+    """From local files, of items without the third."""
+    return compose(found(archive, None, without=2))
+
+
+def found(archive: Archive, base: str | None, without: int | None = None, query: str = "") -> tuple[Scene, ...]:
+    """The archive's scenes, over HTTP where `base` is given."""
+    folder = archive(dates=DATES)
+    features = json.loads((folder / "items.json").read_text())["features"]
+    for item in features:
+        for asset in item["assets"].values():
+            asset["href"] = asset["href"].replace(str(folder.resolve()), base or str(folder.resolve())) + query
+    path = folder / "changed.json"
+    kept = [item for i, item in enumerate(features) if i != without]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": kept}))
+    return catalog.search(AREA.geometry, PERIOD, str(path))
+
+
+def compose(scenes: tuple[Scene, ...], **options: Any) -> Composite:
+    (tile,) = grid.tiles(AREA)
+    return tiles.compose(scenes, tile.grid, PERIOD, **options)
+
+
+def assert_equal(one: Composite, other: Composite) -> None:
+    np.testing.assert_array_equal(one.dn, other.dn)
+    np.testing.assert_array_equal(one.clear, other.clear)
+    assert one.dark == other.dark
+
+
+def place(scene: Scene, band: str) -> str:
+    """The end of the address of a band."""
+    return "/".join(scene.assets[band].href.partition("?")[0].rsplit("/", 2)[-2:])
+
+
+# --- a server that refuses
+
+
+def test_no_request_comes_before_the_time_in_retry_after(archive: Archive, server: Server, healthy: Composite) -> None:
+    """Nor does a read of another file begin: the one thread that reads waits."""
+    scenes = found(archive, server.base)
+    end = place(scenes[2], "B04")
+    refusal = Answer(429, {"Retry-After": "2"}, b"slow down")
+    server.script[end] = [refusal]
+    made = compose(scenes)
+    first, *rest = server.times(end)
+    assert rest
+    assert min(rest) - first >= 2
+    assert_equal(made, healthy)
+    assert made.missed == ()
+
+
+def test_a_host_that_asks_for_time_gets_it_from_every_read(archive: Archive, server: Server) -> None:
+    scene = found(archive, server.base)[0]
+    (tile,) = grid.tiles(AREA)
+    server.script["scl.tif"] = [Answer(503, {"Retry-After": "1"}, b"")]
+    read.scene_classes([scene], tile.grid, Access()).compute(scheduler="sync")
+    refused, again = server.times("scl.tif")[:2]
+    assert again - refused >= 1
+    answers._hold[server.base.removeprefix("http://")] = time.monotonic() + 0.5
+    start = time.monotonic()
+    other = found(archive, server.base)[1]
+    read.scene_classes([other], tile.grid, Access()).compute(scheduler="sync")
+    assert server.times(place(other, SCL))[0] - start >= 0.5
+
+
+@pytest.mark.parametrize(
+    ("said", "low", "high"),
+    [
+        ("120", 120, 120),
+        ("0", 0, 0),
+        ("Wed, 01 Jan 2014 00:00:00 GMT", 0, 0),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 1e9, 1e10),
+        ("soon", 0, 0),
+        ("-5", 0, 0),
+    ],
+)
+def test_what_retry_after_says(said: str, low: float, high: float) -> None:
+    assert low <= answers.seconds(said) <= high
+
+
+@pytest.mark.parametrize(("status", "times"), [(503, 2), (429, 2), (500, 2), (503, 6)])  # GDAL itself asks four times
+def test_a_server_that_comes_back_leaves_no_trace(
+    archive: Archive, server: Server, healthy: Composite, status: int, times: int
+) -> None:
+    scenes = found(archive, server.base)
+    for band in ("B02", "B11", SCL) if times == 2 else ("B02",):
+        server.script[place(scenes[0], band)] = [Answer(status, body=b"")] * times
+    made = compose(scenes)
+    assert_equal(made, healthy)
+    assert made.missed == ()
+    assert not any(server.script.values())
+
+
+def test_a_server_that_never_answers_well_is_given_up_at_the_deadline(archive: Archive, server: Server) -> None:
+    scenes = found(archive, server.base, query="?sig=secret-token")
+    server.always[".tif"] = Answer(503, {"Retry-After": "60"}, b"")
+    start = time.monotonic()
+    with pytest.raises(SourceUnavailableError, match=r"scl\.tif cannot be read now \(HTTP 503\).*tried for 1 s") as e:
+        compose(scenes, deadline=1)
+    assert e.value.exit_code == 75
+    assert time.monotonic() - start < 20
+    assert "secret-token" not in str(e.value)
+
+
+def test_a_refused_connection_is_temporary_and_not_a_missing_file(archive: Archive, healthy: Composite) -> None:
+    """GDAL keeps the refusal and would say "does not exist" from then on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    scenes = found(archive, f"http://127.0.0.1:{port}")
+    for _ in range(2):
+        with pytest.raises(SourceUnavailableError, match="run the same command again later"):
+            compose(scenes, deadline=0.2)
+    late: list[Server] = []
+    threading.Timer(0.5, lambda: late.append(Server(archive(dates=DATES), port))).start()
+    made = compose(scenes, deadline=60)
+    assert_equal(made, healthy)
+    assert made.missed == ()
+    late[0].http.shutdown()
+    late[0].http.server_close()
+
+
+# --- a server that wants another token
+
+
+def test_a_refused_token_is_replaced_once(
+    archive: Archive, server: Server, healthy: Composite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service signs each address with a token that the server knows no more, and the collection with a good one."""
+    scenes = found(archive, server.base)
+    server.token = "sig=good-token"
+    server.sign = lambda path: "sig=stale-token" if path.startswith("/sign") else "sig=good-token"
+    options = dict(PROVIDERS["planetary-computer"].gdal_options) | {
+        "VSICURL_PC_SAS_SIGN_HREF_URL": f"{server.base}/sign?href=",
+        "VSICURL_PC_SAS_TOKEN_URL": f"{server.base}/token/",
+    }
+    monkeypatch.setattr(tiles, "_gdal_options", lambda scenes: options)  # the host is not the provider's
+    made = compose(scenes)
+    assert_equal(made, healthy)
+    assert len([path for _, path in server.seen if path.startswith("/token/sentinel-2-l2a")]) == 1
+
+    server.token = "sig=of-tomorrow"
+    server.seen.clear()
+    end = place(scenes[0], SCL)
+    with pytest.raises(ReadError, match=r"may not be read \(HTTP 403\)") as e:
+        compose(scenes)
+    assert not isinstance(e.value, DamagedError)
+    assert "token=" not in str(e.value)
+    assert "sig=" not in str(e.value)
+    assert len(server.times(end)) <= 4  # each of two tries asks twice
+
+
+def test_what_may_not_be_read_is_no_missing_observation(archive: Archive, server: Server) -> None:
+    scenes = found(archive, server.base)
+    server.always[place(scenes[2], "B12")] = Answer(403, body=b"")
+    with pytest.raises(ReadError, match=r"swir22\.tif may not be read \(HTTP 403\)"):
+        compose(scenes, max_missed=1)
+
+
+# --- a file that is missing or damaged
+
+
+def flipped(file: Path) -> Answer:
+    """One bit of its pixels is another."""
+    content = bytearray(file.read_bytes())
+    with rasterio.open(file) as dataset:
+        content[int(dataset.get_tag_item("BLOCK_OFFSET_0_0", "TIFF", bidx=1)) + 50] ^= 0x10
+    return Answer(body=bytes(content))
+
+
+FAULTS: dict[str, Callable[[Path], Answer]] = {
+    "404": lambda file: Answer(404, body=b"not here"),
+    "truncated": lambda file: Answer(body=file.read_bytes()[: file.stat().st_size // 2]),
+    "only a header": lambda file: Answer(body=b"II*\x00" + bytes(200)),
+    "empty": lambda file: Answer(body=b""),
+    "flipped bit": flipped,
+    "html page": lambda file: PAGE,
+    "cut on the way": lambda file: Answer(sent=0.6),
+    "wrong length": lambda file: Answer(head=0.6),
+}
+
+
+@pytest.mark.parametrize("band", [SCL, "B04"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_observation_at_fault_is_left_out_as_if_it_were_not_there(
+    archive: Archive, server: Server, healthy: Composite, without_third: Composite, fault: str, band: str
+) -> None:
+    scenes = found(archive, server.base)
+    bad = scenes[2]
+    end = place(bad, band)
+    server.always[end] = FAULTS[fault](archive(dates=DATES) / "cogs" / end)
+    made = compose(scenes)
+    (missed,) = made.missed
+    assert (missed.scene, missed.band) == (bad.id, band)
+    assert missed.cause == ("missing" if fault == "404" else "damaged")
+    assert "127.0.0.1" not in missed.detail
+    assert str(archive(dates=DATES)) not in missed.detail
+    assert_equal(made, without_third)
+    assert (made.dn != healthy.dn).any()
+
+
+@pytest.mark.parametrize("cut", [0.99, 0.7, 0.3])
+def test_a_cut_jpeg_2000_is_no_nodata(tmp_path: Path, cut: float) -> None:
+    """GDAL decodes it in threads of its own unless told not to, and loses their errors: zeros would come back."""
+    values = np.random.default_rng(0).integers(1, 3000, (512, 512)).astype(np.uint16)
+    path = tmp_path / "B02.jp2"
+    profile = {"driver": "JP2OpenJPEG", "count": 1, "dtype": "uint16", "width": 512, "height": 512, "crs": "EPSG:32631"}
+    lies = rasterio.transform.from_origin(600000, 5500000, 10, 10)
+    creation = {"QUALITY": "100", "REVERSIBLE": "YES", "BLOCKXSIZE": 256, "BLOCKYSIZE": 256}
+    with rasterio.open(path, "w", **profile, transform=lies, **creation) as out:
+        out.write(values, 1)
+    assets = {band: SceneAsset(band, str(path), 0, "as it is") for band in BANDS}
+    box = (4.3, 49.5, 4.5, 49.7)
+    scene = Scene("made", "c", "cdse", PERIOD.start, "sentinel-2a", "pass", 32631, box, assets)
+    tile = Grid(32631, 600000, 5500000, 512, 512)
+
+    def blue(access: Access) -> Any:
+        return read.stack([scene], tile, PERIOD, access, np.ones((1, 256, 256), bool)).fine.dn[0, 0].compute()
+
+    np.testing.assert_array_equal(blue(Access()), values)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
+    with pytest.raises(DamagedError, match=r"B02\.jp2 cannot be read"):
+        blue(Access())
+    faults: dict[str, DamagedError] = {}
+    assert not blue(Access(faults=faults)).any()
+    assert list(faults) == [str(path)]
+
+
+def test_a_local_file_that_is_gone_is_left_out_and_its_folder_is_not_told(archive: Archive, tmp_path: Path) -> None:
+    scenes = found(archive, str(tmp_path))
+    (tmp_path / "cogs").symlink_to(archive(dates=DATES) / "cogs")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    first = scenes[0]
+    lost = {band: SceneAsset(band, str(copy / f"{band}.tif"), a.offset, a.reason) for band, a in first.assets.items()}
+    scenes = (Scene(**{**{f: getattr(first, f) for f in first.__slots__}, "assets": lost}), *scenes[1:])
+    made = compose(scenes)
+    (missed,) = made.missed
+    assert (missed.scene, missed.band, missed.cause) == (first.id, SCL, "missing")
+    assert str(tmp_path) not in missed.detail
+    assert_equal(made, compose(found(archive, None, without=0)))
+
+
+def test_more_than_may_be_missed_stops_the_tile_and_names_the_scenes(archive: Archive, server: Server) -> None:
+    scenes = found(archive, server.base)
+    for scene, band in ((scenes[0], "B04"), (scenes[2], "B8A")):
+        server.always[place(scene, band)] = PAGE
+    names = f"{scenes[0].id}, {scenes[2].id}"
+    with pytest.raises(ReadError, match=rf"2 of 4 scenes .* 1 may be missed \(--max-missed 10\): {names}; the first: "):
+        compose(scenes)
+    assert [m.band for m in compose(scenes, max_missed=0.5).missed] == ["B04", "B8A"]
+    del server.always[place(scenes[2], "B8A")]
+    assert len(compose(scenes).missed) == 1
+    with pytest.raises(ReadError, match=rf"0 may be missed .*: {scenes[0].id}; "):
+        compose(scenes, max_missed=0)
+    server.always = {".tif": Answer(404, body=b"")}
+    with pytest.raises(ReadError, match="4 of 4 scenes"):
+        compose(scenes, max_missed=1)
+
+
+# --- what a run tells
+
+
+def test_a_finished_tile_remembers_what_it_missed(tmp_path: Path) -> None:
+    evidence = finished.Evidence({"a": Dark(4, 2)}, (Missed("b", "B04", "missing", "HTTP 404"),))
+    (tmp_path / "tile.npz").write_bytes(finished.encode(finished.Finished({}, evidence), "print"))
+    assert finished.read_about(tmp_path / "tile.npz").evidence == evidence
+
+
+def test_run_json_the_item_and_explain_name_what_was_missed(
+    archive: Archive, server: Server, untrained: str, tmp_path: Path
+) -> None:
+    scenes = found(archive, server.base)
+    server.always[place(scenes[2], "B11")] = PAGE
+    items = archive(dates=DATES) / "changed.json"
+    runner = CliRunner(env={"COLUMNS": "240", "NO_COLOR": "1"})
+    area = ",".join(map(str, AREA.geometry.bounds))
+    command = ["map", area, "--start", "2018-08", "--months", "1", "--stac", str(items), "--weights", untrained]
+    command += ["--min-clear-months", "1", "--out", str(tmp_path / "out")]
+    done = runner.invoke(app, command)
+    assert done.exit_code == 0, done.stderr
+    assert "warning: 1 scene is left out of some tile, missing or damaged" in done.stderr
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    (missed,) = run["missed"]
+    assert missed | {"detail": ""} == {
+        "scene": scenes[2].id,
+        "band": "B11",
+        "cause": "damaged",
+        "detail": "",
+        "tiles": run["tiles"],
+    }
+    (item,) = (tmp_path / "out/stac").glob("geomap-*.json")
+    assert json.loads(item.read_text())["properties"]["geomap:scenes_missed"] == 1
+    told = runner.invoke(app, ["explain", str(tmp_path / "out")])
+    assert "missing or damaged: 1 scenes" in told.stdout
+    assert scenes[2].id in told.stdout
+    refused = runner.invoke(app, [*command[:-1], str(tmp_path / "other"), "--max-missed", "0"])
+    assert refused.exit_code == 1
+    assert scenes[2].id in refused.stderr
+    assert not list(tmp_path.glob("other/*.tif"))

@@ -1,0 +1,151 @@
+"""A tile is done only if its file was made from what the request and the catalogue say now."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import places
+import pytest
+
+from geomap import aoi, catalog, files, grid, legend
+from geomap.errors import OutputError
+from geomap.run import Request, map_area
+from geomap.run.fingerprint import fingerprints
+from geomap.run.request import Job, prepare
+from geomap.types import Period, Scene
+
+
+@pytest.fixture
+def asked(archive, untrained, tmp_path) -> Request:
+    """Two tiles, 20 km apart."""
+    return Request(
+        area=places.area(),
+        period=Period(2018, 9, 1),
+        stac=str(places.two_places(archive(dates=9), tmp_path)),
+        legends=(legend.load("landcover"),),
+        weights=untrained,
+        min_clear_months=1,
+        device="cpu",
+    )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file of a run but its state."""
+    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+def without(items: Path, scene: str) -> str:
+    """The items but those whose id starts so; returns what to write back."""
+    whole = items.read_text()
+    content = json.loads(whole)
+    kept = [item for item in content["features"] if not item["id"].startswith(scene)]
+    assert len(kept) < len(content["features"])
+    items.write_text(json.dumps(content | {"features": kept}))
+    return whole
+
+
+def test_a_new_scene_makes_only_the_tiles_anew_that_it_touches(asked, tmp_path):
+    items, out = Path(asked.stac), tmp_path / "out"
+    later = without(items, "S2A_31UFS_20180923") if "S2A_31UFS_20180923" in items.read_text() else None
+    later = later or without(items, "S2B_31UFS_20180923")
+    map_area(asked, out, refresh=True)
+    west, east = (out / f"tiles/{tile.name}.npz" for tile in grid.tiles(asked.area))
+    made = {p: p.stat().st_mtime_ns for p in (west, east, out / "landcover.tif")}
+    assert map_area(asked, out, refresh=True).resumed == 2  # nothing new: all is left as it is
+    assert {p: p.stat().st_mtime_ns for p in made} == made
+
+    items.write_text(later)
+    with pytest.raises(OutputError, match=r"another request \(differs in: stac\)"):
+        map_area(asked, out)  # without being told to look again, the finished map stays
+    again = map_area(asked, out, refresh=True)
+    assert (again.resumed, again.tiles) == (1, 2)
+    assert west.stat().st_mtime_ns == made[west]
+    assert east.stat().st_mtime_ns != made[east]
+    map_area(asked, tmp_path / "fresh")
+    assert digests(out) == digests(tmp_path / "fresh")
+
+
+def test_maps_stay_whole_while_new_ones_are_made_and_layers_that_are_gone_go(asked, tmp_path):
+    out = tmp_path / "out"
+    both = replace(asked, legends=(legend.load("landcover"), legend.load("crops")))
+    map_area(both, out, refresh=True)
+    before = digests(out)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "write":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        map_area(asked, out, stop, refresh=True)
+    assert digests(out) == before
+    assert files.verify(out) == ()
+    assert map_area(asked, out, refresh=True).resumed == 2  # the tiles were done
+    assert not (out / "crops.tif").exists()
+    assert files.verify(out) == ()
+    map_area(asked, tmp_path / "fresh")
+    assert digests(out) == digests(tmp_path / "fresh")
+
+
+def test_another_area_is_refused_even_where_all_else_may_change(asked, tmp_path):
+    map_area(asked, tmp_path / "out", refresh=True)
+    other = replace(asked, area=aoi.parse_area("4.0585,50.7431,4.0676,50.7489"))
+    with pytest.raises(OutputError, match="another request"):
+        map_area(other, tmp_path / "out", refresh=True)
+
+
+@pytest.fixture
+def made(asked) -> tuple[Job, tuple[Scene, ...]]:
+    """The request made ready, and its scenes."""
+    return prepare(asked), catalog.search(asked.area.geometry, asked.period, asked.stac)
+
+
+def asset(scene: Scene, **changes: object) -> Scene:
+    return replace(scene, assets={**scene.assets, "B02": replace(scene.assets["B02"], **changes)})
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        (lambda s: asset(s, href=s.assets["B02"].href + ".new.tif"), True),
+        (lambda s: asset(s, offset=-1000), True),
+        (lambda s: asset(s, transform=(10.0, 0.0, 0.0, 0.0, -10.0, 0.0)), True),
+        (lambda s: replace(s, baseline="05.10"), True),  # decides which granule of a pass comes first
+        (lambda s: replace(s, acquisition="other"), True),
+        (lambda s: asset(s, reason="otherwise"), False),
+        (lambda s: replace(s, cloud_cover=12.0), False),
+    ],
+)
+def test_what_of_a_scene_matters(made, change, matters):
+    job, scenes = made
+    before = fingerprints(job, scenes)
+    changed = fingerprints(job, (change(scenes[0]), *scenes[1:]))
+    differs = [name for name in before if before[name] != changed[name]]
+    assert len(differs) == (1 if matters else 0)  # never the tile that the scene does not touch
+    assert fingerprints(job, scenes[::-1]) == before
+
+
+def test_tokens_do_not_matter(made):
+    job, scenes = made
+    web = tuple(asset(s, href=f"https://h/{s.id}.tif") for s in scenes)
+    signed = tuple(asset(s, href=f"https://h/{s.id}.tif?sig={n}") for n, s in enumerate(scenes))
+    assert fingerprints(job, web) == fingerprints(job, signed)
+
+
+@pytest.mark.parametrize(
+    ("change", "matters"),
+    [
+        ({"min_confidence": 0.5}, True),
+        ({"legends": (legend.load("crops"),)}, True),
+        ({"within": ("landcover", "Woodland")}, True),
+        ({"weights": "default"}, True),
+        ({"period": Period(2018, 9, 2)}, True),
+        ({"max_cloud": 50.0}, False),  # decides which scenes there are, and these are given
+        ({"offset": "applied"}, False),
+    ],
+)
+def test_what_of_a_request_matters(made, asked, change, matters):
+    job, scenes = made
+    before, changed = fingerprints(job, scenes), fingerprints(prepare(replace(asked, **change)), scenes)
+    assert all((before[name] != changed[name]) == matters for name in before)

@@ -1,0 +1,145 @@
+"""Runs killed at random moments, over and over: nothing half-made is ever called finished, nothing finished is lost."""
+
+import hashlib
+import random
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from pyproj import Transformer
+
+from geomap import files
+from geomap.run.status import problems, status
+
+KILLS = 20
+PATCH = "4.0585,50.7431,4.0676,50.7489"
+CODE = """
+import sys
+from pathlib import Path
+from geomap import aoi, grid, legend
+from geomap.run import Request, Resources, map_area
+from geomap.types import Period
+
+def tell(stage, done, total):
+    print(stage, done, total, flush=True)
+
+if __name__ == "__main__":
+    items, weights, out, side, workers, stores, box = sys.argv[1:]
+    grid.TILE_PX, grid._TILE_M = int(side), 10 * int(side)
+    request = Request(
+        aoi.parse_area(box), Period(2018, 9, 1), items,
+        (legend.load("landcover"), legend.load("crops")), weights, min_clear_months=1, device="cpu",
+        save_composites=stores == "True", save_embeddings=stores == "True",
+    )
+    result = map_area(request, Path(out), tell, resources=Resources(workers=int(workers)))
+    assert not result.quarantined
+"""
+
+
+@pytest.fixture
+def start(archive, untrained, tmp_path):
+    """Starts a run as a process of its own: start(out, side of a tile in pixels, workers, stores, items, box)."""
+    script = tmp_path / "run.py"
+    script.write_text(CODE)
+    small = archive(dates=9) / "items.json"
+
+    def start(
+        out: Path, side: int = 16, workers: int = 0, stores: bool = False, items: Path = small, box: str = PATCH
+    ) -> subprocess.Popen[str]:
+        given = (script, items, untrained, out, side, workers, stores, box)
+        return subprocess.Popen([sys.executable, *map(str, given)], stdout=subprocess.PIPE, text=True)
+
+    return start
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file of a run but its state."""
+    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+def stages(process: subprocess.Popen[str]) -> dict[str, float]:
+    """Run to the end; seconds after the first line at which each stage was first told of, and the end."""
+    begun: float | None = None
+    seen: dict[str, float] = {}
+    assert process.stdout is not None
+    for line in process.stdout:
+        begun = begun or time.monotonic()
+        stage, done, total = line.split()
+        seen.setdefault("encoded" if stage == "encode" and done == total else stage, time.monotonic() - begun)
+    assert process.wait() == 0
+    return seen | {"end": time.monotonic() - (begun or time.monotonic())}  # nothing is told of a run that was complete
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("workers", "stores", "kills"), [(0, False, KILLS), (2, False, 6), (0, True, 6)])
+def test_kills_at_random_moments(start, tmp_path, record_property, workers, stores, kills):
+    """Every third one falls into the writing of the maps; the bytes are those of a run that nothing disturbed."""
+    rng = random.Random(7)
+    took = stages(start(tmp_path / "whole", workers=workers, stores=stores))
+    wanted = digests(tmp_path / "whole")
+    killed, rounds, done = 0, 0, set()
+    while killed < kills:
+        out = tmp_path / f"killed-{rounds}"
+        process = start(out, workers=workers, stores=stores)
+        assert process.stdout is not None
+        writing = killed % 3 == 2
+        for line in process.stdout:
+            stage, n, total = line.split()
+            if not writing or (stage == "encode" and n == total):
+                break
+        span = took["end"] - took["encoded"] if writing else took["end"]
+        time.sleep(rng.uniform(0, span))
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        process.kill()
+        finished = process.wait() == 0
+        for child in children:  # they see that their parent is gone
+            child.wait(60)
+        if finished:
+            assert digests(out) == wanted
+            rounds, done = rounds + 1, set()
+            continue
+        killed += 1
+        if not (out / "tiles/request.json").is_file():
+            continue
+        assert files.verify(out) == () or any("did not finish" in line for line in files.verify(out))
+        assert all("did not finish" in line for line in problems(out))  # no tile that bears its name is damaged
+        kept = {p.name for p in out.glob("tiles/*.npz")}
+        assert done <= kept or status(out).state == "finished"  # nothing finished is lost
+        done = kept
+    last = tmp_path / f"killed-{rounds}"
+    stages(start(last, workers=workers, stores=stores))
+    assert digests(last) == wanted
+    assert files.verify(last) == ()
+    assert not list(last.rglob("*.part*"))
+    record_property("kills", killed)
+    record_property("runs finished on the way", rounds)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_memory_does_not_grow_with_the_area(start, archive, shared, tmp_path, record_property):
+    """2.5 km x 2.5 km, and four times that, in tiles of 256 pixels: the same peak over all processes within 5 %."""
+    small = archive(dates=9)
+    tool = [sys.executable, str(shared / "tools/make_archive.py"), str(small / "series.npz"), str(tmp_path / "large")]
+    subprocess.run([*tool, "--provider", "earth-search", "--mosaic", "8"], check=True, capture_output=True)
+    lonlat = Transformer.from_crs(32631, 4326, always_xy=True)
+    peaks = []
+    for side in (2560, 5120):  # metres
+        box = lonlat.transform_bounds(574680, 5622440 - side, 574680 + side, 5622440)
+        process = start(tmp_path / str(side), 256, 0, False, tmp_path / "large/items.json", ",".join(map(str, box)))
+        peaks.append(0)
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                main = psutil.Process(process.pid)
+                peaks[-1] = max(peaks[-1], sum(p.memory_info().rss for p in (main, *main.children(recursive=True))))
+            time.sleep(0.1)
+        assert process.returncode == 0
+    record_property("peak MB", [round(peak / 1e6) for peak in peaks])
+    assert peaks[1] <= 1.05 * peaks[0], peaks
+    assert max(peaks) <= 2e9, peaks

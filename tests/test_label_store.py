@@ -1,0 +1,198 @@
+"""Maps from stored embeddings beside the maps of the run that stored them."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from geomap import aoi, files, grid, legend, store, weights
+from geomap.cli import app
+from geomap.errors import InputError, LegendError, OutputError, ReadError, WeightsError
+from geomap.run import Request, map_area
+from geomap.run.stored import LabelRequest, label_store, similar
+from geomap.style import Layer
+from geomap.types import Grid, Period
+
+PATCH = "4.0585,50.7431,4.0676,50.7489"
+PLACE = (4.062, 50.746)  # inside the scenes
+LEGENDS = ("landcover", "crops", "habitat", "scenicness")
+
+
+@pytest.fixture(scope="module")
+def run(archive, tmp_path_factory) -> Path:
+    """The real Belgian patch by the default weights, in tiles of 64 pixels, with its embeddings; five months."""
+    out = tmp_path_factory.mktemp("stored") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "TILE_PX", 64)
+        patch.setattr(grid, "_TILE_M", 640)
+        asked = tuple(legend.load(name) for name in LEGENDS)
+        items = str(archive() / "items.json")
+        map_area(Request(aoi.parse_area(PATCH), Period(2019, 4, 5), items, asked, save_embeddings=True), out)
+    return out
+
+
+@pytest.fixture
+def ask(run) -> Callable[..., LabelRequest]:
+    def make(*names: str, **changes: object) -> LabelRequest:
+        fields: dict[str, object] = {"store": run, "legends": tuple(legend.load(name) for name in names)}
+        return LabelRequest(**(fields | changes))
+
+    return make
+
+
+def pixels(path: Path) -> np.ndarray:
+    with rasterio.open(path) as m:
+        return m.read(1)
+
+
+def test_labels_from_the_store_are_those_of_the_run(run, ask, tmp_path):
+    result = label_store(ask(*LEGENDS), tmp_path / "out")
+    assert files.verify(tmp_path / "out") == ()
+    names = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and files.STATE not in p.parts}
+    again = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert {name for name in names if not name.startswith("embeddings.zarr")} <= again  # the same files
+    for name in ("landcover", "crops", "habitat"):
+        with rasterio.open(run / f"{name}.tif") as a, rasterio.open(tmp_path / f"out/{name}.tif") as b:
+            assert (a.profile, a.colormap(1)) == (b.profile, b.colormap(1))
+            direct, stored = a.read(1), b.read(1)
+        np.testing.assert_array_equal(direct == 0, stored == 0)
+        assert (direct == stored)[direct > 0].mean() >= 0.99
+        sure, kept = (pixels(d / f"{name}_confidence.tif").astype(int) for d in (run, tmp_path / "out"))
+        assert np.abs(sure - kept)[direct > 0].max() <= 2
+    np.testing.assert_allclose(pixels(run / "scenicness.tif"), pixels(tmp_path / "out/scenicness.tif"), atol=0.05)
+    assert (run / "clear_months.tif").read_bytes() == (tmp_path / "out/clear_months.tif").read_bytes()
+    told = json.loads((tmp_path / "out/run.json").read_text())
+    assert told["request"]["made"]["weights"]["sha256"] == weights.load("default").digest
+    assert result.tiles == len(told["tiles"]) > 1
+
+
+def test_the_same_question_gives_the_same_bytes_and_is_not_asked_twice(ask, tmp_path):
+    asked = ask("landcover", min_confidence=0.5, within=("landcover", "Cropland"))
+    for name in ("one", "two"):
+        label_store(asked, tmp_path / name)
+    assert (tmp_path / "one/SHA256SUMS").read_bytes() == (tmp_path / "two/SHA256SUMS").read_bytes()
+    before = (tmp_path / "one/landcover.tif").stat().st_mtime_ns
+    assert label_store(asked, tmp_path / "one").seconds == {}
+    assert (tmp_path / "one/landcover.tif").stat().st_mtime_ns == before
+    assert 255 in pixels(tmp_path / "one/landcover.tif")
+    with pytest.raises(OutputError, match="another request"):
+        label_store(ask("crops"), tmp_path / "one")
+
+
+def test_typed_classes_and_within(ask, tmp_path):
+    typed = legend.typed("maize field, wheat field, grassland, forest")
+    label_store(ask(legends=(typed,), within=("landcover", "Cropland")), tmp_path / "out")
+    cover, own = pixels(tmp_path / "out/landcover.tif"), pixels(tmp_path / "out/classes.tif")
+    np.testing.assert_array_equal(own > 0, cover == legend.load("landcover").id_of("Cropland"))
+    assert len(np.unique(own)) > 2
+
+
+def test_another_models_embeddings_are_refused(ask, run, untrained, tmp_path):
+    with pytest.raises(WeightsError, match=r"embeddings of weights default \w+, not of untrained"):
+        label_store(ask("landcover", weights=untrained), tmp_path / "out")
+    copy = tmp_path / "copy" / store.EMBEDDINGS
+    shutil.copytree(run / store.EMBEDDINGS, copy)
+    text = (copy / "zarr.json").read_text()
+    for old, new, match in (
+        (weights.load("default").digest, "0" * 64, "embeddings of weights default 0000"),
+        ('"name": "default"', '"name": "gone"', "no weights 'gone'.*give their folder as --weights"),
+    ):
+        (copy / "zarr.json").write_text(text.replace(old, new))
+        with pytest.raises(WeightsError, match=match):
+            label_store(ask("landcover", store=copy), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_store_with_a_lost_shard_is_an_error_not_a_hole(ask, run, tmp_path):
+    copy = tmp_path / store.EMBEDDINGS
+    shutil.copytree(run / store.EMBEDDINGS, copy)
+    shards = sorted(copy.glob("32631/embedding/c/0/*/*"), key=lambda p: p.stat().st_size)
+    shards[-1].unlink()
+    with pytest.raises(ReadError, match="lacks embeddings"):
+        label_store(ask("landcover", store=copy), tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {files.STATE}
+
+
+def test_tiles_that_could_not_be_made_are_nodata(ask, run, tmp_path):
+    copy = tmp_path / store.EMBEDDINGS
+    shutil.copytree(run / store.EMBEDDINGS, copy)
+    lost = max(store.open_store(copy).tiles, key=lambda tile: tile.grid.width * tile.grid.height)
+    store.name_missing(copy, [lost.name])
+    label_store(ask("landcover", store=copy), tmp_path / "out")
+    whole, holed = pixels(run / "landcover.tif"), pixels(tmp_path / "out/landcover.tif")
+    row, column = lost.grid.offset_in(grid.mosaic_grid(tuple(t.grid for t in store.open_store(copy).tiles)))
+    hole = np.zeros(whole.shape, bool)
+    hole[row : row + lost.grid.height, column : column + lost.grid.width] = True
+    assert whole[hole].any()
+    assert not holed[hole].any()
+    assert (holed[~hole] == whole[~hole])[whole[~hole] > 0].mean() >= 0.99
+
+
+def test_likeness_to_a_place(run, tmp_path):
+    result = similar(run / store.EMBEDDINGS, *PLACE, tmp_path / "out")
+    with rasterio.open(tmp_path / "out/similarity.tif") as m:
+        assert m.dtypes == ("float32",)
+        likeness = m.read(1)
+        xs, ys = rasterio.warp.transform(4326, m.crs, *([v] for v in PLACE))
+        row, column = m.index(xs[0], ys[0])
+    assert likeness[row, column] == 1
+    assert np.nanmax(likeness) <= 1.000001
+    np.testing.assert_array_equal(np.isnan(likeness), pixels(run / "landcover.tif") == 0)
+    assert result.layers == (Layer("similarity", result.layers[0].description, "likeness"),)
+    assert 'label="1"' in (tmp_path / "out/similarity.qml").read_text()
+    assert files.verify(tmp_path / "out") == ()
+    # cosines of the codes themselves, by numpy
+    kept = store.open_store(run, store.EMBEDDINGS)
+    x, y = (int(v[0] // 10) * 10 for v in (xs, ys))
+    tile = kept.holding(Grid(32631, x, y + 10, 1, 1))
+    assert tile is not None
+    vectors = kept.read("embedding", tile.grid, tile).astype(np.float64)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=0), 1e-9)
+    whole = grid.mosaic_grid(tuple(t.grid for t in kept.tiles))
+    y, x = (int(at - corner) for at, corner in zip((row, column), tile.grid.offset_in(whole), strict=True))
+    assert (0 <= y < tile.grid.height, 0 <= x < tile.grid.width) == (True, True)
+    expected = np.tensordot(vectors[:, y, x], vectors, axes=1)
+    top, left = tile.grid.offset_in(whole)
+    found = likeness[top : top + tile.grid.height, left : left + tile.grid.width]
+    np.testing.assert_allclose(found, np.where(vectors.any(axis=0), expected, np.nan), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("place", "match"),
+    [
+        ((5.0, 50.0), "lies outside .* which covers 4.05"),
+        ((4.05852, 50.74312), "not mapped"),
+        ((50.7, 4.06), "outside"),
+    ],
+)
+def test_a_place_without_an_embedding_is_one_clear_line(run, tmp_path, place, match):
+    with pytest.raises(InputError, match=match):
+        similar(run, *place, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_store_and_no_legend(ask, run, tmp_path):
+    with pytest.raises(InputError, match="--save-embeddings"):
+        label_store(ask("landcover", store=tmp_path), tmp_path / "out")
+    with pytest.raises(InputError, match="give --legend or --classes"):
+        label_store(ask(), tmp_path / "out")
+    with pytest.raises(LegendError, match="two maps would be called"):
+        label_store(ask("landcover", "landcover"), tmp_path / "out")
+
+
+def test_the_commands(run, tmp_path, monkeypatch):
+    from typer.testing import CliRunner
+
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["label", str(run), "--legend", "landuse", "--out", "use"])
+    assert done.exit_code == 0, done.output
+    assert pixels(tmp_path / "use/landuse.tif").any()
+    done = CliRunner().invoke(app, ["similar", str(run / store.EMBEDDINGS), "--at", "-3.7,40.4", "--out", "like"])
+    assert done.exit_code == 2
+    done = CliRunner().invoke(app, ["similar", str(run), "--at", "here", "--out", "like"])
+    assert done.exit_code == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["use"]

@@ -1,0 +1,130 @@
+"""Tiles that fail are tried twice, then left out; the others are finished, and whatever is missing is told."""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import places
+import pytest
+import rasterio
+from typer.testing import CliRunner
+
+from geomap import cli, files, grid, legend
+from geomap.errors import ReadError, SourceUnavailableError
+from geomap.run import Request, attempts, map_area
+from geomap.types import Period
+
+
+@pytest.fixture
+def asked(archive, untrained, tmp_path) -> Request:
+    """Two tiles, 20 km apart."""
+    return Request(
+        area=places.area(),
+        period=Period(2018, 9, 1),
+        stac=str(places.two_places(archive(dates=9), tmp_path)),
+        legends=(legend.load("landcover"),),
+        weights=untrained,
+        min_clear_months=1,
+        device="cpu",
+    )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Every file of a run but its state."""
+    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+
+
+def test_a_tile_that_cannot_be_read_is_left_out_and_tried_again_on_request(asked, tmp_path, caplog):
+    west, east = (tile.name for tile in grid.tiles(asked.area))
+    map_area(asked, tmp_path / "whole")
+    places.remove_east(tmp_path)
+    out = tmp_path / "out"
+    result = map_area(asked, out)
+    assert list(result.quarantined) == [east]
+    assert result.quarantined[east].startswith("ReadError: ")
+    assert [r.args[:2] for r in caplog.records if "failed" in r.msg] == [(east, 1), (east, 2)]
+    assert json.loads((out / "tiles/quarantine.json").read_text())[east]["cause"] == result.quarantined[east]
+    assert json.loads((out / "run.json").read_text())["quarantined"] == {east: "ReadError"}
+    assert files.verify(out) == ()
+    with rasterio.open(out / "landcover.tif") as m, rasterio.open(tmp_path / "whole/landcover.tif") as w:
+        half = m.width // 2
+        assert (m.read(1)[:, :half] == w.read(1)[:, :half]).all()
+        assert m.read(1)[:, :half].any()
+        assert not m.read(1)[:, half:].any()
+        assert w.read(1)[:, half:].any()
+
+    places.mend_east(tmp_path)
+    before = digests(out)
+    again = map_area(asked, out)  # skips it: what failed is not tried unless asked for
+    assert again.quarantined == result.quarantined
+    assert digests(out) == before
+    last = map_area(asked, out, retry_quarantined=True)
+    assert (last.resumed, last.quarantined) == (1, {})
+    assert digests(out) == digests(tmp_path / "whole")
+    assert not list((out / "tiles").glob("*.npz"))
+    assert not (out / "tiles/quarantine.json").exists()
+    assert west != east
+
+
+def test_an_unfinished_run_skips_what_is_in_quarantine_until_its_scenes_change(asked, tmp_path, caplog):
+    places.remove_east(tmp_path)
+    map_area(asked, tmp_path / "out")
+    (tmp_path / "out/landcover.tif").unlink()  # so that the run goes on
+    caplog.clear()
+    assert map_area(asked, tmp_path / "out").quarantined
+    assert not [r for r in caplog.records if "failed" in r.msg]
+    places.mend_east(tmp_path)
+    content = json.loads(Path(asked.stac).read_text())
+    renamed = json.dumps(content).replace(str(tmp_path / "east"), str(tmp_path / "moved"))
+    (tmp_path / "east").rename(tmp_path / "moved")
+    Path(asked.stac).write_text(renamed)
+    assert not map_area(asked, tmp_path / "out", refresh=True).quarantined
+
+
+def test_where_no_tile_can_be_read_there_is_no_map(asked, tmp_path, monkeypatch):
+    places.remove_east(tmp_path)
+    content = json.loads(Path(asked.stac).read_text())
+    items = tmp_path / "none.json"
+    items.write_text(json.dumps(content).replace("cogs/S2", "cogs/missing/S2"))
+    with pytest.raises(ReadError, match="cannot be read"):
+        map_area(replace(asked, stac=str(items)), tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == [files.STATE]
+    assert not (tmp_path / "out/tiles/quarantine.json").exists()
+    # and it is not waited for when many tiles in a row have failed
+    monkeypatch.setattr(attempts, "HOPELESS", 1)
+    tried: list[str] = []
+    with pytest.raises(ReadError):
+        map_area(replace(asked, stac=str(items)), tmp_path / "out", lambda stage, *_: tried.append(stage))
+    assert tried.count("composite") == 1  # told at the start; no tile came after
+
+
+def test_a_server_that_does_not_answer_stops_the_run_and_what_is_done_is_kept(asked, tmp_path):
+    content = Path(asked.stac).read_text()
+    items = tmp_path / "refused.json"
+    items.write_text(content.replace(str(tmp_path / "east"), "http://127.0.0.1:9"))  # nobody listens there
+    with pytest.raises(SourceUnavailableError):
+        map_area(replace(asked, stac=str(items), deadline=0.2), tmp_path / "out")
+    west, _ = (tile.name for tile in grid.tiles(asked.area))
+    assert [p.stem for p in (tmp_path / "out/tiles").glob("*.npz")] == [west]
+    assert os.listdir(tmp_path / "out") == [files.STATE]
+
+
+def test_the_command_line_says_which_tile_is_missing_and_exits_with_3(asked, tmp_path, untrained, monkeypatch):
+    places.remove_east(tmp_path)
+    (tmp_path / "area.wkt").write_text(asked.area.geometry.wkt)
+    typed = ["map", asked.area.geometry.wkt, "--start", "2018-09", "--months", "1", "--min-clear-months", "1"]
+    typed += ["--stac", asked.stac, "--weights", untrained, "--device", "cpu", "--out", str(tmp_path / "out")]
+    monkeypatch.setenv("COLUMNS", "4000")
+    _, east = (tile.name for tile in grid.tiles(asked.area))
+    done = CliRunner().invoke(cli.app, typed)
+    assert done.exit_code == 3
+    assert f"lacks 1 of 2 tiles, nodata in the maps, which failed twice: {east}; the first: ReadError" in done.output
+    assert "--retry-quarantined" in done.output
+    assert CliRunner().invoke(cli.app, typed).exit_code == 3  # still
+    shown = CliRunner().invoke(cli.app, ["status", str(tmp_path / "out"), "--json"])
+    assert json.loads(shown.stdout)["quarantined"][east].startswith("ReadError")
+    places.mend_east(tmp_path)
+    assert CliRunner().invoke(cli.app, [*typed, "--retry-quarantined"]).exit_code == 0

@@ -1,0 +1,430 @@
+"""Rolling updates: the same bytes as a run from scratch, and nothing read or encoded that had been before.
+
+Real scenes, one or none a month; in November of both years half the patch is cloudy, so some pixels keep their input.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+import yaml
+from distributed import LocalCluster
+from typer.testing import CliRunner
+
+from geomap import aoi, encode, files, grid, label, legend, store, weights
+from geomap.cli import app
+from geomap.errors import UpdateError
+from geomap.label import Question
+from geomap.run import Earlier, Request, Resources, Result, earlier, map_area, rolling
+from geomap.run.rolling import changes_np, same_month_np
+from geomap.types import Composite, Period
+
+PATCH = "4.0605,50.7440,4.0660,50.7475"
+BEFORE, NOW = Period(2018, 11, 12), Period(2018, 12, 12)
+OLD = ("20181102", "20181212", "20190121", "20190215", "20190317", "20190401",
+       "20190511", "20190620", "20190705", "20190824", "20190918", "20191013")  # fmt: skip
+NEW, LATE = "20191117", "20190322"
+LEGENDS = ("landcover", "crops", "scenicness")
+
+
+class World:
+    """A catalogue that grows, with files of its own."""
+
+    def __init__(self, archive: Path, folder: Path) -> None:
+        self.folder, self.items = folder, folder / "items.json"
+        self._all = json.loads((archive / "items.json").read_text())
+        self.cogs = folder / "cogs"
+        for item in self._features((*OLD, NEW, LATE)):
+            for asset in item["assets"].values():
+                place = self.cogs / item["id"] / Path(asset["href"]).name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(asset["href"], place)
+                asset["href"] = str(place)
+
+    def _features(self, days: tuple[str, ...]) -> list:
+        return [item for item in self._all["features"] if any(f"_{day}" in item["id"] for day in days)]
+
+    def show(self, *days: str) -> None:
+        """The catalogue has the scenes of these days."""
+        self.items.write_text(json.dumps(self._all | {"features": self._features(days)}))
+
+    def hide_files(self, *days: str) -> None:
+        """Whoever opens the files of these days finds none."""
+        (self.folder / "hidden").mkdir(exist_ok=True)
+        for item in self._features(days):
+            if (self.cogs / item["id"]).is_dir():
+                (self.cogs / item["id"]).rename(self.folder / "hidden" / item["id"])
+
+    def give_back(self) -> None:
+        for place in (self.folder / "hidden").glob("*"):
+            place.rename(self.cogs / place.name)
+
+    def request(self, period: Period, **changes: object) -> Request:
+        fields: dict[str, object] = {
+            "area": aoi.parse_area(PATCH),
+            "period": period,
+            "stac": str(self.items),
+            "legends": tuple(map(legend.load, LEGENDS)),
+            "save_composites": True,
+            "save_embeddings": True,
+            "device": "cpu",
+        }
+        return Request(**(fields | changes))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_tiles() -> Iterator[None]:
+    """Tiles of 64 pixels: of each, the stores keep a whole one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "TILE_PX", 64)
+        patch.setattr(grid, "_TILE_M", 640)
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(archive, tmp_path_factory) -> World:
+    return World(archive(), tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def whole(world: World) -> Iterator[World]:
+    """With the scenes of both periods."""
+    world.show(*OLD, NEW)
+    yield world
+    world.give_back()
+
+
+@pytest.fixture(scope="module")
+def before(world: World) -> Path:
+    world.show(*OLD)
+    map_area(world.request(BEFORE), world.folder / "before")
+    return world.folder / "before"
+
+
+@pytest.fixture(scope="module")
+def scratch(world: World, before: Path) -> Path:
+    """The second period mapped without the first."""
+    world.show(*OLD, NEW)
+    map_area(world.request(NOW), world.folder / "scratch")
+    return world.folder / "scratch"
+
+
+@pytest.fixture(scope="module")
+def updated(world: World, before: Path, scratch: Path) -> Result:
+    """The second period mapped from the first, the files of all scenes but the new one being gone."""
+    world.show(*OLD, NEW)
+    world.hide_files(*OLD)
+    try:
+        return map_area(world.request(NOW, update=earlier(before)), world.folder / "updated")
+    finally:
+        world.give_back()
+
+
+def differing(one: Path, other: Path) -> set[str]:
+    """Files of the first run that the second lacks or that have other bytes."""
+    names = (p.relative_to(one) for p in one.rglob("*") if p.is_file() and files.STATE not in p.relative_to(one).parts)
+    return {str(n) for n in names if not (other / n).is_file() or (one / n).read_bytes() != (other / n).read_bytes()}
+
+
+TOLD = {"run.json", "SHA256SUMS", "stac/geomap-2018-12_2019-11-32631.json"}
+"""Files that say what was made beside the maps."""
+
+
+def pixels(folder: Path, stem: str) -> np.ndarray:
+    with rasterio.open(folder / f"{stem}.tif") as m:
+        return m.read(1)
+
+
+def months(folder: Path) -> dict[int, np.ndarray]:
+    """By calendar month, the DNs of a run's composites where all bands have one, else 0."""
+    kept = store.open_store(folder, store.COMPOSITES)
+    (tile,) = kept.tiles
+    dn = kept.read("composite", tile.grid, tile)
+    dn = dn * (dn > 0).all(axis=1, keepdims=True)
+    return dict(zip(kept.period.calendar_months, dn, strict=True))
+
+
+# --- the same bytes, less work
+
+
+def test_maps_and_stores_equal_those_from_scratch_though_only_the_new_month_can_be_read(updated, scratch):
+    assert not differing(scratch, updated.directory) - TOLD
+    assert (updated.missed, files.verify(updated.directory)) == (0, ())
+    assert "embeddings.zarr/32631/embedding/zarr.json" in (updated.directory / files.SUMS).read_text()
+    told, fresh = (json.loads((d / "run.json").read_text()) for d in (updated.directory, scratch))
+    update = told.pop("update")
+    assert update["since"] == "2018-11_2019-10"
+    assert update["months"] == {f"{y}-{m:02d}": 1 for y, m in NOW.year_months[:-1]}
+    assert told["request"].pop("update") == update["since"]
+    told["maps"] = {stem: s for stem, s in told["maps"].items() if stem in fresh["maps"]}
+    assert told == fresh  # what the pixels say of every scene's offset included
+
+
+def test_only_pixels_whose_input_changed_are_encoded(updated, before, scratch):
+    old, new = months(before), months(scratch)
+    changed = np.zeros(new[0].shape[1:], bool)
+    for month in range(12):
+        changed |= (old[month] != new[month]).any(axis=0)
+    mapped = pixels(scratch, "landcover") > 0
+    assert 0.1 < changed[mapped].mean() < 0.9
+    assert updated.update is not None
+    assert updated.update.encoded == (changed & mapped).sum()
+    assert updated.update.kept == (~changed & mapped).sum()
+
+
+def test_the_engine_is_given_those_pixels_alone_and_a_killed_update_goes_on_to_the_same_bytes(
+    whole, before, updated, tmp_path, monkeypatch
+):
+    given = []
+    embed = encode.Engine.embed
+
+    def seen(self, composite, usable, calendar):
+        given.append(int(usable.sum()))
+        return embed(self, composite, usable, calendar)
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "write" and done == 2:
+            raise KeyboardInterrupt
+
+    request = whole.request(NOW, update=earlier(before))
+    monkeypatch.setattr(encode.Engine, "pixels_per_second", lambda self, steps: 1.0)  # it embeds, too
+    monkeypatch.setattr(encode.Engine, "embed", seen)
+    with pytest.raises(KeyboardInterrupt):
+        map_area(request, tmp_path / "out", stop)
+    assert map_area(request, tmp_path / "out").resumed == 1
+    assert given == [updated.update.encoded]
+    assert not differing(updated.directory, tmp_path / "out")
+
+
+def test_workers_make_the_same_bytes(whole, before, updated, tmp_path):
+    whole.hide_files(*OLD)
+    request = whole.request(NOW, update=earlier(before))
+    with LocalCluster(1, 1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None) as cluster:
+        map_area(request, tmp_path / "out", resources=Resources(scheduler=cluster.scheduler_address))
+    assert not differing(updated.directory, tmp_path / "out")
+
+
+def test_a_late_scene_makes_its_month_anew(whole, before, tmp_path):
+    whole.show(*OLD, NEW, LATE)
+    map_area(whole.request(NOW), tmp_path / "scratch")
+    whole.hide_files(*(day for day in OLD if day != "20190317"))
+    result = map_area(whole.request(NOW, update=earlier(before)), tmp_path / "updated")
+    assert not differing(tmp_path / "scratch", tmp_path / "updated") - TOLD
+    assert "2019-03" not in result.update.months
+    assert len(result.update.months) == 10
+    assert differing(tmp_path / "scratch" / "composites.zarr", before / "composites.zarr")
+
+
+def test_a_month_in_which_a_file_was_missing_is_made_anew_when_it_is_there(whole, scratch, tmp_path):
+    whole.show(*OLD, LATE)
+    whole.hide_files(LATE)
+    assert map_area(whole.request(BEFORE, save_embeddings=False), tmp_path / "gap").missed == 1
+    whole.give_back()
+    whole.show(*OLD, NEW, LATE)
+    result = map_area(whole.request(NOW, update=earlier(tmp_path / "gap")), tmp_path / "updated")
+    assert result.missed == 0
+    assert "2019-03" not in result.update.months
+    assert (result.update.kept, result.update.encoded > 0) == (0, True)  # without the old embeddings, all are made
+    assert differing(scratch, tmp_path / "updated") > {"landcover_confidence.tif"}
+
+
+def test_damage_to_the_earlier_composites_costs_time_and_not_the_map(whole, before, scratch, tmp_path, caplog):
+    shutil.copytree(before, tmp_path / "before")
+    (victim,) = (tmp_path / "before").glob("composites.zarr/32631/composite/c/*/*/*/*")
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = b"!" * 40
+    victim.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        result = map_area(whole.request(NOW, update=earlier(tmp_path / "before")), tmp_path / "updated")
+    assert "is made from all its scenes" in caplog.text
+    assert not differing(scratch, tmp_path / "updated") - TOLD
+    assert not result.update.months
+
+
+def test_a_worker_that_does_not_see_the_earlier_run_says_so(whole, before, tmp_path, caplog):
+    (tile,) = store.open_store(before, store.COMPOSITES).tiles
+    with caplog.at_level(logging.WARNING):
+        assert rolling.shared(Earlier(tmp_path / "elsewhere", BEFORE), tile, [], NOW) is None
+    assert f"made from all its scenes: no {tmp_path / 'elsewhere'} here" in caplog.text
+
+
+# --- what has changed
+
+
+def test_change_layers_equal_a_comparison_of_the_two_maps(updated, before, scratch):
+    for name in ("landcover", "crops"):
+        old, new = pixels(before, name), pixels(scratch, name)
+        sure, surer = (pixels(d, f"{name}_confidence") for d in (before, scratch))
+        moved = (old != new) & (old > 0) & (new > 0)
+        for stem, expected in (
+            (f"{name}_from", np.where(moved, old, 0)),
+            (f"{name}_to", np.where(moved, new, 0)),
+            (f"{name}_change_confidence", np.where(moved, np.minimum(sure, surer), 255)),
+        ):
+            np.testing.assert_array_equal(pixels(updated.directory, stem), expected)
+        with rasterio.open(updated.directory / f"{name}_to.tif") as m, rasterio.open(scratch / f"{name}.tif") as plain:
+            assert m.colormap(1) == plain.colormap(1)
+            assert m.nodata == 0
+    assert updated.statistics["crops_to"].valid > 0
+    assert not list(updated.directory.glob("scenicness_*.tif"))
+
+
+def test_no_data_and_unclassified_are_no_change():
+    old, new = np.array([[1, 1, 0, 2, 255, 3]], np.uint8), np.array([[1, 2, 2, 0, 3, 255]], np.uint8)
+    sure = np.array([[90, 80, 255, 70, 20, 60]], np.uint8)
+    was, now, sureness = changes_np(old, new, sure, sure - 10)
+    assert (was.tolist(), now.tolist()) == ([[0, 1, 0, 0, 0, 0]], [[0, 2, 0, 0, 0, 0]])
+    assert sureness.tolist() == [[255, 70, 255, 255, 255, 255]]
+
+
+def test_a_month_counts_only_with_all_bands():
+    full, half, none = (np.array(v, np.uint16).reshape(2, 1, 1) for v in ((5, 6), (5, 0), (0, 0)))
+    other = full + np.uint16(1)
+    for new, old, same in (
+        (full, full, True), (full, other, False), (half, none, True), (half, full, False), (full, None, False),
+        (None, half, True), (None, full, False),
+    ):  # fmt: skip
+        assert same_month_np(new, old)[0, 0] == same
+
+
+# --- what makes it exact
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_month_in_which_a_period_starts_does_not_change_a_bit(dtype):
+    rng = np.random.default_rng(0)
+    dn = rng.integers(1, 6000, (12, 10, 8, 40)).astype(np.uint16) * (rng.random((12, 1, 8, 40)) > 0.3)
+    engine = encode.Engine(weights.load("default").encoder, "cpu", dtype=dtype)
+    usable = np.ones(dn.shape[2:], bool)
+
+    def embedded(first: int) -> torch.Tensor:
+        order = np.roll(np.arange(12), -first)
+        made = Composite(dn[order].astype(np.uint16), np.ones((12, 8, 40), np.uint8))
+        return torch.cat([found for _, found in engine.embed(made, usable, order.tolist())])
+
+    for first in (1, 7):
+        assert torch.equal(embedded(first), embedded(0))
+
+
+def test_a_label_does_not_depend_on_how_many_pixels_are_labelled_together():
+    loaded = weights.load("default")
+    torch.manual_seed(0)
+    embeddings = torch.nn.functional.normalize(torch.randn(5000, 384), dim=1)
+    questions = []
+    for name in LEGENDS:
+        found = legend.load(name)
+        questions.append(Question(found, loaded.class_vectors[found.digest], loaded.card.logit_scale))
+    together = label.answers(questions, embeddings)
+    for count in (1, 2, 7, 100, 4097):
+        some = torch.randperm(5000)[:count]
+        for part, all_of_them in zip(label.answers(questions, embeddings[some]), together, strict=True):
+            np.testing.assert_array_equal(part.value, all_of_them.value[some])
+            if part.confidence is not None:
+                np.testing.assert_array_equal(part.confidence, all_of_them.confidence[some])
+
+
+# --- what is refused
+
+
+def spoiled(spoil: Callable[[Path], None], before: Path, folder: Path) -> Path:
+    shutil.copytree(before, folder)
+    spoil(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda d: (d / files.SUMS).unlink(), "no finished run"),
+        (lambda d: shutil.rmtree(d / "composites_from"), "no composites of its own"),
+        (lambda d: next((d / "composites_from").glob("*")).write_text("{}"), r"composites_from/.*\.json: changed"),
+        (lambda d: (d / "crops.tif").write_bytes(b"II*"), r"crops\.tif: changed"),
+        (lambda d: (d / "run.json").write_text("{"), r"run\.json is damaged"),
+    ],
+)
+def test_a_run_that_cannot_be_updated_is_refused_in_one_line(whole, before, tmp_path, spoil, says):
+    other = spoiled(spoil, before, tmp_path / "before")
+    with pytest.raises(UpdateError, match=f"cannot update .*{says}.*without --update-from") as refusal:
+        map_area(whole.request(NOW, update=earlier(other)), tmp_path / "out")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_weights_and_other_requests_are_refused(whole, before, untrained, tmp_path):
+    for changed, says in (
+        ({"weights": untrained}, "maps are of weights .*, not of untrained"),
+        ({"min_clear_months": 5}, "differs in: min_clear_months"),
+        ({"area": aoi.parse_area("4.0610,50.7445,4.0630,50.7460")}, "differs in: area, bounds"),
+    ):
+        with pytest.raises(UpdateError, match=says):
+            map_area(replace(whole.request(NOW, update=earlier(before)), **changed), tmp_path / "out")
+    for folder in (tmp_path, whole.cogs):
+        with pytest.raises(UpdateError, match="--save-composites; or map without --update-from"):
+            earlier(folder)
+    assert not (tmp_path / "out").exists()
+
+
+# --- commands
+
+
+def geomap(*args: str | Path):
+    return CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"}).invoke(app, [str(a) for a in args])
+
+
+def test_the_command_line_updates_and_says_what_it_took_over(whole, before, updated, tmp_path):
+    asked = ["map", PATCH, "--start", "2018-12", "--stac", whole.items, "--out", tmp_path / "out", "--device", "cpu"]
+    for name in LEGENDS:
+        asked += ["--legend", name]
+    done = geomap(*asked, "--save-composites", "--save-embeddings", "--update-from", before)
+    assert done.exit_code == 0, done.stderr
+    assert "11 months taken over from 2018-11_2019-10" in done.stdout
+    assert f"{updated.update.encoded:,} of " in done.stdout
+    assert "crops: " in done.stdout
+    assert differing(updated.directory, tmp_path / "out") <= {"run.json", "SHA256SUMS"}  # max_cloud 100 and 100.0
+    refused = geomap(*asked, "--update-from", tmp_path)
+    assert refused.exit_code == 2
+
+
+def test_a_rolling_job_updates_the_map_before_by_itself(whole, untrained, tmp_path, caplog):
+    from geomap import jobfile
+    from geomap.run import jobs
+
+    keys = {
+        "name": "patch",
+        "area": [float(v) for v in PATCH.split(",")],
+        "period": {"last": 12},
+        "catalogue": {"stac": str(whole.items), "max_cloud": 100},
+        "legends": ["landcover"],
+        "weights": {"name": untrained},
+        "outputs": {"directory": "maps/{period}", "update": True},
+        "resources": {"device": "cpu"},
+    }
+
+    def run(day: str, **changes: object) -> list[Result]:
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml.safe_dump(keys | changes))
+        return list(jobs.run_job(jobfile.read(path), date.fromisoformat(day)))
+
+    assert run("2019-11-05")[0].update is None
+    second = run("2019-12-05")[0]
+    assert second.update.since == "2018-11_2019-10"
+    assert len(second.update.months) == 11
+    assert (second.directory / "landcover_to.tif").is_file()
+    shutil.rmtree(tmp_path / "maps/2018-11_2019-10")  # a finished map needs it no more
+    assert run("2019-12-06")[0].resumed == 1
+    assert run("2020-01-05")[0].update.since == "2018-12_2019-11"
+    with caplog.at_level(logging.WARNING):  # of other weights there is nothing to update: from scratch
+        other = run("2020-02-05", weights={"name": "default"})[0]
+    assert "maps are of weights untrained" in caplog.text
+    assert "outputs.update" in caplog.text
+    assert other.update is None
+    assert not list(other.directory.glob("*_to.tif"))
+    assert run("2020-02-06", weights={"name": "default"})[0].resumed == 1

@@ -1,0 +1,314 @@
+"""Hostile catalogues, files and names: nothing is opened, asked or written that the user did not mean.
+
+The threats are those of docs/security.md. Other modules show: addresses (test_hrefs), links and redirects of a
+catalogue (test_stac), pickles in checkpoints (test_checkpoint), YAML (test_jobs), names in styles (test_write), lists
+of files (test_files).
+"""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import yaml
+from RangeHTTPServer import RangeRequestHandler
+from shapely.geometry import box
+from typer.testing import CliRunner
+
+from geomap import aoi, catalog, files, grid, legend, yamlfile
+from geomap.cli import app
+from geomap.errors import HrefError, ReadError
+from geomap.run import Request, map_area, tiles
+from geomap.types import Period
+
+PACKAGE = Path(__file__).parents[1] / "geomap"
+PATCH = "4.0585,50.7431,4.0676,50.7489"
+PERIOD = Period(2018, 8, 3)
+DATES = 10
+CANARY = "c4n4ry-s1gn4ture"
+
+Archive = Callable[..., Path]
+
+
+# --- files that are not what their name says
+
+
+class Server(RangeRequestHandler):
+    """Serves a folder; notes every path that is asked for."""
+
+    asked: ClassVar[list[str]] = []
+    once: ClassVar[set[str]] = set()  # ends of paths that are answered 503 the first time
+    missing: ClassVar[set[str]] = set()  # ends of paths that are answered 404
+
+    def send_head(self) -> Any:
+        self.asked.append(self.path)
+        self.path = self.path.partition("?")[0]
+        busy = {end for end in self.once if self.path.endswith(end)}
+        if busy or any(self.path.endswith(end) for end in self.missing):
+            self.once.difference_update(busy)
+            self.send_error(503 if busy else 404)
+            return None
+        return super().send_head()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], tuple[str, type[Server]]]]:
+    """A real range server over a folder: (URL, its handler)."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(folder: Path) -> tuple[str, type[Server]]:
+        handler = type("Handler", (Server,), {"asked": [], "once": set(), "missing": set()})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: handler(*a, directory=str(folder)))  # type: ignore[arg-type]
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}", handler
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def items_with(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> Path:
+    """A copy of an archive's items, each changed in place."""
+    content = json.loads((folder / "items.json").read_text())
+    for number, item in enumerate(content["features"]):
+        change(number, item)
+    (folder / "changed.json").write_text(json.dumps(content))
+    return folder / "changed.json"
+
+
+def lies(subclass: str, source: str) -> str:
+    """A virtual raster that shows another file: as soon as it is opened (warped), or when it is read (plain)."""
+    place = "<SRS>EPSG:32631</SRS><GeoTransform>574680,10,0,5622440,0,-10</GeoTransform>"
+    if subclass == "warped":
+        return (
+            f'<VRTDataset rasterXSize="64" rasterYSize="64" subClass="VRTWarpedDataset">{place}'
+            '<VRTRasterBand dataType="UInt16" band="1" subClass="VRTWarpedRasterBand"/><GDALWarpOptions>'
+            f'<SourceDataset relativeToVRT="0">{source}</SourceDataset></GDALWarpOptions></VRTDataset>'
+        )
+    return (
+        f'<VRTDataset rasterXSize="64" rasterYSize="64">{place}<VRTRasterBand dataType="UInt16" band="1"><SimpleSource>'
+        f"<SourceFilename>{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+
+
+@pytest.mark.parametrize("subclass", ["plain", "warped"])
+@pytest.mark.parametrize("target", ["local file", "another host"])
+def test_a_tif_over_http_that_is_a_virtual_raster_is_not_opened(
+    archive: Archive, serve: Callable[[Path], tuple[str, type[Server]]], tmp_path: Path, subclass: str, target: str
+) -> None:
+    """The server's file names a file of this machine, or an address inside the network: neither is touched."""
+    folder = archive(dates=DATES)
+    secret = next((folder / "cogs").rglob("*.tif"))
+    inner, asked_inside = serve(secret.parent)
+    source = str(secret) if target == "local file" else f"/vsicurl/{inner}/{secret.name}"
+    (tmp_path / "blue.tif").write_text(lies(subclass, source))
+    url, handler = serve(tmp_path)
+
+    def point(number: int, item: dict[str, Any]) -> None:
+        item["assets"]["blue"]["href"] = f"{url}/blue.tif?{number}"
+
+    area = aoi.parse_area(PATCH)
+    scenes = catalog.search(area.geometry, PERIOD, str(items_with(folder, point)))
+    with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized"):
+        tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD, max_missed=0)
+    assert any(path.startswith("/blue.tif") for path in handler.asked)
+    assert asked_inside.asked == []
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "vrt:///etc/hostname",
+        '<VRTDataset rasterXSize="1" rasterYSize="1"/>',
+        "GTIFF_DIR:1:/etc/hostname.tif",
+        "MEM:::DATAPOINTER=1,PIXELS=1,LINES=1.tif",
+        "/vsisubfile/0_100,/etc/hostname.tif",
+        "/vsicurl/http://169.254.169.254/a.tif",
+        "http://169.254.169.254/latest/meta-data/a.tif",
+    ],
+)
+def test_a_map_of_a_hostile_item_is_refused_before_a_file_is_made(
+    archive: Archive, untrained: str, tmp_path: Path, href: str
+) -> None:
+    def point(number: int, item: dict[str, Any]) -> None:
+        if number == 0:
+            item["assets"]["red"]["href"] = href
+
+    items = items_with(archive(dates=DATES), point)
+    asked = Request(aoi.parse_area(PATCH), PERIOD, str(items), (legend.load("landcover"),), untrained)
+    with pytest.raises(HrefError, match="refuse to open"):
+        map_area(asked, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- names
+
+
+HOSTILE_IDS = [
+    "../../escaped",
+    "/tmp/geomap-escaped",
+    "a\x00b",
+    "x" * 300,
+    "..",
+    "a/b\\c",
+    "~/escaped",
+    "%2e%2e%2fescaped",
+]
+
+
+def test_ids_of_items_never_become_paths(archive: Archive, untrained: str, tmp_path: Path) -> None:
+    def rename(number: int, item: dict[str, Any]) -> None:
+        item["id"] = HOSTILE_IDS[number % len(HOSTILE_IDS)]
+        item["properties"] = {k: v for k, v in item["properties"].items() if "datatake" not in k and "product" not in k}
+        item["assets"] = {**item["assets"], "../../escaped": dict(item["assets"]["blue"])}
+
+    items = items_with(archive(dates=DATES), rename)
+    home = tmp_path / "a/b/c"
+    home.mkdir(parents=True)
+    asked = Request(
+        aoi.parse_area(PATCH), PERIOD, str(items), (legend.load("landcover"),), untrained, min_clear_months=1
+    )
+    map_area(asked, home / "out")
+    assert [p for p in tmp_path.rglob("*") if p.is_file() and home / "out" not in p.parents] == []
+    assert not Path("/tmp/geomap-escaped").exists()
+    made = {p.relative_to(home / "out").as_posix() for p in (home / "out").rglob("*")}
+    assert not any("escaped" in name or "xxx" in name for name in made)
+    assert files.verify(home / "out") == ()
+    run = json.loads((home / "out/run.json").read_text())
+    assert {s["id"] for s in run["scenes"]} >= {"../../escaped", "x" * 300}  # data, as any other text
+    assert [item["cause"] for item in run["left_out"] if item["id"] != "x" * 300] == ["invalid"]  # the one with NUL
+
+
+# --- what a catalogue answers
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "http://127.0.0.1:{port}/",
+        "http://[::1]:{port}/",
+        "file:///etc/passwd",
+    ],
+)
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_catalogue_may_not_redirect_into_the_network(target: str, status: int) -> None:
+    """The catalogue is 127.0.0.2, which the user typed; 127.0.0.1 is this machine, with a service that listens."""
+    asked: list[str] = []
+
+    class Inside(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    inside = ThreadingHTTPServer(("127.0.0.1", 0), Inside)
+    away = target.format(port=inside.server_port)
+
+    class Catalogue(Inside):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Location", away)
+            self.end_headers()
+
+    outside = ThreadingHTTPServer(("127.0.0.2", 0), Catalogue)
+    for server in (inside, outside):
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        with pytest.raises(HrefError, match="refuse to open"):
+            catalog.search(box(4, 50, 5, 51), PERIOD, f"http://127.0.0.2:{outside.server_port}")
+    finally:
+        for server in (inside, outside):
+            server.shutdown()
+            server.server_close()
+    assert asked == []
+
+
+# --- secrets
+
+
+def test_a_token_is_shown_nowhere_and_kept_nowhere(
+    archive: Archive, serve: Callable[[Path], tuple[str, type[Server]]], untrained: str, tmp_path: Path
+) -> None:
+    """The whole command with -v, one file refused at first and one missing; then what tells of the run."""
+    folder = archive(dates=DATES)
+    url, handler = serve(folder)
+    content = json.loads((folder / "items.json").read_text())
+
+    def sign(number: int, item: dict[str, Any]) -> None:
+        for asset in item["assets"].values():
+            asset["href"] = asset["href"].replace(str(folder.resolve()), url) + f"?sv=1&sig={CANARY}"
+
+    names = [item["id"] for item in content["features"]]
+    handler.once.add(f"{names[1]}/scl.tif")
+    handler.missing.add(f"{names[4]}/scl.tif")
+    items = items_with(folder, sign)
+    program = [str(Path(sys.executable).with_name("geomap"))]
+    env = os.environ | {"NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+    request = ["map", PATCH, "--start", "2018-08", "--months", "3", "--stac", str(items), "--weights", untrained]
+    options = ["--legend", "landcover", "--min-clear-months", "1", "--max-missed", "50", "--out", "out", "--verbose"]
+
+    def geomap(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*program, *words], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=200)
+
+    told: list[Any] = [geomap(*request, *options)]
+    assert told[0].returncode == 0, told[0].stderr
+    assert any(CANARY in path for path in handler.asked)  # it was used
+    assert f"{names[4]}/scl.tif" in told[0].stderr + (tmp_path / "out/run.json").read_text()
+    assert not handler.once
+    told += [CliRunner().invoke(app, [command, str(tmp_path / "out")]) for command in ("explain", "status", "verify")]
+    handler.missing.add("scl.tif")
+    told.append(geomap(*request, *options[:-2], "bad", "--verbose"))
+    assert told[-1].returncode == 1, told[-1].stderr
+    for done in told:
+        assert CANARY not in done.stdout + done.stderr
+    kept = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    assert len(kept) > 8
+    assert not any(CANARY.encode() in p.read_bytes() for p in kept)
+    for path in (tmp_path / "bad").rglob("*"):  # an unfinished run: what it resumes from is its owner's alone
+        if path.is_file() and CANARY.encode() in path.read_bytes():
+            assert path.name == "request.json"
+            assert path.stat().st_mode & 0o077 == 0
+
+
+# --- code in data
+
+
+def test_no_code_is_read_from_data() -> None:
+    """No pickle, marshal or joblib; numpy without pickles; torch.load of tensors alone; PyYAML's safe loader."""
+    imported: dict[str, set[str]] = {}
+    called: list[tuple[str, str]] = []
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                imported.setdefault(name.partition(".")[0], set()).add(path.name)
+            if isinstance(node, ast.Call) and "load" in ast.unparse(node.func).rpartition(".")[2]:
+                called.append((path.name, ast.unparse(node)))
+    assert not imported.keys() & {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    assert imported["yaml"] == {"yamlfile.py"}
+    loads = [(name, text) for name, text in called if text.startswith(("np.load(", "torch.load(", "yaml."))]
+    safe = {"np.load(": "allow_pickle=False", "torch.load(": "weights_only=True", "yaml.load(": "Loader=_Loader"}
+    assert len(loads) > 5
+    for name, text in loads:
+        assert safe[text[: text.index("(") + 1]] in text, (name, text)
+    assert issubclass(yamlfile._Loader, yaml.SafeLoader | getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    assert not any("trust_remote_code=True" in path.read_text() for path in PACKAGE.rglob("*.py"))

@@ -1,0 +1,106 @@
+"""Virtual rasters over zones, read by GDAL: values, holes, bytes. test_seam.py has whole runs and QGIS."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+from pyproj import Transformer
+
+from geomap import aoi, files, grid, legend, vrt
+from geomap.stacitem import MapFile
+from geomap.style import Layer
+from geomap.types import Grid
+from geomap.write import write_map
+
+CLASSES = Layer("landcover", "Land cover", "classes", legend.load("landcover"))
+SCORE = Layer("scenicness", "Scenicness", "score", legend.load("scenicness"))
+
+
+def ground(where: Grid, layer: Layer) -> NDArray[Any]:
+    """Values that depend on the place alone: stripes of about 1 km in longitude and latitude."""
+    x = where.west + 10 * (np.arange(where.width) + 0.5)
+    y = where.north - 10 * (np.arange(where.height) + 0.5)
+    lon, lat = Transformer.from_crs(where.epsg, 4326, always_xy=True).transform(*np.meshgrid(x, y))
+    stripes = 1 + (np.floor(lon * 70) + 3 * np.floor(lat * 100)) % 8
+    return np.asarray(stripes, layer.dtype)
+
+
+def write_maps(folder: Path, layer: Layer, area: aoi.Area) -> list[MapFile]:
+    tiles, maps = grid.tiles(area), []
+    for epsg in sorted({t.grid.epsg for t in tiles}):
+        members = [t.grid for t in tiles if t.grid.epsg == epsg]
+        whole = grid.mosaic_grid(tuple(members))
+        path = folder / f"{layer.stem}_{epsg}.tif"
+        parts = (
+            (g, np.where(grid.inside(area, g), ground(g, layer), layer.nodata).astype(layer.dtype)) for g in members
+        )
+        write_map(path, layer, whole, parts, {})
+        maps.append(MapFile(path, layer, whole))
+    return maps
+
+
+@pytest.mark.parametrize("layer", [CLASSES, SCORE], ids=["classes", "score"])
+@pytest.mark.parametrize(
+    "bbox",
+    [
+        "5.95,50.0,6.05,50.03",  # two zones
+        "4.98,-0.02,5.02,0.02",  # two hemispheres of a zone
+        "5.98,-0.02,6.02,0.02",  # two of each
+        "4.9,55.98,5.1,56.02",  # a border from west to east: zone 32 over Norway
+        "8.95,71.99,9.05,72.01",  # three zones meet
+        "179.97,-17.0,-179.97,-16.95",
+    ],
+)
+def test_a_virtual_raster_shows_every_zone_and_no_hole(tmp_path: Path, layer: Layer, bbox: str) -> None:
+    area = aoi.parse_area(bbox)
+    maps = write_maps(tmp_path, layer, area)
+    (path,) = vrt.write_vrts(tmp_path, maps)
+    with rasterio.open(path) as source:
+        assert source.driver == "VRT"
+        assert source.descriptions == (layer.description,)
+        assert np.isnan(source.nodata) if layer is SCORE else source.nodata == 0
+        if layer is CLASSES:
+            with rasterio.open(maps[0].path) as first:
+                shown, wanted = source.colormap(1), first.colormap(1)
+            assert all(shown[c.value] == wanted[c.value] for c in layer.classes)
+            assert shown[0][3] == 0
+        values = source.read(1)
+        where = Grid(
+            source.crs.to_epsg(), int(source.transform.c), int(source.transform.f), source.width, source.height
+        )
+        small = source.read(1, out_shape=(where.height // 8, where.width // 8))
+    assert where.epsg in {m.grid.epsg for m in maps}
+    inside = np.zeros(where.shape, bool)
+    x = where.west + 10 * (np.arange(where.width) + 0.5)
+    y = where.north - 10 * (np.arange(where.height) + 0.5)
+    lon, lat = Transformer.from_crs(where.epsg, 4326, always_xy=True).transform(*np.meshgrid(x, y))
+    west, south, east, north = (float(v) for v in bbox.split(","))
+    inside = ((lon - west) % 360 <= (east - west) % 360) & (lat > south) & (lat < north)
+    filled = ~np.isnan(values) if layer is SCORE else values != 0
+    assert filled[inside].all()
+    grown = inside.copy()
+    for _ in range(2):  # the edge grows by a pixel, and half of one by rounding
+        grown[1:-1, 1:-1] |= grown[:-2, 1:-1] | grown[2:, 1:-1] | grown[1:-1, :-2] | grown[1:-1, 2:]
+    assert not filled[1:-1, 1:-1][~grown[1:-1, 1:-1]].any()
+    assert (values == ground(where, layer))[inside].mean() > 0.98  # others: the edges of stripes
+    assert (~np.isnan(small) if layer is SCORE else small != 0).any()
+
+
+def test_bytes_depend_on_the_maps_alone_and_paths_are_relative(tmp_path: Path) -> None:
+    digests = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        maps = write_maps(folder, CLASSES, aoi.parse_area("5.99,50.0,6.01,50.01"))
+        vrt.write_vrts(folder, maps if name == "one" else maps[::-1])
+        digests.append({p.relative_to(folder).as_posix(): files.sha256(p) for p in folder.rglob("*") if p.is_file()})
+        assert not any(str(tmp_path) in p.read_text() for p in folder.rglob("*.vrt"))
+    assert digests[0] == digests[1]
+    assert {"landcover.vrt", "landcover.qml"} <= digests[0].keys()
+    assert sum(name.startswith("zones/landcover_326") for name in digests[0]) == 1
+
+
+def test_one_zone_needs_none(tmp_path: Path) -> None:
+    assert vrt.write_vrts(tmp_path, write_maps(tmp_path, CLASSES, aoi.parse_area("5.0,50.0,5.01,50.01"))) == ()
