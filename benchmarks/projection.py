@@ -36,7 +36,7 @@ def projection(measured: dict[str, Any], given: dict[str, float]) -> str:
     tile, rate = per_tile(measured, given), given["gpu-px-per-s"] / TILE**2  # tiles a second
     told = (
         f"A full tile takes {tile['core_s']:.1f} core seconds to read and composite, {tile['bytes'] / 1e9:.2f} GB from "
-        f"the store, and in the run's own process {tile['keep_s']:.2f} s to keep and {tile['maps_s']:.2f} s in the maps. "
+        f"the store, and in the run's own process {tile['keep_s']:.2f} s to keep and {tile['maps_s']:.2f} s in maps. "
         f"A GPU of {rate:.2f} tiles a second is fed by {rate * tile['core_s']:.0f} vCPUs and "
         f"{rate * tile['bytes'] * 8 / 1e9:.1f} Gbit/s; a run's own process keeps the tiles of "
         f"{1 / tile['keep_s'] / rate:.1f} such GPUs."

@@ -13,7 +13,7 @@ A slot is a thread of a worker, which has one tile in hand. The first tiles also
 rates are taken from the arrival of the first tile of each slot to that of the last tile. By number of workers:
 
     tiles_per_min   rate                              core_s    seconds of the cores, all processes, of a tile
-    stage_s         composite and encode, of a tile   idle_s    seconds of a slot beyond those, of a tile
+    stage_s         composite and encode, of a tile   beyond_s  seconds of a slot beyond those, start included
     overhead_s      core_s beyond that of 0 workers   own_s     core seconds of the run's own process, of a tile
     start_s         until the first tile is there     write_s   for the maps, of a tile
     worker_mb       peak of the largest worker        own_mb    peak of the run's own process (resident; 10 Hz)
@@ -88,29 +88,17 @@ def measure(workers: list[int], tiles: int, side: int, months: int, rounds: int)
     with tempfile.TemporaryDirectory() as scratch:
         start = time.perf_counter()
         figures["scenes"] = write_scenes(Path(scratch) / "archive", math.isqrt(tiles), months)
-        print(
-            f"{figures['scenes']} simulated scenes over {tiles} tiles, {time.perf_counter() - start:.0f} s", flush=True
-        )
+        took = time.perf_counter() - start
+        print(f"{figures['scenes']} simulated scenes over {tiles} tiles, written in {took:.0f} s", flush=True)
         for turn in range(rounds):
             for n in workers:
                 out = Path(scratch) / f"{n}-{turn}"
-                command = [
-                    sys.executable,
-                    __file__,
-                    "--tiles",
-                    str(tiles),
-                    "--side",
-                    str(side),
-                    "--months",
-                    str(months),
-                ]
+                command = [sys.executable, __file__, f"--tiles={tiles}", f"--side={side}", f"--months={months}"]
                 command += ["--one", str(n), str(Path(scratch) / "archive"), str(out)]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 runs[n].append(json.loads(done.splitlines()[-1]))
-                print(
-                    f"{n} workers: " + ", ".join(f"{k} {v:.4g}" for k, v in runs[n][-1].items() if k != "sums"),
-                    flush=True,
-                )
+                told = ", ".join(f"{k} {v:.4g}" for k, v in runs[n][-1].items() if k != "sums")
+                print(f"{n} workers: {told}", flush=True)
     sums = {run.pop("sums") for found in runs.values() for run in found}
     figures["same_bytes"] = len(sums) == 1
     figures["runs"] = {
@@ -161,7 +149,7 @@ def one(workers: int, archive: Path, out: Path, tiles: int, side: int, months: i
         "core_s": (last.all - first.all) / count,
         "own_s": (last.own - first.own) / count,
         "stage_s": stage,
-        "idle_s": slots * wall / count - stage if workers else 0.0,  # in this process stages overlap
+        "beyond_s": slots * (last.time - marks[0].time) / tiles - stage if workers else 0.0,  # else stages overlap
         "start_s": marks[1].time - marks[0].time,
         "write_s": result.seconds["write"] / tiles,
         "worker_mb": max(usage.peaks.values(), default=0.0),

@@ -154,8 +154,8 @@ def fit(
             log.info("step %d of %d: loss %.3f", step, steps, smooth)
         progress(step + 1, steps)
     log.info("trained %d steps: loss %.3f, logit scale %.1f", steps, smooth, loss_of.scale.item())
-    averaged: PixelEncoder = mean.module.eval()
-    return averaged
+    encoder.load_state_dict(mean.module.state_dict())
+    return encoder.eval()
 
 
 def rate(step: int, steps: int, warmup: int) -> float:
