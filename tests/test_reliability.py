@@ -110,12 +110,11 @@ def test_a_server_that_refuses_every_third_request_costs_time_and_no_byte(archiv
 
 
 class Limited(Server):
-    """Refuses requests while it has four others in hand, each for 20 ms."""
+    """Refuses requests beyond a number in hand at once, each for 20 ms."""
 
-    limit = 4
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int) -> None:
         super().__init__(folder)
+        self.limit = limit
         self.now = self.most = self.refused = 0
 
     def answer(self, path: str, query: str) -> Answer:
@@ -130,12 +129,12 @@ class Limited(Server):
         return Answer(429, {"Retry-After": "1"}, b"") if over else super().answer(path, query)
 
 
-@pytest.mark.parametrize(("provider", "known"), [("cdse", True), ("earth-search", False)])
+@pytest.mark.parametrize(("provider", "limit", "known"), [("cdse", 4, True), ("earth-search", 12, False)])
 def test_a_limit_of_connections_is_kept_where_it_is_known_and_survived_where_it_is_not(
-    archive, request_for, quiet, tmp_path, provider, known
+    archive, request_for, quiet, tmp_path, provider, limit, known
 ):
     folder = archive(provider, dates=9)
-    server = Limited(folder)
+    server = Limited(folder, limit)
     try:
         map_area(request_for(served(folder, server.base, tmp_path / "items.json")), tmp_path / "out")
     finally:

@@ -82,8 +82,8 @@ def refuse_gaps(results: Sequence[run.Result]) -> None:
             named = ", ".join(lost[:MANY_TILES]) + (", ..." if len(lost) > MANY_TILES else "")
             raise QuarantineError(
                 f"{result.directory} lacks {len(lost)} of {result.tiles} tiles, nodata in the maps, which failed "
-                f"twice: {named}; the first: {result.quarantined[lost[0]]}; once that is mended, type the same command with "
-                "--retry-quarantined"
+                f"twice: {named}; the first: {result.quarantined[lost[0]]}; once that is mended, type the same command "
+                "with --retry-quarantined"
             )
 
 
