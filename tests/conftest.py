@@ -182,3 +182,12 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("weights") / "untrained"
     weights.save(folder, encoder, card, vectors)
     return str(folder)
+
+
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consoles wide enough that no path or cell is broken: rich reads COLUMNS once, when they are made."""
+    from geomap.cli import console
+
+    for made in (console.out_console, console.err_console):
+        monkeypatch.setattr(made, "width", 240)

@@ -123,6 +123,7 @@ def test_one_surface_served_eight_ways_is_one_composite(
     assert asked == ({} if baseline < "04" else {"20180804": "agrees", "20180918": "agrees"})
 
 
+@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize(
     ("provider", "flag", "policy"),
     [("earth-search", False, "auto"), ("earth-search-c1", True, "auto"), ("earth-search-c1", False, "applied")],
@@ -236,6 +237,7 @@ def test_a_split_datastrip_fills_the_tile(plain: list[Item], tmp_path: Path) -> 
 # --- what was decided is told
 
 
+@pytest.mark.usefixtures("wide")
 def test_run_json_the_item_and_explain_tell_every_decision(archive: Archive, untrained: str, tmp_path: Path) -> None:
     features = items_of(archive("earth-search-c1", "05.10", dates=DATES))
     old = items_of(archive("earth-search", "05.10", dates=DATES))
