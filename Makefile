@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 map: $(VENV)/.installed  ## the main job on simulated scenes: needs no network once installed
 	$(BIN)/geomap demo
 
-test: $(VENV)/.installed-dev  ## the test suite
-	$(BIN)/pytest
+test: $(VENV)/.installed-dev  ## the test suite, in two processes
+	$(BIN)/pytest -n 2
 
 soak: $(VENV)/.installed-dev  ## the long reliability tests: kills, clusters, memory, in minutes
 	$(BIN)/pytest -m soak --timeout 3600
@@ -22,7 +22,7 @@ check: $(VENV)/.installed-dev  ## what CI runs: linter, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

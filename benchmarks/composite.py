@@ -42,8 +42,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from run import make_archive
 
-SHARED = Path(os.environ.get("GEOMAP_SHARED", Path(__file__).parents[2] / "shared"))
 EPSG, WEST, NORTH, TILE = 32631, 574680, 5622440, 1024  # the enlarged patch
 ASSETS = ["blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "swir16", "swir22"]
 FINE = {"blue", "green", "red", "nir"}
@@ -72,14 +72,6 @@ def main() -> None:
         print(f"{key:>17}: {value:.2f}" if isinstance(value, float) else f"{key:>17}: {value}")
     if a.json:
         a.json.write_text(json.dumps(figures, indent=2) + "\n")
-
-
-def make_archive(folder: Path) -> Path:
-    tool, series = SHARED / "tools/make_archive.py", SHARED / "data/patch_belgium_2019/series.npz"
-    if not tool.is_file():
-        sys.exit(f"no {tool}, which makes the archive; give --archive, or set GEOMAP_SHARED")
-    subprocess.run([sys.executable, str(tool), str(series), str(folder), "--mosaic", "16"], check=True)
-    return folder
 
 
 def listed(text: str) -> list[str]:

@@ -88,6 +88,11 @@ class Period:
         return tuple((m // 12, m % 12 + 1) for m in range(first, first + self.months))
 
     @property
+    def month_names(self) -> tuple[str, ...]:
+        """The months as "2023-04", in time order."""
+        return tuple(f"{year:04d}-{month:02d}" for year, month in self.year_months)
+
+    @property
     def calendar_months(self) -> tuple[int, ...]:
         """Calendar month index 0..11 of every step: the encoder's month positions."""
         return tuple(month - 1 for _, month in self.year_months)
@@ -109,8 +114,8 @@ class Period:
         return index if 0 <= index < self.months else None
 
     def __str__(self) -> str:
-        (y0, m0), (y1, m1) = self.year_months[0], self.year_months[-1]
-        return f"{y0:04d}-{m0:02d}" if self.months == 1 else f"{y0:04d}-{m0:02d}_{y1:04d}-{m1:02d}"
+        names = self.month_names
+        return names[0] if self.months == 1 else f"{names[0]}_{names[-1]}"
 
 
 @dataclass(frozen=True, slots=True)

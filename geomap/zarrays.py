@@ -47,7 +47,7 @@ def embedding_arrays(group: Any, grid: Grid, side: int, size: int) -> None:
 
 def composite_arrays(group: Any, grid: Grid, side: int, period: Period) -> None:
     """Monthly composites and counts of clear observations, over whole tiles of `side` pixels."""
-    months = np.array([np.datetime64(f"{year:04d}-{month:02d}-01") for year, month in period.year_months])
+    months = np.array([np.datetime64(f"{name}-01") for name in period.month_names])
     time = {"standard_name": "time", "units": "days since 1970-01-01", "calendar": "proleptic_gregorian", "axis": "T"}
     coordinate(group, "month", (months - _EPOCH).astype(np.int32), ("month",), time)
     names = group.create_array("band", shape=(len(BANDS),), dtype=str, dimension_names=("band",))

@@ -191,3 +191,23 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for made in (console.out_console, console.err_console):
         monkeypatch.setattr(made, "width", 240)
+
+
+@pytest.fixture
+def nine_tiles(archive: Callable[..., Path], untrained: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A request for nine dates of the real patch, in nine tiles of 32 pixels."""
+    from geomap import aoi, grid, legend
+    from geomap.run import Request
+    from geomap.types import Period
+
+    monkeypatch.setattr(grid, "TILE_PX", 32)
+    monkeypatch.setattr(grid, "_TILE_M", 320)
+    return Request(
+        area=aoi.parse_area("4.0585,50.7431,4.0676,50.7489"),
+        period=Period(2018, 9, 1),
+        stac=str(archive(dates=9) / "items.json"),
+        legends=(legend.load("landcover"),),
+        weights=untrained,
+        min_clear_months=1,
+        device="cpu",
+    )

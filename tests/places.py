@@ -1,13 +1,16 @@
 """An archive of real scenes whose files also lie 20 km to the east: two places, of which one can be broken."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import rasterio
 from pyproj import Transformer
 
-from geomap import aoi
+from geomap import aoi, legend
+from geomap.run import Request
+from geomap.types import Period
 
 EAST = 20_480  # metres between the places, two tiles of the grid
 BOX = (574700, 5621820, 575300, 5622420)  # EPSG:32631, inside the patch
@@ -31,6 +34,19 @@ def area() -> aoi.Area:
         ring = [lonlat(*p) for p in ((west, south), (east, south), (east, north), (west, north), (west, south))]
         polygons.append("((" + ", ".join(f"{x:.6f} {y:.6f}" for x, y in ring) + "))")
     return aoi.parse_area(f"MULTIPOLYGON ({', '.join(polygons)})")
+
+
+def request(archive: Callable[..., Path], weights: str, folder: Path) -> Request:
+    """Two tiles, 20 km apart, from 9 dates whose items and eastern files are written into a folder."""
+    return Request(
+        area=area(),
+        period=Period(2018, 9, 1),
+        stac=str(two_places(archive(dates=9), folder)),
+        legends=(legend.load("landcover"),),
+        weights=weights,
+        min_clear_months=1,
+        device="cpu",
+    )
 
 
 def remove_east(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Tiles on real dask clusters: workers of this machine, and `dask scheduler` and `dask worker` started by hand."""
 
-import hashlib
 import json
 import os
 import signal
@@ -20,32 +19,21 @@ import cloudpickle
 import psutil
 import pytest
 from distributed import Client, WorkerPlugin
+from outputs import digests
 from typer.testing import CliRunner
 
-from geomap import aoi, cli, connections, files, grid, legend, simulate
+from geomap import cli, connections, files, grid, simulate
 from geomap.errors import ClusterError, InputError
 from geomap.run import Request, Resources, cluster, map_area, worker
 from geomap.run.request import prepare
-from geomap.types import Period
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 PATCH = "4.0585,50.7431,4.0676,50.7489"
 
 
 @pytest.fixture
-def asked(archive, untrained, monkeypatch) -> Request:
-    """Two months of the real patch, in tiles of 32 pixels: nine of them."""
-    monkeypatch.setattr(grid, "TILE_PX", 32)
-    monkeypatch.setattr(grid, "_TILE_M", 320)
-    return Request(
-        area=aoi.parse_area(PATCH),
-        period=Period(2018, 9, 1),
-        stac=str(archive(dates=9) / "items.json"),
-        legends=(legend.load("landcover"),),
-        weights=untrained,
-        min_clear_months=1,
-        device="cpu",
-    )
+def asked(nine_tiles) -> Request:
+    return nine_tiles
 
 
 @pytest.fixture
@@ -103,12 +91,6 @@ def two_workers(tmp_path_factory) -> Iterator[str]:
         client.wait_for_workers(2, timeout=60)
     yield processes.address
     processes.stop()
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Every file of a run but its lock and state."""
-    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 
 def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone(asked, here, tmp_path):

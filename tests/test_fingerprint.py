@@ -1,12 +1,12 @@
 """A tile is done only if its file was made from what the request and the catalogue say now."""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import places
 import pytest
+from outputs import digests
 
 from geomap import aoi, catalog, files, grid, legend
 from geomap.errors import OutputError
@@ -19,21 +19,7 @@ from geomap.types import Period, Scene
 @pytest.fixture
 def asked(archive, untrained, tmp_path) -> Request:
     """Two tiles, 20 km apart."""
-    return Request(
-        area=places.area(),
-        period=Period(2018, 9, 1),
-        stac=str(places.two_places(archive(dates=9), tmp_path)),
-        legends=(legend.load("landcover"),),
-        weights=untrained,
-        min_clear_months=1,
-        device="cpu",
-    )
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Every file of a run but its state."""
-    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+    return places.request(archive, untrained, tmp_path)
 
 
 def without(items: Path, scene: str) -> str:

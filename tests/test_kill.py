@@ -1,6 +1,5 @@
 """Runs killed at random moments, over and over: nothing half-made is ever called finished, nothing finished is lost."""
 
-import hashlib
 import random
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from outputs import digests
 from pyproj import Transformer
 
 from geomap import files
@@ -55,12 +55,6 @@ def start(archive, untrained, tmp_path):
         return subprocess.Popen([sys.executable, *map(str, given)], stdout=subprocess.PIPE, text=True)
 
     return start
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Every file of a run but its state."""
-    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 
 def stages(process: subprocess.Popen[str]) -> dict[str, float]:

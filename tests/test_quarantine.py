@@ -1,6 +1,5 @@
 """Tiles that fail are tried twice, then left out; the others are finished, and whatever is missing is told."""
 
-import hashlib
 import json
 import os
 from dataclasses import replace
@@ -9,32 +8,18 @@ from pathlib import Path
 import places
 import pytest
 import rasterio
+from outputs import digests
 from typer.testing import CliRunner
 
-from geomap import cli, files, grid, legend
+from geomap import cli, files, grid
 from geomap.errors import ReadError, SourceUnavailableError
 from geomap.run import Request, attempts, map_area
-from geomap.types import Period
 
 
 @pytest.fixture
 def asked(archive, untrained, tmp_path) -> Request:
     """Two tiles, 20 km apart."""
-    return Request(
-        area=places.area(),
-        period=Period(2018, 9, 1),
-        stac=str(places.two_places(archive(dates=9), tmp_path)),
-        legends=(legend.load("landcover"),),
-        weights=untrained,
-        min_clear_months=1,
-        device="cpu",
-    )
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Every file of a run but its state."""
-    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
+    return places.request(archive, untrained, tmp_path)
 
 
 def test_a_tile_that_cannot_be_read_is_left_out_and_tried_again_on_request(asked, tmp_path, caplog):

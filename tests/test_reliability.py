@@ -1,6 +1,5 @@
 """Whole runs under what goes wrong around them: refusing servers, limits, cloud, another order; the bytes stay."""
 
-import hashlib
 import json
 import random
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import rasterio
 from faulty import Answer, Server
+from outputs import digests
 
 from geomap import aoi, files, legend
 from geomap.run import Request, map_area
@@ -41,12 +41,6 @@ def quiet(archive: Archive, request_for: Callable[..., Request], tmp_path_factor
     out = tmp_path_factory.mktemp("quiet") / "out"
     map_area(request_for(archive(dates=9) / "items.json"), out)
     return out
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Every file of a run but its state."""
-    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 
 def maps(folder: Path) -> dict[str, str]:

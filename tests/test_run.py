@@ -1,6 +1,5 @@
 """Whole runs on real scenes: served by a real STAC API and over HTTP, resumed, refused, repeated byte for byte."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from outputs import digests
 from RangeHTTPServer import RangeRequestHandler
 
 from geomap import aoi, files, grid, legend
@@ -59,12 +59,6 @@ def cogs_over_http(archive) -> Iterator[Path]:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield place["root"]
     server.shutdown()
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """Every file of a run but its lock and state."""
-    found = (p for p in folder.rglob("*") if p.is_file() and files.STATE not in p.parts)
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 
 def test_maps_from_a_stac_api_lie_on_the_grid_of_the_scenes(cogs_over_http, stac_server, request_for, tmp_path):

@@ -9,27 +9,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from geomap import aoi, cli, files, grid, legend
+from geomap import cli, files
 from geomap.errors import BusyError, InputError
 from geomap.run import Request, map_area
 from geomap.run.status import problems, status
-from geomap.types import Period
 
 
 @pytest.fixture
-def asked(archive, untrained, monkeypatch) -> Request:
-    """A month of the real patch, in nine tiles of 32 pixels."""
-    monkeypatch.setattr(grid, "TILE_PX", 32)
-    monkeypatch.setattr(grid, "_TILE_M", 320)
-    return Request(
-        area=aoi.parse_area("4.0585,50.7431,4.0676,50.7489"),
-        period=Period(2018, 9, 1),
-        stac=str(archive(dates=9) / "items.json"),
-        legends=(legend.load("landcover"),),
-        weights=untrained,
-        min_clear_months=1,
-        device="cpu",
-    )
+def asked(nine_tiles) -> Request:
+    return nine_tiles
 
 
 @contextmanager

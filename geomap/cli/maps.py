@@ -67,10 +67,8 @@ def map_command(
     log_to_stderr(verbose)
     with errors_to_exit_code():
         from geomap import aoi
-        from geomap import legend as legends
 
-        chosen = [legends.load(name) for name in legend or ([] if classes else ["landcover"])]
-        typed = [legends.typed(classes)] if classes is not None else []
+        chosen = options.legends_of(legend, classes)
         place, period, base = aoi.parse_area(area), _period(from_composites, year, start, months), within_of(within)
         mask = mask_of(mask_classes, mask_open, mask_dilate)
         from geomap import run  # torch and GDAL take seconds to import: only once the input is sound
@@ -79,7 +77,7 @@ def map_command(
             area=place,
             period=period,
             stac=stac,
-            legends=(*chosen, *typed),
+            legends=chosen,
             weights=weights,
             collection=collection,
             max_cloud=max_cloud,

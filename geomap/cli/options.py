@@ -11,6 +11,7 @@ import typer
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
+    from geomap.legend import Legend
     from geomap.mask import Mask
     from geomap.types import Period
 
@@ -129,6 +130,14 @@ def within_of(text: str | None) -> tuple[str, str] | None:
     if not (sep and legend.strip() and name.strip()):
         raise InputError(f"cannot read --within {text!r}; write LEGEND=CLASS, for example landcover=Cropland")
     return legend.strip(), name.strip()
+
+
+def legends_of(names: list[str] | None, classes: str | None) -> tuple[Legend, ...]:
+    """The legends that --legend names and --classes types; land cover where there are neither. Raises InputError."""
+    from geomap import legend
+
+    chosen = [legend.load(name) for name in names or ([] if classes else ["landcover"])]
+    return (*chosen, *([legend.typed(classes)] if classes is not None else []))
 
 
 def period_of(year: int | None, start: str | None, months: int) -> Period:

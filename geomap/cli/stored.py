@@ -39,14 +39,11 @@ def label(
     """
     log_to_stderr(verbose)
     with errors_to_exit_code():
-        from geomap import legend as legends
-
-        chosen = [legends.load(name) for name in legend or ([] if classes else ["landcover"])]
-        typed = [legends.typed(classes)] if classes is not None else []
+        chosen = options.legends_of(legend, classes)
         base = within_of(within)
         from geomap.run import stored
 
-        asked = stored.LabelRequest(store, (*chosen, *typed), weights, min_confidence / 100, base)
+        asked = stored.LabelRequest(store, chosen, weights, min_confidence / 100, base)
         with progress_bars() as progress:
             result = stored.label_store(asked, out, progress)
         print_result(result)

@@ -17,13 +17,24 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from geomap import catalog, files
+from geomap import files
 from geomap.run import ledger, rolling, stores
-from geomap.run.assemble import Maps, assemble, map_path
+from geomap.run.assemble import Maps, assemble, published
 from geomap.run.attempts import map_tiles
 from geomap.run.cluster import Cluster, Resources
 from geomap.run.fingerprint import fingerprints, over
-from geomap.run.request import UPDATE, Earlier, Job, Progress, Request, described, prepare, space_needed
+from geomap.run.request import (
+    PIXELS_PER_KM2,
+    UPDATE,
+    Earlier,
+    Job,
+    Progress,
+    Request,
+    described,
+    prepare,
+    search,
+    space_needed,
+)
 from geomap.run.rolling import earlier
 from geomap.run.state import Quarantined, State, open_state
 from geomap.run.tiles import work
@@ -34,8 +45,6 @@ from geomap.types import Scene, Tile
 __all__ = ["Earlier", "Estimate", "Progress", "Request", "Resources", "Result", "earlier", "map_area"]
 
 log = logging.getLogger(__name__)
-
-PIXELS_PER_KM2 = 10_000
 
 SOURCE: Final = frozenset({"stac"})
 """What may differ in a request that tries quarantined tiles again: an item file may have been mended."""
@@ -110,7 +119,7 @@ def map_area(
         if again or not state.complete:
             rolling.require(job, asked)
         needed = state.scenes is None and (again or not state.complete)
-        found = _search(request, progress) if needed else None
+        found = search(request, progress) if needed else None
         with state.lock():
             state = open_state(out, asked, renew)  # another run may have come and gone during the search
             files.clean_temporary(out)
@@ -124,7 +133,7 @@ def map_area(
             state = stores.attach(job, asked, state)
             if state.scenes is None:
                 files.require_space(out, space_needed(job))
-                found = found or _search(request, progress)
+                found = found or search(request, progress)
             scenes, left_out = (found.scenes, found.left_out) if found else (state.scenes or (), state.left_out)
             todo = _todo(job, state, scenes, retry_quarantined)
             if state.complete and not todo.tiles:
@@ -183,23 +192,6 @@ def _result(
     )
 
 
-def _search(request: Request, progress: Progress) -> catalog.Found:
-    if request.composites is not None:
-        return catalog.Found((), ())
-    progress("search", 0, 1)
-    found = catalog.find(
-        request.area.geometry,
-        request.period,
-        request.stac,
-        collection=request.collection,
-        max_cloud=request.max_cloud,
-        offset_policy=request.offset,
-        allow_hosts=request.allow_hosts,
-    )
-    progress("search", 1, 1)
-    return found
-
-
 def estimate(job: Job, scenes: Sequence[Scene], pending: Sequence[Tile], device: str | None = None) -> Estimate:
     """What the pending tiles will take; their pixels from the area's size, the speed from a short trial here."""
     share = len(pending) / len(job.tiles)
@@ -222,9 +214,5 @@ def _to_read(job: Job, scenes: Sequence[Scene], tile: Tile) -> int:
 
 def _finished(job: Job, state: State) -> Result:
     """The result of a run that was complete before."""
-    zones = sorted({tile.grid.epsg for tile in job.tiles})
-    paths = tuple(map_path(state.directory, layer, epsg, zones) for epsg in zones for layer in job.product.layers)
-    missed = {m.scene for m in ledger.inputs(state.directory).missed}
-    found = ledger.read_update(state.directory)
-    maps = Maps(paths, ledger.read_statistics(state.directory), len(missed), found)
+    maps = published(job.product, state.directory)
     return _result(job, state, maps, len(job.tiles), {}, state.quarantined())

@@ -111,6 +111,14 @@ def assemble(
     return Maps(tuple(state.directory / m.path.name for m in maps), merged, scenes_missed, update)
 
 
+def published(product: Product, directory: Path) -> Maps:
+    """The maps of a run that is finished."""
+    zones = sorted({tile.grid.epsg for tile in product.tiles})
+    paths = tuple(map_path(directory, layer, epsg, zones) for epsg in zones for layer in product.layers)
+    missed = {m.scene for m in ledger.inputs(directory).missed}
+    return Maps(paths, ledger.read_statistics(directory), len(missed), ledger.read_update(directory))
+
+
 def _load(state: State, layer: Layer, tile: Tile) -> NDArray[Any]:
     return state.load(tile, layer.stem)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -167,7 +166,7 @@ def _weights(job: MapJob) -> str:
     asked = job.keys.weights
     name = asked.name if asked.name in weights.names() else str(job.file(asked.name))
     if asked.sha256 is not None:
-        found = hashlib.sha256((weights.locate(name) / weights.CARD_FILE).read_bytes()).hexdigest()
+        found = files.sha256(weights.locate(name) / weights.CARD_FILE)
         if found != asked.sha256:
             raise WeightsError(
                 f"weights.sha256 is {asked.sha256[:12]}..., but the card of {name} has {found}; "

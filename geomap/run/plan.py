@@ -21,12 +21,12 @@ from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from geomap import catalog, encode, grid, read, reader, weights
+from geomap import encode, grid, read, reader, weights
 from geomap.composite import clear_np
 from geomap.errors import GeomapError
 from geomap.mask import DEFAULT_MASK, Mask
 from geomap.run.fingerprint import over
-from geomap.run.request import Request
+from geomap.run.request import PIXELS_PER_KM2, Request, search
 from geomap.run.tiles import _gdal_options, _threads
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL
 from geomap.types import Grid, Period, Scene, Tile
@@ -44,8 +44,6 @@ REQUESTS_PER_READ: Final = 3
 
 EMPTY_BELOW: Final = 0.5
 """Clear observations of a pixel in a month below which more pixels than not are expected to have none."""
-
-PIXELS_PER_KM2: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +95,7 @@ def plan(request: Request, progress: Callable[[str, int, int], None] = lambda st
     """
     engine = encode.Engine(weights.load(request.weights).encoder, request.device)
     parts = grid.tiles(request.area)
-    progress("search", 0, 1)
-    found = catalog.find(
-        request.area.geometry,
-        request.period,
-        request.stac,
-        collection=request.collection,
-        max_cloud=request.max_cloud,
-        offset_policy=request.offset,
-        allow_hosts=request.allow_hosts,
-    )
-    progress("search", 1, 1)
+    found = search(request, progress)
     sky = _look(request, parts, found.scenes, progress)
     reads, size = _volume(parts, found.scenes, sky.used)
     pixels = round(request.area.square_km * PIXELS_PER_KM2)

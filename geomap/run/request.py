@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from geomap import aoi, encode, files, grid, text, weights
+from geomap import aoi, catalog, encode, files, grid, text, weights
 from geomap import legend as legends
 from geomap.codes import Codec, codec_of
 from geomap.errors import InputError, LegendError
@@ -28,6 +28,8 @@ from geomap.sentinel2 import BANDS
 from geomap.store import COMPOSITES, EMBEDDINGS, open_store, store_files
 from geomap.style import Layer
 from geomap.types import Period, Tile
+
+PIXELS_PER_KM2 = 10_000
 
 CLEAR_MONTHS = "clear_months"
 """Stem of the map of months with a clear observation."""
@@ -212,6 +214,24 @@ def require_distinct(layers: Sequence[Layer]) -> None:
     stems = [layer.stem for layer in layers]
     if len(set(stems)) < len(stems):
         raise LegendError(f"two maps would be called {max(stems, key=stems.count)}.tif; rename one of the legends")
+
+
+def search(request: Request, progress: Progress) -> catalog.Found:
+    """The scenes of a request; none are needed where its composites are saved. Raises as catalog.find."""
+    if request.composites is not None:
+        return catalog.Found((), ())
+    progress("search", 0, 1)
+    found = catalog.find(
+        request.area.geometry,
+        request.period,
+        request.stac,
+        collection=request.collection,
+        max_cloud=request.max_cloud,
+        offset_policy=request.offset,
+        allow_hosts=request.allow_hosts,
+    )
+    progress("search", 1, 1)
+    return found
 
 
 def described(job: Job) -> dict[str, Any]:

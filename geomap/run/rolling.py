@@ -34,7 +34,7 @@ from geomap.run.fingerprint import SEARCH, month_keys
 from geomap.run.finished import Layers
 from geomap.run.request import UPDATE, Earlier, Job
 from geomap.run.state import State
-from geomap.run.stores import MADE_FROM
+from geomap.run.stores import MADE_FROM, medians
 from geomap.store import COMPOSITES, EMBEDDINGS, Store
 from geomap.style import Layer
 from geomap.types import Composite, Dark, Grid, Period, Scene, Tile
@@ -117,10 +117,10 @@ def shared(update: Earlier, tile: Tile, near: Sequence[Scene], period: Period) -
     except (OSError, ValueError) as e:
         log.warning("tile %s is made from all its scenes: %s (%s)", tile.name, update.directory, e)
         return None
-    before = {month: i for i, month in enumerate(update.period.year_months)}
+    before = {month: i for i, month in enumerate(update.period.month_names)}
     steps = {}
-    for i, (month, key) in enumerate(zip(period.year_months, month_keys(near, tile.grid, period), strict=True)):
-        if month in before and made["months"].get(f"{month[0]:04d}-{month[1]:02d}") == key:
+    for i, (month, key) in enumerate(zip(period.month_names, month_keys(near, tile.grid, period), strict=True)):
+        if month in before and made["months"].get(month) == key:
             steps[i] = before[month]
     ids = (scene.id for scene in near if period.step(scene.time) in steps)
     return Shared(steps, {scene: Dark(*made["dark"][scene]) for scene in ids if scene in made["dark"]})
@@ -135,10 +135,7 @@ def take_over(job: Job, tile: Tile, made: Composite, found: Shared) -> Known:
     assert update is not None
     kept = _open(update.directory, COMPOSITES)
     for step, before in found.steps.items():
-        made.dn[step] = kept.read("composite", tile.grid, tile, before)
-        made.clear[step] = kept.read("clear", tile.grid, tile, before)
-        if made.clear[step].any() and not made.dn[step].any():
-            raise store.damaged(kept.path, f"tile {tile.name} has clear observations and no composite")
+        made.dn[step], made.clear[step] = medians(kept, tile.grid, tile, before)
     same = _same_input(made, job.request.period, kept, tile, found)
     layers = {layer.stem: _pixels(_path(update.directory, layer, tile, kept), tile.grid) for layer in job.layers}
     codes = None

@@ -21,8 +21,8 @@ from geomap.codes import Codec
 from geomap.errors import InputError, WeightsError
 from geomap.label import Question
 from geomap.legend import Legend
-from geomap.run import Result, ledger
-from geomap.run.assemble import Maps, assemble, map_path
+from geomap.run import Result
+from geomap.run.assemble import Maps, assemble, published
 from geomap.run.finished import Finished, Layers
 from geomap.run.request import (
     CLEAR_MONTHS,
@@ -187,7 +187,7 @@ def _map(
         state = open_state(out, asked)
         files.clean_temporary(out)
         if state.complete and not files.damaged_maps(out):
-            return _finished(product, state)
+            return _result(product, state, published(product, out), len(product.tiles), {})
         (out / files.SUMS).unlink(missing_ok=True)
         state = state.begin(asked, (), (), kept.tiles)
         missing = dict.fromkeys(kept.missing, "not in the store")
@@ -211,12 +211,6 @@ def _map(
 
 def _shifted(progress: Progress, base: int, total: int) -> Callable[[int], None]:
     return lambda pixels: progress("label", base + pixels, total)
-
-
-def _finished(product: Product, state: State) -> Result:
-    zones = sorted({tile.grid.epsg for tile in product.tiles})
-    paths = tuple(map_path(state.directory, layer, epsg, zones) for epsg in zones for layer in product.layers)
-    return _result(product, state, Maps(paths, ledger.read_statistics(state.directory)), len(product.tiles), {})
 
 
 def _result(product: Product, state: State, maps: Maps, resumed: int, seconds: Mapping[str, float]) -> Result:

@@ -10,6 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from geomap import files, grid, store
 from geomap.errors import InputError, ReadError
 from geomap.run.fingerprint import month_keys, over
@@ -17,7 +20,7 @@ from geomap.run.finished import Evidence
 from geomap.run.request import UPDATE, Job, saved_kinds
 from geomap.run.state import State
 from geomap.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import Composite, Period, Scene, Tile
+from geomap.types import Composite, Grid, Period, Scene, Tile
 
 MADE_FROM: Final = files.RECORDS
 """Folder beside a store of composites: of each tile, `<name>.json`, what decided its months and what its scenes showed.
@@ -66,14 +69,13 @@ def record(
 
     Raises DiskFullError, OutputError.
     """
-    names = [f"{year:04d}-{month:02d}" for year, month in period.year_months]
     for tile in tiles:
         near, seen = over(scenes, tile.grid), evidence[tile.name]
         lost = {m.scene for m in seen.missed}
         gaps = {period.step(scene.time) for scene in near if scene.id in lost}
         keys = month_keys(near, tile.grid, period)
         content = {
-            "months": {name: None if i in gaps else keys[i] for i, name in enumerate(names)},
+            "months": {name: None if i in gaps else keys[i] for i, name in enumerate(period.month_names)},
             "dark": {scene: [d.values, d.dark] for scene, d in seen.dark.items()},
         }
         files.write_json(staging / MADE_FROM / f"{tile.name}.json", content)
@@ -84,10 +86,20 @@ def composite_over(kept: Store, tile: Tile) -> Composite:
     holding = kept.holding(tile.grid)
     if holding is None or holding.name in kept.missing:
         raise ReadError(f"{kept.path} holds no composite of {tile.name}: its scenes could not be read then")
-    dn, clear = (kept.read(name, tile.grid, holding) for name in ("composite", "clear"))
+    return Composite(*medians(kept, tile.grid, holding))
+
+
+def medians(
+    kept: Store, where: Grid, tile: Tile, step: int | None = None
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """DNs (month, band, y, x) and clear counts (month, y, x) over a part of a stored tile, or those of one month.
+
+    Raises ReadError where the store is damaged.
+    """
+    dn, clear = (kept.read(name, where, tile, step) for name in ("composite", "clear"))
     if clear.any() and not dn.any():
-        raise store.damaged(kept.path, f"tile {holding.name} has clear observations and no composite")
-    return Composite(dn, clear)
+        raise store.damaged(kept.path, f"tile {tile.name} has clear observations and no composite")
+    return dn, clear
 
 
 def _ready(job: Job, asked: Mapping[str, Any], path: Path) -> Store:

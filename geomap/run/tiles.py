@@ -127,7 +127,7 @@ def _updated(
     except ReadError as e:
         log.warning("tile %s is made from all its scenes: %s", tile.name, e)
         return _from_scenes(asked, scenes, tile), (), None
-    names = tuple(f"{year:04d}-{month:02d}" for year, month in asked.period.year_months)
+    names = asked.period.month_names
     return replace(made, dark={**made.dark, **found.dark}), tuple(names[step] for step in sorted(found.steps)), known
 
 
