@@ -9,6 +9,7 @@
   the key weights, and the weighted tokens through the value weights, so no token is projected.
 - A bias that only shifts all scores of a query is left out. Output biases of attention and MLP are added by the
   LayerNorm before, whose next readers subtract them again, so that both projections add to the residual in place.
+- On a CPU, what lies between the products is done by the compiled loops of `kernels`, with a float32 residual.
 - Every token is a valid month: there is no mask and no padding. The caller puts pixels of equally many months together.
 """
 
@@ -21,10 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geomap import kernels
 from geomap.model import PixelEncoder
-
-QUERY_BLOCK = 16
-"""Queries are padded to a multiple of this on a CPU: the softmax then runs on whole vectors, seven times as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +36,14 @@ class _Rest:
     w2: Tensor  # (mlp, D)
     norm2: tuple[Tensor, Tensor]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(R, D) residual with the attention added, overwritten -> (R, D) the layer's output."""
-        x = F.layer_norm(x, x.shape[-1:], *self.norm1)
-        x.addmm_(torch.addmm(self.b1, x, self.w1).relu_(), self.w2)
-        return F.layer_norm(x, x.shape[-1:], *self.norm2)
+    def __call__(self, attended: Tensor, out: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, A) attention's result, (A, D) output projection and (R, D) residual -> (R, D) output and residual."""
+        x, residual = _add_norm(attended, out, residual, self.norm1)
+        if _on_cpu(x):
+            hidden = kernels.relu_(torch.mm(x, self.w1), self.b1)
+        else:
+            hidden = torch.addmm(self.b1, x, self.w1).relu_()
+        return _add_norm(hidden, self.w2, residual, self.norm2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +51,25 @@ class _First:
     """The first layer over features (N, S, F) of months, zeros for the class token, whose share is in the biases."""
 
     rest: _Rest
+    heads: int
     residual: Tensor  # (F, D)
     residual_bias: Tensor  # (D,)
     query: Tensor  # (F, H * F): features -> queries, already carried through the key weights and scaled
-    query_bias: Tensor  # (H * F,)
     out: Tensor  # (H * F, D): weighted features -> value and output projections
+    query_bias: Tensor  # (H * F,)
 
-    def __call__(self, u: Tensor, class_only: bool) -> Tensor:
-        """(N, S, F) -> (N, S, D), or (N, 1, D) of the class token."""
-        n, _, f = u.shape
-        queries = (u[:, :1] if class_only else u).reshape(-1, f)
-        q = torch.addmm(self.query_bias, queries, self.query).view(n, -1, f)  # (N, S * H, F)
-        weighted = _mix(q, u).reshape(-1, self.out.shape[0])  # (N * S, H * F)
-        x = torch.addmm(self.residual_bias, queries, self.residual).addmm_(weighted, self.out)
-        return self.rest(x).view(n, -1, x.shape[-1])
+    def __call__(self, u: Tensor, class_only: bool) -> tuple[Tensor, Tensor]:
+        """(N, S, F) -> output and residual, (N * S, D), or (N, D) of the class token."""
+        n, s, f = u.shape
+        rows = (u[:, 0] if class_only else u).reshape(-1, f)
+        if _on_cpu(u) and not class_only:
+            tokens = u.view(-1, f)
+            weighted = kernels.attend_(torch.mm(rows, self.query), tokens, tokens, self.heads, s, self.query_bias)
+        else:
+            q = torch.mm(rows, self.query).add_(self.query_bias).view(n, -1, f)  # (N, S * H, F)
+            weighted = _mix(q, u).reshape(len(rows), -1)  # (N * S, H * F)
+        residual = torch.addmm(self.residual_bias, rows, self.residual)
+        return self.rest(weighted, self.out, residual.float() if _on_cpu(u) else residual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +79,22 @@ class _Middle:
     rest: _Rest
     heads: int
     q: Tensor  # (D, D), scaled
-    q_bias: Tensor
     k: Tensor  # (D, D)
     v: Tensor  # (D, D)
-    v_bias: Tensor
     out: Tensor  # (D, D)
+    q_bias: Tensor
+    v_bias: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(N, S, D), overwritten -> (N, S, D)."""
-        n, s, d = x.shape
-        rows = x.view(-1, d)
-        q, k, v = torch.addmm(self.q_bias, rows, self.q), torch.mm(rows, self.k), torch.addmm(self.v_bias, rows, self.v)
-        q, k, v = (t.view(n, s, self.heads, -1).transpose(1, 2) for t in (q, k, v))  # (N, H, S, D / H)
-        mixed = _attend_cpu(q, k, v) if x.device.type == "cpu" else F.scaled_dot_product_attention(q, k, v, scale=1.0)
-        rows.addmm_(mixed.transpose(1, 2).reshape(-1, d), self.out)
-        return self.rest(rows).view(n, s, d)
+    def __call__(self, x: Tensor, residual: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
+        """(N * tokens, D), residual -> the same."""
+        if _on_cpu(x):
+            q, k, v = torch.mm(x, self.q), torch.mm(x, self.k), torch.mm(x, self.v)
+            mixed = kernels.attend_(q, k, v, self.heads, tokens, self.q_bias, self.v_bias)
+        else:
+            q, k, v = torch.addmm(self.q_bias, x, self.q), torch.mm(x, self.k), torch.addmm(self.v_bias, x, self.v)
+            q, k, v = (t.view(-1, tokens, self.heads, t.shape[1] // self.heads).transpose(1, 2) for t in (q, k, v))
+            mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).reshape(x.shape)
+        return self.rest(mixed, self.out, residual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,29 +103,30 @@ class _Last:
 
     rest: _Rest
     q: Tensor  # (D, D), scaled
-    q_bias: Tensor
     k: Tensor  # (H, D / H, D)
     v: Tensor  # (H, D, D / H)
-    v_bias: Tensor  # (D,)
     out: Tensor  # (D, D)
+    q_bias: Tensor
+    v_bias: Tensor
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(N, S, D) -> (N, D)."""
+    def __call__(self, x: Tensor, residual: Tensor, tokens: int) -> Tensor:
+        """(N * tokens, D), residual -> (N, D)."""
+        x = x.view(-1, tokens, x.shape[1])
         n, _, d = x.shape
         heads = self.k.shape[0]
         first = x[:, 0].contiguous()  # (N, D)
-        q = torch.addmm(self.q_bias, first, self.q).view(n, heads, -1).transpose(0, 1)  # (H, N, D / H)
+        q = torch.mm(first, self.q).add_(self.q_bias).view(n, heads, -1).transpose(0, 1)  # (H, N, D / H)
         q = torch.bmm(q, self.k).transpose(0, 1).contiguous()  # (N, H, D)
         weighted = _mix(q, x).transpose(0, 1)  # (H, N, D)
-        values = torch.bmm(weighted, self.v).transpose(0, 1).reshape(n, d) + self.v_bias
-        return self.rest(first.addmm_(values, self.out))
+        values = torch.bmm(weighted, self.v).transpose(0, 1).reshape(n, d).add_(self.v_bias)
+        return self.rest(values, self.out, residual.view(x.shape)[:, 0].contiguous())[0]
 
 
 class Execution:
     """A frozen copy of an encoder's weights on a device, in float32 or bfloat16, and its forward.
 
-    LayerNorm statistics, softmax and sums of products are float32 in either; what passes from one step to the next, the
-    residual included, is `dtype`. DNs enter in two bfloat16 parts of 8 bits each, so they are not rounded.
+    LayerNorm, softmax and sums of products are float32 in either, and on a CPU the residual; what products take and
+    give is `dtype`. DNs enter in two bfloat16 parts of 8 bits each, so they are not rounded.
     """
 
     def __init__(self, encoder: PixelEncoder, device: torch.device, dtype: torch.dtype) -> None:
@@ -143,10 +152,12 @@ class Execution:
         Returns:
             (N, out) float32 unit vectors.
         """
-        x = self.first(self.features(dn, months), class_only=self.last is None)  # (N, 1 + T, D)
+        features = self.features(dn, months)
+        tokens = features.shape[1]
+        x, residual = self.first(features, class_only=self.last is None)  # (N * tokens, D), (N, D) if it is the last
         for layer in self.middle:
-            x = layer(x)
-        row = self.last(x) if self.last is not None else x[:, 0]  # (N, D)
+            x, residual = layer(x, residual, tokens)
+        row = self.last(x, residual, tokens) if self.last is not None else x  # (N, D)
         row = F.layer_norm(row, row.shape[-1:], *self.head_norm)
         return F.normalize(torch.addmm(self.head_bias, row, self.head_weight).float(), dim=-1)
 
@@ -177,17 +188,16 @@ def _mix(q: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(weights.transpose(1, 2), x)
 
 
-def _attend_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of (N, H, S, E) queries, already scaled, keys and values -> (N, H, S, E)."""
-    n, h, s, e = q.shape
-    block = -(-s // QUERY_BLOCK) * QUERY_BLOCK
-    padded = q.new_empty(n, h, block, e)
-    padded[:, :, :s] = q
-    padded[:, :, s:] = 0
-    keys, values = (t.reshape(n * h, s, e) for t in (k, v))
-    scores = torch.bmm(keys, padded.view(n * h, block, e).transpose(1, 2))  # (N * H, S, block)
-    weights = torch.softmax(scores, dim=1, dtype=torch.float32).to(q.dtype)
-    return torch.bmm(weights.transpose(1, 2), values).view(n, h, block, e)[:, :, :s]
+def _add_norm(x: Tensor, weight: Tensor, residual: Tensor, norm: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """LayerNorm of residual + x @ weight, as the next product takes it and as the next residual."""
+    if _on_cpu(x):
+        return kernels.norm_(torch.mm(x, weight), residual, *norm), residual
+    x = F.layer_norm(residual.addmm_(x, weight), residual.shape[-1:], *norm)
+    return x, x
+
+
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 class _Fold:
@@ -203,10 +213,12 @@ class _Fold:
     def to(self, weight: Tensor) -> Tensor:
         return weight.to(self.device, self.dtype).contiguous()
 
+    def added(self, bias: Tensor) -> Tensor:
+        """A bias, or a weight of LayerNorm: float32 for the kernels of a CPU; other devices want one dtype."""
+        return bias.to(self.device, torch.float32 if self.device.type == "cpu" else self.dtype).contiguous()
+
     def norm(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """On a CPU, LayerNorm takes float32 weights beside bfloat16 rows; other devices want one dtype."""
-        dtype = torch.float32 if self.device.type == "cpu" else self.dtype
-        return weight.to(self.device, dtype), bias.to(self.device, dtype)
+        return self.added(weight), self.added(bias)
 
     def head(self) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
         """LayerNorm, (D, out) weight and (out,) bias."""
@@ -225,19 +237,20 @@ class _Fold:
         query_bias = torch.einsum("hdk,hd->hk", kx, (q @ cls + q_bias).unflatten(0, heads)).flatten()
         mixed = torch.einsum("ohd,hdf->hfo", out.unflatten(1, heads), vx).flatten(0, 1)
         constant = cls + out @ (v @ cls + v_bias) + out_bias
-        folded = (self.to(t) for t in (x.T, constant, query, query_bias, mixed))
-        return _First(self._rest(0), *folded)
+        residual, constant, query, mixed = (self.to(t) for t in (x.T, constant, query, mixed))
+        return _First(self._rest(0), self.cfg.heads, residual, constant, query, mixed, self.added(query_bias))
 
     def middle(self, i: int) -> _Middle:
         q, k, v, q_bias, v_bias, out, out_bias = self._attention(i)
-        folded = (self.to(t) for t in (q.T, q_bias - q @ out_bias, k.T, v.T, v_bias - v @ out_bias, out.T))
-        return _Middle(self._rest(i), self.cfg.heads, *folded)
+        q_bias, v_bias = (self.added(t) for t in (q_bias - q @ out_bias, v_bias - v @ out_bias))
+        q, k, v, out = (self.to(t.T) for t in (q, k, v, out))
+        return _Middle(self._rest(i), self.cfg.heads, q, k, v, out, q_bias, v_bias)
 
     def last(self, i: int) -> _Last:
         q, k, v, q_bias, v_bias, out, out_bias = self._attention(i)
         heads = (self.cfg.heads, -1)
         by_head = k.unflatten(0, heads), v.unflatten(0, heads).transpose(1, 2)
-        folded = (self.to(t) for t in (q.T, q_bias - q @ out_bias, *by_head, v_bias - v @ out_bias, out.T))
+        folded = (self.to(t) for t in (q.T, *by_head, out.T, q_bias - q @ out_bias, v_bias - v @ out_bias))
         return _Last(self._rest(i), *folded)
 
     def _attention(self, i: int) -> tuple[Tensor, ...]:
@@ -252,7 +265,7 @@ class _Fold:
         following = self._of(i + 1, "self_attn.out_proj.bias") if i + 1 < self.cfg.depth else 0.0
         norm1 = self.norm(self._of(i, "norm1.weight"), self._of(i, "norm1.bias") + b2)
         norm2 = self.norm(self._of(i, "norm2.weight"), self._of(i, "norm2.bias") + following)
-        return _Rest(norm1, self.to(w1.T), self.to(b1 - w1 @ b2), self.to(w2.T), norm2)
+        return _Rest(norm1, self.to(w1.T), self.added(b1 - w1 @ b2), self.to(w2.T), norm2)
 
     def _of(self, i: int, name: str) -> Tensor:
         found: Tensor = self.weights[f"layers.{i}.{name}"]

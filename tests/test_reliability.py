@@ -123,7 +123,7 @@ class Limited(Server):
         return Answer(429, {"Retry-After": "1"}, b"") if over else super().answer(path, query)
 
 
-@pytest.mark.parametrize(("provider", "limit", "known"), [("cdse", 4, True), ("earth-search", 12, False)])
+@pytest.mark.parametrize(("provider", "limit", "known"), [("cdse", 4, True), ("earth-search", 6, False)])
 def test_a_limit_of_connections_is_kept_where_it_is_known_and_survived_where_it_is_not(
     archive, request_for, quiet, tmp_path, provider, limit, known
 ):
