@@ -41,7 +41,7 @@ GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl:/vsis3",  # or an answer, a refusal too, is kept for the life of the process
     "VSI_CACHE": "TRUE",
     "VSI_CACHE_SIZE": 5_000_000,  # bytes per file
-    "GDAL_CACHEMAX": 256,  # MB; the default is 5 % of the memory per process
+    "GDAL_CACHEMAX": 2**20,  # bytes, as rasterio hands it on: each block is decoded once, so none need be kept
     "GDAL_NUM_THREADS": 1,  # dask supplies the parallelism; and with more, cut JPEG 2000 files read as zeros, no error
     **answers.GDAL_OPTIONS,
 }

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from geomap import aoi, catalog, composite, grid
 from geomap.mask import Mask
-from geomap.run import tiles
+from geomap.run import reading
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
 from geomap.types import Grid, Period
 
@@ -158,7 +158,7 @@ def test_tiles_equal_plain_rasterio_and_numpy_bit_for_bit(hard_archive):
     area = aoi.parse_area(PATCH)
     (tile,) = grid.tiles(area)  # larger than the scenes: some pixels have none
     scenes = catalog.search(area.geometry, PERIOD, str(hard_archive / "items.json"))
-    made = tiles.compose(scenes, tile.grid, PERIOD)
+    made = reading.compose(scenes, tile.grid, PERIOD)
     dn, count = independent(hard_archive, tile.grid)
     np.testing.assert_array_equal(made.dn, dn)
     np.testing.assert_array_equal(made.clear, count)
@@ -173,7 +173,7 @@ def test_the_grid_does_not_depend_on_how_items_state_their_crs(hard_archive, tmp
     """STAC 1.1 items carry proj:code instead of proj:epsg; some carry neither a transform nor a shape."""
     area, period = aoi.parse_area(PATCH), Period(2019, 1, 2)
     (tile,) = grid.tiles(area)
-    plain = tiles.compose(catalog.search(area.geometry, period, str(hard_archive / "items.json")), tile.grid, period)
+    plain = reading.compose(catalog.search(area.geometry, period, str(hard_archive / "items.json")), tile.grid, period)
     collection = json.loads((hard_archive / "items.json").read_text())
     for item in collection["features"]:
         item["properties"]["proj:code"] = f"EPSG:{item['properties'].pop('proj:epsg')}"
@@ -181,7 +181,7 @@ def test_the_grid_does_not_depend_on_how_items_state_their_crs(hard_archive, tmp
             del asset["proj:transform"], asset["proj:shape"]
     other = tmp_path / "items.json"
     other.write_text(json.dumps(collection))
-    coded = tiles.compose(catalog.search(area.geometry, period, str(other)), tile.grid, period)
+    coded = reading.compose(catalog.search(area.geometry, period, str(other)), tile.grid, period)
     np.testing.assert_array_equal(coded.dn, plain.dn)
     np.testing.assert_array_equal(coded.clear, plain.clear)
 
@@ -191,9 +191,9 @@ def test_chunks_do_not_show(hard_archive, monkeypatch):
     area, period = aoi.parse_area(PATCH), Period(2019, 1, 2)
     scenes = catalog.search(area.geometry, period, str(hard_archive / "items.json"))
     (tile,) = grid.tiles(area)
-    whole = tiles.compose(scenes, tile.grid, period)
+    whole = reading.compose(scenes, tile.grid, period)
     monkeypatch.setattr("geomap.read.chunk_px", lambda scenes: 48)
-    stack = tiles.open_stack(scenes, tile.grid, period)
+    stack = reading.open_stack(scenes, tile.grid, period)
     assert stack.fine.dn.chunks[2] == (48, 20)
     parts = composite.compute(stack, 2, workers=4)
     np.testing.assert_array_equal(parts.dn, whole.dn)
@@ -211,15 +211,15 @@ def test_scenes_without_a_clear_pixel_cost_no_band_read(hard_archive, tmp_path):
     (folder / "items.json").write_text(text)
     period = Period(2019, 4, 2)
     scenes = catalog.search(area.geometry, period, str(folder / "items.json"))
-    whole = tiles.compose(scenes, tile.grid, period)
+    whole = reading.compose(scenes, tile.grid, period)
     may = [scene for scene in scenes if scene.time.month == CLOUDY[1]]
     assert may
     for scene in may:
         for band in BANDS:
             Path(scene.assets[band].href).unlink()
-    np.testing.assert_array_equal(tiles.compose(scenes, tile.grid, period).dn, whole.dn)
-    assert not tiles.compose(may, tile.grid, period).dn.any()
+    np.testing.assert_array_equal(reading.compose(scenes, tile.grid, period).dn, whole.dn)
+    assert not reading.compose(may, tile.grid, period).dn.any()
     Path(may[0].assets["SCL"].href).unlink()
-    without = tiles.compose(scenes, tile.grid, period)
+    without = reading.compose(scenes, tile.grid, period)
     assert [(m.scene, m.band, m.cause) for m in without.missed] == [(may[0].id, "SCL", "missing")]
     np.testing.assert_array_equal(without.dn, whole.dn)

@@ -19,7 +19,7 @@ from geomap.cli import app
 from geomap.errors import DamagedError, ReadError, SourceUnavailableError
 from geomap.providers import PROVIDERS
 from geomap.reader import Access
-from geomap.run import finished, tiles
+from geomap.run import finished, reading
 from geomap.sentinel2 import BANDS, SCL
 from geomap.types import Composite, Dark, Grid, Missed, Period, Scene, SceneAsset
 
@@ -70,7 +70,7 @@ def found(archive: Archive, base: str | None, without: int | None = None, query:
 
 def compose(scenes: tuple[Scene, ...], **options: Any) -> Composite:
     (tile,) = grid.tiles(AREA)
-    return tiles.compose(scenes, tile.grid, PERIOD, **options)
+    return reading.compose(scenes, tile.grid, PERIOD, **options)
 
 
 def assert_equal(one: Composite, other: Composite) -> None:
@@ -186,7 +186,7 @@ def test_a_refused_token_is_replaced_once(
         "VSICURL_PC_SAS_SIGN_HREF_URL": f"{server.base}/sign?href=",
         "VSICURL_PC_SAS_TOKEN_URL": f"{server.base}/token/",
     }
-    monkeypatch.setattr(tiles, "_gdal_options", lambda scenes: options)  # the host is not the provider's
+    monkeypatch.setattr(reading, "gdal_options", lambda scenes: options)  # the host is not the provider's
     made = compose(scenes)
     assert_equal(made, healthy)
     assert len([path for _, path in server.seen if path.startswith("/token/sentinel-2-l2a")]) == 1

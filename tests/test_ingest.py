@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from geomap import aoi, catalog, grid, guard, legend
 from geomap.cli import app
 from geomap.errors import OffsetError
-from geomap.run import Request, ledger, map_area, tiles
+from geomap.run import Request, ledger, map_area, reading
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
 from geomap.types import Composite, Dark, Grid, Period
 
@@ -42,7 +42,7 @@ def composed(items: list[Item], folder: Path, **options: Any) -> tuple[Composite
     path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
     scenes = catalog.search(AREA.geometry, PERIOD, str(path), **options)
     (tile,) = grid.tiles(AREA)
-    return tiles.compose(scenes, tile.grid, PERIOD), scenes
+    return reading.compose(scenes, tile.grid, PERIOD), scenes
 
 
 def assert_equal(one: Composite, other: Composite) -> None:

@@ -17,7 +17,7 @@ from geomap.cli import app
 from geomap.composite import clear_np
 from geomap.errors import ConfigError
 from geomap.mask import Mask
-from geomap.run import Request, tiles
+from geomap.run import Request, reading
 from geomap.run.request import described, prepare
 from geomap.sentinel2 import SCL_NOT_CLEAR
 from geomap.types import Period
@@ -75,8 +75,8 @@ def test_tiles_do_not_show(archive: Callable[..., Path], mask: Mask) -> None:
     """Four tiles give the pixels of one: what is clear at an edge is told by the classes beyond it."""
     scenes = catalog.search(AREA.geometry, PERIOD, str(archive(dates=4) / "items.json"))
     (tile,) = grid.tiles(AREA)
-    whole = tiles.compose(scenes, tile.grid, PERIOD, mask)
-    assert (whole.clear != tiles.compose(scenes, tile.grid, PERIOD).clear).any()
+    whole = reading.compose(scenes, tile.grid, PERIOD, mask)
+    assert (whole.clear != reading.compose(scenes, tile.grid, PERIOD).clear).any()
     width, height = tile.grid.width // 4 * 2, tile.grid.height // 4 * 2
     for cols, rows in itertools.product(
         ((0, width), (width, tile.grid.width)), ((0, height), (height, tile.grid.height))
@@ -88,7 +88,7 @@ def test_tiles_do_not_show(archive: Callable[..., Path], mask: Mask) -> None:
             width=cols[1] - cols[0],
             height=rows[1] - rows[0],
         )
-        made = tiles.compose(scenes, part, PERIOD, mask)
+        made = reading.compose(scenes, part, PERIOD, mask)
         np.testing.assert_array_equal(made.dn, whole.dn[..., slice(*rows), slice(*cols)])
         np.testing.assert_array_equal(made.clear, whole.clear[..., slice(*rows), slice(*cols)])
 

@@ -19,7 +19,7 @@ from geomap import aoi, catalog, grid, hrefs, read
 from geomap.errors import ReadError, SourceUnavailableError
 from geomap.providers import PROVIDERS
 from geomap.reader import Access
-from geomap.run import tiles
+from geomap.run import reading
 from geomap.sentinel2 import BANDS_10M, BANDS_20M
 from geomap.types import Grid, Period, Scene, SceneAsset
 
@@ -82,7 +82,7 @@ def test_http_gives_the_same_pixels_as_local_files(archive, http, tmp_path):
     scenes, tile = scenes_over_http(archive, http[0], tmp_path)
     area = aoi.parse_area(PATCH)
     local = catalog.search(area.geometry, PERIOD, str(archive() / "items.json"))
-    remote, plain = tiles.compose(scenes, tile, PERIOD), tiles.compose(local, tile, PERIOD)
+    remote, plain = reading.compose(scenes, tile, PERIOD), reading.compose(local, tile, PERIOD)
     np.testing.assert_array_equal(remote.dn, plain.dn)
     assert plain.dn.any()
 
@@ -113,8 +113,8 @@ def test_planetary_computer_addresses_are_signed_when_they_are_read(archive, htt
     monkeypatch.setattr(handler, "send_head", send_head, raising=False)
     options = dict(PROVIDERS["planetary-computer"].gdal_options)
     signing = {"VSICURL_PC_SAS_SIGN_HREF_URL": f"{base}/sign?href="}
-    monkeypatch.setattr(tiles, "_gdal_options", lambda scenes: options | signing)  # the host is not the provider's
-    made = tiles.compose(scenes, tile, PERIOD)
+    monkeypatch.setattr(reading, "gdal_options", lambda scenes: options | signing)  # the host is not the provider's
+    made = reading.compose(scenes, tile, PERIOD)
     assert made.dn.any()
     assert any(path.startswith("/sign?href=") for path in seen)
     assert all("sig=secret-token" in path for path in seen if not path.startswith("/sign"))
@@ -125,7 +125,7 @@ def test_a_server_that_wants_credentials_is_no_damaged_file(archive, http, tmp_p
     scenes, tile = scenes_over_http(archive, base, tmp_path)
     handler.broken["/swir16.tif"] = 403
     with pytest.raises(ReadError, match=r"swir16\.tif may not be read \(HTTP 403\)"):
-        tiles.compose(scenes, tile, PERIOD)
+        reading.compose(scenes, tile, PERIOD)
 
 
 @pytest.mark.parametrize("status", [503, 429, 500])
@@ -134,7 +134,7 @@ def test_a_server_that_refuses_is_a_temporary_failure(archive, http, tmp_path, s
     scenes, tile = scenes_over_http(archive, base, tmp_path, query="?sig=secret-token")
     handler.broken["/red.tif"] = status
     with pytest.raises(SourceUnavailableError, match=r"red\.tif cannot be read now") as e:
-        tiles.compose(scenes, tile, PERIOD, deadline=0.5)
+        reading.compose(scenes, tile, PERIOD, deadline=0.5)
     assert e.value.exit_code == 75
     assert "secret-token" not in str(e.value)
     assert "\n" not in str(e.value)
@@ -145,7 +145,7 @@ def test_a_missing_file_is_an_error_and_never_nodata(archive, http, tmp_path):
     scenes, tile = scenes_over_http(archive, base, tmp_path)
     handler.broken["/nir.tif"] = 404
     with pytest.raises(ReadError, match=r"nir\.tif cannot be read \(HTTP 404\)"):
-        tiles.compose(scenes, tile, PERIOD)
+        reading.compose(scenes, tile, PERIOD)
 
 
 @pytest.mark.parametrize("content", [b"<html>sorry</html>", b"II*\x00" + bytes(200)], ids=["html", "truncated"])
@@ -154,7 +154,7 @@ def test_a_file_that_is_not_what_it_says_is_an_error(archive, http, tmp_path, co
     scenes, tile = scenes_over_http(archive, base, tmp_path)
     handler.broken["/scl.tif"] = content
     with pytest.raises(ReadError, match=r"scl\.tif cannot be read"):
-        tiles.compose(scenes, tile, PERIOD)
+        reading.compose(scenes, tile, PERIOD)
 
 
 def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
@@ -174,7 +174,7 @@ def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
     area = aoi.parse_area(PATCH)
     scenes = catalog.search(area.geometry, PERIOD, str(items))
     with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized as being in a supported"):
-        tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
+        reading.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16", "uint8"])
@@ -192,7 +192,7 @@ def test_files_of_another_type_are_refused(archive, tmp_path, dtype):
     area = aoi.parse_area(PATCH)
     scenes = catalog.search(area.geometry, PERIOD, str(items))
     with pytest.raises(ReadError, match=f"holds {dtype}, not the uint16"):
-        tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
+        reading.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
 
 
 SIDE = 60  # 10 m pixels of a made scene

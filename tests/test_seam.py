@@ -26,7 +26,7 @@ from pyproj import Transformer
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from geomap import aoi, catalog, files, grid, legend
-from geomap.run import Request, map_area
+from geomap.run import Request, map_area, reading
 from geomap.run import tiles as run_tiles
 from geomap.run.plan import plan
 from geomap.run.request import prepare
@@ -115,7 +115,7 @@ def map_seam(folder: Path, seam: Seam, both: bool) -> Mapped:
     map_area(request, folder / "out")
     job, home = prepare(request), home_grid(seam)
     scenes = catalog.search(area.geometry, YEAR, str(items))
-    made = run_tiles.compose(scenes, home, YEAR)
+    made = reading.compose(scenes, home, YEAR)
     one = run_tiles.finish_tile(job, run_tiles.Composed(np.ones(home.shape, bool), made, 0)).layers[COVER]
     return Mapped(seam, area, folder / "out", one, home)
 

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from geomap import aoi, catalog, files, grid, legend, yamlfile
 from geomap.cli import app
 from geomap.errors import HrefError, ReadError
-from geomap.run import Request, map_area, tiles
+from geomap.run import Request, map_area, reading
 from geomap.types import Period
 
 PACKAGE = Path(__file__).parents[1] / "geomap"
@@ -122,7 +122,7 @@ def test_a_tif_over_http_that_is_a_virtual_raster_is_not_opened(
     area = aoi.parse_area(PATCH)
     scenes = catalog.search(area.geometry, PERIOD, str(items_with(folder, point)))
     with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized"):
-        tiles.compose(scenes, grid.tiles(area)[0].grid, PERIOD, max_missed=0)
+        reading.compose(scenes, grid.tiles(area)[0].grid, PERIOD, max_missed=0)
     assert any(path.startswith("/blue.tif") for path in handler.asked)
     assert asked_inside.asked == []
 

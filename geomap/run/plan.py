@@ -26,8 +26,8 @@ from geomap.composite import clear_np
 from geomap.errors import GeomapError
 from geomap.mask import DEFAULT_MASK, Mask
 from geomap.run.fingerprint import over
+from geomap.run.reading import gdal_options, threads
 from geomap.run.request import PIXELS_PER_KM2, Request, search
-from geomap.run.tiles import _gdal_options, _threads
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL
 from geomap.types import Grid, Period, Scene, Tile
 
@@ -136,7 +136,7 @@ def _look(
     passes = _passes(scenes)
     chosen = [scene for name in choose(passes, SAMPLE_SCENES) for scene in passes[name]]
     start, masks, failures = time.perf_counter(), {}, {}
-    with ThreadPoolExecutor(_threads(scenes), thread_name_prefix="plan") as pool:
+    with ThreadPoolExecutor(threads(scenes), thread_name_prefix="plan") as pool:
         jobs = {scene.id: pool.submit(_seen, scene, places, request.mask) for scene in chosen}
         for done, (name, job) in enumerate(jobs.items(), start=1):
             try:
@@ -209,7 +209,7 @@ def clear_sky(scene: Scene, where: Grid, mask: Mask = DEFAULT_MASK) -> NDArray[n
     href = scene.assets[SCL].href
     step = where.resolution // 20
     fine = replace(where, width=where.width * step, height=where.height * step, resolution=20)
-    options: dict[str, Any] = {**read.GDAL_OPTIONS, **_gdal_options([scene]), "GDAL_HTTP_MAX_RETRY": 1}
+    options: dict[str, Any] = {**read.GDAL_OPTIONS, **gdal_options([scene]), "GDAL_HTTP_MAX_RETRY": 1}
     lies = {"crs": f"EPSG:{fine.epsg}", "transform": rasterio.Affine(*fine.transform)}
     size = {"width": fine.width, "height": fine.height}
     try:
