@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomap import allocator
 from geomap.errors import InputError, WeightsError
 from geomap.execution import Execution
 from geomap.model import EncoderConfig, PixelEncoder
@@ -67,6 +68,7 @@ class Engine:
                 f"these weights take patches of {side} x {side} pixels, and maps are made of single pixels; "
                 "use weights of patch 1 (geomap evaluate takes the others)"
             )
+        allocator.keep_freed()
         self.device = pick_device(device)
         self.dtype = dtype or pick_dtype(self.device)
         self.execution = Execution(encoder, self.device, self.dtype)

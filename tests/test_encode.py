@@ -1,6 +1,9 @@
 """The engine against the plain encoder, and labels against plain numpy."""
 
 import copy
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -294,3 +297,27 @@ def test_encoders_of_patches_are_refused_in_one_line():
     encoder = PixelEncoder(tiny, torch.zeros(10), torch.ones(10))
     with pytest.raises(WeightsError, match="patches of 5 x 5 pixels"):
         encode.Engine(encoder)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_activations_reuse_their_memory_in_workers_of_dask_too():
+    code = """
+import resource
+import numpy as np, torch
+from geomap.encode import Engine
+from geomap.model import CONFIGS, PixelEncoder
+from geomap.types import Composite
+
+encoder = PixelEncoder(CONFIGS["small"], torch.zeros(10), torch.full((10,), 3000.0)).eval()
+engine = Engine(encoder, "cpu", batch=256)
+made = Composite(np.full((12, 10, 16, 256), 700, np.uint16), np.ones((12, 16, 256), np.uint8))
+usable = np.ones((16, 256), bool)
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in engine.embed(made, usable, range(12)):
+        pass
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 16)
+"""
+    threshold = {"MALLOC_TRIM_THRESHOLD_": "65536"}  # distributed.nanny.pre-spawn-environ
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **threshold}, capture_output=True, text=True)
+    assert float(done.stdout) < 1000, done.stderr  # pages a batch; those of its activations are 4,000 and more
