@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cloudpickle
+import dask
 import psutil
 import pytest
 from distributed import Client, WorkerPlugin
@@ -46,16 +48,19 @@ def here(asked, tmp_path) -> dict[str, str]:
 class Processes:
     """`dask scheduler` and `dask worker` on loopback, each a process group of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *options: str, settings: dict[str, str] | None = None) -> None:
         self.file = folder / "scheduler.json"
         self._environment = {
             **os.environ,
+            **(settings or {}),
             "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",  # each death of a worker is a failure of its tiles
             "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "5s",
             "OMP_NUM_THREADS": "1",
         }
         self.running: list[subprocess.Popen[bytes]] = []
-        self.scheduler = self.start("scheduler", "--scheduler-file", str(self.file), "--port", "0", "--no-dashboard")
+        self.scheduler = self.start(
+            "scheduler", "--scheduler-file", str(self.file), "--port", "0", "--no-dashboard", *options
+        )
         while not self.file.exists() or not self.file.read_bytes().endswith(b"}"):
             assert self.scheduler.poll() is None
             time.sleep(0.05)
@@ -239,6 +244,53 @@ def test_connections_to_a_provider_are_limited_over_all_workers_and_threads(two_
     server.shutdown()
     assert connections.limits() == {"cdse": 4}
     assert most[0] == 4
+
+
+def authority(folder: Path) -> dict[str, str]:
+    """Dask's TLS settings, as variables, with a certificate that all roles share, of an authority made for it."""
+    ca, key, request, cert = (str(folder / name) for name in ("ca.pem", "key.pem", "request.pem", "cert.pem"))
+    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj"]
+    signed = ["-CA", ca, "-CAkey", str(folder / "ca.key"), "-CAcreateserial", "-days", "1"]
+    for command in (
+        [*new, "/CN=authority", "-x509", "-days", "1", "-keyout", str(folder / "ca.key"), "-out", ca],
+        [*new, "/CN=holder", "-keyout", key, "-out", request],
+        ["openssl", "x509", "-req", "-in", request, "-out", cert, *signed],
+    ):
+        subprocess.run(command, check=True, capture_output=True)
+    tls = "DASK_DISTRIBUTED__COMM__TLS__"
+    roles = {f"{tls}{role}__{part}": path for role in ROLES for part, path in (("CERT", cert), ("KEY", key))}
+    return {"DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION": "True", f"{tls}CA_FILE": ca, **roles}
+
+
+ROLES = ("SCHEDULER", "WORKER", "CLIENT")
+
+
+def here_too(settings: dict[str, str]) -> dict[str, str]:
+    """Variables as keys of dask's configuration."""
+    return {name.removeprefix("DASK_").lower().replace("__", "."): value for name, value in settings.items()}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
+def test_a_scheduler_with_tls_does_the_tiles_and_refuses_other_certificates(asked, here, tmp_path):
+    settings = authority(tmp_path)
+    processes = Processes(tmp_path, "--protocol", "tls", settings=settings)
+    try:
+        assert processes.address.startswith("tls://127.0.0.1:")
+        processes.workers()
+        over_tls = Resources(scheduler=processes.address)
+        with pytest.raises(InputError, match=r"no certificate here .*docs/cluster\.md"):
+            map_area(asked, tmp_path / "refused", resources=over_tls)
+        (tmp_path / "other").mkdir()
+        with (
+            dask.config.set(here_too(authority(tmp_path / "other"))),
+            pytest.raises(ClusterError, match="does not answer"),
+        ):
+            map_area(asked, tmp_path / "refused", resources=over_tls)
+        with dask.config.set(here_too(settings)):
+            map_area(asked, tmp_path / "there", resources=over_tls)
+    finally:
+        processes.stop()
+    assert digests(tmp_path / "there") == here
 
 
 def test_other_hrefs_need_no_lease():

@@ -93,7 +93,7 @@ class Cluster:
         self.device: str | None = None
 
     def __enter__(self) -> Self:
-        """Raises ClusterError where the scheduler does not answer, InputError for a device that is not there."""
+        """Raises ClusterError where the scheduler does not answer, InputError for a missing device or certificate."""
         if self._resources.scheduler:
             self._client = self._connect(self._resources.scheduler)
             gpu = self._asked.startswith("cuda") or (self._asked == "auto" and self._gpu_workers())
@@ -138,7 +138,13 @@ class Cluster:
 
     def _connect(self, address: str) -> Client:
         from distributed import Client
+        from distributed.security import Security
 
+        if address.startswith("tls://") and Security().get_connection_args("client").get("ssl_context") is None:
+            raise InputError(
+                f"dask has no certificate here for {address}; set distributed.comm.tls ca-file, client.cert and "
+                "client.key, as docs/cluster.md shows"
+            )
         with _errors(address):
             client: Client = self._exit.enter_context(Client(address, timeout=CONNECT_S, set_as_default=False))
         return client
