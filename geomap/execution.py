@@ -63,8 +63,7 @@ class _First:
         n, s, f = u.shape
         rows = (u[:, 0] if class_only else u).reshape(-1, f)
         if _on_cpu(u) and not class_only:
-            tokens = u.view(-1, f)
-            weighted = kernels.attend_(torch.mm(rows, self.query), tokens, tokens, self.heads, s, self.query_bias)
+            weighted = kernels.attend_(torch.mm(rows, self.query), rows, rows, self.heads, s, self.query_bias)
         else:
             q = torch.mm(rows, self.query).add_(self.query_bias).view(n, -1, f)  # (N, S * H, F)
             weighted = _mix(q, u).reshape(len(rows), -1)  # (N * S, H * F)

@@ -7,10 +7,10 @@ tiles, a few MB, come back to this process, which alone writes; nothing of a run
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
+import uuid
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -155,9 +155,7 @@ class Cluster:
 
         client = self._client = self._client or self._start()
         if not self._key:
-            self._key = hashlib.sha256(f"{os.getpid()} {time.time_ns()} {os.uname().nodename}".encode()).hexdigest()[
-                :16
-            ]
+            self._key = uuid.uuid4().hex
             cores = os.cpu_count() or 1
             threads = None if self._resources.scheduler else max(1, cores // self._resources.workers)
             plugin = worker.JobPlugin(self._key, worker.shared(job, threads))

@@ -34,6 +34,9 @@ PIXELS_PER_KM2 = 10_000
 CLEAR_MONTHS = "clear_months"
 """Stem of the map of months with a clear observation."""
 
+NOT_MAPPED = 255
+"""Its nodata: pixels outside the area."""
+
 MAX_MISSED = 0.1
 """Share of the scenes over a tile that may be left out, missing or damaged; above 0, one always may."""
 

@@ -26,6 +26,7 @@ from geomap.run.assemble import Maps, assemble, published
 from geomap.run.finished import Finished, Layers
 from geomap.run.request import (
     CLEAR_MONTHS,
+    NOT_MAPPED,
     Product,
     Progress,
     layers_of,
@@ -219,8 +220,8 @@ def _result(product: Product, state: State, maps: Maps, resumed: int, seconds: M
 
 
 def _mapped(kept: Store, months: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(y, x) pixels that were embedded: in the area (not 255), with enough clear months."""
-    mapped: NDArray[np.bool_] = (months != 255) & (months >= kept.about["min_clear_months"])
+    """(y, x) pixels that were embedded: in the area, with enough clear months."""
+    mapped: NDArray[np.bool_] = (months != NOT_MAPPED) & (months >= kept.about["min_clear_months"])
     return mapped
 
 

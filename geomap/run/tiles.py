@@ -18,7 +18,7 @@ from geomap.run import rolling
 from geomap.run.fingerprint import over
 from geomap.run.finished import Evidence, Finished, Layers, Outcome, Reused
 from geomap.run.reading import compose
-from geomap.run.request import CLEAR_MONTHS, Earlier, Job, Request
+from geomap.run.request import CLEAR_MONTHS, NOT_MAPPED, Earlier, Job, Request
 from geomap.run.rolling import Known
 from geomap.run.sheet import Sheet
 from geomap.run.stores import composite_over
@@ -27,9 +27,6 @@ from geomap.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.types import Composite, Scene, Tile
 
 log = logging.getLogger(__name__)
-
-NOT_MAPPED = 255
-"""Nodata of clear months."""
 
 
 @dataclass(frozen=True, slots=True)
