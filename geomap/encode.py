@@ -30,8 +30,10 @@ from geomap.types import Composite
 
 log = logging.getLogger(__name__)
 
-BATCH_CPU = 32_768
-"""Pixels of a batch times the encoder's width: activations of a few MB stay in the caches of a core."""
+BATCH_CPU = 65_536
+"""Pixels of a batch times the encoder's width: more tokens share the weights, fewer stay in the caches of a core."""
+MOST_CPU = 256
+"""Pixels, at most: a window of pixels with ten numbers of valid months fills its last batches by half."""
 BATCH_GPU = 4096
 """Pixels, at most: 53,000 tokens fill the largest devices."""
 WINDOW_CPU = 32_768
@@ -216,7 +218,7 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 def fitting_batch(cfg: EncoderConfig, device: torch.device) -> int:
     """Pixels of a batch: on a CPU what its caches hold, on a GPU what half of its free memory holds."""
     if device.type == "cpu":
-        return max(16, BATCH_CPU // cfg.dim)
+        return max(16, min(MOST_CPU, BATCH_CPU // cfg.dim))
     free, _ = torch.cuda.mem_get_info(device)
     pixel = 4 * (cfg.months + 1) * (8 * cfg.dim + cfg.mlp)  # bytes: about eight activations of a layer, float32
     return int(max(16, min(BATCH_GPU, free // 2 // pixel)))

@@ -9,7 +9,8 @@
   the key weights, and the weighted tokens through the value weights, so no token is projected.
 - A bias that only shifts all scores of a query is left out. Output biases of attention and MLP are added by the
   LayerNorm before, whose next readers subtract them again, so that both projections add to the residual in place.
-- On a CPU, what lies between the products is done by the compiled loops of `kernels`, with a float32 residual.
+- On a CPU, what lies between the products is done by the compiled loops of `kernels`, with a float32 residual, and the
+  columns of queries, keys and values are in the order that these loops want.
 - Every token is a valid month: there is no mask and no padding. The caller puts pixels of equally many months together.
 """
 
@@ -35,15 +36,25 @@ class _Rest:
     b1: Tensor  # (mlp,)
     w2: Tensor  # (mlp, D)
     norm2: tuple[Tensor, Tensor]
+    compiled: bool  # by the loops of `kernels`
 
     def __call__(self, attended: Tensor, out: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """(R, A) attention's result, (A, D) output projection and (R, D) residual -> (R, D) output and residual."""
-        x, residual = _add_norm(attended, out, residual, self.norm1)
-        if _on_cpu(x):
+        x, residual = self._add_norm(attended, out, residual, self.norm1)
+        if self.compiled:
             hidden = kernels.relu_(torch.mm(x, self.w1), self.b1)
         else:
             hidden = torch.addmm(self.b1, x, self.w1).relu_()
-        return _add_norm(hidden, self.w2, residual, self.norm2)
+        return self._add_norm(hidden, self.w2, residual, self.norm2)
+
+    def _add_norm(
+        self, x: Tensor, weight: Tensor, residual: Tensor, norm: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """LayerNorm of residual + x @ weight, as the next product takes it and as the next residual."""
+        if self.compiled:
+            return kernels.norm_(torch.mm(x, weight), residual, *norm), residual
+        x = F.layer_norm(residual.addmm_(x, weight), residual.shape[-1:], *norm)
+        return x, x
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +68,19 @@ class _First:
     query: Tensor  # (F, H * F): features -> queries, already carried through the key weights and scaled
     out: Tensor  # (H * F, D): weighted features -> value and output projections
     query_bias: Tensor  # (H * F,)
+    by_channel: bool  # H * F is F * H, as `kernels` wants it
 
     def __call__(self, u: Tensor, class_only: bool) -> tuple[Tensor, Tensor]:
         """(N, S, F) -> output and residual, (N * S, D), or (N, D) of the class token."""
         n, s, f = u.shape
         rows = (u[:, 0] if class_only else u).reshape(-1, f)
-        if _on_cpu(u) and not class_only:
+        if self.by_channel:
             weighted = kernels.attend_(torch.mm(rows, self.query), rows, rows, self.heads, s, self.query_bias)
         else:
             q = torch.mm(rows, self.query).add_(self.query_bias).view(n, -1, f)  # (N, S * H, F)
             weighted = _mix(q, u).reshape(len(rows), -1)  # (N * S, H * F)
         residual = torch.addmm(self.residual_bias, rows, self.residual)
-        return self.rest(weighted, self.out, residual.float() if _on_cpu(u) else residual)
+        return self.rest(weighted, self.out, residual.float() if self.rest.compiled else residual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,7 @@ class _Middle:
 
     def __call__(self, x: Tensor, residual: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
         """(N * tokens, D), residual -> the same."""
-        if _on_cpu(x):
+        if self.rest.compiled:
             q, k, v = torch.mm(x, self.q), torch.mm(x, self.k), torch.mm(x, self.v)
             mixed = kernels.attend_(q, k, v, self.heads, tokens, self.q_bias, self.v_bias)
         else:
@@ -134,8 +146,8 @@ class Execution:
         self.parts = 2 if dtype == torch.bfloat16 else 1  # of each DN
         self.low = encoder.low.detach().flatten().to(device, torch.float32)  # (C,)
         self.top = (encoder.low + encoder.high).detach().flatten().to(device, torch.float32)
-        self.one_hot = torch.eye(cfg.months, device=device, dtype=dtype)
         fold = _Fold(encoder, device, dtype, self.parts)
+        self.one_hot = torch.eye(cfg.months, cfg.months + fold.padding, device=device, dtype=dtype)
         self.first = fold.first()
         self.middle = tuple(fold.middle(i) for i in range(1, cfg.depth - 1))
         self.last = fold.last(cfg.depth - 1) if cfg.depth > 1 else None
@@ -161,7 +173,7 @@ class Execution:
         return F.normalize(torch.addmm(self.head_bias, row, self.head_weight).float(), dim=-1)
 
     def features(self, dn: Tensor, months: Tensor) -> Tensor:
-        """(N, 1 + T, F) in `dtype`: clamped DNs in parts, then the month as 0 and 1; zeros for the class token."""
+        """(N, 1 + T, F) in `dtype`: clamped DNs in parts, the month as 0 and 1, padding; zeros for the class token."""
         value = torch.clamp(dn.float(), self.low, self.top)
         high = value.to(self.dtype)
         rest = [(value - high.float()).to(self.dtype)] if self.parts == 2 else []
@@ -187,18 +199,6 @@ def _mix(q: Tensor, x: Tensor) -> Tensor:
     return torch.bmm(weights.transpose(1, 2), x)
 
 
-def _add_norm(x: Tensor, weight: Tensor, residual: Tensor, norm: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """LayerNorm of residual + x @ weight, as the next product takes it and as the next residual."""
-    if _on_cpu(x):
-        return kernels.norm_(torch.mm(x, weight), residual, *norm), residual
-    x = F.layer_norm(residual.addmm_(x, weight), residual.shape[-1:], *norm)
-    return x, x
-
-
-def _on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu"
-
-
 class _Fold:
     """An encoder's weights in float64, and the layers of Execution made of them."""
 
@@ -208,13 +208,21 @@ class _Fold:
         self.low = encoder.low.detach().flatten().cpu().double()
         self.high = encoder.high.detach().flatten().cpu().double()
         self.scale = 1 / math.sqrt(self.cfg.dim // self.cfg.heads)
+        heads = self.cfg.heads
+        self.compiled = device.type == "cpu" and kernels.fits(heads, self.cfg.dim, self.cfg.mlp)
+        features = self.cfg.bands * parts + self.cfg.months
+        self.padding = -features % (kernels.LANES // heads) if self.compiled else 0
 
     def to(self, weight: Tensor) -> Tensor:
         return weight.to(self.device, self.dtype).contiguous()
 
     def added(self, bias: Tensor) -> Tensor:
-        """A bias, or a weight of LayerNorm: float32 for the kernels of a CPU; other devices want one dtype."""
-        return bias.to(self.device, torch.float32 if self.device.type == "cpu" else self.dtype).contiguous()
+        """A bias, or a weight of LayerNorm: float32 for the compiled loops; torch wants one dtype."""
+        return bias.to(self.device, torch.float32 if self.compiled else self.dtype).contiguous()
+
+    def by_channel(self, rows: Tensor) -> Tensor:
+        """Rows by head in the order that the compiled loops want: channel 0 of all heads, channel 1 of all, ..."""
+        return rows.unflatten(0, (self.cfg.heads, -1)).transpose(0, 1).flatten(0, 1) if self.compiled else rows
 
     def norm(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         return self.added(weight), self.added(bias)
@@ -228,21 +236,27 @@ class _Fold:
     def first(self) -> _First:
         cls, embed = self.weights["cls"], self.weights["embed.weight"] / self.high  # (D,), (D, C)
         month = self.weights["position"] + self.weights["embed.bias"] - embed @ self.low - cls  # (months, D)
-        x = torch.cat([embed] * self.parts + [month.T], dim=1)  # (D, F): a token is cls + x @ features
+        x = torch.cat([embed] * self.parts + [month.T], dim=1)  # a token is cls + x @ features
+        x = F.pad(x, (0, self.padding))  # (D, F)
         q, k, v, q_bias, v_bias, out, out_bias = self._attention(0)
         heads = (self.cfg.heads, -1)  # rows of projections by head
         qx, kx, vx = ((w @ x).unflatten(0, heads) for w in (q, k, v))  # (H, D / H, F)
-        query = torch.einsum("hdk,hdf->fhk", kx, qx).flatten(1)
+        query = torch.einsum("hdk,hdf->hkf", kx, qx).flatten(0, 1)  # (H * F, F)
         query_bias = torch.einsum("hdk,hd->hk", kx, (q @ cls + q_bias).unflatten(0, heads)).flatten()
         mixed = torch.einsum("ohd,hdf->hfo", out.unflatten(1, heads), vx).flatten(0, 1)
         constant = cls + out @ (v @ cls + v_bias) + out_bias
-        residual, constant, query, mixed = (self.to(t) for t in (x.T, constant, query, mixed))
-        return _First(self._rest(0), self.cfg.heads, residual, constant, query, mixed, self.added(query_bias))
+        by_channel = self.compiled and self.cfg.depth > 1
+        if by_channel:
+            query, query_bias, mixed = (self.by_channel(t) for t in (query, query_bias, mixed))
+        residual, constant, query, mixed = (self.to(t) for t in (x.T, constant, query.T, mixed))
+        added = self.added(query_bias)
+        return _First(self._rest(0), self.cfg.heads, residual, constant, query, mixed, added, by_channel)
 
     def middle(self, i: int) -> _Middle:
         q, k, v, q_bias, v_bias, out, out_bias = self._attention(i)
-        q_bias, v_bias = (self.added(t) for t in (q_bias - q @ out_bias, v_bias - v @ out_bias))
-        q, k, v, out = (self.to(t.T) for t in (q, k, v, out))
+        q_bias, v_bias = (self.added(self.by_channel(t)) for t in (q_bias - q @ out_bias, v_bias - v @ out_bias))
+        q, k, v = (self.to(self.by_channel(t).T) for t in (q, k, v))
+        out = self.to(self.by_channel(out.T))
         return _Middle(self._rest(i), self.cfg.heads, q, k, v, out, q_bias, v_bias)
 
     def last(self, i: int) -> _Last:
@@ -264,7 +278,7 @@ class _Fold:
         following = self._of(i + 1, "self_attn.out_proj.bias") if i + 1 < self.cfg.depth else 0.0
         norm1 = self.norm(self._of(i, "norm1.weight"), self._of(i, "norm1.bias") + b2)
         norm2 = self.norm(self._of(i, "norm2.weight"), self._of(i, "norm2.bias") + following)
-        return _Rest(norm1, self.to(w1.T), self.added(b1 - w1 @ b2), self.to(w2.T), norm2)
+        return _Rest(norm1, self.to(w1.T), self.added(b1 - w1 @ b2), self.to(w2.T), norm2, self.compiled)
 
     def _of(self, i: int, name: str) -> Tensor:
         found: Tensor = self.weights[f"layers.{i}.{name}"]

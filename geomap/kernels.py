@@ -1,13 +1,17 @@
 """What the encoder does between its products, on a CPU, compiled by numba: each step reads and writes its rows once.
 
-Rows are contiguous float32, or bfloat16 as the uint16 of its bits; whatever they are, arithmetic is float32. A row's
-result depends on no other pixel. Torch's own operators take 1.3 to 5 times as long for the sizes of this encoder
-(docs/engine.md).
+Rows are contiguous float32, or bfloat16 as the uint16 of its bits; whatever they are, arithmetic is float32, on LANES
+numbers side by side (LLVM makes of it what the processor has). A row's result depends on no other pixel. Torch's own
+operators take 1.3 to 5 times as long for the sizes of this encoder (docs/engine.md).
+
+In attention the heads lie along the lanes: number d * heads + h of a row is channel d of head h. Products of queries
+and keys are then sums of whole vectors, which hold a score for each head, and a weight meets its values lane by lane.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -15,29 +19,36 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, models, overload, register_model
 from torch import Tensor
 
+LANES = 16
+"""Numbers of one vector: 512 bits, two or four registers on processors with shorter ones."""
 EPSILON = np.float32(1e-5)
 """Of LayerNorm; torch's default, with which the encoder is trained."""
-LANES = 8
-"""Keys are padded to a multiple of this, with no weight: loops over them then need no remainder."""
 LOG2_E = np.float32(1 / math.log(2))
 MIN_EXPONENT = np.float32(-126)
 """Smaller powers of two are not normal float32; weights of 1e-38 are as good as none."""
+ROUNDS = np.float32(1.5 * 2**23)
+"""Added to a number of less than 2**22, it leaves the nearest integer in the low bits."""
 C1, C2, C3, C4, C5, C6 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(1, 7))
-"""Taylor series of 2**x; the seventh term is below 2e-7 where abs(x) <= 1 / 2."""
+"""Taylor series of 2**f: off by 1e-7 at most for abs(f) <= 1 / 2."""
+
+
+def fits(heads: int, *widths: int) -> bool:
+    """Whether rows of these widths, attended to by so many heads, can be computed here."""
+    return LANES % heads == 0 and not any(width % LANES for width in widths)
 
 
 def norm_(rows: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm of rows + residual, written to both: (R, D) of any two dtypes. Weight and bias (D,) are float32."""
-    _norm(_array(rows), _array(residual), weight.numpy(), bias.numpy())
+    _norm(_flat(rows), _flat(residual), weight.numpy(), bias.numpy())
     return rows
 
 
 def relu_(rows: Tensor, bias: Tensor) -> Tensor:
     """max(rows + bias, 0) in place: (R, D) and float32 (D,)."""
-    _relu(_array(rows), bias.numpy())
+    _relu(_flat(rows), bias.numpy())
     return rows
 
 
@@ -47,27 +58,195 @@ def attend_(
     """Attention within groups of `tokens` successive rows, written over the queries.
 
     Args:
-        q: (R, heads * E) queries, already scaled.
-        k: (R, heads * E) keys, or (R, E) where the heads share them.
+        q: (R, E * heads) queries, already scaled, the heads of a channel side by side.
+        k: (R, E * heads) keys, likewise, or (R, E) where the heads share them.
         v: values, like the keys.
-        q_bias: (heads * E,) float32, added to the queries.
+        q_bias: (E * heads,) float32, added to the queries.
         v_bias: the same for the values; none where the heads share them.
     """
     v_bias = torch.zeros_like(q_bias) if v_bias is None else v_bias
-    biases = (bias.view(heads, -1).numpy() for bias in (q_bias, v_bias))
-    _attend(_array(q), _array(k), _array(v), *biases, tokens)
+    _attend(_flat(q), _flat(k), _flat(v), q_bias.numpy(), v_bias.numpy(), heads, tokens)
     return q
 
 
-def _array(rows: Tensor) -> Any:
-    return (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).numpy()
+def _flat(rows: Tensor) -> Any:
+    return (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).view(-1).numpy()
 
 
-_OPTIONS: dict[str, Any] = {
-    "nogil": True,
-    "error_model": "numpy",  # no check of divisors
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},  # sums in lanes
-}
+# Vectors, for the compiled loops --------------------------------------------------------------------------------------
+
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_INTS = ir.VectorType(ir.IntType(32), LANES)
+_SHORTS = ir.VectorType(ir.IntType(16), LANES)
+
+_operation: Callable[[Callable[..., Any]], Any] = intrinsic
+"""Of a function of types, which gives a signature and a function that emits LLVM's code."""
+
+
+class _Vector(types.Type):
+    """LANES float32 in registers."""
+
+    def __init__(self) -> None:
+        super().__init__("vector")
+
+
+class _InRegisters(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _FLOATS)  # type: ignore[no-untyped-call]
+
+
+register_model(_Vector)(_InRegisters)
+_vector: Any = _Vector()
+
+
+def _ints(value: int) -> ir.Constant:
+    return ir.Constant(_INTS, [value] * LANES)
+
+
+def _place(context: Any, builder: Any, kind: Any, rows: Any, at: Any) -> Any:
+    """Pointer to number `at` of a one-dimensional array."""
+    return builder.gep(context.make_array(kind)(context, builder, rows).data, [at])
+
+
+def _widened(builder: Any, bits: Any, wide: Any) -> Any:
+    """The bits of bfloat16 in the upper half of those of float32."""
+    return builder.shl(builder.zext(bits, wide), _ints(16) if wide is _INTS else ir.Constant(wide, 16))
+
+
+@_operation
+def _load(_: Any, rows: Any, at: Any) -> Any:
+    """LANES numbers from `at` on."""
+
+    def emit(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        place = _place(context, builder, rows, *values)
+        if isinstance(rows.dtype, types.Float):
+            return builder.load(builder.bitcast(place, _FLOATS.as_pointer()), align=4)
+        bits = builder.load(builder.bitcast(place, _SHORTS.as_pointer()), align=2)
+        return builder.bitcast(_widened(builder, bits, _INTS), _FLOATS)
+
+    return _vector(rows, types.intp), emit
+
+
+@_operation
+def _store(_: Any, rows: Any, at: Any, vector: Any) -> Any:
+    """A vector to `at`; into bfloat16 rounded to the nearest, ties away from zero."""
+
+    def emit(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        place = _place(context, builder, rows, *values[:2])
+        if isinstance(rows.dtype, types.Float):
+            builder.store(values[2], builder.bitcast(place, _FLOATS.as_pointer()), align=4)
+            return context.get_dummy_value()
+        bits = builder.bitcast(values[2], _INTS)
+        bits = builder.lshr(builder.add(bits, _ints(0x8000)), _ints(16))
+        builder.store(builder.trunc(bits, _SHORTS), builder.bitcast(place, _SHORTS.as_pointer()), align=2)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, vector), emit
+
+
+def _repeated(builder: Any, number: Any) -> Any:
+    first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(first, first, _ints(0))
+
+
+@_operation
+def _all(_: Any, number: Any) -> Any:
+    """A float32 in all lanes."""
+    return _vector(types.float32), lambda _c, builder, _s, values: _repeated(builder, values[0])
+
+
+@_operation
+def _load_one(_: Any, rows: Any, at: Any) -> Any:
+    """The number at `at`, in all lanes."""
+
+    def emit(context: Any, builder: Any, _: Any, values: Any) -> Any:
+        number = builder.load(_place(context, builder, rows, *values))
+        if not isinstance(rows.dtype, types.Float):
+            number = builder.bitcast(_widened(builder, number, ir.IntType(32)), ir.FloatType())
+        return _repeated(builder, number)
+
+    return _vector(rows, types.intp), emit
+
+
+def _called(builder: Any, name: str, values: Any) -> Any:
+    """A function of LLVM's own."""
+    name = f"llvm.{name}.v{LANES}f32"
+    known = builder.module.globals
+    if name not in known:
+        ir.Function(builder.module, ir.FunctionType(_FLOATS, [_FLOATS] * len(values)), name)
+    return builder.call(known[name], values)
+
+
+@_operation
+def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """The sum a * b + c, rounded once where the processor can."""
+    return _vector(a, b, c), lambda _c, builder, _s, values: _called(builder, "fmuladd", values)
+
+
+@_operation
+def _root(_: Any, a: Any) -> Any:
+    return _vector(a), lambda _c, builder, _s, values: _called(builder, "sqrt", values)
+
+
+@_operation
+def _larger(_: Any, a: Any, b: Any) -> Any:
+    def emit(_c: Any, builder: Any, _s: Any, values: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *values), *values)
+
+    return _vector(a, b), emit
+
+
+@_operation
+def _times_power(_: Any, a: Any, shifted: Any) -> Any:
+    """The product a * 2**n, where `shifted` is n + ROUNDS: n, from its low bits, is added to the exponents."""
+
+    def emit(_c: Any, builder: Any, _s: Any, values: Any) -> Any:
+        bits, n = (builder.bitcast(value, _INTS) for value in values)
+        return builder.bitcast(builder.add(bits, builder.shl(n, _ints(23))), _FLOATS)
+
+    return _vector(a, shifted), emit
+
+
+def _plus_turned(by: int) -> Any:
+    """Every lane plus the one so many further."""
+
+    def typed(_: Any, a: Any) -> Any:
+        order = ir.Constant(_INTS, [(i + by) % LANES for i in range(LANES)])
+
+        def emit(_c: Any, builder: Any, _s: Any, values: Any) -> Any:
+            return builder.fadd(values[0], builder.shuffle_vector(values[0], values[0], order))
+
+        return _vector(a), emit
+
+    return _operation(typed)
+
+
+_plus_8, _plus_4, _plus_2, _plus_1 = (_plus_turned(by) for by in (8, 4, 2, 1))
+
+
+def _arithmetic(symbol: Callable[[Any, Any], Any], instruction: str) -> None:
+    """Lets the loops write `symbol` between vectors."""
+
+    def typed(_: Any, a: Any, b: Any) -> Any:
+        return _vector(a, b), lambda _c, builder, _s, values: getattr(builder, instruction)(*values)
+
+    compiled = _operation(typed)
+
+    def chosen(a: Any, b: Any) -> Any:
+        both = isinstance(a, _Vector) and isinstance(b, _Vector)
+        return (lambda a, b: compiled(a, b)) if both else None
+
+    overload(symbol, inline="always", strict=False)(chosen)
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
+
+# Loops ----------------------------------------------------------------------------------------------------------------
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # no check of divisors
 _inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(inline="always", **_OPTIONS)
 
 
@@ -80,140 +259,188 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
     return compiled
 
 
-def _float_of_bits(_: Any, bits: Any) -> Any:
-    return types.float32(types.uint32), lambda _c, builder, _s, args: builder.bitcast(args[0], ir.FloatType())
+@_inlined
+def _room(n: int) -> Any:
+    """(n,) float32 from a multiple of a vector's size on: a vector in two lines of the cache takes twice as long."""
+    room = np.empty(n + LANES, np.float32)
+    start = -(room.ctypes.data // 4) % LANES
+    return room[start : start + n]
 
 
-def _bits_of_float(_: Any, value: Any) -> Any:
-    return types.uint32(types.float32), lambda _c, builder, _s, args: builder.bitcast(args[0], ir.IntType(32))
-
-
-_as_float: Any = intrinsic(_float_of_bits)  # uint32 -> the float32 of these bits
-_as_bits: Any = intrinsic(_bits_of_float)  # and back
-
-
-def _read(value: Any) -> Any:
-    """A float32 or the bits of a bfloat16 -> float32."""
-    raise NotImplementedError("compiled only")
-
-
-@overload(_read, inline="always", strict=False)
-def _read_compiled(value: Any) -> Any:
-    if isinstance(value, types.Float):
-        return lambda value: value
-    return lambda value: _as_float(np.uint32(np.uint32(value) << np.uint32(16)))
-
-
-def _write(row: Any, i: int, value: Any) -> None:
-    """A float32 into a row of float32, or, rounded to the nearest, ties to even, of bfloat16."""
-    raise NotImplementedError("compiled only")
-
-
-@overload(_write, inline="always", strict=False)
-def _write_compiled(row: Any, i: Any, value: Any) -> Any:
-    if isinstance(row.dtype, types.Float):
-
-        def write(row: Any, i: Any, value: Any) -> None:
-            row[i] = value
-    else:
-
-        def write(row: Any, i: Any, value: Any) -> None:
-            bits = _as_bits(value)
-            odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-            row[i] = np.uint16(np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16))
-
-    return write
+@_inlined
+def _folded(a: Any, period: int) -> Any:
+    """In each lane the sum of the lanes `period` apart."""
+    if period <= 8:
+        a = _plus_8(a)
+    if period <= 4:
+        a = _plus_4(a)
+    if period <= 2:
+        a = _plus_2(a)
+    if period <= 1:
+        a = _plus_1(a)
+    return a
 
 
 @_compiled
 def _norm(rows: Any, residual: Any, weight: Any, bias: Any) -> None:
-    d = rows.shape[1]
-    z = np.empty(d, np.float32)
-    share = np.float32(1 / d)
-    for r in range(len(rows)):
-        row, rest = rows[r], residual[r]
-        total = np.float32(0)
-        for i in range(d):
-            z[i] = _read(row[i]) + _read(rest[i])
-            total += z[i]
-        mean = total * share
-        squares = np.float32(0)
-        for i in range(d):
-            squares += (z[i] - mean) * (z[i] - mean)
-        scale = np.float32(1) / np.sqrt(squares * share + EPSILON)
-        for i in range(d):
-            value = (z[i] - mean) * scale * weight[i] + bias[i]
-            _write(row, i, value)
-            _write(rest, i, value)
+    d = len(weight)
+    z = _room(d)
+    zero, one, share, epsilon = _all(np.float32(0)), _all(np.float32(1)), _all(np.float32(1 / d)), _all(EPSILON)
+    for row in range(0, len(rows), d):
+        mean = square = zero
+        for i in range(0, d, LANES):
+            value = _load(rows, row + i) + _load(residual, row + i)
+            _store(z, i, value)
+            mean, square = mean + value, _fma(value, value, square)
+        mean, square = _folded(mean, 1) * share, _folded(square, 1) * share
+        scale = one / _root(_larger(square - mean * mean, zero) + epsilon)
+        for i in range(0, d, LANES):
+            value = _fma((_load(z, i) - mean) * scale, _load(weight, i), _load(bias, i))
+            _store(rows, row + i, value)
+            _store(residual, row + i, value)
 
 
 @_compiled
 def _relu(rows: Any, bias: Any) -> None:
-    for r in range(len(rows)):
-        row = rows[r]
-        for i in range(len(bias)):
-            _write(row, i, max(_read(row[i]) + bias[i], np.float32(0)))
+    zero = _all(np.float32(0))
+    for row in range(0, len(rows), len(bias)):
+        for i in range(0, len(bias), LANES):
+            _store(rows, row + i, _larger(_load(rows, row + i) + _load(bias, i), zero))
 
 
 @_inlined
 def _exp(x: Any) -> Any:
-    """e**x for x <= 0, without a branch: 2**n times 2**f, abs(f) <= 1 / 2."""
-    power = max(x * LOG2_E, MIN_EXPONENT)
-    n = np.int32(power - np.float32(0.5))  # towards zero: the nearest integer
-    f = power - np.float32(n)
-    series = np.float32(1) + f * (C1 + f * (C2 + f * (C3 + f * (C4 + f * (C5 + f * C6)))))
-    return series * _as_float(np.uint32(np.int32(np.int32(n + np.int32(127)) << np.int32(23))))
+    """e**x for x <= 0: 2**n times 2**f, abs(f) <= 1 / 2."""
+    power = _larger(x * _all(LOG2_E), _all(MIN_EXPONENT))
+    shifted = power + _all(ROUNDS)
+    f = power - (shifted - _all(ROUNDS))
+    series = _fma(f, _all(C6), _all(C5))
+    series = _fma(f, series, _all(C4))
+    series = _fma(f, series, _all(C3))
+    series = _fma(f, series, _all(C2))
+    series = _fma(f, series, _all(C1))
+    return _times_power(_fma(f, series, _all(np.float32(1))), shifted)
 
 
 @_inlined
-def _weigh(query: Any, keys: Any, tokens: int, weights: Any) -> Any:
-    """Exponentials of the products of a query with the keys, 0 for what fills the block; returns 1 / their sum."""
-    top = np.float32(-np.inf)
+def _spread(source: Any, start: int, tokens: int, width: int, heads: int, shared: bool, rows: Any) -> None:
+    """Keys or values of one group as rows of `width` float32; shared ones are repeated for every head."""
+    if shared:
+        for i in range(tokens * width // heads):
+            _store(rows, i * heads, _load_one(source, start + i))  # what reaches too far is overwritten by the next
+    else:
+        for i in range(0, tokens * width, LANES):
+            _store(rows, i, _load(source, start + i))
+
+
+@_inlined
+def _score(pair: Any, keys: Any, width: int, heads: int, tokens: int, first: Any, second: Any) -> None:
+    """Products of two queries with all keys, four at a time: every key and query in registers serves several sums."""
+    zero = _all(np.float32(0))
+    whole = tokens - tokens % 4
+    for j in range(0, whole, 4):
+        a = b = c = d = e = f = g = h = zero
+        one, two, three, four = j * width, (j + 1) * width, (j + 2) * width, (j + 3) * width
+        for i in range(0, width, LANES):
+            x, y = _load(pair, i), _load(pair, width + i)
+            key = _load(keys, one + i)
+            a, e = _fma(x, key, a), _fma(y, key, e)
+            key = _load(keys, two + i)
+            b, f = _fma(x, key, b), _fma(y, key, f)
+            key = _load(keys, three + i)
+            c, g = _fma(x, key, c), _fma(y, key, g)
+            key = _load(keys, four + i)
+            d, h = _fma(x, key, d), _fma(y, key, h)
+        at = j * LANES
+        _store(first, at, _folded(a, heads))
+        _store(first, at + LANES, _folded(b, heads))
+        _store(first, at + 2 * LANES, _folded(c, heads))
+        _store(first, at + 3 * LANES, _folded(d, heads))
+        _store(second, at, _folded(e, heads))
+        _store(second, at + LANES, _folded(f, heads))
+        _store(second, at + 2 * LANES, _folded(g, heads))
+        _store(second, at + 3 * LANES, _folded(h, heads))
+    for j in range(whole, tokens):
+        a = b = zero
+        for i in range(0, width, LANES):
+            key = _load(keys, j * width + i)
+            a, b = _fma(_load(pair, i), key, a), _fma(_load(pair, width + i), key, b)
+        _store(first, j * LANES, _folded(a, heads))
+        _store(second, j * LANES, _folded(b, heads))
+
+
+@_inlined
+def _weigh(scores: Any, tokens: int) -> None:
+    """Softmax over one query's scores, in place."""
+    top = _load(scores, 0)
+    for j in range(1, tokens):
+        top = _larger(top, _load(scores, j * LANES))
+    total = _all(np.float32(0))
     for j in range(tokens):
-        score = np.float32(0)
-        for t in range(len(query)):
-            score += query[t] * keys[j, t]
-        weights[j] = score
-        top = max(top, score)
-    weights[tokens:] = -np.inf
-    for j in range(len(weights)):
-        weights[j] = _exp(weights[j] - top)
-    total = np.float32(0)
-    for j in range(len(weights)):
-        total += weights[j]
-    return np.float32(1) / total
+        weight = _exp(_load(scores, j * LANES) - top)
+        _store(scores, j * LANES, weight)
+        total = total + weight
+    share = _all(np.float32(1)) / total
+    for j in range(tokens):
+        _store(scores, j * LANES, _load(scores, j * LANES) * share)
+
+
+@_inlined
+def _mix(pair: Any, values: Any, width: int, tokens: int, first: Any, second: Any) -> None:
+    """Adds all values, weighted, to two rows, four at a time."""
+    whole = tokens - tokens % 4
+    for j in range(0, whole, 4):
+        at = j * LANES
+        a, b = _load(first, at), _load(first, at + LANES)
+        c, d = _load(first, at + 2 * LANES), _load(first, at + 3 * LANES)
+        e, f = _load(second, at), _load(second, at + LANES)
+        g, h = _load(second, at + 2 * LANES), _load(second, at + 3 * LANES)
+        one, two, three, four = j * width, (j + 1) * width, (j + 2) * width, (j + 3) * width
+        for i in range(0, width, LANES):
+            x, y = _load(pair, i), _load(pair, width + i)
+            value = _load(values, one + i)
+            x, y = _fma(a, value, x), _fma(e, value, y)
+            value = _load(values, two + i)
+            x, y = _fma(b, value, x), _fma(f, value, y)
+            value = _load(values, three + i)
+            x, y = _fma(c, value, x), _fma(g, value, y)
+            value = _load(values, four + i)
+            _store(pair, i, _fma(d, value, x))
+            _store(pair, width + i, _fma(h, value, y))
+    for j in range(whole, tokens):
+        a, b = _load(first, j * LANES), _load(second, j * LANES)
+        for i in range(0, width, LANES):
+            value = _load(values, j * width + i)
+            _store(pair, i, _fma(a, value, _load(pair, i)))
+            _store(pair, width + i, _fma(b, value, _load(pair, width + i)))
 
 
 @_compiled
-def _attend(q: Any, k: Any, v: Any, q_bias: Any, v_bias: Any, tokens: int) -> None:
-    heads, size = q_bias.shape
-    block = -(-tokens // LANES) * LANES
-    shared = k.shape[1] == size
-    keys, values = np.zeros((block, size), np.float32), np.zeros((block, size), np.float32)
-    query, w = np.empty(size, np.float32), np.empty(block, np.float32)
-    for first in range(0, len(q), tokens):
-        for head in range(heads):
-            at = head * size
-            left = 0 if shared else at
-            if head == 0 or not shared:
-                for j in range(tokens):
-                    key, value = k[first + j, left : left + size], v[first + j, left : left + size]
-                    for t in range(size):
-                        keys[j, t] = _read(key[t])
-                    for t in range(size):
-                        values[j, t] = _read(value[t])
-            bias, shift = q_bias[head], v_bias[head]
-            for i in range(tokens):
-                row = q[first + i, at : at + size]
-                for t in range(size):
-                    query[t] = _read(row[t]) + bias[t]
-                share = _weigh(query, keys, tokens, w)
-                query[:] = 0
-                for j in range(0, block, LANES):
-                    a, b, c, d, e, f, g, h = w[j], w[j + 1], w[j + 2], w[j + 3], w[j + 4], w[j + 5], w[j + 6], w[j + 7]
-                    for t in range(size):
-                        low = a * values[j, t] + b * values[j + 1, t] + c * values[j + 2, t] + d * values[j + 3, t]
-                        high = e * values[j + 4, t] + f * values[j + 5, t] + g * values[j + 6, t] + h * values[j + 7, t]
-                        query[t] += low + high
-                for t in range(size):
-                    _write(row, t, query[t] * share + shift[t])
+def _attend(q: Any, k: Any, v: Any, q_bias: Any, v_bias: Any, heads: int, tokens: int) -> None:
+    width = len(q_bias)
+    shared = len(k) < len(q)
+    size = width // heads if shared else width  # of a key
+    rows, pair = _room(tokens * width + LANES), _room(2 * width)
+    scores = _room(tokens * tokens * LANES)
+    block = tokens * LANES  # scores of one query
+    for group in range(len(q) // (tokens * width)):
+        start = group * tokens * width
+        _spread(k, group * tokens * size, tokens, width, heads, shared, rows)
+        for r in range(0, tokens, 2):
+            s = min(r + 1, tokens - 1)  # the last of an odd number stands for two
+            for i in range(0, width, LANES):
+                _store(pair, i, _load(q, start + r * width + i) + _load(q_bias, i))
+                _store(pair, width + i, _load(q, start + s * width + i) + _load(q_bias, i))
+            _score(pair, rows, width, heads, tokens, scores[r * block :], scores[s * block :])
+        for r in range(tokens):
+            _weigh(scores[r * block :], tokens)
+        _spread(v, group * tokens * size, tokens, width, heads, shared, rows)
+        for r in range(0, tokens, 2):
+            s = min(r + 1, tokens - 1)
+            for i in range(0, width, LANES):
+                _store(pair, i, _load(v_bias, i))
+                _store(pair, width + i, _load(v_bias, i))
+            _mix(pair, rows, width, tokens, scores[r * block :], scores[s * block :])
+            for i in range(0, width, LANES):
+                _store(q, start + r * width + i, _load(pair, i))
+                _store(q, start + s * width + i, _load(pair, width + i))

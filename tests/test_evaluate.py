@@ -161,7 +161,7 @@ def test_embeddings_of_batches_equal_the_encoders(
     loaded: Weights, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = made(rng, 20, {})
-    monkeypatch.setattr("geomap.evaluate.series.BATCH_CPU", 7)
+    monkeypatch.setattr("geomap.evaluate.series.BATCH", 7)
     for length in ("monthly", "quarterly", "annual"):
         s = shorten(test.samples.dn, test.samples.valid, length)
         with torch.inference_mode():

@@ -16,7 +16,7 @@ def rows(n: int, width: int, dtype: torch.dtype = torch.float32, seed: int = 0) 
 
 
 @DTYPES
-@pytest.mark.parametrize("width", [16, 20, 512])
+@pytest.mark.parametrize("width", [16, 48, 512])
 def test_layer_norm_of_rows_and_residual(dtype, width):
     x, residual, weight, bias = rows(33, width, dtype), 3 * rows(33, width, seed=1), *rows(2, width, seed=2)
     wanted = F.layer_norm(x.double() + residual, (width,), weight.double(), bias.double())
@@ -28,25 +28,25 @@ def test_layer_norm_of_rows_and_residual(dtype, width):
 
 @DTYPES
 def test_relu_of_rows_and_bias(dtype):
-    x, (bias,) = rows(7, 40, dtype), rows(1, 40, seed=1)
+    x, (bias,) = rows(7, 48, dtype), rows(1, 48, seed=1)
     wanted = torch.relu(x.double() + bias)
     torch.testing.assert_close(kernels.relu_(x, bias).double(), wanted, atol=1e-6, rtol=CLOSE[dtype])
 
 
 def plain(q, k, v, heads, tokens, q_bias, v_bias):
-    """Attention in float64."""
-    k, v = (t.repeat(1, len(q_bias) // t.shape[1]) for t in (k, v))
-    shape = (-1, tokens, heads, q.shape[1] // heads)
-    q, k, v = (t.double().view(shape).transpose(1, 2) for t in (q.double() + q_bias, k, v.double() + v_bias))
-    return (torch.softmax(q @ k.transpose(-1, -2), dim=-1) @ v).transpose(1, 2).reshape(-1, q.shape[-1] * heads)
+    """Attention in float64; heads lie side by side."""
+    k, v = (t.repeat_interleave(len(q_bias) // t.shape[1], dim=1) for t in (k, v))
+    q, k, v = (t.double().view(-1, tokens, q.shape[1] // heads, heads) for t in (q.double() + q_bias, k, v + v_bias))
+    weights = torch.softmax(torch.einsum("nieh,njeh->nhij", q, k), dim=-1)
+    return torch.einsum("nhij,njeh->nieh", weights, v).reshape(-1, len(q_bias))
 
 
 @DTYPES
+@pytest.mark.parametrize("heads", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 13, 16, 17])
-def test_attention_within_groups_of_tokens(dtype, tokens):
-    heads, width = 3, 16
-    q, k, v = (rows(5 * tokens, heads * width, dtype, seed) for seed in range(3))
-    biases = tuple(rows(2, heads * width, seed=3))
+def test_attention_within_groups_of_tokens(dtype, tokens, heads):
+    q, k, v = (rows(5 * tokens, 48, dtype, seed) for seed in range(3))
+    biases = tuple(rows(2, 48, seed=3))
     wanted = plain(q, k, v, heads, tokens, *biases)
     got = kernels.attend_(q, k, v, heads, tokens, *biases)
     assert got is q
@@ -54,10 +54,11 @@ def test_attention_within_groups_of_tokens(dtype, tokens):
 
 
 @DTYPES
-def test_heads_may_share_keys_and_values(dtype):
-    q, shared, (bias,) = rows(26, 4 * 22, dtype), rows(26, 22, dtype, 1), rows(1, 4 * 22, seed=2)
-    wanted = plain(q, shared, shared, 4, 13, bias, torch.zeros_like(bias))
-    got = kernels.attend_(q, shared, shared, 4, 13, bias)
+@pytest.mark.parametrize(("heads", "size"), [(4, 24), (8, 22), (16, 5)])
+def test_heads_may_share_keys_and_values(dtype, heads, size):
+    q, shared, (bias,) = rows(26, heads * size, dtype), rows(26, size, dtype, 1), rows(1, heads * size, seed=2)
+    wanted = plain(q, shared, shared, heads, 13, bias, torch.zeros_like(bias))
+    got = kernels.attend_(q, shared, shared, heads, 13, bias)
     torch.testing.assert_close(got.double(), wanted, atol=5e-6, rtol=CLOSE[dtype])
 
 
@@ -69,9 +70,17 @@ def test_scores_of_any_size_leave_finite_weights(scale):
     torch.testing.assert_close(kernels.attend_(q, k, v, 1, 13, none).double(), wanted, atol=1e-4, rtol=0)
 
 
-def test_rounding_to_bfloat16_is_torchs():
-    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
-    exact = torch.from_numpy(bits.view(np.float32))
-    exact = exact[exact.isfinite() & (exact > 0)]
+def test_what_fits():
+    assert kernels.fits(8, 512, 256)
+    assert kernels.fits(1, 16)
+    assert not kernels.fits(3, 48)
+    assert not kernels.fits(4, 64, 24)
+
+
+def test_rounding_to_bfloat16_is_torchs_but_for_ties():
+    bits = np.random.default_rng(0).integers(0, 2**31, 100_000, dtype=np.uint32)
+    bits = bits[bits & 0xFFFF != 0x8000]
+    exact = torch.from_numpy(bits[: len(bits) // kernels.LANES * kernels.LANES].view(np.float32))
+    exact = torch.where(exact.isfinite(), exact, 1.0)
     zero = torch.zeros(1, len(exact), dtype=torch.bfloat16)
     assert torch.equal(kernels.relu_(zero, exact)[0], exact.bfloat16())

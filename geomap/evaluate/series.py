@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap.composite import median_np
-from geomap.encode import BATCH_CPU, BATCH_GPU
 from geomap.model import PixelEncoder
 from geomap.sentinel2 import MONTHS
 
 LENGTHS: Final = {"monthly": 12, "quarterly": 4, "annual": 1}
 """Steps of a series by name (paper, section 4: T = 12, 4 and 1)."""
+
+BATCH: Final = 4096
+"""Series embedded at once: the activations of the paper's encoder fit into 2 GB."""
 
 Progress = Callable[[str, int, int], None]
 """(stage, done, total)"""
@@ -66,13 +68,12 @@ def embed(
 ) -> Tensor:
     """Unit embeddings (n, D), float32 on the CPU, by the encoder's own forward; every row needs a valid step."""
     encoder = encoder.eval().to(device)
-    batch = BATCH_CPU if device.type == "cpu" else BATCH_GPU
     months = torch.from_numpy(series.months).to(device)
     parts = []
-    for start in range(0, len(series), batch):
-        rows = slice(start, start + batch)
+    for start in range(0, len(series), BATCH):
+        rows = slice(start, start + BATCH)
         dn = torch.from_numpy(series.dn[rows]).to(device).float()
         parts.append(encoder(dn, torch.from_numpy(series.valid[rows]).to(device), months).float().cpu())
         if progress:
-            progress(stage, min(start + batch, len(series)), len(series))
+            progress(stage, min(start + BATCH, len(series)), len(series))
     return torch.cat(parts)
