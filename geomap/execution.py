@@ -69,6 +69,7 @@ class _First:
     out: Tensor  # (H * F, D): weighted features -> value and output projections
     query_bias: Tensor  # (H * F,)
     by_channel: bool  # H * F is F * H, as `kernels` wants it
+    kept: torch.dtype  # of the residual
 
     def __call__(self, u: Tensor, class_only: bool) -> tuple[Tensor, Tensor]:
         """(N, S, F) -> output and residual, (N * S, D), or (N, D) of the class token."""
@@ -80,7 +81,7 @@ class _First:
             q = torch.mm(rows, self.query).add_(self.query_bias).view(n, -1, f)  # (N, S * H, F)
             weighted = _mix(q, u).reshape(len(rows), -1)  # (N * S, H * F)
         residual = torch.addmm(self.residual_bias, rows, self.residual)
-        return self.rest(weighted, self.out, residual.float() if self.rest.compiled else residual)
+        return self.rest(weighted, self.out, residual.to(self.kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,21 +90,19 @@ class _Middle:
 
     rest: _Rest
     heads: int
-    q: Tensor  # (D, D), scaled
-    k: Tensor  # (D, D)
-    v: Tensor  # (D, D)
+    qkv: Tensor  # (D, 3 * D), queries scaled
+    qkv_bias: Tensor  # (3 * D,)
     out: Tensor  # (D, D)
-    q_bias: Tensor
-    v_bias: Tensor
 
     def __call__(self, x: Tensor, residual: Tensor, tokens: int) -> tuple[Tensor, Tensor]:
         """(N * tokens, D), residual -> the same."""
         if self.rest.compiled:
-            q, k, v = torch.mm(x, self.q), torch.mm(x, self.k), torch.mm(x, self.v)
-            mixed = kernels.attend_(q, k, v, self.heads, tokens, self.q_bias, self.v_bias)
+            q, k, v = torch.mm(x, self.qkv).chunk(3, dim=1)
+            q_bias, _, v_bias = self.qkv_bias.chunk(3)
+            mixed = kernels.attend_(q, k, v, self.heads, tokens, q_bias, v_bias)
         else:
-            q, k, v = torch.addmm(self.q_bias, x, self.q), torch.mm(x, self.k), torch.addmm(self.v_bias, x, self.v)
-            q, k, v = (t.view(-1, tokens, self.heads, t.shape[1] // self.heads).transpose(1, 2) for t in (q, k, v))
+            qkv = torch.addmm(self.qkv_bias, x, self.qkv).unflatten(1, (3, self.heads, -1))  # (N * S, 3, H, D / H)
+            q, k, v = qkv.unflatten(0, (-1, tokens)).permute(2, 0, 3, 1, 4)  # (N, H, S, D / H)
             mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).reshape(x.shape)
         return self.rest(mixed, self.out, residual)
 
@@ -249,15 +248,16 @@ class _Fold:
         if by_channel:
             query, query_bias, mixed = (self.by_channel(t) for t in (query, query_bias, mixed))
         residual, constant, query, mixed = (self.to(t) for t in (x.T, constant, query.T, mixed))
-        added = self.added(query_bias)
-        return _First(self._rest(0), self.cfg.heads, residual, constant, query, mixed, added, by_channel)
+        kept = torch.float16 if self.compiled and self.dtype == torch.bfloat16 else self.dtype
+        bias = self.added(query_bias)
+        return _First(self._rest(0), self.cfg.heads, residual, constant, query, mixed, bias, by_channel, kept)
 
     def middle(self, i: int) -> _Middle:
         q, k, v, q_bias, v_bias, out, out_bias = self._attention(i)
-        q_bias, v_bias = (self.added(self.by_channel(t)) for t in (q_bias - q @ out_bias, v_bias - v @ out_bias))
-        q, k, v = (self.to(self.by_channel(t).T) for t in (q, k, v))
+        biases = q_bias - q @ out_bias, torch.zeros_like(q_bias), v_bias - v @ out_bias
+        qkv, qkv_bias = (torch.cat([self.by_channel(t) for t in three]) for three in ((q, k, v), biases))
         out = self.to(self.by_channel(out.T))
-        return _Middle(self._rest(i), self.cfg.heads, q, k, v, out, q_bias, v_bias)
+        return _Middle(self._rest(i), self.cfg.heads, self.to(qkv.T), self.added(qkv_bias), out)
 
     def last(self, i: int) -> _Last:
         q, k, v, q_bias, v_bias, out, out_bias = self._attention(i)

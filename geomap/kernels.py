@@ -1,8 +1,8 @@
 """What the encoder does between its products, on a CPU, compiled by numba: each step reads and writes its rows once.
 
-Rows are contiguous float32, or bfloat16 as the uint16 of its bits; whatever they are, arithmetic is float32, on LANES
-numbers side by side (LLVM makes of it what the processor has). A row's result depends on no other pixel. Torch's own
-operators take 1.3 to 5 times as long for the sizes of this encoder (docs/engine.md).
+Rows are float32, bfloat16 as the uint16 of its bits, or float16 as the int16; arithmetic is float32, on LANES numbers
+side by side (LLVM makes of it what the processor has). A row's result depends on no other pixel. Torch's own operators
+take several times as long for the sizes of this encoder (docs/engine.md).
 
 In attention the heads lie along the lanes: number d * heads + h of a row is channel d of head h. Products of queries
 and keys are then sums of whole vectors, which hold a score for each head, and a weight meets its values lane by lane.
@@ -27,8 +27,8 @@ LANES = 16
 EPSILON = np.float32(1e-5)
 """Of LayerNorm; torch's default, with which the encoder is trained."""
 LOG2_E = np.float32(1 / math.log(2))
-MIN_EXPONENT = np.float32(-126)
-"""Smaller powers of two are not normal float32; weights of 1e-38 are as good as none."""
+MIN_EXPONENT = np.float32(-100)
+"""Weights of 1e-30 are as good as none, and what is made of them are still normal numbers: others are slow."""
 ROUNDS = np.float32(1.5 * 2**23)
 """Added to a number of less than 2**22, it leaves the nearest integer in the low bits."""
 C1, C2, C3, C4, C5, C6 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(1, 7))
@@ -42,20 +42,20 @@ def fits(heads: int, *widths: int) -> bool:
 
 def norm_(rows: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """LayerNorm of rows + residual, written to both: (R, D) of any two dtypes. Weight and bias (D,) are float32."""
-    _norm(_flat(rows), _flat(residual), weight.numpy(), bias.numpy())
+    _norm(_array(rows), _array(residual), weight.numpy(), bias.numpy())
     return rows
 
 
 def relu_(rows: Tensor, bias: Tensor) -> Tensor:
     """max(rows + bias, 0) in place: (R, D) and float32 (D,)."""
-    _relu(_flat(rows), bias.numpy())
+    _relu(_array(rows), bias.numpy())
     return rows
 
 
 def attend_(
     q: Tensor, k: Tensor, v: Tensor, heads: int, tokens: int, q_bias: Tensor, v_bias: Tensor | None = None
 ) -> Tensor:
-    """Attention within groups of `tokens` successive rows, written over the queries.
+    """Attention within groups of `tokens` successive rows, written over the queries. Rows may be columns of wider ones.
 
     Args:
         q: (R, E * heads) queries, already scaled, the heads of a channel side by side.
@@ -65,12 +65,13 @@ def attend_(
         v_bias: the same for the values; none where the heads share them.
     """
     v_bias = torch.zeros_like(q_bias) if v_bias is None else v_bias
-    _attend(_flat(q), _flat(k), _flat(v), q_bias.numpy(), v_bias.numpy(), heads, tokens)
+    _attend(_array(q), _array(k), _array(v), q_bias.numpy(), v_bias.numpy(), heads, tokens)
     return q
 
 
-def _flat(rows: Tensor) -> Any:
-    return (rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows).view(-1).numpy()
+def _array(rows: Tensor) -> Any:
+    kind = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(rows.dtype, rows.dtype)
+    return rows.view(kind).numpy()
 
 
 # Vectors, for the compiled loops --------------------------------------------------------------------------------------
@@ -78,6 +79,7 @@ def _flat(rows: Tensor) -> Any:
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _SHORTS = ir.VectorType(ir.IntType(16), LANES)
+_HALVES = ir.VectorType(ir.HalfType(), LANES)
 
 _operation: Callable[[Callable[..., Any]], Any] = intrinsic
 """Of a function of types, which gives a signature and a function that emits LLVM's code."""
@@ -104,8 +106,13 @@ def _ints(value: int) -> ir.Constant:
 
 
 def _place(context: Any, builder: Any, kind: Any, rows: Any, at: Any) -> Any:
-    """Pointer to number `at` of a one-dimensional array."""
+    """Pointer to the number so many after an array's first."""
     return builder.gep(context.make_array(kind)(context, builder, rows).data, [at])
+
+
+def _kept(rows: Any) -> tuple[ir.VectorType, int]:
+    """LANES numbers in memory, and the bytes of one, to a multiple of which they are aligned."""
+    return {types.float32: (_FLOATS, 4), types.uint16: (_SHORTS, 2), types.int16: (_HALVES, 2)}[rows.dtype]
 
 
 def _widened(builder: Any, bits: Any, wide: Any) -> Any:
@@ -116,29 +123,31 @@ def _widened(builder: Any, bits: Any, wide: Any) -> Any:
 @_operation
 def _load(_: Any, rows: Any, at: Any) -> Any:
     """LANES numbers from `at` on."""
+    kind, size = _kept(rows)
 
     def emit(context: Any, builder: Any, _: Any, values: Any) -> Any:
         place = _place(context, builder, rows, *values)
-        if isinstance(rows.dtype, types.Float):
-            return builder.load(builder.bitcast(place, _FLOATS.as_pointer()), align=4)
-        bits = builder.load(builder.bitcast(place, _SHORTS.as_pointer()), align=2)
-        return builder.bitcast(_widened(builder, bits, _INTS), _FLOATS)
+        value = builder.load(builder.bitcast(place, kind.as_pointer()), align=size)
+        if kind is _SHORTS:
+            return builder.bitcast(_widened(builder, value, _INTS), _FLOATS)
+        return value if kind is _FLOATS else builder.fpext(value, _FLOATS)
 
     return _vector(rows, types.intp), emit
 
 
 @_operation
 def _store(_: Any, rows: Any, at: Any, vector: Any) -> Any:
-    """A vector to `at`; into bfloat16 rounded to the nearest, ties away from zero."""
+    """A vector to `at`, rounded to the nearest; in bfloat16 ties go away from zero."""
+    kind, size = _kept(rows)
 
     def emit(context: Any, builder: Any, _: Any, values: Any) -> Any:
-        place = _place(context, builder, rows, *values[:2])
-        if isinstance(rows.dtype, types.Float):
-            builder.store(values[2], builder.bitcast(place, _FLOATS.as_pointer()), align=4)
-            return context.get_dummy_value()
-        bits = builder.bitcast(values[2], _INTS)
-        bits = builder.lshr(builder.add(bits, _ints(0x8000)), _ints(16))
-        builder.store(builder.trunc(bits, _SHORTS), builder.bitcast(place, _SHORTS.as_pointer()), align=2)
+        place, value = _place(context, builder, rows, *values[:2]), values[2]
+        if kind is _SHORTS:
+            bits = builder.add(builder.bitcast(value, _INTS), _ints(0x8000))
+            value = builder.trunc(builder.lshr(bits, _ints(16)), _SHORTS)
+        elif kind is _HALVES:
+            value = builder.fptrunc(value, _HALVES)
+        builder.store(value, builder.bitcast(place, kind.as_pointer()), align=size)
         return context.get_dummy_value()
 
     return types.void(rows, types.intp, vector), emit
@@ -283,10 +292,10 @@ def _folded(a: Any, period: int) -> Any:
 
 @_compiled
 def _norm(rows: Any, residual: Any, weight: Any, bias: Any) -> None:
-    d = len(weight)
+    n, d = rows.shape
     z = _room(d)
     zero, one, share, epsilon = _all(np.float32(0)), _all(np.float32(1)), _all(np.float32(1 / d)), _all(EPSILON)
-    for row in range(0, len(rows), d):
+    for row in range(0, n * d, d):
         mean = square = zero
         for i in range(0, d, LANES):
             value = _load(rows, row + i) + _load(residual, row + i)
@@ -303,7 +312,7 @@ def _norm(rows: Any, residual: Any, weight: Any, bias: Any) -> None:
 @_compiled
 def _relu(rows: Any, bias: Any) -> None:
     zero = _all(np.float32(0))
-    for row in range(0, len(rows), len(bias)):
+    for row in range(0, rows.size, len(bias)):
         for i in range(0, len(bias), LANES):
             _store(rows, row + i, _larger(_load(rows, row + i) + _load(bias, i), zero))
 
@@ -323,14 +332,23 @@ def _exp(x: Any) -> Any:
 
 
 @_inlined
-def _spread(source: Any, start: int, tokens: int, width: int, heads: int, shared: bool, rows: Any) -> None:
+def _step(rows: Any) -> Any:
+    """Numbers from one row to the next."""
+    return rows.strides[0] // rows.itemsize
+
+
+@_inlined
+def _spread(source: Any, start: int, tokens: int, width: int, heads: int, rows: Any) -> None:
     """Keys or values of one group as rows of `width` float32; shared ones are repeated for every head."""
-    if shared:
-        for i in range(tokens * width // heads):
-            _store(rows, i * heads, _load_one(source, start + i))  # what reaches too far is overwritten by the next
+    size, step = source.shape[1], _step(source)
+    if size < width:
+        for j in range(tokens):
+            for i in range(size):  # what reaches too far is overwritten by the next
+                _store(rows, j * width + i * heads, _load_one(source, (start + j) * step + i))
     else:
-        for i in range(0, tokens * width, LANES):
-            _store(rows, i, _load(source, start + i))
+        for j in range(tokens):
+            for i in range(0, width, LANES):
+                _store(rows, j * width + i, _load(source, (start + j) * step + i))
 
 
 @_inlined
@@ -417,30 +435,30 @@ def _mix(pair: Any, values: Any, width: int, tokens: int, first: Any, second: An
 
 @_compiled
 def _attend(q: Any, k: Any, v: Any, q_bias: Any, v_bias: Any, heads: int, tokens: int) -> None:
-    width = len(q_bias)
-    shared = len(k) < len(q)
-    size = width // heads if shared else width  # of a key
+    n, width = q.shape
+    step = _step(q)
     rows, pair = _room(tokens * width + LANES), _room(2 * width)
     scores = _room(tokens * tokens * LANES)
     block = tokens * LANES  # scores of one query
-    for group in range(len(q) // (tokens * width)):
-        start = group * tokens * width
-        _spread(k, group * tokens * size, tokens, width, heads, shared, rows)
+    for start in range(0, n, tokens):
+        _spread(k, start, tokens, width, heads, rows)
         for r in range(0, tokens, 2):
             s = min(r + 1, tokens - 1)  # the last of an odd number stands for two
             for i in range(0, width, LANES):
-                _store(pair, i, _load(q, start + r * width + i) + _load(q_bias, i))
-                _store(pair, width + i, _load(q, start + s * width + i) + _load(q_bias, i))
+                bias = _load(q_bias, i)
+                _store(pair, i, _load(q, (start + r) * step + i) + bias)
+                _store(pair, width + i, _load(q, (start + s) * step + i) + bias)
             _score(pair, rows, width, heads, tokens, scores[r * block :], scores[s * block :])
         for r in range(tokens):
             _weigh(scores[r * block :], tokens)
-        _spread(v, group * tokens * size, tokens, width, heads, shared, rows)
+        _spread(v, start, tokens, width, heads, rows)
         for r in range(0, tokens, 2):
             s = min(r + 1, tokens - 1)
             for i in range(0, width, LANES):
-                _store(pair, i, _load(v_bias, i))
-                _store(pair, width + i, _load(v_bias, i))
+                bias = _load(v_bias, i)
+                _store(pair, i, bias)
+                _store(pair, width + i, bias)
             _mix(pair, rows, width, tokens, scores[r * block :], scores[s * block :])
             for i in range(0, width, LANES):
-                _store(q, start + r * width + i, _load(pair, i))
-                _store(q, start + s * width + i, _load(pair, width + i))
+                _store(q, (start + r) * step + i, _load(pair, i))
+                _store(q, (start + s) * step + i, _load(pair, width + i))
