@@ -19,8 +19,9 @@ training on half of the Flemish fields (fixed random class vectors, for this com
 other sets are compared.
 
 --json keys: px_per_s, ratio_fp32 (engine over plain fp32), matmul_share (2 x multiply-adds of the reduced algebra x
-px/s over the matmul rate of the engine's precision), both also of the best turns (best_...), label_agreement (worst case, of real series where there are any),
-for the paper's encoder; and the same with all rates, per encoder, under `timesenclip` and `default`.
+px/s over the matmul rate of the engine's precision), label_agreement (worst case, of real series where there are any),
+for the paper's encoder; and the same with all rates, and with those of the best turns (best_...), per encoder, under
+`timesenclip` and `default`.
 """
 
 from __future__ import annotations
