@@ -65,13 +65,16 @@ def attend_(
         v_bias: the same for the values; none where the heads share them.
     """
     v_bias = torch.zeros_like(q_bias) if v_bias is None else v_bias
-    _attend(_array(q), _array(k), _array(v), q_bias.numpy(), v_bias.numpy(), heads, tokens)
+    arrays, steps = zip(*((_array(rows), rows.stride(0)) for rows in (q, k, v)), strict=True)
+    _attend(*arrays, steps, k.shape[1], q_bias.numpy(), v_bias.numpy(), heads, tokens)
     return q
 
 
 def _array(rows: Tensor) -> Any:
+    """The numbers from the first to the last of all rows, those in between included, which are not of these rows."""
     kind = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(rows.dtype, rows.dtype)
-    return rows.view(kind).numpy()
+    n, width = rows.shape
+    return rows.view(kind).as_strided(((n - 1) * rows.stride(0) + width,), (1,)).numpy()
 
 
 # Vectors, for the compiled loops --------------------------------------------------------------------------------------
@@ -106,7 +109,7 @@ def _ints(value: int) -> ir.Constant:
 
 
 def _place(context: Any, builder: Any, kind: Any, rows: Any, at: Any) -> Any:
-    """Pointer to the number so many after an array's first."""
+    """Pointer to number `at` of a one-dimensional array."""
     return builder.gep(context.make_array(kind)(context, builder, rows).data, [at])
 
 
@@ -292,10 +295,10 @@ def _folded(a: Any, period: int) -> Any:
 
 @_compiled
 def _norm(rows: Any, residual: Any, weight: Any, bias: Any) -> None:
-    n, d = rows.shape
+    d = len(weight)
     z = _room(d)
     zero, one, share, epsilon = _all(np.float32(0)), _all(np.float32(1)), _all(np.float32(1 / d)), _all(EPSILON)
-    for row in range(0, n * d, d):
+    for row in range(0, len(rows), d):
         mean = square = zero
         for i in range(0, d, LANES):
             value = _load(rows, row + i) + _load(residual, row + i)
@@ -312,7 +315,7 @@ def _norm(rows: Any, residual: Any, weight: Any, bias: Any) -> None:
 @_compiled
 def _relu(rows: Any, bias: Any) -> None:
     zero = _all(np.float32(0))
-    for row in range(0, rows.size, len(bias)):
+    for row in range(0, len(rows), len(bias)):
         for i in range(0, len(bias), LANES):
             _store(rows, row + i, _larger(_load(rows, row + i) + _load(bias, i), zero))
 
@@ -332,23 +335,15 @@ def _exp(x: Any) -> Any:
 
 
 @_inlined
-def _step(rows: Any) -> Any:
-    """Numbers from one row to the next."""
-    return rows.strides[0] // rows.itemsize
-
-
-@_inlined
-def _spread(source: Any, start: int, tokens: int, width: int, heads: int, rows: Any) -> None:
+def _spread(source: Any, at: int, step: int, tokens: int, size: int, heads: int, width: int, rows: Any) -> None:
     """Keys or values of one group as rows of `width` float32; shared ones are repeated for every head."""
-    size, step = source.shape[1], _step(source)
-    if size < width:
-        for j in range(tokens):
+    for j in range(tokens):
+        if size < width:
             for i in range(size):  # what reaches too far is overwritten by the next
-                _store(rows, j * width + i * heads, _load_one(source, (start + j) * step + i))
-    else:
-        for j in range(tokens):
+                _store(rows, j * width + i * heads, _load_one(source, at + j * step + i))
+        else:
             for i in range(0, width, LANES):
-                _store(rows, j * width + i, _load(source, (start + j) * step + i))
+                _store(rows, j * width + i, _load(source, at + j * step + i))
 
 
 @_inlined
@@ -434,14 +429,16 @@ def _mix(pair: Any, values: Any, width: int, tokens: int, first: Any, second: An
 
 
 @_compiled
-def _attend(q: Any, k: Any, v: Any, q_bias: Any, v_bias: Any, heads: int, tokens: int) -> None:
-    n, width = q.shape
-    step = _step(q)
+def _attend(
+    q: Any, k: Any, v: Any, steps: Any, size: int, q_bias: Any, v_bias: Any, heads: int, tokens: int
+) -> None:  # `steps` from row to row of each, `size` of a key
+    width = len(q_bias)
+    step = steps[0]
     rows, pair = _room(tokens * width + LANES), _room(2 * width)
     scores = _room(tokens * tokens * LANES)
     block = tokens * LANES  # scores of one query
-    for start in range(0, n, tokens):
-        _spread(k, start, tokens, width, heads, rows)
+    for start in range(0, (len(q) - width) // step + 1, tokens):
+        _spread(k, start * steps[1], steps[1], tokens, size, heads, width, rows)
         for r in range(0, tokens, 2):
             s = min(r + 1, tokens - 1)  # the last of an odd number stands for two
             for i in range(0, width, LANES):
@@ -451,7 +448,7 @@ def _attend(q: Any, k: Any, v: Any, q_bias: Any, v_bias: Any, heads: int, tokens
             _score(pair, rows, width, heads, tokens, scores[r * block :], scores[s * block :])
         for r in range(tokens):
             _weigh(scores[r * block :], tokens)
-        _spread(v, start, tokens, width, heads, rows)
+        _spread(v, start * steps[2], steps[2], tokens, size, heads, width, rows)
         for r in range(0, tokens, 2):
             s = min(r + 1, tokens - 1)
             for i in range(0, width, LANES):
