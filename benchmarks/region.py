@@ -255,7 +255,7 @@ def own_seconds(side: int = 2) -> dict[str, float]:
         ids = rng.integers(1, 9, (TILE // 8,) * 2, np.uint8)
         layers[name] = ids.repeat(8, 0).repeat(8, 1)
         layers[f"{name}_confidence"] = (4 * rng.integers(5, 25, (TILE // 2,) * 2, np.uint8)).repeat(2, 0).repeat(2, 1)
-    travelled = pickle.dumps(finished.Finished(layers), protocol=5)
+    travelled = pickle.dumps(finished.Finished(finished.pack(layers)), protocol=5)
     land = Layer("map", "simulated", "classes", legend.load("landcover"))
     whole = Grid(EPSG, COLUMN * TILE * 10, ROW * TILE * 10, side * TILE, side * TILE)
     step = TILE * 10

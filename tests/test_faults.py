@@ -315,7 +315,7 @@ def test_more_than_may_be_missed_stops_the_tile_and_names_the_scenes(archive: Ar
 
 def test_a_finished_tile_remembers_what_it_missed(tmp_path: Path) -> None:
     evidence = finished.Evidence({"a": Dark(4, 2)}, (Missed("b", "B04", "missing", "HTTP 404"),))
-    (tmp_path / "tile.npz").write_bytes(finished.encode(finished.Finished({}, evidence), "print"))
+    (tmp_path / "tile.npz").write_bytes(finished.encode(finished.Finished(finished.pack({}), evidence), "print"))
     assert finished.read_about(tmp_path / "tile.npz").evidence == evidence
 
 

@@ -233,7 +233,7 @@ def test_a_failed_run_without_tiles_takes_a_corrected_item_file(archive, request
 
 def test_a_torn_tile_is_made_again_and_names_of_legends_are_free(archive, request_for, tmp_path):
     from geomap.run import request as requests
-    from geomap.run.finished import Finished
+    from geomap.run.finished import Finished, pack
     from geomap.run.state import open_state
 
     named = legend.Legend(name="file", title="mine", classes=legend.load("landcover").classes)
@@ -242,7 +242,7 @@ def test_a_torn_tile_is_made_again_and_names_of_legends_are_free(archive, reques
     out = tmp_path / "out"
     state = open_state(out, requests.described(job))
     (tile,) = job.tiles
-    state.save(tile, Finished({"file": np.ones(tile.grid.shape, np.uint8)}))
+    state.save(tile, Finished(pack({"file": np.ones(tile.grid.shape, np.uint8)})))
     assert state.has(tile, ["file"])
     for content in (b"", b"PK\x03\x04torn"):
         (out / f"tiles/{tile.name}.npz").write_bytes(content)

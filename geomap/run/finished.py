@@ -1,7 +1,7 @@
 """What the work on one tile gives, and the file that keeps it: plain values, so that they travel from any worker.
 
-A file is a zip of arrays (numpy's npz, no pickle): one for each layer, and one that holds the rest as JSON. The zip's
-comment is the sha256 of all that comes before it, so any changed byte is found.
+A file is a zip of arrays (numpy's npz, no pickle): one for each layer, compressed where the tile was made, and one that
+holds the rest as JSON. The zip's comment is the sha256 of all that comes before it, so any changed byte is found.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Reused:
 class Finished:
     """The work on one tile, done."""
 
-    layers: Layers
+    layers: bytes  # packed
     evidence: Evidence = field(default_factory=Evidence)
     seconds: Mapping[str, float] = field(default_factory=dict)  # by stage
     kept: Mapping[str, Layers] = field(default_factory=dict)  # by store, arrays (..., y, x) by name; not in the file
@@ -80,6 +80,14 @@ class About:
     reused: Reused = field(default_factory=Reused)
 
 
+def pack(layers: Layers) -> bytes:
+    """The layers as a zip of arrays."""
+    buffer = io.BytesIO()
+    arrays = {f"{_LAYER}{stem}": pixels for stem, pixels in layers.items()}
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
 def encode(tile: Finished, fingerprint: str) -> bytes:
     """The bytes of a file."""
     about = {
@@ -89,11 +97,10 @@ def encode(tile: Finished, fingerprint: str) -> bytes:
         "seconds": dict(tile.seconds),
         "reused": asdict(tile.reused),
     }
-    arrays = {f"{_LAYER}{stem}": pixels for stem, pixels in tile.layers.items()}
-    arrays[_ABOUT] = np.frombuffer(json.dumps(about).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    with zipfile.ZipFile(buffer, "a") as z:
+    buffer = io.BytesIO(tile.layers)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as z:
+        with z.open(f"{_ABOUT}.npy", "w") as f:
+            np.lib.format.write_array(f, np.frombuffer(json.dumps(about).encode(), np.uint8))
         z.comment = bytes(_DIGEST)
     content = buffer.getvalue()[:-_DIGEST]
     return content + hashlib.sha256(content).digest()

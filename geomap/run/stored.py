@@ -23,7 +23,7 @@ from geomap.label import Question
 from geomap.legend import Legend
 from geomap.run import Result
 from geomap.run.assemble import Maps, assemble, published
-from geomap.run.finished import Finished, Layers
+from geomap.run.finished import Finished, Layers, pack
 from geomap.run.request import (
     CLEAR_MONTHS,
     NOT_MAPPED,
@@ -200,7 +200,7 @@ def _map(
         start = time.perf_counter()
         done, total = 0, sum(tile.grid.width * tile.grid.height for tile in pending)
         for tile in pending:
-            state.save(tile, Finished(make(tile, _shifted(progress, done, total))))
+            state.save(tile, Finished(pack(make(tile, _shifted(progress, done, total)))))
             done += tile.grid.width * tile.grid.height
             progress("label", done, total)
         labelled = time.perf_counter()

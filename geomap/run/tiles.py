@@ -16,7 +16,7 @@ from geomap import encode, grid
 from geomap.errors import ReadError
 from geomap.run import rolling
 from geomap.run.fingerprint import over
-from geomap.run.finished import Evidence, Finished, Layers, Outcome, Reused
+from geomap.run.finished import Evidence, Finished, Layers, Outcome, Reused, pack
 from geomap.run.reading import compose
 from geomap.run.request import CLEAR_MONTHS, NOT_MAPPED, Earlier, Job, Request
 from geomap.run.rolling import Known
@@ -132,7 +132,7 @@ def finish_tile(job: Job, composed: Composed, advance: Callable[[int], None] = l
         kept[EMBEDDINGS] = {"embedding": codes, CLEAR_MONTHS: layers[CLEAR_MONTHS]}
     seconds = {"composite": composed.seconds, "encode": time.perf_counter() - start}
     reused = Reused(composed.months, labelled.kept, labelled.encoded)
-    return Finished(layers, Evidence(made.dark, made.missed), seconds, kept, reused)
+    return Finished(pack(layers), Evidence(made.dark, made.missed), seconds, kept, reused)
 
 
 def label_tile(
