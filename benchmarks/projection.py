@@ -18,6 +18,7 @@ ASSUMED = {
     "gpu-px-per-s": (1.5e6, "pixels that a GPU encodes and labels in a second: the design's goal, not measured"),
     "vcpus-per-gpu": (16, "vCPUs that read and composite, for each GPU; one is taken for a core measured here"),
     "gbit-per-gpu": (10, "network from the store, Gbit/s for each GPU"),
+    "writers": (4, "maps that a run writes at a time, on as many vCPUs of its own"),
     "runs": (1, "runs that share the area, each a process of its own"),
     "scenes": (53, "scenes over a tile in twelve months"),
     "used": (42 / 53, "share of them with a clear pixel, whose bands are read"),
@@ -35,8 +36,9 @@ def projection(measured: dict[str, Any], given: dict[str, float]) -> str:
     """Tables of hours, bytes and cost, as Markdown, from the figures of region.py and from assumptions."""
     tile, rate = per_tile(measured, given), given["gpu-px-per-s"] / TILE**2  # tiles a second
     told = (
-        f"A full tile takes {tile['core_s']:.1f} core seconds to read and composite, {tile['bytes'] / 1e9:.2f} GB from "
-        f"the store, and in the run's own process {tile['keep_s']:.2f} s to keep and {tile['maps_s']:.2f} s in maps. "
+        f"A full tile takes {tile['core_s']:.1f} core seconds to read, composite and pack, {tile['bytes'] / 1e9:.2f} "
+        f"GB from the store, and in the run's own process {tile['keep_s']:.2f} s to keep and {tile['maps_s']:.2f} s in "
+        "maps. "
         f"A GPU of {rate:.2f} tiles a second is fed by {rate * tile['core_s']:.0f} vCPUs and "
         f"{rate * tile['bytes'] * 8 / 1e9:.1f} Gbit/s; a run's own process keeps the tiles of "
         f"{1 / tile['keep_s'] / rate:.1f} such GPUs."
@@ -67,7 +69,7 @@ def on_gpus(name: str, gpus: int, tile: dict[str, float], given: dict[str, float
         tiles * tile["bytes"] * 8 / (gpus * given["gbit-per-gpu"] * 1e9) / 3600,
         tiles * tile["keep_s"] / given["runs"] / 3600,
     ]
-    longest, maps = max(hours), tiles * tile["maps_s"] / given["runs"] / 3600
+    longest, maps = max(hours), tiles * tile["maps_s"] / given["writers"] / given["runs"] / 3600
     parts = " | ".join(f"**{h:.2f}**" if h == longest else f"{h:.2f}" for h in hours)
     whole, size = longest + maps, tiles * tile["bytes"] / 1e12
     cost = whole * (gpus * given["price-gpu-hour"] + vcpus * given["price-vcpu-hour"])
@@ -85,7 +87,7 @@ def on_cpus(name: str, vcpus: int, tile: dict[str, float], measured: dict[str, A
 
 
 def per_tile(measured: dict[str, Any], given: dict[str, float]) -> dict[str, float]:
-    """Of a full tile: core seconds to read and composite it, bytes from the store, seconds of the run's own.
+    """Of a full tile: core seconds to read, composite and pack it, bytes from the store, seconds of the run's own.
 
     A window of W pixels at any place in blocks of B pixels touches ((W + B) / W)^2 times its area on average.
     """
@@ -94,10 +96,10 @@ def per_tile(measured: dict[str, Any], given: dict[str, float]) -> dict[str, flo
     medians = given["core-s"] * given["scenes"] / 53 * (1 + given["decode-share"] * (blocks - 1))
     runs = [run for workers, run in measured["runs"].items() if int(workers)]
     overhead = max(0.0, statistics.median(run["overhead_s"] for run in runs))
-    keep = statistics.median(run["own_s"] for run in runs) + measured["own_process_s"]["keep"]
+    keep = statistics.median(run["own_s"] for run in runs) + measured["full_tile_s"]["keep"]
     return {
-        "core_s": medians + overhead,
+        "core_s": medians + overhead + measured["full_tile_s"]["pack"],
         "bytes": decoded * given["compressed"] * blocks,
         "keep_s": keep,
-        "maps_s": measured["own_process_s"]["maps"],
+        "maps_s": measured["full_tile_s"]["maps"],
     }

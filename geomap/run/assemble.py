@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from numpy.typing import NDArray
 
@@ -23,6 +25,9 @@ from geomap.types import Tile
 
 Derived: TypeAlias = Mapping[str, Callable[[Tile], NDArray[Any]]]
 """By stem, how the pixels of a tile are made of layers that there are."""
+
+WRITERS: Final = 4
+"""Maps written at a time, at most; each takes up to 50 MB."""
 
 log = logging.getLogger(__name__)
 
@@ -62,20 +67,12 @@ def assemble(
     ready = [tile for tile in product.tiles if tile.name not in missing]
     staging = state.staging()
     zones = sorted({tile.grid.epsg for tile in product.tiles})
-    statistics: dict[str, list[Statistics]] = {layer.stem: [] for layer in product.layers}
     maps: list[stacitem.MapFile] = []
     for epsg in zones:
-        members = [tile for tile in product.tiles if tile.grid.epsg == epsg]
-        whole = grid.mosaic_grid(tuple(tile.grid for tile in members))
-        for layer in product.layers:
-            path = map_path(staging, layer, epsg, zones)
-            load = derived.get(layer.stem) or partial(_load, state, layer)
-            pixels = ((tile.grid, load(tile)) for tile in members if tile.name not in missing)
-            statistics[layer.stem].append(write.write_map(path, layer, whole, pixels, _tags(product)))
-            maps.append(stacitem.MapFile(path, layer, whole))
-            progress("write", len(maps), len(zones) * len(product.layers))
+        whole = grid.mosaic_grid(tuple(tile.grid for tile in product.tiles if tile.grid.epsg == epsg))
+        maps += [stacitem.MapFile(map_path(staging, m, epsg, zones), m, whole) for m in product.layers]
+    merged = _write_maps(maps, ready, state, _tags(product), progress, derived)
     vrt.write_vrts(staging, maps)
-    merged = {stem: ledger.merge(parts) for stem, parts in statistics.items()}
     scenes = state.scenes or ()
     abouts = {tile.name: state.about(tile) for tile in ready}
     evidence = {name: about.evidence for name, about in abouts.items()}
@@ -109,6 +106,32 @@ def assemble(
     files.write_sums(staging)
     files.publish(staging, state.directory)
     return Maps(tuple(state.directory / m.path.name for m in maps), merged, scenes_missed, update)
+
+
+def _write_maps(
+    maps: Sequence[stacitem.MapFile],
+    tiles: Sequence[Tile],
+    state: State,
+    tags: Mapping[str, str],
+    progress: Progress,
+    derived: Derived,
+) -> dict[str, Statistics]:
+    """Write several maps at a time, each from the tiles of its zone. Returns statistics by layer stem."""
+
+    def written(m: stacitem.MapFile) -> Statistics:
+        load = derived.get(m.layer.stem) or partial(_load, state, m.layer)
+        pixels = ((tile.grid, load(tile)) for tile in tiles if tile.grid.epsg == m.grid.epsg)
+        return write.write_map(m.path, m.layer, m.grid, pixels, tags)
+
+    statistics: dict[str, list[Statistics]] = {m.layer.stem: [] for m in maps}
+    pool = ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1), "write")
+    try:
+        for done, (m, found) in enumerate(zip(maps, pool.map(written, maps), strict=True), 1):
+            statistics[m.layer.stem].append(found)
+            progress("write", done, len(maps))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {stem: ledger.merge(parts) for stem, parts in statistics.items()}
 
 
 def published(product: Product, directory: Path) -> Maps:
