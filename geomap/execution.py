@@ -121,13 +121,17 @@ class _Last:
 
     def __call__(self, x: Tensor, residual: Tensor, tokens: int) -> Tensor:
         """(N * tokens, D), residual -> (N, D)."""
-        x = x.view(-1, tokens, x.shape[1])
+        rows, x = x, x.view(-1, tokens, x.shape[1])
         n, _, d = x.shape
         heads = self.k.shape[0]
         first = x[:, 0].contiguous()  # (N, D)
         q = torch.mm(first, self.q).add_(self.q_bias).view(n, heads, -1).transpose(0, 1)  # (H, N, D / H)
         q = torch.bmm(q, self.k).transpose(0, 1).contiguous()  # (N, H, D)
-        weighted = _mix(q, x).transpose(0, 1)  # (H, N, D)
+        if self.rest.compiled:  # each head's query is one of H, and tokens are keys and values at once
+            weighted = kernels.attend_(q.view(-1, d), rows, rows, 1, tokens).view(q.shape)
+        else:
+            weighted = _mix(q, x)
+        weighted = weighted.transpose(0, 1)  # (H, N, D)
         values = torch.bmm(weighted, self.v).transpose(0, 1).reshape(n, d).add_(self.v_bias)
         return self.rest(values, self.out, residual.view(x.shape)[:, 0].contiguous())[0]
 

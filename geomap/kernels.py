@@ -53,20 +53,27 @@ def relu_(rows: Tensor, bias: Tensor) -> Tensor:
 
 
 def attend_(
-    q: Tensor, k: Tensor, v: Tensor, heads: int, tokens: int, q_bias: Tensor, v_bias: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    heads: int,
+    tokens: int,
+    q_bias: Tensor | None = None,
+    v_bias: Tensor | None = None,
 ) -> Tensor:
-    """Attention within groups of `tokens` successive rows, written over the queries. Rows may be columns of wider ones.
+    """Attention within G groups of successive rows, written over the queries. Rows may be columns of wider ones.
 
     Args:
-        q: (R, E * heads) queries, already scaled, the heads of a channel side by side.
-        k: (R, E * heads) keys, likewise, or (R, E) where the heads share them.
+        q: (G * queries, E * heads), already scaled, the heads of a channel side by side.
+        k: (G * tokens, E * heads) keys, likewise, or (G * tokens, E) where the heads share them.
         v: values, like the keys.
         q_bias: (E * heads,) float32, added to the queries.
-        v_bias: the same for the values; none where the heads share them.
+        v_bias: the same for the values.
     """
-    v_bias = torch.zeros_like(q_bias) if v_bias is None else v_bias
+    none = torch.zeros(q.shape[1])
+    biases = ((none if bias is None else bias).numpy() for bias in (q_bias, v_bias))
     arrays, steps = zip(*((_array(rows), rows.stride(0)) for rows in (q, k, v)), strict=True)
-    _attend(*arrays, steps, k.shape[1], q_bias.numpy(), v_bias.numpy(), heads, tokens)
+    _attend(*arrays, steps, k.shape[1], *biases, heads, len(q) * tokens // len(k), tokens)
     return q
 
 
@@ -430,32 +437,34 @@ def _mix(pair: Any, values: Any, width: int, tokens: int, first: Any, second: An
 
 @_compiled
 def _attend(
-    q: Any, k: Any, v: Any, steps: Any, size: int, q_bias: Any, v_bias: Any, heads: int, tokens: int
+    q: Any, k: Any, v: Any, steps: Any, size: int, q_bias: Any, v_bias: Any, heads: int, queries: int, tokens: int
 ) -> None:  # `steps` from row to row of each, `size` of a key
     width = len(q_bias)
     step = steps[0]
     rows, pair = _room(tokens * width + LANES), _room(2 * width)
-    scores = _room(tokens * tokens * LANES)
+    scores = _room(queries * tokens * LANES)
     block = tokens * LANES  # scores of one query
-    for start in range(0, (len(q) - width) // step + 1, tokens):
-        _spread(k, start * steps[1], steps[1], tokens, size, heads, width, rows)
-        for r in range(0, tokens, 2):
-            s = min(r + 1, tokens - 1)  # the last of an odd number stands for two
+    for group in range(((len(q) - width) // step + 1) // queries):
+        start = group * queries * step
+        _spread(k, group * tokens * steps[1], steps[1], tokens, size, heads, width, rows)
+        for r in range(0, queries, 2):
+            s = min(r + 1, queries - 1)  # the last of an odd number stands for two
             for i in range(0, width, LANES):
                 bias = _load(q_bias, i)
-                _store(pair, i, _load(q, (start + r) * step + i) + bias)
-                _store(pair, width + i, _load(q, (start + s) * step + i) + bias)
+                _store(pair, i, _load(q, start + r * step + i) + bias)
+                _store(pair, width + i, _load(q, start + s * step + i) + bias)
             _score(pair, rows, width, heads, tokens, scores[r * block :], scores[s * block :])
-        for r in range(tokens):
+        for r in range(queries):
             _weigh(scores[r * block :], tokens)
-        _spread(v, start * steps[2], steps[2], tokens, size, heads, width, rows)
-        for r in range(0, tokens, 2):
-            s = min(r + 1, tokens - 1)
+        if v.ctypes.data != k.ctypes.data:  # else the rows are there
+            _spread(v, group * tokens * steps[2], steps[2], tokens, size, heads, width, rows)
+        for r in range(0, queries, 2):
+            s = min(r + 1, queries - 1)
             for i in range(0, width, LANES):
                 bias = _load(v_bias, i)
                 _store(pair, i, bias)
                 _store(pair, width + i, bias)
             _mix(pair, rows, width, tokens, scores[r * block :], scores[s * block :])
             for i in range(0, width, LANES):
-                _store(q, (start + r) * step + i, _load(pair, i))
-                _store(q, (start + s) * step + i, _load(pair, width + i))
+                _store(q, start + r * step + i, _load(pair, i))
+                _store(q, start + s * step + i, _load(pair, width + i))
