@@ -84,7 +84,7 @@ def _array(rows: Tensor) -> Any:
     return rows.view(kind).as_strided(((n - 1) * rows.stride(0) + width,), (1,)).numpy()
 
 
-# Vectors, for the compiled loops: in this file, since what numba keeps on disk is compiled anew when it changes --------
+# Vectors, for the compiled loops; here, since numba compiles anew what it keeps on disk if this file changes ----------
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
