@@ -116,7 +116,7 @@ def map_seam(folder: Path, seam: Seam, both: bool) -> Mapped:
     job, home = prepare(request), home_grid(seam)
     scenes = catalog.search(area.geometry, YEAR, str(items))
     made = reading.compose(scenes, home, YEAR)
-    one = run_tiles.finish_tile(job, run_tiles.Composed(np.ones(home.shape, bool), made, 0)).layers[COVER]
+    one = run_tiles.label_tile(job, made, np.ones(home.shape, bool), lambda pixels: None).layers[COVER]
     return Mapped(seam, area, folder / "out", one, home)
 
 
