@@ -30,10 +30,8 @@ from geomap.types import Composite
 
 log = logging.getLogger(__name__)
 
-BATCH_CPU = 65_536
-"""Pixels of a batch times the encoder's width: more tokens share the weights, fewer stay in the caches of a core."""
-MOST_CPU = 256
-"""Pixels, at most: a window of pixels with ten numbers of valid months fills its last batches by half."""
+BATCH_CPU = 256
+"""Pixels: in larger batches more tokens share the weights, in smaller ones fewer places of a last batch stay empty."""
 BATCH_GPU = 4096
 """Pixels, at most: 53,000 tokens fill the largest devices."""
 WINDOW_CPU = 32_768
@@ -216,9 +214,9 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 
 
 def fitting_batch(cfg: EncoderConfig, device: torch.device) -> int:
-    """Pixels of a batch: on a CPU what its caches hold, on a GPU what half of its free memory holds."""
+    """Pixels of a batch: on a GPU as many as half of its free memory holds."""
     if device.type == "cpu":
-        return max(16, min(MOST_CPU, BATCH_CPU // cfg.dim))
+        return BATCH_CPU
     free, _ = torch.cuda.mem_get_info(device)
     pixel = 4 * (cfg.months + 1) * (8 * cfg.dim + cfg.mlp)  # bytes: about eight activations of a layer, float32
     return int(max(16, min(BATCH_GPU, free // 2 // pixel)))
