@@ -9,8 +9,8 @@
   the key weights, and the weighted tokens through the value weights, so no token is projected.
 - A bias that only shifts all scores of a query is left out. Output biases of attention and MLP are added by the
   LayerNorm before, whose next readers subtract them again, so that both projections add to the residual in place.
-- On a CPU, what lies between the products is done by the compiled loops of `kernels`, with a float32 residual, and the
-  columns of queries, keys and values are in the order that these loops want.
+- On a CPU, what lies between the products is done by the compiled loops of `kernels`, and the columns of queries, keys
+  and values are in the order that these loops want; beside bfloat16 products the residual is float16.
 - Every token is a valid month: there is no mask and no padding. The caller puts pixels of equally many months together.
 """
 
@@ -139,8 +139,9 @@ class _Last:
 class Execution:
     """A frozen copy of an encoder's weights on a device, in float32 or bfloat16, and its forward.
 
-    LayerNorm, softmax and sums of products are float32 in either, and on a CPU the residual; what products take and
-    give is `dtype`. DNs enter in two bfloat16 parts of 8 bits each, so they are not rounded.
+    LayerNorm, softmax and sums of products are float32 in either; what products take and give is `dtype`, and so is the
+    residual, but for float16 beside bfloat16 where the loops are compiled. DNs enter in two bfloat16 parts of 8 bits
+    each, so they are not rounded.
     """
 
     def __init__(self, encoder: PixelEncoder, device: torch.device, dtype: torch.dtype) -> None:
