@@ -30,7 +30,7 @@ SYNONYMS = {
     "lake": "body of water",
 }
 """Two ways of typing the classes of a map."""
-AGREEMENT_MEASURED = 0.923
+AGREEMENT_MEASURED = 0.990
 """Share of 621 Flemish pixels that both name alike, with the default weights: measure again after training them."""
 MARGIN = 0.044
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,13 @@ from geomap.sentinel2 import BANDS, SCL_NOT_CLEAR
 from geomap.simulate import landscape, series, simulate, write_archive
 from geomap.simulate.archive import ASSETS, Archive
 from geomap.simulate.covers import Table, table
-from geomap.simulate.growth import reflectance, sun_zenith
+from geomap.simulate.growth import SUN_ZENITHS, light, reflectance, sun_zenith
 from geomap.simulate.pixels import draw_pixels
 from geomap.simulate.series import monthly_median_np
 from geomap.simulate.spectra import PARAMETERS, SURFACES, Emulator
 
 SMALL = {"seed": 4, "size": 64, "missing": (1, 3, 5, 6, 9, 11, 12), "overcast": (2,)}  # five months of scenes: quick
-RED, NIR, SWIR = BANDS.index("B04"), BANDS.index("B08"), BANDS.index("B11")
+GREEN, RED, NIR, SWIR = BANDS.index("B03"), BANDS.index("B04"), BANDS.index("B08"), BANDS.index("B11")
 
 
 def yearly_ndvi(key: str, climate: str, n: int = 300) -> np.ndarray:
@@ -96,6 +97,39 @@ def test_greenness_follows_the_calendar(key: str, climate: str, peak: set[int], 
 def test_winter_barley_ripens_before_winter_wheat() -> None:
     barley, wheat = yearly_ndvi("winter_barley", "atlantic"), yearly_ndvi("winter_wheat", "atlantic")
     assert barley[5] < wheat[5] - 0.15
+
+
+def test_stubble_stays_bare_where_summers_are_dry() -> None:
+    wet, dry = yearly_ndvi("winter_barley", "atlantic"), yearly_ndvi("winter_barley", "mediterranean")
+    assert wet[8:11].mean() > dry[8:11].mean() + 0.2  # September to November: catch crops against stubble
+
+
+def test_winter_crops_come_up_late_where_spring_is_early() -> None:
+    north, south = (yearly_ndvi("winter_wheat", c) for c in ("continental", "mediterranean"))
+    assert south[5] < north[5] - 0.2  # ripe in June, and yet
+    assert south[11] < north[11]  # less green in December
+
+
+def test_rough_ground_darkens_under_a_low_sun_and_slopes_follow_the_cosine_law() -> None:
+    n = 4
+    pixels = draw_pixels(np.random.default_rng(0), np.full(n, table().index("maquis")))
+    rough = np.array([0.1, 0.1, 0, 0], np.float32)
+    tilt = np.array([0, 0, 0.2, -0.2], np.float32)
+    sun = np.array([[SUN_ZENITHS[0]], [60], [45], [45]], np.float32)
+    factor = light(replace(pixels, rough=rough, tilt=tilt), sun)[:, 0]
+    darker = 1 - 0.1 * (np.sqrt(3) - np.tan(np.deg2rad(SUN_ZENITHS[0])))  # tan 60 = sqrt 3
+    assert factor == pytest.approx([1, darker, 1.2, 0.8], abs=1e-4)  # tan 45 = 1
+
+
+def test_pigments_take_green_light_from_closed_canopies_alone() -> None:
+    n = 200
+    days = np.full((n, 1), 150, np.float32)
+    for key, lost in (("winter_wheat", 0.2), ("quarry", 0.0)):
+        pixels = draw_pixels(np.random.default_rng(1), np.full(n, table().index(key)), np.zeros(n, np.intp))
+        none, much = (reflectance(replace(pixels, pigment=np.full(n, p, np.float32)), days) for p in (0, 0.25))
+        ratio = np.median(much / none, axis=(0, 1))
+        assert np.delete(ratio, GREEN) == pytest.approx(1, abs=1e-5)
+        assert ratio[GREEN] == pytest.approx(1 - lost, abs=0.05)
 
 
 def test_water_roofs_and_evergreens_keep_their_sign_all_year() -> None:

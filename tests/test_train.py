@@ -16,7 +16,7 @@ from geomap.sentinel2 import BANDS
 from geomap.simulate.covers import table
 from geomap.train import captions, config, evaluate, loop, real, samples
 from geomap.train.config import Augment, TrainConfig
-from geomap.train.loss import MAX_SCALE, CaptionLoss
+from geomap.train.loss import MAX_SCALE, OTHER_SHARE, CaptionLoss, origin_bias
 
 REPOSITORY = Path(__file__).parents[1]
 MINIMAL = "name: tiny\ntitle: Tiny\nlicence: Apache-2.0\n"
@@ -143,12 +143,35 @@ def test_loss_is_that_of_a_softmax_over_cosines() -> None:
     loss_of.log_scale.data.fill_(np.log(10.0))
     vectors = {"a": torch.eye(2), "b": torch.eye(2)}
     labels = {"a": torch.tensor([0]), "b": torch.tensor([-1])}  # no class at level b
-    got = loss_of(torch.tensor([[0.6, 0.8]]), vectors, labels, {"a": 1.0, "b": 1.0})
-    p = np.exp([6.0, 8.0]) / np.exp([6.0, 8.0]).sum()
+    bias = {"a": torch.tensor([[1.0, 0.0]]), "b": torch.zeros(1, 2)}
+    got = loss_of(torch.tensor([[0.6, 0.8]]), vectors, labels, {"a": 1.0, "b": 1.0}, bias)
+    p = np.exp([7.0, 8.0]) / np.exp([7.0, 8.0]).sum()
     smoothed = -(0.99 * np.log(p[0]) + 0.01 * np.log(p[1]))
     assert got.item() == pytest.approx(smoothed / 2, rel=1e-5)
     loss_of.log_scale.data.fill_(9.0)
     assert loss_of.scale.item() == MAX_SCALE
+
+
+def test_what_a_real_set_holds_is_told_to_the_loss_and_not_learnt() -> None:
+    """Series that say nothing: the loss is least where the embedding says nothing either, whatever the set's shares."""
+    common, share = np.array([0.5, 0.3, 0.2]), np.array([0.9, 0.1, 0.0])
+    bias = origin_bias([share], common)
+    assert bias.shape == (2, 3)
+    assert (bias[1] == 0).all()
+    expected = (1 - OTHER_SHARE) * share + OTHER_SHARE * common
+    told = torch.softmax(torch.tensor(common).log() + bias[0], 0)  # an embedding that knows the simulation's shares
+    assert told.numpy() == pytest.approx(expected, abs=1e-3)
+
+
+def test_levels_count_the_classes_of_a_pool() -> None:
+    levels = {v.name: v for v in captions.make_levels(LetterTower())}
+    cover = captions.cover_index(np.array(["maize", "maize", "lake", "fallow"]))  # fallow: no land cover
+    shares = levels["landcover"].shares(cover, np.zeros(4, np.intp), np.array([0.1, 0.1, 0.3, 0.5]))
+    of_cropland, of_water = levels["landcover"].index[cover[0]], levels["landcover"].index[cover[2]]
+    assert (shares[of_cropland], shares[of_water]) == pytest.approx((0.4, 0.6))
+    assert shares.sum() == pytest.approx(1)
+    here = levels["bioregion"].shares(cover, np.array([2, 2, 2, 1]), np.full(4, 0.25))
+    assert here[1:3] == pytest.approx([0.25, 0.75])
 
 
 def test_augmentation_keeps_at_least_three_months_and_never_adds_one() -> None:
@@ -180,6 +203,7 @@ def test_batches_mix_real_and_simulated_series() -> None:
     assert batch.dn.shape == (100, 12, 10)
     assert (batch.dn == 1234).all(dim=2).all(dim=1).sum() == 30
     assert (batch.cover[:30] == table().index("maize")).all()
+    assert batch.pool.tolist() == [0] * 30 + [1] * 70
 
 
 def test_typed_names_are_not_training_captions() -> None:

@@ -44,9 +44,10 @@ class Season(BaseModel):
     layers: Pair = (1.4, 2.1)
     angle: Pair = (40, 65)
     p: float = 1.0
+    again: bool = False
 
 
-FIELDS: Final = tuple(Season.model_fields)[:-1]
+FIELDS: Final = tuple(Season.model_fields)[:-2]
 """Names of the drawn values of a season, in the order of the last axis of Layer.low and Layer.high."""
 
 
@@ -63,6 +64,7 @@ class Climate(BaseModel):
     drought: Pair
     dry_days: tuple[Pair, Pair]
     wet: Months
+    again: Annotated[float, Field(ge=0, le=1)] = 1.0
     words: tuple[str, ...]
 
 
@@ -131,17 +133,22 @@ class Table(BaseModel):
 
 @dataclass(frozen=True)
 class Layer:
-    """Seasons of one layer of all covers: limits (covers, seasons, FIELDS) and probability (covers, seasons)."""
+    """Seasons of one layer of all covers: limits (covers, seasons, FIELDS), probability and kind (covers, seasons)."""
 
     low: Array
     high: Array
     p: Array
+    again: NDArray[np.bool_]
 
-    def draw(self, rng: np.random.Generator, cover: NDArray[np.intp]) -> dict[str, Array]:
-        """Values (n, seasons) of every field for covers (n,); an absent season has LAI 0."""
+    def draw(self, rng: np.random.Generator, cover: NDArray[np.intp], again: Array) -> dict[str, Array]:
+        """Values (n, seasons) of every field for covers (n,); an absent season has LAI 0.
+
+        `again` (n,) is the share of the fields that are sown again after a harvest which the climate allows.
+        """
         low, high = self.low[cover], self.high[cover]
         values = low + (high - low) * rng.random(low.shape, dtype=np.float32)
-        present = rng.random(low.shape[:2], dtype=np.float32) < self.p[cover]
+        chance = self.p[cover] * np.where(self.again[cover], again[:, None], 1)
+        present = rng.random(low.shape[:2], dtype=np.float32) < chance
         drawn: dict[str, Array] = {name: values[..., i] for i, name in enumerate(FIELDS)}
         drawn["lai"] = drawn["lai"] * present
         return drawn
@@ -170,4 +177,5 @@ def _pad(rows: list[tuple[Season, ...]]) -> Layer:
     nothing = Season(lai=(0, 0), p=0)
     grid = [[*row, *[nothing] * (width - len(row))] for row in rows]
     limits = np.array([[[getattr(s, f) for f in FIELDS] for s in row] for row in grid], np.float32)
-    return Layer(limits[..., 0], limits[..., 1], np.array([[s.p for s in row] for row in grid], np.float32))
+    chance = np.array([[s.p for s in row] for row in grid], np.float32)
+    return Layer(limits[..., 0], limits[..., 1], chance, np.array([[s.again for s in row] for row in grid]))

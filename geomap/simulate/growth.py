@@ -15,6 +15,12 @@ from geomap.simulate.spectra import Array, Emulator, surface
 OVERPASS_HOUR_ANGLE = np.float32(np.deg2rad(-22.5))
 """Sentinel-2 passes at 10:30 mean local solar time, an hour and a half before noon."""
 
+SUN_ZENITHS = (25.0, 72.0)
+"""Between these (degrees) shadows grow: spectra hold for a high sun, and products leave out scenes with a lower one."""
+SLOPE_LIGHT = (0.35, 1.6)
+"""Least and most light on a slope beside level ground."""
+_GREEN = BANDS.index("B03")
+
 
 @cache
 def _emulator() -> Emulator:
@@ -43,16 +49,36 @@ def reflectance(pixels: Pixels, days: Array) -> Array:
     low_lai, low_canopy, low_straw = _layer(pixels.under, t, pixels.turn, sun, np.where(woody, herbs, 1), None)
     emulator = _emulator()
     ground = _ground(pixels, around, dry, np.maximum(low_straw, np.where(woody, 0, 0.25 * dry)))
-    low = np.where((low_lai > 0.02)[..., None], emulator.reflectance(low_canopy, ground), ground)
+    low = np.where((low_lai > 0.02)[..., None], _grown(emulator, low_canopy, ground, pixels.pigment), ground)
     shade = (pixels.shade[:, None] * (0.7 + np.clip((sun - 35) / 60, 0, 0.6)))[..., None]
-    high = np.where((lai > 0.02)[..., None], emulator.reflectance(canopy, low), low)
+    high = np.where((lai > 0.02)[..., None], _grown(emulator, canopy, low, pixels.pigment), low)
     wither = np.maximum(pixels.withered[:, None], np.maximum(straw, np.where(woody, 0, 0.55 * dry)))[..., None]
     high = high * (1 - wither) + pixels.straw[:, None] * wither
     bloom = (_gate(t, pixels.flowers[:, :2] - pixels.shift[:, None], 4.0, 4.0) * pixels.flowers[:, 2:])[..., None]
     high = high * (1 - bloom) + surface("flowers") * bloom
     f = pixels.fraction[:, None, None]
-    out: Array = (f * high * (1 - shade) + (1 - f) * low * (1 - 0.6 * shade)).astype(np.float32)
+    seen = f * high * (1 - shade) + (1 - f) * low * (1 - 0.6 * shade)
+    out: Array = (seen * light(pixels, sun)[..., None]).astype(np.float32)
     return out
+
+
+def light(pixels: Pixels, sun: Array) -> Array:
+    """Factor (n, T) of the reflectance at sun zeniths (n, T, degrees): shadows that grow with a low sun, and slopes.
+
+    Slopes follow the cosine law of inclined planes, in the share that the terrain correction of level-2A products
+    leaves (`pixels.tilt`).
+    """
+    shadows = np.tan(np.deg2rad(np.clip(sun, *SUN_ZENITHS))) - np.tan(np.deg2rad(SUN_ZENITHS[0]))
+    slopes = 1 + pixels.tilt[:, None] * np.tan(np.deg2rad(np.minimum(sun, SUN_ZENITHS[1])))
+    factor: Array = ((1 - pixels.rough[:, None] * shadows) * np.clip(slopes, *SLOPE_LIGHT)).astype(np.float32)
+    return factor
+
+
+def _grown(emulator: Emulator, canopy: Array, ground: Array, pigment: Array) -> Array:
+    """Reflectance (n, T, 10) of a canopy (n, T, 8) over a ground, less the green light that pigments (n,) take."""
+    seen = emulator.reflectance(canopy, ground)
+    seen[..., _GREEN] *= 1 - pigment[:, None] * (1 - np.exp(-0.6 * canopy[..., 0]))
+    return seen
 
 
 def sun_zenith(latitude: Array, day: Array) -> Array:

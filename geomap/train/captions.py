@@ -68,6 +68,15 @@ class Level:
         chosen = torch.take_along_dim(self.vectors, picked[..., None], dim=1) * used[..., None]
         return F.normalize(chosen.sum(1), dim=-1)
 
+    def shares(
+        self, cover: NDArray[np.intp], climate: NDArray[np.intp], chance: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """(K,) chance of each class among series of these covers, climates and chances (n,); sums to 1, or 0."""
+        known = self.index.numpy()[cover if self.by == "cover" else climate]
+        count = np.bincount(known[known >= 0], chance[known >= 0], minlength=len(self.vectors))
+        share: NDArray[np.float64] = count / max(count.sum(), 1e-9)
+        return share
+
 
 def cover_captions() -> list[list[str]]:
     """Captions of every cover, in the table's order."""

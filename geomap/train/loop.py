@@ -19,7 +19,7 @@ from geomap.model import CONFIGS, PixelEncoder
 from geomap.train import captions, evaluate, samples
 from geomap.train.config import TrainConfig
 from geomap.train.config import read as read_config
-from geomap.train.loss import CaptionLoss
+from geomap.train.loss import CaptionLoss, origin_bias
 from geomap.train.real import READERS, RealSet
 
 log = logging.getLogger(__name__)
@@ -136,12 +136,14 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, config.warmup))
     mean = AveragedModel(encoder)
     real_pools = [samples.real_pool(r) for r in real]
+    biases = {v.name: _bias(v, real_pools, pool) for v in levels}
     months = torch.arange(12)
     smooth = math.nan
     for step in range(steps):
         batch = samples.draw_batch(rng, pool, real_pools, config.batch, config.real_share, config.augment)
         vectors, labels = _targets(rng, batch, levels)
-        loss = loss_of(encoder(batch.dn, batch.valid, months), vectors, labels, config.levels.model_dump())
+        bias = {name: b[batch.pool] for name, b in biases.items()}
+        loss = loss_of(encoder(batch.dn, batch.valid, months), vectors, labels, config.levels.model_dump(), bias)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT)
@@ -161,6 +163,12 @@ def fit(
 def rate(step: int, steps: int, warmup: int) -> float:
     """Share of the learning rate at a step: linear warm-up, under a line from one to LAST_RATE."""
     return min(1.0, (step + 1) / warmup if warmup else 1.0) * (1 - (1 - LAST_RATE) * step / steps)
+
+
+def _bias(level: captions.Level, real: Sequence[samples.Pool], simulated: samples.Pool) -> Tensor:
+    """(pools, K) how common the level's classes are in each pool, beside the simulated one, as logits."""
+    *shares, common = [level.shares(p.cover, p.climate, p.chance) for p in (*real, simulated)]
+    return origin_bias(shares, common)
 
 
 def _targets(

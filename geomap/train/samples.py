@@ -36,12 +36,13 @@ class Pool:
 
 @dataclass(frozen=True)
 class Batch:
-    """Series as the encoder takes them, with the index of their cover and climate."""
+    """Series as the encoder takes them, with the index of their cover, climate and pool."""
 
     dn: Tensor  # (N, 12, 10) float32
     valid: Tensor  # (N, 12) bool
     cover: Tensor  # (N,)
     climate: Tensor  # (N,)
+    pool: Tensor  # (N,) 0.. for the real sets in turn, then the simulated one
 
 
 def simulated_pool(rng: np.random.Generator, n: int) -> Pool:
@@ -67,7 +68,8 @@ def draw_batch(
     parts = [_pick(rng, pool, each, augment) for pool in real]
     parts.append(_pick(rng, simulated, size - each * len(real), augment))
     dn, valid, cover, climate = (np.concatenate([p[i] for p in parts]) for i in range(4))
-    return Batch(torch.from_numpy(dn), torch.from_numpy(valid), torch.from_numpy(cover), torch.from_numpy(climate))
+    origin = np.repeat(np.arange(len(parts)), [len(p[0]) for p in parts])
+    return Batch(*map(torch.from_numpy, (dn, valid, cover, climate, origin)))
 
 
 def _pick(
