@@ -125,9 +125,10 @@ def draw_pixels(rng: np.random.Generator, cover: NDArray[np.intp], climate: NDAr
 
 def _rough(rng: np.random.Generator, cover: NDArray[np.intp]) -> Array:
     """Loss of light (n,) to shadows of the ground's own making, for each unit of tan(sun zenith)."""
-    most = [ROUGH_WATER if c.landcover == 7 else ROUGH_WOODY if c.woody or c.landcover == 1 else ROUGH
-            for c in table().cover]  # fmt: skip
-    lost: Array = np.array(most, np.float32)[cover] * rng.random(len(cover), dtype=np.float32)
+    most = _constant(
+        lambda c: ROUGH_WATER if c.landcover == 7 else ROUGH_WOODY if c.woody or c.landcover == 1 else ROUGH
+    )
+    lost: Array = most[cover] * rng.random(len(cover), dtype=np.float32)
     return lost
 
 
@@ -137,7 +138,7 @@ def _tilt(rng: np.random.Generator, cover: NDArray[np.intp]) -> Array:
     Level-2A products correct for terrain; what they leave is between a tenth and four fifths of it.
     """
     n = len(cover)
-    mean = np.array([ORCHARD_SLOPE if c.crop and c.woody else SLOPE[c.landcover] for c in table().cover])[cover]
+    mean = _constant(lambda c: ORCHARD_SLOPE if c.crop and c.woody else SLOPE[c.landcover])[cover]
     slope = np.deg2rad(np.minimum(rng.exponential(mean), MAX_SLOPE))
     left = rng.uniform(0.1, 0.8, n) * np.tan(slope) * np.cos(rng.uniform(0, 2 * np.pi, n))
     return left.astype(np.float32)
