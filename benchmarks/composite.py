@@ -142,20 +142,23 @@ def geomap(archive: Path) -> Callable[[int], np.ndarray]:
     from pyproj import Transformer
     from shapely.geometry import box
 
-    from geomap import catalog, composite, read
-    from geomap.reader import Access
+    from geomap.catalog.search import search
+    from geomap.composite.mask import clear_np
+    from geomap.composite.monthly import compute, read_classes
+    from geomap.read.access import Access
+    from geomap.read.stack import scene_classes, stack
     from geomap.types import Grid, Period
 
     period = Period(2018, 12)
     corners = Transformer.from_crs(EPSG, 4326, always_xy=True).transform_bounds(
         WEST, NORTH - 10 * TILE, WEST + 10 * TILE, NORTH
     )
-    scenes = catalog.search(box(*corners), period, str(archive / "items.json"))
+    scenes = search(box(*corners), period, str(archive / "items.json")).scenes
 
     def work(number: int) -> np.ndarray:
         tile = Grid(EPSG, WEST - 20 * number, NORTH, TILE, TILE)
-        clear = composite.clear_np(composite.read_classes(read.scene_classes(scenes, tile, Access()), workers=THREADS))
-        return composite.compute(read.stack(scenes, tile, period, Access(), clear), 12, workers=THREADS).dn
+        clear = clear_np(read_classes(scene_classes(scenes, tile, Access()), workers=THREADS))
+        return compute(stack(scenes, tile, period, Access(), clear), 12, workers=THREADS).dn
 
     return work
 
@@ -163,13 +166,15 @@ def geomap(archive: Path) -> Callable[[int], np.ndarray]:
 def decode(archive: Path) -> Callable[[int], np.ndarray]:
     import rasterio
 
-    from geomap import composite, read
+    from geomap.composite.mask import clear_np
+    from geomap.composite.median import month_median_np
+    from geomap.read.access import GDAL_OPTIONS
 
     features = items_of(archive)
     months = [MONTHS.index(when(f).timetuple()[:2]) for f in features]
 
     def pixels(feature: dict[str, Any], asset: str) -> np.ndarray:
-        with rasterio.Env(**read.GDAL_OPTIONS), rasterio.open(feature["assets"][asset]["href"]) as source:
+        with rasterio.Env(**GDAL_OPTIONS), rasterio.open(feature["assets"][asset]["href"]) as source:
             return source.read(1)
 
     def band(asset: str, clear: list[np.ndarray]) -> np.ndarray:
@@ -178,12 +183,12 @@ def decode(archive: Path) -> Callable[[int], np.ndarray]:
         for month in range(12):
             scenes = [i for i, m in enumerate(months) if m == month]
             chosen = [dn[i] for i in scenes], [clear[i] for i in scenes]
-            medians[month] = composite.month_median_np(*chosen, [0] * len(scenes), scenes)
+            medians[month] = month_median_np(*chosen, [0] * len(scenes), scenes)
         return medians if asset in FINE else medians.repeat(2, 1).repeat(2, 2)
 
     def work(number: int) -> np.ndarray:
         with ThreadPoolExecutor(THREADS) as pool:
-            clear = [composite.clear_np(scl) for scl in pool.map(lambda f: pixels(f, "scl"), features)]
+            clear = [clear_np(scl) for scl in pool.map(lambda f: pixels(f, "scl"), features)]
             made = np.zeros((12, len(ASSETS), TILE, TILE), np.uint16)
             for number, medians in enumerate(pool.map(lambda asset: band(asset, clear), ASSETS)):
                 made[:, number] = medians

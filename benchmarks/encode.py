@@ -12,7 +12,7 @@ each side's best turn are printed too.
     engine    encode.Engine on made-up composites, from uint16 DNs in host memory to unit embeddings
 
 Labels and embeddings are compared with the plain module in float64, on made-up series with months missing and, where
-they lie beside the checkout, on the three real sets of geomap.train.real together. The default weights answer their
+they lie beside the checkout, on the three sets of datasets.worldcereal together. The default weights answer their
 five built-in legends of classes; the worst counts. No trained weights of the paper's size are public, and untrained
 ones give nearly the same embedding to every pixel, so noise would decide the labels: --fit takes so many steps of
 training on half of the Flemish fields (fixed random class vectors, for this comparison only); the other half and the
@@ -44,11 +44,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomap import legend, weights
-from geomap.encode import Engine, pick_device
-from geomap.execution import multiply_adds
-from geomap.model import CONFIGS, EncoderConfig, PixelEncoder
-from geomap.train import real
+from geomap import legends
+from geomap.datasets.worldcereal import RealSet, read_corsica, read_east_africa, read_flanders
+from geomap.encode import weights
+from geomap.encode.card import Q_HIGH, Q_LOW
+from geomap.encode.engine import Engine, pick_device
+from geomap.encode.folded import multiply_adds
+from geomap.encode.model import CONFIGS, EncoderConfig, PixelEncoder
 from geomap.types import Composite
 
 DATA = Path(os.environ.get("GEOMAP_SHARED", Path(__file__).parents[2] / "shared")) / "data"
@@ -263,12 +265,12 @@ def compared(measured: list[NDArray[np.uint16]]) -> dict[str, Series]:
     return {"random": made_up(), **real_ones}
 
 
-def measured() -> Iterator[tuple[str, real.RealSet]]:
+def measured() -> Iterator[tuple[str, RealSet]]:
     """The real sets that lie beside the checkout."""
     readers = {
-        "flanders": (real.read_flanders, "patch_belgium_2019/series.npz"),
-        "corsica": (real.read_corsica, "points/corsica_2022.parquet"),
-        "east_africa": (real.read_east_africa, "points/east_africa_2017.parquet"),
+        "flanders": (read_flanders, "patch_belgium_2019/series.npz"),
+        "corsica": (read_corsica, "points/corsica_2022.parquet"),
+        "east_africa": (read_east_africa, "points/east_africa_2017.parquet"),
     }
     for name, (read, path) in readers.items():
         if (DATA / path).is_file():
@@ -277,7 +279,7 @@ def measured() -> Iterator[tuple[str, real.RealSet]]:
 
 def default() -> Subject:
     loaded = weights.load("default")
-    found = [legend.load(name) for name in legend.builtin_names()]
+    found = [legends.load(name) for name in legends.builtin_names()]
     vectors = {each.name: loaded.class_vectors[each.digest] for each in found if each.kind != "score"}
     return Subject(loaded.encoder, vectors, compared([each.dn for _, each in measured()]))
 
@@ -285,7 +287,7 @@ def default() -> Subject:
 def paper(steps: int) -> Subject:
     torch.manual_seed(0)
     cfg = CONFIGS["timesenclip"]
-    encoder = PixelEncoder(cfg, torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH))
+    encoder = PixelEncoder(cfg, torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
     torch.nn.init.normal_(encoder.position, std=0.5)
     sets = dict(measured())
     vectors = {f"{k}_classes": F.normalize(torch.randn(k, cfg.out), dim=1) for k in (8, 40)}

@@ -73,11 +73,12 @@ def main() -> None:
 def measure(weights_name: str, side: int, repeat: int, others: bool) -> dict[str, Any]:
     import torch
 
-    from geomap import codes, weights
+    from geomap.encode import weights
+    from geomap.run.prepare import codec_of
 
     torch.set_num_threads(CORES)
     loaded = weights.load(weights_name)
-    codec = codes.codec_of(loaded.encoder)
+    codec = codec_of(loaded.encoder)
     embeddings = embed(loaded.encoder)
     vectors = class_vectors(loaded)
     agreement = agreements(embeddings, vectors, kept(codec))
@@ -100,11 +101,11 @@ def embed(encoder: Any) -> dict[str, Any]:
     """By set, (N, D) embeddings of its series with three clear months or more."""
     import torch
 
-    from geomap.train import real
+    from geomap.datasets.worldcereal import read_corsica, read_east_africa
 
     data = SHARED / "data"
-    sets = {"corsica": real.read_corsica(data / "points/corsica_2022.parquet")}
-    sets["east_africa"] = real.read_east_africa(data / "points/east_africa_2017.parquet")
+    sets = {"corsica": read_corsica(data / "points/corsica_2022.parquet")}
+    sets["east_africa"] = read_east_africa(data / "points/east_africa_2017.parquet")
     series = {"flanders": flemish(data / "patch_belgium_2019/series.npz")}
     series |= {name: (s.dn, s.valid) for name, s in sets.items()}
     found = {}
@@ -121,7 +122,8 @@ def embed(encoder: Any) -> dict[str, Any]:
 
 def flemish(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """(4096, 12, 10) DNs and (4096, 12) valid months of every pixel of the patch, labelled or not."""
-    from geomap.composite import clear_np, median_np
+    from geomap.composite.mask import clear_np
+    from geomap.composite.median import median_np
     from geomap.sentinel2 import BANDS, BANDS_10M, SCL
 
     with np.load(path, allow_pickle=False) as f:
@@ -142,8 +144,8 @@ def batches(values: np.ndarray) -> list[np.ndarray]:
 
 def class_vectors(loaded: Any) -> dict[str, Any]:
     """By legend, (K, D) class vectors: the built-in legends of classes, and typed ones where the tower is here."""
-    from geomap import legend
-    from geomap.run.request import vectors_of
+    from geomap import legends as legend
+    from geomap.run.prepare import vectors_of
 
     asked = [legend.load(name) for name in legend.builtin_names()]
     asked = [found for found in asked if found.kind == "classes"]
@@ -157,10 +159,10 @@ Code = Callable[[Any], Callable[[Any], Any]]
 
 def kept(codec: Any) -> Code:
     """The code of geomap's own stores."""
-    from geomap import codes
+    from geomap.store.codec import decode
 
     def code(embeddings: Any) -> Callable[[Any], Any]:
-        decoded = codes.decode(codec.encode(embeddings))
+        decoded = decode(codec.encode(embeddings))
         return lambda v: decoded @ codec.project(v).T
 
     return code
@@ -193,8 +195,10 @@ def table_row(agreement: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def timed(loaded: Any, name: str, codec: Any, embeddings: Any, side: int, repeat: int) -> dict[str, Any]:
     """Pixels a second of `geomap label`, one legend at a time, and the store's bytes."""
-    from geomap import grid, legend, store
-    from geomap.run import stored
+    from geomap import grid
+    from geomap import legends as legend
+    from geomap.run import relabel
+    from geomap.store import store
     from geomap.types import Grid, Period, Tile
 
     rng = np.random.default_rng(0)
@@ -214,14 +218,14 @@ def timed(loaded: Any, name: str, codec: Any, embeddings: Any, side: int, repeat
             for found in map(legend.load, TIMED):
                 for shard in shards:
                     forget(shard)
-                request = stored.LabelRequest(made.path, (found,), name)
+                request = relabel.LabelRequest(made.path, (found,), name)
                 start, labelled = time.process_time(), [0.0]
 
                 def watch(stage: str, done: int, total: int, labelled: list[float] = labelled) -> None:
                     if stage == "label":
                         labelled[0] = time.process_time()
 
-                result = stored.label_store(request, Path(scratch) / f"{found.name}{turn}", watch)
+                result = relabel.label_store(request, Path(scratch) / f"{found.name}{turn}", watch)
                 cores.setdefault(found.name, []).append(labelled[0] - start)
                 seconds.setdefault(found.name, []).append(result.seconds["label"])
         speed = {legend: side * side / statistics.median(s) for legend, s in seconds.items()}
@@ -245,12 +249,14 @@ def other_codes(encoder: Any, codec: Any) -> list[tuple[str, int, Code]]:
     """(name, bytes a pixel, code) of geomap's code and of what was tried beside it."""
     import torch
 
-    from geomap import codes
+    from geomap.encode.directions import _embed, _reach, _strongest
+    from geomap.run.prepare import simulated_sample
+    from geomap.store.codec import SIZE, decode
 
     rng = np.random.default_rng(0)
-    reach = codes._reach(encoder)
+    reach = _reach(encoder)
     dim, size = reach.shape
-    principal = codes._strongest(codes._embed_simulated(encoder), min(size, codes.SIZE))
+    principal = _strongest(_embed(encoder, *simulated_sample()), min(size, SIZE))
 
     def turned(basis: np.ndarray) -> Any:
         return basis @ np.linalg.qr(rng.standard_normal((basis.shape[1],) * 2))[0]
@@ -259,7 +265,7 @@ def other_codes(encoder: Any, codec: Any) -> list[tuple[str, int, Code]]:
         b = torch.from_numpy(basis.astype(np.float32))
 
         def code(embeddings: Any) -> Callable[[Any], Any]:
-            decoded = codes.decode(quantise(embeddings.float() @ b))
+            decoded = decode(quantise(embeddings.float() @ b))
             return lambda v: decoded @ (v.float() @ b).T
 
         return code

@@ -39,8 +39,10 @@ def measure(masking: bool, steps: int, simulated: int) -> list[dict[str, Any]]:
     """Accuracies of an encoder trained with or without temporal masking."""
     import torch
 
-    from geomap import legend, weights
-    from geomap.evaluate import protocol, series, sets
+    from geomap import legends as legend
+    from geomap.datasets import series, sets
+    from geomap.encode import weights
+    from geomap.evaluate import protocol
     from geomap.train import loop
     from geomap.train.config import Augment, read
 

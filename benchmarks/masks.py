@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from geomap.composite import clear_np, month_median_np
-from geomap.mask import Mask
+from geomap.composite.mask import Mask, clear_np
+from geomap.composite.median import month_median_np
 from geomap.sentinel2 import SCL_NOT_CLEAR
 
 FIELD_PX = 20

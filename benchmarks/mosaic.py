@@ -4,7 +4,7 @@
 
 Each map is written by a process of its own from simulated tiles of 1024 x 1024 pixels, one of which is in memory at a
 time. `classes` are ids of one byte, `score` floats of four. The peaks are of the whole process: `alone` with what
-geomap.write needs, `run` with what a run has loaded besides (torch above all).
+geomap.write.cog needs, `run` with what a run has loaded besides (torch above all).
 
 --json keys: peak_mb: by kind, company and number of tiles; seconds: of `alone`; slope: growth of the peak of `run` from
 4 to 64 tiles, as a share; slope_large: the same of `alone` from 64 to the largest map.
@@ -67,14 +67,15 @@ def main() -> None:
 
 def one(kind: str, company: bool, count: int) -> dict[str, float]:
     """Write one map; what it took."""
-    from geomap import legend, write
-    from geomap.style import Layer
+    from geomap import legends
     from geomap.types import Grid
+    from geomap.write.cog import write_map
+    from geomap.write.layer import Layer
 
     if company:
         import geomap.run  # noqa: F401
     side = math.isqrt(count)
-    layer = Layer("map", "simulated", "classes" if kind == "classes" else "score", legend.load(KINDS[kind]))
+    layer = Layer("map", "simulated", "classes" if kind == "classes" else "score", legends.load(KINDS[kind]))
     whole = Grid(32631, 500_000, 5_600_000, side * SIDE, side * SIDE)
 
     def tiles() -> Iterator[tuple[Grid, Any]]:
@@ -86,7 +87,7 @@ def one(kind: str, company: bool, count: int) -> dict[str, float]:
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        write.write_map(Path(folder) / "map.tif", layer, whole, tiles(), {})
+        write_map(Path(folder) / "map.tif", layer, whole, tiles(), {})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"peak_mb": round(peak, 1), "seconds": round(time.perf_counter() - start, 2)}
 

@@ -44,6 +44,8 @@ from typing import Any
 import numpy as np
 from projection import ASSUMED, projection
 
+from geomap.encode.card import Q_HIGH, Q_LOW
+
 TILE = 1024
 EPSG, COLUMN, ROW = 32631, 46, 547  # the region's north-western tile
 MARGIN = 200  # pixels of the granule around the region
@@ -121,8 +123,10 @@ def measure(workers: list[int], tiles: int, side: int, months: int, rounds: int)
 
 def one(workers: int, archive: Path, out: Path, tiles: int, side: int, months: int) -> dict[str, Any]:
     """Map the region once; what it took."""
-    from geomap import files, legend
-    from geomap.run import Request, Resources, map_area
+    from geomap import files, legends
+    from geomap.run.cluster import Resources
+    from geomap.run.map import map_area
+    from geomap.run.request import Request
     from geomap.types import Period
 
     usage = Usage()
@@ -134,7 +138,7 @@ def one(workers: int, archive: Path, out: Path, tiles: int, side: int, months: i
         if stage == "composite" and done not in marks:
             marks[done] = usage.mark()
 
-    chosen = tuple(legend.load(name) for name in LEGENDS)
+    chosen = tuple(legends.load(name) for name in LEGENDS)
     request = Request(
         area_of(math.isqrt(tiles), side), Period(YEAR, FIRST, months), str(archive / "items.json"), chosen, device="cpu"
     )
@@ -217,12 +221,12 @@ def engines() -> dict[str, float]:
     """Pixels of twelve valid months that a core encodes in a second, by encoder; the paper's is untrained."""
     import torch
 
-    from geomap import weights
-    from geomap.encode import Engine
-    from geomap.model import CONFIGS, PixelEncoder
+    from geomap.encode import weights
+    from geomap.encode.engine import Engine
+    from geomap.encode.model import CONFIGS, PixelEncoder
     from geomap.types import Composite
 
-    paper = PixelEncoder(CONFIGS["timesenclip"], torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH)).eval()
+    paper = PixelEncoder(CONFIGS["timesenclip"], torch.tensor(Q_LOW), torch.tensor(Q_HIGH)).eval()
     rates = {}
     for name, encoder in (("default", weights.load("default").encoder), ("timesenclip", paper)):
         engine = Engine(encoder, "cpu")
@@ -244,10 +248,11 @@ def full_tile_seconds(side: int = 2) -> dict[str, float]:
 
     Ids are those of patches of 8 x 8 pixels, confidences random by 4 percent points in 2 x 2: harder than most land.
     """
-    from geomap import legend, write
-    from geomap.run import finished
-    from geomap.style import Layer
+    from geomap import legends
+    from geomap.run import tile_file
     from geomap.types import Grid
+    from geomap.write.cog import write_map
+    from geomap.write.layer import Layer
 
     rng = np.random.default_rng(0)
     layers = {"clear_months": np.full((TILE, TILE), 12, np.uint8)}
@@ -256,9 +261,9 @@ def full_tile_seconds(side: int = 2) -> dict[str, float]:
         layers[name] = ids.repeat(8, 0).repeat(8, 1)
         layers[f"{name}_confidence"] = (4 * rng.integers(5, 25, (TILE // 2,) * 2, np.uint8)).repeat(2, 0).repeat(2, 1)
     start = time.process_time()
-    travelled = pickle.dumps(finished.Finished(finished.pack(layers)), protocol=5)
+    travelled = pickle.dumps(tile_file.Finished(tile_file.pack(layers)), protocol=5)
     packed = time.process_time() - start
-    land = Layer("map", "simulated", "classes", legend.load("landcover"))
+    land = Layer("map", "simulated", "classes", legends.load("landcover"))
     whole = Grid(EPSG, COLUMN * TILE * 10, ROW * TILE * 10, side * TILE, side * TILE)
     step = TILE * 10
     corners = [(whole.west + step * column, whole.north - step * row) for row in range(side) for column in range(side)]
@@ -267,11 +272,11 @@ def full_tile_seconds(side: int = 2) -> dict[str, float]:
         path = Path(folder) / "tile.npz"
         start = time.process_time()
         for _ in parts:
-            path.write_bytes(finished.encode(pickle.loads(travelled), ""))
+            path.write_bytes(tile_file.encode(pickle.loads(travelled), ""))
         kept = time.process_time()
         for stem in layers:
-            tiles = ((part, finished.read_layer(path, stem)) for part in parts)
-            write.write_map(Path(folder) / "map.tif", land, whole, tiles, {})
+            tiles = ((part, tile_file.read_layer(path, stem)) for part in parts)
+            write_map(Path(folder) / "map.tif", land, whole, tiles, {})
         done = time.process_time()
     return {"pack": packed, "keep": (kept - start) / len(parts), "maps": (done - kept) / len(parts)}
 

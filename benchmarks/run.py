@@ -54,14 +54,16 @@ def measure(archive: Path, out: Path, weights: str, legends: list[str]) -> dict[
     from shapely.geometry import box
     from shapely.ops import transform
 
-    from geomap import aoi, legend
-    from geomap.run import Request, map_area
+    from geomap import aoi
+    from geomap.legends import load
+    from geomap.run.map import map_area
+    from geomap.run.request import Request
     from geomap.types import Period
 
     started = time.perf_counter()
     to_lonlat = pyproj.Transformer.from_crs(32631, 4326, always_xy=True)
     area = aoi.parse_area(transform(to_lonlat.transform, box(*BOX).segmentize(500)).wkt)
-    chosen = tuple(legend.load(name) for name in legends)
+    chosen = tuple(load(name) for name in legends)
     result = map_area(Request(area, Period(2018, 12), str(archive / "items.json"), chosen, weights), out)
     wall = time.perf_counter() - started
     pixels = result.statistics["clear_months"].valid

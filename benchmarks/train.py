@@ -39,11 +39,11 @@ def measure(batch: int | None, steps: int, patch: int, device: str, threads: int
     import numpy as np
     import torch
 
-    from geomap.encode import pick_device
-    from geomap.text import OpenClipTower
+    from geomap.datasets.samples import Samples
+    from geomap.encode.engine import pick_device
+    from geomap.label.towers import OpenClipTower
     from geomap.train import crossview
     from geomap.train.config import CrossViewConfig
-    from geomap.train.dataset import Samples
     from geomap.train.masking import draw
     from geomap.train.parallel import Group
     from geomap.train.views import views_of

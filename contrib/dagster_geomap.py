@@ -4,8 +4,8 @@ from pathlib import Path
 
 from dagster import Config, Definitions, Failure, RetryRequested, ScheduleDefinition, job, op
 
-from geomap import errors, jobfile
-from geomap.run import jobs
+from geomap import errors
+from geomap.jobs import due, file
 
 
 class JobFile(Config):
@@ -15,7 +15,7 @@ class JobFile(Config):
 @op
 def run_job(config: JobFile) -> None:
     try:
-        results = list(jobs.run_job(jobfile.read(Path(config.path)), jobs.today()))
+        results = list(due.run_job(file.read(Path(config.path)), due.today()))
     except errors.TemporaryError as e:
         raise RetryRequested(max_retries=20, seconds_to_wait=900) from e  # it goes on where it stopped
     if left_out := [tile for result in results for tile in result.quarantined]:

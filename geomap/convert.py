@@ -14,7 +14,8 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,15 +24,18 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from geomap import files, legend, text, weights
-from geomap.checkpoint import read_tensors
-from geomap.errors import WeightsError
-from geomap.model import EncoderConfig, PixelEncoder
+from geomap import files, legends
+from geomap.config import first_problem
+from geomap.encode import weights
+from geomap.encode.card import Q_HIGH, Q_LOW, Card
+from geomap.encode.checkpoint import read_tensors
+from geomap.encode.model import EncoderConfig, PixelEncoder
+from geomap.errors import TemporaryError, WeightsError
+from geomap.label import towers
 from geomap.sentinel2 import BANDS, MONTHS
-from geomap.validation import first_problem
 
 if TYPE_CHECKING:
-    from geomap.train.real import RealSet
+    from geomap.datasets.worldcereal import RealSet
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +69,12 @@ class BandOrder:
     @property
     def low(self) -> tuple[float, ...]:
         """Constants (DN) in the order of geomap's bands."""
-        return tuple(weights.Q_LOW[i] for i in self.constants)
+        return tuple(Q_LOW[i] for i in self.constants)
 
     @property
     def high(self) -> tuple[float, ...]:
         """Constants (DN) in the order of geomap's bands."""
-        return tuple(weights.Q_HIGH[i] for i in self.constants)
+        return tuple(Q_HIGH[i] for i in self.constants)
 
 
 _AS_IS: Final = tuple(range(len(BANDS)))
@@ -102,7 +106,7 @@ def convert(
     name: str | None = None,
     heads: int = HEADS,
     labelled: RealSet | None = None,
-) -> weights.Card:
+) -> Card:
     """Convert a checkpoint into a folder of weights.
 
     Args:
@@ -121,7 +125,7 @@ def convert(
     """
     found = find_encoder(read_tensors(path), path, heads)
     try:
-        tower = text.tower(text.CLIP_SPACE)
+        tower = towers.tower(towers.CLIP_SPACE)
     except WeightsError as e:
         if labelled is not None:
             raise
@@ -133,18 +137,18 @@ def convert(
     scale = f"exp({found.scale_name})" if found.scale_name else "CLIP's, as the file has none"
     recipe = f"geomap weights convert {path.name} (sha256 {digest}), tensors {found.prefix}*, logit scale {scale}"
     try:
-        card = weights.Card(
+        card = Card(
             name=name or re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("._-")[:60] or "converted",
             title=f"TimeSenCLIP encoder, converted from {path.name}",
             version=digest[:12], licence=licence, encoder=weights.card_fields(found.config),
-            low=order.low, high=order.high, text_space=text.CLIP_SPACE, logit_scale=found.logit_scale, training=(),
+            low=order.low, high=order.high, text_space=towers.CLIP_SPACE, logit_scale=found.logit_scale, training=(),
             recipe=recipe, limits=_limits(heads, tested, tower is not None),
             metrics={"band_order": tested or {"chosen": DEFAULT_ORDER, "tested_on": None}},
         )  # fmt: skip
     except ValidationError as e:
-        raise WeightsError(f"weights of {path}: {first_problem(e, weights.Card)}") from e
-    known = [legend.load(k) for k in legend.builtin_names()]
-    vectors = {k.digest: text.class_vectors(k, tower) for k in known} if tower else {}
+        raise WeightsError(f"weights of {path}: {first_problem(e, Card)}") from e
+    known = [legends.load(k) for k in legends.builtin_names()]
+    vectors = {k.digest: towers.class_vectors(k, tower) for k in known} if tower else {}
     return weights.save(out, build(found, order), card, vectors)
 
 
@@ -195,7 +199,7 @@ def build(found: Found, order: BandOrder) -> PixelEncoder:
     return encoder.eval()
 
 
-def choose_order(found: Found, labelled: RealSet, tower: text.TextTower) -> dict[str, Any]:
+def choose_order(found: Found, labelled: RealSet, tower: towers.TextTower) -> dict[str, Any]:
     """The band order whose zero-shot land cover of labelled pixels is right most often, the whole legend competing.
 
     An encoder of patches gets the pixel in every place of its patch. Returns what the card keeps: `chosen`;
@@ -205,8 +209,8 @@ def choose_order(found: Found, labelled: RealSet, tower: text.TextTower) -> dict
     from geomap.train import evaluate
     from geomap.train.captions import cover_index
 
-    known = legend.load("landcover")
-    vectors = text.class_vectors(known, tower)
+    known = legends.load("landcover")
+    vectors = towers.class_vectors(known, tower)
     truth = evaluate.truth_of(cover_index(labelled.cover), "landcover")
     rows = (truth > 0) & (labelled.valid.sum(1) >= MIN_MONTHS)
     n = int(rows.sum())
@@ -231,7 +235,7 @@ def choose_order(found: Found, labelled: RealSet, tower: text.TextTower) -> dict
 
 def read_labelled(setting: str) -> RealSet:
     """Labelled series as "flanders=PATH" names them (`train.real.READERS`). Raises WeightsError, ConfigError."""
-    from geomap.train.real import READERS
+    from geomap.datasets.worldcereal import READERS
 
     name, _, path = setting.partition("=")
     if name not in READERS or not path:
@@ -295,3 +299,49 @@ def _limits(heads: int, tested: Mapping[str, Any] | None, stored: bool) -> tuple
     if not stored:
         notes.append("Class vectors are not stored: CLIP's text tower could not be loaded. They are made at first use.")
     return tuple(notes)
+
+
+CHECKPOINTS: Final = {"timesenclip": ("pallavijainpj/TimeSenCLIP", "TimeSenCLIP_1x1.ckpt")}
+"""Name -> repository and file on huggingface.co (paper.md section 7); whether they exist has not been verified."""
+
+
+def model_page(name: str) -> str:
+    """Where a checkpoint and its licence are described."""
+    return f"huggingface.co/{CHECKPOINTS[name][0]}"
+
+
+def fetch(name: str) -> Path:
+    """Download a checkpoint into huggingface_hub's cache, or find it there.
+
+    Raises:
+        WeightsError: a name that is not in CHECKPOINTS, or the hub does not give the file.
+        TemporaryError: the hub does not answer, or the download breaks off.
+    """
+    if name not in CHECKPOINTS:
+        raise WeightsError(f"no published weights {name!r}; known are {', '.join(CHECKPOINTS)}")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repository, file = CHECKPOINTS[name]
+    by_hand = f"get {file} of {model_page(name)} by hand, then: geomap weights convert {file} --out DIR"
+    try:
+        with _quiet():
+            return Path(hf_hub_download(repository, file))
+    except Exception as e:  # of the hub, of its HTTP client, of the disk
+        refusals = [x for x in (e, e.__cause__) if isinstance(x, HfHubHTTPError)]  # the hub wraps some of its own
+        status = refusals[0].response.status_code if refusals else 0
+        if 400 <= status < 500 and status not in (408, 429):  # gone, closed or renamed: waiting does not help
+            raise WeightsError(f"the hub does not give {file} (HTTP {status}); {by_hand}") from e
+        raise TemporaryError(f"{file} cannot be fetched ({type(e).__name__}); try again later, or {by_hand}") from e
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the hub's notices of its own retries off the terminal; progress bars stay."""
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)

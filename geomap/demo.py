@@ -12,10 +12,11 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import from_bounds
 
-from geomap import aoi, encode, files, simulate
-from geomap import legend as legends
-from geomap.run import Estimate, Progress, Request, Result, map_area
-from geomap.types import Period
+from geomap import aoi, files, legends, simulate
+from geomap.encode.engine import pick_device
+from geomap.run.map import Estimate, Result, map_area
+from geomap.run.request import Request
+from geomap.types import Period, Progress
 
 YEAR = 2023
 LEGENDS = ("landcover", "crops", "scenicness")
@@ -38,7 +39,7 @@ def run_demo(
 
     Maps of an earlier demonstration are removed: it may have been another version's.
     """
-    encode.pick_device(device)
+    pick_device(device)
     if (out / "maps" / files.STATE).is_dir():
         shutil.rmtree(out / "maps")
     progress("simulate", 0, 1)

@@ -5,10 +5,10 @@ Grids are north-up in a UTM zone. Row 0 is the northern edge; coordinates are th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -224,3 +224,19 @@ class Labels:
 
     value: NDArray[np.uint8] | NDArray[np.float32]  # (N,) or (y, x); ids with 0 nodata, or score with NaN nodata
     confidence: NDArray[np.uint8] | None  # percent, 255 nodata
+
+
+CLEAR_MONTHS = "clear_months"
+"""Stem of the map of months with a clear observation."""
+
+NOT_MAPPED = 255
+"""Its nodata: pixels outside the area."""
+
+UPDATE = "update"
+"""Key of a described request, the months of the earlier run: decides what there is beside the maps, not the maps."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (stage, done, total); stages are "search", "composite" (tiles), "encode" (pixels) and "write" (maps)."""
+
+Layers: TypeAlias = "Mapping[str, NDArray[Any]]"
+"""Layer stem -> (y, x) pixels of a tile."""

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from geomap.encode.card import Q_HIGH, Q_LOW, Card
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -132,12 +134,12 @@ def find(tmp_path: Path) -> Callable[..., Any]:
     """Searches STAC items by writing them to a file: find(items, area=the world, period=the first item's month)."""
     from stac_items import WORLD, month_of
 
-    from geomap import catalog
+    from geomap.catalog.search import search
 
     def find(items: list[dict[str, Any]], area: Any = WORLD, period: Any = None, **options: Any) -> Any:
         path = tmp_path / "items.json"
         path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-        return catalog.search(area, period or month_of(items[0]), str(path), **options)
+        return search(area, period or month_of(items[0]), str(path), **options).scenes
 
     return find
 
@@ -155,24 +157,26 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder of tiny untrained weights, with class vectors for every built-in legend: for how, not for how well."""
     import torch
 
-    from geomap import legend, text, weights
-    from geomap.model import EncoderConfig, PixelEncoder
+    from geomap import legends
+    from geomap.encode import weights
+    from geomap.encode.model import EncoderConfig, PixelEncoder
+    from geomap.label import towers
 
     torch.manual_seed(5)
     cfg = EncoderConfig(dim=32, depth=1, heads=2, mlp=32, out=384)
-    encoder = PixelEncoder(cfg, torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH))
+    encoder = PixelEncoder(cfg, torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
     torch.nn.init.normal_(encoder.position)
     vectors = {}
-    for found in map(legend.load, legend.builtin_names()):
+    for found in map(legends.load, legends.builtin_names()):
         count = len(found.classes) or len(found.prompts)
         vectors[found.digest] = torch.nn.functional.normalize(torch.randn(count, cfg.out), dim=1)
-    card = weights.Card(
+    card = Card(
         name="untrained",
         title="for tests",
         version="0",
         licence="none",
         encoder=weights.card_fields(cfg),
-        text_space=text.MINILM_SPACE,
+        text_space=towers.MINILM_SPACE,
         logit_scale=30,
         training=(),
         recipe="none",
@@ -196,8 +200,8 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def nine_tiles(archive: Callable[..., Path], untrained: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A request for nine dates of the real patch, in nine tiles of 32 pixels."""
-    from geomap import aoi, grid, legend
-    from geomap.run import Request
+    from geomap import aoi, grid, legends
+    from geomap.run.request import Request
     from geomap.types import Period
 
     monkeypatch.setattr(grid, "TILE_PX", 32)
@@ -206,7 +210,7 @@ def nine_tiles(archive: Callable[..., Path], untrained: str, monkeypatch: pytest
         area=aoi.parse_area("4.0585,50.7431,4.0676,50.7489"),
         period=Period(2018, 9, 1),
         stac=str(archive(dates=9) / "items.json"),
-        legends=(legend.load("landcover"),),
+        legends=(legends.load("landcover"),),
         weights=untrained,
         min_clear_months=1,
         device="cpu",

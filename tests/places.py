@@ -8,8 +8,8 @@ from typing import Any
 import rasterio
 from pyproj import Transformer
 
-from geomap import aoi, legend
-from geomap.run import Request
+from geomap import aoi, legends
+from geomap.run.request import Request
 from geomap.types import Period
 
 EAST = 20_480  # metres between the places, two tiles of the grid
@@ -42,7 +42,7 @@ def request(archive: Callable[..., Path], weights: str, folder: Path) -> Request
         area=area(),
         period=Period(2018, 9, 1),
         stac=str(two_places(archive(dates=9), folder)),
-        legends=(legend.load("landcover"),),
+        legends=(legends.load("landcover"),),
         weights=weights,
         min_clear_months=1,
         device="cpu",

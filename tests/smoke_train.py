@@ -65,14 +65,15 @@ def write_data(out: Path, train: int) -> None:
     """train.h5, val.h5, test.h5, photos.pt, the random CLIP's weights, and the configuration beside them."""
     import open_clip
 
-    from geomap import legend, text
+    from geomap import legends
+    from geomap.label import towers
     from geomap.simulate import series
     from geomap.simulate.covers import table
 
     torch.manual_seed(0)
     torch.save(open_clip.create_model("ViT-B-32-quickgelu").state_dict(), os.environ["GEOMAP_CLIP_FILE"])
-    classes = legend.load("landcover").classes
-    captions = text.tower(text.CLIP_SPACE).encode([prompt for c in classes for prompt in c.prompts]).numpy()
+    classes = legends.load("landcover").classes
+    captions = towers.tower(towers.CLIP_SPACE).encode([prompt for c in classes for prompt in c.prompts]).numpy()
     of_class = np.split(captions, np.cumsum([len(c.prompts) for c in classes])[:-1])
     spread = np.std([group.mean(0) for group in of_class], axis=0)  # (512,)
     rng = np.random.default_rng(0)

@@ -12,11 +12,11 @@ import rasterio
 from shapely.geometry import box
 from stac_items import WORLD, Item, changed, real_items
 
-from geomap import catalog
+from geomap.catalog import search
 from geomap.errors import HrefError, InputError, NoScenesError, OffsetError
-from geomap.hrefs import check_href
-from geomap.providers import PRESETS, PROVIDERS
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL
+from geomap.sources.hrefs import check_href
+from geomap.sources.providers import PRESETS, PROVIDERS
 from geomap.types import Period
 
 YEAR_2019 = Period(2018, 12)
@@ -65,7 +65,7 @@ def test_what_is_left_out_is_told(shared: Path, tmp_path: Path) -> None:
     items = real_items(shared, "earth_search_l2a_and_c1_2025")
     path = tmp_path / "items.json"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": items * 2}))  # pages repeat themselves
-    found = catalog.find(WORLD, Period(2025, 7, 1), str(path))
+    found = search.search(WORLD, Period(2025, 7, 1), str(path))
     assert [scene.collection for scene in found.scenes] == ["sentinel-2-c1-l2a"] * 6
     july = [i for i in items if i["properties"]["datetime"].startswith("2025-07")]
     ids = {
@@ -76,8 +76,8 @@ def test_what_is_left_out_is_told(shared: Path, tmp_path: Path) -> None:
     for cause, expected in ids.items():
         assert [item.id for item in found.left_out if item.cause == cause] == expected
     assert len(found.left_out) == sum(map(len, ids.values()))
-    assert found.scenes == catalog.search(WORLD, Period(2025, 7, 1), str(path))
-    clear = catalog.find(WORLD, Period(2025, 7, 1), str(path), collection="sentinel-2-c1-l2a", max_cloud=30)
+    assert found.scenes == search.search(WORLD, Period(2025, 7, 1), str(path)).scenes
+    clear = search.search(WORLD, Period(2025, 7, 1), str(path), collection="sentinel-2-c1-l2a", max_cloud=30)
     cloudy = {i["id"] for i in items if i["collection"].endswith("c1-l2a") and i["properties"]["eo:cloud_cover"] > 30}
     assert {item.id for item in clear.left_out if item.cause == "cloudy"} == cloudy
     assert not cloudy & {scene.id for scene in clear.scenes}
@@ -203,27 +203,27 @@ def test_a_file_that_holds_no_items(tmp_path: Path, content: str, message: str) 
     path = tmp_path / "file.json"
     path.write_text(content)
     with pytest.raises(InputError, match=message):
-        catalog.search(WORLD, YEAR_2019, str(path))
+        search.search(WORLD, YEAR_2019, str(path))
 
 
 def test_what_stac_may_be(tmp_path: Path) -> None:
     for text in ("earth-serch", str(tmp_path / "none.json"), "s3://bucket/items.json"):
         with pytest.raises(InputError, match="earth-search, cdse, planetary-computer, the http"):
-            catalog.search(WORLD, YEAR_2019, text)
+            search.search(WORLD, YEAR_2019, text)
     with pytest.raises(InputError, match="cannot read the item file"):
-        catalog.search(WORLD, YEAR_2019, str(tmp_path))
+        search.search(WORLD, YEAR_2019, str(tmp_path))
     for text in ("http://", "https://user:secret@example.org/v1", "http://host:port", "https://u@h/v1?token=secret"):
         with pytest.raises(InputError, match="not the address of a STAC API") as refused:
-            catalog.search(WORLD, YEAR_2019, text)
+            search.search(WORLD, YEAR_2019, text)
         assert "secret" not in str(refused.value)
 
 
 def test_a_name_too_long_and_an_address_of_no_known_scheme(tmp_path: Path) -> None:
     for text in ("x" * 300, str(tmp_path / ("x" * 300))):
         with pytest.raises(InputError, match=r"cannot read the item file .*File name too long"):
-            catalog.search(WORLD, YEAR_2019, text)
+            search.search(WORLD, YEAR_2019, text)
     with pytest.raises(InputError, match="no catalogue or file") as refused:
-        catalog.search(WORLD, YEAR_2019, "ftp://example.org/items.json?token=secret")
+        search.search(WORLD, YEAR_2019, "ftp://example.org/items.json?token=secret")
     assert "secret" not in str(refused.value)
 
 
@@ -232,13 +232,13 @@ def test_an_item_file_below_a_folder_that_may_not_be_read(tmp_path: Path) -> Non
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o000)
     with pytest.raises(InputError, match=r"cannot read the item file .*Permission denied"):
-        catalog.search(WORLD, YEAR_2019, str(folder / "items.json"))
+        search.search(WORLD, YEAR_2019, str(folder / "items.json"))
 
 
 def test_an_item_file_may_name_its_pixels_by_file_url(archive: Callable[..., Path], tmp_path: Path) -> None:
     folder = archive(dates=2)
     (tmp_path / "items.json").write_text((folder / "items.json").read_text().replace('"/', '"file:///'))
-    plain, by_url = (catalog.search(WORLD, Period(2018, 8), str(f / "items.json")) for f in (folder, tmp_path))
+    plain, by_url = (search.search(WORLD, Period(2018, 8), str(f / "items.json")).scenes for f in (folder, tmp_path))
     assert len(plain) == 2
     assert by_url == plain
 
@@ -270,7 +270,7 @@ def test_presets_open_the_hrefs_of_their_real_items_and_no_others(shared: Path, 
         for item in [i for i in real_items(shared, stem) if i["collection"] == collection]:
             (scene,) = find([item])
             provider = PROVIDERS[scene.provider]
-            policy = catalog._source(provider.catalog, None, ()).policy(provider)
+            policy = search._source(provider.catalog, None, ()).policy(provider)
             for asset in scene.assets.values():
                 assert check_href(asset.href, policy) == asset.href
                 assert provider.owns(asset.href)
@@ -309,7 +309,7 @@ def test_every_dialect_gives_the_same_reflectance(
     shared: Path, archive: Callable[..., Path], provider: str, baseline: str
 ) -> None:
     folder = archive(provider, baseline, dates=2)
-    scenes = catalog.search(WORLD, Period(2018, 8), str(folder / "items.json"))
+    scenes = search.search(WORLD, Period(2018, 8), str(folder / "items.json")).scenes
     assert [s.provider for s in scenes] == [{"earth-search": "earth-search-l2a"}.get(provider, provider)] * 2
     with np.load(shared / "data/patch_belgium_2019/series.npz") as truth:
         for index, scene in enumerate(scenes):

@@ -25,12 +25,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner, Result
 
-from geomap import checkpoint, convert, legend, published, text, weights
+from geomap import convert, legends
+from geomap import convert as published
 from geomap.cli.weights import app
+from geomap.encode import checkpoint, weights
+from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.errors import ConfigError, TemporaryError, WeightsError
+from geomap.label import towers
 from geomap.sentinel2 import BANDS
 
-LOW, HIGH = torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH)
+LOW, HIGH = torch.tensor(Q_LOW), torch.tensor(Q_HIGH)
 SWAP = [2, 1, 0, *range(3, 10)]
 
 
@@ -372,7 +376,7 @@ def test_the_logit_scale_is_the_exp_of_the_learned_one_or_clips():
 @pytest.fixture
 def no_clip(monkeypatch) -> None:
     """No text tower can be loaded."""
-    monkeypatch.setattr(text, "TOWERS", {})
+    monkeypatch.setattr(towers, "TOWERS", {})
 
 
 def geomap(*args: str | Path) -> Result:
@@ -405,7 +409,7 @@ def test_the_command_converts_a_lightning_checkpoint_without_clip(tmp_path):
 class SeededTower:
     """Stands in for CLIP's text tower, whose weights cannot be had here: a random unit vector for each prompt."""
 
-    space, dim = text.CLIP_SPACE, 512
+    space, dim = towers.CLIP_SPACE, 512
 
     def encode(self, prompts: list[str]) -> Tensor:
         seeds = [int(hashlib.sha256(p.encode()).hexdigest()[:12], 16) for p in prompts]
@@ -420,8 +424,8 @@ def fitted(order: str, labelled: Any) -> Official:
     from geomap.train.captions import cover_index
     from geomap.train.evaluate import truth_of
 
-    known = legend.load("landcover")
-    vectors = text.class_vectors(known, SeededTower())
+    known = legends.load("landcover")
+    vectors = towers.class_vectors(known, SeededTower())
     ids = [c.id for c in known.classes]
     truth = truth_of(cover_index(labelled.cover), "landcover")
     rows = np.flatnonzero(truth > 0)[::8]
@@ -451,7 +455,7 @@ def fitted(order: str, labelled: Any) -> Official:
 
 @pytest.mark.parametrize("order", convert.BAND_ORDERS)
 def test_labelled_pixels_find_the_band_order(order, shared, tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "TOWERS", {text.CLIP_SPACE: SeededTower})
+    monkeypatch.setattr(towers, "TOWERS", {towers.CLIP_SPACE: SeededTower})
     labelled = convert.read_labelled(f"flanders={shared / 'data/patch_belgium_2019/series.npz'}")
     save_file({k: v.contiguous() for k, v in fitted(order, labelled).state_dict().items()}, tmp_path / "e.safetensors")
     card = convert.convert(tmp_path / "e.safetensors", tmp_path / "w", "none", labelled=labelled)
@@ -462,13 +466,13 @@ def test_labelled_pixels_find_the_band_order(order, shared, tmp_path, monkeypatc
     assert (decision["tested_on"], decision["samples"], decision["beyond_chance"]) == ("flanders_2019", 3725, True)
     made = weights.load(str(tmp_path / "w"))
     swapped = "swapped" in order
-    assert made.card.low[0] == weights.Q_LOW[2 if swapped else 0]
+    assert made.card.low[0] == Q_LOW[2 if swapped else 0]
     assert made.card.bands == BANDS
-    assert set(made.class_vectors) == {legend.load(n).digest for n in legend.builtin_names()}
+    assert set(made.class_vectors) == {legends.load(n).digest for n in legends.builtin_names()}
 
 
 def test_a_choice_that_may_be_chance_is_called_so(shared, tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "TOWERS", {text.CLIP_SPACE: SeededTower})
+    monkeypatch.setattr(towers, "TOWERS", {towers.CLIP_SPACE: SeededTower})
     labelled = convert.read_labelled(f"east_africa={shared / 'data/points/east_africa_2017.parquet'}")
     state = official().state_dict()
     state["spectral_embedding.1.weight"][:, [0, 2]] = 0  # blind to what the orders exchange

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import rasterio
 
-from geomap import legend, weights
+from geomap import legends
 from geomap.cli import console
+from geomap.encode.card import weight_names
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
 GEOMAP = str(Path(sys.executable).with_name("geomap"))
@@ -196,15 +197,15 @@ def test_class_names_are_shown_as_typed(archive, tmp_path):
 def test_a_legend_of_ones_own_starts_from_a_built_in_one(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text(geomap("legends", "show", "landcover", "--toml").stdout)
-    assert legend.load(str(mine)) == legend.load("landcover")
+    assert legends.load(str(mine)) == legends.load("landcover")
 
 
 def test_help_and_lists_teach():
     assert "geomap demo" in geomap("--help").stdout
     assert "--classes" in geomap("map", "--help").stdout
     table = geomap("legends", "list").stdout
-    assert all(name in table for name in legend.builtin_names())
-    assert all(name in geomap("weights", "list").stdout for name in weights.names())
+    assert all(name in table for name in legends.builtin_names())
+    assert all(name in geomap("weights", "list").stdout for name in weight_names())
     card = json.loads(geomap("weights", "show", "default", columns=100_000).stdout)
     assert card["name"] == "default"
     assert "Wetlands" in geomap("legends", "show", "landcover").stdout

@@ -24,10 +24,14 @@ from distributed import Client, WorkerPlugin
 from outputs import digests
 from typer.testing import CliRunner
 
-from geomap import cli, connections, files, grid, simulate
+from geomap import cli, files, grid, simulate
 from geomap.errors import ClusterError, InputError
-from geomap.run import Request, Resources, cluster, map_area, worker
-from geomap.run.request import prepare
+from geomap.run import cluster, worker
+from geomap.run.cluster import Resources
+from geomap.run.map import map_area
+from geomap.run.prepare import prepare
+from geomap.run.request import Request
+from geomap.sources import leases
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 PATCH = "4.0585,50.7431,4.0676,50.7489"
@@ -231,7 +235,7 @@ def test_connections_to_a_provider_are_limited_over_all_workers_and_threads(two_
 
     def fetch(part: int) -> None:  # six reads by six threads
         def read(_: int) -> None:
-            with connections.lease("s3://eodata/Sentinel-2/x.jp2"):
+            with leases.lease("s3://eodata/Sentinel-2/x.jp2"):
                 urllib.request.urlopen(url, timeout=30).close()
 
         with ThreadPoolExecutor(6) as pool:
@@ -242,7 +246,7 @@ def test_connections_to_a_provider_are_limited_over_all_workers_and_threads(two_
         client.gather([client.submit(fetch, part, pure=False) for part in range(4)])
         client.unregister_worker_plugin("geomap-limits")
     server.shutdown()
-    assert connections.limits() == {"cdse": 4}
+    assert leases.limits() == {"cdse": 4}
     assert most[0] == 4
 
 
@@ -294,7 +298,7 @@ def test_a_scheduler_with_tls_does_the_tiles_and_refuses_other_certificates(aske
 
 
 def test_other_hrefs_need_no_lease():
-    with connections.lease("https://example.org/x.tif") as held, connections.lease("/data/x.tif") as too:
+    with leases.lease("https://example.org/x.tif") as held, leases.lease("/data/x.tif") as too:
         assert held is None
         assert too is None
 

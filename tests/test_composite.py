@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from geomap import aoi, catalog, composite, grid
-from geomap.mask import Mask
-from geomap.run import reading
+from geomap import aoi, grid, pipeline
+from geomap.catalog.search import search
+from geomap.composite import median, monthly
+from geomap.composite.mask import Mask, clear_np
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
 from geomap.types import Grid, Period
 
@@ -40,26 +41,26 @@ def floor_median(values: np.ndarray) -> np.ndarray:
 )
 def test_median_equals_numpy(values):
     before = values.copy()
-    np.testing.assert_array_equal(composite.median_np(list(values)), floor_median(values))
+    np.testing.assert_array_equal(median.median_np(list(values)), floor_median(values))
     np.testing.assert_array_equal(values, before)  # the caller's slices stay as they are
 
 
 def test_even_counts_round_down_and_nodata_does_not_count():
     column = np.array([[3], [0], [4]], np.uint16)
-    assert composite.median_np(list(column)).item() == 3
-    assert composite.median_np([np.array([65535], np.uint16), np.array([65534], np.uint16)]).item() == 65534
+    assert median.median_np(list(column)).item() == 3
+    assert median.median_np([np.array([65535], np.uint16), np.array([65534], np.uint16)]).item() == 65534
 
 
 def test_the_offset_spares_nodata_and_stops_at_one():
     dn = np.array([0, 1, 999, 1000, 1001, 1002, 65535], np.uint16)
-    np.testing.assert_array_equal(composite.shifted_np(dn, -1000), [0, 1, 1, 1, 1, 2, 64535])
-    np.testing.assert_array_equal(composite.shifted_np(dn, 0), dn)
+    np.testing.assert_array_equal(median.shifted_np(dn, -1000), [0, 1, 1, 1, 1, 2, 64535])
+    np.testing.assert_array_equal(median.shifted_np(dn, 0), dn)
 
 
 def test_scl_classes_that_are_clear():
     scl = np.arange(256, dtype=np.uint8)
-    assert np.flatnonzero(composite.clear_np(scl)).tolist() == [2, 4, 5, 6, 7]
-    assert np.flatnonzero(composite.clear_np(scl, Mask((0,)))).tolist() == list(range(1, 12))
+    assert np.flatnonzero(clear_np(scl)).tolist() == [2, 4, 5, 6, 7]
+    assert np.flatnonzero(clear_np(scl, Mask((0,)))).tolist() == list(range(1, 12))
 
 
 def test_one_pass_counts_once_and_its_first_clear_granule_wins():
@@ -67,15 +68,15 @@ def test_one_pass_counts_once_and_its_first_clear_granule_wins():
     clear = [np.ones((1, 2), bool) for _ in dn]
     one_pass = (7, 7, 8)
 
-    def median(acquisition):
-        return composite.month_median_np(dn, clear, (0, 0, 0), acquisition).tolist()
+    def merged(acquisition):
+        return median.month_median_np(dn, clear, (0, 0, 0), acquisition).tolist()
 
-    assert median(one_pass) == [[50, 50]]  # of 10 and 90
-    assert composite.clear_count_np(clear, (0, 0, 0), one_pass, 1).tolist() == [[[2, 2]]]
-    assert composite.clear_count_np(clear, (1, 0, 1), one_pass, 2).tolist() == [[[1, 1]], [[2, 2]]]
+    assert merged(one_pass) == [[50, 50]]  # of 10 and 90
+    assert median.clear_count_np(clear, (0, 0, 0), one_pass, 1).tolist() == [[[2, 2]]]
+    assert median.clear_count_np(clear, (1, 0, 1), one_pass, 2).tolist() == [[[1, 1]], [[2, 2]]]
     clear[0][0, 0] = False
-    assert median(one_pass) == [[55, 50]]  # of 20 and 90
-    assert median((7, 8, 9)) == [[55, 20]]
+    assert merged(one_pass) == [[55, 50]]  # of 20 and 90
+    assert merged((7, 8, 9)) == [[55, 20]]
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,13 +93,13 @@ def test_a_month_of_scenes_equals_numpy(seed, scenes, scale, rows):
     surface = np.where(dn == 0, 0, np.maximum(dn.astype(int) + offset[:, None, None], 1))
     surface = np.where(clear.repeat(scale, 1).repeat(scale, 2), surface, 0).astype(np.uint16)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(composite, "STRIP_BYTES", int(rng.integers(1, 400)))
-        made = composite.month_median_np(blocks, list(clear), offset.tolist(), range(scenes))
+        patch.setattr(median, "STRIP_BYTES", int(rng.integers(1, 400)))
+        made = median.month_median_np(blocks, list(clear), offset.tolist(), range(scenes))
     np.testing.assert_array_equal(made, floor_median(surface))
 
 
 def test_more_than_255_observations_saturate_the_count():
-    assert composite.clear_count_np(np.ones((300, 1, 1), bool), (0,) * 300, tuple(range(300)), 1).item() == 255
+    assert median.clear_count_np(np.ones((300, 1, 1), bool), (0,) * 300, tuple(range(300)), 1).item() == 255
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +158,8 @@ def window(item: dict, key: str, area: Grid) -> np.ndarray:
 def test_tiles_equal_plain_rasterio_and_numpy_bit_for_bit(hard_archive):
     area = aoi.parse_area(PATCH)
     (tile,) = grid.tiles(area)  # larger than the scenes: some pixels have none
-    scenes = catalog.search(area.geometry, PERIOD, str(hard_archive / "items.json"))
-    made = reading.compose(scenes, tile.grid, PERIOD)
+    scenes = search(area.geometry, PERIOD, str(hard_archive / "items.json")).scenes
+    made = pipeline.compose(scenes, tile.grid, PERIOD)
     dn, count = independent(hard_archive, tile.grid)
     np.testing.assert_array_equal(made.dn, dn)
     np.testing.assert_array_equal(made.clear, count)
@@ -173,7 +174,7 @@ def test_the_grid_does_not_depend_on_how_items_state_their_crs(hard_archive, tmp
     """STAC 1.1 items carry proj:code instead of proj:epsg; some carry neither a transform nor a shape."""
     area, period = aoi.parse_area(PATCH), Period(2019, 1, 2)
     (tile,) = grid.tiles(area)
-    plain = reading.compose(catalog.search(area.geometry, period, str(hard_archive / "items.json")), tile.grid, period)
+    plain = pipeline.compose(search(area.geometry, period, str(hard_archive / "items.json")).scenes, tile.grid, period)
     collection = json.loads((hard_archive / "items.json").read_text())
     for item in collection["features"]:
         item["properties"]["proj:code"] = f"EPSG:{item['properties'].pop('proj:epsg')}"
@@ -181,7 +182,7 @@ def test_the_grid_does_not_depend_on_how_items_state_their_crs(hard_archive, tmp
             del asset["proj:transform"], asset["proj:shape"]
     other = tmp_path / "items.json"
     other.write_text(json.dumps(collection))
-    coded = reading.compose(catalog.search(area.geometry, period, str(other)), tile.grid, period)
+    coded = pipeline.compose(search(area.geometry, period, str(other)).scenes, tile.grid, period)
     np.testing.assert_array_equal(coded.dn, plain.dn)
     np.testing.assert_array_equal(coded.clear, plain.clear)
 
@@ -189,16 +190,16 @@ def test_the_grid_does_not_depend_on_how_items_state_their_crs(hard_archive, tmp
 def test_chunks_do_not_show(hard_archive, monkeypatch):
     """Chunks with ragged edges give the values of one large chunk, with any number of threads."""
     area, period = aoi.parse_area(PATCH), Period(2019, 1, 2)
-    scenes = catalog.search(area.geometry, period, str(hard_archive / "items.json"))
+    scenes = search(area.geometry, period, str(hard_archive / "items.json")).scenes
     (tile,) = grid.tiles(area)
-    whole = reading.compose(scenes, tile.grid, period)
-    monkeypatch.setattr("geomap.read.chunk_px", lambda scenes: 48)
-    stack = reading.open_stack(scenes, tile.grid, period)
+    whole = pipeline.compose(scenes, tile.grid, period)
+    monkeypatch.setattr("geomap.read.stack.chunk_px", lambda scenes: 48)
+    stack = pipeline.open_stack(scenes, tile.grid, period)
     assert stack.fine.dn.chunks[2] == (48, 20)
-    parts = composite.compute(stack, 2, workers=4)
+    parts = monthly.compute(stack, 2, workers=4)
     np.testing.assert_array_equal(parts.dn, whole.dn)
     np.testing.assert_array_equal(parts.clear, whole.clear)
-    np.testing.assert_array_equal(composite.monthly(stack, 2).compute(), whole.dn)
+    np.testing.assert_array_equal(monthly.monthly(stack, 2).compute(), whole.dn)
 
 
 def test_scenes_without_a_clear_pixel_cost_no_band_read(hard_archive, tmp_path):
@@ -210,16 +211,16 @@ def test_scenes_without_a_clear_pixel_cost_no_band_read(hard_archive, tmp_path):
     text = (folder / "items.json").read_text().replace(str(hard_archive.resolve()), str(folder.resolve()))
     (folder / "items.json").write_text(text)
     period = Period(2019, 4, 2)
-    scenes = catalog.search(area.geometry, period, str(folder / "items.json"))
-    whole = reading.compose(scenes, tile.grid, period)
+    scenes = search(area.geometry, period, str(folder / "items.json")).scenes
+    whole = pipeline.compose(scenes, tile.grid, period)
     may = [scene for scene in scenes if scene.time.month == CLOUDY[1]]
     assert may
     for scene in may:
         for band in BANDS:
             Path(scene.assets[band].href).unlink()
-    np.testing.assert_array_equal(reading.compose(scenes, tile.grid, period).dn, whole.dn)
-    assert not reading.compose(may, tile.grid, period).dn.any()
+    np.testing.assert_array_equal(pipeline.compose(scenes, tile.grid, period).dn, whole.dn)
+    assert not pipeline.compose(may, tile.grid, period).dn.any()
     Path(may[0].assets["SCL"].href).unlink()
-    without = reading.compose(scenes, tile.grid, period)
+    without = pipeline.compose(scenes, tile.grid, period)
     assert [(m.scene, m.band, m.cause) for m in without.missed] == [(may[0].id, "SCL", "missing")]
     np.testing.assert_array_equal(without.dn, whole.dn)

@@ -18,17 +18,20 @@ import yaml
 from published import write_cut, write_photo_dictionary
 from safetensors.torch import save_file
 
-from geomap import legend, text, weights
+from geomap import legends
+from geomap.encode import weights
+from geomap.encode.card import CARD_FILE, MODEL_FILE, Q_HIGH, Q_LOW
 from geomap.errors import ConfigError, GeomapError, InputError, OutputError, WeightsError
+from geomap.label import towers
 from geomap.sentinel2 import BANDS
-from geomap.train import config, crossview, curves, masking, state, views
+from geomap.train import config, crossview, curves, masking, resume, views
 from geomap.train.config import CrossViewConfig
 from geomap.train.contrast import CrossView, Queue, info_nce
 from geomap.train.masking import Masking
 from geomap.train.parallel import Group
 
 REPOSITORY = Path(__file__).parents[1]
-DIM = text.OpenClipTower.dim
+DIM = towers.OpenClipTower.dim
 CPU = torch.device("cpu")
 ALONE = Group(0, 1, CPU)
 PLAIN = Masking("none", np.ones(12, bool), np.ones(10, bool))
@@ -75,7 +78,7 @@ def test_loss_and_queue_equal_a_slow_loop_while_filling_and_after_wrapping() -> 
 
 def test_scale_starts_at_the_papers_temperature_and_stops_at_100_without_losing_its_gradient() -> None:
     torch.manual_seed(0)
-    model = CrossView(weights.PixelEncoder(SMALL, torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH)))
+    model = CrossView(weights.PixelEncoder(SMALL, torch.tensor(Q_LOW), torch.tensor(Q_HIGH)))
     assert model.scale.item() == pytest.approx(1 / 0.07)
     with torch.no_grad():
         model.log_scale.fill_(9.0)
@@ -135,7 +138,7 @@ def test_masked_months_are_no_tokens_and_the_others_keep_their_positions() -> No
     np.testing.assert_array_equal(masked.valid[2], valid[2])
     # the encoder sees March, April and May as March, April and May
     torch.manual_seed(0)
-    encoder = weights.PixelEncoder(SMALL, torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH)).eval()
+    encoder = weights.PixelEncoder(SMALL, torch.tensor(Q_LOW), torch.tensor(Q_HIGH)).eval()
     torch.nn.init.normal_(encoder.position)
     whole = encoder(torch.from_numpy(masked.dn[:1]), torch.from_numpy(masked.valid[:1]), torch.arange(12))
     cut = encoder(torch.from_numpy(dn[:1, 2:5]), torch.ones(1, 3, dtype=torch.bool), torch.tensor([2, 3, 4]))
@@ -164,7 +167,7 @@ def test_spectral_masking_zeroes_the_input_of_half_of_the_bands_but_never_rgb() 
     drawn = Masking("none", np.ones(12, bool), np.isin(BANDS, ("B02", "B03", "B04", "B11")))
     masked = masking.apply_np(drawn, dn, np.ones((2, 12), bool))
     shape = replace(SMALL, patch=3)
-    encoder = weights.PixelEncoder(shape, torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH))
+    encoder = weights.PixelEncoder(shape, torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
     x = encoder.normalise(torch.from_numpy(masked.dn)).reshape(2, 12, 10, 9)
     for b, kept in enumerate(drawn.bands):
         assert (x[:, :, b] > 0).all() if kept else (x[:, :, b] == 0).all()
@@ -263,17 +266,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     """CLIP is not to be had: no test may look for it on its hub."""
 
-    def none(space: str) -> text.TextTower:
+    def none(space: str) -> towers.TextTower:
         raise WeightsError(f"no {space} here")
 
-    monkeypatch.setattr(text, "tower", none)
-    monkeypatch.setenv(text.CLIP_FILE_VARIABLE, "/nonexistent/clip.safetensors")  # of processes that tests start
+    monkeypatch.setattr(towers, "tower", none)
+    monkeypatch.setenv(towers.CLIP_FILE_VARIABLE, "/nonexistent/clip.safetensors")  # of processes that tests start
 
 
 class Noise:
     """A text tower in CLIP's place: a fixed random vector for each prompt."""
 
-    space, dim = text.CLIP_SPACE, DIM
+    space, dim = towers.CLIP_SPACE, DIM
 
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
         return torch.cat([unit(np.random.default_rng(list(p.encode())), 1, DIM) for p in prompts])
@@ -303,7 +306,7 @@ def stop_at(step: int) -> Callable[[str, int, int], None]:
 def test_a_run_learns_and_leaves_honest_weights(
     tiny: CrossViewConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text, "tower", lambda space: Noise())
+    monkeypatch.setattr(towers, "tower", lambda space: Noise())
     calls = []
     run = tiny.model_copy(update={"epochs": 20})
     card = crossview.train_crossview(run, tmp_path, lambda *step: calls.append(step))
@@ -315,14 +318,14 @@ def test_a_run_learns_and_leaves_honest_weights(
     assert (tmp_path / curves.PLOT_FILE).read_bytes().startswith(b"\x89PNG")
     loaded = weights.load(str(tmp_path))
     assert loaded.card == card
-    assert card.text_space == text.CLIP_SPACE
+    assert card.text_space == towers.CLIP_SPACE
     assert card.encoder["out"] == DIM
     assert card.training[0].kind == "simulated"
     assert card.training[0].samples == TRAIN - 2
     assert "2 samples without photos" in card.training[0].note
     best = min(lines, key=lambda line: float(line["val_loss"]))
     assert card.metrics["best_epoch"] == int(best["epoch"])
-    known = [legend.load(name) for name in legend.builtin_names()]
+    known = [legends.load(name) for name in legends.builtin_names()]
     assert set(loaded.class_vectors) == {k.digest for k in known}
     torch.testing.assert_close(
         crossview.validate(run, CrossView(loaded.encoder), views.read_views(run)[1], CPU)[1],
@@ -337,11 +340,11 @@ def test_stopped_and_resumed_runs_equal_a_whole_one_to_the_bit(tiny: CrossViewCo
         with pytest.raises(KeyboardInterrupt):
             crossview.train_crossview(tiny, parts, stop_at(step))
         assert len(metrics(parts)) == 5
-        assert not (parts / weights.CARD_FILE).exists()
+        assert not (parts / CARD_FILE).exists()
     crossview.train_crossview(tiny, parts)
     assert metrics(parts) == metrics(whole)
     assert weights.load(str(parts)).class_vectors == {}  # without CLIP there are none to store
-    for file in (weights.MODEL_FILE, weights.CARD_FILE, f"{state.FOLDER}/{state.BEST}"):
+    for file in (MODEL_FILE, CARD_FILE, f"{resume.FOLDER}/{resume.BEST}"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     before = (parts / curves.METRICS_FILE).read_bytes()
     crossview.train_crossview(tiny, parts)  # finished: nothing is trained again
@@ -356,7 +359,7 @@ def test_another_configuration_or_other_data_are_refused(tiny: CrossViewConfig, 
     swapped = tiny.data.model_copy(update={"train": tiny.data.validation, "validation": tiny.data.train})
     with pytest.raises(OutputError, match="samples"):
         crossview.train_crossview(tiny.model_copy(update={"data": swapped}), tmp_path)
-    last = tmp_path / state.FOLDER / state.LAST
+    last = tmp_path / resume.FOLDER / resume.LAST
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(OutputError, match="cannot read the checkpoint"):
         crossview.train_crossview(tiny, tmp_path)

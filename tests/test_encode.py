@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from geomap import encode, label, legend, weights
+from geomap import legends
+from geomap.datasets import worldcereal as real
+from geomap.encode import engine as encode
+from geomap.encode import weights
+from geomap.encode.card import Q_HIGH, Q_LOW
+from geomap.encode.model import EncoderConfig, PixelEncoder
 from geomap.errors import InputError, WeightsError
-from geomap.label import Question
-from geomap.model import EncoderConfig, PixelEncoder
-from geomap.train import real
+from geomap.label import classify
+from geomap.label.classify import Question
 from geomap.types import Composite
 
 MONTHS = tuple(range(12))
@@ -27,7 +31,7 @@ CFG = EncoderConfig(dim=32, depth=3, heads=2, mlp=24, out=20)
 @pytest.fixture(scope="module")
 def encoder() -> PixelEncoder:
     torch.manual_seed(5)
-    made = PixelEncoder(CFG, torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH))
+    made = PixelEncoder(CFG, torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
     torch.nn.init.normal_(made.position)
     torch.nn.init.normal_(made.cls)
     return made.eval()
@@ -164,9 +168,9 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_labels(encoder, composite,
     sizes = small_memory(engine, 20, monkeypatch)
     made = embedded(engine, composite, usable)
     np.testing.assert_allclose(made, wanted, atol=1e-6)
-    question = Question(legend.load("landcover"), torch.from_numpy(unit(np.random.default_rng(8), 8, CFG.out)), 20.0)
+    question = Question(legends.load("landcover"), torch.from_numpy(unit(np.random.default_rng(8), 8, CFG.out)), 20.0)
     some = usable.ravel()
-    labels = [label.answer(question, torch.from_numpy(e[some])).value for e in (made, wanted)]
+    labels = [classify.answer(question, torch.from_numpy(e[some])).value for e in (made, wanted)]
     np.testing.assert_array_equal(*labels)
     assert engine.batch == 16
     assert {64, 32, 16} == set(sizes)
@@ -209,9 +213,9 @@ def test_bfloat16_gives_the_default_weights_labels_on_real_series(shared):
     narrow = torch.from_numpy(embedded(encode.Engine(loaded.encoder, "cpu", dtype=torch.bfloat16), made, usable))
     wanted = torch.from_numpy(exact(loaded.encoder, made, usable)).float()
     for name in ("landcover", "crops", "landuse", "habitat", "bioregion"):
-        found = legend.load(name)
+        found = legends.load(name)
         question = Question(found, loaded.class_vectors[found.digest], loaded.card.logit_scale)
-        ours, plain = label.answer(question, narrow), label.answer(question, wanted)
+        ours, plain = classify.answer(question, narrow), classify.answer(question, wanted)
         assert (ours.value == plain.value).mean() >= 0.995
         assert np.abs(ours.confidence.astype(int) - plain.confidence).max() <= 3  # percent
         assert abs(ours.confidence.mean() - plain.confidence.mean()) < 0.1
@@ -233,9 +237,9 @@ def unit(rng: np.random.Generator, n: int, d: int = 16) -> np.ndarray:
 
 def test_labels_equal_a_plain_softmax():
     rng = np.random.default_rng(1)
-    found = legend.load("landcover")
+    found = legends.load("landcover")
     vectors, embeddings = unit(rng, 8), unit(rng, 301)
-    made = label.answer(Question(found, torch.from_numpy(vectors), 12.0), torch.from_numpy(embeddings))
+    made = classify.answer(Question(found, torch.from_numpy(vectors), 12.0), torch.from_numpy(embeddings))
     logits = 12.0 * embeddings.astype(np.float64) @ vectors.T.astype(np.float64)
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     ids = np.array([c.id for c in found.classes])
@@ -247,8 +251,8 @@ def test_labels_equal_a_plain_softmax():
 def test_low_confidence_is_unclassified():
     rng = np.random.default_rng(2)
     vectors, embeddings = torch.from_numpy(unit(rng, 8)), torch.from_numpy(unit(rng, 200))
-    free = label.answer(Question(legend.load("landcover"), vectors, 12.0), embeddings)
-    strict = label.answer(Question(legend.load("landcover"), vectors, 12.0, min_confidence=0.5), embeddings)
+    free = classify.answer(Question(legends.load("landcover"), vectors, 12.0), embeddings)
+    strict = classify.answer(Question(legends.load("landcover"), vectors, 12.0, min_confidence=0.5), embeddings)
     np.testing.assert_array_equal(strict.confidence, free.confidence)
     assert set(strict.value[strict.confidence < 50]) == {255}
     sure = strict.confidence > 50
@@ -258,9 +262,9 @@ def test_low_confidence_is_unclassified():
 
 def test_scores_are_ratings_weighted_by_nearness():
     rng = np.random.default_rng(3)
-    found = legend.load("scenicness")
+    found = legends.load("scenicness")
     vectors, embeddings = unit(rng, len(found.prompts)), unit(rng, 50)
-    made = label.answer(Question(found, torch.from_numpy(vectors), 100.0), torch.from_numpy(embeddings))
+    made = classify.answer(Question(found, torch.from_numpy(vectors), 100.0), torch.from_numpy(embeddings))
     logits = 100.0 * embeddings.astype(np.float64) @ vectors.T.astype(np.float64)
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected = (p / p.sum(axis=1, keepdims=True)) @ [prompt.rating for prompt in found.prompts]
@@ -274,11 +278,11 @@ def test_all_legends_from_one_product_answer_as_each_alone():
     embeddings = torch.from_numpy(unit(rng, 500))
     questions = []
     for name in ("landcover", "scenicness", "crops"):
-        found = legend.load(name)
+        found = legends.load(name)
         count = len(found.classes) or len(found.prompts)
         questions.append(Question(found, torch.from_numpy(unit(rng, count)), 12.0, min_confidence=0.1))
-    for question, together in zip(questions, label.answers(questions, embeddings), strict=True):
-        alone = label.answer(question, embeddings)
+    for question, together in zip(questions, classify.answers(questions, embeddings), strict=True):
+        alone = classify.answer(question, embeddings)
         np.testing.assert_allclose(together.value, alone.value, atol=1e-5)
         if alone.confidence is not None:
             np.testing.assert_array_equal(together.confidence, alone.confidence)
@@ -286,7 +290,7 @@ def test_all_legends_from_one_product_answer_as_each_alone():
 
 
 def test_blank_labels_are_nodata():
-    classes, score = label.blank(legend.load("crops"), (2, 3)), label.blank(legend.load("scenicness"), (4,))
+    classes, score = classify.blank(legends.load("crops"), (2, 3)), classify.blank(legends.load("scenicness"), (4,))
     assert (classes.value == 0).all()
     assert (classes.confidence == 255).all()
     assert np.isnan(score.value).all()
@@ -304,8 +308,8 @@ def test_activations_reuse_their_memory_in_workers_of_dask_too():
     code = """
 import resource
 import numpy as np, torch
-from geomap.encode import Engine
-from geomap.model import CONFIGS, PixelEncoder
+from geomap.encode.engine import Engine
+from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.types import Composite
 
 encoder = PixelEncoder(CONFIGS["small"], torch.zeros(10), torch.full((10,), 3000.0)).eval()

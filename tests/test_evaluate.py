@@ -14,17 +14,20 @@ from published import write_cut, write_label_csv, write_photo_dictionary
 from sklearn import metrics as sk
 from typer.testing import CliRunner
 
-from geomap import legend, text, weights
+from geomap import legends
 from geomap.cli import app
+from geomap.datasets import sets
+from geomap.datasets.samples import Samples
+from geomap.datasets.series import Series, embed, shorten, some_months
+from geomap.datasets.sets import LabelledSet
+from geomap.datasets.worldcereal import read_flanders
+from geomap.encode import weights
+from geomap.encode.weights import Weights
 from geomap.errors import InputError
-from geomap.evaluate import baselines, compare, metrics, plots, prompts, protocol, report, sets, tables
-from geomap.evaluate.series import Series, embed, shorten, some_months
-from geomap.evaluate.sets import LabelledSet
-from geomap.train import real
+from geomap.evaluate import baselines, compare, metrics, plots, prompt_kinds, protocol, report, tables
+from geomap.label import towers
 from geomap.train.captions import cover_index
-from geomap.train.dataset import Samples
 from geomap.train.evaluate import truth_of
-from geomap.weights import Weights
 
 CPU = torch.device("cpu")
 QUIET = protocol.Options(device="cpu", kinds=("D",), draws=2)
@@ -161,7 +164,7 @@ def test_embeddings_of_batches_equal_the_encoders(
     loaded: Weights, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = made(rng, 20, {})
-    monkeypatch.setattr("geomap.evaluate.series.BATCH", 7)
+    monkeypatch.setattr("geomap.datasets.series.BATCH", 7)
     for length in ("monthly", "quarterly", "annual"):
         s = shorten(test.samples.dn, test.samples.valid, length)
         with torch.inference_mode():
@@ -175,16 +178,16 @@ def test_embeddings_of_batches_equal_the_encoders(
 
 
 def test_kinds_of_prompts() -> None:
-    known = legend.load("landcover")
-    assert prompts.asked(known, "D") is known
-    assert prompts.asked(known, "C").classes[1].prompts == ("Cropland",)
-    generic = prompts.asked(known, "G").classes[1].prompts
-    assert len(generic) == len(prompts.GENERIC)
+    known = legends.load("landcover")
+    assert prompt_kinds.asked(known, "D") is known
+    assert prompt_kinds.asked(known, "C").classes[1].prompts == ("Cropland",)
+    generic = prompt_kinds.asked(known, "G").classes[1].prompts
+    assert len(generic) == len(prompt_kinds.GENERIC)
     assert all("Cropland" in p and p != "Cropland" for p in generic)
-    assert prompts.kinds("DC") == ("C", "D")
+    assert prompt_kinds.kinds("DC") == ("C", "D")
     for letters in ("X", "", "CX"):
         with pytest.raises(InputError, match="unknown prompts"):
-            prompts.kinds(letters)
+            prompt_kinds.kinds(letters)
 
 
 def test_names_are_asked_of_the_tower(loaded: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,20 +195,22 @@ def test_names_are_asked_of_the_tower(loaded: Weights, tmp_path: Path, monkeypat
     asked: list[str] = []
 
     class Letters:
-        space, dim = text.MINILM_SPACE, 384
+        space, dim = towers.MINILM_SPACE, 384
 
         def encode(self, names: list[str]) -> torch.Tensor:
             asked.extend(names)
             counts = torch.tensor([[n.count(chr(i)) + 0.01 for i in range(self.dim)] for n in names])
             return torch.nn.functional.normalize(counts, dim=1)
 
-    monkeypatch.setattr(text, "tower", lambda space: Letters())
+    monkeypatch.setattr(towers, "tower", lambda space: Letters())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    known = legend.load("landcover")
-    assert torch.equal(prompts.vectors(loaded, known), loaded.class_vectors[known.digest])  # stored with the weights
+    known = legends.load("landcover")
+    assert torch.equal(
+        prompt_kinds.vectors(loaded, known), loaded.class_vectors[known.digest]
+    )  # stored with the weights
     assert asked == []
-    assert torch.allclose(prompts.vectors(loaded, known, "C"), Letters().encode([c.name for c in known.classes]))
-    assert prompts.vectors(loaded, known, "G").shape == (8, 384)
+    assert torch.allclose(prompt_kinds.vectors(loaded, known, "C"), Letters().encode([c.name for c in known.classes]))
+    assert prompt_kinds.vectors(loaded, known, "G").shape == (8, 384)
     assert "a satellite image of Cropland" in asked
 
 
@@ -213,7 +218,7 @@ def test_names_are_asked_of_the_tower(loaded: Weights, tmp_path: Path, monkeypat
 
 
 def test_top_1_and_top_5_counted_by_hand() -> None:
-    known = legend.load("landcover")  # 8 classes, ids 1..8
+    known = legends.load("landcover")  # 8 classes, ids 1..8
     vectors = torch.eye(8)
     cosines = torch.tensor(
         [
@@ -233,11 +238,13 @@ def test_top_1_and_top_5_counted_by_hand() -> None:
 
 def test_a_prediction_does_not_depend_on_other_samples(loaded: Weights, rng: np.random.Generator) -> None:
     test = made(rng, 90, {"crops": rng.integers(0, 41, 90)})
-    known = legend.load("crops")
+    known = legends.load("crops")
 
     def counts(part: LabelledSet) -> np.ndarray:
         embeddings = embed(loaded.encoder, shorten(part.samples.dn, part.samples.valid, "monthly"), CPU)
-        (score,) = protocol.zero_shot(known, part, {"monthly": embeddings}, {"D": prompts.vectors(loaded, known)}, 30.0)
+        (score,) = protocol.zero_shot(
+            known, part, {"monthly": embeddings}, {"D": prompt_kinds.vectors(loaded, known)}, 30.0
+        )
         return score.confusion
 
     first = np.arange(90) < 30
@@ -280,9 +287,9 @@ def test_scenicness_early_and_late(loaded: Weights, rng: np.random.Generator) ->
     test = made(rng, 50, {}, scores=people)
     embeddings = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(50, 384)).astype(np.float32)), dim=1)
     found = {s.ensembling: s for s in protocol.scenicness(loaded, test, {"monthly": embeddings})}
-    rated = legend.load("scenicness").prompts
+    rated = legends.load("scenicness").prompts
     ratings = np.array([p.rating for p in rated])
-    logits = loaded.card.logit_scale * (embeddings @ loaded.class_vectors[legend.load("scenicness").digest].T).numpy()
+    logits = loaded.card.logit_scale * (embeddings @ loaded.class_vectors[legends.load("scenicness").digest].T).numpy()
 
     def weighed(columns: Any) -> np.ndarray:
         e = np.exp(logits[:, columns] - logits[:, columns].max(1, keepdims=True))
@@ -307,7 +314,7 @@ def test_months_left(loaded: Weights, rng: np.random.Generator) -> None:
     for draw in range(2):
         valid = some_months(np.random.default_rng([1, draw]), test.samples.valid, 1)
         e = embed(loaded.encoder, Series(test.samples.dn, valid, np.arange(12)), CPU)
-        nearest = (e @ loaded.class_vectors[legend.load("landcover").digest].T).argmax(1).numpy() + 1
+        nearest = (e @ loaded.class_vectors[legends.load("landcover").digest].T).argmax(1).numpy() + 1
         shares.append((nearest == truth)[truth > 0].mean())
     assert rows[1].mean == pytest.approx(np.mean(shares))
     assert rows[1].sd == pytest.approx(abs(shares[0] - shares[1]) / math.sqrt(2))
@@ -447,7 +454,7 @@ def test_unknown_sources_are_refused(tmp_path: Path) -> None:
 def test_papers_figures_are_consistent() -> None:
     found = tables.paper()
     for row in found["zero_shot"]["values"].values():
-        for kind in prompts.KINDS:
+        for kind in prompt_kinds.KINDS:
             assert row["overall"][kind] == pytest.approx(np.mean([row[n][kind] for n in protocol.LEGENDS]), abs=0.006)
     for row in found["retrieval"]["values"].values():
         for query in ("photo", "pixel"):
@@ -487,7 +494,7 @@ def test_command_on_a_cut_file(tmp_path: Path, cut: dict[str, Any], untrained: s
     with torch.inference_mode():
         e = loaded.encoder(dn, torch.ones(36, 12, dtype=torch.bool), torch.arange(12))
     truth = np.array([" ABCDEFGH".index(c[0]) for c in cut["attributes"]["lc1"]])
-    right = (e @ loaded.class_vectors[legend.load("landcover").digest].T).argmax(1).numpy() + 1 == truth
+    right = (e @ loaded.class_vectors[legends.load("landcover").digest].T).argmax(1).numpy() + 1 == truth
     own = {(s["legend"], s["length"]): s for s in found["scores"] if s["method"] == "encoder"}
     assert own["landcover", "monthly"]["top1"] == right.mean()
     raw = torch.tensor(np.array([(cut["vectors"][f"{c}_{i}N"] + cut["vectors"][f"{c}_{i}E"]) / 2
@@ -531,19 +538,19 @@ def test_command_on_the_flemish_series(few_fields: Path, tmp_path: Path) -> None
     done = command("default", "--data", f"flanders={few_fields}", "--out", str(out), "--draws", "1", "--prompts", "D")
     assert done.exit_code == 0, done.output
     assert "trained on this set" in " ".join(done.output.split())
-    default, series = weights.load("default"), real.read_flanders(few_fields)
+    default, series = weights.load("default"), read_flanders(few_fields)
     with torch.inference_mode():
         dn = torch.from_numpy(series.dn.astype(np.float32))
         e = default.encoder(dn, torch.from_numpy(series.valid), torch.arange(12))
     rows = parse((out / "results.md").read_text(), "Accuracy, percent (")
     (stored,) = json.loads((out / "results.json").read_text())["sets"]
     for name, attribute in (("landcover", "landcover"), ("crops", "crop")):
-        known = legend.load(name)
+        known = legends.load(name)
         truth = truth_of(cover_index(series.cover), attribute)
         ids = np.array([c.id for c in known.classes])
         vectors = default.class_vectors.get(known.digest)
         if vectors is None:  # a legend that was changed after the training
-            vectors = text.class_vectors(known, text.tower(text.MINILM_SPACE))
+            vectors = towers.class_vectors(known, towers.tower(towers.MINILM_SPACE))
         predicted = ids[(e @ vectors.T).argmax(1).numpy()][truth > 0]
         truth = truth[truth > 0]
         way = {"legend": name, "method": "encoder", "length": "monthly", "prompts": "D"}

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from geomap import execution, weights
-from geomap.execution import Execution, multiply_adds
-from geomap.model import EncoderConfig, PixelEncoder
+from geomap.encode import folded
+from geomap.encode.card import Q_HIGH, Q_LOW
+from geomap.encode.folded import Execution, multiply_adds
+from geomap.encode.model import EncoderConfig, PixelEncoder
 
 CPU = torch.device("cpu")
 CONFIGS = {
@@ -26,7 +27,7 @@ CONFIGS = {
 def encoder_of(cfg: EncoderConfig) -> PixelEncoder:
     """Every weight is random, biases and LayerNorms too, so that none can be forgotten."""
     torch.manual_seed(3)
-    encoder = PixelEncoder(cfg, torch.tensor(weights.Q_LOW[: cfg.bands]), torch.tensor(weights.Q_HIGH[: cfg.bands]))
+    encoder = PixelEncoder(cfg, torch.tensor(Q_LOW[: cfg.bands]), torch.tensor(Q_HIGH[: cfg.bands]))
     with torch.no_grad():
         for parameter in encoder.parameters():
             if parameter.ndim == 1:
@@ -69,7 +70,7 @@ def test_what_other_devices_run_gives_the_same(cfg, monkeypatch):
     encoder = encoder_of(cfg)
     dn, months = series(cfg, 10, 7)
     here = Execution(encoder, CPU, torch.float32)(dn, months)
-    monkeypatch.setattr(execution.kernels, "fits", lambda *_: False)
+    monkeypatch.setattr(folded.kernels, "fits", lambda *_: False)
     torch.testing.assert_close(Execution(encoder, CPU, torch.float32)(dn, months), here, atol=2e-6, rtol=0)
 
 
@@ -112,7 +113,7 @@ def test_multiply_adds_are_those_of_the_products(cfg, monkeypatch):
     def attend(q, k, v, scale):
         return torch.softmax(q @ k.transpose(-1, -2) * scale, dim=-1) @ v
 
-    monkeypatch.setattr(execution.kernels, "fits", lambda *_: False)  # the kernels of a CPU are no products of torch
+    monkeypatch.setattr(folded.kernels, "fits", lambda *_: False)  # the kernels of a CPU are no products of torch
     monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
     encoder = encoder_of(cfg)
     dn, months = series(cfg, 6, 9)
@@ -123,6 +124,6 @@ def test_multiply_adds_are_those_of_the_products(cfg, monkeypatch):
 
 
 def test_the_paper_size_needs_three_quarters_of_the_plain_products():
-    encoder = PixelEncoder(EncoderConfig(), torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH))
+    encoder = PixelEncoder(EncoderConfig(), torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
     plain = 12 * 10 * 512 + 6 * 13 * (4 * 512**2 + 2 * 512 * 256 + 2 * 13 * 512) + 512**2
     assert 0.70 < multiply_adds(encoder) / plain < 0.75

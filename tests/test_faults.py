@@ -14,13 +14,16 @@ import rasterio
 from faulty import Answer, Server
 from typer.testing import CliRunner
 
-from geomap import answers, aoi, catalog, grid, read
+from geomap import aoi, grid, pipeline
+from geomap.catalog.search import search
 from geomap.cli import app
 from geomap.errors import DamagedError, ReadError, SourceUnavailableError
-from geomap.providers import PROVIDERS
-from geomap.reader import Access
-from geomap.run import finished, reading
+from geomap.read.access import Access
+from geomap.read.stack import scene_classes, stack
+from geomap.run import tile_file
 from geomap.sentinel2 import BANDS, SCL
+from geomap.sources import retry_after
+from geomap.sources.providers import PROVIDERS
 from geomap.types import Composite, Dark, Grid, Missed, Period, Scene, SceneAsset
 
 AREA = aoi.parse_area("4.0588,50.7434,4.0664,50.7480")
@@ -65,12 +68,12 @@ def found(archive: Archive, base: str | None, without: int | None = None, query:
     path = folder / "changed.json"
     kept = [item for i, item in enumerate(features) if i != without]
     path.write_text(json.dumps({"type": "FeatureCollection", "features": kept}))
-    return catalog.search(AREA.geometry, PERIOD, str(path))
+    return search(AREA.geometry, PERIOD, str(path)).scenes
 
 
 def compose(scenes: tuple[Scene, ...], **options: Any) -> Composite:
     (tile,) = grid.tiles(AREA)
-    return reading.compose(scenes, tile.grid, PERIOD, **options)
+    return pipeline.compose(scenes, tile.grid, PERIOD, **options)
 
 
 def assert_equal(one: Composite, other: Composite) -> None:
@@ -105,13 +108,13 @@ def test_a_host_that_asks_for_time_gets_it_from_every_read(archive: Archive, ser
     scene = found(archive, server.base)[0]
     (tile,) = grid.tiles(AREA)
     server.script["scl.tif"] = [Answer(503, {"Retry-After": "1"}, b"")]
-    read.scene_classes([scene], tile.grid, Access()).compute(scheduler="sync")
+    scene_classes([scene], tile.grid, Access()).compute(scheduler="sync")
     refused, again = server.times("scl.tif")[:2]
     assert again - refused >= 1
-    answers._hold[server.base.removeprefix("http://")] = time.monotonic() + 0.5
+    retry_after._hold[server.base.removeprefix("http://")] = time.monotonic() + 0.5
     start = time.monotonic()
     other = found(archive, server.base)[1]
-    read.scene_classes([other], tile.grid, Access()).compute(scheduler="sync")
+    scene_classes([other], tile.grid, Access()).compute(scheduler="sync")
     assert server.times(place(other, SCL))[0] - start >= 0.5
 
 
@@ -127,7 +130,7 @@ def test_a_host_that_asks_for_time_gets_it_from_every_read(archive: Archive, ser
     ],
 )
 def test_what_retry_after_says(said: str, low: float, high: float) -> None:
-    assert low <= answers.seconds(said) <= high
+    assert low <= retry_after.seconds(said) <= high
 
 
 @pytest.mark.parametrize(("status", "times"), [(503, 2), (429, 2), (500, 2), (503, 6)])  # GDAL itself asks four times
@@ -186,7 +189,7 @@ def test_a_refused_token_is_replaced_once(
         "VSICURL_PC_SAS_SIGN_HREF_URL": f"{server.base}/sign?href=",
         "VSICURL_PC_SAS_TOKEN_URL": f"{server.base}/token/",
     }
-    monkeypatch.setattr(reading, "gdal_options", lambda scenes: options)  # the host is not the provider's
+    monkeypatch.setattr(pipeline, "gdal_options", lambda scenes: options)  # the host is not the provider's
     made = compose(scenes)
     assert_equal(made, healthy)
     assert len([path for _, path in server.seen if path.startswith("/token/sentinel-2-l2a")]) == 1
@@ -267,7 +270,7 @@ def test_a_cut_jpeg_2000_is_no_nodata(tmp_path: Path, cut: float) -> None:
     tile = Grid(32631, 600000, 5500000, 512, 512)
 
     def blue(access: Access) -> Any:
-        return read.stack([scene], tile, PERIOD, access, np.ones((1, 256, 256), bool)).fine.dn[0, 0].compute()
+        return stack([scene], tile, PERIOD, access, np.ones((1, 256, 256), bool)).fine.dn[0, 0].compute()
 
     np.testing.assert_array_equal(blue(Access()), values)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
@@ -314,9 +317,9 @@ def test_more_than_may_be_missed_stops_the_tile_and_names_the_scenes(archive: Ar
 
 
 def test_a_finished_tile_remembers_what_it_missed(tmp_path: Path) -> None:
-    evidence = finished.Evidence({"a": Dark(4, 2)}, (Missed("b", "B04", "missing", "HTTP 404"),))
-    (tmp_path / "tile.npz").write_bytes(finished.encode(finished.Finished(finished.pack({}), evidence), "print"))
-    assert finished.read_about(tmp_path / "tile.npz").evidence == evidence
+    evidence = tile_file.Evidence({"a": Dark(4, 2)}, (Missed("b", "B04", "missing", "HTTP 404"),))
+    (tmp_path / "tile.npz").write_bytes(tile_file.encode(tile_file.Finished(tile_file.pack({}), evidence), "print"))
+    assert tile_file.read_about(tmp_path / "tile.npz").evidence == evidence
 
 
 def test_run_json_the_item_and_explain_name_what_was_missed(

@@ -8,11 +8,13 @@ import places
 import pytest
 from outputs import digests
 
-from geomap import aoi, catalog, files, grid, legend
+from geomap import aoi, files, grid, legends
+from geomap.catalog.search import search
 from geomap.errors import OutputError
-from geomap.run import Request, map_area
-from geomap.run.fingerprint import fingerprints
-from geomap.run.request import Job, prepare
+from geomap.run.identity import fingerprints
+from geomap.run.map import map_area
+from geomap.run.prepare import Job, prepare
+from geomap.run.request import Request
 from geomap.types import Period, Scene
 
 
@@ -55,7 +57,7 @@ def test_a_new_scene_makes_only_the_tiles_anew_that_it_touches(asked, tmp_path):
 
 def test_maps_stay_whole_while_new_ones_are_made_and_layers_that_are_gone_go(asked, tmp_path):
     out = tmp_path / "out"
-    both = replace(asked, legends=(legend.load("landcover"), legend.load("crops")))
+    both = replace(asked, legends=(legends.load("landcover"), legends.load("crops")))
     map_area(both, out, refresh=True)
     before = digests(out)
 
@@ -84,7 +86,7 @@ def test_another_area_is_refused_even_where_all_else_may_change(asked, tmp_path)
 @pytest.fixture
 def made(asked) -> tuple[Job, tuple[Scene, ...]]:
     """The request made ready, and its scenes."""
-    return prepare(asked), catalog.search(asked.area.geometry, asked.period, asked.stac)
+    return prepare(asked), search(asked.area.geometry, asked.period, asked.stac).scenes
 
 
 def asset(scene: Scene, **changes: object) -> Scene:
@@ -123,7 +125,7 @@ def test_tokens_do_not_matter(made):
     ("change", "matters"),
     [
         ({"min_confidence": 0.5}, True),
-        ({"legends": (legend.load("crops"),)}, True),
+        ({"legends": (legends.load("crops"),)}, True),
         ({"within": ("landcover", "Woodland")}, True),
         ({"weights": "default"}, True),
         ({"period": Period(2018, 9, 2)}, True),

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from geomap import guard
+from geomap.catalog import offset_check
+from geomap.catalog.offset import OffsetPolicy, decide_offset
+from geomap.catalog.offset_check import ENOUGH, FEW, GUARD_BANDS, VEGETATION, DarkCount, check, dark_np, judge
 from geomap.errors import OffsetError
-from geomap.guard import ENOUGH, FEW, GUARD_BANDS, VEGETATION, DarkCount, check, dark_np, judge
-from geomap.offset import OffsetPolicy, decide_offset
 from geomap.sentinel2 import BANDS
 from geomap.types import Dark, Scene, SceneAsset
 
@@ -80,7 +80,7 @@ def test_no_window_of_a_real_date_raises_a_false_alarm(dates: list[Date], side: 
         count = sum(counts, Dark())
         assert judge(scene(0), count) in ("agrees", "not asked")
         shares += [(count.values, count.share)] if count.values >= FEW else []
-    assert min(share for _, share in shares) > 0.29 > guard.PLAIN_AT_LEAST > guard.SHIFTED_AT_MOST
+    assert min(share for _, share in shares) > 0.29 > offset_check.PLAIN_AT_LEAST > offset_check.SHIFTED_AT_MOST
     assert min((share for values, share in shares if values >= ENOUGH), default=1) > 0.57
 
 
@@ -89,7 +89,7 @@ def test_the_offset_leaves_hardly_a_dark_value(dates: list[Date]) -> None:
     for scl, bands in dates:
         masks = {band: dn[:: len(dn) // 32, :: len(dn) // 32][scl == VEGETATION] for band, dn in bands.items()}
         values = np.concatenate([m[m > 0] for m in masks.values()])
-        assert not len(values) or (values == 1).mean() < 0.006 < guard.SHIFTED_AT_MOST
+        assert not len(values) or (values == 1).mean() < 0.006 < offset_check.SHIFTED_AT_MOST
 
 
 def test_counts_are_of_valid_vegetation_on_the_grid_of_20_m() -> None:
@@ -113,7 +113,7 @@ def test_blocks_and_tiles_add_up(dates: list[Date]) -> None:
             parts.see("S2X", rows, cols, block)
         assert dn.shape == ((32, 32) if band == "B12" else (64, 64))
     assert parts.counts() == whole.counts()
-    assert guard.total([whole.counts(), {"S2Y": Dark(1, 1)}, parts.counts()]) == {
+    assert offset_check.total([whole.counts(), {"S2Y": Dark(1, 1)}, parts.counts()]) == {
         "S2X": whole.counts()["S2X"] + whole.counts()["S2X"],
         "S2Y": Dark(1, 1),
     }

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from geomap.errors import HrefError, InputError
-from geomap.hrefs import HrefPolicy, check_href, check_url, named
+from geomap.sources.hrefs import HrefPolicy, check_href, check_url, named
 
 PRESET = HrefPolicy(hosts=frozenset({"cogs.example.org"}), buckets=frozenset({"eodata"}))
 ANYWHERE = HrefPolicy(buckets=frozenset({"eodata"}))

@@ -14,10 +14,14 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 from typer.testing import CliRunner
 
-from geomap import aoi, catalog, grid, guard, legend
+from geomap import aoi, grid, legends, pipeline
+from geomap.catalog import offset_check
+from geomap.catalog.search import search
 from geomap.cli import app
 from geomap.errors import OffsetError
-from geomap.run import Request, ledger, map_area, reading
+from geomap.run import record
+from geomap.run.map import map_area
+from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
 from geomap.types import Composite, Dark, Grid, Period
 
@@ -40,9 +44,9 @@ def composed(items: list[Item], folder: Path, **options: Any) -> tuple[Composite
     """The composite over AREA of an item file, and its scenes."""
     path = folder / "changed.json"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-    scenes = catalog.search(AREA.geometry, PERIOD, str(path), **options)
+    scenes = search(AREA.geometry, PERIOD, str(path), **options).scenes
     (tile,) = grid.tiles(AREA)
-    return reading.compose(scenes, tile.grid, PERIOD), scenes
+    return pipeline.compose(scenes, tile.grid, PERIOD), scenes
 
 
 def assert_equal(one: Composite, other: Composite) -> None:
@@ -117,8 +121,8 @@ def test_one_surface_served_eight_ways_is_one_composite(
     made, scenes = composed(items, tmp_path, offset_policy=policy)
     assert {scene.assets[band].offset for scene in scenes for band in BANDS} == {offset}
     assert_equal(made, truth)
-    assert guard.check(scenes, made.dark) == {}
-    says = {scene.id[10:18]: guard.judge(scene, made.dark.get(scene.id, Dark())) for scene in scenes}
+    assert offset_check.check(scenes, made.dark) == {}
+    says = {scene.id[10:18]: offset_check.judge(scene, made.dark.get(scene.id, Dark())) for scene in scenes}
     asked = {day: said for day, said in says.items() if said != "not asked"}
     assert asked == ({} if baseline < "04" else {"20180804": "agrees", "20180918": "agrees"})
 
@@ -136,14 +140,14 @@ def test_a_wrong_flag_stops_the_run_and_names_the_item(
     features = flagged(items_of(archive(provider, "05.10", dates=DATES)), flag)
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     asked = Request(
-        AREA, PERIOD, str(path), (legend.load("landcover"),), untrained, offset=policy, min_clear_months=1
+        AREA, PERIOD, str(path), (legends.load("landcover"),), untrained, offset=policy, min_clear_months=1
     )  # fmt: skip
     help_ = {(False, "auto"): "type --offset applied", (False, "applied"): "type --offset unapplied"}
     advice = help_.get((flag, policy), "map from an item file without this scene")
     with pytest.raises(OffsetError, match=rf"item S2A_31UES_2018\d+_\d_L2A, B02: offset .*{advice}"):
         map_area(asked, tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"tiles"}
-    assert not ledger.inputs(tmp_path / "out").finished
+    assert not record.inputs(tmp_path / "out").finished
     told = CliRunner(env={"COLUMNS": "220", "NO_COLOR": "1"}).invoke(app, ["explain", str(tmp_path / "out")])
     assert told.exit_code == 0
     assert "7 scenes, not finished" in told.stdout
@@ -251,7 +255,7 @@ def test_run_json_the_item_and_explain_tell_every_decision(archive: Archive, unt
     copies = [{**old[0], "id": "copy"}, old_last]
     items.write_text(json.dumps({"type": "FeatureCollection", "features": [*features, *copies, incomplete]}))
     asked = Request(
-        AREA, PERIOD, str(items), (legend.load("landcover"),), untrained, min_clear_months=1, max_cloud=90
+        AREA, PERIOD, str(items), (legends.load("landcover"),), untrained, min_clear_months=1, max_cloud=90
     )  # fmt: skip
     map_area(asked, tmp_path / "out")
     run = json.loads((tmp_path / "out/run.json").read_text())

@@ -19,9 +19,12 @@ from pydantic import BaseModel
 from stac_items import WORLD, month_of
 from typer.testing import CliRunner
 
-from geomap import aoi, catalog, jobfile, stac
+from geomap import aoi
+from geomap.catalog import stac
+from geomap.catalog.search import search
 from geomap.cli import app
 from geomap.errors import AoiError, ConfigError, GeomapError, InputError, WeightsError
+from geomap.jobs.file import KEYS, JobKeys, PeriodKeys, ResourceKeys, read
 from geomap.types import Period
 
 REPOSITORY = Path(__file__).parents[1]
@@ -59,14 +62,14 @@ def refused(done: Any, code: int) -> str:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_shipped_job_is_valid(path: Path) -> None:
-    job = jobfile.read(path)
+    job = read(path)
     assert job.legends
     assert job.area.square_km > 100
     assert job.directory(job.keys.period.at(datetime.date(2024, 3, 1))).is_relative_to(REPOSITORY / "maps")
 
 
 def test_there_is_a_job_for_a_country_for_a_protected_area_and_for_every_month() -> None:
-    jobs = [jobfile.read(path) for path in SHIPPED]
+    jobs = [read(path) for path in SHIPPED]
     asked = [({legend.name for legend in job.legends}, job.area.square_km) for job in jobs]
     assert any(names >= {"landcover", "crops"} and size > 2_586 for names, size in asked)  # km2 of Luxembourg
     assert any(names >= {"habitat", "scenicness"} for names, _ in asked)
@@ -74,9 +77,9 @@ def test_there_is_a_job_for_a_country_for_a_protected_area_and_for_every_month()
 
 
 def test_weights_pinned_by_shipped_jobs_are_those_that_come_with_geomap() -> None:
-    from geomap.run import jobs
+    from geomap.jobs import due as jobs
 
-    pinned = [job for job in map(jobfile.read, SHIPPED) if job.keys.weights.sha256]
+    pinned = [job for job in map(read, SHIPPED) if job.keys.weights.sha256]
     assert pinned
     for job in pinned:
         assert jobs.request(job, job.keys.period.at(datetime.date(2024, 3, 1))).weights == "default"
@@ -97,7 +100,7 @@ def test_weights_pinned_by_shipped_jobs_are_those_that_come_with_geomap() -> Non
     ],
 )
 def test_a_period_is_whole_months_before_the_day(keys: dict[str, Any], today: str, period: Period) -> None:
-    assert jobfile.PeriodKeys.model_validate(keys).at(datetime.date.fromisoformat(today)) == period
+    assert PeriodKeys.model_validate(keys).at(datetime.date.fromisoformat(today)) == period
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,20 +112,20 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     files = {"area": "outline.geojson", "legends": ["mine.toml"], "outputs": {"directory": "../{period}/maps"}}
     write(tmp_path / "in here", MINIMAL | files)
     monkeypatch.chdir(tmp_path)
-    job = jobfile.read(Path("in here/job.yaml"))
+    job = read(Path("in here/job.yaml"))
     assert job.area == aoi.parse_area(json.dumps(outline))
     assert job.legends[0].name == "mine"
     assert job.directory(Period(2019, 1)) == tmp_path / "2019-01_2019-12/maps"
     (tmp_path / "outline.geojson").write_bytes((tmp_path / "in here/outline.geojson").read_bytes())
     (tmp_path / "in here/outline.geojson").unlink()
     with pytest.raises(AoiError, match=r"outline\.geojson"):  # one in the working directory is another
-        jobfile.read(Path("in here/job.yaml"))
+        read(Path("in here/job.yaml"))
 
 
 def test_classes_and_areas_as_text(tmp_path: Path) -> None:
     square = "POLYGON ((4 50, 4.1 50, 4.1 50.1, 4 50.1, 4 50))"
     changes = {"area": square, "classes": ["olive grove", "maize"], "within": "landcover = Cropland"}
-    job = jobfile.read(write(tmp_path, {k: v for k, v in MINIMAL.items() if k != "legends"} | changes))
+    job = read(write(tmp_path, {k: v for k, v in MINIMAL.items() if k != "legends"} | changes))
     assert [c.name for c in job.legends[0].classes] == ["olive grove", "maize"]
     assert job.within == ("landcover", "Cropland")
     assert job.area.geometry.equals(aoi.parse_area("4,50,4.1,50.1").geometry)
@@ -198,7 +201,7 @@ def test_what_is_wrong_is_one_line_that_names_the_key(
 ) -> None:
     path = write(tmp_path, content)
     with pytest.raises(InputError) as error:
-        jobfile.read(path)
+        read(path)
     message = str(error.value)
     assert message.startswith(str(path))
     assert len(message.splitlines()) == 1
@@ -224,7 +227,7 @@ def test_what_is_wrong_is_one_line_that_names_the_key(
 def test_secrets_are_refused_and_not_repeated(tmp_path: Path, changes: dict[str, Any] | str) -> None:
     path = write(tmp_path, changes if isinstance(changes, str) else MINIMAL | changes)
     with pytest.raises(ConfigError) as error:
-        jobfile.read(path)
+        read(path)
     assert "SECRET" not in str(error.value)
 
 
@@ -232,21 +235,21 @@ def test_the_billion_laughs_are_refused_at_once(tmp_path: Path) -> None:
     lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
     with pytest.raises(ConfigError, match="aliases"):
-        jobfile.read(write(tmp_path, "\n".join(lines)))
+        read(write(tmp_path, "\n".join(lines)))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path, Path("/dev/zero")):
         with pytest.raises(ConfigError, match=re.escape(str(path))):
-            jobfile.read(path)
+            read(path)
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     with pytest.raises(ConfigError, match=r"latin\.yaml"):
-        jobfile.read(tmp_path / "latin.yaml")
+        read(tmp_path / "latin.yaml")
 
 
 def test_memory_is_for_the_whole_run() -> None:
     def memory(**keys: Any) -> int | None:
-        return jobfile.ResourceKeys.model_validate(keys).memory_bytes
+        return ResourceKeys.model_validate(keys).memory_bytes
 
     assert memory() is None
     assert memory(memory="4 GB") == 4_000_000_000
@@ -284,7 +287,7 @@ def test_any_value_anywhere_is_a_job_or_an_input_error(tmp_path: Path, place: tu
         within = within[key]
     within[place[-1]] = value
     with contextlib.suppress(InputError):
-        jobfile.read(write(tmp_path, yaml.safe_dump(content, allow_unicode=True)))
+        read(write(tmp_path, yaml.safe_dump(content, allow_unicode=True)))
     assert [p.name for p in tmp_path.iterdir()] == ["job.yaml"]
 
 
@@ -293,7 +296,7 @@ def test_any_value_anywhere_is_a_job_or_an_input_error(tmp_path: Path, place: tu
 def test_any_bytes_are_refused_as_a_job(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "job.yaml").write_bytes(content)
     with pytest.raises(ConfigError) as error:
-        jobfile.read(tmp_path / "job.yaml")
+        read(tmp_path / "job.yaml")
     assert len(str(error.value).splitlines()) == 1
 
 
@@ -336,7 +339,7 @@ def test_any_change_of_a_stac_item_is_scenes_or_an_error(
     within[place[-1]] = json.loads(json.dumps(data.draw(VALUES), default=str))
     (tmp_path / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": [item]}))
     with contextlib.suppress(GeomapError):
-        catalog.find(WORLD, month_of(pc), str(tmp_path / "items.json"))
+        search(WORLD, month_of(pc), str(tmp_path / "items.json"))
 
 
 # --- drift: the job file, the request, the command line and the reference say the same
@@ -359,7 +362,7 @@ def test_the_reference_names_every_key_and_its_default() -> None:
     said = {key: default.strip("`") for key, default in rows}
     assert len(said) == len(rows)
     spoken = {None: "", "required": "required", (): ""}
-    for key, default in keys_of(jobfile.JobKeys).items():
+    for key, default in keys_of(JobKeys).items():
         text = spoken.get(default, str(default).lower() if isinstance(default, bool) else str(default))
         if isinstance(default, tuple) and default:
             text = str(list(default))
@@ -372,24 +375,26 @@ def test_messages_name_keys_that_exist_for_options_that_exist() -> None:
 
     command = get_command(app)
     options = {o for name in ("map", "run") for p in command.commands[name].params for o in p.opts}  # type: ignore[attr-defined]
-    assert set(jobfile.KEYS) <= options
-    assert set(jobfile.KEYS.values()) <= keys_of(jobfile.JobKeys).keys()
+    assert set(KEYS) <= options
+    assert set(KEYS.values()) <= keys_of(JobKeys).keys()
 
 
 def test_a_minimal_job_asks_what_the_command_line_asks(tmp_path: Path) -> None:
-    from geomap.legend import load
-    from geomap.run import Request, jobs
+    from geomap.jobs import due as jobs
+    from geomap.legends import load
+    from geomap.run.request import Request
 
-    job = jobfile.read(write(tmp_path, MINIMAL))
+    job = read(write(tmp_path, MINIMAL))
     period = Period(2019, 1)
     assert jobs.request(job, period) == Request(job.area, period, "earth-search", (load("landcover"),))
-    short = jobfile.read(write(tmp_path, MINIMAL | {"period": {"start": "2019-04", "months": 2}}))
+    short = read(write(tmp_path, MINIMAL | {"period": {"start": "2019-04", "months": 2}}))
     assert jobs.request(short, Period(2019, 4, 2)).min_clear_months == 2
 
 
 def test_all_of_a_job_reaches_the_request(tmp_path: Path, untrained: str) -> None:
-    from geomap.mask import Mask
-    from geomap.run import Resources, jobs
+    from geomap.composite.mask import Mask
+    from geomap.jobs import due as jobs
+    from geomap.run.cluster import Resources
 
     content = MINIMAL | {
         "catalogue": {
@@ -409,7 +414,7 @@ def test_all_of_a_job_reaches_the_request(tmp_path: Path, untrained: str) -> Non
         "outputs": {"directory": "maps", "save_composites": True, "save_embeddings": True},
         "resources": {"device": "cpu", "workers": 2, "threads": 3, "memory": "4 GB"},
     }
-    job = jobfile.read(write(tmp_path, content))
+    job = read(write(tmp_path, content))
     asked = jobs.request(job, Period(2019, 1))
     assert asked.stac == str(tmp_path / "items.json")
     assert (asked.collection, asked.max_cloud, asked.offset, asked.allow_hosts) == ("c", 60, "applied", ("a.example",))
@@ -466,7 +471,7 @@ def test_a_job_runs_to_maps_and_a_second_run_changes_nothing(real_job: Callable[
 
 def test_a_map_that_was_begun_keeps_its_months(real_job: Callable[..., Path], tmp_path: Path) -> None:
     """StoppedError in one month and started in the next: the old map first, then the new one."""
-    from geomap.run import jobs
+    from geomap.jobs import due as jobs
 
     class StoppedError(Exception):
         pass
@@ -475,7 +480,7 @@ def test_a_map_that_was_begun_keeps_its_months(real_job: Callable[..., Path], tm
         if stage == "composite":
             raise StoppedError
 
-    job = jobfile.read(real_job(period={"last": 2}))
+    job = read(real_job(period={"last": 2}))
     october, november = datetime.date(2018, 10, 31), datetime.date(2018, 11, 1)
     with pytest.raises(StoppedError):
         list(jobs.run_job(job, october, stop))
@@ -490,9 +495,9 @@ def test_a_map_that_was_begun_keeps_its_months(real_job: Callable[..., Path], tm
 def test_an_old_map_that_cannot_be_finished_does_not_hold_up_the_new_one(
     real_job: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from geomap.run import jobs
+    from geomap.jobs import due as jobs
 
-    job = jobfile.read(real_job(period={"last": 1}))
+    job = read(real_job(period={"last": 1}))
     (tmp_path / "out/2018-09/tiles").mkdir(parents=True)
     (tmp_path / "out/2018-09/tiles/request.json").write_text("damaged")
     (tmp_path / "out/2018-09/run.json").write_text("{}")
@@ -504,9 +509,9 @@ def test_an_old_map_that_cannot_be_finished_does_not_hold_up_the_new_one(
 
 
 def test_other_weights_than_the_job_pins_are_refused(real_job: Callable[..., Path], untrained: str) -> None:
-    from geomap.run import jobs
+    from geomap.jobs import due as jobs
 
-    job = jobfile.read(real_job(weights={"name": untrained, "sha256": "0" * 64}))
+    job = read(real_job(weights={"name": untrained, "sha256": "0" * 64}))
     with pytest.raises(WeightsError, match=r"weights\.sha256 is 000000000000"):
         jobs.request(job, Period(2018, 9, 3))
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from geomap import kernels
+from geomap.encode import kernels
 
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 2.0**-8}  # relative: half a unit in the last place of what is written
 DTYPES = pytest.mark.parametrize("dtype", CLOSE, ids=str)

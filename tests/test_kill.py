@@ -21,8 +21,10 @@ PATCH = "4.0585,50.7431,4.0676,50.7489"
 CODE = """
 import sys
 from pathlib import Path
-from geomap import aoi, grid, legend
-from geomap.run import Request, Resources, map_area
+from geomap import aoi, grid, legends as legend
+from geomap.run.cluster import Resources
+from geomap.run.map import map_area
+from geomap.run.request import Request
 from geomap.types import Period
 
 def tell(stage, done, total):

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from geomap import aoi, label, legend
+from geomap import aoi, legends
 from geomap.errors import OutputError
-from geomap.label import Question
-from geomap.legend import Legend, RatedPrompt
-from geomap.run import Request
-from geomap.run.request import described, prepare
-from geomap.run.state import open_state
+from geomap.label.classify import Question, answer, score
+from geomap.legends import Legend, RatedPrompt
+from geomap.run.directory import open_state
+from geomap.run.identity import identity_of
+from geomap.run.prepare import prepare
+from geomap.run.request import Request
 from geomap.types import Period
 
 SCALE = 20.0
@@ -64,7 +65,7 @@ def test_scores_are_those_of_the_formulas(ensembling: str, min_prompts: int) -> 
     rng = np.random.default_rng(11)
     found = rated(*VOTES, ensembling=ensembling, min_prompts=min_prompts)
     vectors, pixels = unit(rng, len(VOTES)), unit(rng, 40)
-    made = label.answer(Question(found, torch.from_numpy(vectors), SCALE), torch.from_numpy(pixels))
+    made = answer(Question(found, torch.from_numpy(vectors), SCALE), torch.from_numpy(pixels))
     expected = [written_out(found, vectors, pixel) for pixel in pixels]
     np.testing.assert_allclose(made.value, expected, atol=2e-5)
     assert made.value.dtype == np.float32
@@ -74,14 +75,14 @@ def test_scores_are_those_of_the_formulas(ensembling: str, min_prompts: int) -> 
 @pytest.mark.parametrize("ensembling", ["early", "late"])
 def test_a_pixel_s_score_does_not_depend_on_its_batch(ensembling: str) -> None:
     rng = np.random.default_rng(12)
-    found = legend.load("scenicness").model_copy(update={"ensembling": ensembling})
+    found = legends.load("scenicness").model_copy(update={"ensembling": ensembling})
     question = Question(found, torch.from_numpy(unit(rng, len(found.prompts), 384)), 100.0)
     pixels = torch.from_numpy(unit(rng, 333, 384))
-    whole = label.score(question, pixels)
-    parts = torch.cat([label.score(question, part) for part in pixels.split(50)])
+    whole = score(question, pixels)
+    parts = torch.cat([score(question, part) for part in pixels.split(50)])
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=0)
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(label.score(question, pixels[order]), whole[order], atol=1e-4, rtol=0)
+    torch.testing.assert_close(score(question, pixels[order]), whole[order], atol=1e-4, rtol=0)
     assert ((whole >= 1) & (whole <= 10)).all()
     assert len(torch.unique(whole)) > 300  # a number on the scale, not one of the ratings
 
@@ -90,17 +91,17 @@ def test_a_voter_with_many_prompts_outweighs_the_others_only_early() -> None:
     """Nine prompts of one voter against one prompt each of two others, all equally near to the pixel."""
     votes = [("many", 10.0)] * 9 + [("one", 1.0), ("other", 1.0)]
     vectors, pixel = torch.eye(1, 4).repeat(11, 1), torch.eye(1, 4)
-    early = label.score(Question(rated(*votes), vectors, SCALE), pixel)
-    late = label.score(Question(rated(*votes, ensembling="late", min_prompts=1), vectors, SCALE), pixel)
+    early = score(Question(rated(*votes), vectors, SCALE), pixel)
+    late = score(Question(rated(*votes, ensembling="late", min_prompts=1), vectors, SCALE), pixel)
     assert early.item() == pytest.approx((9 * 10 + 2) / 11, abs=1e-5)
     assert late.item() == pytest.approx((10 + 1 + 1) / 3, abs=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"ensembling": "late"}, {"min_prompts": 3}])
 def test_a_run_with_another_ensembling_is_another_request(untrained: str, tmp_path: Path, change: dict) -> None:
-    early = legend.load("scenicness")
+    early = legends.load("scenicness")
     request = Request(aoi.parse_area("4.40,50.85,4.41,50.86"), Period(2023, 1), "earth-search", (early,), untrained)
-    asked = described(prepare(request))
+    asked = identity_of(prepare(request))
     state = open_state(tmp_path / "out", asked)
     with state.lock():
         state = state.begin(asked, ())
@@ -108,4 +109,4 @@ def test_a_run_with_another_ensembling_is_another_request(untrained: str, tmp_pa
     assert open_state(tmp_path / "out", asked).scenes == ()
     other = replace(request, legends=(early.model_copy(update=change),))  # with the same class vectors
     with pytest.raises(OutputError, match=r"another request \(differs in: legends\)"):
-        open_state(tmp_path / "out", described(prepare(other)))
+        open_state(tmp_path / "out", identity_of(prepare(other)))

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import rasterio
 
-from geomap import aoi, files, grid, legend, store, weights
+from geomap import aoi, files, grid, legends
 from geomap.cli import app
+from geomap.encode import weights
 from geomap.errors import InputError, LegendError, OutputError, ReadError, WeightsError
-from geomap.run import Request, map_area
-from geomap.run.stored import LabelRequest, label_store, similar
-from geomap.style import Layer
+from geomap.run.map import map_area
+from geomap.run.relabel import LabelRequest, label_store, similar
+from geomap.run.request import Request
+from geomap.store import store
 from geomap.types import Grid, Period
+from geomap.write.layer import Layer
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
 PLACE = (4.062, 50.746)  # inside the scenes
@@ -29,7 +32,7 @@ def run(archive, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(grid, "TILE_PX", 64)
         patch.setattr(grid, "_TILE_M", 640)
-        asked = tuple(legend.load(name) for name in LEGENDS)
+        asked = tuple(legends.load(name) for name in LEGENDS)
         items = str(archive() / "items.json")
         map_area(Request(aoi.parse_area(PATCH), Period(2019, 4, 5), items, asked, save_embeddings=True), out)
     return out
@@ -38,7 +41,7 @@ def run(archive, tmp_path_factory) -> Path:
 @pytest.fixture
 def ask(run) -> Callable[..., LabelRequest]:
     def make(*names: str, **changes: object) -> LabelRequest:
-        fields: dict[str, object] = {"store": run, "legends": tuple(legend.load(name) for name in names)}
+        fields: dict[str, object] = {"store": run, "legends": tuple(legends.load(name) for name in names)}
         return LabelRequest(**(fields | changes))
 
     return make
@@ -84,10 +87,10 @@ def test_the_same_question_gives_the_same_bytes_and_is_not_asked_twice(ask, tmp_
 
 
 def test_typed_classes_and_within(ask, tmp_path):
-    typed = legend.typed("maize field, wheat field, grassland, forest")
+    typed = legends.typed("maize field, wheat field, grassland, forest")
     label_store(ask(legends=(typed,), within=("landcover", "Cropland")), tmp_path / "out")
     cover, own = pixels(tmp_path / "out/landcover.tif"), pixels(tmp_path / "out/classes.tif")
-    np.testing.assert_array_equal(own > 0, cover == legend.load("landcover").id_of("Cropland"))
+    np.testing.assert_array_equal(own > 0, cover == legends.load("landcover").id_of("Cropland"))
     assert len(np.unique(own)) > 2
 
 

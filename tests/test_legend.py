@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from geomap import legend
+from geomap import legends
 from geomap.errors import LegendError
-from geomap.legend import Legend
+from geomap.legends import Legend
 
 CLASS_COUNTS = {"landcover": 8, "landuse": 16, "habitat": 44, "crops": 40, "bioregion": 12}
 LANDCOVER = {
@@ -58,7 +58,7 @@ rating = 0.5
 
 
 def parse(text: str) -> Legend:
-    return legend.parse(text.encode(), "test.toml")
+    return legends.parse(text.encode(), "test.toml")
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +71,15 @@ def labels(shared: Path) -> dict[str, Any]:
 
 
 def test_builtin_legends_are_complete() -> None:
-    assert set(legend.builtin_names()) == {*CLASS_COUNTS, "scenicness"}
+    assert set(legends.builtin_names()) == {*CLASS_COUNTS, "scenicness"}
     for name, count in CLASS_COUNTS.items():
-        loaded = legend.load(name)
+        loaded = legends.load(name)
         assert (loaded.name, loaded.kind) == (name, "classes")
         assert [c.id for c in loaded.classes] == list(range(1, count + 1))
 
 
 def test_landcover_classes_are_those_of_lucas() -> None:
-    assert {c.code: c.name for c in legend.load("landcover").classes} == LANDCOVER
+    assert {c.code: c.name for c in legends.load("landcover").classes} == LANDCOVER
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_landcover_classes_are_those_of_lucas() -> None:
     ],
 )
 def test_names_and_codes_are_the_source_s(labels: dict[str, Any], name: str, key: str, code_key: str | None) -> None:
-    classes, source = legend.load(name).classes, labels[key]["classes"]
+    classes, source = legends.load(name).classes, labels[key]["classes"]
     assert [(c.id, c.name) for c in classes] == [(s["index"] + 1, s["name"]) for s in source]
     if code_key:
         assert [c.code for c in classes] == [s[code_key] for s in source]
@@ -100,14 +100,14 @@ def test_names_and_codes_are_the_source_s(labels: dict[str, Any], name: str, key
 
 def test_landcover_and_landuse_codes_head_the_source_s_codes(labels: dict[str, Any]) -> None:
     for name, key in (("landcover", "land_cover"), ("landuse", "land_use")):
-        for c, source in zip(legend.load(name).classes, labels[key]["classes"], strict=True):
+        for c, source in zip(legends.load(name).classes, labels[key]["classes"], strict=True):
             assert c.code is not None
             assert all(code.startswith(c.code.rstrip("0")) for code in source["lucas_codes"])
 
 
 @pytest.mark.parametrize("name", CLASS_COUNTS)
 def test_every_class_has_its_own_five_prompts(name: str) -> None:
-    classes = legend.load(name).classes
+    classes = legends.load(name).classes
     assert all(5 <= len(c.prompts) <= 7 for c in classes)
     uses = Counter(prompt.casefold() for c in classes for prompt in c.prompts)
     assert [prompt for prompt, count in uses.items() if count > 1] == []
@@ -118,7 +118,7 @@ def test_every_class_has_its_own_five_prompts(name: str) -> None:
 def test_colours_are_told_apart(name: str) -> None:
     near = [
         (a.name, b.name)
-        for a, b in itertools.combinations(legend.load(name).classes, 2)
+        for a, b in itertools.combinations(legends.load(name).classes, 2)
         if math.dist(_lab(a.colour), _lab(b.colour)) < 8
     ]
     assert near == []
@@ -132,7 +132,7 @@ def test_lab_of_known_colours() -> None:
 
 
 def test_scenicness_prompts_are_spread_over_the_scale() -> None:
-    loaded = legend.load("scenicness")
+    loaded = legends.load("scenicness")
     assert (loaded.kind, loaded.range) == ("score", (1, 10))
     assert len({p.text.casefold() for p in loaded.prompts}) == len(loaded.prompts) >= 40
     per_rating = Counter(round(p.rating) for p in loaded.prompts)
@@ -143,7 +143,7 @@ def test_scenicness_prompts_are_spread_over_the_scale() -> None:
 def test_every_voter_of_scenicness_spans_the_scale() -> None:
     """Each list could judge alone: late ensembling asks every voter about every pixel."""
     by_voter: dict[str | None, list[float]] = {}
-    for p in legend.load("scenicness").prompts:
+    for p in legends.load("scenicness").prompts:
         by_voter.setdefault(p.voter, []).append(p.rating)
     assert None not in by_voter
     assert len(by_voter) >= 6
@@ -160,7 +160,7 @@ def test_every_voter_of_scenicness_spans_the_scale() -> None:
 def test_a_legend_file(tmp_path: Path) -> None:
     file = tmp_path / "wine.toml"
     file.write_text("\ufeff" + TWO_CLASSES.replace("\n", "\r\n"), encoding="utf-8", newline="")  # as Windows editors do
-    loaded = legend.load(str(file))
+    loaded = legends.load(str(file))
     assert [(c.id, c.name, c.code) for c in loaded.classes] == [(7, "Vineyard", None), (3, "Olive grove", None)]
     assert loaded.classes[0].prompts == ("a vineyard", "vines on wires")
 
@@ -174,9 +174,9 @@ def test_a_score_legend_file() -> None:
 def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
     for wanted in ("landcove", str(tmp_path / "absent.toml"), str(tmp_path)):
         with pytest.raises(LegendError) as error:
-            legend.load(wanted)
+            legends.load(wanted)
         assert wanted in str(error.value)
-        assert all(name in str(error.value) for name in legend.builtin_names())
+        assert all(name in str(error.value) for name in legends.builtin_names())
 
 
 @pytest.mark.parametrize(
@@ -248,12 +248,12 @@ def test_a_single_class_or_a_single_prompt_is_refused() -> None:
 
 def test_bytes_that_are_not_utf8_are_refused() -> None:
     with pytest.raises(LegendError, match="not valid TOML"):
-        legend.parse(TWO_CLASSES.replace("Olive", "Öl").encode("latin-1"), "test.toml")
+        legends.parse(TWO_CLASSES.replace("Olive", "Öl").encode("latin-1"), "test.toml")
 
 
 def test_a_legend_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        legend.load("crops").classes[0].name = "Weeds"
+        legends.load("crops").classes[0].name = "Weeds"
 
 
 # What the other stages ask of a legend
@@ -285,12 +285,12 @@ def test_digest_ignores_what_does_not_change_the_vectors() -> None:
 
 
 def test_builtin_digests_differ() -> None:
-    names = legend.builtin_names()
-    assert len({legend.load(name).digest for name in names}) == len(names)
+    names = legends.builtin_names()
+    assert len({legends.load(name).digest for name in names}) == len(names)
 
 
 def test_id_of() -> None:
-    landcover = legend.load("landcover")
+    landcover = legends.load("landcover")
     assert [landcover.id_of(name) for name in LANDCOVER.values()] == list(range(1, 9))
     assert landcover.id_of(" bare LAND ") == 6
     with pytest.raises(LegendError, match=r"no class 'Sea'.*Artificial land, Cropland"):
@@ -301,7 +301,7 @@ def test_id_of() -> None:
 
 
 def test_typed_classes_keep_their_order() -> None:
-    typed = legend.typed("  vineyard,olive\t grove ,,\n maize field ,", name="farm")
+    typed = legends.typed("  vineyard,olive\t grove ,,\n maize field ,", name="farm")
     assert typed.name == "farm"
     assert [(c.id, c.name) for c in typed.classes] == [(1, "vineyard"), (2, "olive grove"), (3, "maize field")]
     assert all(c.name in prompt for c in typed.classes for prompt in c.prompts)
@@ -309,12 +309,12 @@ def test_typed_classes_keep_their_order() -> None:
 
 
 def test_typed_classes_may_hold_braces_and_any_script() -> None:
-    typed = legend.typed("vigne {0}, ブドウ畑, čokot")
+    typed = legends.typed("vigne {0}, ブドウ畑, čokot")
     assert [c.prompts[0] for c in typed.classes] == ["vigne {0}", "ブドウ畑", "čokot"]
 
 
 def test_typed_classes_get_different_colours() -> None:
-    full = legend.typed(", ".join(f"class {i}" for i in range(legend.MAX_CLASSES)))
+    full = legends.typed(", ".join(f"class {i}" for i in range(legends.MAX_CLASSES)))
     assert full.classes[-1].id == 254
     assert len({c.colour for c in full.classes}) == 254
     few = [_lab(c.colour) for c in full.classes[:20]]
@@ -335,7 +335,7 @@ def test_typed_classes_get_different_colours() -> None:
 )
 def test_typed_classes_that_make_no_legend(classes: str, message: str) -> None:
     with pytest.raises(LegendError, match=f"^--classes.*{message}"):
-        legend.typed(classes)
+        legends.typed(classes)
 
 
 def _lab(colour: str) -> tuple[float, float, float]:

@@ -9,10 +9,10 @@ import published
 import pytest
 from safetensors.numpy import save_file
 
-from geomap import legend
+from geomap import legends
+from geomap.datasets import lucas
+from geomap.datasets.samples import Samples
 from geomap.errors import ConfigError, ReadError, WeightsError
-from geomap.train import lucas
-from geomap.train.dataset import Samples
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_crops_habitats_and_bioregions_are_in_the_published_order(published_labe
         if not code.startswith("B") or code.startswith("BX"):
             assert one("crops", code) == 0
     for name, key in (("habitat", "habitat_eunis_l2"), ("bioregion", "bioregions")):
-        assert len(legend.load(name).classes) == published_labels[key]["n"]
+        assert len(legends.load(name).classes) == published_labels[key]["n"]
         for c in published_labels[key]["classes"]:
             forms = [
                 c["name"],
@@ -200,6 +200,6 @@ def test_what_is_no_dictionary_of_photos_is_refused(tmp_path: Path, caplog: pyte
     with pytest.raises(WeightsError, match=r"none\.pt"):
         lucas.read_photos(tmp_path / "none.pt", ["34622836"])
     save_file({"FR_34622836N": one}, tmp_path / "other.safetensors")
-    with caplog.at_level(logging.INFO, logger="geomap.train.lucas"):
+    with caplog.at_level(logging.INFO, logger="geomap.datasets.lucas"):
         assert np.isnan(lucas.read_photos(tmp_path / "other.safetensors", ["40683280"])).all()
     assert "photos of 0 of 1 points" in caplog.text

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-from geomap import aoi, catalog, grid, legend
+from geomap import aoi, grid, legends, pipeline
+from geomap.catalog.search import search
 from geomap.cli import app
-from geomap.composite import clear_np
+from geomap.composite.mask import Mask, clear_np
 from geomap.errors import ConfigError
-from geomap.mask import Mask
-from geomap.run import Request, reading
-from geomap.run.request import described, prepare
+from geomap.run.identity import identity_of
+from geomap.run.prepare import prepare
+from geomap.run.request import Request
 from geomap.sentinel2 import SCL_NOT_CLEAR
 from geomap.types import Period
 
@@ -73,10 +74,10 @@ def test_a_mask_that_cannot_be_is_refused(wrong: dict[str, int]) -> None:
 @pytest.mark.parametrize("mask", [Mask(dilation=3), Mask(opening=1, dilation=2), Mask((8, 9), opening=2)])
 def test_tiles_do_not_show(archive: Callable[..., Path], mask: Mask) -> None:
     """Four tiles give the pixels of one: what is clear at an edge is told by the classes beyond it."""
-    scenes = catalog.search(AREA.geometry, PERIOD, str(archive(dates=4) / "items.json"))
+    scenes = search(AREA.geometry, PERIOD, str(archive(dates=4) / "items.json")).scenes
     (tile,) = grid.tiles(AREA)
-    whole = reading.compose(scenes, tile.grid, PERIOD, mask)
-    assert (whole.clear != reading.compose(scenes, tile.grid, PERIOD).clear).any()
+    whole = pipeline.compose(scenes, tile.grid, PERIOD, mask)
+    assert (whole.clear != pipeline.compose(scenes, tile.grid, PERIOD).clear).any()
     width, height = tile.grid.width // 4 * 2, tile.grid.height // 4 * 2
     for cols, rows in itertools.product(
         ((0, width), (width, tile.grid.width)), ((0, height), (height, tile.grid.height))
@@ -88,16 +89,16 @@ def test_tiles_do_not_show(archive: Callable[..., Path], mask: Mask) -> None:
             width=cols[1] - cols[0],
             height=rows[1] - rows[0],
         )
-        made = reading.compose(scenes, part, PERIOD, mask)
+        made = pipeline.compose(scenes, part, PERIOD, mask)
         np.testing.assert_array_equal(made.dn, whole.dn[..., slice(*rows), slice(*cols)])
         np.testing.assert_array_equal(made.clear, whole.clear[..., slice(*rows), slice(*cols)])
 
 
 def test_the_mask_is_part_of_the_request(untrained: str) -> None:
     """What the maps are made from decides whether a run can be resumed; a deadline does not change them."""
-    plain = Request(AREA, PERIOD, "items.json", (legend.load("landcover"),), untrained, min_clear_months=1)
+    plain = Request(AREA, PERIOD, "items.json", (legends.load("landcover"),), untrained, min_clear_months=1)
     grown = replace(plain, mask=Mask((3, 8, 9), dilation=2), deadline=5, max_missed=0.5)
-    one, other = described(prepare(plain)), described(prepare(grown))
+    one, other = identity_of(prepare(plain)), identity_of(prepare(grown))
     assert {key for key in one if one[key] != other[key]} == {"mask"}
     assert other["mask"] == {"classes": (0, 3, 8, 9), "opening": 0, "dilation": 2}
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from geomap.model import CONFIGS, EncoderConfig, PixelEncoder
-from geomap.weights import Q_HIGH, Q_LOW
+from geomap.encode.card import Q_HIGH, Q_LOW
+from geomap.encode.model import CONFIGS, EncoderConfig, PixelEncoder
 
 TINY = EncoderConfig(dim=32, depth=2, heads=4, mlp=16, out=24)
 ALL_MONTHS = torch.arange(12)

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
+from geomap.catalog.offset import decide_offset, parse_baseline, stated_offset
 from geomap.errors import OffsetError
-from geomap.offset import decide_offset, parse_baseline, stated_offset
 from geomap.sentinel2 import SCL
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from geomap import text
 from geomap.cli import app
+from geomap.datasets import lucas, photos
 from geomap.errors import InputError, OutputError, ReadError
-from geomap.train import lucas, photos
+from geomap.label import towers
 
 VIEWS = ["FR/346/283/34622836" + d for d in "NESW"] + ["BG/550/236/55082360" + d for d in "NE"]
 CORRUPT = "BG/550/236/55082360S"
@@ -31,12 +31,12 @@ def clip(tmp_path_factory: pytest.TempPathFactory):
     import open_clip
 
     torch.manual_seed(0)
-    model = open_clip.create_model(text.CLIP_MODEL, pretrained=None).eval()
+    model = open_clip.create_model(towers.CLIP_MODEL, pretrained=None).eval()
     path = tmp_path_factory.mktemp("clip") / "clip.pt"
     torch.save(model.state_dict(), path)
     with pytest.MonkeyPatch.context() as m:
-        m.setenv(text.CLIP_FILE_VARIABLE, str(path))
-        m.setattr(text, "load_clip", lambda: model)
+        m.setenv(towers.CLIP_FILE_VARIABLE, str(path))
+        m.setattr(towers, "load_clip", lambda: model)
         yield model
 
 
@@ -98,7 +98,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(folder, embedded, tmp_path, monk
     out = tmp_path / "photos.safetensors"
     code = (
         f"import torch; torch.set_num_threads({torch.get_num_threads()})\n"  # sums depend on it in the last digits
-        "import os, signal, sys; from pathlib import Path; from geomap.train.photos import embed_photos\n"
+        "import os, signal, sys; from pathlib import Path; from geomap.datasets.photos import embed_photos\n"
         "embed_photos(Path(sys.argv[1]), Path(sys.argv[2]), 2, 'cpu',"
         " lambda n, total: n == 4 and os.kill(os.getpid(), signal.SIGKILL))"
     )

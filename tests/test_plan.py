@@ -16,11 +16,12 @@ from pyproj import Transformer
 from RangeHTTPServer import RangeRequestHandler
 from typer.testing import CliRunner
 
-from geomap import aoi, catalog, grid
+from geomap import aoi, grid
+from geomap.catalog.search import search
 from geomap.cli import app
-from geomap.run import Request
 from geomap.run import plan as plans
 from geomap.run.plan import plan
+from geomap.run.request import Request
 from geomap.sentinel2 import SCL_NOT_CLEAR
 from geomap.types import Grid, Period
 
@@ -159,7 +160,7 @@ def test_scenes_that_are_not_measured_are_taken_at_their_word(api, request_for, 
     made = plan(request_for(api))
     assert made.measured == 7
     assert all(m.measured >= 1 for m in made.months if m.passes)  # drawn from every month
-    scenes = catalog.search(aoi.parse_area(AREA).geometry, PERIOD, api, allow_hosts=["127.0.0.1"])
+    scenes = search(aoi.parse_area(AREA).geometry, PERIOD, api, allow_hosts=["127.0.0.1"]).scenes
     looked = set(plans.choose({s.acquisition: [s] for s in scenes}, 7))
     for m in made.months:
         shares = [
@@ -175,7 +176,7 @@ def test_files_that_fail_are_counted_and_the_rest_is_measured(local, served, req
     (folder / "again").symlink_to(folder)  # addresses that GDAL has not read yet
     items = tmp_path / "items.json"
     items.write_text(local.read_text().replace(str(folder), f"{url}/again"))
-    scenes = catalog.search(aoi.parse_area(AREA).geometry, PERIOD, str(items))
+    scenes = search(aoi.parse_area(AREA).geometry, PERIOD, str(items)).scenes
     broken = scenes[3]
     handler.broken.add(f"/{broken.id}/scl.tif")
     try:
@@ -231,7 +232,7 @@ def test_a_large_area_is_read_from_the_overviews(served, local):
     profile = {"width": 2048, "height": 2048, "count": 1, "dtype": "uint8", "crs": 32631, "transform": lies}
     with rasterio.open(path, "w", driver="COG", compress="DEFLATE", overview_resampling="NEAREST", **profile) as out:
         out.write(classes.astype(np.uint8), 1)
-    scene = catalog.search(aoi.parse_area(AREA).geometry, Period(2018, 8, 1), str(local))[0]
+    scene = search(aoi.parse_area(AREA).geometry, Period(2018, 8, 1), str(local)).scenes[0]
     asset = replace(scene.assets["SCL"], href=f"{url}/noise.tif")
     scene = replace(scene, assets={**scene.assets, "SCL": asset})
     where = Grid(32631, 500_000, 5_600_000, 128, 128, 320)

@@ -8,11 +8,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from geomap import legend, prompts, text, weights
+from geomap import legends
 from geomap.cli import app
 from geomap.cli.legends import CAVEAT
-from geomap.legend import Legend, LegendClass, RatedPrompt
-from geomap.train import evaluate, real
+from geomap.datasets.worldcereal import read_flanders
+from geomap.encode import weights
+from geomap.encode.card import locate, read_card
+from geomap.label import check as prompts
+from geomap.label import towers
+from geomap.legends import Legend, LegendClass, RatedPrompt
+from geomap.train import evaluate
 
 SCALE = 19.0
 
@@ -38,7 +43,7 @@ MARGIN = 0.044
 class WordTower:
     """Sums of one random vector per word: no model to load, and prompts that share words are near."""
 
-    space = text.MINILM_SPACE
+    space = towers.MINILM_SPACE
     dim = 24
 
     def encode(self, prompts: Sequence[str]) -> torch.Tensor:
@@ -47,8 +52,8 @@ class WordTower:
 
 
 @pytest.fixture(scope="module")
-def minilm() -> text.TextTower:
-    return text.tower(text.MINILM_SPACE)
+def minilm() -> towers.TextTower:
+    return towers.tower(towers.MINILM_SPACE)
 
 
 def legend_of(**classes: Sequence[str]) -> Legend:
@@ -128,13 +133,13 @@ def test_a_rated_prompt_is_scored_by_the_others() -> None:
 # With the real text tower
 
 
-def test_typed_synonyms_are_close_and_other_classes_are_not(minilm: text.TextTower) -> None:
-    check = prompts.check_classes(legend.typed("maize, corn, lake, pine forest, town"), minilm, 19.09)
+def test_typed_synonyms_are_close_and_other_classes_are_not(minilm: towers.TextTower) -> None:
+    check = prompts.check_classes(legends.typed("maize, corn, lake, pine forest, town"), minilm, 19.09)
     assert [pair[:2] for pair in check.close] == [("maize", "corn")]
     assert all(c.kept == c.prompts for c in check.classes)
 
 
-def test_a_prompt_of_another_class_is_found(minilm: text.TextTower) -> None:
+def test_a_prompt_of_another_class_is_found(minilm: towers.TextTower) -> None:
     water = ["a lake", "a wide river", "a pond of clear water", "waves on a reservoir", "a tidy row of grapevines"]
     vines = ["a vineyard", "grapevines on wires", "the grape harvest", "a wine grower's terraces"]
     (stray,) = prompts.check_classes(legend_of(Water=water, Vines=vines), minilm, 19.09).strays
@@ -145,17 +150,17 @@ def test_a_prompt_of_another_class_is_found(minilm: text.TextTower) -> None:
     ("name", "kept", "close"),
     [("landcover", 0.9, 0), ("crops", 0.9, 0), ("landuse", 0.9, 0), ("habitat", 0.8, 4), ("bioregion", 0.85, 0)],
 )
-def test_built_in_classes_are_told_apart_in_words(minilm: text.TextTower, name: str, kept: float, close: int) -> None:
+def test_built_in_classes_are_told_apart_in_words(minilm: towers.TextTower, name: str, kept: float, close: int) -> None:
     """Most prompts, left out, still name their class. Habitat's close pairs are kinds of forest and of rock."""
-    found = legend.load(name)
-    check = prompts.check_classes(found, minilm, weights.read_card(weights.locate("default")).logit_scale)
+    found = legends.load(name)
+    check = prompts.check_classes(found, minilm, read_card(locate("default")).logit_scale)
     assert sum(c.kept or 0 for c in check.classes) >= kept * sum(c.prompts for c in check.classes)
     assert len(check.close) <= close
     assert not [s for s in check.strays if s.lead > 0.1]
 
 
-def test_ratings_of_scenicness_follow_from_each_other(minilm: text.TextTower) -> None:
-    checks = prompts.check_ratings(legend.load("scenicness"), minilm, 19.09)
+def test_ratings_of_scenicness_follow_from_each_other(minilm: towers.TextTower) -> None:
+    checks = prompts.check_ratings(legends.load("scenicness"), minilm, 19.09)
     ratings, scores = np.array([(c.rating, c.score) for c in checks]).T
     assert np.corrcoef(ratings, scores)[0, 1] > 0.75  # 0.84 when written; 0 for ratings without sense
     assert np.abs(ratings - scores).mean() < 2
@@ -165,9 +170,9 @@ def test_ratings_of_scenicness_follow_from_each_other(minilm: text.TextTower) ->
 
 
 @pytest.fixture
-def loaded_once(minilm: text.TextTower, monkeypatch: pytest.MonkeyPatch) -> None:
+def loaded_once(minilm: towers.TextTower, monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands use the tower that is loaded already: loading takes seconds."""
-    monkeypatch.setattr(text, "tower", lambda space: {text.MINILM_SPACE: minilm}[space])
+    monkeypatch.setattr(towers, "tower", lambda space: {towers.MINILM_SPACE: minilm}[space])
 
 
 @pytest.mark.usefixtures("loaded_once")
@@ -199,17 +204,17 @@ def test_the_command_refuses_bad_input(args: list[str]) -> None:
 # Synonyms
 
 
-def test_synonyms_move_the_map_little(shared: Path, minilm: text.TextTower) -> None:
+def test_synonyms_move_the_map_little(shared: Path, minilm: towers.TextTower) -> None:
     """Real pixels, which the default weights were trained on: for how wording matters, not for how good they are."""
-    flanders = real.read_flanders(shared / "data" / "patch_belgium_2019" / "series.npz")
+    flanders = read_flanders(shared / "data" / "patch_belgium_2019" / "series.npz")
     rows = slice(None, None, 6)
     loaded = weights.load("default")
     embeddings = evaluate.embed(loaded.encoder, flanders.dn[rows], flanders.valid[rows])
     assert 600 < len(embeddings) < 700
     found = []
     for names in (SYNONYMS.keys(), SYNONYMS.values()):
-        typed = legend.typed(", ".join(names))
-        found.append(evaluate.zero_shot(embeddings, text.class_vectors(typed, minilm), range(len(names))))
+        typed = legends.typed(", ".join(names))
+        found.append(evaluate.zero_shot(embeddings, towers.class_vectors(typed, minilm), range(len(names))))
     plain, other = found
     assert (np.bincount(plain) > 20).sum() >= 4  # several classes are met
     agreement = (plain == other).mean()

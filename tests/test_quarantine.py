@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from geomap import cli, files, grid
 from geomap.errors import ReadError, SourceUnavailableError
-from geomap.run import Request, attempts, map_area
+from geomap.run import retries
+from geomap.run.map import map_area
+from geomap.run.request import Request
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def test_where_no_tile_can_be_read_there_is_no_map(asked, tmp_path, monkeypatch)
     assert os.listdir(tmp_path / "out") == [files.STATE]
     assert not (tmp_path / "out/tiles/quarantine.json").exists()
     # and it is not waited for when many tiles in a row have failed
-    monkeypatch.setattr(attempts, "HOPELESS", 1)
+    monkeypatch.setattr(retries, "HOPELESS", 1)
     tried: list[str] = []
     with pytest.raises(ReadError):
         map_area(replace(asked, stac=str(items)), tmp_path / "out", lambda stage, *_: tried.append(stage))

@@ -15,12 +15,14 @@ import rasterio
 from pyproj import Transformer
 from RangeHTTPServer import RangeRequestHandler
 
-from geomap import aoi, catalog, grid, hrefs, read
+from geomap import aoi, grid, pipeline
+from geomap.catalog.search import search
 from geomap.errors import ReadError, SourceUnavailableError
-from geomap.providers import PROVIDERS
-from geomap.reader import Access
-from geomap.run import reading
+from geomap.read import stack as read
+from geomap.read.access import Access
 from geomap.sentinel2 import BANDS_10M, BANDS_20M
+from geomap.sources import hrefs
+from geomap.sources.providers import PROVIDERS
 from geomap.types import Grid, Period, Scene, SceneAsset
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
@@ -75,14 +77,14 @@ def scenes_over_http(archive, base: str, tmp_path, query: str = ""):
     items = tmp_path / "items.json"
     items.write_text(json.dumps(content))
     area = aoi.parse_area(PATCH)
-    return catalog.search(area.geometry, PERIOD, str(items)), grid.tiles(area)[0].grid
+    return search(area.geometry, PERIOD, str(items)).scenes, grid.tiles(area)[0].grid
 
 
 def test_http_gives_the_same_pixels_as_local_files(archive, http, tmp_path):
     scenes, tile = scenes_over_http(archive, http[0], tmp_path)
     area = aoi.parse_area(PATCH)
-    local = catalog.search(area.geometry, PERIOD, str(archive() / "items.json"))
-    remote, plain = reading.compose(scenes, tile, PERIOD), reading.compose(local, tile, PERIOD)
+    local = search(area.geometry, PERIOD, str(archive() / "items.json")).scenes
+    remote, plain = pipeline.compose(scenes, tile, PERIOD), pipeline.compose(local, tile, PERIOD)
     np.testing.assert_array_equal(remote.dn, plain.dn)
     assert plain.dn.any()
 
@@ -113,8 +115,8 @@ def test_planetary_computer_addresses_are_signed_when_they_are_read(archive, htt
     monkeypatch.setattr(handler, "send_head", send_head, raising=False)
     options = dict(PROVIDERS["planetary-computer"].gdal_options)
     signing = {"VSICURL_PC_SAS_SIGN_HREF_URL": f"{base}/sign?href="}
-    monkeypatch.setattr(reading, "gdal_options", lambda scenes: options | signing)  # the host is not the provider's
-    made = reading.compose(scenes, tile, PERIOD)
+    monkeypatch.setattr(pipeline, "gdal_options", lambda scenes: options | signing)  # the host is not the provider's
+    made = pipeline.compose(scenes, tile, PERIOD)
     assert made.dn.any()
     assert any(path.startswith("/sign?href=") for path in seen)
     assert all("sig=secret-token" in path for path in seen if not path.startswith("/sign"))
@@ -125,7 +127,7 @@ def test_a_server_that_wants_credentials_is_no_damaged_file(archive, http, tmp_p
     scenes, tile = scenes_over_http(archive, base, tmp_path)
     handler.broken["/swir16.tif"] = 403
     with pytest.raises(ReadError, match=r"swir16\.tif may not be read \(HTTP 403\)"):
-        reading.compose(scenes, tile, PERIOD)
+        pipeline.compose(scenes, tile, PERIOD)
 
 
 @pytest.mark.parametrize("status", [503, 429, 500])
@@ -134,7 +136,7 @@ def test_a_server_that_refuses_is_a_temporary_failure(archive, http, tmp_path, s
     scenes, tile = scenes_over_http(archive, base, tmp_path, query="?sig=secret-token")
     handler.broken["/red.tif"] = status
     with pytest.raises(SourceUnavailableError, match=r"red\.tif cannot be read now") as e:
-        reading.compose(scenes, tile, PERIOD, deadline=0.5)
+        pipeline.compose(scenes, tile, PERIOD, deadline=0.5)
     assert e.value.exit_code == 75
     assert "secret-token" not in str(e.value)
     assert "\n" not in str(e.value)
@@ -145,7 +147,7 @@ def test_a_missing_file_is_an_error_and_never_nodata(archive, http, tmp_path):
     scenes, tile = scenes_over_http(archive, base, tmp_path)
     handler.broken["/nir.tif"] = 404
     with pytest.raises(ReadError, match=r"nir\.tif cannot be read \(HTTP 404\)"):
-        reading.compose(scenes, tile, PERIOD)
+        pipeline.compose(scenes, tile, PERIOD)
 
 
 @pytest.mark.parametrize("content", [b"<html>sorry</html>", b"II*\x00" + bytes(200)], ids=["html", "truncated"])
@@ -154,7 +156,7 @@ def test_a_file_that_is_not_what_it_says_is_an_error(archive, http, tmp_path, co
     scenes, tile = scenes_over_http(archive, base, tmp_path)
     handler.broken["/scl.tif"] = content
     with pytest.raises(ReadError, match=r"scl\.tif cannot be read"):
-        reading.compose(scenes, tile, PERIOD)
+        pipeline.compose(scenes, tile, PERIOD)
 
 
 def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
@@ -172,9 +174,9 @@ def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
     items = tmp_path / "items.json"
     items.write_text(json.dumps(content))
     area = aoi.parse_area(PATCH)
-    scenes = catalog.search(area.geometry, PERIOD, str(items))
+    scenes = search(area.geometry, PERIOD, str(items)).scenes
     with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized as being in a supported"):
-        reading.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
+        pipeline.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int16", "uint8"])
@@ -190,9 +192,9 @@ def test_files_of_another_type_are_refused(archive, tmp_path, dtype):
     items = tmp_path / "items.json"
     items.write_text(json.dumps(content))
     area = aoi.parse_area(PATCH)
-    scenes = catalog.search(area.geometry, PERIOD, str(items))
+    scenes = search(area.geometry, PERIOD, str(items)).scenes
     with pytest.raises(ReadError, match=f"holds {dtype}, not the uint16"):
-        reading.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
+        pipeline.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
 
 
 SIDE = 60  # 10 m pixels of a made scene
@@ -294,6 +296,6 @@ def test_chunks_shrink_with_the_scenes_of_a_month():
 
 def test_a_scene_outside_the_period_is_a_mistake_of_the_caller(archive):
     area = aoi.parse_area(PATCH)
-    scenes = catalog.search(area.geometry, Period(2019, 1, 1), str(archive() / "items.json"))
+    scenes = search(area.geometry, Period(2019, 1, 1), str(archive() / "items.json")).scenes
     with pytest.raises(ValueError, match="inside the period"):
         read.stack(scenes, grid.tiles(area)[0].grid, PERIOD, Access(), np.ones((len(scenes), 34, 34), bool))

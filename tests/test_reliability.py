@@ -14,8 +14,9 @@ import rasterio
 from faulty import Answer, Server
 from outputs import digests
 
-from geomap import aoi, files, legend
-from geomap.run import Request, map_area
+from geomap import aoi, files, legends
+from geomap.run.map import map_area
+from geomap.run.request import Request
 from geomap.types import Period
 
 Archive = Callable[..., Path]
@@ -29,7 +30,7 @@ def request_for(untrained: str) -> Callable[..., Request]:
     """A request for the patch: request_for(items, period, ...)."""
 
     def make(items: Path, period: Period = TWO_MONTHS, **changes: Any) -> Request:
-        made = Request(aoi.parse_area(PATCH), period, str(items), (legend.load("landcover"),), untrained)
+        made = Request(aoi.parse_area(PATCH), period, str(items), (legends.load("landcover"),), untrained)
         return replace(made, **({"min_clear_months": 1, "device": "cpu"} | changes))
 
     return make

@@ -19,12 +19,17 @@ import yaml
 from distributed import LocalCluster
 from typer.testing import CliRunner
 
-from geomap import aoi, encode, files, grid, label, legend, store, weights
+from geomap import aoi, files, grid, legends
 from geomap.cli import app
+from geomap.encode import weights
+from geomap.encode.engine import Engine
 from geomap.errors import UpdateError
-from geomap.label import Question
-from geomap.run import Earlier, Request, Resources, Result, earlier, map_area, rolling
-from geomap.run.rolling import changes_np, same_month_np
+from geomap.label.classify import Question, answers
+from geomap.run.cluster import Resources
+from geomap.run.map import Result, map_area
+from geomap.run.request import Earlier, Request
+from geomap.run.update import changes_np, earlier, same_month_np, shared
+from geomap.store import store
 from geomap.types import Composite, Period
 
 PATCH = "4.0605,50.7440,4.0660,50.7475"
@@ -72,7 +77,7 @@ class World:
             "area": aoi.parse_area(PATCH),
             "period": period,
             "stac": str(self.items),
-            "legends": tuple(map(legend.load, LEGENDS)),
+            "legends": tuple(map(legends.load, LEGENDS)),
             "save_composites": True,
             "save_embeddings": True,
             "device": "cpu",
@@ -184,7 +189,7 @@ def test_the_engine_is_given_those_pixels_alone_and_a_killed_update_goes_on_to_t
     whole, before, updated, tmp_path, monkeypatch
 ):
     given = []
-    embed = encode.Engine.embed
+    embed = Engine.embed
 
     def seen(self, composite, usable, calendar):
         given.append(int(usable.sum()))
@@ -195,8 +200,8 @@ def test_the_engine_is_given_those_pixels_alone_and_a_killed_update_goes_on_to_t
             raise KeyboardInterrupt
 
     request = whole.request(NOW, update=earlier(before))
-    monkeypatch.setattr(encode.Engine, "pixels_per_second", lambda self, steps: 1.0)  # it embeds, too
-    monkeypatch.setattr(encode.Engine, "embed", seen)
+    monkeypatch.setattr(Engine, "pixels_per_second", lambda self, steps: 1.0)  # it embeds, too
+    monkeypatch.setattr(Engine, "embed", seen)
     with pytest.raises(KeyboardInterrupt):
         map_area(request, tmp_path / "out", stop)
     assert map_area(request, tmp_path / "out").resumed == 1
@@ -252,7 +257,7 @@ def test_damage_to_the_earlier_composites_costs_time_and_not_the_map(whole, befo
 def test_a_worker_that_does_not_see_the_earlier_run_says_so(whole, before, tmp_path, caplog):
     (tile,) = store.open_store(before, store.COMPOSITES).tiles
     with caplog.at_level(logging.WARNING):
-        assert rolling.shared(Earlier(tmp_path / "elsewhere", BEFORE), tile, [], NOW) is None
+        assert shared(Earlier(tmp_path / "elsewhere", BEFORE), tile, [], NOW) is None
     assert f"made from all its scenes: no {tmp_path / 'elsewhere'} here" in caplog.text
 
 
@@ -302,7 +307,7 @@ def test_a_month_counts_only_with_all_bands():
 def test_the_month_in_which_a_period_starts_does_not_change_a_bit(dtype):
     rng = np.random.default_rng(0)
     dn = rng.integers(1, 6000, (12, 10, 8, 40)).astype(np.uint16) * (rng.random((12, 1, 8, 40)) > 0.3)
-    engine = encode.Engine(weights.load("default").encoder, "cpu", dtype=dtype)
+    engine = Engine(weights.load("default").encoder, "cpu", dtype=dtype)
     usable = np.ones(dn.shape[2:], bool)
 
     def embedded(first: int) -> torch.Tensor:
@@ -320,12 +325,12 @@ def test_a_label_does_not_depend_on_how_many_pixels_are_labelled_together():
     embeddings = torch.nn.functional.normalize(torch.randn(5000, 384), dim=1)
     questions = []
     for name in LEGENDS:
-        found = legend.load(name)
+        found = legends.load(name)
         questions.append(Question(found, loaded.class_vectors[found.digest], loaded.card.logit_scale))
-    together = label.answers(questions, embeddings)
+    together = answers(questions, embeddings)
     for count in (1, 2, 7, 100, 4097):
         some = torch.randperm(5000)[:count]
-        for part, all_of_them in zip(label.answers(questions, embeddings[some]), together, strict=True):
+        for part, all_of_them in zip(answers(questions, embeddings[some]), together, strict=True):
             np.testing.assert_array_equal(part.value, all_of_them.value[some])
             if part.confidence is not None:
                 np.testing.assert_array_equal(part.confidence, all_of_them.confidence[some])
@@ -394,8 +399,8 @@ def test_the_command_line_updates_and_says_what_it_took_over(whole, before, upda
 
 
 def test_a_rolling_job_updates_the_map_before_by_itself(whole, untrained, tmp_path, caplog):
-    from geomap import jobfile
-    from geomap.run import jobs
+    from geomap.jobs.due import run_job
+    from geomap.jobs.file import read
 
     keys = {
         "name": "patch",
@@ -411,7 +416,7 @@ def test_a_rolling_job_updates_the_map_before_by_itself(whole, untrained, tmp_pa
     def run(day: str, **changes: object) -> list[Result]:
         path = tmp_path / "job.yaml"
         path.write_text(yaml.safe_dump(keys | changes))
-        return list(jobs.run_job(jobfile.read(path), date.fromisoformat(day)))
+        return list(run_job(read(path), date.fromisoformat(day)))
 
     assert run("2019-11-05")[0].update is None
     second = run("2019-12-05")[0]

@@ -18,9 +18,12 @@ import rasterio
 from outputs import digests
 from RangeHTTPServer import RangeRequestHandler
 
-from geomap import aoi, files, grid, legend
+from geomap import aoi, files, grid
+from geomap import legends as legend
 from geomap.errors import BusyError, DiskFullError, LegendError, NoScenesError, OutputError, ReadError
-from geomap.run import Request, map_area
+from geomap.run.identity import identity_of
+from geomap.run.map import map_area
+from geomap.run.request import Request
 from geomap.types import Period
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
@@ -113,8 +116,8 @@ def test_a_killed_run_resumes_to_the_same_bytes(archive, request_for, untrained,
     """SIGKILL a real process after its first tiles, and after all of them; then run the same request again."""
     items = archive() / "items.json"
     code = (
-        "import sys; from pathlib import Path; from geomap import aoi, grid, legend\n"
-        "from geomap.types import Period; from geomap.run import Request, map_area\n"
+        "import sys; from pathlib import Path; from geomap import aoi, grid, legends as legend\n"
+        "from geomap.types import Period; from geomap.run.map import map_area; from geomap.run.request import Request\n"
         "grid.TILE_PX, grid._TILE_M = 32, 320\n"
         f"area = aoi.parse_area('{PATCH}'); legends = (legend.load('landcover'), legend.load('crops'))\n"
         f"request = Request(area, Period(2019, 4, 3), {str(items)!r}, legends, {untrained!r})\n"
@@ -179,7 +182,7 @@ def test_a_directory_of_other_files_is_refused(archive, request_for, tmp_path):
 
 
 def test_two_runs_on_one_directory_the_second_is_refused(archive, request_for, tmp_path):
-    from geomap.run.state import open_state
+    from geomap.run.directory import open_state
 
     asked = request_for(str(archive() / "items.json"))
     with open_state(tmp_path / "out", {}).lock(), pytest.raises(BusyError, match="another run"):
@@ -232,15 +235,15 @@ def test_a_failed_run_without_tiles_takes_a_corrected_item_file(archive, request
 
 
 def test_a_torn_tile_is_made_again_and_names_of_legends_are_free(archive, request_for, tmp_path):
-    from geomap.run import request as requests
-    from geomap.run.finished import Finished, pack
-    from geomap.run.state import open_state
+    from geomap.run.directory import open_state
+    from geomap.run.prepare import prepare
+    from geomap.run.tile_file import Finished, pack
 
     named = legend.Legend(name="file", title="mine", classes=legend.load("landcover").classes)
     asked = request_for(str(archive() / "items.json"), period=Period(2019, 6, 2), min_clear_months=1, legends=(named,))
-    job = requests.prepare(asked)
+    job = prepare(asked)
     out = tmp_path / "out"
-    state = open_state(out, requests.described(job))
+    state = open_state(out, identity_of(job))
     (tile,) = job.tiles
     state.save(tile, Finished(pack({"file": np.ones(tile.grid.shape, np.uint8)})))
     assert state.has(tile, ["file"])

@@ -20,10 +20,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from geomap import schedule
 from geomap.cli import app
 from geomap.errors import InputError
-from geomap.schedule import Schedule
+from geomap.jobs import schedule
+from geomap.jobs.schedule import Schedule
 
 REPOSITORY = Path(__file__).parents[1]
 ODD = 'it\'s 100% "odd" $HOME ${x} é;&'

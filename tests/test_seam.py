@@ -25,11 +25,13 @@ from numpy.typing import NDArray
 from pyproj import Transformer
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from geomap import aoi, catalog, files, grid, legend
-from geomap.run import Request, map_area, reading
-from geomap.run import tiles as run_tiles
+from geomap import aoi, files, grid, legends, pipeline
+from geomap.catalog.search import search
+from geomap.run.map import map_area
 from geomap.run.plan import plan
-from geomap.run.request import prepare
+from geomap.run.prepare import prepare
+from geomap.run.request import Request
+from geomap.run.tiles import label_tile
 from geomap.sentinel2 import SCL_NOT_CLEAR
 from geomap.simulate import archive
 from geomap.simulate.growth import reflectance
@@ -111,12 +113,12 @@ def map_seam(folder: Path, seam: Seam, both: bool) -> Mapped:
     wide = high / np.cos(np.radians(seam.lat))
     west, east = seam.lon - wide, (seam.lon + wide + 180) % 360 - 180
     area = aoi.parse_area(f"{west:.7f},{seam.lat - high:.7f},{east:.7f},{seam.lat + high:.7f}")
-    request = Request(area=area, period=YEAR, stac=str(items), legends=(legend.load(COVER),))
+    request = Request(area=area, period=YEAR, stac=str(items), legends=(legends.load(COVER),))
     map_area(request, folder / "out")
     job, home = prepare(request), home_grid(seam)
-    scenes = catalog.search(area.geometry, YEAR, str(items))
-    made = reading.compose(scenes, home, YEAR)
-    one = run_tiles.label_tile(job, made, np.ones(home.shape, bool), lambda pixels: None).layers[COVER]
+    scenes = search(area.geometry, YEAR, str(items)).scenes
+    made = pipeline.compose(scenes, home, YEAR)
+    one = label_tile(job, made, np.ones(home.shape, bool), lambda pixels: None).layers[COVER]
     return Mapped(seam, area, folder / "out", one, home)
 
 
@@ -230,7 +232,7 @@ def test_a_plan_looks_at_every_zone_alike(mapped: Mapped) -> None:
     """Its clear share is that of the whole area, not of the zone with the most tiles, on each date."""
     items = mapped.folder.parent / "scenes/items.json"
     made = plan(Request(area=mapped.area, period=YEAR, stac=str(items), legends=()))
-    home = [s for s in catalog.search(mapped.area.geometry, YEAR, str(items)) if s.epsg == mapped.home.epsg]
+    home = [s for s in search(mapped.area.geometry, YEAR, str(items)).scenes if s.epsg == mapped.home.epsg]
     coarse = mapped.home.at(20)
     to_lonlat = Transformer.from_crs(coarse.epsg, 4326, always_xy=True)
     x, y = np.meshgrid(
@@ -257,7 +259,7 @@ def test_qgis_opens_both_zones_as_one_layer(
     date_line.folder.rename(out)
     try:
         report = qgis(out / f"{COVER}.vrt")
-        known = {c.id: (c.name, c.colour.lower()) for c in legend.load(COVER).classes}
+        known = {c.id: (c.name, c.colour.lower()) for c in legends.load(COVER).classes}
         assert report["renderer"] == "paletted"
         assert {int(c["value"]): (c["label"], c["color"]) for c in report["classes"]} == known
         assert report["crs"] in {f"EPSG:{epsg}" for epsg in date_line.seam.zones}

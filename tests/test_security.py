@@ -22,10 +22,12 @@ from RangeHTTPServer import RangeRequestHandler
 from shapely.geometry import box
 from typer.testing import CliRunner
 
-from geomap import aoi, catalog, files, grid, legend, yamlfile
+from geomap import aoi, config, files, grid, legends, pipeline
+from geomap.catalog.search import search
 from geomap.cli import app
 from geomap.errors import HrefError, ReadError
-from geomap.run import Request, map_area, reading
+from geomap.run.map import map_area
+from geomap.run.request import Request
 from geomap.types import Period
 
 PACKAGE = Path(__file__).parents[1] / "geomap"
@@ -120,9 +122,9 @@ def test_a_tif_over_http_that_is_a_virtual_raster_is_not_opened(
         item["assets"]["blue"]["href"] = f"{url}/blue.tif?{number}"
 
     area = aoi.parse_area(PATCH)
-    scenes = catalog.search(area.geometry, PERIOD, str(items_with(folder, point)))
+    scenes = search(area.geometry, PERIOD, str(items_with(folder, point))).scenes
     with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized"):
-        reading.compose(scenes, grid.tiles(area)[0].grid, PERIOD, max_missed=0)
+        pipeline.compose(scenes, grid.tiles(area)[0].grid, PERIOD, max_missed=0)
     assert any(path.startswith("/blue.tif") for path in handler.asked)
     assert asked_inside.asked == []
 
@@ -147,7 +149,7 @@ def test_a_map_of_a_hostile_item_is_refused_before_a_file_is_made(
             item["assets"]["red"]["href"] = href
 
     items = items_with(archive(dates=DATES), point)
-    asked = Request(aoi.parse_area(PATCH), PERIOD, str(items), (legend.load("landcover"),), untrained)
+    asked = Request(aoi.parse_area(PATCH), PERIOD, str(items), (legends.load("landcover"),), untrained)
     with pytest.raises(HrefError, match="refuse to open"):
         map_area(asked, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -178,7 +180,7 @@ def test_ids_of_items_never_become_paths(archive: Archive, untrained: str, tmp_p
     home = tmp_path / "a/b/c"
     home.mkdir(parents=True)
     asked = Request(
-        aoi.parse_area(PATCH), PERIOD, str(items), (legend.load("landcover"),), untrained, min_clear_months=1
+        aoi.parse_area(PATCH), PERIOD, str(items), (legends.load("landcover"),), untrained, min_clear_months=1
     )
     map_area(asked, home / "out")
     assert [p for p in tmp_path.rglob("*") if p.is_file() and home / "out" not in p.parents] == []
@@ -233,7 +235,7 @@ def test_a_catalogue_may_not_redirect_into_the_network(target: str, status: int)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         with pytest.raises(HrefError, match="refuse to open"):
-            catalog.search(box(4, 50, 5, 51), PERIOD, f"http://127.0.0.2:{outside.server_port}")
+            search(box(4, 50, 5, 51), PERIOD, f"http://127.0.0.2:{outside.server_port}")
     finally:
         for server in (inside, outside):
             server.shutdown()
@@ -304,11 +306,11 @@ def test_no_code_is_read_from_data() -> None:
             if isinstance(node, ast.Call) and "load" in ast.unparse(node.func).rpartition(".")[2]:
                 called.append((path.name, ast.unparse(node)))
     assert not imported.keys() & {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-    assert imported["yaml"] == {"yamlfile.py"}
+    assert imported["yaml"] == {"config.py"}
     loads = [(name, text) for name, text in called if text.startswith(("np.load(", "torch.load(", "yaml."))]
     safe = {"np.load(": "allow_pickle=False", "torch.load(": "weights_only=True", "yaml.load(": "Loader=_Loader"}
     assert len(loads) > 5
     for name, text in loads:
         assert safe[text[: text.index("(") + 1]] in text, (name, text)
-    assert issubclass(yamlfile._Loader, yaml.SafeLoader | getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    assert issubclass(config._Loader, yaml.SafeLoader | getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     assert not any("trust_remote_code=True" in path.read_text() for path in PACKAGE.rglob("*.py"))

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from geomap.cli import app
+from geomap.datasets import sen4map
 from geomap.errors import ConfigError, InputError, ReadError
-from geomap.train import sen4map
 
 POINTS = ["34622836", "55082360", "40683280"]
 ATTRIBUTES = {"lc1": ["B11", "A22", ""], "lu1": ["U111", "U312", "U420"], "nuts0": ["FR", "BG", "NL"]}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from geomap import legend
+from geomap import legends
 from geomap.sentinel2 import BANDS, SCL_NOT_CLEAR
 from geomap.simulate import landscape, series, simulate, write_archive
 from geomap.simulate.archive import ASSETS, Archive
@@ -69,7 +69,7 @@ def test_every_cover_names_classes_that_the_legends_have() -> None:
         ("landuse", "landuse"),
         ("habitat", "habitat"),
     ):
-        ids = {c.id for c in legend.load(name).classes} | {0}
+        ids = {c.id for c in legends.load(name).classes} | {0}
         assert {getattr(c, attribute) for c in table().cover} <= ids
     assert {c.landcover for c in table().cover} >= set(range(1, 9))
     assert all(c.crop == 0 for c in table().cover if c.landcover in (1, 3, 4, 5, 6, 7, 8))

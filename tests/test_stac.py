@@ -10,7 +10,8 @@ import pytest
 from shapely.geometry import MultiPolygon, box
 from stac_items import WORLD, month_of, real_items
 
-from geomap import catalog, stac
+from geomap.catalog import search as catalog
+from geomap.catalog import stac
 from geomap.errors import CatalogUnavailableError, GeomapError, HrefError, InputError, NoScenesError
 from geomap.types import Period, Scene
 
@@ -27,12 +28,14 @@ def test_an_api_gives_the_same_scenes_as_its_items_in_a_file(served: tuple[str, 
     url, folder = served
     area = box(4.06, 50.745, 4.065, 50.747)
     for period, count in ((Period(2018, 8), 10), (Period(2018, 9, 1), 5)):
-        from_file = catalog.search(area, period, str(folder / "items.json"))
+        from_file = catalog.search(area, period, str(folder / "items.json")).scenes
         assert len(from_file) == count
         for address in (url, f"{url}/", f"{url}/search"):
-            assert catalog.search(area, period, address) == from_file
-    clear = catalog.search(area, Period(2018, 8), url, max_cloud=10)  # rustac itself does not filter by cloud cover
-    assert clear == tuple(s for s in catalog.search(area, Period(2018, 8), url) if (s.cloud_cover or 0) <= 10)
+            assert catalog.search(area, period, address).scenes == from_file
+    clear = catalog.search(
+        area, Period(2018, 8), url, max_cloud=10
+    ).scenes  # rustac itself does not filter by cloud cover
+    assert clear == tuple(s for s in catalog.search(area, Period(2018, 8), url).scenes if (s.cloud_cover or 0) <= 10)
     assert [f"{s.time:%m-%d}" for s in clear] == ["08-04", "09-18"]
 
 
@@ -52,7 +55,7 @@ def test_an_api_is_asked_on_both_sides_of_the_antimeridian(served: tuple[str, Pa
     with pytest.raises(NoScenesError, match="longitude 179 to -179"):
         catalog.search(area, Period(2018, 8), url)
     around = MultiPolygon([box(4, 50, 180, 51), box(-180, 50, -179, 51)])
-    assert len(catalog.search(around, Period(2018, 8), url)) == 10
+    assert len(catalog.search(around, Period(2018, 8), url).scenes) == 10
 
 
 def test_a_detailed_outline_is_sent_simplified_but_checked_exactly(served: tuple[str, Path]) -> None:
@@ -60,14 +63,14 @@ def test_a_detailed_outline_is_sent_simplified_but_checked_exactly(served: tuple
     ring = box(4, 50, 5, 51).buffer(1, quad_segs=500).difference(box(4, 50, 4.2, 51))  # the archive lies in the hole
     with pytest.raises(NoScenesError):
         catalog.search(ring, Period(2018, 8), url)
-    assert len(catalog.search(ring.union(box(4.06, 50.745, 4.065, 50.747)), Period(2018, 8), url)) == 10
+    assert len(catalog.search(ring.union(box(4.06, 50.745, 4.065, 50.747)), Period(2018, 8), url).scenes) == 10
 
 
 def test_collections_of_an_api(
     served: tuple[str, Path], archive: Callable[..., Path], stac_server: Callable[[Path], str], tmp_path: Path
 ) -> None:
     url, _ = served
-    assert len(catalog.search(WORLD, Period(2018, 8), url, collection="sentinel-2-l2a")) == 10
+    assert len(catalog.search(WORLD, Period(2018, 8), url, collection="sentinel-2-l2a").scenes) == 10
     with pytest.raises(InputError, match="no collection sentinel-2-c1-l2a; type --collection with one of: sentinel-2-"):
         catalog.search(WORLD, Period(2018, 8), url, collection="sentinel-2-c1-l2a")
     for name in ("collection.json", "items.json"):
@@ -77,7 +80,7 @@ def test_collections_of_an_api(
     with pytest.raises(InputError, match=r"type --collection with one of: mine"):
         catalog.search(WORLD, Period(2018, 8), other)
     # its items carry the flag of earth-search, so the conventions are still told
-    assert len(catalog.search(WORLD, Period(2018, 8), other, collection="mine")) == 10
+    assert len(catalog.search(WORLD, Period(2018, 8), other, collection="mine").scenes) == 10
 
 
 def test_an_api_may_not_point_to_local_files(archive: Callable[..., Path], stac_server: Callable[[Path], str]) -> None:
@@ -179,7 +182,7 @@ BUSY: Reply = (503, {}, "busy")
 
 
 def ask(url: str) -> tuple[Scene, ...]:
-    return catalog.search(WORLD, Period(2018, 8), url, collection="sentinel-2-l2a")
+    return catalog.search(WORLD, Period(2018, 8), url, collection="sentinel-2-l2a").scenes
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -237,7 +240,7 @@ def test_a_search_survives_a_hiccup(shared: Path, scripted: Callable[..., tuple[
     item = real_items(shared, "earth_search_l2a_2023")[0]
     page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
     url, log = scripted(BUSY, landing(), BUSY, COLLECTION, BUSY, page)
-    (scene,) = catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a")
+    (scene,) = catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a").scenes
     assert scene.id == item["id"]
     assert log[-2:] == ["POST /search"] * 2  # a search changes nothing and is repeated
 
@@ -313,7 +316,7 @@ def test_a_catalogue_may_not_redirect_elsewhere(
     assert log[-1].endswith(" /elsewhere")
     assert asked == []
     url, _ = scripted(landing(), COLLECTION, away)
-    scenes = catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a", allow_hosts=["127.0.0.2"])
+    scenes = catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a", allow_hosts=["127.0.0.2"]).scenes
     assert [scene.id for scene in scenes] == [item["id"]]
     assert len(asked) == 1
 
@@ -349,7 +352,7 @@ def test_an_odd_api_is_searched_without_warnings(
     content = json.loads(landing()[2])
     content["links"] = [link for link in content["links"] if link["rel"] not in ("data", "search")]
     url, _ = scripted((200, {}, json.dumps(content)), COLLECTION, page)
-    assert catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a")
+    assert catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a").scenes
     del content["conformsTo"]
     url, _ = scripted((200, {}, json.dumps(content)))
     with pytest.raises(InputError, match="has no item search"):

@@ -12,11 +12,11 @@ from pyproj import Transformer
 from shapely.geometry import Point, shape
 
 from geomap import files
-from geomap.legend import Legend, LegendClass, RatedPrompt
-from geomap.stacitem import MapFile, footprint, write_stac
-from geomap.style import Layer
+from geomap.legends import Legend, LegendClass, RatedPrompt
 from geomap.types import Grid, Period
-from geomap.write import write_map
+from geomap.write.cog import write_map
+from geomap.write.layer import Layer
+from geomap.write.stac import MapFile, footprint, write_stac
 
 PERIOD = Period(2018, 12)
 NAMES = ("Maize field", "maize  field!", "森林", 'a "b" <c>')

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from geomap import cli, files
 from geomap.errors import BusyError, InputError
-from geomap.run import Request, map_area
+from geomap.run.map import map_area
+from geomap.run.request import Request
 from geomap.run.status import problems, status
 
 

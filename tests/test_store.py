@@ -16,11 +16,17 @@ import rasterio
 import torch
 import xarray as xr
 
-from geomap import aoi, codes, files, grid, legend, store, weights
+from geomap import aoi, files, grid, legends
+from geomap.encode import weights
+from geomap.encode.card import Q_HIGH, Q_LOW
+from geomap.encode.model import EncoderConfig, PixelEncoder
 from geomap.errors import InputError, OutputError, ReadError
-from geomap.model import EncoderConfig, PixelEncoder
-from geomap.run import Request, map_area
+from geomap.run.map import map_area
+from geomap.run.prepare import codec_of
+from geomap.run.request import Request
 from geomap.sentinel2 import BANDS
+from geomap.store import store
+from geomap.store.codec import cosines, decode
 from geomap.types import Grid, Period, Tile
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
@@ -75,7 +81,7 @@ def test_bytes_depend_neither_on_order_nor_process_nor_on_a_second_write(embeddi
         tmp_path / "b" / store.EMBEDDINGS, TILES, SIDE, Period(2018, 12), embeddings.about, embeddings.basis()
     )
     code = (
-        "import sys, numpy as np; from pathlib import Path; from geomap import store\n"
+        "import sys, numpy as np; from pathlib import Path; from geomap.store import store\n"
         "s = store.open_store(Path(sys.argv[1])); t = s.tiles[1]; f = np.load(sys.argv[2])\n"
         "s.write(t, {k: f[k] for k in f})"
     )
@@ -153,7 +159,7 @@ def test_gdal_reads_crs_transform_and_pixels(embeddings):
 
 def test_codes_keep_cosines_and_their_own_pixel(untrained):
     encoder = weights.load(untrained).encoder
-    codec = codes.codec_of(encoder)
+    codec = codec_of(encoder)
     assert codec.size == 32  # as many as the encoder is wide
     np.testing.assert_allclose(codec.basis.T @ codec.basis, np.eye(32), atol=1e-5)
     torch.manual_seed(0)
@@ -166,22 +172,22 @@ def test_codes_keep_cosines_and_their_own_pixel(untrained):
     kept = codec.encode(plain)
     assert kept.dtype == torch.int8
     assert (kept.abs().amax(dim=1) == 127).all()  # never all 0, which is no data
-    torch.testing.assert_close(codes.decode(kept) @ codec.project(other).T, plain @ other.T, atol=0.01, rtol=0)
-    assert codes.cosines(kept, kept[3])[3] == 1
-    assert codes.cosines(torch.zeros(1, 32), kept[3]).isnan().all()
+    torch.testing.assert_close(decode(kept) @ codec.project(other).T, plain @ other.T, atol=0.01, rtol=0)
+    assert cosines(kept, kept[3])[3] == 1
+    assert cosines(torch.zeros(1, 32), kept[3]).isnan().all()
 
 
 def test_an_encoder_of_more_directions_keeps_the_128_strongest():
     torch.manual_seed(1)
     encoder = PixelEncoder(
         EncoderConfig(dim=160, depth=1, heads=2, mlp=8, out=200),
-        torch.tensor(weights.Q_LOW),
-        torch.tensor(weights.Q_HIGH),
+        torch.tensor(Q_LOW),
+        torch.tensor(Q_HIGH),
     ).eval()
-    codec = codes.codec_of(encoder)
+    codec = codec_of(encoder)
     assert codec.basis.shape == (200, 128)
     np.testing.assert_allclose(codec.basis.T @ codec.basis, np.eye(128), atol=1e-5)
-    np.testing.assert_array_equal(codec.basis, codes.codec_of(encoder).basis)
+    np.testing.assert_array_equal(codec.basis, codec_of(encoder).basis)
 
 
 @pytest.fixture
@@ -191,7 +197,7 @@ def request_for(untrained, archive) -> Callable[..., Request]:
             "area": aoi.parse_area(PATCH),
             "period": PERIOD,
             "stac": str(archive() / "items.json"),
-            "legends": (legend.load("landcover"), legend.load("crops")),
+            "legends": (legends.load("landcover"), legends.load("crops")),
             "weights": untrained,
         }
         return Request(**(fields | changes))
@@ -256,8 +262,8 @@ def test_saving_changes_no_map_and_is_part_of_the_request(request_for, tmp_path)
 def test_a_run_killed_while_it_fills_its_stores_resumes_to_the_same_bytes(archive, untrained, tmp_path):
     items = archive() / "items.json"
     code = (
-        "import sys; from pathlib import Path; from geomap import aoi, grid, legend\n"
-        "from geomap.types import Period; from geomap.run import Request, map_area\n"
+        "import sys; from pathlib import Path; from geomap import aoi, grid, legends as legend\n"
+        "from geomap.types import Period; from geomap.run.map import map_area; from geomap.run.request import Request\n"
         "grid.TILE_PX, grid._TILE_M = 64, 640\n"
         f"request = Request(aoi.parse_area('{PATCH}'), Period(2019, 4, 2), {str(items)!r},\n"
         f"    (legend.load('landcover'),), {untrained!r}, min_clear_months=1,\n"

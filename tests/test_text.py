@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from geomap import legend, text, weights
+from geomap import legends
+from geomap.encode import weights
 from geomap.errors import WeightsError
+from geomap.label import towers
 
 
 @pytest.fixture(scope="module")
-def minilm() -> text.TextTower:
-    return text.tower(text.MINILM_SPACE)
+def minilm() -> towers.TextTower:
+    return towers.tower(towers.MINILM_SPACE)
 
 
 def test_minilm_gives_unit_vectors_that_know_meaning(minilm):
@@ -21,8 +23,8 @@ def test_minilm_gives_unit_vectors_that_know_meaning(minilm):
 
 
 def test_a_class_vector_is_the_normalised_mean_of_its_prompts(minilm):
-    found = legend.typed("vineyard, olive grove")
-    vectors = text.class_vectors(found, minilm)
+    found = legends.typed("vineyard, olive grove")
+    vectors = towers.class_vectors(found, minilm)
     for c, vector in zip(found.classes, vectors, strict=True):
         mean = np.mean([minilm.encode([p])[0].numpy() for p in c.prompts], axis=0)
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-6)
@@ -32,24 +34,24 @@ def test_the_stored_vectors_of_the_default_weights_are_those_of_the_legends(mini
     default = weights.load("default")
     assert default.card.text_space == minilm.space
     for name in ("landcover", "scenicness"):
-        found = legend.load(name)
+        found = legends.load(name)
         torch.testing.assert_close(
-            default.class_vectors[found.digest], text.class_vectors(found, minilm), atol=1e-5, rtol=0
+            default.class_vectors[found.digest], towers.class_vectors(found, minilm), atol=1e-5, rtol=0
         )
 
 
 def test_vectors_are_cached_by_content(monkeypatch, tmp_path, minilm):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = legend.typed("lake, river")
-    first = text.cached_class_vectors(found, text.MINILM_SPACE)
+    found = legends.typed("lake, river")
+    first = towers.cached_class_vectors(found, towers.MINILM_SPACE)
     (cached,) = (tmp_path / "geomap" / "class_vectors").iterdir()
-    monkeypatch.setattr(text, "TOWERS", {})  # no tower: only the cache can answer
-    torch.testing.assert_close(text.cached_class_vectors(found, text.MINILM_SPACE), first)
+    monkeypatch.setattr(towers, "TOWERS", {})  # no tower: only the cache can answer
+    torch.testing.assert_close(towers.cached_class_vectors(found, towers.MINILM_SPACE), first)
     with pytest.raises(WeightsError, match="no text tower"):
-        text.cached_class_vectors(legend.typed("lake, pond"), text.MINILM_SPACE)
-    monkeypatch.setattr(text, "TOWERS", {text.MINILM_SPACE: lambda: minilm})
+        towers.cached_class_vectors(legends.typed("lake, pond"), towers.MINILM_SPACE)
+    monkeypatch.setattr(towers, "TOWERS", {towers.MINILM_SPACE: lambda: minilm})
     cached.write_bytes(b"torn")  # a damaged cache costs time, not the map
-    torch.testing.assert_close(text.cached_class_vectors(found, text.MINILM_SPACE), first)
+    torch.testing.assert_close(towers.cached_class_vectors(found, towers.MINILM_SPACE), first)
 
 
 def test_open_clip_reads_a_local_file(tmp_path):
@@ -59,7 +61,7 @@ def test_open_clip_reads_a_local_file(tmp_path):
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32-quickgelu", pretrained=None)
     torch.save(model.state_dict(), tmp_path / "clip.pt")
-    tower = text.OpenClipTower(str(tmp_path / "clip.pt"))
+    tower = towers.OpenClipTower(str(tmp_path / "clip.pt"))
     v = tower.encode(["a vineyard", "an olive grove"])
     assert v.shape == (2, 512)
     with torch.inference_mode():
@@ -69,11 +71,11 @@ def test_open_clip_reads_a_local_file(tmp_path):
 
 
 def test_clip_that_cannot_be_had_says_how_to_give_it(monkeypatch, tmp_path):
-    monkeypatch.setenv(text.CLIP_FILE_VARIABLE, str(tmp_path / "missing.pt"))
+    monkeypatch.setenv(towers.CLIP_FILE_VARIABLE, str(tmp_path / "missing.pt"))
     with pytest.raises(WeightsError, match="set GEOMAP_CLIP_FILE"):
-        text.tower(text.CLIP_SPACE)
+        towers.tower(towers.CLIP_SPACE)
 
 
 def test_an_unknown_space_is_refused():
     with pytest.raises(WeightsError, match="no text tower for the space"):
-        text.tower("elsewhere/model")
+        towers.tower("elsewhere/model")

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from geomap import legend, text, weights
+from geomap import legends
+from geomap.datasets.worldcereal import READERS, RealSet, read_corsica, read_east_africa, read_flanders
+from geomap.encode import weights
+from geomap.encode.card import MODEL_FILE
 from geomap.errors import ConfigError
+from geomap.label import towers
 from geomap.sentinel2 import BANDS
 from geomap.simulate.covers import table
-from geomap.train import captions, config, evaluate, loop, real, samples
+from geomap.train import captions, config, evaluate, loop, samples
 from geomap.train.config import Augment, TrainConfig
 from geomap.train.loss import MAX_SCALE, OTHER_SHARE, CaptionLoss, origin_bias
 
@@ -25,7 +29,7 @@ MINIMAL = "name: tiny\ntitle: Tiny\nlicence: Apache-2.0\n"
 class LetterTower:
     """A text tower made of letter counts: no model to load, and different captions differ."""
 
-    space = text.MINILM_SPACE
+    space = towers.MINILM_SPACE
     dim = 384
 
     def encode(self, prompts: list[str]) -> torch.Tensor:
@@ -38,7 +42,7 @@ class LetterTower:
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
-    monkeypatch.setattr(text, "tower", lambda space: LetterTower())
+    monkeypatch.setattr(towers, "tower", lambda space: LetterTower())
     return TrainConfig(
         name="tiny", title="Tiny", licence="Apache-2.0", simulated=400, steps=25, batch=64, warmup=5, held_out=300
     )
@@ -53,7 +57,7 @@ def parse(tmp_path: Path, content: str) -> TrainConfig:
 def test_default_configuration_is_valid() -> None:
     default = config.read(REPOSITORY / "pipelines" / "train_default.yaml")
     assert default.name == "default"
-    assert set(default.real) == set(real.READERS)
+    assert set(default.real) == set(READERS)
     assert default.limits
 
 
@@ -103,11 +107,11 @@ def test_short_training_learns_repeats_and_loads(
     loop.train(tiny, tmp_path / "b")
     assert len(losses) == 25
     assert losses[-1] < losses[0] - 0.2  # from about the logarithm of the number of classes
-    one, two = ((tmp_path / d / weights.MODEL_FILE).read_bytes() for d in "ab")
+    one, two = ((tmp_path / d / MODEL_FILE).read_bytes() for d in "ab")
     assert one == two
     loaded = weights.load(str(tmp_path / "a"))
     assert loaded.card.metrics["simulated_held_out"]["landcover"]["samples"] > 200
-    assert set(loaded.class_vectors) == {legend.load(n).digest for n in legend.builtin_names()}
+    assert set(loaded.class_vectors) == {legends.load(n).digest for n in legends.builtin_names()}
     assert [s.kind for s in loaded.card.training] == ["simulated"]
 
 
@@ -190,7 +194,7 @@ def test_augmentation_keeps_at_least_three_months_and_never_adds_one() -> None:
 def test_batches_mix_real_and_simulated_series() -> None:
     rng = np.random.default_rng(0)
     simulated = samples.simulated_pool(rng, 300)
-    known = real.RealSet(
+    known = RealSet(
         "toy",
         np.full((10, 12, 10), 1234, np.uint16),
         np.ones((10, 12), bool),
@@ -208,8 +212,8 @@ def test_batches_mix_real_and_simulated_series() -> None:
 
 def test_typed_names_are_not_training_captions() -> None:
     seen = {c.casefold() for group in captions.cover_captions() for c in group}
-    for name in legend.builtin_names():
-        known = legend.load(name)
+    for name in legends.builtin_names():
+        known = legends.load(name)
         seen |= {p.casefold() for c in known.classes for p in (c.name, *c.prompts)}
     assert not {name.casefold() for name in evaluate.TYPED.values()} & seen
     assert set(evaluate.TYPED) <= {c.key for c in table().cover}
@@ -221,9 +225,9 @@ def test_scores_by_hand() -> None:
 
 
 def test_readers_give_months_from_january_in_one_layout(shared: Path) -> None:
-    flanders = real.read_flanders(shared / "data" / "patch_belgium_2019" / "series.npz")
-    corsica = real.read_corsica(shared / "data" / "points" / "corsica_2022.parquet")
-    africa = real.read_east_africa(shared / "data" / "points" / "east_africa_2017.parquet")
+    flanders = read_flanders(shared / "data" / "patch_belgium_2019" / "series.npz")
+    corsica = read_corsica(shared / "data" / "points" / "corsica_2022.parquet")
+    africa = read_east_africa(shared / "data" / "points" / "east_africa_2017.parquet")
     assert Counter(flanders.cover.tolist()) == {
         "pasture": 1387, "winter_wheat": 1378, "maize": 413, "winter_barley": 294, "sugar_beet": 154,
         "spring_barley": 72, "potato": 27,
@@ -237,7 +241,7 @@ def test_readers_give_months_from_january_in_one_layout(shared: Path) -> None:
         assert {c.key for c in table().cover} >= set(r.cover.tolist())
     red, nir = BANDS.index("B04"), BANDS.index("B08")
 
-    def ndvi(r: real.RealSet, key: str) -> np.ndarray:
+    def ndvi(r: RealSet, key: str) -> np.ndarray:
         x = np.median(r.dn[r.cover == key].astype(float), axis=0)
         return (x[:, nir] - x[:, red]) / (x[:, nir] + x[:, red])
 

@@ -9,14 +9,15 @@ import rasterio
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import aoi, files, grid, legend, vrt
-from geomap.stacitem import MapFile
-from geomap.style import Layer
+from geomap import aoi, files, grid, legends
 from geomap.types import Grid
-from geomap.write import write_map
+from geomap.write import vrt
+from geomap.write.cog import write_map
+from geomap.write.layer import Layer
+from geomap.write.stac import MapFile
 
-CLASSES = Layer("landcover", "Land cover", "classes", legend.load("landcover"))
-SCORE = Layer("scenicness", "Scenicness", "score", legend.load("scenicness"))
+CLASSES = Layer("landcover", "Land cover", "classes", legends.load("landcover"))
+SCORE = Layer("scenicness", "Scenicness", "score", legends.load("scenicness"))
 
 
 def ground(where: Grid, layer: Layer) -> NDArray[Any]:

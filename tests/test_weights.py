@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from geomap import legend, weights
+from geomap import legends
+from geomap.encode import weights
 from geomap.errors import WeightsError
 from geomap.sentinel2 import BANDS
 
@@ -94,8 +95,8 @@ def test_unknown_weights_name_the_known_ones():
 
 def test_the_default_weights_load_and_carry_every_built_in_legend():
     default = weights.load("default")
-    for name in legend.builtin_names():
-        found = legend.load(name)
+    for name in legends.builtin_names():
+        found = legends.load(name)
         vectors = default.class_vectors[found.digest]  # KeyError: a legend changed; make its vectors again
         assert vectors.shape == (len(found.classes) or len(found.prompts), default.card.config().out)
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from geomap import files
 from geomap.errors import DiskFullError, OutputError, ReadError
-from geomap.legend import Legend, LegendClass, RatedPrompt, typed
-from geomap.style import Layer, Statistics, pam, plain, qml
+from geomap.legends import Legend, LegendClass, RatedPrompt, typed
 from geomap.types import Grid
-from geomap.write import write_map
+from geomap.write.cog import write_map
+from geomap.write.layer import Layer, Statistics, plain
+from geomap.write.qgis import pam, qml
 
 HOSTILE = (
     "a \"b\" <c> & 'd' ]]>",

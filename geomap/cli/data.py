@@ -37,7 +37,7 @@ def embed(
     """
     log_to_stderr(False)
     with errors_to_exit_code():
-        from geomap.train.photos import embed_photos
+        from geomap.datasets.photos import embed_photos
 
         with progress_bars() as progress:
             done = embed_photos(folder, out, batch, device, lambda n, total: progress("photos", n, total))
@@ -62,7 +62,7 @@ def cut(
     """Monthly composites of the centre of every Sen4Map point, a few gigabytes instead of terabytes."""
     log_to_stderr(False)
     with errors_to_exit_code():
-        from geomap.train import sen4map
+        from geomap.datasets import sen4map
 
         with progress_bars() as progress:
             n = sen4map.cut(

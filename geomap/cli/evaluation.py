@@ -16,7 +16,7 @@ from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, 
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
-    from geomap.evaluate.sets import LabelledSet
+    from geomap.datasets.sets import LabelledSet
     from geomap.evaluate.tables import TextTable
 
 
@@ -55,15 +55,15 @@ def evaluate(
     """
     log_to_stderr(verbose)
     with errors_to_exit_code():
-        from geomap import weights as store
-        from geomap.evaluate import prompts as kinds
-        from geomap.evaluate import protocol, report, sets, tables
+        from geomap.datasets import sets
+        from geomap.encode.weights import load
+        from geomap.evaluate import prompt_kinds, protocol, report, tables
 
         if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
             raise InputError(f"evaluation needs {' and '.join(missing)}; install with: pip install 'geomap[train]'")
-        asked = kinds.kinds(prompts)
+        asked = prompt_kinds.kinds(prompts)
         out.mkdir(parents=True, exist_ok=True)
-        loaded = store.load(weights)
+        loaded = load(weights)
         patch = loaded.card.config().patch
         with progress_bars() as progress:
             tests = [sets.read(source, patch, photos, labels, scenicness, progress) for source in data]

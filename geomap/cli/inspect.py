@@ -17,9 +17,9 @@ from geomap.cli.show import HECTARES_PER_PIXEL, duration, size
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
-    from geomap import run
-    from geomap.run.ledger import Inputs, MissedScene, OffsetGroup
+    from geomap.run import map
     from geomap.run.plan import Plan
+    from geomap.run.record import Inputs, MissedScene, OffsetGroup
 
 MANY_ITEMS = 40
 """Items left out that `explain` names; run.json has all."""
@@ -60,9 +60,9 @@ def plan(
 
             place, period = aoi.parse_area(area), period_of(year, start, months)
             mask = mask_of(mask_classes, mask_open, mask_dilate)
-            from geomap import run
+            from geomap.run import map
 
-            request = run.Request(
+            request = map.Request(
                 area=place,
                 period=period,
                 stac=stac,
@@ -82,18 +82,18 @@ def plan(
         _print_plan(made)
 
 
-def _of_job(context: typer.Context, path: str) -> run.Request:
+def _of_job(context: typer.Context, path: str) -> map.Request:
     """What a job would ask for today. Raises InputError for options, which the job file says already."""
-    from geomap import jobfile
+    from geomap.jobs.file import read
 
     sources = {name: context.get_parameter_source(name) for name in context.params}
     typed = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
     if others := sorted(set(typed) - {"area", "verbose"}):
         raise InputError(f"--{others[0].replace('_', '-')} goes with an area; {path} says what to map and how")
-    job = jobfile.read(Path(path))
-    from geomap.run import jobs
+    job = read(Path(path))
+    from geomap.jobs import due
 
-    return jobs.request(job, job.keys.period.at(jobs.today()))
+    return due.request(job, job.keys.period.at(due.today()))
 
 
 def explain(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]) -> None:
@@ -103,9 +103,9 @@ def explain(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Outpu
     none there, or its products never carried the offset.
     """
     with errors_to_exit_code():
-        from geomap.run import ledger
+        from geomap.run import record
 
-        _print_inputs(directory, ledger.inputs(directory))
+        _print_inputs(directory, record.inputs(directory))
 
 
 def _print_plan(plan: Plan) -> None:

@@ -18,7 +18,7 @@ from geomap.cli.show import print_estimate, print_result, refuse_gaps
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
-    from geomap.run import Result
+    from geomap.run.map import Result
 
 JobPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file; docs/jobs.md says what it may hold.")]
 
@@ -40,19 +40,22 @@ def run(
     """
     log_to_stderr(verbose)
     with errors_to_exit_code():
-        from geomap import jobfile
+        from geomap.jobs import file
 
-        read = jobfile.read(job)
-        from geomap.run import jobs  # torch and GDAL take seconds to import: only once the input is sound
+        read = file.read(job)
+        from geomap.jobs.due import (  # torch and GDAL take seconds to import: only once the input is sound
+            run_job,
+            today,
+        )
 
         done: list[Result] = []
         try:
             with nullcontext(_silent) if quiet else progress_bars() as progress:
                 estimated = _silent if quiet else print_estimate
                 done.extend(  # keeps what came before an error
-                    jobs.run_job(
+                    run_job(
                         read,
-                        jobs.today(),
+                        today(),
                         progress,
                         estimated,
                         refresh=refresh,
@@ -82,13 +85,14 @@ def schedule(
     Example: `geomap schedule pipelines/rolling_update_monthly.yaml --monthly --user`
     """
     with errors_to_exit_code():
-        from geomap import files, jobfile
-        from geomap import schedule as plans
+        from geomap import files
+        from geomap.jobs import file
+        from geomap.jobs import schedule as plans
 
         chosen = [*(name for name, asked in _every(monthly, weekly, daily) if asked), *([cron] if cron else [])]
         if len(chosen) != 1:
             raise InputError('give one of --monthly, --weekly, --daily or --cron "0 3 5 * *"')
-        read = jobfile.read(job)
+        read = file.read(job)
         plan = plans.Schedule(
             name=read.keys.name,
             job=read.path,

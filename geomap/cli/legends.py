@@ -13,8 +13,8 @@ from geomap.cli.console import errors_to_exit_code, out_console
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
-    from geomap.legend import Legend
-    from geomap.prompts import ClassesCheck, RatingCheck
+    from geomap.label.check import ClassesCheck, RatingCheck
+    from geomap.legends import Legend
 
 WORST_RATINGS = 10
 """Rated prompts that the check prints, those whose score by the others is furthest from their rating."""
@@ -32,7 +32,7 @@ app = typer.Typer(no_args_is_help=True, help="Legends that come with geomap, and
 @app.command("list")
 def legends_list() -> None:
     """Name, kind and size of each built-in legend."""
-    from geomap import legend as legends
+    from geomap import legends
 
     table = Table("legend", "title", "classes")
     for name in legends.builtin_names():
@@ -53,7 +53,7 @@ def legends_show(
     `geomap legends check mine.toml`, then `map AOI --legend mine.toml`.
     """
     with errors_to_exit_code():
-        from geomap import legend as legends
+        from geomap import legends
 
         if toml:
             print(legends.source(name), end="")
@@ -84,20 +84,21 @@ def legends_check(
     For rated prompts: the score that the others give each. docs/legends.md explains the figures.
     """
     with errors_to_exit_code():
-        from geomap import legend as legends
+        from geomap import legends
 
         if (name is None) == (classes is None):
             raise InputError('give a legend to check, or --classes "vineyard, olive grove, maize field"')
         found = legends.load(name) if name is not None else legends.typed(classes or "")
-        from geomap import prompts, text
-        from geomap import weights as store
+        from geomap.encode.card import locate, read_card
+        from geomap.label import towers
+        from geomap.label.check import check_classes, check_ratings
 
-        card = store.read_card(store.locate(weights))
-        tower = text.tower(card.text_space)
+        card = read_card(locate(weights))
+        tower = towers.tower(card.text_space)
         if found.kind == "score":
-            _print_ratings(found, prompts.check_ratings(found, tower, card.logit_scale))
+            _print_ratings(found, check_ratings(found, tower, card.logit_scale))
         else:
-            _print_classes(found, prompts.check_classes(found, tower, card.logit_scale))
+            _print_classes(found, check_classes(found, tower, card.logit_scale))
         _say(CAVEAT)
 
 

@@ -71,9 +71,9 @@ def map_command(
         chosen = options.legends_of(legend, classes)
         place, period, base = aoi.parse_area(area), _period(from_composites, year, start, months), within_of(within)
         mask = mask_of(mask_classes, mask_open, mask_dilate)
-        from geomap import run  # torch and GDAL take seconds to import: only once the input is sound
+        from geomap.run import map  # torch and GDAL take seconds to import: only once the input is sound
 
-        request = run.Request(
+        request = map.Request(
             area=place,
             period=period,
             stac=stac,
@@ -93,11 +93,11 @@ def map_command(
             save_composites=save_composites,
             save_embeddings=save_embeddings,
             composites=from_composites,
-            update=run.earlier(update_from) if update_from else None,
+            update=map.earlier(update_from) if update_from else None,
         )
         with progress_bars() as progress:
-            who = run.Resources(scheduler, workers)
-            result = run.map_area(
+            who = map.Resources(scheduler, workers)
+            result = map.map_area(
                 request, out, progress, print_estimate, resources=who, retry_quarantined=retry_quarantined
             )
         print_result(result)
@@ -108,7 +108,7 @@ def _period(composites: Path | None, year: int | None, start: str | None, months
     """The period asked for, or that of the composites, of which it may name no other. Raises InputError."""
     if composites is None:
         return period_of(year, start, months)
-    from geomap.store import COMPOSITES, open_store
+    from geomap.store.store import COMPOSITES, open_store
 
     saved = open_store(composites, COMPOSITES)
     if (year or start) and period_of(year, start, months) != saved.period:
@@ -128,10 +128,10 @@ def demo(
     """
     log_to_stderr(False)
     with errors_to_exit_code():
-        from geomap import demo as landscape
+        from geomap.demo import run_demo
 
         with progress_bars() as progress:
-            result, agreements = landscape.run_demo(out, device, progress, print_estimate)
+            result, agreements = run_demo(out, device, progress, print_estimate)
         print_result(result)
         table = Table("map", "class", "pixels", "mapped as such", title="Agreement with the simulated truth")
         for a in agreements:

@@ -11,8 +11,8 @@ import typer
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
-    from geomap.legend import Legend
-    from geomap.mask import Mask
+    from geomap.composite.mask import Mask
+    from geomap.legends import Legend
     from geomap.types import Period
 
 
@@ -83,7 +83,6 @@ UpdateFrom = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what each stage decides.")]
 
-
 Workers = Annotated[
     int, typer.Option(min=0, help="Processes of this machine that share the tiles; 0: this process alone.")
 ]
@@ -92,7 +91,6 @@ Scheduler = Annotated[
     typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler whose workers do the tiles, or tls://."),
 ]
 RetryQuarantined = Annotated[bool, typer.Option("--retry-quarantined", help="Try again the tiles that failed twice.")]
-
 
 MaskClasses = Annotated[
     str, typer.Option(metavar="N,N,...", help="SCL classes that are not clear; 0 never is. docs/ingestion.md has more.")
@@ -113,7 +111,7 @@ CLEAR_CLASSES = "0,1,3,8,9,10,11"
 
 def mask_of(classes: str, opening: int, dilation: int) -> Mask:
     """What --mask-classes, --mask-open and --mask-dilate name. Raises InputError."""
-    from geomap.mask import Mask
+    from geomap.composite.mask import Mask
 
     try:
         numbers = tuple(int(part) for part in classes.split(","))
@@ -134,7 +132,7 @@ def within_of(text: str | None) -> tuple[str, str] | None:
 
 def legends_of(names: list[str] | None, classes: str | None) -> tuple[Legend, ...]:
     """The legends that --legend names and --classes types; land cover where there are neither. Raises InputError."""
-    from geomap import legend
+    from geomap import legends as legend
 
     chosen = [legend.load(name) for name in names or ([] if classes else ["landcover"])]
     return (*chosen, *([legend.typed(classes)] if classes is not None else []))

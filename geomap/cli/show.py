@@ -12,16 +12,15 @@ from geomap.cli.console import err_console, out_console
 from geomap.errors import QuarantineError
 
 if TYPE_CHECKING:
-    from geomap import run
-    from geomap.run import ledger
-    from geomap.style import Layer, Statistics
+    from geomap.run import map, record
+    from geomap.write.layer import Layer, Statistics
 
 HECTARES_PER_PIXEL = 0.01  # 10 m x 10 m
 MANY_TILES = 5  # in quarantine, that are named
 MANY_CLASSES = 12  # rows of a summary; the rest is added up
 
 
-def print_estimate(e: run.Estimate) -> None:
+def print_estimate(e: map.Estimate) -> None:
     """What a run is about to cost, on stderr."""
     tiles = "1 tile" if e.tiles == 1 else f"{e.tiles} tiles"
     speed = "" if e.encode_seconds is None else f"; encoding takes about {duration(e.encode_seconds)}"
@@ -32,7 +31,7 @@ def print_estimate(e: run.Estimate) -> None:
     )
 
 
-def print_result(result: run.Result) -> None:
+def print_result(result: map.Result) -> None:
     """Classes by area, scores, and the paths of the maps."""
     if not result.seconds:
         note = "was complete already and is left as it is; for new scenes choose another --out (a job: --refresh)"
@@ -62,7 +61,7 @@ def print_result(result: run.Result) -> None:
     out_console.print(f"with a .qml style beside each map, {names} in {result.directory}", markup=False, soft_wrap=True)
 
 
-def _print_update(result: run.Result, update: ledger.Update) -> None:
+def _print_update(result: map.Result, update: record.Update) -> None:
     """What was taken over from an earlier run, and how much has changed since."""
     pixels = update.kept + update.encoded
     taken = f"{len(update.months)} months taken over from {update.since}"
@@ -74,7 +73,7 @@ def _print_update(result: run.Result, update: ledger.Update) -> None:
             out_console.print(f"{layer.stem}: {area} of another class than in {update.since}", highlight=False)
 
 
-def refuse_gaps(results: Sequence[run.Result]) -> None:
+def refuse_gaps(results: Sequence[map.Result]) -> None:
     """Raise QuarantineError where maps lack tiles that failed twice."""
     for result in results:
         if result.quarantined:

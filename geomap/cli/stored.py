@@ -41,11 +41,11 @@ def label(
     with errors_to_exit_code():
         chosen = options.legends_of(legend, classes)
         base = within_of(within)
-        from geomap.run import stored
+        from geomap.run import relabel
 
-        asked = stored.LabelRequest(store, chosen, weights, min_confidence / 100, base)
+        asked = relabel.LabelRequest(store, chosen, weights, min_confidence / 100, base)
         with progress_bars() as progress:
-            result = stored.label_store(asked, out, progress)
+            result = relabel.label_store(asked, out, progress)
         print_result(result)
 
 
@@ -65,8 +65,8 @@ def similar(
             lon, lat = (float(part) for part in at.split(","))
         except ValueError as e:
             raise InputError(f"cannot read the place {at!r}; write --at longitude,latitude: --at 4.42,50.86") from e
-        from geomap.run import stored
+        from geomap.run import relabel
 
         with progress_bars() as progress:
-            result = stored.similar(store, lon, lat, out, progress)
+            result = relabel.similar(store, lon, lat, out, progress)
         print_result(result)

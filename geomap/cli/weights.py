@@ -10,10 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console
+from geomap.encode.card import locate, read_card, weight_names
 
 if TYPE_CHECKING:
-    from geomap.train.real import RealSet
-    from geomap.weights import Card
+    from geomap.datasets.worldcereal import RealSet
+    from geomap.encode.card import Card
 
 app = typer.Typer(no_args_is_help=True, help="Weights that come with geomap or from elsewhere.")
 
@@ -31,11 +32,9 @@ Labelled = Annotated[
 @app.command("list")
 def weights_list() -> None:
     """Name and title of the weights that come with geomap."""
-    from geomap import weights as store
-
     table = Table("weights", "title", "text tower")
-    for name in store.names():
-        card = store.read_card(store.locate(name))
+    for name in weight_names():
+        card = read_card(locate(name))
         table.add_row(name, escape(card.title), card.text_space)
     out_console.print(table)
 
@@ -44,9 +43,7 @@ def weights_list() -> None:
 def weights_show(name: Annotated[str, typer.Argument(help="Name or folder of weights.")] = "default") -> None:
     """The card of some weights: training data, measured quality, and where they fail."""
     with errors_to_exit_code():
-        from geomap import weights as store
-
-        out_console.print_json(store.read_card(store.locate(name)).model_dump_json())
+        out_console.print_json(read_card(locate(name)).model_dump_json())
 
 
 @app.command("convert")
@@ -83,7 +80,7 @@ def weights_fetch(
     """
     log_to_stderr(False)
     with errors_to_exit_code():
-        from geomap import published
+        from geomap import convert as published
 
         pixels = _pixels(labelled)
         file = published.fetch(name)

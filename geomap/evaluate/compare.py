@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomap.datasets.series import Progress
+from geomap.datasets.sets import LabelledSet
 from geomap.evaluate import baselines, metrics
 from geomap.evaluate.results import Score
-from geomap.evaluate.series import Progress
-from geomap.evaluate.sets import LabelledSet
-from geomap.legend import Legend
+from geomap.legends import Legend
 
 METHODS: Final[Mapping[str, baselines.Method]] = {
     "majority": baselines.majority,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geomap import legend as legends
+from geomap import legends
 from geomap.evaluate.results import Result, Score
 from geomap.evaluate.tables import main_score
 

@@ -17,17 +17,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomap import legend as legends
-from geomap.encode import pick_device
+from geomap import legends
+from geomap.datasets.series import LENGTHS, Progress, Series, embed, shorten, some_months
+from geomap.datasets.sets import LabelledSet
+from geomap.encode.engine import pick_device
+from geomap.encode.weights import Weights
 from geomap.errors import InputError
-from geomap.evaluate import compare, metrics, prompts
+from geomap.evaluate import compare, metrics, prompt_kinds
 from geomap.evaluate.results import MonthsLeft, Result, Retrieval, Scenicness, Score
-from geomap.evaluate.series import LENGTHS, Progress, Series, embed, shorten, some_months
-from geomap.evaluate.sets import LabelledSet
-from geomap.label import Question, classify, score
-from geomap.legend import Legend
+from geomap.label.classify import Question, classify, score
+from geomap.legends import Legend
 from geomap.sentinel2 import MONTHS
-from geomap.weights import Weights
 
 LEGENDS: Final = ("landcover", "landuse", "habitat", "crops", "bioregion")
 """Legends in the order of the paper's table 3."""
@@ -47,7 +47,7 @@ Embeddings = Mapping[str, Tensor]
 class Options:
     """What to measure and where."""
 
-    kinds: tuple[str, ...] = tuple(prompts.KINDS)
+    kinds: tuple[str, ...] = tuple(prompt_kinds.KINDS)
     draws: int = 5  # of the months that are left; 0 leaves that table out
     device: str = "auto"
     progress: Progress = field(default=lambda stage, done, total: None)
@@ -63,7 +63,7 @@ def evaluate(weights: Weights, test: LabelledSet, options: Options, train: Label
     total, test = len(test.samples), test.usable()
     _check_photos(weights, test)
     known = [legends.load(name) for name in LEGENDS if name in test.labelled]
-    vectors = {e.name: {kind: prompts.vectors(weights, e, kind) for kind in options.kinds} for e in known}
+    vectors = {e.name: {kind: prompt_kinds.vectors(weights, e, kind) for kind in options.kinds} for e in known}
     of_length = {length: _embed(weights, test, length, options) for length in LENGTHS}
     scale = weights.card.logit_scale
     scores = [s for legend in known for s in zero_shot(legend, test, of_length, vectors[legend.name], scale)]
@@ -166,7 +166,7 @@ def scenicness(weights: Weights, test: LabelledSet, of_length: Embeddings) -> It
         return
     rows = np.isfinite(test.scores)
     base = legends.load("scenicness")
-    vectors = prompts.vectors(weights, base)
+    vectors = prompt_kinds.vectors(weights, base)
     ways = {"early": base.model_copy(update={"ensembling": "early"})}
     for least in VOTERS:
         late = base.model_copy(update={"ensembling": "late", "min_prompts": least})
@@ -197,7 +197,7 @@ def months_left(
 
     All samples count in every column; those with fewer valid months keep what they have.
     """
-    named = {legend.name: prompts.vectors(weights, legend) for legend in known}
+    named = {legend.name: prompt_kinds.vectors(weights, legend) for legend in known}
     device = pick_device(options.device)
     for count in CLEAR_MONTHS:
         draws = 1 if count == MONTHS else options.draws

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from geomap import legend as legends
+from geomap import legends
+from geomap.encode.weights import Weights
 from geomap.evaluate import metrics, plots, tables
-from geomap.evaluate.prompts import GENERIC, KINDS
+from geomap.evaluate.prompt_kinds import GENERIC, KINDS
 from geomap.evaluate.results import Result, Score
-from geomap.weights import Weights
 
 
 def write(out: Path, weights: Weights, results: Sequence[Result]) -> list[Path]:

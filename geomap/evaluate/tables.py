@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from geomap import legend as legends
+from geomap import legends
 from geomap.evaluate import metrics
-from geomap.evaluate.prompts import KINDS
+from geomap.evaluate.prompt_kinds import KINDS
 from geomap.evaluate.results import Result, Score
 
 OVERALL: Final = "overall"

@@ -19,12 +19,12 @@ from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from geomap import encode
+from geomap.catalog.over import over
+from geomap.encode.engine import pick_device
 from geomap.errors import ClusterError, InputError, WorkerLostError
-from geomap.run.fingerprint import over
-from geomap.run.finished import Finished, Outcome
-from geomap.run.request import Job
-from geomap.run.tracker import Tracker
+from geomap.run.prepare import Job
+from geomap.run.progress import Tracker
+from geomap.run.tile_file import Finished, Outcome
 from geomap.types import Scene, Tile
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Cluster:
             gpu = self._asked.startswith("cuda") or (self._asked == "auto" and self._gpu_workers())
             self.device = "cuda" if gpu else "cpu"
         elif self._resources.workers:
-            self.device = encode.pick_device(self._asked).type
+            self.device = pick_device(self._asked).type
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:

@@ -21,13 +21,16 @@ from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from geomap import encode, grid, read, reader, weights
-from geomap.composite import clear_np
+from geomap import grid
+from geomap.catalog.over import over
+from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np
+from geomap.encode import weights
+from geomap.encode.engine import Engine
 from geomap.errors import GeomapError
-from geomap.mask import DEFAULT_MASK, Mask
-from geomap.run.fingerprint import over
-from geomap.run.reading import gdal_options, threads
-from geomap.run.request import PIXELS_PER_KM2, Request, search
+from geomap.read import reader
+from geomap.read.access import GDAL_OPTIONS, driver, gdal_options, threads
+from geomap.run.prepare import PIXELS_PER_KM2, find_scenes
+from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL
 from geomap.types import Grid, Period, Scene, Tile
 
@@ -93,9 +96,9 @@ def plan(request: Request, progress: Callable[[str, int, int], None] = lambda st
         InputError: as for the map (its subclasses say why).
         CatalogUnavailableError: the catalogue does not answer. Pixels that cannot be read only count as failed.
     """
-    engine = encode.Engine(weights.load(request.weights).encoder, request.device)
+    engine = Engine(weights.load(request.weights).encoder, request.device)
     parts = grid.tiles(request.area)
-    found = search(request, progress)
+    found = find_scenes(request, progress)
     sky = _look(request, parts, found.scenes, progress)
     reads, size = _volume(parts, found.scenes, sky.used)
     pixels = round(request.area.square_km * PIXELS_PER_KM2)
@@ -209,13 +212,13 @@ def clear_sky(scene: Scene, where: Grid, mask: Mask = DEFAULT_MASK) -> NDArray[n
     href = scene.assets[SCL].href
     step = where.resolution // 20
     fine = replace(where, width=where.width * step, height=where.height * step, resolution=20)
-    options: dict[str, Any] = {**read.GDAL_OPTIONS, **gdal_options([scene]), "GDAL_HTTP_MAX_RETRY": 1}
+    options: dict[str, Any] = {**GDAL_OPTIONS, **gdal_options([scene]), "GDAL_HTTP_MAX_RETRY": 1}
     lies = {"crs": f"EPSG:{fine.epsg}", "transform": rasterio.Affine(*fine.transform)}
     size = {"width": fine.width, "height": fine.height}
     try:
         with (
             rasterio.Env(**options),
-            rasterio.open(href, driver=reader.driver(href), sharing=False) as source,
+            rasterio.open(href, driver=driver(href), sharing=False) as source,
             WarpedVRT(source, src_nodata=0, nodata=0, resampling=Resampling.nearest, **lies, **size) as warped,
         ):
             classes = warped.read(1, out_shape=where.shape, resampling=Resampling.nearest)

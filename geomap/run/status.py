@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from geomap import files
 from geomap.errors import InputError
-from geomap.run import ledger
-from geomap.run.finished import DAMAGED, intact, read_about
-from geomap.run.state import LOCK_FILE, QUARANTINE_FILE, REQUEST_FILE, RUNNING_FILE
+from geomap.run import record
+from geomap.run.directory import LOCK_FILE, QUARANTINE_FILE, REQUEST_FILE, RUNNING_FILE
+from geomap.run.tile_file import DAMAGED, intact, read_about
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def status(directory: Path) -> Status:
     held = _held(home / LOCK_FILE)
     if content["finished"] and (directory / files.SUMS).is_file() and not held:
         left = len(tiles) - len(quarantined)
-        scenes = len(_json(directory / ledger.FILE).get("scenes", []))
+        scenes = len(_json(directory / record.FILE).get("scenes", []))
         size = _size(directory)
         return Status(str(directory), "finished", len(tiles), left, (), {}, quarantined, 0, 0.0, scenes, size)
     now = _json(home / RUNNING_FILE)

@@ -13,14 +13,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from geomap import files, grid, store
+from geomap import files, grid
+from geomap.catalog.over import over
 from geomap.errors import InputError, ReadError
-from geomap.run.fingerprint import month_keys, over
-from geomap.run.finished import Evidence
-from geomap.run.request import UPDATE, Job, saved_kinds
-from geomap.run.state import State
-from geomap.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import Composite, Grid, Period, Scene, Tile
+from geomap.run.directory import State
+from geomap.run.identity import month_keys, saved_kinds
+from geomap.run.prepare import Job
+from geomap.run.tile_file import Evidence
+from geomap.store import store
+from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
+from geomap.types import UPDATE, Composite, Grid, Period, Scene, Tile
 
 MADE_FROM: Final = files.RECORDS
 """Folder beside a store of composites: of each tile, `<name>.json`, what decided its months and what its scenes showed.

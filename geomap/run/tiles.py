@@ -12,19 +12,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from geomap import encode, grid
+from geomap import grid
+from geomap.catalog.over import over
+from geomap.encode.engine import valid_months_np
 from geomap.errors import ReadError
-from geomap.run import rolling
-from geomap.run.fingerprint import over
-from geomap.run.finished import Evidence, Finished, Layers, Outcome, Reused, pack
-from geomap.run.reading import compose
-from geomap.run.request import CLEAR_MONTHS, NOT_MAPPED, Earlier, Job, Request
-from geomap.run.rolling import Known
-from geomap.run.sheet import Sheet
+from geomap.label.classify import TileLabels
+from geomap.pipeline import compose
+from geomap.run.prepare import Job
+from geomap.run.progress import Tracker
+from geomap.run.request import Earlier, Request
 from geomap.run.stores import composite_over
-from geomap.run.tracker import Tracker
-from geomap.store import COMPOSITES, EMBEDDINGS, open_store
-from geomap.types import Composite, Scene, Tile
+from geomap.run.tile_file import Evidence, Finished, Outcome, Reused, pack
+from geomap.run.update import Known, shared, take_over
+from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
+from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Composite, Layers, Scene, Tile
 
 log = logging.getLogger(__name__)
 
@@ -106,12 +107,12 @@ def _updated(
 ) -> tuple[Composite, tuple[str, ...], Known | None]:
     """A composite whose months come from an earlier run where they can; those months; what else that run says."""
     asked = job.request
-    found = rolling.shared(update, tile, over(scenes, tile.grid), asked.period)
+    found = shared(update, tile, over(scenes, tile.grid), asked.period)
     if found is None:
         return _from_scenes(asked, scenes, tile), (), None
     made = _from_scenes(asked, scenes, tile, found.steps.keys())
     try:
-        known = rolling.take_over(job, tile, made, found)
+        known = take_over(job, tile, made, found)
     except ReadError as e:
         log.warning("tile %s is made from all its scenes: %s", tile.name, e)
         return _from_scenes(asked, scenes, tile), (), None
@@ -143,9 +144,9 @@ def label_tile(
     known: Known | None = None,
 ) -> Labelled:
     """All layers of a tile from one encoding pass, over the pixels that are not known."""
-    valid = encode.valid_months_np(made.dn).sum(axis=0, dtype=np.uint8)  # (y, x) months
+    valid = valid_months_np(made.dn).sum(axis=0, dtype=np.uint8)  # (y, x) months
     usable = inside & (valid >= job.request.min_clear_months)
-    sheet = Sheet(job.questions, usable.shape)
+    sheet = TileLabels(job.questions, usable.shape)
     codes = None if job.codec is None else np.zeros((job.codec.size, usable.size), np.int8)
     kept = np.flatnonzero(usable & known.same & (known.layers[CLEAR_MONTHS] == valid)) if known else np.arange(0)
     if known is not None:

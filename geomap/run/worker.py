@@ -16,15 +16,18 @@ from typing import Any
 import torch
 from distributed import Semaphore, WorkerPlugin
 
-from geomap import connections, encode, weights
-from geomap.codes import Codec
+from geomap.encode import weights
+from geomap.encode.engine import Engine
 from geomap.errors import ClusterError
-from geomap.label import Question
-from geomap.run.finished import Finished
-from geomap.run.request import Job, Request
+from geomap.label.classify import Question
+from geomap.run.prepare import Job
+from geomap.run.request import Request
+from geomap.run.tile_file import Finished
 from geomap.run.tiles import Composed, compose_tile, finish_tile
-from geomap.style import Layer
+from geomap.sources import leases
+from geomap.store.codec import Codec
 from geomap.types import Scene, Tile
+from geomap.write.layer import Layer
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +70,9 @@ class JobPlugin(WorkerPlugin):
     def setup(self, worker: Any) -> None:
         """Called by dask on every worker, once."""
         _jobs[self._key] = _Ready(self._job, worker.address, worker.name)
-        for key, most in connections.limits().items():
+        for key, most in leases.limits().items():
             limit = Semaphore(most, name=f"geomap-{key}", scheduler_rpc=worker.scheduler, loop=worker.loop)
-            connections.share(key, limit)
+            leases.share(key, limit)
 
     def teardown(self, worker: Any) -> None:
         """Called by dask when the run is over."""
@@ -114,7 +117,7 @@ class _Ready:
             )
         if s.threads is not None:
             torch.set_num_threads(s.threads)
-        engine = encode.Engine(s.weights.encoder, self._device(), dtype=s.dtype)
+        engine = Engine(s.weights.encoder, self._device(), dtype=s.dtype)
         questions = tuple(replace(q, vectors=q.vectors.to(engine.device)) for q in s.questions)
         return Job(s.request, (), engine, s.device, s.dtype, questions, s.layers, s.weights, s.within, s.codec)
 

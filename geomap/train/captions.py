@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomap import legend
+from geomap import legends
+from geomap.label.towers import TextTower
 from geomap.simulate.covers import table
-from geomap.text import TextTower
 
 TEMPLATES: Final = (
     "{}",
@@ -107,7 +107,7 @@ def make_levels(tower: TextTower) -> tuple[Level, ...]:
 
 def _legend_level(name: str, ids: Sequence[int], tower: TextTower, names: bool = False) -> Level:
     """The classes of a legend that some cover has; `ids` are those of the covers, `names` adds the covers' names."""
-    classes = [c for c in legend.load(name).classes if c.id in ids]  # a class never seen would only be pushed away
+    classes = [c for c in legends.load(name).classes if c.id in ids]  # a class never seen would only be pushed away
     captions = [[c.name, *c.prompts] for c in classes]
     if names:
         for caption, known in zip(captions, classes, strict=True):
@@ -118,7 +118,7 @@ def _legend_level(name: str, ids: Sequence[int], tower: TextTower, names: bool =
 
 def _bioregions(tower: TextTower) -> Level:
     """The climates, by their own words and, where the legend has them, by the prompts of their bioregion."""
-    known = {c.id: [c.name, *c.prompts] for c in legend.load("bioregion").classes if c.name != "Outside"}
+    known = {c.id: [c.name, *c.prompts] for c in legends.load("bioregion").classes if c.name != "Outside"}
     climates = table().climate.values()
     captions = [[f"a place in {w}" for w in c.words] + known.get(c.bioregion, []) for c in climates]
     return _level("bioregion", captions, list(range(len(captions))), tower, by="climate")

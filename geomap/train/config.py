@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from geomap import yamlfile
+from geomap import config as yamlfile
+from geomap.config import first_problem
 from geomap.errors import ConfigError
-from geomap.validation import first_problem
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 Share = Annotated[float, Field(ge=0, le=1)]

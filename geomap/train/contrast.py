@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from geomap.model import PixelEncoder
+from geomap.encode.model import PixelEncoder
 from geomap.train.loss import INITIAL_SCALE, MAX_SCALE
 
 NOBODY: Final = -1

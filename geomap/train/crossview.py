@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geomap import legend, text, weights
+from geomap import legends
+from geomap.datasets.series import Series, embed
+from geomap.encode import weights
+from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource, read_card
+from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.errors import ConfigError, GeomapError, WeightsError
-from geomap.evaluate.series import Series, embed
-from geomap.model import CONFIGS, PixelEncoder
+from geomap.label import towers
 from geomap.sentinel2 import MONTHS
 from geomap.train import curves, masking
 from geomap.train.config import PATHS, CrossViewConfig, read_any
@@ -30,7 +33,7 @@ from geomap.train.contrast import CrossView, Queue, info_nce
 from geomap.train.curves import Epoch
 from geomap.train.loop import Progress
 from geomap.train.parallel import Group, processes
-from geomap.train.state import State, load_best, resume, write
+from geomap.train.resume import State, load_best, resume, write
 from geomap.train.views import Views, digest, read_views
 
 log = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ MAY_CHANGE: Final = frozenset({"device", "threads"})
 """Keys of the configuration that may change before a run is resumed; of the data the content counts, not the paths."""
 
 
-def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progress | None = None) -> weights.Card:
+def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progress | None = None) -> Card:
     """Train an encoder on series and photos, and save the best epoch's in `out`, with checkpoints, metrics and a plot.
 
     Args:
@@ -83,14 +86,14 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
         if group.first:
             _save(config, state, train, val, out)
         group.wait()
-    return weights.read_card(out)
+    return read_card(out)
 
 
 def start(config: CrossViewConfig, dim: int, device: torch.device) -> State:
     """A run's state before its first step; `dim` is the size of the ground vectors."""
     torch.manual_seed(config.seed)
     shape = replace(CONFIGS[config.encoder], patch=config.patch, out=dim, dropout=config.dropout)
-    encoder = PixelEncoder(shape, torch.tensor(weights.Q_LOW), torch.tensor(weights.Q_HIGH))
+    encoder = PixelEncoder(shape, torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
     bf16 = config.precision == "bf16" or (
         config.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
@@ -236,14 +239,14 @@ def _save(config: CrossViewConfig, state: State, train: Views, val: Views, out: 
     load_best(out, state.model)
     best = state.best
     data = config.data
-    source = weights.TrainingSource(
+    source = TrainingSource(
         name=data.name, kind=data.kind, samples=len(train), licence=data.licence,
         note=f"{data.note} {train.left_out} samples without photos or without a clear month were left out.".strip(),
     )  # fmt: skip
     encoder = state.model.encoder.cpu()
-    card = weights.Card(
+    card = Card(
         name=config.name, title=config.title, version=config.version, licence=config.licence,
-        encoder=weights.card_fields(encoder.cfg), text_space=text.CLIP_SPACE, logit_scale=round(best.scale, 2),
+        encoder=weights.card_fields(encoder.cfg), text_space=towers.CLIP_SPACE, logit_scale=round(best.scale, 2),
         training=(source,), recipe=config.recipe, limits=config.limits,
         metrics={
             "epochs": config.epochs,
@@ -265,9 +268,9 @@ def _save(config: CrossViewConfig, state: State, train: Views, val: Views, out: 
 def _class_vectors() -> dict[str, Tensor]:
     """Vectors of the built-in legends by digest; none where CLIP cannot be had: maps then make them at first use."""
     try:
-        tower = text.tower(text.CLIP_SPACE)
+        tower = towers.tower(towers.CLIP_SPACE)
     except WeightsError as e:
         log.warning("no class vectors are stored with the weights: %s", e)
         return {}
-    known = [legend.load(name) for name in legend.builtin_names()]
-    return {k.digest: text.class_vectors(k, tower) for k in known}
+    known = [legends.load(name) for name in legends.builtin_names()]
+    return {k.digest: towers.class_vectors(k, tower) for k in known}

@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomap import legend, text
+from geomap import legends
+from geomap.datasets.worldcereal import RealSet
+from geomap.encode.model import PixelEncoder
 from geomap.evaluate import baselines, metrics
-from geomap.model import PixelEncoder
+from geomap.label import towers
 from geomap.simulate.covers import table
 from geomap.train import samples
 from geomap.train.captions import cover_index
-from geomap.train.real import RealSet
 
 log = logging.getLogger(__name__)
 
@@ -75,30 +76,32 @@ def zero_shot(embeddings: Tensor, vectors: Tensor, ids: Sequence[int]) -> NDArra
     return nearest
 
 
-def score(encoder: PixelEncoder, pool: samples.Pool, tower: text.TextTower) -> dict[str, Any]:
+def score(encoder: PixelEncoder, pool: samples.Pool, tower: towers.TextTower) -> dict[str, Any]:
     """Zero-shot scores of a pool at every legend of LEGENDS, the whole legend competing."""
     embeddings = embed(encoder, pool.dn, pool.valid)
     out: dict[str, Any] = {}
     for name, attribute in LEGENDS.items():
-        known = legend.load(name)
+        known = legends.load(name)
         truth = truth_of(pool.cover, attribute)
         rows = truth > 0
         if rows.any():
             y = truth[rows]
-            found = zero_shot(embeddings[rows], text.class_vectors(known, tower), [c.id for c in known.classes])
+            found = zero_shot(embeddings[rows], towers.class_vectors(known, tower), [c.id for c in known.classes])
             out[name] = {"samples": len(y), "majority": _majority(y), **scores(y, found)}
     return out
 
 
-def score_typed(encoder: PixelEncoder, pool: samples.Pool, tower: text.TextTower) -> dict[str, Any]:
+def score_typed(encoder: PixelEncoder, pool: samples.Pool, tower: towers.TextTower) -> dict[str, Any]:
     """Scores with classes typed in words that training did not use; the set's own classes compete."""
     keys = np.array([c.key for c in table().cover])[pool.cover]
     present = [k for k in TYPED if (keys == k).sum() >= MIN_TYPED]
     rows = np.isin(keys, present)
-    typed = legend.typed(", ".join(TYPED[k] for k in present))
+    typed = legends.typed(", ".join(TYPED[k] for k in present))
     truth = np.array([present.index(k) + 1 for k in keys[rows]], np.intp)
     found = zero_shot(
-        embed(encoder, pool.dn[rows], pool.valid[rows]), text.class_vectors(typed, tower), [c.id for c in typed.classes]
+        embed(encoder, pool.dn[rows], pool.valid[rows]),
+        towers.class_vectors(typed, tower),
+        [c.id for c in typed.classes],
     )
     majority = _majority(truth)
     return {"classes": len(present), "samples": len(truth), "majority": majority, **scores(truth, found)}
@@ -115,19 +118,19 @@ class LeftOut:
     truth: Tensor  # (n,) index of the class
 
 
-def judge(real: RealSet, encoder: PixelEncoder, tower: text.TextTower) -> LeftOut:
+def judge(real: RealSet, encoder: PixelEncoder, tower: towers.TextTower) -> LeftOut:
     """A left-out set as `card_metrics` takes it."""
     pool = samples.real_pool(real)
     return LeftOut(real, pool, encoder, *_landcover(encoder, pool, tower))
 
 
-def _landcover(encoder: PixelEncoder, pool: samples.Pool, tower: text.TextTower) -> tuple[Tensor, Tensor]:
+def _landcover(encoder: PixelEncoder, pool: samples.Pool, tower: towers.TextTower) -> tuple[Tensor, Tensor]:
     """Cosines (n, 8) and truth (n,) of the rows of a pool that have a land cover."""
-    known = legend.load("landcover")
+    known = legends.load("landcover")
     truth = truth_of(pool.cover, "landcover")
     rows = truth > 0
     position = {c.id: i for i, c in enumerate(known.classes)}
-    cosines = embed(encoder, pool.dn[rows], pool.valid[rows]) @ text.class_vectors(known, tower).T
+    cosines = embed(encoder, pool.dn[rows], pool.valid[rows]) @ towers.class_vectors(known, tower).T
     return cosines, torch.tensor([position[int(t)] for t in truth[rows]])
 
 
@@ -138,12 +141,12 @@ def fit_scale(judged: Sequence[tuple[Tensor, Tensor]]) -> float:
     return round(float(scales[int(np.argmin(losses))]), 2)
 
 
-def simulated_scale(encoder: PixelEncoder, pool: samples.Pool, tower: text.TextTower) -> float:
+def simulated_scale(encoder: PixelEncoder, pool: samples.Pool, tower: towers.TextTower) -> float:
     """The logit scale of a run without real sets: fitted on held-out simulated series."""
     return fit_scale([_landcover(encoder, pool, tower)])
 
 
-def card_metrics(left: Sequence[LeftOut], tower: text.TextTower) -> dict[str, Any]:
+def card_metrics(left: Sequence[LeftOut], tower: towers.TextTower) -> dict[str, Any]:
     """Scores of every left-out set beside the baselines, calibration, and the logit scale fitted on all of them."""
     out = {
         o.real.name: score(o.encoder, o.pool, tower) | {"typed": score_typed(o.encoder, o.pool, tower)} for o in left

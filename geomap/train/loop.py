@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from geomap import legend, text, weights
-from geomap.model import CONFIGS, PixelEncoder
+from geomap import legends
+from geomap.datasets.worldcereal import READERS, RealSet
+from geomap.encode import weights
+from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource
+from geomap.encode.model import CONFIGS, PixelEncoder
+from geomap.label import towers
 from geomap.train import captions, evaluate, samples
 from geomap.train.config import TrainConfig
 from geomap.train.config import read as read_config
 from geomap.train.loss import CaptionLoss, origin_bias
-from geomap.train.real import READERS, RealSet
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ LAST_RATE = 0.4
 """Share of the learning rate at the last step: it stays high, so that the averaged weights differ."""
 
 
-def train(config: Path | TrainConfig, out: Path, progress: Progress | None = None) -> weights.Card:
+def train(config: Path | TrainConfig, out: Path, progress: Progress | None = None) -> Card:
     """Train an encoder as configured and save it, with class vectors of the built-in legends, in `out`.
 
     Args:
@@ -58,7 +61,7 @@ def train(config: Path | TrainConfig, out: Path, progress: Progress | None = Non
         config = read_config(config)
     torch.set_num_threads(config.threads)
     real = [READERS[name](Path(path)) for name, path in config.real.items()]
-    tower = text.tower(config.text_space)
+    tower = towers.tower(config.text_space)
     levels = captions.make_levels(tower)
     pool = samples.simulated_pool(np.random.default_rng(config.seed), config.simulated)
     metrics: dict[str, Any] = {}
@@ -68,13 +71,13 @@ def train(config: Path | TrainConfig, out: Path, progress: Progress | None = Non
     held = samples.simulated_pool(np.random.default_rng([config.seed, 1]), config.held_out)
     metrics["simulated_held_out"] = evaluate.score(encoder, held, tower)
     scale = metrics.pop("logit_scale", None) or evaluate.simulated_scale(encoder, held, tower)
-    card = weights.Card(
+    card = Card(
         name=config.name, title=config.title, version=config.version, licence=config.licence,
         encoder=weights.card_fields(encoder.cfg), text_space=config.text_space, logit_scale=scale,
         training=sources(config, real), recipe=config.recipe, metrics=metrics, limits=config.limits,
     )  # fmt: skip
-    known = [legend.load(name) for name in legend.builtin_names()]
-    return weights.save(out, encoder, card, {k.digest: text.class_vectors(k, tower) for k in known})
+    known = [legends.load(name) for name in legends.builtin_names()]
+    return weights.save(out, encoder, card, {k.digest: towers.class_vectors(k, tower) for k in known})
 
 
 def _left_out(
@@ -82,7 +85,7 @@ def _left_out(
     pool: samples.Pool,
     real: Sequence[RealSet],
     levels: Sequence[captions.Level],
-    tower: text.TextTower,
+    tower: towers.TextTower,
     progress: Progress | None,
 ) -> dict[str, Any]:
     """Scores of every real set by an encoder that has not seen it, for the card."""
@@ -99,15 +102,15 @@ def _named(stage: str, progress: Progress | None) -> Callable[[int, int], None]:
     return (lambda done, total: progress(stage, done, total)) if progress else (lambda done, total: None)
 
 
-def sources(config: TrainConfig, real: Sequence[RealSet]) -> tuple[weights.TrainingSource, ...]:
+def sources(config: TrainConfig, real: Sequence[RealSet]) -> tuple[TrainingSource, ...]:
     """What the card says about the samples."""
-    simulated = weights.TrainingSource(
+    simulated = TrainingSource(
         name="geomap.simulate", kind="simulated", samples=config.simulated, licence="Apache-2.0",
         note="PROSAIL canopies and surface spectra on estimated calendars, calibrated to class medians of the measured"
         " sets",
     )  # fmt: skip
     licence = "MIT (WorldCereal repository); contains modified Copernicus Sentinel-2 data"
-    measured = [weights.TrainingSource(name=r.name, kind="measured", samples=len(r), licence=licence) for r in real]
+    measured = [TrainingSource(name=r.name, kind="measured", samples=len(r), licence=licence) for r in real]
     return simulated, *measured
 
 
@@ -124,8 +127,8 @@ def fit(
     rng = np.random.default_rng([config.seed, 7])
     encoder = PixelEncoder(
         replace(CONFIGS[config.encoder], dropout=config.dropout),
-        torch.tensor(weights.Q_LOW),
-        torch.tensor(weights.Q_HIGH),
+        torch.tensor(Q_LOW),
+        torch.tensor(Q_HIGH),
     ).train()
     torch.nn.init.normal_(encoder.position, std=0.02)
     torch.nn.init.normal_(encoder.cls, std=0.02)

@@ -12,7 +12,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from geomap.evaluate.series import Series, shorten
+from geomap.datasets.series import Series, shorten
 from geomap.sentinel2 import BANDS, MONTHS
 
 WINDOW: Final = 3

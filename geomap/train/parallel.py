@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from geomap.encode import pick_device
+from geomap.encode.engine import pick_device
 
 
 @dataclass(frozen=True, slots=True)

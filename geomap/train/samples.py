@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomap.datasets.worldcereal import RealSet
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.simulate import series
 from geomap.simulate.covers import table
 from geomap.train.captions import cover_index
 from geomap.train.config import Augment
-from geomap.train.real import RealSet
 
 MAX_DN = 20_000.0
 MIN_MONTHS = 3

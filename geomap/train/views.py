@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from geomap.datasets import lucas, sen4map
+from geomap.datasets.samples import Samples
 from geomap.errors import ConfigError
-from geomap.text import OpenClipTower
-from geomap.train import lucas, sen4map
+from geomap.label.towers import OpenClipTower
 from geomap.train.config import CrossViewConfig
-from geomap.train.dataset import Samples
 
 log = logging.getLogger(__name__)
 

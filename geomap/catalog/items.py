@@ -1,0 +1,217 @@
+"""STAC items as granules: the fields that geomap needs, by their provider's conventions; and which copies to keep."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.affinity import translate
+from shapely.geometry import Polygon, box, shape
+from shapely.geometry.base import BaseGeometry
+
+from geomap.catalog.offset import parse_baseline, stated_offset
+from geomap.sources.providers import OFFSET_FLAG, PROVIDERS, Provider
+
+SPLIT_SHARE: Final = 0.05
+"""A copy of an acquisition with more than this share of its footprint outside the copies kept is another datastrip.
+Footprints of one granule in two collections are equal (the real items of the tests); datastrips hardly overlap."""
+
+_BASELINE_SUFFIX: Final = re.compile(r"_N\d{2}\.\d{2}$")
+_EPSG: Final = re.compile(r"EPSG:(\d+)", re.IGNORECASE)
+_MGRS: Final = re.compile(r"(?:MGRS-)?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z]{2})")
+_ORDER: Final = {key: -index for index, key in enumerate(PROVIDERS)}
+_LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class GranuleAsset:
+    """What an item says of one band."""
+
+    href: object  # as served, unchecked
+    stated: int | None  # offset in DN
+    transform: tuple[float, ...] | None  # affine coefficients
+    shape: tuple[int, int] | None  # (rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Granule:
+    """What an item says of one granule of one acquisition."""
+
+    id: str
+    collection: str
+    provider: Provider
+    time: datetime  # UTC
+    platform: str  # lower case
+    acquisition: str  # platform and datatake without its baseline, or platform and time to the second
+    tile: str  # MGRS, such as 31UES; empty where not told
+    epsg: int
+    footprint: BaseGeometry  # degrees; longitudes beyond 180 where it crosses the antimeridian
+    assets: Mapping[str, GranuleAsset]  # by band; bands that the item lacks are absent
+    link: str | None  # the item's own address
+    baseline: str | None
+    offset_flag: bool | None  # the catalogue says that it took the DN offset off
+    generated: datetime
+    cloud_cover: float | None  # percent
+
+    @property
+    def missing(self) -> list[str]:
+        """Bands, SCL included, that the item has no asset for."""
+        return [band for band in self.provider.assets if band not in self.assets]
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """Greater is better: baseline, then the preferred provider, then the newer file."""
+        return parse_baseline(self.baseline) or (-1, -1), _ORDER[self.provider.key], self.generated, self.id
+
+    def touches(self, area: BaseGeometry) -> bool:
+        """Whether the footprint meets an area whose longitudes lie within -180..180."""
+        return any(area.intersects(translate(self.footprint, turn)) for turn in (0, -360, 360))
+
+
+def read_granule(item: Mapping[str, Any], provider: Provider) -> Granule:
+    """Read an item by the conventions that it follows.
+
+    Raises:
+        ValueError: a field that is needed is missing or of the wrong type.
+    """
+    try:
+        return _read(item, provider)
+    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, shapely.errors.ShapelyError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
+    name, properties = item["id"], item["properties"]
+    if not (isinstance(name, str) and name.isprintable()):
+        raise ValueError(f"id {name!r} is not a printable text")
+    assets = {band: item["assets"][key] for band, key in provider.assets.items() if key in item["assets"]}
+    time = _time(properties.get("datetime") or properties["start_datetime"])
+    platform = str(properties.get("platform") or "unknown").lower()
+    datatake = properties.get(provider.datatake_property)
+    passage = _BASELINE_SUFFIX.sub("", str(datatake)) if datatake else f"{time:%Y%m%dT%H%M%S}"
+    tile = _tile(properties, provider)
+    baseline = properties.get(provider.baseline_property)
+    generated = properties.get(provider.generated_property)
+    cloud = properties.get("eo:cloud_cover")
+    flag = properties.get(OFFSET_FLAG)
+    return Granule(
+        id=name,
+        collection=str(item.get("collection")),
+        provider=provider,
+        time=time,
+        platform=platform,
+        acquisition=f"{platform}_{passage}",
+        tile=tile,
+        epsg=_epsg([properties, *assets.values()], tile),
+        footprint=_footprint(item),
+        assets={band: _asset(asset) for band, asset in assets.items()},
+        link=next((str(link["href"]) for link in item.get("links") or [] if link.get("rel") == "self"), None),
+        baseline=None if baseline is None else str(baseline),
+        offset_flag=flag if isinstance(flag, bool) else None,
+        generated=_time(generated) if generated else _LONG_AGO,
+        cloud_cover=None if cloud is None else float(cloud),
+    )
+
+
+def _asset(asset: Mapping[str, Any]) -> GranuleAsset:
+    transform, shape_ = asset.get("proj:transform"), asset.get("proj:shape")
+    return GranuleAsset(
+        href=asset.get("href"),
+        stated=stated_offset(asset),
+        transform=tuple(float(v) for v in transform[:6]) if transform else None,
+        shape=(int(shape_[0]), int(shape_[1])) if shape_ else None,
+    )
+
+
+def unique(granules: Iterable[Granule]) -> tuple[list[Granule], list[tuple[Granule, Granule]]]:
+    """One copy of each granule: the highest baseline, but every part of a datastrip split.
+
+    Returns:
+        The granules kept, and each one dropped with the best of those kept in its place. An item that pages repeat is
+        dropped silently: it is used.
+    """
+    copies: dict[tuple[str, str], list[Granule]] = defaultdict(list)
+    for granule in granules:
+        copies[granule.acquisition, granule.tile].append(granule)
+    kept: list[Granule] = []
+    dropped: list[tuple[Granule, Granule]] = []
+    for group in copies.values():
+        covered: BaseGeometry = Polygon()
+        names: set[tuple[str, str]] = set()
+        best = max(group, key=lambda g: g.rank)
+        for granule in sorted(group, key=lambda g: g.rank, reverse=True):
+            outside = granule.footprint.difference(covered).area
+            if covered.is_empty or outside > SPLIT_SHARE * granule.footprint.area:
+                covered = covered.union(granule.footprint)
+                kept.append(granule)
+            elif (granule.collection, granule.id) not in names:
+                dropped.append((granule, best))
+            names.add((granule.collection, granule.id))
+    return kept, dropped
+
+
+def bounding_box(footprint: BaseGeometry) -> tuple[float, float, float, float]:
+    """(west, south, east, north) in degrees, west > east across the antimeridian; takes longitudes beyond 180."""
+    west, south, east, north = footprint.bounds
+    west, east = ((lon + 180) % 360 - 180 if abs(lon) > 180 else lon for lon in (west, east))
+    return west, south, east, north
+
+
+def _unwrapped(geometry: BaseGeometry) -> BaseGeometry:
+    """Longitudes 0..360 for a geometry wider than half the globe: no granule is, so it crosses the antimeridian."""
+    west, _, east, _ = geometry.bounds
+
+    def turn(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
+        return lonlat + np.where(lonlat[:, :1] < 0, [360.0, 0.0], 0.0)
+
+    return shapely.transform(geometry, turn) if east - west > 180 else geometry
+
+
+def _footprint(item: Mapping[str, Any]) -> BaseGeometry:
+    """The item's geometry, or its bbox where it has none."""
+    if item.get("geometry"):
+        outline = shapely.force_2d(shape(item["geometry"]))
+    else:
+        corners = [float(v) for v in item["bbox"]]
+        west, south, east, north = corners[:2] + corners[len(corners) // 2 :][:2]
+        outline = box(west, south, east + 360 if east < west else east, north)
+    if outline.is_empty or not np.isfinite(outline.bounds).all():
+        raise ValueError("empty or infinite geometry")
+    outline = _unwrapped(outline)
+    return outline if outline.is_valid else shapely.make_valid(outline)
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+
+
+def _tile(properties: Mapping[str, Any], provider: Provider) -> str:
+    parts = [str(properties.get(f"mgrs:{part}", "")) for part in ("utm_zone", "latitude_band", "grid_square")]
+    for text in (*(properties.get(name) for name in provider.tile_properties), "".join(parts)):
+        if match := _MGRS.fullmatch(str(text)):
+            return f"{int(match[1]):02d}{match[2]}{match[3]}"
+    return ""
+
+
+def _epsg(stated: Iterable[Mapping[str, Any]], tile: str) -> int:
+    """The first code stated (projection extension 2: proj:code; 1: proj:epsg), or the UTM zone of the MGRS tile."""
+    code = next((code for fields in stated if (code := _stated_epsg(fields)) is not None), None)
+    if code is None and tile:
+        code = (32600 if tile[2] >= "N" else 32700) + int(tile[:2])
+    if code is None or not (code // 100 in (326, 327) and 1 <= code % 100 <= 60):
+        raise ValueError(f"EPSG code {code} is no UTM zone, in which every Level-2A product lies")
+    return code
+
+
+def _stated_epsg(fields: Mapping[str, Any]) -> int | None:
+    if match := _EPSG.fullmatch(str(fields.get("proj:code"))):
+        return int(match[1])
+    return None if fields.get("proj:epsg") is None else int(fields["proj:epsg"])

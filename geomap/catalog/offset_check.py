@@ -1,0 +1,145 @@
+"""Whether pixels agree with the DN offset that was decided for their scene: the darkest land tells.
+
+Leaves absorb blue and red light (chlorophyll) and short-wave infrared (water), so most pixels of the scene class
+"vegetation" have reflectances below 0.1 there: DNs of at most 1000. A scene whose +1000 DN of baseline 04.00 is still
+in the data has hardly any, since its reflectances would be negative. The scene class itself does not depend on the
+offset. Snow, sand, bare soil and cloud are bright with and without the offset and are not asked.
+
+Measured on real scenes of a Belgian field landscape, 72 dates of 2018 and 2019, haze included: without the offset 30 to
+100 % of the values are dark in every window of 20 pixels of vegetation or more, 57 % or more where there are 200; with
+it at most 0.6 %, if values clipped at 1 are taken for negative ones (tests/test_guard.py). In monthly composites,
+pixels of an NDVI above 0.4: 78 % for 500 parcels in Corsica, 66 % in East Africa.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap.catalog.offset import parse_baseline, remedy
+from geomap.errors import OffsetError
+from geomap.sentinel2 import BOA_OFFSET_DN, OFFSET_BASELINE
+from geomap.types import Dark, Scene
+
+GUARD_BANDS: Final = ("B02", "B04", "B12")
+"""Bands whose DNs are counted, each on the grid of 20 m, so that they weigh the same."""
+
+VEGETATION: Final = 4
+"""The scene class asked (sentinel2.SCL_CLASSES)."""
+
+DARK_DN: Final = -BOA_OFFSET_DN
+"""Greatest DN that counts as dark: with the offset in the data, a reflectance of 0."""
+
+SHIFTED_AT_MOST: Final = 0.02
+"""Dark share at or below which the +1000 DN is in the data: three times the greatest of the real scenes with it."""
+
+PLAIN_AT_LEAST: Final = 0.2
+"""Dark share from which the +1000 DN is not in the data: a third of the least of the real scenes of enough pixels."""
+
+ENOUGH: Final = 600
+"""Values that make evidence strong: 200 pixels of 20 m, 8 ha, in three bands."""
+
+FEW: Final = 60
+"""Values, of 20 pixels, below which nothing is told: shreds between clouds may all be bright."""
+
+Says = Literal["agrees", "contradicts", "unclear", "not asked"]
+
+
+class DarkCount:
+    """Counts a tile's dark vegetation while its pixels pass by (composite.Watch); safe for threads."""
+
+    bands: Sequence[str] = GUARD_BANDS
+
+    def __init__(self, classes: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Args: classes: by scene id, (y, x) SCL at 20 m."""
+        self._classes = classes
+        self._lock = threading.Lock()
+        self._counts: dict[str, Dark] = {}
+
+    def see(self, scene: str, rows: slice, cols: slice, dn: NDArray[np.uint16]) -> None:
+        """Count one block of one of GUARD_BANDS: its place at 20 m, and (y, x) raw DNs at 10 or 20 m."""
+        count = dark_np(dn, self._classes[scene][rows, cols] == VEGETATION)
+        with self._lock:
+            self._counts[scene] = self._counts.get(scene, Dark()) + count
+
+    def counts(self) -> dict[str, Dark]:
+        """By scene id; scenes without vegetation here are absent."""
+        return {scene: count for scene, count in sorted(self._counts.items()) if count.values}
+
+
+def dark_np(dn: NDArray[np.uint16], vegetation: NDArray[np.bool_]) -> Dark:
+    """Count raw DNs, 0 = nodata, over vegetation: (y, x), and a mask of that shape or of pixels twice as large."""
+    step = dn.shape[0] // vegetation.shape[0]
+    sample = dn[::step, ::step]
+    values = np.count_nonzero(vegetation & (sample != 0))
+    dark = np.count_nonzero(vegetation & (sample - np.uint16(1) < DARK_DN))  # 0 wraps to 65535: nodata is not dark
+    return Dark(int(values), int(dark))
+
+
+def total(parts: Iterable[Mapping[str, Dark]]) -> dict[str, Dark]:
+    """The counts of many tiles, by scene id."""
+    counts: dict[str, Dark] = {}
+    for part in parts:
+        for scene, count in part.items():
+            counts[scene] = counts.get(scene, Dark()) + count
+    return counts
+
+
+def judge(scene: Scene, count: Dark) -> Says:
+    """What a scene's pixels say of its decided offset.
+
+    "not asked": fewer than FEW values, or a baseline before 04.00, whose products never carried the offset.
+    """
+    offset = scene.assets[GUARD_BANDS[0]].offset
+    number = parse_baseline(scene.baseline)
+    if count.values < FEW or (offset == 0 and number is not None and number < OFFSET_BASELINE):
+        return "not asked"
+    shifted, plain = count.share <= SHIFTED_AT_MOST, count.share >= PLAIN_AT_LEAST
+    if not (shifted or plain):
+        return "unclear"
+    return "agrees" if shifted == (offset != 0) else "contradicts"
+
+
+def check(scenes: Sequence[Scene], counts: Mapping[str, Dark]) -> dict[str, str]:
+    """Weigh the counts of many tiles, by scene id.
+
+    Returns:
+        By scene id, what is doubtful without being proven wrong: a line for the log.
+
+    Raises:
+        OffsetError: a scene's pixels plainly contradict its offset.
+    """
+    doubts: dict[str, str] = {}
+    for scene in scenes:
+        count = counts.get(scene.id, Dark())
+        says = judge(scene, count)
+        if says == "contradicts" and count.values >= ENOUGH:
+            raise OffsetError(f"{_told(scene, count)}: {remedy(scene.assets[GUARD_BANDS[0]].reason, _other(scene))}")
+        if says == "contradicts" or (says == "unclear" and count.values >= ENOUGH):
+            doubts[scene.id] = _told(scene, count)
+    return doubts
+
+
+def _other(scene: Scene) -> int:
+    """The offset that was not decided."""
+    return 0 if scene.assets[GUARD_BANDS[0]].offset else BOA_OFFSET_DN
+
+
+def _told(scene: Scene, count: Dark) -> str:
+    """Decision, reason and evidence in words."""
+    band = GUARD_BANDS[0]
+    asset = scene.assets[band]
+    expected = (
+        f"hardly any would be with the +{DARK_DN} DN still in the data"
+        if asset.offset
+        else f"many would be without the +{DARK_DN} DN"
+    )
+    return (
+        f"item {scene.id}, {band}: offset {asset.offset} DN decided ({asset.reason}), but {count.share:.1%} of "
+        f"{count.values:,} values of clear vegetation in {', '.join(GUARD_BANDS)} are dark, DN {DARK_DN} or less, and "
+        f"{expected}"
+    )

@@ -1,0 +1,257 @@
+"""From a STAC API or item file to Scenes: one per granule of an acquisition, with every asset's DN offset decided.
+
+    items (stac) -> convention (providers) -> within area, period and cloud limit -> duplicates dropped (granules)
+    -> hrefs checked (hrefs) and offsets decided (offset) -> Scenes in order of time and id
+
+Whatever a server filters is filtered again here: servers differ in what they honour.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from geomap.catalog.items import Granule, bounding_box, read_granule, unique
+from geomap.catalog.offset import OffsetPolicy, decide_offset
+from geomap.catalog.stac import landing_page, read_items, search_items
+from geomap.errors import HrefError, InputError, NoScenesError
+from geomap.sources.hrefs import HrefPolicy, check_href, named, without_secrets
+from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
+from geomap.types import LeftOut, Period, Scene, SceneAsset
+
+logger = logging.getLogger(__name__)
+
+MAX_TEXT: Final = 200
+"""Characters of a catalogue's own words that are kept of an item left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found for a request: the scenes to read, and what lies there too and is not used."""
+
+    scenes: tuple[Scene, ...]  # in order of time and id, each acquisition once
+    left_out: tuple[LeftOut, ...] = ()  # in order of cause and id
+
+
+def search(
+    area: BaseGeometry,
+    period: Period,
+    stac: str,
+    *,
+    collection: str | None = None,
+    max_cloud: float = 100,
+    offset_policy: OffsetPolicy = "auto",
+    allow_hosts: Collection[str] = (),
+) -> Found:
+    """Scenes over `area` in `period`, each acquisition once, and the items left out.
+
+    Args:
+        area: polygons in EPSG:4326 (longitude, latitude), cut at the antimeridian.
+        period: the months asked for.
+        stac: a name in PRESETS, the URL of a STAC API, or the path of a local ItemCollection or Item.
+        collection: STAC collection; by default every one whose conventions are known.
+        max_cloud: percent of an item's `eo:cloud_cover`; items that do not state it are kept.
+        offset_policy: decides for scenes whose metadata do not (see offset.decide_offset).
+        allow_hosts: hosts and s3 buckets to read from besides those of hrefs.HrefPolicy.
+
+    Raises:
+        NoScenesError: nothing there.
+        InputError: no such catalogue, collection or file, or none of its items follows a known convention.
+        CatalogUnavailableError: the catalogue does not answer.
+        OffsetError, HrefError: a scene whose offset cannot be decided, or whose pixels geomap refuses to open.
+    """
+    source = _source(stac, collection, tuple(allow_hosts))
+    sieve = _Sieve(area, period, max_cloud)
+    granules: list[Granule] = []
+    for item in source.items(area, period, max_cloud):
+        provider = recognise(item, source.providers)
+        if provider is None or collection not in (None, item.get("collection")):
+            sieve.leave_out(item.get("id"), "foreign", f"collection {item.get('collection')}: not Sentinel-2 L2A")
+            sieve.strangers[str(item.get("collection"))] += 1
+        elif granule := sieve.take(item, provider):
+            granules.append(granule)
+    for name, count in sieve.strangers.items():
+        logger.warning("ignored %d items of collection %s of %s: not Sentinel-2 L2A", count, name, source.name)
+    if sieve.strangers and not granules and not sieve.elsewhere and sieve.strangers.total() == len(sieve.left_out):
+        where = f"{source.name}{f' in collection {collection}' if collection else ''}"
+        raise InputError(
+            f"no item of {where} follows conventions that geomap knows (collections found: "
+            f"{', '.join(sorted(sieve.strangers))}); looked for {describe(source.providers)}"
+        )
+    if not granules:
+        raise NoScenesError(_nothing(source.name, sieve))
+    kept, dropped = unique(granules)
+    for copy, better in dropped:
+        sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
+    scenes = [_scene(granule, source.policy(granule.provider), offset_policy) for granule in kept]
+    logger.info("%s: %d scenes, %d copies dropped", source.name, len(scenes), len(granules) - len(scenes))
+    left_out = sorted(set(sieve.left_out), key=lambda item: (item.cause, item.id, item.detail))
+    return Found(tuple(sorted(scenes, key=lambda scene: (scene.time, scene.id))), tuple(left_out))
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where items come from, which conventions they may follow and where their pixels may lie."""
+
+    name: str
+    place: str | Path  # URL of a STAC API, or path of an item file
+    providers: tuple[Provider, ...]
+    collection: str | None
+    allow_hosts: tuple[str, ...]
+    preset: bool = False
+
+    def items(self, area: BaseGeometry, period: Period, max_cloud: float) -> Iterable[dict[str, Any]]:
+        if isinstance(self.place, Path):
+            return read_items(self.place)
+        return search_items(
+            self.place,
+            area,
+            period,
+            collections=[self.collection] if self.collection else list({p.collection: p for p in self.providers}),
+            required=self.preset or self.collection is not None,
+            max_cloud=max_cloud,
+            allow_hosts=self.allow_hosts,
+        )
+
+    def policy(self, provider: Provider) -> HrefPolicy:
+        """A preset's pixels lie on its own storage; elsewhere on any public host and on those that the user named."""
+        trusted = named(self.allow_hosts)
+        if self.preset:
+            return HrefPolicy(trusted, provider.hosts, provider.buckets)
+        if isinstance(self.place, Path):
+            return HrefPolicy(trusted | named(["localhost"]), None, provider.buckets, self.place.parent)
+        schemes = ("https", "http") if self.place.startswith("http:") else ("https",)
+        return HrefPolicy(trusted | named([self.place], schemes), None, provider.buckets)
+
+
+def _source(stac: str, collection: str | None, allow_hosts: tuple[str, ...]) -> _Source:
+    if stac in PRESETS:
+        providers = PRESETS[stac]
+        return _Source(f"{stac} ({providers[0].url})", providers[0].url, providers, collection, allow_hosts, True)
+    everyone = tuple(PROVIDERS.values())
+    if stac.lower().startswith(("http://", "https://")):
+        url = landing_page(stac)
+        return _Source(without_secrets(url), url, everyone, collection, allow_hosts)
+    try:
+        found = Path(stac).exists()
+    except OSError as error:  # a folder that may not be read, a name too long
+        raise InputError(f"cannot read the item file {without_secrets(stac)!r}: {error.strerror}") from None
+    if not found:
+        raise InputError(
+            f"no catalogue or file {without_secrets(stac)!r}: type {', '.join(PRESETS)}, the http(s) URL of a STAC "
+            "API, or the path of a STAC item file"
+        )
+    return _Source(stac, Path(stac), everyone, collection, allow_hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sieve:
+    """Lets through the granules that were asked for, and keeps why it held back the others."""
+
+    area: BaseGeometry
+    period: Period
+    max_cloud: float
+    left_out: list[LeftOut] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)  # ids of items outside the area or the period
+    strangers: Counter[str] = field(default_factory=Counter)  # items of each unknown collection
+
+    def __post_init__(self) -> None:
+        shapely.prepare(self.area)
+
+    def leave_out(self, name: object, cause: str, detail: str) -> None:
+        """Keep why an item is not used; `name` and `detail` may hold whatever a catalogue wrote."""
+        shown = name if isinstance(name, str) and name.isprintable() else repr(name)
+        self.left_out.append(LeftOut(shown[:MAX_TEXT], cause, " ".join(detail.split())[:MAX_TEXT]))
+
+    def take(self, item: dict[str, Any], provider: Provider) -> Granule | None:
+        try:
+            granule = read_granule(item, provider)
+        except ValueError as error:
+            logger.warning("left out item %r: not a valid STAC item (%s)", item.get("id"), error)
+            self.leave_out(item.get("id"), "invalid", str(error))
+            return None
+        if self.period.step(granule.time) is None or not granule.touches(self.area):
+            self.elsewhere.append(granule.id)
+            return None
+        if granule.cloud_cover is not None and granule.cloud_cover > self.max_cloud:
+            self.leave_out(granule.id, "cloudy", f"{granule.cloud_cover:.0f} % cloud")
+            return None
+        if granule.missing:
+            logger.warning("left out scene %s: it has no asset for %s", granule.id, ", ".join(granule.missing))
+            self.leave_out(granule.id, "incomplete", f"no asset for {', '.join(granule.missing)}")
+            return None
+        return granule
+
+
+def _scene(granule: Granule, policy: HrefPolicy, offset_policy: OffsetPolicy) -> Scene:
+    return Scene(
+        id=granule.id,
+        collection=granule.collection,
+        provider=granule.provider.key,
+        time=granule.time,
+        platform=granule.platform,
+        acquisition=granule.acquisition,
+        epsg=granule.epsg,
+        bbox=bounding_box(granule.footprint),
+        assets={band: _asset(band, granule, policy, offset_policy) for band in granule.provider.assets},
+        baseline=granule.baseline,
+        cloud_cover=granule.cloud_cover,
+    )
+
+
+def _asset(band: str, granule: Granule, policy: HrefPolicy, offset_policy: OffsetPolicy) -> SceneAsset:
+    asset = granule.assets[band]
+    try:
+        href = check_href(asset.href, policy, base=granule.link)
+    except HrefError as error:
+        raise HrefError(f"item {granule.id}, {band}: {error}") from None
+    if granule.provider.owns(href):
+        href = href.partition("?")[0]  # a signature of another day, and a secret
+    offset, reason = decide_offset(
+        band,
+        granule.provider.offset_told,
+        item=granule.id,
+        baseline=granule.baseline,
+        flag=granule.offset_flag,
+        stated=asset.stated,
+        policy=offset_policy,
+    )
+    return SceneAsset(band, href, offset, reason, asset.transform, asset.shape)
+
+
+def _nothing(source: str, sieve: _Sieve) -> str:
+    """Why a search found nothing, as the request was understood, and what to type instead."""
+    west, south, east, north = (f"{v:.6g}" for v in _bounds(sieve.area))
+    last = sieve.period.end - timedelta(days=1)
+    text = (
+        f"no Sentinel-2 scene over longitude {west} to {east}, latitude {south} to {north}, "
+        f"{sieve.period.start:%Y-%m-%d} to {last:%Y-%m-%d} in {source}"
+    )
+    if sieve.max_cloud < 100:
+        text += f" with at most {sieve.max_cloud:g} % cloud: type a higher --max-cloud"
+    causes = Counter(item.cause for item in sieve.left_out)
+    if cloudy := causes["cloudy"]:
+        text += f" ({cloudy} are cloudier)"
+    if unusable := causes["invalid"] + causes["incomplete"]:
+        text += f"; {unusable} lack a band or valid metadata (see the log)"
+    if max(abs(float(west)), abs(float(east))) <= 90:
+        text += f"; if longitude and latitude were swapped, type {south},{west},{north},{east}"
+    return text
+
+
+def _bounds(area: BaseGeometry) -> tuple[float, float, float, float]:
+    """(west, south, east, north) of an area cut at the antimeridian, west > east where it was cut."""
+    west, south, east, north = area.bounds
+    parts = [part.bounds for part in getattr(area, "geoms", [area])]
+    if len(parts) > 1 and west < -179.999 and east > 179.999:
+        west = min((p[0] for p in parts if p[0] >= 0), default=west)
+        east = max((p[2] for p in parts if p[0] < 0), default=east)
+    return west, south, east, north

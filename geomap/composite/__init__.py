@@ -1,0 +1,1 @@
+"""Stage 3: stacks -> monthly medians of the clear observations."""

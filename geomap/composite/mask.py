@@ -1,0 +1,72 @@
+"""Which observations count as clear: classes of the scene classification (SCL), opened and grown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap.errors import ConfigError
+from geomap.sentinel2 import NODATA_DN, SCL_CLASSES, SCL_NOT_CLEAR
+
+MOST_PX = 50
+"""Pixels of 20 m that a mask may be opened or grown by: 1 km."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """What is not clear, and by how many pixels of 20 m it is opened, then grown. Raises ConfigError.
+
+    Opening takes unclear specks narrower than 2 x `opening` + 1 pixels for clear (bright roofs, for example); dilation
+    adds the pixels within `dilation` of what is unclear (edges of clouds). Class 0, no data, is never clear and is
+    neither opened nor grown: the edge of a granule is no cloud.
+    """
+
+    classes: tuple[int, ...] = SCL_NOT_CLEAR  # in order, with 0
+    opening: int = 0
+    dilation: int = 0
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.classes) - SCL_CLASSES.keys()):
+            raise ConfigError(f"SCL has no class {unknown[0]}; give numbers of 0..{max(SCL_CLASSES)} to --mask-classes")
+        for name in ("opening", "dilation"):
+            if not 0 <= getattr(self, name) <= MOST_PX:
+                raise ConfigError(f"the {name} of a mask must be 0..{MOST_PX} pixels, not {getattr(self, name)}")
+        object.__setattr__(self, "classes", tuple(sorted({NODATA_DN, *self.classes})))
+
+    @property
+    def reach(self) -> int:
+        """Pixels of 20 m from a pixel to the farthest that can decide whether it is clear."""
+        return 2 * self.opening + self.dilation
+
+
+DEFAULT_MASK = Mask()
+
+
+def clear_np(scl: NDArray[np.uint8], mask: Mask = DEFAULT_MASK) -> NDArray[np.bool_]:
+    """True where the scene classification, (..., y, x), is a clear observation; same shape.
+
+    Values above 11 are not clear. Within `mask.reach` of an edge the result depends on what lies beyond it.
+    """
+    table = np.zeros(256, bool)
+    table[: len(SCL_CLASSES)] = True
+    table[list(mask.classes)] = False
+    clear: NDArray[np.bool_] = table[scl]
+    if not mask.reach:
+        return clear
+    from scipy import ndimage  # only where it is asked for
+
+    unclear = ~clear & (scl != NODATA_DN)
+    for change, radius in ((ndimage.binary_opening, mask.opening), (ndimage.binary_dilation, mask.dilation)):
+        if radius:
+            unclear = change(unclear, _disk_np(radius).reshape((1,) * (scl.ndim - 2) + (2 * radius + 1,) * 2))
+    grown: NDArray[np.bool_] = ~unclear & (scl != NODATA_DN)
+    return grown
+
+
+def _disk_np(radius: int) -> NDArray[np.bool_]:
+    """(2 radius + 1, 2 radius + 1) True within `radius` of the middle."""
+    y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
+    disk: NDArray[np.bool_] = y**2 + x**2 <= radius**2
+    return disk

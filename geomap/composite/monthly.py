@@ -1,0 +1,123 @@
+"""Monthly medians and clear-observation counts of a tile.
+
+Kernels in numpy carry the arithmetic; `monthly` lifts them over the dask chunks of a stack, a month of one band at a
+time. All values stay uint16 DN with 0 as nodata: nodata is masked first, then the offset is added, then valid values
+are floored at 1. The median of an even count is the mean of the two middle values, rounded down.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import NDArray
+
+from geomap.composite.median import clear_count_np, month_median_np, repeated_np
+from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
+from geomap.types import Composite, Stack
+
+
+class Watch(Protocol):
+    """Looks at raw DNs while they are in memory."""
+
+    bands: Sequence[str]
+
+    def see(self, scene: str, rows: slice, cols: slice, dn: NDArray[np.uint16]) -> None:
+        """A block of one of `bands`: scene id, its place at 20 m, (y, x) raw DNs; called by several threads."""
+
+
+def read_classes(classes: da.Array, workers: int | None = None) -> NDArray[np.uint8]:
+    """(scene, y, x) SCL, read by `workers` threads."""
+    computed: NDArray[np.uint8] = classes.compute(**_threads(workers))
+    return computed
+
+
+def monthly(stack: Stack, months: int, watch: Watch | None = None) -> da.Array:
+    """Lazy monthly medians at 10 m, one task for each month, band and chunk: it holds the month's scenes of one band.
+
+    Returns:
+        (month, band, y, x) uint16 in sentinel2.BANDS order, 0 = nodata.
+    """
+    rows, cols = stack.fine.dn.chunks[2:]
+    name = f"median-{tokenize(stack.fine.dn.name, stack.coarse.dn.name, months)}"
+    where = list(itertools.product(range(months), range(len(BANDS)), range(len(rows)), range(len(cols))))
+    tasks: dict[Any, Any] = {(name, m, b, i, j): _task(stack, m, BANDS[b], i, j, watch) for m, b, i, j in where}
+    read: list[Any] = [stack.fine.dn, stack.coarse.dn]
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=read)
+    return da.Array(graph, name, chunks=((1,) * months, (1,) * len(BANDS), rows, cols), dtype=np.uint16)
+
+
+def _task(stack: Stack, month: int, band: str, i: int, j: int, watch: Watch | None) -> tuple[Any, ...]:
+    """The dask task of one block: scenes with nothing clear there are not asked for."""
+    fine = band in BANDS_10M
+    bands, names = (stack.fine, BANDS_10M) if fine else (stack.coarse, BANDS_20M)
+    part = tuple(_slice(stack.coarse.dn.chunks[axis], index) for axis, index in ((2, i), (3, j)))
+    number = names.index(band)
+    scenes = [s for s, step in enumerate(stack.step) if step == month and stack.clear[s][part].any()]
+    rows, cols = part
+    looks = (
+        [functools.partial(watch.see, stack.id[s], rows, cols) for s in scenes] if watch and band in watch.bands else []
+    )
+    block = functools.partial(
+        _median_block,
+        looks=looks,
+        shape=(stack.fine.dn.chunks[2][i], stack.fine.dn.chunks[3][j]),
+        clear=[stack.clear[s][part] for s in scenes],
+        offset=[int(bands.offset[s, number]) for s in scenes],
+        acquisition=[stack.acquisition[s] for s in scenes],
+    )
+    return block, [(bands.dn.name, s, number, i, j) for s in scenes]
+
+
+def _slice(chunks: Sequence[int], index: int) -> slice:
+    start = sum(chunks[:index])
+    return slice(start, start + chunks[index])
+
+
+def compute(stack: Stack, months: int, workers: int | None = None, watch: Watch | None = None) -> Composite:
+    """Monthly medians and clear counts at 10 m, block by block straight into arrays.
+
+    Args:
+        stack: scenes over a tile.
+        months: steps of the period.
+        workers: threads (default: dask's own choice).
+        watch: sees each block that it asks for once, before the offset is added.
+
+    Raises:
+        ReadError, SourceUnavailableError: a file cannot be read.
+    """
+    dn = monthly(stack, months, watch)
+    out = np.zeros(dn.shape, np.uint16)
+    da.store(dn, out, lock=False, **_threads(workers))
+    if not stack.clear:
+        return Composite(out, np.zeros((months, *dn.shape[2:]), np.uint8))
+    counts = clear_count_np(stack.clear, stack.step, stack.acquisition, months)
+    return Composite(out, repeated_np(counts))
+
+
+def _threads(workers: int | None) -> dict[str, Any]:
+    return {"scheduler": "threads"} | ({"num_workers": workers} if workers else {})
+
+
+def _median_block(
+    dn: Sequence[NDArray[np.uint16]],
+    *,
+    shape: tuple[int, int],
+    clear: Sequence[NDArray[np.bool_]],
+    offset: Sequence[int],
+    acquisition: Sequence[int],
+    looks: Sequence[Callable[[NDArray[np.uint16]], None]],
+) -> NDArray[np.uint16]:
+    """month_median_np of blocks (1, 1, y, x), one for each scene -> (1, 1, y, x) at 10 m."""
+    for look, seen in zip(looks, dn, strict=False):
+        look(seen[0, 0])
+    if not dn:
+        return np.zeros((1, 1, *shape), np.uint16)
+    median = month_median_np([block[0, 0] for block in dn], clear, offset, acquisition)
+    return repeated_np(median, shape[0] // median.shape[0])[None, None]

@@ -1,0 +1,115 @@
+"""YAML files that users write, read as plain data: no tags, no aliases, no repeated keys, nothing large or deep.
+
+Aliases are refused whole: nine lines of them stand for gigabytes ("billion laughs"), and no file of geomap needs one.
+Nothing is interpolated: a file means the same on every machine, and secrets stay out of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, cast, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from geomap.errors import ConfigError
+
+MAX_BYTES: Final = 1_000_000
+"""Room for the outline of a country as text; a finer one belongs into an area file."""
+MAX_NODES: Final = 10_000
+MAX_DEPTH: Final = 20
+
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it
+
+
+class _Loader(_Base):  # type: ignore[misc]
+    """PyYAML's safe loader, which otherwise lets the last of two equal keys win."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!a} is there twice", problem_mark=node.start_mark)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def read(path: Path, what: str, example: str) -> dict[str, Any]:
+    """The keys of a YAML file. `what` and `example` ("job file", "pipelines/a.yaml") go into messages.
+
+    Raises:
+        ConfigError: no such file, too large, not YAML, or not keys with values. The message quotes nothing of the file
+            but keys: it may hold what should not be there.
+    """
+    try:
+        if not path.is_file():
+            raise ConfigError(f"no {what} {path}; {example} is an example")
+        with path.open("rb") as f:
+            content = f.read(MAX_BYTES + 1)
+    except OSError as e:
+        raise ConfigError(f"cannot read the {what} {path}: {e.strerror}") from e
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_BYTES} bytes, which is no {what}")
+    try:
+        text = content.decode("utf-8-sig")
+        _check(text)
+        loaded = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as e:
+        mark = e.problem_mark or e.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line} is not valid YAML: {e.problem or e.context}") from e
+    except (yaml.YAMLError, ValueError) as e:  # ValueError: not UTF-8, or a number or date that Python refuses
+        cause = e if isinstance(e, yaml.YAMLError) else "a value is not text, number or date"
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(cause).split())}") from e
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise ConfigError(f"{path}: the file must hold keys with values, as {example} does")
+    return loaded
+
+
+def _check(text: str) -> None:
+    """Refuse what could grow or nest without end, event by event, before anything is built."""
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=_Base):
+        opens = isinstance(event, yaml.CollectionStartEvent)
+        depth += opens - isinstance(event, yaml.CollectionEndEvent)
+        nodes += isinstance(event, yaml.NodeEvent)
+        problem = None
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            problem = "anchors and aliases (& and *) are not allowed; write the value out, or quote it"
+        elif getattr(event, "tag", None):
+            problem = "tags (!) are not allowed; quote the value if it is text"
+        elif depth > MAX_DEPTH or nodes > MAX_NODES:
+            problem = f"more than {MAX_DEPTH} levels or {MAX_NODES} values"
+        if problem:
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=cast(yaml.Mark, event.start_mark))
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """What to mend first: the key ("classes.2.colour" is the second class's) and what it must be.
+
+    An unknown key comes before all else, since a misspelt key also leaves the right one missing.
+    """
+    problems = error.errors()
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    where = problem["loc"]
+    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in where)
+    what = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        what = f"unknown key; the keys here are {', '.join(_table_at(model, where[:-1]).model_fields)}"
+    return f"{key}: {what}" if key else what
+
+
+def _table_at(model: type[BaseModel], where: Sequence[int | str]) -> type[BaseModel]:
+    """The model that holds the keys at a place."""
+    for part in where:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return model
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The first model inside an annotation such as tuple[LegendClass, ...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)

@@ -1,0 +1,1 @@
+"""Labelled series in one form, `Samples`, and the readers of published sets."""

@@ -1,0 +1,86 @@
+"""From dates to months: two ways to make monthly composites of a point's dates, and the encoder's tokens of them.
+
+"masked" is what geomap maps. "official" is what the published encoder was trained on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap.composite.mask import clear_np
+from geomap.composite.median import median_np
+from geomap.sentinel2 import MONTHS
+
+MASKED, OFFICIAL = "masked", "official"
+
+OFFICIAL_CLEAR: Final = range(9)
+"""SCL classes that the published input keeps: all below 9, cloud shadow and medium cloud too."""
+
+
+def masked_np(dn: NDArray[np.uint16], scl: NDArray[np.uint8], scenes: Sequence[str], year: int) -> NDArray[np.uint16]:
+    """Monthly medians of clear DNs as geomap's maps have them.
+
+    Args:
+        dn: (dates, 10, h, w), 0 = nodata.
+        scl: (dates, h, w).
+        scenes: names of the dates' scenes; scenes with one sensing time are one observation. Those of 2018 carry no
+            radiometric offset.
+        year: the year to take.
+
+    Returns:
+        (12, 10, h, w), 0 where a month has no clear value.
+    """
+    seen = np.where(clear_np(scl)[:, None], dn, 0)
+    passes: dict[str, NDArray[np.uint16]] = {}  # the first clear value of each pass counts
+    for time, values in zip(map(time_of, scenes), seen, strict=True):
+        passes[time] = np.where(passes[time] == 0, values, passes[time]) if time in passes else values
+    months = [[v for t, v in passes.items() if t.startswith(f"{year}{m:02d}")] for m in range(1, MONTHS + 1)]
+    return np.stack([median_np(month) if month else np.zeros_like(seen[0]) for month in months])
+
+
+def official_np(dn: NDArray[np.uint16], scl: NDArray[np.uint8], scenes: Sequence[str], year: int) -> NDArray[np.uint16]:
+    """Monthly medians as the published input was made (TimeSenCLIP's data loader), oddities included.
+
+    Pixels with SCL of 9 and more are set to 0 and stay in the median; of an even count the lower middle value is taken
+    (torch.median); a month is every scene whose name contains YYYYMM; a month without a scene takes the median over the
+    scenes of all months; 1 DN is added. So 1 says that the median was a masked pixel. Arguments as of `masked_np`.
+    """
+    kept = np.where(np.isin(scl, OFFICIAL_CLEAR)[:, None], dn, 0)
+    months = [[i for i, s in enumerate(scenes) if f"{year}{m:02d}" in s] for m in range(1, MONTHS + 1)]
+    whole_year = [i for month in months for i in month]
+    medians = [_lower_median_np(kept[month or whole_year]) for month in months]
+    return (np.minimum(np.stack(medians), 65534) + 1).astype(np.uint16)
+
+
+COMPOSE: Final = {MASKED: masked_np, OFFICIAL: official_np}
+
+
+def _lower_median_np(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Median over the first axis, the lower of the middle two of an even count."""
+    middle: NDArray[np.uint16] = np.sort(values, axis=0)[(len(values) - 1) // 2]
+    return middle
+
+
+def tokens_np(image: NDArray[np.uint16], composite: str) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """A point's image (12, 10, h, w) as the encoder takes it: (12, 10 * h * w) band-major, and valid months (12,)."""
+    months, bands, h, w = image.shape
+    if composite == OFFICIAL:  # 0 occurs where a file was cut without the +1; both scale to 0
+        return np.maximum(image, 1).reshape(months, -1), np.ones(months, bool)
+    whole: NDArray[np.bool_] = np.asarray((image > 0).all(axis=1))  # (12, h, w) pixels with all bands
+    valid = whole[:, h // 2, w // 2]
+    centre = image[:, :, h // 2, w // 2] * valid[:, None]  # (12, 10), 0 in months that are not valid
+    filled = np.where((whole & valid[:, None, None])[:, None], image, centre[..., None, None])
+    return filled.reshape(months, bands * h * w), valid
+
+
+def time_of(scene: str) -> str:
+    """YYYYMMDD, and THHMMSS where it follows, of the first date in a scene's name. Raises ValueError."""
+    match = re.search(r"20\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:T\d{6})?", scene)
+    if match is None:
+        raise ValueError(f"the scene {scene!r} has no date YYYYMMDD in its name")
+    return match[0]

@@ -1,0 +1,221 @@
+"""LUCAS ground photos -> frozen CLIP vectors, batch by batch, with nothing lost when the program is stopped.
+
+Photos are `<country>/.../<POINT_ID><direction>.jpg`, as in Eurostat's archive (FR/346/283/34622836N.jpg): the country
+is the nearest folder with a NUTS 0 code as its name, directions are N, E, S and W. Other files, such as the photos of
+the point itself (P), are left alone.
+
+Each batch becomes a file of its own beside the result, named by what decides its content; a second run takes up what is
+there. Batches are the same however often the work was interrupted, so the result's bytes are, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save, save_file
+
+from geomap import files
+from geomap.datasets.lucas import COUNTRIES
+from geomap.encode.engine import pick_device
+from geomap.errors import InputError, OutputError, ReadError
+from geomap.label import towers
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with (photos done, photos in all)."""
+
+PHOTO: Final = re.compile(r"(\d{8}[NESW])\.jpe?g", re.IGNORECASE)
+BATCH: Final = 64
+KEY_LENGTH: Final = len("FR_34622836N")
+MAX_DECODERS: Final = 16  # threads that decode JPEGs; beyond, one GPU waits no longer for them
+META: Final = "geomap"  # the one key of the files' metadata: safetensors writes several in any order
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo and its key in the dictionary."""
+
+    key: str  # FR_34622836N
+    path: Path
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What came out."""
+
+    photos: int  # embedded
+    points: int  # with a photo at least
+    unreadable: tuple[str, ...]  # paths relative to the folder, left out
+
+
+def find_photos(folder: Path) -> list[Photo]:
+    """The photos of a folder, sorted by key.
+
+    Raises InputError: no such folder, no photo in it, a photo in no country's folder, or two photos with one key.
+    """
+    if not folder.is_dir():
+        raise InputError(f"no folder {folder}; give the folder of the unpacked LUCAS photos")
+    codes = set(COUNTRIES.values())
+    found: dict[str, Photo] = {}
+    for path in sorted(folder.rglob("*")):
+        match = PHOTO.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        above = (folder.resolve().name, *path.relative_to(folder).parent.parts)
+        country = next((name for name in reversed(above) if name in codes), None)
+        if country is None:
+            raise InputError(f"{path} lies in no country's folder; give it one named by its NUTS 0 code, such as FR")
+        key = f"{country}_{match[1].upper()}"
+        if key in found:
+            raise InputError(f"{found[key].path} and {path} show the same view; embed one survey at a time")
+        found[key] = Photo(key, path, path.stat().st_size)
+    if not found:
+        raise InputError(f"no photo in {folder}; photos are named by point and direction, such as FR/34622836N.jpg")
+    return [found[key] for key in sorted(found)]
+
+
+def embed_photos(
+    folder: Path, out: Path, batch: int = BATCH, device: str = "auto", progress: Progress | None = None
+) -> Embedded:
+    """Embed a folder's photos with CLIP ViT-B/32 (`label.towers.load_clip`) and write them as one safetensors
+    file.
+
+    Args:
+        folder: photos in the layout above.
+        out: the file to write: keys (n, 12) uint8 ASCII, sorted, and vectors (n, 512) float32, as the model gives them
+            (not normalised). `lucas.read_photos` reads it.
+        batch: photos per forward; a stop loses at most as many.
+        device: auto, cpu or cuda.
+        progress: called after every batch.
+
+    Photos that cannot be decoded are logged and left out.
+
+    Raises:
+        InputError: see `find_photos`; an unknown device.
+        OutputError: `out` exists, or cannot be written; DiskFullError.
+        WeightsError: CLIP cannot be had.
+        ReadError: no photo can be decoded.
+    """
+    if out.exists():
+        raise OutputError(f"{out} exists already; remove it to embed again, or choose another --out")
+    photos = find_photos(folder)
+    tower = _ImageTower(device)
+    parts = out.with_name(f".{out.name}.parts")
+    done = []
+    for i in range(0, len(photos), batch):
+        group = photos[i : i + batch]
+        path = parts / f"{tower.digest(group)}.safetensors"
+        if not _whole(path):
+            _write_part(path, *tower.embed(group), folder)
+        done.append(path)
+        if progress:
+            progress(min(i + batch, len(photos)), len(photos))
+    result = _join(done, out, tower)
+    shutil.rmtree(parts)
+    return result
+
+
+class _ImageTower:
+    """CLIP's image side on a device."""
+
+    def __init__(self, device: str) -> None:
+        import open_clip
+
+        self._device = pick_device(device)
+        model = towers.load_clip()
+        config = open_clip.transform.PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
+        self._prepare = open_clip.transform.image_transform_v2(config, is_train=False)
+        self._model = model.to(self._device)
+        self._pool = ThreadPoolExecutor(min(MAX_DECODERS, os.cpu_count() or 1))
+        weights = hashlib.sha256()
+        for name, tensor in sorted(model.visual.state_dict().items()):
+            weights.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        self.identity = {"space": towers.CLIP_SPACE, "sha256": weights.hexdigest(), "device": self._device.type}
+
+    def digest(self, photos: Sequence[Photo]) -> str:
+        """What decides a batch's vectors: the weights, the kind of device, and the photos by key and size."""
+        content = [self.identity, [(p.key, p.size) for p in photos]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @torch.inference_mode()
+    def embed(self, photos: Sequence[Photo]) -> tuple[list[str], NDArray[np.float32], list[Path]]:
+        """Keys and vectors (n, 512) of the photos that can be decoded, and the paths of the others."""
+        images = list(self._pool.map(self._decode, photos))
+        readable = [p.key for p, image in zip(photos, images, strict=True) if image is not None]
+        broken = [p.path for p, image in zip(photos, images, strict=True) if image is None]
+        if not readable:
+            return [], np.zeros((0, towers.OpenClipTower.dim), np.float32), broken
+        stacked = torch.stack([image for image in images if image is not None]).to(self._device)
+        return readable, self._model.encode_image(stacked).float().cpu().numpy(), broken
+
+    def _decode(self, photo: Photo) -> torch.Tensor | None:
+        """(3, 224, 224) as CLIP takes it; None where the photo cannot be decoded."""
+        try:
+            with Image.open(photo.path) as image:
+                prepared: torch.Tensor = self._prepare(image)
+                return prepared
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises
+            log.warning("%s cannot be decoded and is left out: %s", photo.path, e)
+            return None
+
+
+def _join(parts: Sequence[Path], out: Path, tower: _ImageTower) -> Embedded:
+    """Write the parts as one file. Raises ReadError where they hold no photo."""
+    contents = [_read_part(path)[:2] for path in parts]
+    keys = np.concatenate([k for k, _ in contents])
+    unreadable = tuple(name for _, names in contents for name in names)
+    if not len(keys):
+        raise ReadError(f"none of {len(unreadable)} photos can be decoded, such as {unreadable[0]}; unpack them again")
+    vectors = np.empty((len(keys), towers.OpenClipTower.dim), np.float32)
+    at = 0
+    for path, (part_keys, _) in zip(parts, contents, strict=True):  # one part in memory beside the result
+        vectors[at : at + len(part_keys)] = _read_part(path)[2]
+        at += len(part_keys)
+    temporary = files.temporary(out)
+    with files.disk_errors(out.parent):
+        meta = {META: json.dumps(tower.identity, sort_keys=True)}
+        save_file({"keys": keys, "vectors": vectors}, temporary, meta)
+        temporary.chmod(0o644)  # safetensors writes for the owner alone
+        files.commit(temporary, out)
+    return Embedded(len(keys), len(np.unique(keys[:, :-1], axis=0)), unreadable)
+
+
+def _write_part(
+    path: Path, keys: Sequence[str], vectors: NDArray[np.float32], broken: Sequence[Path], folder: Path
+) -> None:
+    """A batch's file. Keys are ASCII: a tensor for each, by name, would not fit the 100 MB of a file's header."""
+    ascii_keys = np.frombuffer("".join(keys).encode(), np.uint8).reshape(len(keys), KEY_LENGTH)
+    left_out = json.dumps([p.relative_to(folder).as_posix() for p in broken])
+    files.write_bytes(path, save({"keys": ascii_keys, "vectors": vectors}, {META: left_out}))
+
+
+def _read_part(path: Path) -> tuple[NDArray[np.uint8], list[str], NDArray[np.float32]]:
+    """Keys (n, 12), what was left out, and vectors (n, 512) of a batch's file."""
+    with safe_open(path, framework="np") as f:
+        return f.get_tensor("keys"), json.loads(f.metadata()[META]), f.get_tensor("vectors")
+
+
+def _whole(path: Path) -> bool:
+    """Whether a part is there and can be read."""
+    try:
+        _read_part(path)
+    except (OSError, SafetensorError):
+        return False
+    return True

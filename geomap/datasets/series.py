@@ -1,0 +1,79 @@
+"""Series of one pixel in three lengths, months left out at random, and their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomap.composite.median import median_np
+from geomap.encode.model import PixelEncoder
+from geomap.sentinel2 import MONTHS
+
+LENGTHS: Final = {"monthly": 12, "quarterly": 4, "annual": 1}
+"""Steps of a series by name (paper, section 4: T = 12, 4 and 1)."""
+
+BATCH: Final = 4096
+"""Series embedded at once: the activations of the paper's encoder fit into 2 GB."""
+
+Progress = Callable[[str, int, int], None]
+"""(stage, done, total)"""
+
+
+@dataclass(frozen=True)
+class Series:
+    """n series of T steps as the encoder takes them."""
+
+    dn: NDArray[np.uint16]  # (n, T, bands * patch^2), 0 = nodata
+    valid: NDArray[np.bool_]  # (n, T)
+    months: NDArray[np.intp] | NDArray[np.float32]  # (T,) calendar month, or (T, 12) shares of the months in a step
+
+    def __len__(self) -> int:
+        return len(self.dn)
+
+
+def shorten(dn: NDArray[np.uint16], valid: NDArray[np.bool_], length: str) -> Series:
+    """Monthly series (n, 12, F) with their valid months (n, 12) in one of LENGTHS.
+
+    A quarter (January to March, ...) or a year is the median of its valid months, value by value; of an even count the
+    mean of the middle two, rounded down, as in the monthly composites. A step without a valid month is not valid.
+    """
+    steps = LENGTHS[length]
+    if steps == MONTHS:
+        return Series(dn, valid, np.arange(MONTHS))
+    known = np.where(valid[..., None], dn, np.uint16(0))
+    blocks = np.split(np.arange(MONTHS), steps)
+    out = np.stack([median_np([known[:, m] for m in block]) for block in blocks], axis=1)
+    shares = np.zeros((steps, MONTHS), np.float32)
+    for step, block in enumerate(blocks):
+        shares[step, block] = 1 / len(block)
+    return Series(out, np.stack([valid[:, block].any(1) for block in blocks], axis=1), shares)
+
+
+def some_months(rng: np.random.Generator, valid: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
+    """A random `count` of each row's valid months (n, 12); rows with fewer keep theirs."""
+    order = np.where(valid, rng.random(valid.shape), 2.0).argsort(1).argsort(1)  # rank of each month, valid ones first
+    kept: NDArray[np.bool_] = valid & (order < count)
+    return kept
+
+
+@torch.inference_mode()
+def embed(
+    encoder: PixelEncoder, series: Series, device: torch.device, progress: Progress | None = None, stage: str = "encode"
+) -> Tensor:
+    """Unit embeddings (n, D), float32 on the CPU, by the encoder's own forward; every row needs a valid step."""
+    encoder = encoder.eval().to(device)
+    months = torch.from_numpy(series.months).to(device)
+    parts = []
+    for start in range(0, len(series), BATCH):
+        rows = slice(start, start + BATCH)
+        dn = torch.from_numpy(series.dn[rows]).to(device).float()
+        parts.append(encoder(dn, torch.from_numpy(series.valid[rows]).to(device), months).float().cpu())
+        if progress:
+            progress(stage, min(start + BATCH, len(series)), len(series))
+    return torch.cat(parts)

@@ -1,0 +1,142 @@
+"""Readers of three small real sets of labelled monthly Sentinel-2 series, all in one layout.
+
+The files are those of the WorldCereal project's repository (MIT licence; Copernicus Sentinel-2 data): a raw series of a
+Flemish landscape in 2019 with pixel labels, 500 parcels of Corsica in 2022, 500 points of East Africa in 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap.composite.mask import clear_np
+from geomap.composite.median import median_np
+from geomap.errors import ConfigError
+from geomap.sentinel2 import BANDS, BANDS_10M, MONTHS, SCL
+
+MISSING: Final = 65535
+"""Nodata of the point files."""
+
+B8A_OF_B08: Final = 1.045
+"""B8A / B08 where B8A is missing (Corsica): midway between the medians of the Flemish series (1.00 in green months) and
+of East Africa (1.09). Training varies every band's gain, so the constant ratio is no mark of the set's origin."""
+
+CROP_TYPE: Final = {
+    1110: "winter_wheat", 1200: "maize", 1500: "spring_barley", 1510: "winter_barley", 5100: "potato",
+    8100: "sugar_beet", 9120: "pasture",
+}  # fmt: skip
+"""Pixel labels `CT` of the Flemish series; 0 (no label) is left out. 1500 is barley that greens as spring barley."""
+
+WORLDCEREAL: Final = {
+    1101010021: "winter_wheat", 1101020011: "winter_barley", 1101020012: "spring_barley", 1101040011: "oats",
+    1101040012: "oats", 1101060000: "maize", 1101070000: "sorghum", 1101120000: "sorghum", 1103000000: "vegetables",
+    1103010010: "vegetables", 1103020030: "vegetables", 1103020040: "vegetables", 1103020050: "vegetables",
+    1103020060: "vegetables", 1103040020: "vegetables", 1103080010: "sugar_beet", 1103090090: "vegetables",
+    1105010010: "pulses", 1105010050: "pulses", 1106000010: "sunflower", 1106000050: "groundnut",
+    1106000100: "groundnut", 1107000020: "cassava", 1107000040: "cassava", 1108000010: "cotton",
+    1111010050: "lucerne", 1111020010: "fodder_mix", 1111040000: "temporary_grassland", 1115000000: "fallow",
+    1201000000: "cherry_orchard", 1201000010: "vineyard", 1201030000: "citrus", 1201040020: "nut_trees",
+    1201040050: "nut_trees", 1203000010: "olive_grove", 2000000000: "dry_grassland", 2001020000: "dry_grassland",
+    2001020021: "dry_grassland", 2001020022: "dry_grassland", 2501000000: "wooded_pasture", 4000000000: "evergreen_oak",
+    4102000040: "broadleaved_forest", 4300000000: "savanna_trees", 6000000000: "town",
+}  # fmt: skip
+"""Labels `ewoc_code` of the point files by the simulation's cover that they come closest to; others are left out."""
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """Labelled series; month 0 is January whatever the window's start."""
+
+    name: str
+    dn: NDArray[np.uint16]  # (n, 12, 10), 0 = nodata
+    valid: NDArray[np.bool_]  # (n, 12)
+    cover: NDArray[np.str_]  # (n,) key of the simulation's cover
+    field: NDArray[np.intp]  # (n,) number of the field that a sample lies in; folds of a validation part fields
+    climate: str
+
+    def __len__(self) -> int:
+        return len(self.dn)
+
+
+def read_flanders(path: Path) -> RealSet:
+    """The Flemish series (patch_belgium_2019/series.npz): medians of December 2018 .. November 2019, 3,725 pixels."""
+    with np.load(_existing(path), allow_pickle=False) as f:
+        month = f["time"].astype("datetime64[s]").astype("datetime64[M]").astype(int)
+        bands = [f[b] if b in BANDS_10M else f[b].repeat(2, 1).repeat(2, 2) for b in BANDS]
+        clear = clear_np(f[SCL]).repeat(2, 1).repeat(2, 2)
+        label = f["CT"]
+    dn = np.zeros((MONTHS, len(BANDS), *label.shape), np.uint16)
+    for m in range(np.datetime64("2018-12").astype(int), np.datetime64("2019-12").astype(int)):
+        looks = np.flatnonzero(month == m)
+        dn[m % MONTHS] = [
+            median_np([np.where(clear[k], band[k], 0).astype(np.uint16) for k in looks]) for band in bands
+        ]
+    series = dn.transpose(2, 3, 0, 1).reshape(-1, MONTHS, len(BANDS))
+    known = np.isin(label.ravel(), list(CROP_TYPE))
+    series = series[known]
+    cover = np.array([CROP_TYPE[c] for c in label.ravel()[known].tolist()])
+    field = fields_np(label).ravel()[known]
+    return RealSet("flanders_2019", series, np.asarray((series > 0).all(-1)), cover, field, "atlantic")
+
+
+def fields_np(label: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
+    """Number (h, w) of the field of every pixel: connected pixels (by an edge) of one label."""
+    from scipy import ndimage
+
+    fields = np.zeros(label.shape, np.intp)
+    for value in np.unique(label):
+        part, _ = ndimage.label(label == value)
+        fields = np.where(part > 0, part + fields.max(), fields)
+    return fields
+
+
+def read_corsica(path: Path) -> RealSet:
+    """Parcels of Corsica (points/corsica_2022.parquet), January to December 2022; B8A is filled from B08."""
+    import pandas as pd
+
+    table = pd.read_parquet(_existing(path)).sort_values(["sample_id", "timestamp"])
+    table = table[table["timestamp"].astype(str).str.startswith("2022-")]
+    dn = table[[f"S2-L2A-{b}" for b in BANDS]].to_numpy().reshape(-1, MONTHS, len(BANDS)).astype(np.int64)
+    b08, b8a = BANDS.index("B08"), BANDS.index("B8A")
+    dn[..., b8a] = np.where(dn[..., b08] == MISSING, MISSING, np.round(dn[..., b08] * B8A_OF_B08))
+    code = table["ewoc_code"].to_numpy()[::MONTHS]
+    return _points("corsica_2022", dn, code, "mediterranean")
+
+
+def read_east_africa(path: Path) -> RealSet:
+    """Points of East Africa (points/east_africa_2017.parquet), December 2016 to November 2017."""
+    import pandas as pd
+
+    table = pd.read_parquet(_existing(path))
+
+    def column(band: str, month: int) -> str:  # step 0 is December
+        return f"OPTICAL-{band}-ts{(month + 1) % MONTHS}-{10 if band in BANDS_10M else 20}m"
+
+    dn = np.stack([table[[column(b, m) for b in BANDS]].to_numpy() for m in range(MONTHS)], axis=1).astype(np.int64)
+    return _points("east_africa_2017", dn, table["ewoc_code"].to_numpy(), "tropical")
+
+
+READERS: Final[dict[str, Callable[[Path], RealSet]]] = {
+    "flanders": read_flanders, "corsica": read_corsica, "east_africa": read_east_africa,
+}  # fmt: skip
+"""The real sets by the name that a training configuration uses."""
+
+
+def _points(name: str, dn: NDArray[np.int64], code: NDArray[np.int64], climate: str) -> RealSet:
+    """A set of points, labels that no cover stands for are left out."""
+    known = np.isin(code, list(WORLDCEREAL))
+    valid = ((dn != MISSING) & (dn > 0)).all(-1)
+    dn = np.where(valid[..., None], np.minimum(dn, MISSING - 1), 0)[known]
+    cover = np.array([WORLDCEREAL[c] for c in code[known].tolist()])
+    return RealSet(name, dn.astype(np.uint16), valid[known], cover, np.arange(len(cover)), climate)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"no file {path} for training; correct its path in the configuration or take the entry out")
+    return path

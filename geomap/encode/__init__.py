@@ -1,0 +1,1 @@
+"""Stage 4: monthly series -> embeddings, pixel by pixel."""

@@ -1,0 +1,128 @@
+"""The card of a set of weights: what they are, how good, where they fail; and where named weights lie.
+
+The card says what the tensors are: architecture, band order, normalisation, the text tower whose space the embeddings
+share, training data, licence, metrics, limits and the sha256 of every file. Reading a card loads no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from geomap.config import first_problem
+from geomap.errors import WeightsError
+from geomap.sentinel2 import BANDS
+
+if TYPE_CHECKING:
+    from geomap.encode.model import EncoderConfig
+
+MODEL_FILE = "model.safetensors"
+
+VECTORS_FILE = "class_vectors.safetensors"
+
+CARD_FILE = "card.json"
+
+
+# Band constants of the published input normalisation, DN (paper.md section 3; Sen4Map's low and high quantiles).
+Q_LOW = (67.0, 122.0, 93.27, 158.5, 160.77, 174.27, 162.27, 149.0, 84.5, 66.27)
+
+Q_HIGH = (2089.0, 2598.45, 3214.5, 3620.45, 4033.61, 4613.0, 4825.45, 4945.72, 5140.84, 4414.45)
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+_TenNumbers = Annotated[tuple[float, ...], Field(min_length=len(BANDS), max_length=len(BANDS))]
+
+
+class TrainingSource(BaseModel):
+    """One source of training samples."""
+
+    model_config = _STRICT
+    name: str
+    kind: str  # "simulated" or "measured"
+    samples: int
+    licence: str
+    note: str = ""
+
+
+class Card(BaseModel):
+    """What a set of weights is. `files` is filled in by `save`."""
+
+    model_config = _STRICT
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
+    title: str
+    version: str
+    licence: str
+    encoder: dict[str, Any]  # fields of EncoderConfig
+    bands: tuple[str, ...] = BANDS
+    low: _TenNumbers = Q_LOW  # DN
+    high: _TenNumbers = Q_HIGH  # DN
+    text_space: str  # id of the text tower whose space the embeddings share
+    logit_scale: Annotated[float, Field(gt=0, le=1000)]  # cosine -> logit, calibrated; confidence = softmax
+    training: tuple[TrainingSource, ...]
+    recipe: str  # how to make them again
+    metrics: dict[str, Any]
+    limits: tuple[str, ...]  # where they fail, in plain words
+    files: dict[str, str] = {}  # file name -> sha256
+
+    def config(self) -> EncoderConfig:
+        """The architecture. Raises WeightsError on an unknown field."""
+        from geomap.encode.model import EncoderConfig  # loads torch
+
+        try:
+            return EncoderConfig(**self.encoder)
+        except TypeError as e:
+            raise WeightsError(f"weights {self.name}: the card's encoder does not fit this version: {e}") from e
+
+
+def homes() -> tuple[Path, ...]:
+    """Folders that hold named weights: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    checkout = (package.parent / "pyproject.toml").is_file()
+    return tuple(
+        p
+        for p in (package / "_weights", package.parent / "weights")
+        if p.is_dir() and (checkout or p.parent == package)
+    )
+
+
+def weight_names() -> tuple[str, ...]:
+    """Names of the weights that come with the package."""
+    return tuple(sorted({card.parent.name for home in homes() for card in home.glob(f"*/{CARD_FILE}")}))
+
+
+def locate(name_or_dir: str) -> Path:
+    """The folder of weights that come with the package, by name, or the folder itself. Raises WeightsError."""
+    for folder in [*(home / name_or_dir for home in homes()), Path(name_or_dir)]:
+        try:
+            if (folder / CARD_FILE).is_file():
+                return folder
+        except OSError as e:
+            raise WeightsError(f"cannot read weights {name_or_dir!r}: {e.strerror}") from e
+    known = ", ".join(weight_names()) or "none"
+    raise WeightsError(f"no weights {name_or_dir!r}; use one of {known}, or a folder that holds {CARD_FILE}")
+
+
+def read_card(folder: Path) -> Card:
+    """The card alone, for listing. Raises WeightsError."""
+    return _parse_card(_read(folder / CARD_FILE), folder)
+
+
+def _parse_card(content: bytes, folder: Path) -> Card:
+    try:
+        return Card.model_validate_json(content)
+    except ValidationError as e:
+        raise WeightsError(f"{folder / CARD_FILE}: {first_problem(e, Card)}") from e
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise WeightsError(f"cannot read {path}: {e.strerror}") from e
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

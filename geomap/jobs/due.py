@@ -1,0 +1,186 @@
+"""From a job file to requests, and through them to maps: what `geomap run` does, as a function."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
+
+from geomap import files
+from geomap.encode.card import CARD_FILE, locate, weight_names
+from geomap.errors import GeomapError, TemporaryError, UpdateError, WeightsError
+from geomap.jobs.file import MapJob, ResourceKeys, in_keys
+from geomap.run.cluster import Resources
+from geomap.run.directory import REQUEST_FILE
+from geomap.run.map import Estimate, Result, map_area
+from geomap.run.request import Earlier, Request
+from geomap.sources.providers import PRESETS
+from geomap.types import UPDATE, Period, Progress
+
+log = logging.getLogger(__name__)
+
+MAX_BEGUN = 12
+"""Months back that an unfinished map of a rolling period is looked for, and a finished one to update."""
+
+
+def today() -> date:
+    """The day that rolling periods are counted from (UTC, as scenes are dated)."""
+    return datetime.now(UTC).date()
+
+
+def run_job(
+    job: MapJob,
+    day: date,
+    progress: Progress = lambda stage, done, total: None,
+    on_estimate: Callable[[Estimate], None] = lambda estimate: None,
+    *,
+    refresh: bool = False,
+    retry_quarantined: bool = False,
+) -> Iterator[Result]:
+    """Map the periods that are due on `day`, oldest first; a period that is complete costs nothing.
+
+    An older map that cannot be finished is logged and does not hold up the newer one; its error comes at the end.
+    `refresh` and `retry_quarantined` are those of `map_area`.
+
+    Raises:
+        GeomapError: as `map_area`, in terms of the job file.
+    """
+    failure: GeomapError | None = None
+    due = periods(job, day)
+    for period in due:
+        try:
+            with in_keys(job.path):
+                result = _mapped(
+                    job,
+                    period,
+                    partial(
+                        map_area,
+                        progress=progress,
+                        on_estimate=on_estimate,
+                        resources=_resources(job.keys.resources),
+                        refresh=refresh,
+                        retry_quarantined=retry_quarantined,
+                    ),
+                    refresh,
+                )
+        except TemporaryError:
+            raise
+        except GeomapError as e:
+            if period == due[-1]:
+                raise
+            log.warning("%s; going on with a newer period", e)
+            failure = failure or e
+        else:
+            yield result
+    if failure:
+        raise failure
+
+
+def _mapped(job: MapJob, period: Period, run: Callable[[Request, Path], Result], refresh: bool) -> Result:
+    """The maps of a period; of a new one without an update where the earlier map does not fit, of old weights, say."""
+    asked, out = request(job, period), job.directory(period)
+    try:
+        with in_keys(job.path):
+            return run(asked, out)
+    except UpdateError as e:
+        if _request_file(out).is_file() and not refresh:
+            raise
+        log.warning("%s; so that is done now", e)
+        return run(replace(asked, update=None), out)
+
+
+def earlier(job: MapJob, period: Period) -> Earlier | None:
+    """The newest finished map before a period, which its own updates; of a map that was begun, the one it began with.
+
+    None where the job asks for no updates, or there is no such map.
+    """
+    if not job.keys.outputs.update:
+        return None
+    found = (Earlier(job.directory(p), p) for p in (_shifted(period, -n) for n in range(1, MAX_BEGUN + 1)))
+    begun = _request_file(job.directory(period))
+    if not begun.is_file():
+        return next((e for e in found if (e.directory / files.SUMS).is_file()), None)
+    try:
+        known = json.loads(begun.read_bytes())["request"].get(UPDATE)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None  # the run itself will say what is wrong with it
+    return next((e for e in found if str(e.period) == known), None)
+
+
+def _request_file(directory: Path) -> Path:
+    return directory / files.STATE / REQUEST_FILE
+
+
+def periods(job: MapJob, day: date) -> tuple[Period, ...]:
+    """The periods to map on `day`: rolling ones that were begun and not finished, then that of the day.
+
+    A run that stops in one month and goes on in the next thus keeps the period it began with.
+    """
+    current = job.keys.period.at(day)
+    if job.keys.period.last is None:
+        return (current,)
+    before = (_shifted(current, -n) for n in range(MAX_BEGUN, 0, -1))
+    return (*(period for period in before if _begun(job.directory(period))), current)
+
+
+def request(job: MapJob, period: Period) -> Request:
+    """What a job asks for in a period. Raises WeightsError where the weights are not those that the job pins."""
+    keys = job.keys
+    months = min(3, period.months) if keys.min_clear_months is None else keys.min_clear_months
+    return Request(
+        area=job.area,
+        period=period,
+        stac=_catalogue(job),
+        legends=job.legends,
+        weights=_weights(job),
+        collection=keys.catalogue.collection,
+        max_cloud=keys.catalogue.max_cloud,
+        offset=keys.catalogue.offset,
+        allow_hosts=keys.catalogue.allow_hosts,
+        min_clear_months=months,
+        min_confidence=keys.min_confidence / 100,
+        within=job.within,
+        device=keys.resources.device,
+        mask=job.mask,
+        max_missed=keys.catalogue.max_missed / 100,
+        deadline=keys.catalogue.deadline,
+        save_composites=keys.outputs.save_composites or keys.outputs.update,
+        save_embeddings=keys.outputs.save_embeddings,
+        update=earlier(job, period),
+    )
+
+
+def _resources(keys: ResourceKeys) -> Resources:
+    return Resources(keys.scheduler, keys.workers or 0, keys.threads, keys.memory)
+
+
+def _catalogue(job: MapJob) -> str:
+    stac = job.keys.catalogue.stac
+    return stac if stac in PRESETS or "://" in stac else str(job.file(stac))
+
+
+def _weights(job: MapJob) -> str:
+    """Name or folder of the weights, once they are known to be those that the job means."""
+    asked = job.keys.weights
+    name = asked.name if asked.name in weight_names() else str(job.file(asked.name))
+    if asked.sha256 is not None:
+        found = files.sha256(locate(name) / CARD_FILE)
+        if found != asked.sha256:
+            raise WeightsError(
+                f"weights.sha256 is {asked.sha256[:12]}..., but the card of {name} has {found}; "
+                "use the weights that the job was made for, or write the new sum and another outputs.directory"
+            )
+    return name
+
+
+def _begun(directory: Path) -> bool:
+    return _request_file(directory).is_file() and not (directory / files.SUMS).is_file()
+
+
+def _shifted(period: Period, months: int) -> Period:
+    first = period.year * 12 + period.month - 1 + months
+    return Period(first // 12, first % 12 + 1, period.months)

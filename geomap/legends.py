@@ -1,0 +1,213 @@
+"""Legends: class id, name, prompts and colour of every class of a map, read from TOML.
+
+Two kinds. A `classes` legend labels each pixel with the class whose prompts are nearest; a `score` legend gives each
+pixel a number, the ratings of its prompts weighted by their nearness (scenicness, paper section 5). docs/legends.md
+says how to write one.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import json
+import re
+import tomllib
+import unicodedata
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from geomap.config import first_problem
+from geomap.errors import LegendError
+
+NODATA_ID = 0
+"""Class id of pixels that are not mapped."""
+UNCLASSIFIED_ID = 255
+"""Class id of pixels whose confidence is below the one asked for."""
+MAX_CLASSES = 254
+"""Ids 1..254 are left for classes in a uint8 map."""
+
+TYPED_TEMPLATES = ("{}", "land covered by {}", "a place with {}", "{} seen from above", "{} in the countryside")
+"""Prompts made of a class that the user types; the class vector is their mean."""
+
+
+def _one_line(text: str) -> str:
+    if any(unicodedata.category(c) == "Cc" for c in text):  # they would break the XML beside the maps
+        raise ValueError("must be one line without control characters")
+    return text
+
+
+_Line = Annotated[str, AfterValidator(_one_line)]
+_Text = Annotated[_Line, Field(min_length=1, max_length=300)]
+_Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+_Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+_STRICT = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)
+
+
+class LegendClass(BaseModel):
+    """One class of a map."""
+
+    model_config = _STRICT
+    id: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
+    name: _Text
+    colour: _Colour
+    prompts: Annotated[tuple[_Text, ...], Field(min_length=1)]
+    code: _Line | None = None  # the source nomenclature's code, for example LUCAS B11 or EUNIS G1
+
+
+class RatedPrompt(BaseModel):
+    """A scene in words and how much it is liked, on the legend's scale."""
+
+    model_config = _STRICT
+    text: _Text
+    rating: float
+    voter: _Name | None = None  # whose rating it is: a person, or a list made with one interest
+
+
+class Legend(BaseModel):
+    """The classes (or the rated prompts) of one map."""
+
+    model_config = _STRICT
+    name: _Name  # also the stem of the output files
+    title: _Text
+    kind: Literal["classes", "score"] = "classes"
+    source: _Line = ""  # where names and codes come from
+    classes: tuple[LegendClass, ...] = ()
+    prompts: tuple[RatedPrompt, ...] = ()
+    range: tuple[float, float] | None = None  # of a score
+    ensembling: Literal["early", "late"] = "early"  # of a score: all prompts weighed together, or voter by voter
+    min_prompts: Annotated[int, Field(ge=1)] = 2  # late: voters with fewer prompts do not count (paper A.1.3)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Legend:
+        if self.kind == "classes":
+            if len(self.classes) < 2 or self.prompts or self.range or self.ensembling != "early":
+                raise ValueError(
+                    "a legend of classes needs two or more [[classes]] and neither prompts nor range nor ensembling"
+                )
+            for what, values in (
+                ("id", [c.id for c in self.classes]),
+                ("name", [c.name.casefold() for c in self.classes]),
+            ):
+                if len(set(values)) < len(values):
+                    raise ValueError(f"each class needs its own {what}")
+        else:
+            if self.classes or len(self.prompts) < 2 or self.range is None:
+                raise ValueError("a score legend needs two or more rated [[prompts]] and a range, and no classes")
+            low, high = self.range
+            if low >= high:
+                raise ValueError(f"range must go from low to high, not from {low:g} to {high:g}")
+            if not all(low <= p.rating <= high for p in self.prompts):
+                raise ValueError(f"every rating must lie in {low:g}..{high:g}")
+            if self.ensembling == "late" and not (all(p.voter for p in self.prompts) and self.ballots):
+                raise ValueError(
+                    "late ensembling needs a voter for every prompt, and a voter with "
+                    f"{self.min_prompts} prompts or more (min_prompts)"
+                )
+        return self
+
+    @property
+    def ballots(self) -> tuple[tuple[int, ...], ...]:
+        """Indices of the rated prompts that are weighed together; the score is the mean over these groups.
+
+        Early: one group of all prompts. Late: one group per voter with at least `min_prompts`, in order of appearance.
+        """
+        if self.ensembling == "early":
+            return (tuple(range(len(self.prompts))),)
+        voters = dict.fromkeys(p.voter for p in self.prompts)
+        groups = (tuple(i for i, p in enumerate(self.prompts) if p.voter == voter) for voter in voters)
+        return tuple(group for group in groups if len(group) >= self.min_prompts)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that decides the class vectors: ids and prompts (or ratings and prompts), in order.
+
+        Voters and ensembling change the map, not the vectors: a run's identity covers the whole legend.
+        """
+        content: list[tuple[float, tuple[str, ...]]] = [(c.id, c.prompts) for c in self.classes]
+        content += [(p.rating, (p.text,)) for p in self.prompts]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+    def id_of(self, name: str) -> int:
+        """The id of the class called `name` (case does not matter). Raises LegendError."""
+        for c in self.classes:
+            if c.name.casefold() == name.strip().casefold():
+                return c.id
+        known = ", ".join(c.name for c in self.classes)
+        raise LegendError(f"legend {self.name} has no class {name!r}; its classes are: {known}")
+
+
+def builtin_names() -> tuple[str, ...]:
+    """Names of the legends that come with the package."""
+    return tuple(sorted(Path(f.name).stem for f in _home().iterdir() if f.name.endswith(".toml")))
+
+
+def source(name_or_file: str) -> str:
+    """The TOML of a legend that `load` takes. Raises LegendError."""
+    load(name_or_file)  # says what is wrong
+    path = Path(name_or_file) if name_or_file.endswith(".toml") else _home() / f"{name_or_file}.toml"
+    return path.read_text("utf-8")
+
+
+def load(name_or_file: str) -> Legend:
+    """A built-in legend by name, or a legend file by path (.toml). Raises LegendError."""
+    if name_or_file.endswith(".toml"):
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise LegendError(f"no legend file {name_or_file}; built-in legends are: {', '.join(builtin_names())}")
+        try:
+            return parse(path.read_bytes(), name_or_file)
+        except OSError as e:
+            raise LegendError(f"legend file {name_or_file} cannot be read: {e.strerror}") from e
+    if name_or_file not in builtin_names():
+        raise LegendError(
+            f"unknown legend {name_or_file!r}; use one of {', '.join(builtin_names())}, a .toml file, "
+            'or --classes "first class, second class"'
+        )
+    return parse((_home() / f"{name_or_file}.toml").read_bytes(), name_or_file)
+
+
+def parse(content: bytes, where: str) -> Legend:
+    """A legend from TOML. `where` names it in errors. Raises LegendError."""
+    try:
+        return Legend.model_validate(tomllib.loads(content.decode("utf-8-sig")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise LegendError(f"legend {where} is not valid TOML: {e}") from e
+    except ValidationError as e:
+        raise LegendError(f"legend {where}: {first_problem(e, Legend)}") from e
+
+
+def typed(classes: str, name: str = "classes") -> Legend:
+    """A legend of classes typed by the user, "vineyard, olive grove, maize field", with ids from 1 in that order."""
+    names = [re.sub(r"\s+", " ", part).strip() for part in classes.split(",")]
+    names = [part for part in names if part]
+    if len(names) < 2:
+        raise LegendError('--classes needs two or more names, separated by commas: --classes "vineyard, olive grove"')
+    if len(names) > MAX_CLASSES:
+        raise LegendError(f"--classes takes at most {MAX_CLASSES} names, not {len(names)}")
+    repeated = sorted({n for n in names if [m.casefold() for m in names].count(n.casefold()) > 1})
+    if repeated:
+        raise LegendError(f"--classes names {repeated[0]!r} twice")
+    try:
+        return Legend(
+            name=name,
+            title="Classes typed by the user",
+            classes=tuple(
+                LegendClass(id=i, name=n, colour=_colour(i), prompts=tuple(t.format(n) for t in TYPED_TEMPLATES))
+                for i, n in enumerate(names, start=1)
+            ),
+        )
+    except ValidationError as e:
+        raise LegendError(f"--classes: {first_problem(e, Legend)}") from e
+
+
+def _colour(i: int) -> str:
+    """The i-th of a run of distinct colours: hues a golden ratio apart, three lightnesses in turn."""
+    r, g, b = colorsys.hls_to_rgb((0.13 + i * 0.618034) % 1, (0.45, 0.62, 0.32)[i % 3], 0.65)
+    return f"#{round(r * 255):02x}{round(g * 255):02x}{round(b * 255):02x}"
+
+
+def _home() -> Path:
+    return Path(str(resources.files("geomap") / "legends"))

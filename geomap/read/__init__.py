@@ -1,0 +1,1 @@
+"""Stage 2: Scenes -> lazy stacks of raw DNs over a grid."""

@@ -1,0 +1,266 @@
+"""One file of a scene over a tile's grid: copied where the grids agree, else the nearest pixel; errors that name it.
+
+Bands and SCL of a neighbouring UTM zone are brought over by nearest neighbour: the value of the source pixel in which
+the centre of the target pixel lies, found exactly for each pixel. Kernels that mix pixels would mix in clouds: what is
+clear is told by SCL, pixel by pixel, after the reading.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from pyproj import Transformer
+from rasterio import windows
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.windows import Window
+from stackstac.raster_spec import RasterSpec
+from stackstac.rio_env import LayeredEnv
+
+from geomap.errors import DamagedError, GeomapError, ReadError, SourceUnavailableError
+from geomap.read.access import Access, driver
+from geomap.sources import leases, retry_after
+from geomap.sources.hrefs import redact
+from geomap.sources.providers import SIGN_AGAIN
+
+log = logging.getLogger(__name__)
+
+DTYPES: Final = {"uint16": ("uint16",), "uint8": ("uint8", "uint16")}
+"""What a file may hold where DNs (uint16) or scene classes (uint8) are read."""
+
+LONGEST_PAUSE: Final = 15.0
+"""Seconds between two tries at most; the first pause is a second, each following twice as long."""
+
+LOOKS: Final = 2
+"""Tries of a remote file that comes damaged: the transfer may have been cut, not the file."""
+
+
+@dataclass(frozen=True)
+class SceneReader:
+    """stackstac's reader protocol (stackstac.reader_protocol.Reader): one file over the grid `spec`."""
+
+    url: str
+    spec: RasterSpec
+    resampling: Resampling  # part of the protocol; nearest
+    dtype: np.dtype[Any]
+    fill_value: int  # 0
+    scale_offset: tuple[float, float]  # (1, 0): offsets are applied in the composite
+    gdal_env: LayeredEnv
+    errors_as_nodata: tuple[Exception, ...] = ()  # part of the protocol; none
+    needed: Mapping[str, Window] = field(default_factory=dict)  # by url: the part of the grid that is of use
+    access: Access = field(default_factory=Access)
+
+    def read(self, window: Window, **kwargs: Any) -> NDArray[Any]:
+        """(y, x) values of a window of the grid, 0 outside the file and outside the part that is of use.
+
+        A refused file is asked for again until the deadline, an unsigned one signed again once, and one that comes
+        damaged is looked at twice. A damaged file goes to `access.faults`, where there are any.
+
+        Raises:
+            DamagedError: missing, truncated or corrupt, or no GeoTIFF or JPEG 2000 file.
+            ReadError: access denied, or not DNs of one band.
+            SourceUnavailableError: the server refuses or does not answer until the deadline.
+        """
+        part = _common(window, self.needed.get(self.url, window))
+        if part is None:
+            return np.zeros((window.height, window.width), self.dtype)
+        try:
+            with leases.lease(self.url):
+                return self._patiently(window, part)
+        except DamagedError as e:
+            if self.access.faults is None:
+                raise
+            self.access.faults.setdefault(self.url, e)
+            return np.zeros((window.height, window.width), self.dtype)
+
+    def _patiently(self, window: Window, part: Window) -> NDArray[Any]:
+        """`_once`, and again where that may help."""
+        deadline = time.monotonic() + self.access.deadline
+        path, pause = self.url, 1.0
+        looks = LOOKS if urlsplit(self.url).scheme else 1
+        while True:
+            try:
+                return self._once(path, window, part, deadline)
+            except SourceUnavailableError as e:
+                left = deadline - time.monotonic()
+                log.info("%s", e)
+                wait = min(left, pause * random.uniform(0.75, 1))  # not all threads at once
+                if left <= 0 or self.access.stopped.wait(wait):
+                    raise SourceUnavailableError(f"{e} (tried for {self.access.deadline:g} s)") from None
+                pause = min(2 * pause, LONGEST_PAUSE)
+            except _DeniedError:
+                if path != self.url or "VSICURL_PC_URL_SIGNING" not in self.access.options:
+                    raise
+                path = SIGN_AGAIN + quote(self.url, safe="")
+            except DamagedError:
+                looks -= 1
+                if not looks:
+                    raise
+
+    def _once(self, path: str, window: Window, part: Window, deadline: float) -> NDArray[Any]:
+        """Open `path` and read. Raises as `read`."""
+        values = np.zeros((window.height, window.width), self.dtype)
+        with retry_after.watched(self.url, deadline, self.access.stopped) as heard:
+            try:
+                with self.gdal_env.open, rasterio.open(path, driver=driver(self.url), sharing=False) as dataset:
+                    self._check(dataset)
+                    self._fill(values, dataset, window, part)
+            except (GeomapError, MemoryError):
+                raise
+            except Exception as e:  # rasterio lets errors of GDAL through that share no other base
+                raise explain(e, self.url, heard.status) from None
+        return values
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+    def _check(self, dataset: Any) -> None:
+        if dataset.count != 1:
+            raise ReadError(f"{redact(self.url)} holds {dataset.count} bands; every asset must be one band")
+        if dataset.crs is None:
+            raise ReadError(f"{redact(self.url)} does not say its coordinate system")
+        if (found := dataset.dtypes[0]) not in DTYPES[self.dtype.name]:  # floats, say, would be cut to 0 and 1
+            raise ReadError(f"{redact(self.url)} holds {found}, not the {self.dtype} DNs of Sentinel-2 L2A")
+
+    def _fill(self, values: NDArray[Any], dataset: Any, window: Window, part: Window) -> None:
+        """Write `part` of the grid into `values`, which cover `window`."""
+        shift = self._shift(dataset)
+        if shift is None:
+            return self._nearest(values, dataset, window, part)
+        rows, cols = shift
+        moved = Window(part.col_off + cols, part.row_off + rows, part.width, part.height)
+        there = _common(moved, Window(0, 0, dataset.width, dataset.height))
+        if there is not None:
+            back = Window(there.col_off - cols, there.row_off - rows, there.width, there.height)
+            _copy(dataset, there, values[_within(window, back)])
+
+    def _nearest(self, values: NDArray[Any], dataset: Any, window: Window, part: Window) -> None:
+        """`_fill` from another grid: of each target pixel's centre, the source pixel in which it lies."""
+        grid, crs = (self.spec.epsg, self.spec.transform, window), dataset.crs.to_wkt()
+        located = _source_pixels(*grid, crs, dataset.transform, dataset.shape)
+        rows, cols, found = (v[_within(window, part)] for v in located)
+        if found.any():
+            top, left = int(rows.min()), int(cols.min())
+            width, height = int(cols.max()) - left + 1, int(rows.max()) - top + 1
+            source = np.empty((height, width), self.dtype)
+            _copy(dataset, Window(left, top, width, height), source)
+            values[_within(window, part)] = source.ravel()[(rows - top) * width + (cols - left)] * found
+
+    def _shift(self, dataset: Any) -> tuple[int, int] | None:
+        """(rows, columns) from the grid's corner to the same pixel in the file; None where the grids differ."""
+        grid, file = self.spec.transform, dataset.transform
+        cols, rows = (grid.c - file.c) / grid.a, (grid.f - file.f) / grid.e
+        same = file[:2] == grid[:2] and file[3:5] == grid[3:5] and cols == int(cols) and rows == int(rows)
+        return (int(rows), int(cols)) if same and dataset.crs.to_epsg() == self.spec.epsg else None
+
+
+@functools.lru_cache(maxsize=8)  # 9 MB for 1024 x 1024 pixels; granules of one place share a transform and a shape
+def _source_pixels(
+    epsg: int, transform: Affine, window: Window, crs: str, source: Affine, shape: tuple[int, int]
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
+    """Where the pixel centres of a grid's window lie in a file: rows and columns, the nearest where outside; inside."""
+    east = transform.c + transform.a * (window.col_off + np.arange(window.width) + 0.5)
+    north = transform.f + transform.e * (window.row_off + np.arange(window.height) + 0.5)
+    x, y = Transformer.from_crs(epsg, crs, always_xy=True).transform(*np.meshgrid(east, north))
+    to_pixel = ~source
+    col = np.floor(to_pixel.a * x + to_pixel.b * y + to_pixel.c)
+    row = np.floor(to_pixel.d * x + to_pixel.e * y + to_pixel.f)
+    inside = (row >= 0) & (row < shape[0]) & (col >= 0) & (col < shape[1])
+    return np.clip(row, 0, shape[0] - 1).astype(np.int32), np.clip(col, 0, shape[1] - 1).astype(np.int32), inside
+
+
+def _copy(dataset: Any, window: Window, out: NDArray[Any]) -> None:
+    """Read a window into `out`; values that the file masks by another value than 0 become 0."""
+    if dataset.nodata == 0 or MaskFlags.all_valid in dataset.mask_flag_enums[0]:
+        dataset.read(1, window=window, out=out)
+    else:
+        out[:] = dataset.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
+
+
+def _common(one: Window, other: Window) -> Window | None:
+    """The pixels that both windows hold."""
+    return windows.intersection(one, other) if windows.intersect(one, other) else None
+
+
+def _within(outer: Window, inner: Window) -> tuple[slice, slice]:
+    """The slices of `inner` in an array that covers `outer`."""
+    top, left = inner.row_off - outer.row_off, inner.col_off - outer.col_off
+    return slice(top, top + inner.height), slice(left, left + inner.width)
+
+
+class _DeniedError(ReadError):
+    """A server wants other credentials."""
+
+
+_TRANSIENT = re.compile(
+    r"timed? ?out|CURL error|Could not resolve|Could ?n[o']t connect|Connection (?:refused|reset)|Failed to connect"
+    r"|Empty reply|Operation too slow",
+    re.IGNORECASE,
+)
+_OURS = re.compile(r"out of memory|cannot allocate|too many open files|no space left|permission denied", re.IGNORECASE)
+"""What this machine lacks: no fault of the file."""
+_GONE = re.compile(r"no such file|does not exist", re.IGNORECASE)
+_HTTP_CODE = re.compile(r"HTTP (?:response|error) code ?: (\d{3})")
+_DENIED = frozenset({401, 403, 409})  # 409: Azure, public access is not permitted
+_MISSING = frozenset({404, 410})
+
+
+def explain(error: BaseException, href: str, status: int = 0) -> GeomapError:
+    """The geomap error for a failed read: temporary where the server refuses or does not answer.
+
+    Args:
+        error: of GDAL, as rasterio raises it.
+        href: what was read.
+        status: of the last HTTP response; 0 where it is not known.
+    """
+    causes = _chain(error)
+    if status < 400 and (told := _HTTP_CODE.search(causes)):
+        status = int(told[1])
+    name = redact(href)
+    what = f"HTTP {status}" if status >= 400 else _last_line(_without_address(causes, href))
+    if status in retry_after.REFUSED or status >= 500 or (status < 400 and _TRANSIENT.search(causes)):
+        return SourceUnavailableError(f"{name} cannot be read now ({what}); run the same command again later")
+    if status in _DENIED:
+        return _DeniedError(
+            f"{name} may not be read ({what}); the server wants credentials, or the token has expired: "
+            "set them in the environment (cdse: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and run again"
+        )
+    if _OURS.search(causes):
+        return ReadError(f"{name} cannot be read on this machine ({what}); see to that and run again")
+    gone = status in _MISSING or bool(_GONE.search(causes))
+    return DamagedError(
+        f"{name} cannot be read ({what}); the file is {'missing' if gone else 'damaged'}: try again later, or map "
+        "from an item file without this scene",
+        "missing" if gone else "damaged",
+        what,
+    )
+
+
+def _without_address(text: str, href: str) -> str:
+    """`text` with a file's name in place of its address, which may be a secret or a local path."""
+    return text.replace(href, PurePosixPath(urlsplit(redact(href)).path).name)
+
+
+def _chain(error: BaseException | None) -> str:
+    texts = []
+    while error is not None:
+        texts.append(str(error))
+        error = error.__cause__ or error.__context__
+    return "\n".join(texts)
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"\?\S+", "", lines[-1])[:200] if lines else "unknown cause"

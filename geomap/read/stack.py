@@ -1,0 +1,182 @@
+"""Scenes + grid -> lazy DN stacks at each band's native resolution, put together by stackstac.
+
+The adapter never lets stackstac derive a grid: items are rebuilt from `Scene`, with `proj:epsg` in place whatever the
+catalogue wrote, and CRS, bounds and pixel size are always given. `reader.SceneReader` opens the files. SCL is read
+first; of a band only the part that holds clear pixels. A read that fails raises, or is noted in `Access.faults`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import dask.array as da
+import numpy as np
+import stackstac
+from numpy.typing import NDArray
+from rasterio import windows
+from rasterio.windows import Window
+from stackstac.rio_env import LayeredEnv
+
+from geomap.errors import ReadError
+from geomap.read.access import GDAL_OPTIONS, Access
+from geomap.read.reader import SceneReader
+from geomap.sentinel2 import BANDS_10M, BANDS_20M, SCL
+from geomap.types import BandStack, Grid, Period, Scene, Stack
+
+CHUNK_PX: Final = 1024
+"""Pixels per side of a 10 m chunk: a whole tile, so that a file is opened once and each of its blocks decoded once."""
+
+MONTH_BYTES: Final = 64 * 2**20
+"""Upper bound of a month of one band, which is in memory while its median is made; chunks shrink to keep it."""
+
+
+def scene_classes(scenes: Sequence[Scene], grid: Grid, access: Access, margin: int = 0) -> da.Array:
+    """(scene, y, x) SCL values at 20 m over a grid of 10 m pixels, lazily; 0 where a scene has none.
+
+    `margin`: pixels of 20 m on each side of the grid that are read with it.
+    """
+    inner = grid.at(20)
+    wide, high = inner.width + 2 * margin, inner.height + 2 * margin
+    west, north = inner.west - 20 * margin, inner.north + 20 * margin
+    outer = replace(inner, west=west, north=north, width=wide, height=high)
+    layers = _layers(scenes, (SCL,), outer, CHUNK_PX // 2 + 2 * margin, np.uint8, access, {})
+    classes: da.Array = layers[:, 0]
+    return classes
+
+
+def stack(scenes: Sequence[Scene], grid: Grid, period: Period, access: Access, clear: NDArray[np.bool_]) -> Stack:
+    """The scenes over a tile of 10 m pixels, lazily; scenes without a clear pixel are left out.
+
+    Args:
+        scenes: those that touch the tile, each inside the period; the order decides which granule of one pass wins.
+        grid: 10 m, of even size.
+        period: the months that `Stack.step` counts.
+        access: how the files are opened.
+        clear: (scene, y, x) at 20 m; pixels outside the rectangle that holds a scene's clear ones read as nodata.
+
+    Raises:
+        ValueError: no scenes, or a scene outside the period.
+    """
+    steps = [period.step(scene.time) for scene in scenes]
+    if not scenes or None in steps:
+        raise ValueError("stack needs at least one scene, and every scene inside the period")
+    passes = {key: number for number, key in enumerate(dict.fromkeys(s.acquisition for s in scenes))}
+    used = [(scene, step, row) for scene, step, row in zip(scenes, steps, clear, strict=True) if row.any()]
+    kept = [scene for scene, _, _ in used]
+    chunk = chunk_px(max(Counter(step for _, step, _ in used).values(), default=1))
+    needed = [_extent(row) for _, _, row in used]
+    return Stack(
+        fine=_bands(kept, BANDS_10M, grid, chunk, access, needed),
+        coarse=_bands(kept, BANDS_20M, grid.at(20), chunk // 2, access, needed),
+        clear=tuple(row for _, _, row in used),
+        id=tuple(scene.id for scene in kept),
+        step=tuple(step for _, step, _ in used if step is not None),
+        acquisition=tuple(passes[scene.acquisition] for scene in kept),
+    )
+
+
+def chunk_px(scenes: int) -> int:
+    """Pixels per side of a 10 m chunk: CHUNK_PX, or less where a month of so many scenes would overflow MONTH_BYTES."""
+    side = CHUNK_PX
+    while side > 64 and 2 * scenes * side**2 > MONTH_BYTES:
+        side //= 2
+    return side
+
+
+def _extent(clear: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """(first row, row after the last, first column, column after the last) of the True pixels, of which there are."""
+    rows, cols = np.flatnonzero(clear.any(axis=1)), np.flatnonzero(clear.any(axis=0))
+    return int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
+
+
+def _bands(
+    scenes: Sequence[Scene],
+    bands: Sequence[str],
+    grid: Grid,
+    chunk: int,
+    access: Access,
+    needed: Sequence[tuple[int, int, int, int]],
+) -> BandStack:
+    scale = 20 // grid.resolution
+    parts: dict[str, Window] = {}
+    for scene, extent in zip(scenes, needed, strict=True):
+        top, bottom, left, right = (scale * v for v in extent)
+        part = Window(left, top, right - left, bottom - top)
+        for band in bands:
+            href = scene.assets[band].href
+            parts[href] = windows.union(parts[href], part) if href in parts else part
+    offset = np.array([[scene.assets[band].offset for band in bands] for scene in scenes], np.int32)
+    dn = _layers(scenes, bands, grid, chunk, np.uint16, access, parts)
+    return BandStack(dn, offset.reshape(len(scenes), len(bands)))
+
+
+def _layers(
+    scenes: Sequence[Scene],
+    bands: Sequence[str],
+    grid: Grid,
+    chunk: int,
+    dtype: type[np.unsignedinteger[Any]],
+    access: Access,
+    needed: Mapping[str, Window],
+) -> da.Array:
+    """(scene, band, y, x) raw values, 0 where a scene has none or none is needed."""
+    wanted = (len(scenes), len(bands), *grid.shape)
+    nothing: da.Array = da.zeros(wanted, dtype=dtype, chunks=(1, 1, chunk, chunk))
+    if not scenes:
+        return nothing
+    cube = stackstac.stack(
+        [_item(scene, bands) for scene in scenes],
+        assets=list(bands),
+        epsg=grid.epsg,
+        resolution=grid.resolution,
+        bounds=grid.bounds,
+        snap_bounds=False,
+        dtype=np.dtype(dtype),
+        fill_value=dtype(0),
+        rescale=False,  # offsets are decided in the catalogue stage and applied in the composite
+        chunksize=(1, 1, chunk, chunk),
+        sortby_date=False,
+        xy_coords=False,
+        properties=False,
+        band_coords=False,
+        gdal_env=LayeredEnv(always={**GDAL_OPTIONS, **access.options}),
+        errors_as_nodata=(),
+        reader=functools.partial(SceneReader, needed=needed, access=access),
+    )
+    if not cube.sizes["time"]:  # boxes in degrees touched, rasters do not: nothing here
+        return nothing
+    return _all_scenes(cube.data, [str(i) for i in cube.coords["id"].values], scenes, wanted)
+
+
+def _all_scenes(cube: da.Array, ids: list[str], scenes: Sequence[Scene], wanted: tuple[int, ...]) -> da.Array:
+    """Put back, as nodata, the scenes that stackstac dropped because they miss the grid."""
+    if cube.shape == wanted:
+        return cube
+    if cube.shape[1:] != wanted[1:]:
+        raise ReadError(f"stackstac returned {cube.shape} where {wanted} was asked for")
+    empty = da.zeros((1, *cube.shape[1:]), dtype=cube.dtype, chunks=(1, *cube.chunks[1:]))
+    row = {scene_id: i for i, scene_id in enumerate(ids)}
+    whole: da.Array = da.concatenate([cube[row[s.id] : row[s.id] + 1] if s.id in row else empty for s in scenes])
+    return whole
+
+
+def _item(scene: Scene, bands: Sequence[str]) -> dict[str, Any]:
+    """The scene as the STAC item that stackstac understands."""
+    assets: dict[str, dict[str, Any]] = {}
+    for band in bands:
+        asset = scene.assets[band]
+        assets[band] = {"href": asset.href, "type": "image/tiff"}
+        if asset.transform and asset.shape:
+            assets[band] |= {"proj:transform": list(asset.transform), "proj:shape": list(asset.shape)}
+    west, south, east, north = scene.bbox
+    return {
+        "type": "Feature",
+        "id": scene.id,
+        "bbox": [west, south, east if east >= west else east + 360, north],
+        "properties": {"datetime": scene.time.isoformat(), "proj:epsg": scene.epsg},
+        "assets": assets,
+    }

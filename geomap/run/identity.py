@@ -1,0 +1,135 @@
+"""What decides a tile's content, as one number: a tile is done only where its file was made from the very same.
+
+Into it goes the request but for how its scenes were searched (so area, period, weights, legends, masks, thresholds and
+type of device), the class vectors, the versions of geomap and torch, and of every scene over the tile what is read of
+it: where its files are, how they lie and what is added to their DNs. Queries of addresses are left out: tokens change,
+pixels do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from geomap import files
+from geomap.catalog.over import made_in, over
+from geomap.legends import Legend
+from geomap.run.prepare import Job
+from geomap.run.request import Request
+from geomap.sources.hrefs import redact
+from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
+from geomap.types import UPDATE, Grid, Period, Scene
+
+SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds"})
+"""Keys of a described request that decide which scenes there are, and nothing else."""
+
+
+def fingerprints(job: Job, scenes: Sequence[Scene]) -> dict[str, str]:
+    """By tile name, the sha256 (hexadecimal) of everything that decides the tile's content."""
+    shared = _shared(job)
+    of_scene = {scene.id: _scene(scene) for scene in scenes}
+    return {
+        tile.name: _digest(
+            [shared, dataclasses.astuple(tile.grid), sorted(of_scene[s.id] for s in over(scenes, tile.grid))]
+        )
+        for tile in job.tiles
+    }
+
+
+def month_keys(near: Sequence[Scene], tile: Grid, period: Period) -> tuple[str, ...]:
+    """For each month, the sha256 of what decides its medians but the mask: two equal ones mean equal pixels.
+
+    `near` are all scenes over the tile.
+    """
+    place = [dataclasses.astuple(tile), made_in(near, tile)]
+    months: list[list[str]] = [[] for _ in range(period.months)]
+    for scene in near:
+        if (step := period.step(scene.time)) is not None:
+            months[step].append(_scene(scene))
+    return tuple(_digest([place, sorted(scenes)]) for scenes in months)
+
+
+def _shared(job: Job) -> Mapping[str, Any]:
+    """What all tiles have in common."""
+    asked = {key: value for key, value in identity_of(job).items() if key not in SEARCH | {UPDATE}}
+    return {"request": asked, "vectors": job.vectors, "torch": version("torch")}
+
+
+def _scene(scene: Scene) -> str:
+    """Of one scene: what decides its pixels, its month, and its rank among the granules of one pass."""
+    assets = {band: (redact(a.href), a.offset, a.transform, a.shape) for band, a in sorted(scene.assets.items())}
+    plain = dataclasses.replace(scene, assets={}, cloud_cover=None)
+    return _digest([{**dataclasses.asdict(plain), "time": scene.time.isoformat()}, assets])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def identity_of(job: Job) -> dict[str, Any]:
+    """The request as JSON: what decides the maps' content, nothing of the machine."""
+    r = job.request
+    return {
+        "geomap": version("geomap"),
+        "area": _sha256(r.area.geometry.wkb),
+        "bounds": [round(v, 6) for v in r.area.geometry.bounds],
+        "period": str(r.period),
+        **_input(r),
+        "legends": legends_digests([q.legend for q in job.questions]),
+        "weights": {"name": job.weights.card.name, "sha256": job.weights.digest},
+        "min_clear_months": r.min_clear_months,
+        "min_confidence": r.min_confidence,
+        "within": f"{job.within[0]}={job.within[1]}" if job.within else None,
+        "device": f"{job.device} {job.dtype}",  # a CPU without bfloat16 gives other last bits
+        **({"save": kinds} if (kinds := saved_kinds(r)) else {}),
+        **({UPDATE: str(r.update.period)} if r.update else {}),
+    }
+
+
+def _input(r: Request) -> dict[str, Any]:
+    """What composites are made from, or which are taken."""
+    if r.composites is not None:
+        return {"composites": store_digest(r.composites)}
+    return {
+        "stac": _source(r.stac),
+        "collection": r.collection,
+        "max_cloud": r.max_cloud,
+        "offset_policy": r.offset,
+        "mask": asdict(r.mask),
+    }
+
+
+def _source(stac: str) -> str:
+    """A catalogue without its query, where tokens live; an item file by name and content, wherever it lies."""
+    path = Path(stac)
+    if path.is_file():
+        return f"{path.name} sha256:{files.sha256(path)}"
+    return redact(stac)
+
+
+def legends_digests(asked: Sequence[Legend]) -> dict[str, str]:
+    """By name, the sha256 of all that a legend says."""
+    return {legend.name: _sha256(legend.model_dump_json().encode()) for legend in asked}
+
+
+def saved_kinds(request: Request) -> list[str]:
+    """Names of the stores that a request fills."""
+    wanted = {COMPOSITES: request.save_composites, EMBEDDINGS: request.save_embeddings}
+    return [kind for kind, asked in wanted.items() if asked]
+
+
+def store_digest(path: Path) -> str:
+    """sha256 over the names and contents of a store's files; of a finished run they are read from its SHA256SUMS."""
+    listed = files.listed_sums(path.parent, path.name)
+    known = listed or {f"{path.name}/{name}": files.sha256(path / name) for name in store_files(path)}
+    return _sha256(json.dumps(sorted(known.items())).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

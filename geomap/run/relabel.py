@@ -1,0 +1,279 @@
+"""Maps from stored embeddings, without scenes or an encoder: new legends, and likeness to a place."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyproj import Transformer
+
+from geomap import files, grid
+from geomap.encode import weights
+from geomap.errors import InputError, WeightsError
+from geomap.label.classify import Question, TileLabels
+from geomap.legends import Legend
+from geomap.run.directory import State, open_state
+from geomap.run.identity import legends_digests, store_digest
+from geomap.run.map import Result
+from geomap.run.prepare import Product, vectors_of, with_base
+from geomap.run.publish import Maps, assemble, published
+from geomap.run.tile_file import Finished, pack
+from geomap.store import codec as codes
+from geomap.store import store
+from geomap.store.codec import Codec
+from geomap.store.store import EMBEDDINGS, Store
+from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Grid, Layers, Progress, Tile
+from geomap.write.layer import Layer, layers_of
+
+log = logging.getLogger(__name__)
+
+SIMILARITY: Final = "similarity"
+"""Stem of the map of likeness."""
+STRIP: Final = 256
+"""Rows read at once: a row of chunks."""
+BLOCK: Final = 4096
+"""Pixels labelled at once: their coordinates (2 MB) stay in a core's cache."""
+
+MAX_STRIPS: Final = 8
+"""Strips in memory at once, each of 34 MB for a tile's width of 1024 pixels."""
+
+Use: TypeAlias = Callable[[NDArray[np.intp], torch.Tensor], None]
+"""Takes flat indices (n,) of pixels and their codes (n, C), from several threads."""
+Maker: TypeAlias = Callable[[Tile, Callable[[int], None]], Layers]
+"""(tile, told of pixels done) -> its layers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRequest:
+    """New questions to a store."""
+
+    store: Path  # embeddings.zarr, or the directory of the run that made it
+    legends: tuple[Legend, ...]
+    weights: str | None = None  # name or folder; None: by the name that the store tells
+    min_confidence: float = 0.0  # 0..1
+    within: tuple[str, str] | None = None  # (legend, class): the other maps cover this class alone
+
+
+def label_store(request: LabelRequest, out: Path, progress: Progress = lambda stage, done, total: None) -> Result:
+    """Map legends over the stored pixels into `out`: the same files as `map_area` makes.
+
+    Raises:
+        WeightsError: the embeddings are another model's.
+        InputError: no store, no legend, or one that does not fit.
+        ReadError: the store is damaged.
+        TemporaryError: another run writes `out`, or the disk is full.
+    """
+    kept = store.open_store(request.store, EMBEDDINGS)
+    loaded = _weights_of(kept, request.weights)
+    if not request.legends:
+        raise InputError("nothing to map; give --legend or --classes")
+    asked, within = with_base(request.legends, request.within)
+    layers = layers_of(asked, request.min_confidence)
+    codec = Codec(kept.basis())
+    scale, least = loaded.card.logit_scale, request.min_confidence
+    questions = [Question(q, codec.project(vectors_of(q, loaded)), scale, least) for q in asked]
+    lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
+    described = {
+        **_described(kept),
+        "legends": legends_digests(asked),
+        "min_confidence": request.min_confidence,
+        "within": f"{within[0]}={within[1]}" if within else None,
+    }
+
+    def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
+        months = kept.read(CLEAR_MONTHS, tile.grid, tile)
+        sheet = TileLabels(questions, tile.grid.shape)
+
+        def fill(where: NDArray[np.intp], block: torch.Tensor) -> None:
+            embeddings = codes.decode(block)
+            _check(kept, tile, embeddings[:, 0])
+            sheet.fill(where, embeddings)
+
+        _over(kept, tile, _mapped(kept, months), fill, advance)
+        return sheet.layers(within, months)
+
+    return _map(kept, layers, lineage, described, make, out, progress)
+
+
+def similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = lambda *_: None) -> Result:
+    """Map the cosine of every stored pixel with the one at a place, as float32 in similarity.tif.
+
+    Args:
+        path: embeddings.zarr, or the directory of the run that made it.
+        lon, lat: the place in degrees.
+        out: directory of the map.
+        progress: told of pixels and maps done.
+
+    Raises:
+        InputError: no store, or the place is not among its mapped pixels.
+        ReadError, TemporaryError: as label_store.
+    """
+    kept = store.open_store(path, EMBEDDINGS)
+    wanted = _code_at(kept, lon, lat)
+    layer = Layer(SIMILARITY, f"Likeness to the place at {lon:g}, {lat:g} (cosine of embeddings)", "likeness")
+    lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with that of one place."
+
+    def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
+        usable = _mapped(kept, kept.read(CLEAR_MONTHS, tile.grid, tile))
+        likeness = np.full(usable.size, np.nan, np.float32)
+
+        def fill(where: NDArray[np.intp], block: torch.Tensor) -> None:
+            cosines = codes.cosines(block, wanted)
+            _check(kept, tile, cosines)
+            likeness[where] = cosines.numpy()
+
+        _over(kept, tile, usable, fill, advance)
+        return {SIMILARITY: likeness.reshape(usable.shape)}
+
+    return _map(kept, (layer,), lineage, {**_described(kept), "at": [lon, lat]}, make, out, progress)
+
+
+def _weights_of(kept: Store, name: str | None) -> weights.Weights:
+    """The weights that made the embeddings. Raises WeightsError for any other."""
+    of = kept.about["weights"]
+    try:
+        loaded = weights.load(name or of["name"])
+    except WeightsError as e:
+        if name is not None:
+            raise
+        raise WeightsError(f"{e}; {kept.path} was made with them: give their folder as --weights") from e
+    if loaded.digest != of["sha256"]:
+        raise WeightsError(
+            f"{kept.path} holds embeddings of weights {of['name']} {of['sha256'][:12]}, not of {loaded.card.name} "
+            f"{loaded.digest[:12]}; give those as --weights, or map the area again with these"
+        )
+    return loaded
+
+
+def _described(kept: Store) -> dict[str, Any]:
+    """What maps from a store are made of, as run.json tells it."""
+    return {
+        "geomap": version("geomap"),
+        "embeddings": store_digest(kept.path),
+        "made": dict(kept.about),
+        "period": str(kept.period),
+    }
+
+
+def _map(
+    kept: Store,
+    layers: tuple[Layer, ...],
+    lineage: str,
+    asked: Mapping[str, Any],
+    make: Maker,
+    out: Path,
+    progress: Progress,
+) -> Result:
+    """Make the layers of every stored tile and assemble them; a run that was stopped goes on."""
+    of = kept.about["weights"]
+    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
+    state = open_state(out, asked)
+    with state.lock():
+        state = open_state(out, asked)
+        files.clean_temporary(out)
+        if state.complete and not files.damaged_maps(out):
+            return _result(product, state, published(product, out), len(product.tiles), {})
+        (out / files.SUMS).unlink(missing_ok=True)
+        state = state.begin(asked, (), (), kept.tiles)
+        missing = dict.fromkeys(kept.missing, "not in the store")
+        if missing:
+            log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))
+        stems = [layer.stem for layer in layers]
+        ready = [tile for tile in kept.tiles if tile.name not in missing]
+        pending = [tile for tile in ready if not state.has(tile, stems)]
+        start = time.perf_counter()
+        done, total = 0, sum(tile.grid.width * tile.grid.height for tile in pending)
+        for tile in pending:
+            state.save(tile, Finished(pack(make(tile, _shifted(progress, done, total)))))
+            done += tile.grid.width * tile.grid.height
+            progress("label", done, total)
+        labelled = time.perf_counter()
+        maps = assemble(product, state, asked, missing, progress)
+        state.finish(asked, kept.tiles)
+        seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
+        return _result(product, state, maps, len(ready) - len(pending), seconds)
+
+
+def _shifted(progress: Progress, base: int, total: int) -> Callable[[int], None]:
+    return lambda pixels: progress("label", base + pixels, total)
+
+
+def _result(product: Product, state: State, maps: Maps, resumed: int, seconds: Mapping[str, float]) -> Result:
+    count = len(product.tiles)
+    return Result(state.directory, maps.statistics, product.layers, maps.paths, (), resumed, count, seconds)
+
+
+def _mapped(kept: Store, months: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """(y, x) pixels that were embedded: in the area, with enough clear months."""
+    mapped: NDArray[np.bool_] = (months != NOT_MAPPED) & (months >= kept.about["min_clear_months"])
+    return mapped
+
+
+def _over(kept: Store, tile: Tile, usable: NDArray[np.bool_], use: Use, advance: Callable[[int], None]) -> None:
+    """Hand the codes of a tile's usable pixels to `use`, strips of rows side by side on the cores.
+
+    Each core has a strip of its own: pixels are too little work for several to share. Raises ReadError.
+    """
+
+    def do(top: int) -> int:
+        bottom = min(top + STRIP, tile.grid.height)
+        where = np.flatnonzero(usable[top:bottom])
+        if len(where):
+            rows = _rows(tile.grid, top, bottom)
+            strip = kept.read("embedding", rows, tile).reshape(-1, rows.width * rows.height)
+            strip = strip if len(where) == strip.shape[1] else strip[:, where]
+            for i in range(0, len(where), BLOCK):
+                use(where[i : i + BLOCK] + top * rows.width, torch.from_numpy(strip[:, i : i + BLOCK]).T)
+        return bottom * tile.grid.width
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(threads, MAX_STRIPS), thread_name_prefix="label") as pool:
+            for done in pool.map(do, range(0, tile.grid.height, STRIP)):
+                advance(done)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _check(kept: Store, tile: Tile, values: torch.Tensor) -> None:
+    """Raises ReadError where the code of a mapped pixel is that of no data."""
+    if values.isnan().any():
+        raise store.damaged(kept.path, f"tile {tile.name} lacks embeddings")
+
+
+def _rows(whole: Grid, top: int, bottom: int) -> Grid:
+    return Grid(whole.epsg, whole.west, whole.north - top * whole.resolution, whole.width, bottom - top)
+
+
+def _code_at(kept: Store, lon: float, lat: float) -> torch.Tensor:
+    """(C,) code of the pixel at a place. Raises InputError where it is not stored or not mapped."""
+    place = f"--at {lon:g},{lat:g}"
+    if not (-180 <= lon <= 180 and -80 <= lat <= 84):
+        raise InputError(f"{place} is no place that is mapped; write longitude,latitude in degrees")
+    epsg = int(grid.zone_epsg(np.array([lon]), np.array([lat]))[0])
+    x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, lat)
+    pixel = Grid(epsg, int(x // 10) * 10, int(y // 10) * 10 + 10, 1, 1)
+    tile = kept.holding(pixel)
+    if tile is None or tile.name in kept.missing:
+        raise InputError(f"{place} lies outside {kept.path}, which covers {_covered(kept)}")
+    months = kept.read(CLEAR_MONTHS, pixel, tile)
+    if not _mapped(kept, months)[0, 0]:
+        least = kept.about["min_clear_months"]
+        raise InputError(f"{place} is not mapped: outside the area, or fewer than {least} clear months; try nearby")
+    return torch.from_numpy(kept.read("embedding", pixel, tile)[:, 0, 0])
+
+
+def _covered(kept: Store) -> str:
+    boxes = np.array([grid.lonlat_box(tile.grid) for tile in kept.tiles])
+    low, high = boxes.min(axis=0), boxes.max(axis=0)
+    return f"{low[0]:.4f},{low[1]:.4f},{high[2]:.4f},{high[3]:.4f}"

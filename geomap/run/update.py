@@ -1,0 +1,246 @@
+"""Rolling updates: months and labels taken over from an earlier run, to the same bytes as without it.
+
+A month's medians are taken from the earlier run's store where the same scenes, lying and shifted in the same way, made
+them there (fingerprint.month_keys) and none of them had been missing. The period holds every calendar month once, so a
+pixel whose months are all the same, those without a value included, is the same series to the encoder; it keeps the
+labels that the earlier run's maps hold. All others are encoded.
+
+The earlier run only saves work. Where a tile of it is damaged, or a worker does not see its directory, the tile is made
+from its scenes, with a warning.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from geomap import files
+from geomap.errors import InputError, ReadError, UpdateError
+from geomap.legends import UNCLASSIFIED_ID
+from geomap.run import record
+from geomap.run.directory import State
+from geomap.run.identity import SEARCH, month_keys
+from geomap.run.prepare import Job
+from geomap.run.publish import Derived, map_path
+from geomap.run.request import Earlier
+from geomap.run.stores import MADE_FROM, medians
+from geomap.store import store
+from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
+from geomap.types import UPDATE, Composite, Dark, Grid, Layers, Period, Scene, Tile
+from geomap.write.layer import Layer
+
+log = logging.getLogger(__name__)
+
+MAY_DIFFER: Final = SEARCH - {"bounds"} | {"period", "save", UPDATE}
+"""Keys of the two requests: how scenes were searched does not matter, since they are compared one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Months of a tile that the earlier run has."""
+
+    steps: Mapping[int, int]  # step of this run -> step of the earlier one
+    dark: Mapping[str, Dark]  # by scene id, what their scenes showed
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the earlier run says of a tile's pixels."""
+
+    same: NDArray[np.bool_]  # (y, x) whose input is the same
+    layers: Layers  # (y, x) by stem
+    codes: NDArray[np.int8] | None = None  # (C, y, x) embeddings, where they are saved
+
+
+def earlier(directory: Path) -> Earlier:
+    """The run in a directory, to be updated. Raises UpdateError where it has kept no composites."""
+    try:
+        return Earlier(directory.resolve(), store.open_store(directory, COMPOSITES).period)
+    except InputError as e:
+        raise UpdateError(f"cannot update {directory}: {e}; or map without --update-from") from e
+
+
+def require(job: Job, asked: Mapping[str, Any]) -> None:
+    """Raise UpdateError unless the earlier run is finished, whole, and of the same request and software."""
+    if job.request.update is None:
+        return
+    why = _obstacle(job, asked, job.request.update)
+    if why:
+        raise UpdateError(f"cannot update {job.request.update.directory}: {why}; map without --update-from")
+
+
+def _obstacle(job: Job, asked: Mapping[str, Any], update: Earlier) -> str | None:
+    """Why a run cannot be updated."""
+    directory = update.directory
+    if not (directory / files.SUMS).is_file():
+        return "it holds no finished run"
+    try:
+        content = json.loads((directory / record.FILE).read_bytes())
+        before, software, vectors = content["request"], content["software"], content.get("vectors")
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its run.json is damaged"
+    if before.get("period") != str(update.period):
+        return f"it is of {before.get('period')}, not of {update.period}"
+    now = json.loads(json.dumps(asked))
+    differs = sorted(k for k in (before.keys() | now.keys()) - MAY_DIFFER if before.get(k) != now.get(k))
+    if "weights" in differs:
+        old, new = (f"{w['name']} {w['sha256'][:12]}" for w in (before["weights"], now["weights"]))
+        return f"its maps are of weights {old}, not of {new}, and would differ without a change of the land"
+    if differs:
+        return f"it is a run of another request (differs in: {', '.join(differs)})"
+    if software.get("torch") != version("torch") or vectors != job.vectors:
+        return "it was made with another version of torch or other class vectors"
+    if not ((directory / COMPOSITES).is_dir() and (directory / MADE_FROM).is_dir()):
+        return "it has kept no composites of its own (--save-composites)"
+    damaged = files.damaged_maps(directory, stores=False)
+    return f"{damaged[0]}: run its command again" if damaged else None
+
+
+def shared(update: Earlier, tile: Tile, near: Sequence[Scene], period: Period) -> Shared | None:
+    """The months of a tile that can be taken over, None where the earlier run lacks it; `near`: all scenes over it."""
+    try:
+        made = json.loads((update.directory / MADE_FROM / f"{tile.name}.json").read_bytes())
+    except FileNotFoundError:
+        if not update.directory.is_dir():  # else the tile was in quarantine
+            log.warning("tile %s is made from all its scenes: no %s here", tile.name, update.directory)
+        return None
+    except (OSError, ValueError) as e:
+        log.warning("tile %s is made from all its scenes: %s (%s)", tile.name, update.directory, e)
+        return None
+    before = {month: i for i, month in enumerate(update.period.month_names)}
+    steps = {}
+    for i, (month, key) in enumerate(zip(period.month_names, month_keys(near, tile.grid, period), strict=True)):
+        if month in before and made["months"].get(month) == key:
+            steps[i] = before[month]
+    ids = (scene.id for scene in near if period.step(scene.time) in steps)
+    return Shared(steps, {scene: Dark(*made["dark"][scene]) for scene in ids if scene in made["dark"]})
+
+
+def take_over(job: Job, tile: Tile, made: Composite, found: Shared) -> Known:
+    """Put the shared months into a composite in which they are empty; what else the earlier run says of the tile.
+
+    Raises ReadError where the earlier run is damaged.
+    """
+    update = job.request.update
+    assert update is not None
+    kept = _open(update.directory, COMPOSITES)
+    for step, before in found.steps.items():
+        made.dn[step], made.clear[step] = medians(kept, tile.grid, tile, before)
+    same = _same_input(made, job.request.period, kept, tile, found)
+    layers = {layer.stem: _pixels(_path(update.directory, layer, tile, kept), tile.grid) for layer in job.layers}
+    codes = None
+    if job.codec is not None:
+        if not (update.directory / EMBEDDINGS).is_dir():
+            same[:] = False  # all embeddings are made
+        else:
+            codes = _open(update.directory, EMBEDDINGS).read("embedding", tile.grid, tile)
+    return Known(same, layers, codes)
+
+
+def _same_input(made: Composite, period: Period, kept: Store, tile: Tile, found: Shared) -> NDArray[np.bool_]:
+    """(y, x) pixels whose twelve calendar months are as in the earlier run: the same ten DNs, or no valid ones."""
+    now = {month: i for i, month in enumerate(period.calendar_months)}
+    then = {month: i for i, month in enumerate(kept.period.calendar_months)}
+    same = np.ones(made.shape, bool)
+    for month in now.keys() | then.keys():
+        step, before = now.get(month), then.get(month)
+        if step is not None and found.steps.get(step, -1) == before:
+            continue
+        new = None if step is None else made.dn[step]
+        old = None if before is None else kept.read("composite", tile.grid, tile, before)
+        same &= same_month_np(new, old)
+    return same
+
+
+def same_month_np(new: NDArray[np.uint16] | None, old: NDArray[np.uint16] | None) -> NDArray[np.bool_]:
+    """(band, y, x) DNs of a month, None where the period lacks it -> (y, x) True where the encoder sees no difference.
+
+    A month counts only if all bands have a value.
+    """
+    if new is None or old is None:
+        one = new if old is None else old
+        assert one is not None
+        lacks: NDArray[np.bool_] = (one == 0).any(axis=0)
+        return lacks
+    equal: NDArray[np.bool_] = (new == old).all(axis=0) | ((new == 0).any(axis=0) & (old == 0).any(axis=0))
+    return equal
+
+
+def changes(job: Job, state: State) -> Derived:
+    """How the maps of changes are made: from the tiles of this run and the maps of the earlier one."""
+    update = job.request.update
+    if update is None:
+        return {}
+    kept = _open(update.directory, COMPOSITES)
+    made: dict[str, Callable[[Tile], NDArray[Any]]] = {}
+
+    def part(stem: str, index: int) -> Callable[[Tile], NDArray[Any]]:
+        def pixels(tile: Tile) -> NDArray[Any]:
+            before, sure = (_pixels(_path(update.directory, by_stem[s], tile, kept), tile.grid) for s in pair(stem))
+            after, surer = (state.load(tile, s) for s in pair(stem))
+            return changes_np(before, after, sure, surer)[index]
+
+        return pixels
+
+    by_stem = {layer.stem: layer for layer in job.layers}
+    for layer in job.layers:
+        if layer.kind == "classes":
+            for index, suffix in enumerate(("from", "to", "change_confidence")):
+                made[f"{layer.stem}_{suffix}"] = part(layer.stem, index)
+    return made
+
+
+def pair(stem: str) -> tuple[str, str]:
+    """Stems of a map of classes and its confidence."""
+    return stem, f"{stem}_confidence"
+
+
+def changes_np(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], sure: NDArray[np.uint8], surer: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Class ids before and after and their confidences in percent, all (y, x) -> those where the class changed.
+
+    Returns:
+        Class before, class after, 0 where there is no change, and the lower confidence, 255 there. From and to no data
+        or "unclassified" is no change: one of the two classes is not known.
+    """
+    changed = (before != after) & (before != 0) & (after != 0)
+    changed &= (before != UNCLASSIFIED_ID) & (after != UNCLASSIFIED_ID)
+    return before * changed, after * changed, np.where(changed, np.minimum(sure, surer), np.uint8(255))
+
+
+def _open(directory: Path, kind: str) -> Store:
+    """A store of the earlier run. Raises ReadError."""
+    try:
+        return store.open_store(directory, kind)
+    except InputError as e:
+        raise ReadError(str(e)) from e
+
+
+def _path(directory: Path, layer: Layer, tile: Tile, kept: Store) -> Path:
+    return map_path(directory, layer, tile.grid.epsg, sorted({t.grid.epsg for t in kept.tiles}))
+
+
+def _pixels(path: Path, where: Grid) -> NDArray[Any]:
+    """(y, x) pixels of a finished map. Raises ReadError where they cannot be read or it does not reach so far."""
+    try:
+        with rasterio.open(path) as source:
+            whole = Grid(where.epsg, round(source.transform.c), round(source.transform.f), source.width, source.height)
+            row, column = where.offset_in(whole)
+            pixels: NDArray[Any] = source.read(1, window=Window(column, row, where.width, where.height))
+    except RasterioError as e:
+        raise ReadError(f"cannot read {path}: {e}; geomap verify {path.parent} tells more") from e
+    if pixels.shape != where.shape:
+        raise ReadError(f"{path} does not cover the tile; geomap verify {path.parent} tells more")
+    return pixels

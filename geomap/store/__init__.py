@@ -1,0 +1,1 @@
+"""Zarr between the stages: composites and embeddings, kept and read again."""

@@ -1,0 +1,1 @@
+"""Stage 6: maps -> files: COG, QGIS styles, STAC, virtual rasters."""

@@ -1,0 +1,239 @@
+"""Maps to disk: tiles -> one cloud-optimised GeoTIFF, with its QGIS style and GDAL side file.
+
+The bytes of a map depend on its pixels and tags alone, not on the order of its tiles: they are gathered in a plain
+tiled GeoTIFF, whose bytes do depend on the order, and one pass of GDAL's COG driver writes the map from that.
+GDAL and rasterio can lose a failed write without an error (measured on a full disk, GDAL 3.10.3: closing a truncated
+file and copying to one both succeed), so every tile is read back from the finished file and compared.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import rasterio
+import rasterio.shutil
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it has no public name
+from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.windows import Window
+
+from geomap import files
+from geomap.errors import OutputError
+from geomap.types import Grid
+from geomap.write.layer import Layer, Statistics, plain
+from geomap.write.qgis import colormap, pam, qml
+
+BLOCK: Final = 512
+"""Pixels per side of a TIFF block (the COG driver's default)."""
+
+CACHE_BYTES: Final = 8 << 20
+"""GDAL's block cache while a map is written; rasterio takes bytes. The default, 5 % of the memory, would grow with
+large maps (0.87 GB at 21,960 pixels a side)."""
+
+_COG: Final = {
+    "driver": "COG",
+    "COMPRESS": "DEFLATE",  # half the size of LZW on class maps, and read by everything
+    "LEVEL": 6,  # on class maps 9 took 5 times the time for 13 % fewer bytes
+    "PREDICTOR": "NO",
+    "BLOCKSIZE": BLOCK,
+    "BIGTIFF": "IF_SAFER",  # IF_NEEDED cannot foresee the compressed size
+    "STATISTICS": "NO",
+    "NUM_THREADS": 1,  # the bytes are the same for any number; a second one saves a quarter of the time, for 40 MB
+}
+
+log = logging.getLogger(__name__)
+
+
+class _Written(NamedTuple):
+    """A tile as handed over: where, the CRC-32 of its bytes, and its pixels that are not nodata."""
+
+    window: Window
+    crc: int
+    valid: int
+
+
+def write_map(
+    path: Path, layer: Layer, grid: Grid, tiles: Iterable[tuple[Grid, NDArray[Any]]], tags: Mapping[str, str]
+) -> Statistics:
+    """Write a map with its side files `<stem>.qml` and `<name>.aux.xml`; all or nothing bears its final name.
+
+    Args:
+        path: ends in .tif; its directory is made where missing.
+        layer: what the values mean.
+        grid: the whole map. Pixels that no tile covers are nodata.
+        tiles: (part of the grid, pixels of the layer's dtype and the part's shape), disjoint, in any order. Only one
+            is held in memory at a time.
+        tags: metadata of the file, such as TIFFTAG_SOFTWARE; nothing that differs from run to run belongs there.
+
+    Returns:
+        Counts or statistics of the valid pixels, from the finished file.
+
+    Raises:
+        DiskFullError: no space left.
+        OutputError: the directory cannot be written, or gives back other pixels than were written.
+        ValueError: a tile that is not part of the grid, or of another shape or type than its part.
+    """
+    tiled, part = files.temporary(path, "tiles"), files.temporary(path)
+    needed = space_needed(layer, grid)
+    try:
+        with files.disk_errors(path.parent, needed):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _remove(tiled, part)
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+            written = _gather(tiled, layer, grid, tiles, tags)
+            with _gdal_errors(path.parent, needed):
+                resampling = "MODE" if layer.kind == "classes" else "AVERAGE"
+                rasterio.shutil.copy(tiled, part, OVERVIEW_RESAMPLING=resampling, **_COG)
+                statistics = _read_back(part, layer, grid, written)
+        # side files first: a map under its final name then never lacks them
+        files.write_bytes(path.with_suffix(".qml"), qml(layer))
+        files.write_bytes(path.with_name(f"{path.name}.aux.xml"), pam(layer, statistics))
+        with files.disk_errors(path.parent, needed):
+            files.commit(part, path)
+    finally:
+        with suppress(OSError):  # what cannot be removed now, clean_temporary removes at the next start
+            _remove(tiled, part)
+    log.info("wrote %s, %d valid pixels of %d", path, statistics.valid, grid.width * grid.height)
+    return statistics
+
+
+def space_needed(layer: Layer, grid: Grid) -> int:
+    """Bytes that writing a map takes at most: gathered tiles, the map, and its overviews twice, none compressed."""
+    return math.ceil(grid.width * grid.height * np.dtype(layer.dtype).itemsize * (1 + 1 + 2 / 3)) + (1 << 20)
+
+
+def _gather(
+    path: Path, layer: Layer, grid: Grid, tiles: Iterable[tuple[Grid, NDArray[Any]]], tags: Mapping[str, str]
+) -> list[_Written]:
+    """Write the tiles into a plain tiled GeoTIFF. Only GDAL's own errors are translated, not those of `tiles`."""
+    needed = space_needed(layer, grid)
+    written: list[_Written] = []
+    with _gdal_errors(path.parent, needed):
+        target = rasterio.open(path, "w", **_profile(layer, grid))
+    try:
+        with _gdal_errors(path.parent, needed):
+            _describe(target, layer, tags)
+        for part, pixels in tiles:
+            window = _window(part, pixels, layer, grid)
+            with _gdal_errors(path.parent, needed):
+                target.write(pixels, 1, window=window)
+            written.append(_Written(window, _crc(pixels), int(_is_valid(pixels, layer).sum())))
+    finally:
+        with _gdal_errors(path.parent, needed):
+            target.close()
+    return written
+
+
+def _profile(layer: Layer, grid: Grid) -> dict[str, Any]:
+    return {
+        "driver": "GTiff",
+        "width": grid.width,
+        "height": grid.height,
+        "count": 1,
+        "dtype": layer.dtype,
+        "nodata": layer.nodata,
+        "crs": f"EPSG:{grid.epsg}",
+        "transform": rasterio.Affine(*grid.transform),
+        "tiled": True,
+        "blockxsize": BLOCK,
+        "blockysize": BLOCK,
+        "compress": "DEFLATE",
+        "zlevel": 1,
+        "SPARSE_OK": "TRUE",  # blocks that no tile touches take no space and read as nodata
+        "BIGTIFF": "IF_SAFER",
+    }
+
+
+def _describe(target: Any, layer: Layer, tags: Mapping[str, str]) -> None:
+    target.set_band_description(1, plain(layer.description))
+    target.update_tags(**{key: plain(value) for key, value in tags.items()})
+    if layer.classes:
+        target.write_colormap(1, colormap(layer))
+        target.update_tags(1, **{f"class_{c.value}": c.name for c in layer.classes})
+
+
+def _window(part: Grid, pixels: NDArray[Any], layer: Layer, grid: Grid) -> Window:
+    row, column = part.offset_in(grid)
+    if row < 0 or column < 0 or row + part.height > grid.height or column + part.width > grid.width:
+        raise ValueError(f"tile {part} leaves the map's {grid}")
+    if pixels.shape != part.shape or pixels.dtype != layer.dtype:
+        raise ValueError(
+            f"tile of {layer.stem} is {pixels.dtype} {pixels.shape}; its grid asks for {layer.dtype} {part.shape}"
+        )
+    return Window(column, row, part.width, part.height)
+
+
+def _read_back(path: Path, layer: Layer, grid: Grid, written: list[_Written]) -> Statistics:
+    """Statistics of the file. Raises RasterioIOError where its pixels are not those that were handed over."""
+    with rasterio.open(path, driver="GTiff") as source:
+        if source.shape != grid.shape:
+            raise RasterioIOError(f"{source.shape} pixels were written of {grid.shape}")
+        if any(_crc(source.read(1, window=w.window)) != w.crc for w in written):
+            raise RasterioIOError("pixels read back differ from those written (a failing disk, or tiles that overlap)")
+        blocks = (source.read(1, window=window) for _, window in source.block_windows(1))
+        statistics = _statistics(blocks, layer)
+    if statistics.valid != sum(w.valid for w in written):
+        raise RasterioIOError("pixels that no tile covers are not nodata (a failing disk, or tiles that overlap)")
+    return statistics
+
+
+def _statistics(blocks: Iterator[NDArray[Any]], layer: Layer) -> Statistics:
+    """Statistics over blocks: of integers by their histogram, of scores by count, extremes, sum and sum of squares."""
+    if layer.dtype != "uint8":
+        valid = (block[_is_valid(block, layer)].astype(np.float64) for block in blocks)
+        sums = [(len(v), v.min(), v.max(), v.sum(), (v * v).sum()) for v in valid if len(v)]
+        if not sums:
+            return Statistics(0)
+        n, low, high, total, squares = (np.array(column) for column in zip(*sums, strict=True))
+        return _summary(int(n.sum()), {}, low.min(), high.max(), total.sum(), squares.sum())
+    histogram = np.zeros(256, np.int64)
+    for block in blocks:
+        histogram += np.bincount(block.ravel(), minlength=256)
+    histogram[int(layer.nodata)] = 0
+    present = np.flatnonzero(histogram)  # sorted values
+    if not len(present):
+        return Statistics(0)
+    pixels = histogram[present]
+    counts = dict(zip(present.tolist(), pixels.tolist(), strict=True))
+    low, high = present[[0, -1]]
+    return _summary(int(pixels.sum()), counts, low, high, int(pixels @ present), int(pixels @ present**2))
+
+
+def _summary(n: int, counts: dict[int, int], low: float, high: float, total: float, squares: float) -> Statistics:
+    mean = float(total) / n
+    return Statistics(n, counts, float(low), float(high), mean, math.sqrt(max(0.0, float(squares) / n - mean * mean)))
+
+
+def _is_valid(pixels: NDArray[Any], layer: Layer) -> NDArray[np.bool_]:
+    valid: NDArray[np.bool_] = ~np.isnan(pixels) if math.isnan(layer.nodata) else pixels != layer.nodata
+    return valid
+
+
+def _crc(pixels: NDArray[Any]) -> int:
+    return zlib.crc32(np.ascontiguousarray(pixels).data)
+
+
+def _remove(*paths: Path) -> None:
+    """Remove temporary files, with what GDAL's COG driver keeps beside them (`.<name>.part.ovr.tmp`)."""
+    for path in paths:
+        for left in (path, *path.parent.glob(f"{glob.escape(path.name)}.*")):
+            left.unlink(missing_ok=True)
+
+
+@contextmanager
+def _gdal_errors(directory: Path, needed: int) -> Iterator[None]:
+    """Give GDAL's write errors, which do not tell the cause, the cause that the disk itself gives."""
+    with files.disk_errors(directory, needed):
+        try:
+            yield
+        except (RasterioError, CPLE_BaseError) as e:
+            files.probe(directory, needed)
+            raise OutputError(f"cannot write to {directory}: {e}; choose another output directory") from e

@@ -1,0 +1,138 @@
+"""What the values of a map mean: kinds of layers, their data types, nodata and classes, and the layers of a request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from geomap.errors import LegendError
+from geomap.legends import NODATA_ID, UNCLASSIFIED_ID, Legend
+from geomap.types import CLEAR_MONTHS, Period
+
+Kind = Literal["classes", "percent", "score", "count", "likeness"]
+
+_DTYPES: Final[dict[Kind, str]] = {
+    "classes": "uint8", "percent": "uint8", "score": "float32", "count": "uint8", "likeness": "float32",
+}  # fmt: skip
+_NODATA: Final[dict[Kind, float]] = {
+    "classes": NODATA_ID, "percent": 255, "score": float("nan"), "count": 255, "likeness": float("nan"),
+}  # fmt: skip
+_UNCLASSIFIED_COLOUR: Final = "#9b9b9b"
+
+_NOT_XML: Final = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot hold (section 2.2, production Char)."""
+
+
+class Entry(NamedTuple):
+    """One value of a class map: id, name and colour (#rrggbb)."""
+
+    value: int
+    name: str
+    colour: str
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green, blue, 0..255."""
+        r, g, b = bytes.fromhex(self.colour[1:])
+        return r, g, b
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One map to write.
+
+    Kinds: `classes` (uint8 ids, 0 nodata), `percent` (uint8 0..100, 255 nodata), `score` (float32 in the legend's
+    range, NaN nodata), `count` (uint8, clear months 0..12, 255 nodata) and `likeness` (float32, cosine, NaN nodata).
+    """
+
+    stem: str  # file name without suffix or zone, for example "landcover_confidence"
+    description: str  # of the band
+    kind: Kind
+    legend: Legend | None = None  # of a map of classes or scores
+    unclassified: bool = False  # id 255 occurs: confidence below the one asked for
+
+    def __post_init__(self) -> None:
+        if self.kind in ("classes", "score") and (self.legend is None or self.legend.kind != self.kind):
+            raise ValueError(f"layer {self.stem} of kind {self.kind} needs a legend of that kind")
+
+    @property
+    def dtype(self) -> str:
+        """Numpy name of the pixel type."""
+        return _DTYPES[self.kind]
+
+    @property
+    def nodata(self) -> float:
+        """Value of pixels that are not mapped."""
+        return _NODATA[self.kind]
+
+    @property
+    def classes(self) -> tuple[Entry, ...]:
+        """The values of a class map, by id, nodata left out; none for other kinds."""
+        if self.kind != "classes" or self.legend is None:
+            return ()
+        entries = sorted(Entry(c.id, plain(c.name), c.colour.lower()) for c in self.legend.classes)
+        return (
+            *entries,
+            *([Entry(UNCLASSIFIED_ID, "Unclassified", _UNCLASSIFIED_COLOUR)] if self.unclassified else []),
+        )
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value that the style tells apart, for all kinds but classes."""
+        if self.legend is not None and self.legend.range is not None:
+            return self.legend.range
+        return {"count": (0, 12), "likeness": (0, 1)}.get(self.kind, (0, 100))
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a written map holds, nodata left out; minimum to std are None where every pixel is nodata."""
+
+    valid: int  # pixels
+    counts: Mapping[int, int] = field(default_factory=dict)  # value -> pixels, of integer maps
+    minimum: float | None = None
+    maximum: float | None = None
+    mean: float | None = None
+    std: float | None = None
+
+
+def plain(text: str) -> str:
+    """The text with what XML cannot hold (control characters, lone surrogates) replaced by U+FFFD."""
+    return _NOT_XML.sub("�", text)
+
+
+def layers_of(asked: Sequence[Legend], min_confidence: float) -> tuple[Layer, ...]:
+    """The maps of some legends. Raises LegendError where two would have one name."""
+    layers = []
+    for legend in asked:
+        if legend.kind == "score":
+            layers.append(Layer(legend.name, legend.title, "score", legend))
+            continue
+        layers.append(Layer(legend.name, legend.title, "classes", legend, unclassified=min_confidence > 0))
+        layers.append(Layer(f"{legend.name}_confidence", f"{legend.title}: confidence, percent", "percent"))
+    layers.append(Layer(CLEAR_MONTHS, "Months with a clear observation", "count"))
+    require_distinct(layers)
+    return tuple(layers)
+
+
+def change_layers(layers: Sequence[Layer], since: Period) -> tuple[Layer, ...]:
+    """For each map of classes: the class before and the class now, where it changed, and the confidence in percent."""
+    changes = []
+    for layer in layers:
+        if layer.kind == "classes":
+            legend, stem, title = layer.legend, layer.stem, layer.description
+            changes += [
+                Layer(f"{stem}_from", f"{title}: class in {since}, where it changed", "classes", legend),
+                Layer(f"{stem}_to", f"{title}: class now, where it is not that of {since}", "classes", legend),
+                Layer(f"{stem}_change_confidence", f"{title}: lower of both confidences, percent", "percent"),
+            ]
+    return tuple(changes)
+
+
+def require_distinct(layers: Sequence[Layer]) -> None:
+    """Raise LegendError where two maps would have one name."""
+    stems = [layer.stem for layer in layers]
+    if len(set(stems)) < len(stems):
+        raise LegendError(f"two maps would be called {max(stems, key=stems.count)}.tif; rename one of the legends")

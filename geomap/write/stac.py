@@ -1,0 +1,209 @@
+"""A run's maps as a static STAC catalogue: `stac/collection.json` and one item for each UTM zone.
+
+STAC 1.1 with the extensions projection, classification, file and processing; links and assets are relative, so the
+directory can be moved or served as it is. Nothing depends on when or where the files were written.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pystac
+from pystac.layout import TemplateLayoutStrategy
+from rasterio.warp import transform
+from shapely.affinity import translate
+from shapely.geometry import MultiPolygon, Polygon, box, mapping
+from shapely.geometry.polygon import orient
+
+from geomap import files
+from geomap.types import Grid, Period
+from geomap.write.layer import Layer
+
+_EXTENSIONS: Final = tuple(
+    f"https://stac-extensions.github.io/{name}/schema.json"
+    for name in ("projection/v2.0.0", "classification/v2.0.0", "file/v2.1.0", "processing/v1.2.0")
+)
+_SHA256_MULTIHASH: Final = "1220"
+"""Prefix of a sha256 as the file extension writes it: function code 0x12, length 0x20 (multiformats.io/multihash)."""
+_EDGE_POINTS: Final = 21
+"""Points along each edge of a footprint: UTM edges are curved in degrees."""
+_SIMPLIFY: Final = 1e-5
+"""Degrees, about 1 m: footprint points that matter less are left out."""
+_ROLES: Final = {
+    "classes": ["data"], "score": ["data"], "percent": ["data", "confidence"], "count": ["data", "count"],
+    "likeness": ["data"],
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class MapFile:
+    """A finished map: where it is, what it holds, how it lies."""
+
+    path: Path
+    layer: Layer
+    grid: Grid
+
+
+def write_stac(
+    directory: Path,
+    maps: Sequence[MapFile],
+    period: Period,
+    *,
+    software: Mapping[str, str],
+    lineage: str,
+    provenance: Mapping[str, Any],
+    licence: str = "other",
+) -> tuple[Path, ...]:
+    """Describe the maps in `directory` by a collection and one item for each zone.
+
+    Args:
+        directory: the run's output directory, which holds the maps.
+        maps: every map; those of one zone share one grid.
+        period: the months mapped.
+        software: name -> version of what made the maps.
+        lineage: how they were made, in a sentence.
+        provenance: JSON values, stored as the item's properties `geomap:<key>`.
+        licence: SPDX identifier, or "other".
+
+    Returns:
+        The files written, the collection first.
+
+    Raises:
+        DiskFullError, OutputError: as files.write_bytes.
+        ValueError: no map, or two grids in one zone.
+    """
+    zones: dict[int, list[MapFile]] = {}
+    for m in maps:
+        zones.setdefault(m.grid.epsg, []).append(m)
+    if not zones or any(len({m.grid for m in members}) > 1 for members in zones.values()):
+        raise ValueError("a STAC catalogue needs maps, and one grid for the maps of a zone")
+    shared = {
+        "processing:software": dict(software),
+        "processing:lineage": lineage,
+        **{f"geomap:{key}": value for key, value in provenance.items()},
+    }
+    name = f"geomap-{period}"
+    items = {epsg: _item(f"{name}-{epsg}", members[0].grid, period, shared) for epsg, members in sorted(zones.items())}
+    collection = pystac.Collection(
+        id=name,
+        title=f"Maps by geomap, {period}",
+        description=lineage,
+        license=licence,
+        extent=pystac.Extent(
+            pystac.SpatialExtent([_union([item.bbox for item in items.values() if item.bbox])]),
+            pystac.TemporalExtent([[period.start, _last(period)]]),
+        ),
+        href="/collection.json",  # where the files really lie does not matter: links come out relative
+        catalog_type=pystac.CatalogType.SELF_CONTAINED,
+    )
+    home = directory / "stac"
+    written = [home / "collection.json"]
+    for epsg, item in items.items():
+        collection.add_item(item, strategy=TemplateLayoutStrategy(item_template=""))  # /<id>.json
+        for m in sorted(zones[epsg], key=lambda m: m.layer.stem):
+            item.add_asset(m.layer.stem, _asset(m, home))
+        written.append(home / f"{item.id}.json")
+        files.write_json(written[-1], item.to_dict(include_self_link=False))
+    files.write_json(written[0], collection.to_dict(include_self_link=False))
+    return tuple(written)
+
+
+def footprint(grid: Grid) -> tuple[dict[str, Any], list[float]]:
+    """The grid's outline in degrees (EPSG:4326): GeoJSON geometry and bbox.
+
+    Across the antimeridian the geometry is cut there and the bbox has west > east (RFC 7946, sections 3.1.9 and 5.2).
+    """
+    west, south, east, north = grid.bounds
+    x, y = np.linspace(west, east, _EDGE_POINTS), np.linspace(south, north, _EDGE_POINTS)
+    xs = np.concatenate([x, np.full_like(y, east), x[::-1], np.full_like(y, west)])
+    ys = np.concatenate([np.full_like(x, south), y, np.full_like(x, north), y[::-1]])
+    lon, lat = (np.array(v) for v in transform(f"EPSG:{grid.epsg}", "EPSG:4326", xs, ys))
+    lon -= 360 * np.round((lon - lon[0]) / 360)  # unwrapped: may leave -180..180
+    ring = np.round(np.column_stack([lon, lat]), 7)
+    outline = Polygon(ring).simplify(_SIMPLIFY)
+    world = box(-180, -90, 180, 90)
+    parts = [translate(outline, shift).intersection(world) for shift in (-360, 0, 360)]
+    inside = [orient(p) for p in parts if p.area > 0]
+    geometry: dict[str, Any] = mapping(inside[0] if len(inside) == 1 else MultiPolygon(inside))
+    low, high = _wrap(ring[:, 0].min()), _wrap(ring[:, 0].max())
+    return geometry, [low, float(ring[:, 1].min()), high, float(ring[:, 1].max())]
+
+
+def _item(name: str, grid: Grid, period: Period, shared: Mapping[str, Any]) -> pystac.Item:
+    geometry, bbox = footprint(grid)
+    return pystac.Item(
+        id=name,
+        geometry=geometry,
+        bbox=bbox,
+        datetime=None,
+        start_datetime=period.start,
+        end_datetime=_last(period),
+        properties={
+            "gsd": grid.resolution,
+            "proj:code": f"EPSG:{grid.epsg}",
+            "proj:shape": list(grid.shape),
+            "proj:transform": list(grid.transform),
+            **shared,
+        },
+        stac_extensions=list(_EXTENSIONS),
+    )
+
+
+def _asset(m: MapFile, home: Path) -> pystac.Asset:
+    layer = m.layer
+    nodata = "nan" if np.isnan(layer.nodata) else int(layer.nodata)
+    fields: dict[str, Any] = {
+        "file:checksum": _SHA256_MULTIHASH + files.sha256(m.path),
+        "file:size": m.path.stat().st_size,
+        "data_type": layer.dtype,
+        "nodata": nodata,
+        "bands": [{"name": layer.stem, "description": layer.description}],
+    }
+    if layer.classes:
+        fields["classification:classes"] = _classes(layer)
+    return pystac.Asset(
+        href=os.path.relpath(m.path, home),
+        title=layer.description,
+        media_type=pystac.MediaType.COG,
+        roles=_ROLES[layer.kind],
+        extra_fields=fields,
+    )
+
+
+def _classes(layer: Layer) -> list[dict[str, Any]]:
+    """Classes as the classification extension wants them: `title` as typed, `name` of letters, digits, - and _ only."""
+    classes: list[dict[str, Any]] = [{"value": int(layer.nodata), "name": "nodata", "title": "No data", "nodata": True}]
+    taken = {"nodata"}
+    for c in layer.classes:
+        name = re.sub(r"[^a-z0-9]+", "-", c.name.lower()).strip("-") or "class"
+        name = f"{name}-{c.value}" if name in taken else name
+        taken.add(name)
+        classes.append({"value": c.value, "name": name, "title": c.name, "color_hint": c.colour[1:].upper()})
+    return classes
+
+
+def _last(period: Period) -> datetime:
+    """Last second of the period: STAC's end is part of the interval."""
+    return period.end - timedelta(seconds=1)
+
+
+def _union(boxes: Sequence[Sequence[float]]) -> list[float]:
+    """The smallest bbox around bboxes that lie near each other, across the antimeridian or not."""
+    first = boxes[0][0]
+    wests = [west - 360 * round((west - first) / 360) for west, _, _, _ in boxes]
+    easts = [w + (east - west) % 360 for w, (west, _, east, _) in zip(wests, boxes, strict=True)]
+    south, north = min(b[1] for b in boxes), max(b[3] for b in boxes)
+    return [_wrap(min(wests)), south, _wrap(max(easts)), north]
+
+
+def _wrap(lon: float) -> float:
+    """Longitude in -180..180."""
+    return float(lon if -180 <= lon <= 180 else round(lon - math.copysign(360, lon), 7))

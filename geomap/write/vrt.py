@@ -1,0 +1,162 @@
+"""One layer over the maps of several UTM zones: a GDAL virtual raster (VRT) in the CRS of the zone that holds most.
+
+    <stem>.vrt                     what is opened: the home zone's map as it is, over the others
+    zones/<stem>_<epsg>.vrt        another zone's map as seen from the home zone, warped when it is read
+
+No pixel is stored twice; all paths are relative, so the directory can be moved. A VRT takes several sources, a warped
+VRT only one, so there is one of these for each other zone. EPSG:4326 would be 360 degrees wide across the antimeridian.
+
+A pixel of another zone takes the value of the map's pixel in which its centre lies. Pixels of two zones do not meet at
+the seam: a centre may lie in a pixel of one zone that belongs to the other. Such holes take the value of a neighbour:
+each view is also laid beneath, moved by one pixel to each side. The outer edge of the other zones grows by that pixel.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from geomap import files
+from geomap.grid import covering, mosaic_grid
+from geomap.types import Grid
+from geomap.write.layer import Layer, plain
+from geomap.write.qgis import colormap, qml
+from geomap.write.stac import MapFile
+
+FOLDER: Final = "zones"
+"""Of the warped views, in the directory of the maps."""
+
+BLOCK: Final = 512
+"""Pixels a side of a block of the warped views, as in the maps."""
+
+_MOVES: Final = ((0, -1), (0, 1), (-1, 0), (1, 0))
+"""(rows, columns) by which views are moved beneath, to fill the holes of a seam."""
+
+_TYPES: Final = {"uint8": "Byte", "float32": "Float32"}
+
+
+def write_vrts(directory: Path, maps: Sequence[MapFile]) -> tuple[Path, ...]:
+    """A virtual raster for each layer that has maps in several zones, in the order of the layers.
+
+    Args:
+        directory: where the maps lie.
+        maps: of one pixel size, one for each layer and zone.
+
+    Raises:
+        DiskFullError, OutputError: as files.write_bytes.
+    """
+    layers: dict[str, list[MapFile]] = {}
+    for m in maps:
+        layers.setdefault(m.layer.stem, []).append(m)
+    return tuple(_write(directory, members) for members in layers.values() if len(members) > 1)
+
+
+def _write(directory: Path, maps: Sequence[MapFile]) -> Path:
+    """`<stem>.vrt` over the maps of one layer, with its style and the warped views that it needs."""
+    layer = maps[0].layer
+    home, *others = sorted(maps, key=lambda m: (-m.grid.width * m.grid.height, m.grid.epsg))
+    views: list[tuple[str, Grid]] = []
+    for m in sorted(others, key=lambda m: (-_apart(m.grid, home.grid), m.grid.epsg)):  # the nearest zone on top
+        name, seen = f"{FOLDER}/{layer.stem}_{m.grid.epsg}.vrt", covering(m.grid, home.grid.epsg)
+        files.write_bytes(directory / name, _bytes(_warped(layer, f"../{m.path.name}", m.grid, seen)))
+        views.append((name, seen))
+    beneath = [(name, _moved(seen, *move)) for move in _MOVES for name, seen in views]
+    whole = mosaic_grid((home.grid, *(seen for _, seen in views)))
+    path = directory / f"{layer.stem}.vrt"
+    files.write_bytes(path.with_suffix(".qml"), qml(layer))
+    files.write_bytes(path, _bytes(_mosaic(layer, whole, [*beneath, *views, (home.path.name, home.grid)])))
+    return path
+
+
+def _apart(one: Grid, other: Grid) -> int:
+    """Zones between two grids, 0..30."""
+    return abs((one.epsg % 100 - other.epsg % 100 + 30) % 60 - 30)
+
+
+def _moved(grid: Grid, rows: int, columns: int) -> Grid:
+    step = grid.resolution
+    return replace(grid, west=grid.west + columns * step, north=grid.north - rows * step)
+
+
+def _mosaic(layer: Layer, whole: Grid, sources: Iterable[tuple[str, Grid]]) -> ET.Element:
+    """A virtual raster of (file, its grid), later ones over earlier ones; what leaves `whole` is not shown."""
+    root, band = _raster(layer, whole)
+    for name, part in sources:
+        row, column = part.offset_in(whole)
+        source = ET.SubElement(band, "ComplexSource")
+        ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = name
+        ET.SubElement(source, "SourceBand").text = "1"
+        size = {"RasterXSize": str(part.width), "RasterYSize": str(part.height)}
+        block = {"BlockXSize": str(BLOCK), "BlockYSize": str(BLOCK)}
+        ET.SubElement(source, "SourceProperties", size | {"DataType": _TYPES[layer.dtype]} | block)
+        for tag, x, y in (("SrcRect", 0, 0), ("DstRect", column, row)):
+            ET.SubElement(source, tag, xOff=str(x), yOff=str(y), xSize=str(part.width), ySize=str(part.height))
+        ET.SubElement(source, "NODATA").text = f"{layer.nodata:g}"
+    return root
+
+
+def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
+    """A virtual raster that brings the map `name` on `grid` over to the grid `seen` (GDAL's VRTWarpedDataset)."""
+    root, _ = _raster(layer, seen, "Warped")
+    for axis in "XY":
+        ET.SubElement(root, f"Block{axis}Size").text = str(BLOCK)
+    options = ET.SubElement(root, "GDALWarpOptions")
+    ET.SubElement(options, "ResampleAlg").text = "NearestNeighbour"
+    ET.SubElement(options, "WorkingDataType").text = _TYPES[layer.dtype]
+    for key, value in (("INIT_DEST", "NO_DATA"), ("UNIFIED_SRC_NODATA", "YES")):
+        ET.SubElement(options, "Option", name=key).text = value
+    ET.SubElement(options, "SourceDataset", relativeToVRT="1").text = name
+    approximate = ET.SubElement(ET.SubElement(options, "Transformer"), "ApproxTransformer")
+    ET.SubElement(approximate, "MaxError").text = "0.125"  # pixels; GDAL's default
+    transformer = ET.SubElement(ET.SubElement(approximate, "BaseTransformer"), "GenImgProjTransformer")
+    for tag, g in (("Src", grid), ("Dst", seen)):
+        ET.SubElement(transformer, f"{tag}GeoTransform").text = _geotransform(g)
+        ET.SubElement(transformer, f"{tag}InvGeoTransform").text = _inverse(g)
+    project = ET.SubElement(ET.SubElement(transformer, "ReprojectTransformer"), "ReprojectionTransformer")
+    ET.SubElement(project, "SourceSRS").text = f"EPSG:{grid.epsg}"
+    ET.SubElement(project, "TargetSRS").text = f"EPSG:{seen.epsg}"
+    mapping = ET.SubElement(ET.SubElement(options, "BandList"), "BandMapping", src="1", dst="1")
+    for side in ("Src", "Dst"):
+        ET.SubElement(mapping, f"{side}NoDataReal").text = f"{layer.nodata:g}"
+        ET.SubElement(mapping, f"{side}NoDataImag").text = "0"
+    return root
+
+
+def _raster(layer: Layer, grid: Grid, kind: str = "") -> tuple[ET.Element, ET.Element]:
+    """(dataset, its band) with the layer's colours and class names."""
+    root = ET.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
+    ET.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = f"EPSG:{grid.epsg}"
+    ET.SubElement(root, "GeoTransform").text = _geotransform(grid)
+    band = ET.SubElement(root, "VRTRasterBand", dataType=_TYPES[layer.dtype], band="1")
+    if kind:
+        root.set("subClass", f"VRT{kind}Dataset")
+        band.set("subClass", f"VRT{kind}RasterBand")
+    ET.SubElement(band, "Description").text = plain(layer.description)
+    ET.SubElement(band, "NoDataValue").text = f"{layer.nodata:g}"
+    if layer.classes:
+        ET.SubElement(band, "ColorInterp").text = "Palette"
+        colours = colormap(layer)
+        names = {c.value: c.name for c in layer.classes}
+        categories, table = ET.SubElement(band, "CategoryNames"), ET.SubElement(band, "ColorTable")
+        for value in range(max(colours) + 1):  # the n-th entry is that of value n
+            ET.SubElement(categories, "Category").text = names.get(value, "")
+            r, g, b, a = colours.get(value, (0, 0, 0, 0))
+            ET.SubElement(table, "Entry", c1=str(r), c2=str(g), c3=str(b), c4=str(a))
+    return root, band
+
+
+def _geotransform(grid: Grid) -> str:
+    return f"{grid.west},{grid.resolution},0,{grid.north},0,-{grid.resolution}"
+
+
+def _inverse(grid: Grid) -> str:
+    step = grid.resolution
+    return f"{-grid.west / step!r},{1 / step!r},0,{grid.north / step!r},0,{-1 / step!r}"
+
+
+def _bytes(root: ET.Element) -> bytes:
+    ET.indent(root)
+    return ET.tostring(root, encoding="unicode").encode() + b"\n"
