@@ -145,12 +145,12 @@ def batches(values: np.ndarray) -> list[np.ndarray]:
 def class_vectors(loaded: Any) -> dict[str, Any]:
     """By legend, (K, D) class vectors: the built-in legends of classes, and typed ones where the tower is here."""
     from geomap import legends as legend
-    from geomap.run.prepare import vectors_of
+    from geomap.pipeline import class_vectors
 
     asked = [legend.load(name) for name in legend.builtin_names()]
     asked = [found for found in asked if found.kind == "classes"]
     asked += [legend.typed(classes, f"typed_{i}") for i, classes in enumerate(TYPED, start=1)]
-    return {found.name: vectors_of(found, loaded).float() for found in asked}
+    return {found.name: class_vectors(found, loaded).float() for found in asked}
 
 
 Code = Callable[[Any], Callable[[Any], Any]]

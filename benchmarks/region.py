@@ -124,9 +124,9 @@ def measure(workers: list[int], tiles: int, side: int, months: int, rounds: int)
 def one(workers: int, archive: Path, out: Path, tiles: int, side: int, months: int) -> dict[str, Any]:
     """Map the region once; what it took."""
     from geomap import files, legends
-    from geomap.run.cluster import Resources
     from geomap.run.map import map_area
     from geomap.run.request import Request
+    from geomap.run.workers import Resources
     from geomap.types import Period
 
     usage = Usage()

@@ -1,141 +1,158 @@
-"""Scenes over a tile -> its composite: scenes of which a file is missing or damaged are left out, counted and named."""
+"""The main path over one grid, without files and state.
+
+    scenes = catalog.search(area, period, stac)     STAC -> Scenes, each with its radiometric offset
+    made   = compose(scenes, grid, period)          Scenes -> monthly medians of the clear pixels
+    pixels = embed(engine, made, usable, period)    every usable pixel's months -> a unit vector
+    layers = label(pixels, questions, ...)          vectors -> class, confidence, score
+
+Runs make their tiles with these functions (run/tiles.py), and the Python API its arrays (api.py).
+"""
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
-from geomap import grid
-from geomap.catalog import offset_check
-from geomap.catalog.over import made_in, over, rank
+from geomap import grid as grids
+from geomap.catalog.offset_check import DarkCount
+from geomap.catalog.over import made_in, rank
 from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np
 from geomap.composite.monthly import compute, read_classes
-from geomap.errors import DamagedError, ReadError
-from geomap.read import stack as read
+from geomap.encode.engine import Engine, valid_months_np
+from geomap.encode.weights import Weights
+from geomap.errors import DamagedError
+from geomap.label import towers
+from geomap.label.classify import Question, TileLabels
+from geomap.legends import Legend
 from geomap.read.access import DEADLINE, MAX_MISSED, Access, gdal_options, threads
-from geomap.sentinel2 import BANDS, SCL
-from geomap.types import Composite, Grid, Missed, Period, Scene, Stack
+from geomap.read.faults import check_missed, missed_scenes
+from geomap.read.stack import scene_classes, stack
+from geomap.sentinel2 import BANDS
+from geomap.types import NOT_MAPPED, Composite, Grid, Layers, Missed, Period, Scene, Stack
 
-log = logging.getLogger(__name__)
+Pixels = Iterator[tuple[NDArray[np.intp], Tensor]]
+"""Flat indices (n,) into (y, x), ascending, and their (n, D) unit embeddings; a window of pixels at a time."""
 
 
 def compose(
     scenes: Sequence[Scene],
-    tile: Grid,
+    grid: Grid,
     period: Period,
     mask: Mask = DEFAULT_MASK,
     max_missed: float = MAX_MISSED,
     deadline: float = DEADLINE,
     skip: Collection[int] = (),
 ) -> Composite:
-    """Read the scenes over a tile's grid and make its composite.
+    """Read the scenes over a grid and make their monthly medians.
 
-    A scene of which a file is missing or damaged is left out, all its bands, as if it were not there.
+    A scene with a missing or damaged file is left out, all its bands, as if it were not there.
 
     Args:
-        scenes: others than those over the tile do not matter.
-        tile: its grid.
+        scenes: those over the grid (catalog.over.over).
+        grid: 10 m, of even size.
         period: the months.
         mask: which observations are clear.
-        max_missed: share of the scenes over the tile that may be left out; above 0, one always may.
+        max_missed: share of the scenes that may be left out; above 0, one always may.
         deadline: seconds for which a server may refuse a file.
-        skip: steps of the period that are not read and stay empty; those that are read come out as without it.
+        skip: steps of the period that are not read and stay empty; the others come out as without it.
 
     Raises:
         ReadError: access is denied, or more scenes cannot be read than may be missed.
         SourceUnavailableError: the pixels' server refuses or does not answer.
     """
-    near = over(scenes, tile)
-    zone, wanted = made_in(near, tile), [scene for scene in near if period.step(scene.time) not in skip]
+    zone, wanted = made_in(scenes, grid), [scene for scene in scenes if period.step(scene.time) not in skip]
     missed: dict[str, Missed] = {}
     while True:
         faults: dict[str, DamagedError] = {}
-        access = Access(gdal_options(near), deadline, faults)
+        access = Access(gdal_options(scenes), deadline, faults)
         try:
-            made = _composed([scene for scene in wanted if scene.id not in missed], tile, zone, period, mask, access)
+            made = _medians([scene for scene in wanted if scene.id not in missed], grid, zone, period, mask, access)
         finally:
             access.stopped.set()  # after an error other reads may still be waiting for a server
-        found = _missed_scenes(wanted, faults)
+        found = missed_scenes(wanted, faults)
         missed |= found
-        _check_missed(near, missed, faults, max_missed)
+        check_missed(len(scenes), missed, faults, max_missed)
         if made is not None and not found:
             return replace(made, missed=tuple(missed[scene] for scene in sorted(missed)))
 
 
-def _composed(
-    near: Sequence[Scene], tile: Grid, zone: int, period: Period, mask: Mask, access: Access
-) -> Composite | None:
-    """The composite of scenes that are over the tile; None where that is known to be wasted: there are faults.
+def usable_pixels(
+    made: Composite, inside: NDArray[np.bool_], least: int
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """(y, x) months with a value in all bands, NOT_MAPPED outside; and (y, x) True where that is at least `least`."""
+    months = valid_months_np(made.dn).sum(axis=0, dtype=np.uint8)
+    return np.where(inside, months, np.uint8(NOT_MAPPED)), inside & (months >= least)
 
-    Where all scenes lie in one other zone, it is made there and brought over: bands of 20 m, read for the tile's own
+
+def embed(engine: Engine, made: Composite, usable: NDArray[np.bool_], period: Period) -> Pixels:
+    """Encode the usable pixels, each of which has a valid month."""
+    return engine.embed(made, usable, period.calendar_months)
+
+
+def questions(asked: Sequence[Legend], weights: Weights, min_confidence: float = 0.0) -> tuple[Question, ...]:
+    """Legends with their class vectors: those stored beside the weights, or made by the weights' text tower."""
+    scale = weights.card.logit_scale
+    return tuple(Question(legend, class_vectors(legend, weights), scale, min_confidence) for legend in asked)
+
+
+def class_vectors(legend: Legend, weights: Weights) -> Tensor:
+    """(K, D) unit vectors, one for each class or rated prompt, in the legend's order."""
+    stored = weights.class_vectors.get(legend.digest)
+    return towers.cached_class_vectors(legend, weights.card.text_space) if stored is None else stored
+
+
+def label(
+    pixels: Pixels, labels: TileLabels, clear_months: NDArray[np.uint8], within: tuple[str, int] | None = None
+) -> Layers:
+    """Fill the labels of a grid; returns its layers by stem, with the (y, x) clear months.
+
+    `within` (legend, class id): where that legend has another class, the other legends are nodata.
+    """
+    for where, embeddings in pixels:
+        labels.fill(where, embeddings)
+    return labels.layers(within, clear_months)
+
+
+def _medians(
+    scenes: Sequence[Scene], grid: Grid, zone: int, period: Period, mask: Mask, access: Access
+) -> Composite | None:
+    """The composite of scenes over a grid; None where faults would spoil it.
+
+    Where all scenes lie in one other zone, it is made there and brought over: bands of 20 m, read for the grid's own
     pixels of 20 m, would come from up to 14 m further away.
     """
-    if zone != tile.epsg:
-        there = grid.covering(tile, zone)
-        made = _composed(near, there, zone, period, mask, access)
-        return None if made is None else _under(tile, made, there)
-    stack = open_stack(near, tile, period, mask, access)
+    if zone != grid.epsg:
+        there = grids.covering(grid, zone)
+        made = _medians(scenes, there, zone, period, mask, access)
+        return None if made is None else _under(grid, made, there)
+    opened = open_stack(scenes, grid, period, mask, access)
     if access.faults:
         return None
-    if stack is None:
-        shape = (period.months, *tile.shape)
-        return Composite(np.zeros((period.months, len(BANDS), *tile.shape), np.uint16), np.zeros(shape, np.uint8))
-    watch = offset_check.DarkCount(stack.scl)
-    made = compute(stack, period.months, workers=threads(near), watch=watch)
+    if opened is None:
+        empty = np.zeros((period.months, len(BANDS), *grid.shape), np.uint16)
+        return Composite(empty, np.zeros((period.months, *grid.shape), np.uint8))
+    watch = DarkCount(opened.scl)
+    made = compute(opened, period.months, workers=threads(scenes), watch=watch)
     return replace(made, dark=watch.counts())
 
 
-def _under(tile: Grid, made: Composite, there: Grid) -> Composite:
-    """A composite on the grid `there`, which covers the tile, as the tile's: of each centre, the pixel it lies in."""
-    rows, columns = grid.pixels_under(tile, there)
-    return replace(made, dn=made.dn[:, :, rows, columns], clear=made.clear[:, rows, columns])
-
-
-def _missed_scenes(scenes: Sequence[Scene], faults: Mapping[str, DamagedError]) -> dict[str, Missed]:
-    """By id, the scenes of which a file is at fault."""
-    missed = {}
-    for scene in scenes:
-        for band in (SCL, *BANDS):
-            fault = faults.get(scene.assets[band].href)
-            if fault is not None:
-                missed[scene.id] = Missed(scene.id, band, fault.cause, fault.detail)
-                break
-    return missed
-
-
-def _check_missed(
-    near: Sequence[Scene], missed: Mapping[str, Missed], faults: Mapping[str, DamagedError], limit: float
-) -> None:
-    """Raise ReadError where more scenes are missed than may be."""
-    for fault in faults.values():
-        log.info("left out: %s", fault)
-    allowed = max(1, math.floor(limit * len(near) + 1e-9)) if limit > 0 else 0
-    if missed and (len(missed) > allowed or len(missed) == len(near)):
-        first = next(iter(faults.values()))
-        raise ReadError(
-            f"{len(missed)} of {len(near)} scenes over one tile cannot be read, {allowed} may be missed (--max-missed "
-            f"{100 * limit:g}): {', '.join(sorted(missed))}; the first: {first}"
-        )
-
-
-def open_stack(
-    scenes: Sequence[Scene],
-    tile: Grid,
-    period: Period,
-    mask: Mask = DEFAULT_MASK,
-    access: Access | None = None,
-) -> Stack | None:
-    """The stack over a tile's grid, its SCL read and its DNs lazy, or None where no scene touches the grid."""
-    near = sorted(over(scenes, tile), key=lambda scene: rank(scene, tile))
-    if not near:
+def open_stack(scenes: Sequence[Scene], grid: Grid, period: Period, mask: Mask, access: Access) -> Stack | None:
+    """The scenes as a stack, SCL read and DNs lazy; None where there is no scene."""
+    if not scenes:
         return None
-    access = access or Access(gdal_options(near))
+    near = sorted(scenes, key=lambda scene: rank(scene, grid))
     margin = mask.reach  # what is clear at an edge must not depend on how the area is cut into tiles
-    scl = read_classes(read.scene_classes(near, tile, access, margin), workers=threads(near))
+    scl = read_classes(scene_classes(near, grid, access, margin), workers=threads(near))
     inner = (slice(None), slice(margin, scl.shape[1] - margin), slice(margin, scl.shape[2] - margin))
-    stack = read.stack(near, tile, period, access, clear_np(scl, mask)[inner])
-    return replace(stack, scl={scene.id: classes for scene, classes in zip(near, scl[inner], strict=True)})
+    opened = stack(near, grid, period, access, clear_np(scl, mask)[inner])
+    return replace(opened, scl={scene.id: classes for scene, classes in zip(near, scl[inner], strict=True)})
+
+
+def _under(grid: Grid, made: Composite, there: Grid) -> Composite:
+    """A composite on the grid `there`, which covers `grid`: of each pixel's centre, the pixel in which it lies."""
+    rows, columns = grids.pixels_under(grid, there)
+    return replace(made, dn=made.dn[:, :, rows, columns], clear=made.clear[:, rows, columns])

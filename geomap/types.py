@@ -240,3 +240,7 @@ Progress = Callable[[str, int, int], None]
 
 Layers: TypeAlias = "Mapping[str, NDArray[Any]]"
 """Layer stem -> (y, x) pixels of a tile."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Progress that nobody sees."""

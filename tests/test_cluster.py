@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -27,10 +26,10 @@ from typer.testing import CliRunner
 from geomap import cli, files, grid, simulate
 from geomap.errors import ClusterError, InputError
 from geomap.run import cluster, worker
-from geomap.run.cluster import Resources
 from geomap.run.map import map_area
 from geomap.run.prepare import prepare
 from geomap.run.request import Request
+from geomap.run.workers import Resources
 from geomap.sources import leases
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
@@ -242,7 +241,7 @@ def test_connections_to_a_provider_are_limited_over_all_workers_and_threads(two_
             list(pool.map(read, range(6)))
 
     with Client(two_workers, set_as_default=False) as client:
-        client.register_plugin(worker.JobPlugin("limits", worker.shared(prepare(asked), None)))
+        client.register_plugin(worker.PreparedPlugin("limits", prepare(asked), None))
         client.gather([client.submit(fetch, part, pure=False) for part in range(4)])
         client.unregister_worker_plugin("geomap-limits")
     server.shutdown()
@@ -304,9 +303,8 @@ def test_other_hrefs_need_no_lease():
 
 
 def test_a_worker_of_another_version_is_refused(asked):
-    other = replace(worker.shared(prepare(asked), None), versions=("0.0.1", "2.0"))
     with pytest.raises(ClusterError, match=r"tcp://w:1 has geomap .*, this is geomap 0\.0\.1, torch 2\.0"):
-        worker._Ready(other, "tcp://w:1", 0).job()
+        worker._Run(prepare(asked), None, ("0.0.1", "2.0"), "tcp://w:1", "0").checked()
 
 
 @pytest.mark.parametrize(

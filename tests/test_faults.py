@@ -317,9 +317,11 @@ def test_more_than_may_be_missed_stops_the_tile_and_names_the_scenes(archive: Ar
 
 
 def test_a_finished_tile_remembers_what_it_missed(tmp_path: Path) -> None:
-    evidence = tile_file.Evidence({"a": Dark(4, 2)}, (Missed("b", "B04", "missing", "HTTP 404"),))
-    (tmp_path / "tile.npz").write_bytes(tile_file.encode(tile_file.Finished(tile_file.pack({}), evidence), "print"))
-    assert tile_file.read_about(tmp_path / "tile.npz").evidence == evidence
+    reused = tile_file.Reused(("2023-04",), 5, 6)
+    missed = (Missed("b", "B04", "missing", "HTTP 404"),)
+    about = tile_file.About({"a": Dark(4, 2)}, missed, {"encode": 0.25}, reused, "print")
+    (tmp_path / "tile.npz").write_bytes(tile_file.encode(tile_file.pack({}), about))
+    assert tile_file.read_about(tmp_path / "tile.npz") == about
 
 
 def test_run_json_the_item_and_explain_name_what_was_missed(

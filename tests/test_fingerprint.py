@@ -11,9 +11,9 @@ from outputs import digests
 from geomap import aoi, files, grid, legends
 from geomap.catalog.search import search
 from geomap.errors import OutputError
-from geomap.run.identity import fingerprints
+from geomap.run.identity import tasks
 from geomap.run.map import map_area
-from geomap.run.prepare import Job, prepare
+from geomap.run.prepare import Prepared, prepare
 from geomap.run.request import Request
 from geomap.types import Period, Scene
 
@@ -84,9 +84,13 @@ def test_another_area_is_refused_even_where_all_else_may_change(asked, tmp_path)
 
 
 @pytest.fixture
-def made(asked) -> tuple[Job, tuple[Scene, ...]]:
+def made(asked) -> tuple[Prepared, tuple[Scene, ...]]:
     """The request made ready, and its scenes."""
     return prepare(asked), search(asked.area.geometry, asked.period, asked.stac).scenes
+
+
+def fingerprints(prepared: Prepared, scenes: tuple[Scene, ...]) -> dict[str, str]:
+    return {task.tile.name: task.fingerprint for task in tasks(prepared, scenes)}
 
 
 def asset(scene: Scene, **changes: object) -> Scene:

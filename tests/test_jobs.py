@@ -394,7 +394,7 @@ def test_a_minimal_job_asks_what_the_command_line_asks(tmp_path: Path) -> None:
 def test_all_of_a_job_reaches_the_request(tmp_path: Path, untrained: str) -> None:
     from geomap.composite.mask import Mask
     from geomap.jobs import due as jobs
-    from geomap.run.cluster import Resources
+    from geomap.run.workers import Resources
 
     content = MINIMAL | {
         "catalogue": {

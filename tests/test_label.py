@@ -12,7 +12,7 @@ from geomap import aoi, legends
 from geomap.errors import OutputError
 from geomap.label.classify import Question, answer, score
 from geomap.legends import Legend, RatedPrompt
-from geomap.run.directory import open_state
+from geomap.run.directory import open_directory
 from geomap.run.identity import identity_of
 from geomap.run.prepare import prepare
 from geomap.run.request import Request
@@ -102,11 +102,11 @@ def test_a_run_with_another_ensembling_is_another_request(untrained: str, tmp_pa
     early = legends.load("scenicness")
     request = Request(aoi.parse_area("4.40,50.85,4.41,50.86"), Period(2023, 1), "earth-search", (early,), untrained)
     asked = identity_of(prepare(request))
-    state = open_state(tmp_path / "out", asked)
+    state = open_directory(tmp_path / "out", asked)
     with state.lock():
         state = state.begin(asked, ())
         (state.home / "tile.npz").touch()  # a run that has finished its first tile
-    assert open_state(tmp_path / "out", asked).scenes == ()
+    assert open_directory(tmp_path / "out", asked).scenes == ()
     other = replace(request, legends=(early.model_copy(update=change),))  # with the same class vectors
     with pytest.raises(OutputError, match=r"another request \(differs in: legends\)"):
-        open_state(tmp_path / "out", identity_of(prepare(other)))
+        open_directory(tmp_path / "out", identity_of(prepare(other)))

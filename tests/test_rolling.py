@@ -25,10 +25,11 @@ from geomap.encode import weights
 from geomap.encode.engine import Engine
 from geomap.errors import UpdateError
 from geomap.label.classify import Question, answers
-from geomap.run.cluster import Resources
 from geomap.run.map import Result, map_area
 from geomap.run.request import Earlier, Request
+from geomap.run.tile_file import Task
 from geomap.run.update import changes_np, earlier, same_month_np, shared
+from geomap.run.workers import Resources
 from geomap.store import store
 from geomap.types import Composite, Period
 
@@ -257,7 +258,7 @@ def test_damage_to_the_earlier_composites_costs_time_and_not_the_map(whole, befo
 def test_a_worker_that_does_not_see_the_earlier_run_says_so(whole, before, tmp_path, caplog):
     (tile,) = store.open_store(before, store.COMPOSITES).tiles
     with caplog.at_level(logging.WARNING):
-        assert shared(Earlier(tmp_path / "elsewhere", BEFORE), tile, [], NOW) is None
+        assert shared(Earlier(tmp_path / "elsewhere", BEFORE), Task(tile), NOW) is None
     assert f"made from all its scenes: no {tmp_path / 'elsewhere'} here" in caplog.text
 
 

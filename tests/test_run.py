@@ -24,6 +24,7 @@ from geomap.errors import BusyError, DiskFullError, LegendError, NoScenesError, 
 from geomap.run.identity import identity_of
 from geomap.run.map import map_area
 from geomap.run.request import Request
+from geomap.run.tile_file import Task
 from geomap.types import Period
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
@@ -182,10 +183,10 @@ def test_a_directory_of_other_files_is_refused(archive, request_for, tmp_path):
 
 
 def test_two_runs_on_one_directory_the_second_is_refused(archive, request_for, tmp_path):
-    from geomap.run.directory import open_state
+    from geomap.run.directory import open_directory
 
     asked = request_for(str(archive() / "items.json"))
-    with open_state(tmp_path / "out", {}).lock(), pytest.raises(BusyError, match="another run"):
+    with open_directory(tmp_path / "out", {}).lock(), pytest.raises(BusyError, match="another run"):
         map_area(asked, tmp_path / "out")
 
 
@@ -235,7 +236,7 @@ def test_a_failed_run_without_tiles_takes_a_corrected_item_file(archive, request
 
 
 def test_a_torn_tile_is_made_again_and_names_of_legends_are_free(archive, request_for, tmp_path):
-    from geomap.run.directory import open_state
+    from geomap.run.directory import open_directory
     from geomap.run.prepare import prepare
     from geomap.run.tile_file import Finished, pack
 
@@ -243,13 +244,14 @@ def test_a_torn_tile_is_made_again_and_names_of_legends_are_free(archive, reques
     asked = request_for(str(archive() / "items.json"), period=Period(2019, 6, 2), min_clear_months=1, legends=(named,))
     job = prepare(asked)
     out = tmp_path / "out"
-    state = open_state(out, identity_of(job))
+    state = open_directory(out, identity_of(job))
     (tile,) = job.tiles
-    state.save(tile, Finished(pack({"file": np.ones(tile.grid.shape, np.uint8)})))
-    assert state.has(tile, ["file"])
+    task = Task(tile)
+    state.save(task, Finished(pack({"file": np.ones(tile.grid.shape, np.uint8)})))
+    assert state.has(task, ["file"])
     for content in (b"", b"PK\x03\x04torn"):
         (out / f"tiles/{tile.name}.npz").write_bytes(content)
-        assert not state.has(tile, ["file"])
+        assert not state.has(task, ["file"])
     map_area(asked, out)
     assert (out / "file.tif").is_file()
 

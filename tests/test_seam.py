@@ -27,6 +27,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from geomap import aoi, files, grid, legends, pipeline
 from geomap.catalog.search import search
+from geomap.encode.engine import Engine
 from geomap.run.map import map_area
 from geomap.run.plan import plan
 from geomap.run.prepare import prepare
@@ -118,7 +119,7 @@ def map_seam(folder: Path, seam: Seam, both: bool) -> Mapped:
     job, home = prepare(request), home_grid(seam)
     scenes = search(area.geometry, YEAR, str(items)).scenes
     made = pipeline.compose(scenes, home, YEAR)
-    one = label_tile(job, made, np.ones(home.shape, bool), lambda pixels: None).layers[COVER]
+    one = label_tile(job, Engine(job.weights.encoder), made, np.ones(home.shape, bool)).layers[COVER]
     return Mapped(seam, area, folder / "out", one, home)
 
 

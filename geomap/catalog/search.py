@@ -38,7 +38,8 @@ class Found:
     """What a search found for a request: the scenes to read, and what lies there too and is not used."""
 
     scenes: tuple[Scene, ...]  # in order of time and id, each acquisition once
-    left_out: tuple[LeftOut, ...] = ()  # in order of cause and id
+    left_out: tuple[LeftOut, ...]  # in order of cause and id
+    period: Period  # that was searched
 
 
 def search(
@@ -94,7 +95,7 @@ def search(
     scenes = [_scene(granule, source.policy(granule.provider), offset_policy) for granule in kept]
     logger.info("%s: %d scenes, %d copies dropped", source.name, len(scenes), len(granules) - len(scenes))
     left_out = sorted(set(sieve.left_out), key=lambda item: (item.cause, item.id, item.detail))
-    return Found(tuple(sorted(scenes, key=lambda scene: (scene.time, scene.id))), tuple(left_out))
+    return Found(tuple(sorted(scenes, key=lambda scene: (scene.time, scene.id))), tuple(left_out), period)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from geomap.cli.console import err_console, errors_to_exit_code, log_to_stderr, 
 from geomap.cli.options import CLEAR_CLASSES, Offset, mask_of, period_of
 from geomap.cli.show import HECTARES_PER_PIXEL, duration, size
 from geomap.errors import InputError
+from geomap.run.request import Request
 
 if TYPE_CHECKING:
-    from geomap.run import map
     from geomap.run.plan import Plan
     from geomap.run.record import Inputs, MissedScene, OffsetGroup
 
@@ -60,9 +60,8 @@ def plan(
 
             place, period = aoi.parse_area(area), period_of(year, start, months)
             mask = mask_of(mask_classes, mask_open, mask_dilate)
-            from geomap.run import map
 
-            request = map.Request(
+            request = Request(
                 area=place,
                 period=period,
                 stac=stac,
@@ -82,7 +81,7 @@ def plan(
         _print_plan(made)
 
 
-def _of_job(context: typer.Context, path: str) -> map.Request:
+def _of_job(context: typer.Context, path: str) -> Request:
     """What a job would ask for today. Raises InputError for options, which the job file says already."""
     from geomap.jobs.file import read
 

@@ -13,6 +13,8 @@ from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, 
 from geomap.cli.options import CLEAR_CLASSES, Offset, mask_of, period_of, within_of
 from geomap.cli.show import print_estimate, print_result, refuse_gaps
 from geomap.errors import InputError
+from geomap.run.request import Request
+from geomap.run.workers import Resources
 
 if TYPE_CHECKING:
     from geomap.types import Period
@@ -72,8 +74,9 @@ def map_command(
         place, period, base = aoi.parse_area(area), _period(from_composites, year, start, months), within_of(within)
         mask = mask_of(mask_classes, mask_open, mask_dilate)
         from geomap.run import map  # torch and GDAL take seconds to import: only once the input is sound
+        from geomap.run.update import earlier
 
-        request = map.Request(
+        request = Request(
             area=place,
             period=period,
             stac=stac,
@@ -93,10 +96,10 @@ def map_command(
             save_composites=save_composites,
             save_embeddings=save_embeddings,
             composites=from_composites,
-            update=map.earlier(update_from) if update_from else None,
+            update=earlier(update_from) if update_from else None,
         )
         with progress_bars() as progress:
-            who = map.Resources(scheduler, workers)
+            who = Resources(scheduler, workers)
             result = map.map_area(
                 request, out, progress, print_estimate, resources=who, retry_quarantined=retry_quarantined
             )

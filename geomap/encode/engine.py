@@ -63,11 +63,7 @@ class Engine:
     def __init__(
         self, encoder: PixelEncoder, device: str = "auto", batch: int | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        if (side := encoder.cfg.patch) != 1:
-            raise WeightsError(
-                f"these weights take patches of {side} x {side} pixels, and maps are made of single pixels; "
-                "use weights of patch 1 (geomap evaluate takes the others)"
-            )
+        require_single_pixels(encoder)
         process.keep_freed()
         self.device = pick_device(device)
         self.dtype = dtype or pick_dtype(self.device)
@@ -171,6 +167,15 @@ class Engine:
                 embeddings.sum().item()  # .item() waits for the device
             done += usable.size
         return done / elapsed
+
+
+def require_single_pixels(encoder: PixelEncoder) -> None:
+    """Raise WeightsError for an encoder that takes patches."""
+    if (side := encoder.cfg.patch) != 1:
+        raise WeightsError(
+            f"these weights take patches of {side} x {side} pixels, and maps are made of single pixels; "
+            "use weights of patch 1 (geomap evaluate takes the others)"
+        )
 
 
 def _finish(window: _Window, jobs: list[Future[None]]) -> tuple[NDArray[np.intp], Tensor]:

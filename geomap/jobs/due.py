@@ -14,10 +14,10 @@ from geomap import files
 from geomap.encode.card import CARD_FILE, locate, weight_names
 from geomap.errors import GeomapError, TemporaryError, UpdateError, WeightsError
 from geomap.jobs.file import MapJob, ResourceKeys, in_keys
-from geomap.run.cluster import Resources
 from geomap.run.directory import REQUEST_FILE
 from geomap.run.map import Estimate, Result, map_area
 from geomap.run.request import Earlier, Request
+from geomap.run.workers import Resources
 from geomap.sources.providers import PRESETS
 from geomap.types import UPDATE, Period, Progress
 

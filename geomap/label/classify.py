@@ -21,7 +21,7 @@ from geomap.types import CLEAR_MONTHS, Labels, Layers
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A legend ready to be asked: its class vectors on the device and the scale that turns cosines into logits."""
+    """A legend ready to be asked: its class vectors and the scale that turns cosines into logits."""
 
     legend: Legend
     vectors: Tensor  # (K, D) unit vectors, one per class or rated prompt, in the legend's order
@@ -31,7 +31,8 @@ class Question:
 
 def answers(questions: Sequence[Question], embeddings: Tensor) -> list[Labels]:
     """Labels of (N, D) unit embeddings for every question, all from one product with all vectors."""
-    vectors, sizes = torch.cat([q.vectors for q in questions]), [len(q.vectors) for q in questions]
+    vectors = torch.cat([q.vectors for q in questions]).to(embeddings.device)
+    sizes = [len(q.vectors) for q in questions]
     found = [blank(q.legend, (len(embeddings),)) for q in questions]
     for rows, block in blocks(embeddings):
         count = rows.stop - rows.start

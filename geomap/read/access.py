@@ -72,9 +72,14 @@ def gdal_options(scenes: Sequence[Scene]) -> dict[str, str]:
     return options
 
 
+def all_local(scenes: Sequence[Scene]) -> bool:
+    """Whether no file lies on a server."""
+    return all(asset.href.startswith("/") for scene in scenes for asset in scene.assets.values())
+
+
 def threads(scenes: Sequence[Scene]) -> int:
     """Reads in flight: the cores for local files, more over a network, no more than a provider allows."""
-    if all(asset.href.startswith("/") for scene in scenes for asset in scene.assets.values()):
+    if all_local(scenes):
         return os.cpu_count() or 1
     limits = [PROVIDERS[scene.provider].max_connections for scene in scenes]
     return min([REMOTE_THREADS, *(limit for limit in limits if limit is not None)])

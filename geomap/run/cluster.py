@@ -16,16 +16,16 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from geomap.catalog.over import over
-from geomap.encode.engine import pick_device
+import torch
+
+from geomap.encode.engine import pick_device, pick_dtype
 from geomap.errors import ClusterError, InputError, WorkerLostError
-from geomap.run.prepare import Job
+from geomap.run.prepare import Prepared
 from geomap.run.progress import Tracker
-from geomap.run.tile_file import Finished, Outcome
-from geomap.types import Scene, Tile
+from geomap.run.tile_file import Finished, Outcome, Task
+from geomap.run.workers import Resources
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -52,37 +52,19 @@ LOCAL_CONFIG: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Resources:
-    """Who does the tiles. By default this process."""
-
-    scheduler: str | None = None  # address of a dask scheduler, tcp:// or tls://
-    workers: int = 0  # processes to start on this machine
-    threads: int = 2  # tiles that each of them has in hand: one is read while another is encoded
-    memory: str | None = None  # limit of each, such as "4 GB"; None: an equal share of the machine's
-
-    def __post_init__(self) -> None:
-        if self.scheduler and self.workers:
-            raise InputError("give --workers or --scheduler, not both: a scheduler has workers of its own")
-        if self.scheduler and not self.scheduler.startswith(("tcp://", "tls://")):
-            raise InputError(f"cannot use scheduler {self.scheduler!r}; write tcp://host:8786 or tls://host:8786")
-        if self.workers < 0 or self.threads < 1:
-            raise InputError(f"cannot start {self.workers} workers of {self.threads} threads; give 1 or more")
-
-
-@dataclass(frozen=True, slots=True)
 class _Flight:
     """A tile in the hands of the workers."""
 
-    tile: Tile
+    task: Task
     readers: frozenset[str] = frozenset()  # addresses of the workers that may read it; none: any
     gpu: bool = False  # it waits for a worker with that resource
 
 
 class Cluster:
-    """The workers of a run, as a context; those of this machine are started when the first tile is to be done.
+    """Workers as a context (workers.Workers); those of this machine are started when the first tile is to be made."""
 
-    `device` is the type of the device that encodes, or None where this process does the work itself.
-    """
+    device: torch.device
+    dtype: torch.dtype
 
     def __init__(self, resources: Resources, device: str) -> None:
         self._resources, self._asked = resources, device
@@ -90,39 +72,43 @@ class Cluster:
         self._client: Client | None = None
         self._key = ""
         self._last_seen = time.monotonic()  # a worker
-        self.device: str | None = None
 
     def __enter__(self) -> Self:
         """Raises ClusterError where the scheduler does not answer, InputError for a missing device or certificate."""
         if self._resources.scheduler:
             self._client = self._connect(self._resources.scheduler)
             gpu = self._asked.startswith("cuda") or (self._asked == "auto" and self._gpu_workers())
-            self.device = "cuda" if gpu else "cpu"
-        elif self._resources.workers:
-            self.device = pick_device(self._asked).type
+            self.device = torch.device("cuda" if gpu else "cpu")
+            self.dtype = (
+                torch.bfloat16 if gpu else pick_dtype(self.device)
+            )  # what a GPU elsewhere has is not known here
+        else:
+            self.device = pick_device(self._asked)
+            self.dtype = pick_dtype(self.device)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._exit.close()
 
-    def work(
-        self, job: Job, scenes: Sequence[Scene], pending: Sequence[Tile], tracker: Tracker, alone: bool
-    ) -> Generator[Outcome]:
-        """The work on tiles, in the order in which they are done (attempts.Execute). Raises ClusterError."""
-        queue = deque(pending)
+    def speed(self, prepared: Prepared) -> None:
+        """Not known."""
+
+    def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
+        """Make the tiles, in the order in which they are done. Raises ClusterError."""
+        queue = deque(tasks)
         flying: dict[Future[Finished], _Flight] = {}
         try:
             with _errors(self._name):
-                client = self._ready(job)
+                client = self._ready(prepared)
             while queue or flying:
                 with _errors(self._name):
                     room = 1 if alone else self._room(client)
                     while queue and len(flying) < room:
-                        tile = queue.popleft()
-                        tracker.begin(tile)
-                        future, flight = self._submit(client, job, scenes, tile)
+                        task = queue.popleft()
+                        tracker.begin(task)
+                        future, flight = self._submit(client, task)
                         flying[future] = flight
-                    outcomes = [_outcome(flying.pop(done).tile, done) for done in self._some(client, flying)]
+                    outcomes = [_outcome(flying.pop(done).task, done) for done in self._some(client, flying)]
                     queue += self._stranded(client, flying)
                 while outcomes:
                     tracker.composed()
@@ -149,7 +135,7 @@ class Cluster:
             client: Client = self._exit.enter_context(Client(address, timeout=CONNECT_S, set_as_default=False))
         return client
 
-    def _ready(self, job: Job) -> Client:
+    def _ready(self, prepared: Prepared) -> Client:
         """The client, once the job's shared values are on their way to the workers."""
         from geomap.run import worker
 
@@ -158,7 +144,7 @@ class Cluster:
             self._key = uuid.uuid4().hex
             cores = os.cpu_count() or 1
             threads = None if self._resources.scheduler else max(1, cores // self._resources.workers)
-            plugin = worker.JobPlugin(self._key, worker.shared(job, threads))
+            plugin = worker.PreparedPlugin(self._key, prepared, threads)
             self._exit.callback(_forget, client, plugin.name)
             try:
                 client.register_plugin(plugin)
@@ -201,22 +187,19 @@ class Cluster:
         threads: dict[str, int] = client.nthreads()
         return max(1, sum(threads.values()) + len(threads))
 
-    def _submit(
-        self, client: Client, job: Job, scenes: Sequence[Scene], tile: Tile
-    ) -> tuple[Future[Finished], _Flight]:
+    def _submit(self, client: Client, task: Task) -> tuple[Future[Finished], _Flight]:
         from geomap.run import worker
 
-        near = over(scenes, tile.grid)
-        name = f"{tile.name}-{self._key}-{time.monotonic_ns()}"  # another attempt is another task
+        name = f"{task.tile.name}-{self._key}-{time.monotonic_ns()}"  # another attempt is another task
         gpus = self._gpu_workers() if self._resources.scheduler else []
         if not gpus:
-            return client.submit(worker.whole, self._key, near, tile, key=f"tile-{name}", pure=False), _Flight(tile)
+            return client.submit(worker.whole, self._key, task, key=f"tile-{name}", pure=False), _Flight(task)
         readers = [address for address in client.nthreads() if address not in gpus]
         composed = client.submit(
-            worker.compose, self._key, near, tile, key=f"composite-{name}", pure=False, workers=readers or None
+            worker.compose, self._key, task, key=f"composite-{name}", pure=False, workers=readers or None
         )
         done = client.submit(worker.finish, self._key, composed, key=f"tile-{name}", pure=False, resources={GPU: 1})
-        return done, _Flight(tile, frozenset(readers), gpu=True)
+        return done, _Flight(task, frozenset(readers), gpu=True)
 
     def _some(self, client: Client, flying: Mapping[Future[Finished], _Flight]) -> list[Future[Finished]]:
         """Those that are done; after a while none. Raises ClusterError where workers have been missing for long."""
@@ -236,22 +219,22 @@ class Cluster:
             )
         return sorted(done, key=lambda future: str(future.key))
 
-    def _stranded(self, client: Client, flying: dict[Future[Finished], _Flight]) -> list[Tile]:
+    def _stranded(self, client: Client, flying: dict[Future[Finished], _Flight]) -> list[Task]:
         """Take back the tiles whose readers are all gone: restarted workers have other addresses."""
         alive = client.nthreads().keys()
         lost = [future for future, flight in flying.items() if flight.readers and not flight.readers & alive]
         for future in lost:
             future.cancel()
-        return [flying.pop(future).tile for future in lost]
+        return [flying.pop(future).task for future in lost]
 
 
-def _outcome(tile: Tile, future: Future[Finished]) -> Outcome:
+def _outcome(task: Task, future: Future[Finished]) -> Outcome:
     """What became of a tile's task. Raises ClusterError where it is not the tile's fault."""
     from distributed import KilledWorker
 
     error = future.exception()
     if error is None:
-        return Outcome(tile, future.result())
+        return Outcome(task, future.result())
     if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):  # dask's own words
         raise ClusterError(
             f"the scheduler cannot read geomap's tasks ({error.__cause__ or error}); install geomap "
@@ -262,7 +245,7 @@ def _outcome(tile: Tile, future: Future[Finished]) -> Outcome:
             "workers die on this tile, of too little memory or a crash in a library; look into their logs, or give "
             "them more memory"
         )
-    return Outcome(tile, None, error if isinstance(error, Exception) else WorkerLostError(repr(error)))
+    return Outcome(task, None, error if isinstance(error, Exception) else WorkerLostError(repr(error)))
 
 
 @contextmanager

@@ -8,38 +8,68 @@ failed twice; `running.json` is for `geomap status`. One run at a time holds the
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import logging
 import shutil
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from geomap import files
-from geomap.errors import BusyError, OutputError
-from geomap.run.tile_file import DAMAGED, About, Finished, encode, read_about, read_layer, whole
-from geomap.store.store import Store
-from geomap.types import LeftOut, Scene, SceneAsset, Tile
+from geomap.errors import BusyError, InputError, OutputError
+from geomap.run.tile_file import DAMAGED, About, Finished, Task, encode, read_about, read_layer, whole
+from geomap.types import LeftOut, Scene, Tile
+
+if TYPE_CHECKING:
+    from geomap.store.store import Store
 
 log = logging.getLogger(__name__)
 
-REQUEST_FILE = "request.json"
-QUARANTINE_FILE = "quarantine.json"
-RUNNING_FILE = "running.json"
-LOCK_FILE = "lock"
+REQUEST_FILE: Final = "request.json"
+QUARANTINE_FILE: Final = "quarantine.json"
+RUNNING_FILE: Final = "running.json"
+LOCK_FILE: Final = "lock"
 
-LOOKS, LOOK_S = 5, 0.05
-"""Times that a lock is asked for, and seconds between them: `geomap status` holds it for a moment."""
+LOCK_S: Final = 0.25
+"""Seconds in which the lock must be free: `geomap status` holds it for a moment."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A tile as request.json lists it."""
+
+    pixels: int
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """request.json: a run that was begun."""
+
+    request: dict[str, Any]  # identity.identity_of
+    tiles: dict[str, Listed]  # by name
+    scenes: tuple[Scene, ...] = ()  # with their addresses, until the run is finished
+    left_out: tuple[LeftOut, ...] = ()
+    finished: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """running.json: a run that is going, or was when it died."""
+
+    started: float | None = None  # seconds since 1970
+    running: dict[str, float] = field(default_factory=dict)  # tile name -> when it was begun
+    failed: dict[str, str] = field(default_factory=dict)  # tile name -> cause; to be tried again
+
+
+@dataclass(frozen=True, slots=True)
 class Quarantined:
     """A tile that is left out because it failed twice."""
 
@@ -52,11 +82,66 @@ class Quarantined:
         return self.cause.partition(":")[0]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class State:
-    """The state of a run in `directory`."""
+_begun: Final = TypeAdapter(Begun)
+_running: Final = TypeAdapter(Running)
+_quarantine: Final = TypeAdapter(dict[str, Quarantined])
 
-    directory: Path
+
+def read_begun(directory: Path) -> Begun:
+    """The run that was begun in a directory, finished or not. Raises InputError where there is none."""
+    path = directory / files.STATE / REQUEST_FILE
+    try:
+        return _begun.validate_json(path.read_bytes())
+    except OSError:
+        raise InputError(f"{directory} holds no run of geomap; type the directory given to --out") from None
+    except ValueError as e:
+        raise InputError(f"{path} is damaged or of another version of geomap; map into another --out") from e
+
+
+def read_running(directory: Path) -> Running:
+    """What the run in a directory has in hand; nothing where that is not known."""
+    try:
+        return _running.validate_json((directory / files.STATE / RUNNING_FILE).read_bytes())
+    except (OSError, ValueError):
+        return Running()
+
+
+def write_running(directory: Path, now: Running) -> None:
+    """Write down what a run has in hand. Raises DiskFullError, OutputError."""
+    files.write_json(directory / files.STATE / RUNNING_FILE, _running.dump_python(now, mode="json"))
+
+
+def read_quarantine(directory: Path) -> dict[str, Quarantined]:
+    """Tiles that failed twice, by name. Raises OutputError."""
+    path = directory / files.STATE / QUARANTINE_FILE
+    try:
+        return _quarantine.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        raise OutputError(f"{path} is damaged; remove it, and the tiles that it named are tried again") from e
+
+
+def held(directory: Path) -> bool:
+    """Whether a run holds the directory. Holds it for a moment itself, for which runs wait.
+
+    Not by filelock, which opens a lock file for writing: whoever may read a run may see how far it is.
+    """
+    try:
+        with (directory / files.STATE / LOCK_FILE).open() as f:
+            fcntl.flock(f, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The directory of a run: what is known of it, and the tiles that it keeps."""
+
+    path: Path
     scenes: tuple[Scene, ...] | None  # of an unfinished run of this request; None: search
     left_out: tuple[LeftOut, ...] = ()
     finished: bool = False  # of this request, or of one that `renew` takes for it
@@ -64,64 +149,54 @@ class State:
 
     @property
     def home(self) -> Path:
-        return self.directory / files.STATE
+        """Where the state lies."""
+        return self.path / files.STATE
 
     @property
     def complete(self) -> bool:
         """Whether the run has finished and its maps are in place: their checksums are written last."""
-        return self.finished and (self.directory / files.SUMS).is_file()
+        return self.finished and (self.path / files.SUMS).is_file()
 
     def begin(
         self,
         request: Mapping[str, Any],
         scenes: Sequence[Scene],
         left_out: Sequence[LeftOut] = (),
-        tiles: Sequence[Tile] = (),
-        prints: Mapping[str, str] | None = None,
-    ) -> State:
+        tasks: Sequence[Task] = (),
+    ) -> RunDirectory:
         """Write down the request, its tiles and what was found for it. Raises DiskFullError, OutputError."""
-        path = self.home / REQUEST_FILE
-        content = {
-            "request": request,
-            "scenes": [scene_to_json(s) for s in scenes],
-            "left_out": [dataclasses.asdict(item) for item in left_out],
-            "tiles": _described(tiles, prints or {}),
-            "finished": False,
-        }
-        files.write_json(path, content)
-        path.chmod(0o600)  # addresses of a catalogue's own may carry tokens, until `finish` drops them
-        return State(self.directory, tuple(scenes), tuple(left_out), stores=self.stores)
+        self._write(Begun(dict(request), _listed(tasks), tuple(scenes), tuple(left_out)))
+        (self.home / REQUEST_FILE).chmod(0o600)  # addresses may carry tokens, until `finish` drops them
+        return replace(self, scenes=tuple(scenes), left_out=tuple(left_out), finished=False)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the directory; BusyError where another run holds it."""
-        with files.disk_errors(self.directory):
+        lock = FileLock(self.home / LOCK_FILE, timeout=LOCK_S)
+        with files.disk_errors(self.path):
             self.home.mkdir(parents=True, exist_ok=True)
-            f = (self.home / LOCK_FILE).open("w")
-        with f:
-            for left in reversed(range(LOOKS)):
-                try:
-                    fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except OSError as e:
-                    if not left:
-                        message = f"another run is writing {self.directory}; wait for it or choose another --out"
-                        raise BusyError(message) from e
-                    time.sleep(LOOK_S)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise BusyError(f"another run is writing {self.path}; wait for it or choose another --out") from None
+        try:
             yield
+        finally:
+            lock.release()
 
-    def save(self, tile: Tile, finished: Finished, fingerprint: str = "") -> None:
+    def save(self, task: Task, finished: Finished) -> None:
         """Keep a tile's work; its own file, which makes it count, comes last. Raises DiskFullError, OutputError."""
         for store in self.stores:
-            store.write(tile, finished.kept[store.kind])
-        files.write_bytes(self._file(tile), encode(finished, fingerprint))
+            store.write(task.tile, finished.kept[store.kind])
+        files.write_bytes(self._file(task.tile), encode(finished.layers, finished.about))
 
-    def has(self, tile: Tile, stems: Sequence[str], fingerprint: str = "") -> bool:
+    def has(self, task: Task, stems: Sequence[str]) -> bool:
         """Whether the tile is finished, of this fingerprint and readable, and in every store."""
-        if not all(store.has(tile) for store in self.stores):
+        if not all(store.has(task.tile) for store in self.stores):
             return False
         try:
-            return self.about(tile).fingerprint == fingerprint and whole(self._file(tile), tile.grid.shape, stems)
+            same = self.about(task.tile).fingerprint == task.fingerprint
+            return same and whole(self._file(task.tile), task.tile.grid.shape, stems)
         except DAMAGED:
             return False
 
@@ -136,54 +211,43 @@ class State:
     def staging(self) -> Path:
         """An empty directory for the maps while they are made."""
         path = self.home / "maps"
-        with files.disk_errors(self.directory):
+        with files.disk_errors(self.path):
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir()
         return path
 
     def quarantined(self) -> dict[str, Quarantined]:
         """Tiles that failed twice, by name. Raises OutputError."""
-        path = self.home / QUARANTINE_FILE
-        try:
-            return {name: Quarantined(**q) for name, q in json.loads(path.read_bytes()).items()}
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError, AttributeError) as e:
-            raise OutputError(f"{path} is damaged; remove it, and the tiles that it named are tried again") from e
+        return read_quarantine(self.path)
 
     def quarantine(self, tiles: Mapping[str, Quarantined]) -> None:
         """Write down which tiles failed twice. Raises DiskFullError, OutputError."""
         path = self.home / QUARANTINE_FILE
         if tiles:
-            files.write_json(path, {name: dataclasses.asdict(q) for name, q in tiles.items()})
+            files.write_json(path, _quarantine.dump_python(dict(tiles), mode="json"))
         else:
             path.unlink(missing_ok=True)
 
-    def finish(
-        self,
-        request: Mapping[str, Any],
-        tiles: Sequence[Tile] = (),
-        prints: Mapping[str, str] | None = None,
-        keep: bool = False,
-    ) -> None:
+    def finish(self, request: Mapping[str, Any], tasks: Sequence[Task] = (), keep: bool = False) -> None:
         """Remove what a finished run no longer needs: its scenes' addresses, and its tiles unless told to keep them."""
-        with files.disk_errors(self.directory):
+        with files.disk_errors(self.path):
             for path in () if keep else self.home.glob("*.npz"):
                 path.unlink()
             for path in () if keep else self.home.glob("*.zarr"):
                 shutil.rmtree(path)
             (self.home / RUNNING_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.home / "maps", ignore_errors=True)
-        described = _described(tiles, prints or {})
-        content = {"request": request, "scenes": [], "left_out": [], "tiles": described, "finished": True}
-        files.write_json(self.home / REQUEST_FILE, content)
+        self._write(Begun(dict(request), _listed(tasks), finished=True))
+
+    def _write(self, begun: Begun) -> None:
+        files.write_json(self.home / REQUEST_FILE, _begun.dump_python(begun, mode="json"))
 
     def _file(self, tile: Tile) -> Path:
         return self.home / f"{tile.name}.npz"
 
 
-def open_state(directory: Path, request: Mapping[str, Any], renew: Collection[str] = ()) -> State:
-    """The state of `request` in a directory: new, unfinished or complete.
+def open_directory(directory: Path, request: Mapping[str, Any], renew: Collection[str] = ()) -> RunDirectory:
+    """The run of `request` in a directory: new, unfinished or complete. Nothing is written.
 
     A run that stopped before its first tile is new: it searches again, whatever it was asked before. Where the request
     differs from the one before in keys of `renew` alone, its tiles are looked at again.
@@ -191,53 +255,40 @@ def open_state(directory: Path, request: Mapping[str, Any], renew: Collection[st
     Raises:
         OutputError: the directory holds another request's run, or files that are no run's, or cannot be read.
     """
-    path = directory / files.STATE / REQUEST_FILE
+    if not require_run(directory):
+        return RunDirectory(directory, None)
     try:
-        left = [p.name for p in directory.iterdir() if p.name != files.STATE] if directory.exists() else []
-        begun = path.is_file() and (left or any(path.parent.glob("*.npz")))
-    except OSError as e:
-        raise OutputError(f"cannot use {directory}: {e.strerror}; choose another --out") from e
-    if left and not path.is_file():
-        raise OutputError(f"{directory} holds other files, such as {left[0]}; choose another --out")
-    if not begun:
-        return State(directory, None)
-    try:
-        content = json.loads(path.read_bytes())
-        before, scenes = content["request"], tuple(scene_from_json(s) for s in content["scenes"])
-        left_out = tuple(LeftOut(**item) for item in content["left_out"])
-        finished = bool(content["finished"])
-    except (ValueError, KeyError, TypeError) as e:
+        before = read_begun(directory)
+    except InputError as e:
+        path = directory / files.STATE / REQUEST_FILE
         raise OutputError(f"{path} is damaged; remove {directory} or choose another --out") from e
     now = json.loads(json.dumps(request))
-    differs = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    differs = sorted(k for k in before.request.keys() | now.keys() if before.request.get(k) != now.get(k))
     if set(differs) - set(renew):
         raise OutputError(
             f"{directory} holds a run of another request (differs in: {', '.join(differs)}); choose another --out"
         )
-    if finished or differs:
-        return State(directory, None, finished=finished and not differs)
-    return State(directory, scenes, left_out)
+    if before.finished or differs:
+        return RunDirectory(directory, None, finished=before.finished and not differs)
+    return RunDirectory(directory, before.scenes, before.left_out)
 
 
-def _described(tiles: Sequence[Tile], prints: Mapping[str, str]) -> dict[str, Any]:
+def require_run(directory: Path) -> bool:
+    """Whether a run with a finished tile, or maps, lies in a directory.
+
+    Raises OutputError where the directory holds files that are no run's, or cannot be read.
+    """
+    path = directory / files.STATE / REQUEST_FILE
+    try:
+        left = [p.name for p in directory.iterdir() if p.name != files.STATE] if directory.exists() else []
+        begun = path.is_file() and bool(left or any(path.parent.glob("*.npz")))
+    except OSError as e:
+        raise OutputError(f"cannot use {directory}: {e.strerror}; choose another --out") from e
+    if left and not path.is_file():
+        raise OutputError(f"{directory} holds other files, such as {left[0]}; choose another --out")
+    return begun
+
+
+def _listed(tasks: Sequence[Task]) -> dict[str, Listed]:
     """Tiles as request.json lists them, for those who have no request at hand."""
-    return {t.name: {"pixels": t.grid.width * t.grid.height, "fingerprint": prints.get(t.name, "")} for t in tiles}
-
-
-def scene_to_json(scene: Scene) -> dict[str, Any]:
-    """A scene as JSON values."""
-    plain = dataclasses.asdict(dataclasses.replace(scene, assets={}))
-    plain["time"] = scene.time.isoformat()
-    plain["assets"] = {band: dataclasses.asdict(asset) for band, asset in scene.assets.items()}
-    return plain
-
-
-def scene_from_json(plain: Mapping[str, Any]) -> Scene:
-    """The inverse of scene_to_json. Raises KeyError, TypeError or ValueError on anything else."""
-    assets = {}
-    for band, a in plain["assets"].items():
-        transform = tuple(a["transform"]) if a["transform"] else None
-        shape = tuple(a["shape"]) if a["shape"] else None
-        assets[band] = SceneAsset(**{**a, "transform": transform, "shape": shape})
-    time = datetime.fromisoformat(plain["time"])
-    return Scene(**{**plain, "time": time, "bbox": tuple(plain["bbox"]), "assets": assets})
+    return {task.tile.name: Listed(task.pixels, task.fingerprint) for task in tasks}

@@ -20,26 +20,27 @@ from typing import Any, Final
 from geomap import files
 from geomap.catalog.over import made_in, over
 from geomap.legends import Legend
-from geomap.run.prepare import Job
+from geomap.run.prepare import Prepared
 from geomap.run.request import Request
+from geomap.run.tile_file import Task
 from geomap.sources.hrefs import redact
 from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
 from geomap.types import UPDATE, Grid, Period, Scene
 
 SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds"})
-"""Keys of a described request that decide which scenes there are, and nothing else."""
+"""Keys of a request's identity that decide which scenes there are, and nothing else."""
 
 
-def fingerprints(job: Job, scenes: Sequence[Scene]) -> dict[str, str]:
-    """By tile name, the sha256 (hexadecimal) of everything that decides the tile's content."""
-    shared = _shared(job)
+def tasks(prepared: Prepared, scenes: Sequence[Scene]) -> tuple[Task, ...]:
+    """Every tile of a request with the scenes over it and its fingerprint."""
+    shared = _shared(prepared)
     of_scene = {scene.id: _scene(scene) for scene in scenes}
-    return {
-        tile.name: _digest(
-            [shared, dataclasses.astuple(tile.grid), sorted(of_scene[s.id] for s in over(scenes, tile.grid))]
-        )
-        for tile in job.tiles
-    }
+    made = []
+    for tile in prepared.tiles:
+        near = tuple(over(scenes, tile.grid))
+        decides = [shared, dataclasses.astuple(tile.grid), sorted(of_scene[scene.id] for scene in near)]
+        made.append(Task(tile, near, _digest(decides)))
+    return tuple(made)
 
 
 def month_keys(near: Sequence[Scene], tile: Grid, period: Period) -> tuple[str, ...]:
@@ -55,10 +56,10 @@ def month_keys(near: Sequence[Scene], tile: Grid, period: Period) -> tuple[str, 
     return tuple(_digest([place, sorted(scenes)]) for scenes in months)
 
 
-def _shared(job: Job) -> Mapping[str, Any]:
+def _shared(prepared: Prepared) -> Mapping[str, Any]:
     """What all tiles have in common."""
-    asked = {key: value for key, value in identity_of(job).items() if key not in SEARCH | {UPDATE}}
-    return {"request": asked, "vectors": job.vectors, "torch": version("torch")}
+    asked = {key: value for key, value in identity_of(prepared).items() if key not in SEARCH | {UPDATE}}
+    return {"request": asked, "vectors": prepared.vectors, "torch": version("torch")}
 
 
 def _scene(scene: Scene) -> str:
@@ -72,21 +73,21 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def identity_of(job: Job) -> dict[str, Any]:
+def identity_of(prepared: Prepared) -> dict[str, Any]:
     """The request as JSON: what decides the maps' content, nothing of the machine."""
-    r = job.request
+    r = prepared.request
     return {
         "geomap": version("geomap"),
         "area": _sha256(r.area.geometry.wkb),
         "bounds": [round(v, 6) for v in r.area.geometry.bounds],
         "period": str(r.period),
         **_input(r),
-        "legends": legends_digests([q.legend for q in job.questions]),
-        "weights": {"name": job.weights.card.name, "sha256": job.weights.digest},
+        "legends": legends_digests([q.legend for q in prepared.questions]),
+        "weights": {"name": prepared.weights.card.name, "sha256": prepared.weights.digest},
         "min_clear_months": r.min_clear_months,
         "min_confidence": r.min_confidence,
-        "within": f"{job.within[0]}={job.within[1]}" if job.within else None,
-        "device": f"{job.device} {job.dtype}",  # a CPU without bfloat16 gives other last bits
+        "within": f"{prepared.within[0]}={prepared.within[1]}" if prepared.within else None,
+        "device": f"{prepared.device} {prepared.dtype}",  # a CPU without bfloat16 gives other last bits
         **({"save": kinds} if (kinds := saved_kinds(r)) else {}),
         **({UPDATE: str(r.update.period)} if r.update else {}),
     }

@@ -1,4 +1,4 @@
-"""From a request to finished maps: the only package that knows several stages.
+"""From a request to finished maps in a directory.
 
     search -> for each tile: composite -> encode -> label -> state on disk -> one COG per layer and zone -> published
 
@@ -11,29 +11,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from geomap import files
-from geomap.catalog.over import over
-from geomap.run import record, stores
-from geomap.run.cluster import Cluster, Resources
-from geomap.run.directory import Quarantined, State, open_state
-from geomap.run.identity import fingerprints, identity_of
-from geomap.run.prepare import PIXELS_PER_KM2, Job, disk_space, find_scenes, prepare
-from geomap.run.publish import Maps, assemble, published
-from geomap.run.request import Earlier, Request
-from geomap.run.retries import map_tiles
-from geomap.run.tiles import work
-from geomap.run.update import changes, earlier, require, shared
-from geomap.sentinel2 import BANDS_10M, BANDS_20M
-from geomap.types import UPDATE, Progress, Scene, Tile
+from geomap.catalog.search import Found
+from geomap.run import stores, update
+from geomap.run.directory import RunDirectory, open_directory
+from geomap.run.identity import identity_of, tasks
+from geomap.run.prepare import PIXELS_PER_KM2, Prepared, Product, disk_space, find_scenes, prepare, read_bytes
+from geomap.run.publish import Maps, publish, published
+from geomap.run.record import Update
+from geomap.run.request import Request
+from geomap.run.retries import try_tiles
+from geomap.run.tile_file import Task
+from geomap.run.workers import Resources, Workers, workers
+from geomap.types import UPDATE, Progress, Scene, silent
 from geomap.write.layer import Layer, Statistics
-
-__all__ = ["Earlier", "Estimate", "Progress", "Request", "Resources", "Result", "earlier", "map_area"]
 
 log = logging.getLogger(__name__)
 
@@ -58,22 +55,39 @@ class Result:
     """A finished run."""
 
     directory: Path
-    statistics: Mapping[str, Statistics]  # by layer stem, over all zones
     layers: tuple[Layer, ...]
-    paths: tuple[Path, ...]  # of the maps
-    scenes: tuple[Scene, ...]  # empty where an earlier run was complete
-    resumed: int  # tiles that an earlier run had finished; all of them where it was complete
     tiles: int
+    resumed: int  # tiles that an earlier run had finished; all of them where it was complete
+    paths: tuple[Path, ...]  # of the maps
+    statistics: Mapping[str, Statistics]  # by layer stem, over all zones
+    scenes: tuple[Scene, ...] = ()  # empty where an earlier run was complete
     seconds: Mapping[str, float] = field(default_factory=dict)  # by stage, added over tiles; stages overlap
     quarantined: Mapping[str, str] = field(default_factory=dict)  # tiles that failed twice -> cause; nodata in the maps
     missed: int = 0  # scenes that some tile was made without, a file of theirs being missing or damaged
-    update: record.Update | None = None  # what was taken over from an earlier run
+    update: Update | None = None  # what was taken over from an earlier run
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What of a finished run is looked at again; by default nothing."""
+
+    refresh: bool = False  # search again, and make anew the tiles whose scenes or settings changed
+    retry: bool = False  # try the tiles in quarantine again
+
+    def __bool__(self) -> bool:
+        return self.refresh or self.retry
+
+    def renew(self, asked: Collection[str]) -> frozenset[str]:
+        """Keys of a request that may differ from those of the run before."""
+        if self.refresh:
+            return frozenset(asked) - {"area", "bounds"} | {UPDATE}
+        return SOURCE if self.retry else frozenset()
 
 
 def map_area(
     request: Request,
     out: Path,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent,
     on_estimate: Callable[[Estimate], None] = lambda estimate: None,
     *,
     resources: Resources = Resources(),  # noqa: B008
@@ -88,9 +102,9 @@ def map_area(
     Args:
         request: what decides the maps.
         out: their directory.
-        progress: told of tiles, pixels and maps done.
-        on_estimate: told what the run will take, before it reads a pixel.
-        resources: who does the tiles; this process unless told otherwise.
+        progress: called with tiles, pixels and maps done.
+        on_estimate: called with what the run will take, before it reads a pixel.
+        resources: who makes the tiles; this process unless told otherwise.
         refresh: of a finished run, search again and make anew the tiles whose scenes (or weights, legends, version: all
             but the area) have changed; the tiles are kept for the next time.
         retry_quarantined: try again the tiles that failed twice; of a finished run, search again.
@@ -100,110 +114,94 @@ def map_area(
         TemporaryError: the catalogue, the pixels' server, the cluster or the disk; run again later.
         ReadError: no tile could be read; files of scenes are missing or damaged.
     """
-    with Cluster(resources, request.device) as cluster:
-        job = prepare(request, cluster.device)
-        asked = identity_of(job)
-        refreshed = frozenset(asked) - {"area", "bounds"} | {UPDATE}
-        renew = refreshed if refresh else SOURCE if retry_quarantined else frozenset()
-        again = refresh or retry_quarantined
-        state = open_state(out, asked, renew)
-        if again or not state.complete:
-            require(job, asked)
-        needed = state.scenes is None and (again or not state.complete)
-        found = find_scenes(request, progress) if needed else None
-        with state.lock():
-            state = open_state(out, asked, renew)  # another run may have come and gone during the search
+    out, again = Path(out), Again(refresh, retry_quarantined)
+    with workers(resources, request.device) as crew:
+        prepared = prepare(request, crew.device, crew.dtype)
+        asked = identity_of(prepared)
+        open_run = partial(open_directory, out, asked, again.renew(asked))
+        run = open_run()
+        if again or not run.complete:
+            update.require(prepared, asked)
+        search = run.scenes is None and (again or not run.complete)
+        found = find_scenes(request, progress) if search else None
+        with run.lock():
+            run = open_run()  # another run may have come and gone during the search
             files.clean_temporary(out)
-            damaged = files.damaged_maps(out) if state.complete else ()
-            if damaged:
-                require(job, asked)
-                log.warning("%s: %s; mapping again", out, ", ".join(damaged))
-                (out / files.SUMS).unlink()
-            if state.complete and not again:
-                return _finished(job, state)
-            state = stores.attach(job, asked, state)
-            if state.scenes is None:
-                files.require_space(out, disk_space(job))
+            run = _unmark_damaged(prepared, run)
+            if run.complete and not again:
+                return _finished(prepared.product, run)
+            run = stores.attach(prepared, asked, run)
+            if run.scenes is None:
+                files.require_space(out, disk_space(prepared))
                 found = found or find_scenes(request, progress)
-            scenes, left_out = (found.scenes, found.left_out) if found else (state.scenes or (), state.left_out)
-            todo = _todo(job, state, scenes, retry_quarantined)
-            if state.complete and not todo.tiles:
-                return _finished(job, state)
-            state = state.begin(asked, scenes, left_out, job.tiles, todo.prints)
-            on_estimate(estimate(job, scenes, todo.tiles, cluster.device))
-            execute = partial(cluster.work if cluster.device else work, job, scenes)
-            done = map_tiles(job, state, todo.tiles, todo.prints, execute, progress)
+            found = found or Found(run.scenes or (), run.left_out, request.period)
+            all_tasks = tasks(prepared, found.scenes)
+            pending = _pending(prepared, run, all_tasks, retry_quarantined)
+            if run.complete and not pending:
+                return _finished(prepared.product, run)
+            run = run.begin(asked, found.scenes, found.left_out, all_tasks)
+            on_estimate(estimate(prepared, crew, found.scenes, pending))
+            tried = try_tiles(run, all_tasks, pending, partial(crew.work, prepared), progress)
+            missing = {name: q.kind for name, q in tried.quarantined.items()}
             start = time.perf_counter()
-            missing = {name: q.kind for name, q in done.quarantined.items()}
-            maps = assemble(job.product, state, asked, missing, progress, changes(job, state))
-            state.finish(asked, job.tiles, todo.prints, keep=refresh or bool(missing))
-            seconds = {**done.seconds, "write": time.perf_counter() - start}
-            return _result(job, state, maps, len(job.tiles) - len(todo.tiles), seconds, done.quarantined)
+            changes = update.changes(prepared, run)
+            maps = publish(prepared.product, run, all_tasks, asked, missing, progress, changes)
+            run.finish(asked, all_tasks, keep=refresh or bool(missing))
+            seconds = {**tried.seconds, "write": time.perf_counter() - start}
+            return result(prepared.product, run, maps, len(all_tasks) - len(pending), seconds)
 
 
-@dataclass(frozen=True, slots=True)
-class _Todo:
-    """Tiles that are not done, and the fingerprint of every tile by its name."""
+def _unmark_damaged(prepared: Prepared, run: RunDirectory) -> RunDirectory:
+    """Let a finished run whose maps are missing or changed count as unfinished. Raises UpdateError."""
+    damaged = files.damaged_maps(run.path) if run.complete else ()
+    if damaged:
+        update.require(prepared, identity_of(prepared))
+        log.warning("%s: %s; mapping again", run.path, ", ".join(damaged))
+        (run.path / files.SUMS).unlink()
+    return run
 
-    tiles: tuple[Tile, ...]
-    prints: Mapping[str, str]
 
-
-def _todo(job: Job, state: State, scenes: Sequence[Scene], retry: bool) -> _Todo:
+def _pending(prepared: Prepared, run: RunDirectory, all_tasks: Sequence[Task], retry: bool) -> list[Task]:
     """The tiles that are not finished, nor in quarantine unless those are tried again."""
-    prints = fingerprints(job, scenes)
-    stems = [layer.stem for layer in job.layers]
-    left = {} if retry else state.quarantined()
-    tiles = (
-        tile
-        for tile in job.tiles
-        if not (tile.name in left and left[tile.name].fingerprint == prints[tile.name])
-        and not state.has(tile, stems, prints[tile.name])
-    )
-    return _Todo(tuple(tiles), prints)
+    stems = [layer.stem for layer in prepared.layers]
+    left = {} if retry else {name: q.fingerprint for name, q in run.quarantined().items()}
+    return [task for task in all_tasks if left.get(task.tile.name) != task.fingerprint and not run.has(task, stems)]
 
 
-def _result(
-    job: Job, state: State, maps: Maps, resumed: int, seconds: Mapping[str, float], left: Mapping[str, Quarantined]
-) -> Result:
-    causes = {name: q.cause for name, q in left.items()}
-    scenes = state.scenes or ()
-    return Result(
-        state.directory,
-        maps.statistics,
-        job.product.layers,
-        maps.paths,
-        scenes,
-        resumed,
-        len(job.tiles),
-        seconds,
-        causes,
-        maps.missed,
-        maps.update,
-    )
-
-
-def estimate(job: Job, scenes: Sequence[Scene], pending: Sequence[Tile], device: str | None = None) -> Estimate:
+def estimate(prepared: Prepared, crew: Workers, scenes: Sequence[Scene], pending: Sequence[Task]) -> Estimate:
     """What the pending tiles will take; their pixels from the area's size, the speed from a short trial here."""
-    share = len(pending) / len(job.tiles)
-    pixels = round(share * job.request.area.square_km * PIXELS_PER_KM2)
-    per_scene = 2 * len(BANDS_10M) + (2 * len(BANDS_20M) + 1) / 4  # bytes for each 10 m pixel, SCL included
-    seen = sum(_to_read(job, scenes, tile) * tile.grid.width * tile.grid.height for tile in pending)
-    months = len({job.request.period.step(s.time) for s in scenes})
-    seconds = None
-    if device is None:
-        seconds = pixels / job.engine.pixels_per_second(job.request.period.months) if pending else 0.0
-    return Estimate(len(pending), len(scenes), months, pixels, int(seen * per_scene), seconds)
+    asked = prepared.request
+    pixels = round(len(pending) / len(prepared.tiles) * asked.area.square_km * PIXELS_PER_KM2)
+    months = len({asked.period.step(scene.time) for scene in scenes})
+    seen = sum(read_bytes(task.tile.grid, _to_read(asked, task)) for task in pending)
+    speed = crew.speed(prepared) if pending else 1.0
+    seconds = None if speed is None else pixels / speed
+    return Estimate(len(pending), len(scenes), months, pixels, int(seen), seconds)
 
 
-def _to_read(job: Job, scenes: Sequence[Scene], tile: Tile) -> int:
+def _to_read(asked: Request, task: Task) -> int:
     """Scenes over a tile that no earlier run saves reading."""
-    near, period, update = over(scenes, tile.grid), job.request.period, job.request.update
-    found = shared(update, tile, near, period) if update else None
-    return sum(found is None or period.step(scene.time) not in found.steps for scene in near)
+    found = update.shared(asked.update, task, asked.period) if asked.update else None
+    return sum(found is None or asked.period.step(scene.time) not in found.steps for scene in task.scenes)
 
 
-def _finished(job: Job, state: State) -> Result:
+def _finished(product: Product, run: RunDirectory) -> Result:
     """The result of a run that was complete before."""
-    maps = published(job.product, state.directory)
-    return _result(job, state, maps, len(job.tiles), {}, state.quarantined())
+    return result(product, run, published(product, run.path), len(product.tiles), {})
+
+
+def result(product: Product, run: RunDirectory, maps: Maps, resumed: int, seconds: Mapping[str, float]) -> Result:
+    """What is told of a run whose maps are in their place."""
+    return Result(
+        directory=run.path,
+        layers=product.layers,
+        tiles=len(product.tiles),
+        resumed=resumed,
+        paths=maps.paths,
+        statistics=maps.statistics,
+        scenes=run.scenes or (),
+        seconds=seconds,
+        quarantined={name: q.cause for name, q in run.quarantined().items()},
+        missed=maps.missed,
+        update=maps.update,
+    )

@@ -28,10 +28,10 @@ from geomap.encode import weights
 from geomap.encode.engine import Engine
 from geomap.errors import GeomapError
 from geomap.read import reader
-from geomap.read.access import GDAL_OPTIONS, driver, gdal_options, threads
-from geomap.run.prepare import PIXELS_PER_KM2, find_scenes
+from geomap.read.access import GDAL_OPTIONS, all_local, driver, gdal_options, threads
+from geomap.run.prepare import PIXELS_PER_KM2, find_scenes, read_bytes
 from geomap.run.request import Request
-from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL
+from geomap.sentinel2 import BANDS, SCL
 from geomap.types import Grid, Period, Scene, Tile
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def plan(request: Request, progress: Callable[[str, int, int], None] = lambda st
         tiles=len(parts),
         pixels=pixels,
         reads=round(reads),
-        requests=0 if _local(found.scenes) else round(reads) * REQUESTS_PER_READ,
+        requests=0 if all_local(found.scenes) else round(reads) * REQUESTS_PER_READ,
         read_bytes=round(size),
         read_seconds=reads / sky.rate if sky.rate else None,
         encode_seconds=pixels / engine.pixels_per_second(request.period.months),
@@ -267,14 +267,9 @@ def _volume(parts: Sequence[Tile], scenes: Sequence[Scene], used: float) -> tupl
     reads = size = 0.0
     for tile in parts:
         near = len(over(scenes, tile.grid))
-        pixels = tile.grid.width * tile.grid.height
         reads += near * (1 + used * len(BANDS))
-        size += near * pixels * (1 / 4 + used * (2 * len(BANDS_10M) + 2 * len(BANDS_20M) / 4))
+        size += read_bytes(tile.grid, near, used)
     return reads, size
-
-
-def _local(scenes: Sequence[Scene]) -> bool:
-    return all(asset.href.startswith("/") for scene in scenes for asset in scene.assets.values())
 
 
 def _passes(scenes: Sequence[Scene]) -> dict[str, list[Scene]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,24 +11,21 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from geomap import grid, legends
+from geomap import grid, legends, pipeline
 from geomap.catalog.search import Found, search
 from geomap.encode import weights
-from geomap.encode.card import _sha256
 from geomap.encode.directions import directions
-from geomap.encode.engine import Engine
+from geomap.encode.engine import pick_device, pick_dtype, require_single_pixels
 from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
-from geomap.label import towers
 from geomap.label.classify import Question
 from geomap.legends import Legend
 from geomap.run.request import Request
-from geomap.sentinel2 import BANDS
+from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
-from geomap.types import Period, Progress, Tile
+from geomap.types import Grid, Period, Progress, Tile
 from geomap.write.layer import Layer, change_layers, layers_of, require_distinct
 
 PIXELS_PER_KM2 = 10_000
@@ -47,17 +45,16 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A request made ready: everything that the tiles share."""
+class Prepared:
+    """A request made ready: all that its tiles share, as plain values and tensors on the CPU, so that it travels."""
 
     request: Request
     tiles: tuple[Tile, ...]
-    engine: Engine
     device: str  # type of the device that encodes, "cpu" or "cuda", here or on a cluster
     dtype: torch.dtype  # that it encodes in
+    weights: weights.Weights
     questions: tuple[Question, ...]
     layers: tuple[Layer, ...]
-    weights: weights.Weights
     within: tuple[str, int] | None  # (legend, class id) that the other maps keep to
     codec: Codec | None = None  # of the embeddings, where they are saved
     changes: tuple[Layer, ...] = ()  # maps of what differs from the earlier run, made of both runs' maps
@@ -73,14 +70,19 @@ class Job:
     @property
     def vectors(self) -> dict[str, str]:
         """By legend, the sha256 of its class vectors."""
-        return {q.legend.name: _sha256(q.vectors.cpu().numpy().tobytes()) for q in self.questions}
+        return {q.legend.name: hashlib.sha256(q.vectors.numpy().tobytes()).hexdigest() for q in self.questions}
 
 
-def prepare(request: Request, device: str | None = None) -> Job:
-    """Check the request against weights, legends and device; find the tiles.
+def prepare(request: Request, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Prepared:
+    """Check a request against weights and legends, and find its tiles, before the first pixel is read.
 
-    `device` is the type of the workers' devices where they encode, on a cluster.
+    `device` and `dtype` are those that encode, on a cluster perhaps; by default the ones that this process would take.
+
+    Raises:
+        InputError: the request cannot be met (its subclasses say why).
     """
+    device = device or pick_device(request.device)
+    dtype = dtype or pick_dtype(device)
     if not request.legends:
         raise InputError("nothing to map; give --legend or --classes")
     if not 1 <= request.min_clear_months <= request.period.months:
@@ -92,17 +94,22 @@ def prepare(request: Request, device: str | None = None) -> Job:
     if request.update and request.composites:
         raise InputError("give --update-from or --from-composites, not both")
     loaded = weights.load(request.weights)
-    engine = Engine(loaded.encoder, "cpu" if device else request.device)
-    questions = tuple(
-        Question(legend, vectors_of(legend, loaded).to(engine.device), loaded.card.logit_scale, request.min_confidence)
-        for legend in asked
-    )
-    codec = codec_of(loaded.encoder) if request.save_embeddings else None
+    require_single_pixels(loaded.encoder)
     tiles = grid.tiles(request.area)
     if request.composites is not None:
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
-    place, dtype = device or engine.device.type, torch.bfloat16 if device == "cuda" else engine.dtype
-    return Job(request, tiles, engine, place, dtype, questions, layers, loaded, within, codec, changes)
+    return Prepared(
+        request,
+        tiles,
+        device.type,
+        dtype,
+        loaded,
+        pipeline.questions(asked, loaded, request.min_confidence),
+        layers,
+        within,
+        codec_of(loaded.encoder) if request.save_embeddings else None,
+        changes,
+    )
 
 
 SAMPLE: Final = 4096
@@ -147,16 +154,10 @@ def with_base(
     return asked if base.name in by_name else (base, *asked), (base.name, base.id_of(class_name))
 
 
-def vectors_of(legend: Legend, loaded: weights.Weights) -> Tensor:
-    """(K, D) class vectors: those stored beside the weights, or made by their text tower."""
-    stored = loaded.class_vectors.get(legend.digest)
-    return towers.cached_class_vectors(legend, loaded.card.text_space) if stored is None else stored
-
-
 def find_scenes(request: Request, progress: Progress) -> Found:
-    """The scenes of a request; none are needed where its composites are saved. Raises as catalog.find."""
+    """The scenes of a request; none are needed where its composites are saved. Raises as catalog.search."""
     if request.composites is not None:
-        return Found((), ())
+        return Found((), (), request.period)
     progress("search", 0, 1)
     found = search(
         request.area.geometry,
@@ -171,10 +172,19 @@ def find_scenes(request: Request, progress: Progress) -> Found:
     return found
 
 
-def disk_space(job: Job) -> int:
+def disk_space(prepared: Prepared) -> int:
     """Bytes on disk that a run takes at most: the largest layer while it is written, every map and store."""
-    largest = sum(t.grid.width * t.grid.height for t in job.tiles)
-    itemsizes = [np.dtype(layer.dtype).itemsize for layer in job.product.layers]
-    composite = job.request.period.months * (2 * len(BANDS) + 1) if job.request.save_composites else 0
-    code = job.codec.size + 1 if job.codec else 0
+    largest = sum(t.grid.width * t.grid.height for t in prepared.tiles)
+    itemsizes = [np.dtype(layer.dtype).itemsize for layer in prepared.product.layers]
+    composite = prepared.request.period.months * (2 * len(BANDS) + 1) if prepared.request.save_composites else 0
+    code = prepared.codec.size + 1 if prepared.codec else 0
     return largest * (2 * sum(itemsizes) + 2 * max(itemsizes) + composite + code)
+
+
+def read_bytes(where: Grid, scenes: int, used: float = 1.0) -> float:
+    """Decoded bytes over a grid of 10 m pixels: every scene's classification, and all bands of the share that is used.
+
+    Bands of 10 m have two bytes a pixel; of 20 m a quarter of the pixels, the classification one byte of each.
+    """
+    of_bands = 2 * len(BANDS_10M) + 2 * len(BANDS_20M) / 4
+    return scenes * where.width * where.height * (1 / 4 + used * of_bands)

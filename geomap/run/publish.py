@@ -17,9 +17,21 @@ from numpy.typing import NDArray
 
 from geomap import files, grid
 from geomap.catalog import offset_check
-from geomap.run import record, stores
-from geomap.run.directory import State
+from geomap.run import stores
+from geomap.run.directory import RunDirectory
 from geomap.run.prepare import Product
+from geomap.run.record import (
+    Record,
+    Update,
+    merge,
+    missed_by_scene,
+    offset_groups,
+    read_record,
+    updated,
+    used_scenes,
+    write_record,
+)
+from geomap.run.tile_file import About, Task
 from geomap.store.store import COMPOSITES
 from geomap.types import Progress, Tile
 from geomap.write import vrt
@@ -43,12 +55,13 @@ class Maps:
     paths: tuple[Path, ...]
     statistics: Mapping[str, Statistics]  # by layer stem, over all zones
     missed: int = 0  # scenes that some tile was made without, a file of theirs being missing or damaged
-    update: record.Update | None = None  # what was taken over from an earlier run
+    update: Update | None = None  # what was taken over from an earlier run
 
 
-def assemble(
+def publish(
     product: Product,
-    state: State,
+    run: RunDirectory,
+    tasks: Sequence[Task],
     asked: Mapping[str, Any],
     missing: Mapping[str, str],
     progress: Progress,
@@ -58,64 +71,107 @@ def assemble(
 
     Args:
         product: what the files say of their making.
-        state: holds every tile of the product but the missing ones.
+        run: holds every tile of the product but the missing ones.
+        tasks: the tiles of the product.
         asked: the request as run.json keeps it.
-        missing: tiles in quarantine, which are nodata in the maps, and the kind of error; by name.
-        progress: told of maps written.
-        derived: the layers of the product that the state does not hold.
+        missing: tiles that are nodata in the maps, and the kind of error; by name.
+        progress: called with maps written.
+        derived: the layers of the product that the run does not hold.
 
     Raises:
         DiskFullError, OutputError: the maps cannot be written.
         OffsetError: the pixels of a scene contradict its offset.
     """
-    ready = [tile for tile in product.tiles if tile.name not in missing]
-    staging = state.staging()
+    ready = [task for task in tasks if task.tile.name not in missing]
+    staging = run.staging()
+    maps = _files(product, staging)
+    statistics = _write_maps(maps, [task.tile for task in ready], run, _tags(product), progress, derived)
+    vrt.write_vrts(staging, maps)
+    abouts = {task.tile.name: run.about(task.tile) for task in ready}
+    recorded = _recorded(product, run, asked, missing, statistics, abouts)
+    write_record(staging, recorded)
+    _write_stac(staging, maps, product, recorded)
+    if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
+        stores.write_made_from(staging, ready, product.period, abouts)
+    stores.link(run.stores, staging, missing)
+    files.write_sums(staging)
+    files.publish(staging, run.path)
+    return _maps(product, run.path, recorded)
+
+
+def published(product: Product, directory: Path) -> Maps:
+    """The maps of a run that is finished. Raises InputError where its record is damaged."""
+    return _maps(product, directory, read_record(directory))
+
+
+def _files(product: Product, directory: Path) -> list[MapFile]:
+    """The maps of every zone, with the grid of each."""
     zones = sorted({tile.grid.epsg for tile in product.tiles})
     maps: list[MapFile] = []
     for epsg in zones:
         whole = grid.mosaic_grid(tuple(tile.grid for tile in product.tiles if tile.grid.epsg == epsg))
-        maps += [MapFile(map_path(staging, m, epsg, zones), m, whole) for m in product.layers]
-    merged = _write_maps(maps, ready, state, _tags(product), progress, derived)
-    vrt.write_vrts(staging, maps)
-    scenes = state.scenes or ()
-    abouts = {tile.name: state.about(tile) for tile in ready}
-    evidence = {name: about.evidence for name, about in abouts.items()}
-    dark = offset_check.total(e.dark for e in evidence.values())
-    missed = record.missed_scenes({name: e.missed for name, e in evidence.items()})
-    scenes_missed = len({m.scene for m in missed})
+        maps += [MapFile(map_path(directory, layer, epsg, zones), layer, whole) for layer in product.layers]
+    return maps
+
+
+def _recorded(
+    product: Product,
+    run: RunDirectory,
+    asked: Mapping[str, Any],
+    missing: Mapping[str, str],
+    statistics: Mapping[str, Statistics],
+    abouts: Mapping[str, About],
+) -> Record:
+    """What run.json will hold. Raises OffsetError; logs what is doubtful without being proven wrong."""
+    scenes = run.scenes or ()
+    dark = offset_check.total(about.dark for about in abouts.values())
     for doubt in offset_check.check(scenes, dark).values():
         log.warning("the offset is doubtful: %s", doubt)
-    offsets = record.offset_groups(record.scenes_json(scenes, dark))
+    return Record(
+        request=dict(asked),
+        scenes=used_scenes(scenes, dark),
+        left_out=run.left_out,
+        missed=missed_by_scene({name: about.missed for name, about in abouts.items()}),
+        tiles=tuple(tile.name for tile in product.tiles),
+        quarantined=dict(missing),
+        maps=dict(statistics),
+        vectors=dict(product.vectors),
+        update=updated(asked, (about.reused for about in abouts.values())),
+    )
+
+
+def _write_stac(staging: Path, maps: Sequence[MapFile], product: Product, recorded: Record) -> None:
     write_stac(
         staging,
         maps,
         product.period,
-        software=record.software(),
+        software=recorded.software,
         lineage=product.lineage,
         provenance={
             "weights": product.weights,
             "weights_sha256": product.weights_sha256,
-            "scenes": len(scenes),
-            "scenes_missed": scenes_missed,
-            "offsets": [asdict(group) for group in offsets],
-            **({"tiles_missing": len(missing)} if missing else {}),
+            "scenes": len(recorded.scenes),
+            "scenes_missed": _missed(recorded),
+            "offsets": [asdict(group) for group in offset_groups(recorded.scenes)],
+            **({"tiles_missing": len(recorded.quarantined)} if recorded.quarantined else {}),
         },
     )
-    names = [tile.name for tile in product.tiles]
-    update = record.update(asked, [about.reused for about in abouts.values()])
-    record.write(staging, asked, names, scenes, state.left_out, dark, merged, missing, missed, product.vectors, update)
-    if scenes and any(kept.kind == COMPOSITES for kept in state.stores):
-        stores.record(staging, ready, scenes, product.period, evidence)
-    stores.link(state.stores, staging, missing)
-    files.write_sums(staging)
-    files.publish(staging, state.directory)
-    return Maps(tuple(state.directory / m.path.name for m in maps), merged, scenes_missed, update)
+
+
+def _maps(product: Product, directory: Path, recorded: Record) -> Maps:
+    paths = tuple(m.path for m in _files(product, directory))
+    return Maps(paths, recorded.maps, _missed(recorded), recorded.update)
+
+
+def _missed(recorded: Record) -> int:
+    """Scenes that some tile was made without."""
+    return len({m.scene for m in recorded.missed})
 
 
 def _write_maps(
     maps: Sequence[MapFile],
     tiles: Sequence[Tile],
-    state: State,
+    run: RunDirectory,
     tags: Mapping[str, str],
     progress: Progress,
     derived: Derived,
@@ -123,7 +179,7 @@ def _write_maps(
     """Write several maps at a time, each from the tiles of its zone. Returns statistics by layer stem."""
 
     def written(m: MapFile) -> Statistics:
-        load = derived.get(m.layer.stem) or partial(_load, state, m.layer)
+        load = derived.get(m.layer.stem) or partial(_load, run, m.layer)
         pixels = ((tile.grid, load(tile)) for tile in tiles if tile.grid.epsg == m.grid.epsg)
         return write_map(m.path, m.layer, m.grid, pixels, tags)
 
@@ -135,19 +191,11 @@ def _write_maps(
             progress("write", done, len(maps))
     finally:
         pool.shutdown(cancel_futures=True)
-    return {stem: record.merge(parts) for stem, parts in statistics.items()}
+    return {stem: merge(parts) for stem, parts in statistics.items()}
 
 
-def published(product: Product, directory: Path) -> Maps:
-    """The maps of a run that is finished."""
-    zones = sorted({tile.grid.epsg for tile in product.tiles})
-    paths = tuple(map_path(directory, layer, epsg, zones) for epsg in zones for layer in product.layers)
-    missed = {m.scene for m in record.inputs(directory).missed}
-    return Maps(paths, record.read_statistics(directory), len(missed), record.read_update(directory))
-
-
-def _load(state: State, layer: Layer, tile: Tile) -> NDArray[Any]:
-    return state.load(tile, layer.stem)
+def _load(run: RunDirectory, layer: Layer, tile: Tile) -> NDArray[Any]:
+    return run.load(tile, layer.stem)
 
 
 def map_path(directory: Path, layer: Layer, epsg: int, zones: Sequence[int]) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,17 +21,18 @@ from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
 from geomap.label.classify import Question, TileLabels
 from geomap.legends import Legend
-from geomap.run.directory import State, open_state
+from geomap.pipeline import class_vectors
+from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import legends_digests, store_digest
-from geomap.run.map import Result
-from geomap.run.prepare import Product, vectors_of, with_base
-from geomap.run.publish import Maps, assemble, published
-from geomap.run.tile_file import Finished, pack
+from geomap.run.map import Result, result
+from geomap.run.prepare import Product, with_base
+from geomap.run.publish import publish, published
+from geomap.run.tile_file import Finished, Task, pack
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
 from geomap.store.store import EMBEDDINGS, Store
-from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Grid, Layers, Progress, Tile
+from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Grid, Layers, Progress, Tile, silent
 from geomap.write.layer import Layer, layers_of
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class LabelRequest:
     within: tuple[str, str] | None = None  # (legend, class): the other maps cover this class alone
 
 
-def label_store(request: LabelRequest, out: Path, progress: Progress = lambda stage, done, total: None) -> Result:
+def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:
     """Map legends over the stored pixels into `out`: the same files as `map_area` makes.
 
     Raises:
@@ -80,7 +81,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = lambda st
     layers = layers_of(asked, request.min_confidence)
     codec = Codec(kept.basis())
     scale, least = loaded.card.logit_scale, request.min_confidence
-    questions = [Question(q, codec.project(vectors_of(q, loaded)), scale, least) for q in asked]
+    questions = [Question(q, codec.project(class_vectors(q, loaded)), scale, least) for q in asked]
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     described = {
         **_described(kept),
@@ -91,20 +92,20 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = lambda st
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
         months = kept.read(CLEAR_MONTHS, tile.grid, tile)
-        sheet = TileLabels(questions, tile.grid.shape)
+        labels = TileLabels(questions, tile.grid.shape)
 
         def fill(where: NDArray[np.intp], block: torch.Tensor) -> None:
             embeddings = codes.decode(block)
             _check(kept, tile, embeddings[:, 0])
-            sheet.fill(where, embeddings)
+            labels.fill(where, embeddings)
 
         _over(kept, tile, _mapped(kept, months), fill, advance)
-        return sheet.layers(within, months)
+        return labels.layers(within, months)
 
     return _map(kept, layers, lineage, described, make, out, progress)
 
 
-def similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = lambda *_: None) -> Result:
+def similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
     """Map the cosine of every stored pixel with the one at a place, as float32 in similarity.tif.
 
     Args:
@@ -176,40 +177,41 @@ def _map(
     """Make the layers of every stored tile and assemble them; a run that was stopped goes on."""
     of = kept.about["weights"]
     product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
-    state = open_state(out, asked)
-    with state.lock():
-        state = open_state(out, asked)
+    tasks = [Task(tile) for tile in kept.tiles]
+    missing = dict.fromkeys(kept.missing, "not in the store")
+    run = open_directory(out, asked)
+    with run.lock():
+        run = open_directory(out, asked)
         files.clean_temporary(out)
-        if state.complete and not files.damaged_maps(out):
-            return _result(product, state, published(product, out), len(product.tiles), {})
+        if run.complete and not files.damaged_maps(out):
+            return result(product, run, published(product, out), len(tasks), {})
         (out / files.SUMS).unlink(missing_ok=True)
-        state = state.begin(asked, (), (), kept.tiles)
-        missing = dict.fromkeys(kept.missing, "not in the store")
+        run = run.begin(asked, (), (), tasks)
         if missing:
             log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))
-        stems = [layer.stem for layer in layers]
-        ready = [tile for tile in kept.tiles if tile.name not in missing]
-        pending = [tile for tile in ready if not state.has(tile, stems)]
         start = time.perf_counter()
-        done, total = 0, sum(tile.grid.width * tile.grid.height for tile in pending)
-        for tile in pending:
-            state.save(tile, Finished(pack(make(tile, _shifted(progress, done, total)))))
-            done += tile.grid.width * tile.grid.height
-            progress("label", done, total)
+        ready = [task for task in tasks if task.tile.name not in missing]
+        resumed = _make(run, ready, [layer.stem for layer in layers], make, progress)
         labelled = time.perf_counter()
-        maps = assemble(product, state, asked, missing, progress)
-        state.finish(asked, kept.tiles)
+        maps = publish(product, run, tasks, asked, missing, progress)
+        run.finish(asked, tasks)
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
-        return _result(product, state, maps, len(ready) - len(pending), seconds)
+        return result(product, run, maps, resumed, seconds)
 
 
-def _shifted(progress: Progress, base: int, total: int) -> Callable[[int], None]:
-    return lambda pixels: progress("label", base + pixels, total)
+def _make(run: RunDirectory, tasks: Sequence[Task], stems: Sequence[str], make: Maker, progress: Progress) -> int:
+    """Make the tiles that are not finished; returns how many were."""
+    pending = [task for task in tasks if not run.has(task, stems)]
+    done, total = 0, sum(task.pixels for task in pending)
 
+    def advance(pixels: int) -> None:
+        progress("label", done + pixels, total)
 
-def _result(product: Product, state: State, maps: Maps, resumed: int, seconds: Mapping[str, float]) -> Result:
-    count = len(product.tiles)
-    return Result(state.directory, maps.statistics, product.layers, maps.paths, (), resumed, count, seconds)
+    for task in pending:
+        run.save(task, Finished(pack(make(task.tile, advance))))
+        done += task.pixels
+        progress("label", done, total)
+    return len(tasks) - len(pending)
 
 
 def _mapped(kept: Store, months: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -5,45 +5,40 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from geomap import files, grid
-from geomap.catalog.over import over
 from geomap.errors import InputError, ReadError
-from geomap.run.directory import State
+from geomap.run.directory import RunDirectory
 from geomap.run.identity import month_keys, saved_kinds
-from geomap.run.prepare import Job
-from geomap.run.tile_file import Evidence
+from geomap.run.prepare import Prepared
+from geomap.run.tile_file import About, Task
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import UPDATE, Composite, Grid, Period, Scene, Tile
+from geomap.types import UPDATE, Composite, Grid, Period, Tile
 
-MADE_FROM: Final = files.RECORDS
-"""Folder beside a store of composites: of each tile, `<name>.json`, what decided its months and what its scenes showed.
-
-    months    by month, as 2023-04, the month_keys of fingerprint.py; null where a scene of the month could not be read
-    dark      by scene, values and dark ones (types.Dark)
-"""
 _UNTOLD: Final = frozenset({"bounds", "stac", "max_cloud", "offset_policy", "save", UPDATE})
-"""Keys of a described request that a store does not repeat: where scenes were searched, which run.json tells."""
+"""Keys of a request's identity that a store does not repeat: where scenes were searched, which run.json tells."""
 _LABELS: Final = frozenset({"legends", "min_confidence", "within"})
 """Keys that decide the maps alone."""
 _EMBEDS: Final = frozenset({"weights", "min_clear_months", "device"})
 """Keys that do not decide a composite."""
 
 
-def attach(job: Job, asked: Mapping[str, Any], state: State) -> State:
-    """The state with the stores that the job fills: those of an earlier run of the same request, or empty ones.
+def attach(prepared: Prepared, asked: Mapping[str, Any], run: RunDirectory) -> RunDirectory:
+    """The run with the stores that it fills: those of an earlier run of the same request, or empty ones.
 
     Raises DiskFullError, OutputError.
     """
-    return replace(state, stores=tuple(_ready(job, asked, state.home / kind) for kind in saved_kinds(job.request)))
+    kinds = saved_kinds(prepared.request)
+    return replace(run, stores=tuple(_ready(prepared, asked, run.home / kind) for kind in kinds))
 
 
 def link(stores: Iterable[Store], staging: Path, missing: Collection[str]) -> None:
@@ -64,23 +59,41 @@ def link(stores: Iterable[Store], staging: Path, missing: Collection[str]) -> No
                 store.name_missing(staging / kept.kind, missing)
 
 
-def record(
-    staging: Path, tiles: Iterable[Tile], scenes: Sequence[Scene], period: Period, evidence: Mapping[str, Evidence]
-) -> None:
+@dataclass(frozen=True, slots=True)
+class MadeFrom:
+    """What a tile's composites were made from."""
+
+    months: dict[str, str | None]  # month, as 2023-04 -> its identity.month_keys; None: a scene could not be read
+    dark: dict[str, tuple[int, int]]  # by scene, values and dark ones (types.Dark)
+
+
+_made_from: Final = TypeAdapter(MadeFrom)
+
+
+def write_made_from(staging: Path, tasks: Iterable[Task], period: Period, abouts: Mapping[str, About]) -> None:
     """Write down what the composites of tiles were made from, for runs that take months over.
 
-    Raises DiskFullError, OutputError.
+    `abouts` are by tile name. Raises DiskFullError, OutputError.
     """
-    for tile in tiles:
-        near, seen = over(scenes, tile.grid), evidence[tile.name]
+    for task in tasks:
+        seen = abouts[task.tile.name]
         lost = {m.scene for m in seen.missed}
-        gaps = {period.step(scene.time) for scene in near if scene.id in lost}
-        keys = month_keys(near, tile.grid, period)
-        content = {
-            "months": {name: None if i in gaps else keys[i] for i, name in enumerate(period.month_names)},
-            "dark": {scene: [d.values, d.dark] for scene, d in seen.dark.items()},
-        }
-        files.write_json(staging / MADE_FROM / f"{tile.name}.json", content)
+        gaps = {period.step(scene.time) for scene in task.scenes if scene.id in lost}
+        keys = month_keys(task.scenes, task.tile.grid, period)
+        made = MadeFrom(
+            {name: None if i in gaps else keys[i] for i, name in enumerate(period.month_names)},
+            {scene: (d.values, d.dark) for scene, d in seen.dark.items()},
+        )
+        files.write_json(_made_from_file(staging, task.tile), _made_from.dump_python(made, mode="json"))
+
+
+def read_made_from(directory: Path, tile: Tile) -> MadeFrom:
+    """What a run wrote down of a tile. Raises FileNotFoundError, OSError or ValueError."""
+    return _made_from.validate_json(_made_from_file(directory, tile).read_bytes())
+
+
+def _made_from_file(directory: Path, tile: Tile) -> Path:
+    return directory / files.RECORDS / f"{tile.name}.json"
 
 
 def composite_over(kept: Store, tile: Tile) -> Composite:
@@ -104,14 +117,14 @@ def medians(
     return dn, clear
 
 
-def _ready(job: Job, asked: Mapping[str, Any], path: Path) -> Store:
-    about = _about(job, asked, path.name)
+def _ready(prepared: Prepared, asked: Mapping[str, Any], path: Path) -> Store:
+    about = _about(prepared, asked, path.name)
     kept = _existing(path)
-    like = (grid.TILE_PX, job.tiles, job.request.period, about)
+    like = (grid.TILE_PX, prepared.tiles, prepared.request.period, about)
     if kept is not None and (kept.side, kept.tiles, kept.period, kept.about) == like:
         return kept
-    basis = job.codec.basis if path.name == EMBEDDINGS and job.codec else None
-    return store.create(path, job.tiles, grid.TILE_PX, job.request.period, about, basis)
+    basis = prepared.codec.basis if path.name == EMBEDDINGS and prepared.codec else None
+    return store.create(path, prepared.tiles, grid.TILE_PX, prepared.request.period, about, basis)
 
 
 def _existing(path: Path) -> Store | None:
@@ -121,12 +134,12 @@ def _existing(path: Path) -> Store | None:
         return None
 
 
-def _about(job: Job, asked: Mapping[str, Any], kind: str) -> dict[str, Any]:
+def _about(prepared: Prepared, asked: Mapping[str, Any], kind: str) -> dict[str, Any]:
     """What a store says of itself, as JSON values."""
     left = _UNTOLD | _LABELS | (_EMBEDS if kind == COMPOSITES else frozenset())
     about = {key: value for key, value in asked.items() if key not in left}
     if kind == EMBEDDINGS:
-        card = job.weights.card
+        card = prepared.weights.card
         about |= {"logit_scale": card.logit_scale, "text_space": card.text_space}
     plain: dict[str, Any] = json.loads(json.dumps(about))
     return plain

@@ -8,34 +8,39 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
-from geomap.types import Dark, Layers, Missed, Tile
+from geomap.types import Dark, Layers, Missed, Scene, Tile
 
-_LAYER = "layer "
+_LAYER: Final = "layer "
 """Prefix of layers in a file: a legend may be called like an argument of numpy's."""
-_ABOUT = "about"
+_ABOUT: Final = "about"
 """Name of the JSON in a file."""
-_DIGEST = hashlib.sha256().digest_size
-DAMAGED = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
+_DIGEST: Final = hashlib.sha256().digest_size
+DAMAGED: Final = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 """What reading a file raises that is missing, cut or changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """What reading a tile showed of its scenes."""
+class Task:
+    """A tile to make: the scenes over it, and the fingerprint of all that decides its content (identity.py)."""
 
-    dark: Mapping[str, Dark] = field(default_factory=dict)  # by scene id, dark vegetation: what it says of the offset
-    missed: tuple[Missed, ...] = ()  # scenes left out because a file of theirs cannot be read
+    tile: Tile
+    scenes: tuple[Scene, ...] = ()
+    fingerprint: str = ""
+
+    @property
+    def pixels(self) -> int:
+        return self.tile.grid.width * self.tile.grid.height
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,33 +53,35 @@ class Reused:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a finished tile beside its layers."""
+
+    dark: Mapping[str, Dark] = field(default_factory=dict)  # by scene id, dark vegetation: what it says of the offset
+    missed: tuple[Missed, ...] = ()  # scenes left out because a file of theirs cannot be read
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage
+    reused: Reused = field(default_factory=Reused)
+    fingerprint: str = ""  # of the task; written with the file
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The work on one tile, done."""
 
     layers: bytes  # packed
-    evidence: Evidence = field(default_factory=Evidence)
-    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage
+    about: About = field(default_factory=About)
     kept: Mapping[str, Layers] = field(default_factory=dict)  # by store, arrays (..., y, x) by name; not in the file
-    reused: Reused = field(default_factory=Reused)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How the work on one tile went."""
 
-    tile: Tile
+    task: Task
     finished: Finished | None  # None: it failed
     error: Exception | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class About:
-    """What a file says beside its layers."""
-
-    fingerprint: str  # of everything that decides the layers (fingerprint.py)
-    evidence: Evidence
-    seconds: Mapping[str, float]
-    reused: Reused = field(default_factory=Reused)
+_about: Final = TypeAdapter(About)
 
 
 def pack(layers: Layers) -> bytes:
@@ -85,19 +92,12 @@ def pack(layers: Layers) -> bytes:
     return buffer.getvalue()
 
 
-def encode(tile: Finished, fingerprint: str) -> bytes:
+def encode(layers: bytes, about: About) -> bytes:
     """The bytes of a file."""
-    about = {
-        "fingerprint": fingerprint,
-        "dark": {scene: (d.values, d.dark) for scene, d in tile.evidence.dark.items()},
-        "missed": [asdict(m) for m in tile.evidence.missed],
-        "seconds": dict(tile.seconds),
-        "reused": asdict(tile.reused),
-    }
-    buffer = io.BytesIO(tile.layers)
+    buffer = io.BytesIO(layers)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as z:
         with z.open(f"{_ABOUT}.npy", "w") as f:
-            np.lib.format.write_array(f, np.frombuffer(json.dumps(about).encode(), np.uint8))
+            np.lib.format.write_array(f, np.frombuffer(_about.dump_json(about), np.uint8))
         z.comment = bytes(_DIGEST)
     content = buffer.getvalue()[:-_DIGEST]
     return content + hashlib.sha256(content).digest()
@@ -113,11 +113,7 @@ def read_layer(path: Path, stem: str) -> NDArray[Any]:
 def read_about(path: Path) -> About:
     """What a file says beside its layers. Raises DAMAGED."""
     with np.load(path, allow_pickle=False) as f:
-        about = json.loads(f[_ABOUT].tobytes())
-    dark = {scene: Dark(*count) for scene, count in about["dark"].items()}
-    evidence = Evidence(dark, tuple(Missed(**m) for m in about["missed"]))
-    reused = Reused(**{**about["reused"], "months": tuple(about["reused"]["months"])})
-    return About(about["fingerprint"], evidence, about["seconds"], reused)
+        return _about.validate_json(f[_ABOUT].tobytes())
 
 
 def intact(path: Path) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,16 +28,17 @@ from rasterio.windows import Window
 from geomap import files
 from geomap.errors import InputError, ReadError, UpdateError
 from geomap.legends import UNCLASSIFIED_ID
-from geomap.run import record
-from geomap.run.directory import State
+from geomap.run.directory import RunDirectory
 from geomap.run.identity import SEARCH, month_keys
-from geomap.run.prepare import Job
+from geomap.run.prepare import Prepared
 from geomap.run.publish import Derived, map_path
+from geomap.run.record import read_record
 from geomap.run.request import Earlier
-from geomap.run.stores import MADE_FROM, medians
+from geomap.run.stores import medians, read_made_from
+from geomap.run.tile_file import Task
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import UPDATE, Composite, Dark, Grid, Layers, Period, Scene, Tile
+from geomap.types import UPDATE, Composite, Dark, Grid, Layers, Period, Tile
 from geomap.write.layer import Layer
 
 log = logging.getLogger(__name__)
@@ -71,25 +72,25 @@ def earlier(directory: Path) -> Earlier:
         raise UpdateError(f"cannot update {directory}: {e}; or map without --update-from") from e
 
 
-def require(job: Job, asked: Mapping[str, Any]) -> None:
+def require(prepared: Prepared, asked: Mapping[str, Any]) -> None:
     """Raise UpdateError unless the earlier run is finished, whole, and of the same request and software."""
-    if job.request.update is None:
+    if prepared.request.update is None:
         return
-    why = _obstacle(job, asked, job.request.update)
+    why = _obstacle(prepared, asked, prepared.request.update)
     if why:
-        raise UpdateError(f"cannot update {job.request.update.directory}: {why}; map without --update-from")
+        raise UpdateError(f"cannot update {prepared.request.update.directory}: {why}; map without --update-from")
 
 
-def _obstacle(job: Job, asked: Mapping[str, Any], update: Earlier) -> str | None:
+def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> str | None:
     """Why a run cannot be updated."""
     directory = update.directory
     if not (directory / files.SUMS).is_file():
         return "it holds no finished run"
     try:
-        content = json.loads((directory / record.FILE).read_bytes())
-        before, software, vectors = content["request"], content["software"], content.get("vectors")
-    except (OSError, ValueError, KeyError, TypeError):
+        recorded = read_record(directory)
+    except InputError:
         return "its run.json is damaged"
+    before = recorded.request
     if before.get("period") != str(update.period):
         return f"it is of {before.get('period')}, not of {update.period}"
     now = json.loads(json.dumps(asked))
@@ -99,18 +100,19 @@ def _obstacle(job: Job, asked: Mapping[str, Any], update: Earlier) -> str | None
         return f"its maps are of weights {old}, not of {new}, and would differ without a change of the land"
     if differs:
         return f"it is a run of another request (differs in: {', '.join(differs)})"
-    if software.get("torch") != version("torch") or vectors != job.vectors:
+    if recorded.software.get("torch") != version("torch") or recorded.vectors != prepared.vectors:
         return "it was made with another version of torch or other class vectors"
-    if not ((directory / COMPOSITES).is_dir() and (directory / MADE_FROM).is_dir()):
+    if not ((directory / COMPOSITES).is_dir() and (directory / files.RECORDS).is_dir()):
         return "it has kept no composites of its own (--save-composites)"
     damaged = files.damaged_maps(directory, stores=False)
     return f"{damaged[0]}: run its command again" if damaged else None
 
 
-def shared(update: Earlier, tile: Tile, near: Sequence[Scene], period: Period) -> Shared | None:
-    """The months of a tile that can be taken over, None where the earlier run lacks it; `near`: all scenes over it."""
+def shared(update: Earlier, task: Task, period: Period) -> Shared | None:
+    """The months of a tile that can be taken over; None where the earlier run lacks the tile."""
+    tile, near = task.tile, task.scenes
     try:
-        made = json.loads((update.directory / MADE_FROM / f"{tile.name}.json").read_bytes())
+        made = read_made_from(update.directory, tile)
     except FileNotFoundError:
         if not update.directory.is_dir():  # else the tile was in quarantine
             log.warning("tile %s is made from all its scenes: no %s here", tile.name, update.directory)
@@ -121,26 +123,26 @@ def shared(update: Earlier, tile: Tile, near: Sequence[Scene], period: Period) -
     before = {month: i for i, month in enumerate(update.period.month_names)}
     steps = {}
     for i, (month, key) in enumerate(zip(period.month_names, month_keys(near, tile.grid, period), strict=True)):
-        if month in before and made["months"].get(month) == key:
+        if month in before and made.months.get(month) == key:
             steps[i] = before[month]
     ids = (scene.id for scene in near if period.step(scene.time) in steps)
-    return Shared(steps, {scene: Dark(*made["dark"][scene]) for scene in ids if scene in made["dark"]})
+    return Shared(steps, {scene: Dark(*made.dark[scene]) for scene in ids if scene in made.dark})
 
 
-def take_over(job: Job, tile: Tile, made: Composite, found: Shared) -> Known:
+def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known:
     """Put the shared months into a composite in which they are empty; what else the earlier run says of the tile.
 
     Raises ReadError where the earlier run is damaged.
     """
-    update = job.request.update
+    update = prepared.request.update
     assert update is not None
     kept = _open(update.directory, COMPOSITES)
     for step, before in found.steps.items():
         made.dn[step], made.clear[step] = medians(kept, tile.grid, tile, before)
-    same = _same_input(made, job.request.period, kept, tile, found)
-    layers = {layer.stem: _pixels(_path(update.directory, layer, tile, kept), tile.grid) for layer in job.layers}
+    same = _same_input(made, prepared.request.period, kept, tile, found)
+    layers = {layer.stem: _pixels(_path(update.directory, layer, tile, kept), tile.grid) for layer in prepared.layers}
     codes = None
-    if job.codec is not None:
+    if prepared.codec is not None:
         if not (update.directory / EMBEDDINGS).is_dir():
             same[:] = False  # all embeddings are made
         else:
@@ -177,9 +179,9 @@ def same_month_np(new: NDArray[np.uint16] | None, old: NDArray[np.uint16] | None
     return equal
 
 
-def changes(job: Job, state: State) -> Derived:
+def changes(prepared: Prepared, run: RunDirectory) -> Derived:
     """How the maps of changes are made: from the tiles of this run and the maps of the earlier one."""
-    update = job.request.update
+    update = prepared.request.update
     if update is None:
         return {}
     kept = _open(update.directory, COMPOSITES)
@@ -188,13 +190,13 @@ def changes(job: Job, state: State) -> Derived:
     def part(stem: str, index: int) -> Callable[[Tile], NDArray[Any]]:
         def pixels(tile: Tile) -> NDArray[Any]:
             before, sure = (_pixels(_path(update.directory, by_stem[s], tile, kept), tile.grid) for s in pair(stem))
-            after, surer = (state.load(tile, s) for s in pair(stem))
+            after, surer = (run.load(tile, s) for s in pair(stem))
             return changes_np(before, after, sure, surer)[index]
 
         return pixels
 
-    by_stem = {layer.stem: layer for layer in job.layers}
-    for layer in job.layers:
+    by_stem = {layer.stem: layer for layer in prepared.layers}
+    for layer in prepared.layers:
         if layer.kind == "classes":
             for index, suffix in enumerate(("from", "to", "change_confidence")):
                 made[f"{layer.stem}_{suffix}"] = part(layer.stem, index)

@@ -1,0 +1,336 @@
+"""The Python API: the pipeline over an area, as xarray objects; `geomap` itself offers these functions lazily.
+
+    area = "4.42,50.88,4.46,50.91"
+    scenes = geomap.search(area, "2023")
+    series = geomap.composite(scenes, area)
+    embeddings = geomap.embed(series)
+    maps = geomap.label(embeddings, "water, forest, maize field")
+
+Arrays hold the whole area in memory and carry their CRS (`.rio.crs`). What does not fit, or must survive a crash, is a
+run: `geomap.map_area` writes the same pixels to a directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import rioxarray  # noqa: F401  gives arrays their `.rio`
+import torch
+import xarray as xr
+from affine import Affine
+from numpy.typing import NDArray
+
+from geomap import legends as books
+from geomap import pipeline
+from geomap.aoi import Area
+from geomap.catalog import offset_check
+from geomap.catalog.offset import OffsetPolicy
+from geomap.catalog.over import over
+from geomap.catalog.search import Found
+from geomap.catalog.search import search as find
+from geomap.composite.mask import DEFAULT_MASK, Mask
+from geomap.encode.engine import Engine
+from geomap.encode.weights import Weights
+from geomap.encode.weights import load as load_weights
+from geomap.errors import InputError, WeightsError
+from geomap.grid import inside, mosaic_grid, tiles
+from geomap.label.classify import Question, TileLabels
+from geomap.legends import Legend
+from geomap.read.access import DEADLINE, MAX_MISSED
+from geomap.run.map import map_area
+from geomap.run.prepare import with_base
+from geomap.sentinel2 import BANDS, NODATA_DN
+from geomap.store.codec import Codec
+from geomap.types import CLEAR_MONTHS, Composite, Grid, Period, Progress, silent
+from geomap.write.layer import Layer, layers_of
+
+__all__ = ["composite", "embed", "label", "load_weights", "map_area", "open_store", "search"]
+
+WINDOW: Final = 32_768
+"""Pixels labelled at once."""
+
+
+def search(
+    area: Area | str,
+    period: Period | str,
+    stac: str = "earth-search",
+    *,
+    collection: str | None = None,
+    max_cloud: float = 100,
+    offset: OffsetPolicy = "auto",
+    allow_hosts: Collection[str] = (),
+) -> Found:
+    """Find the Sentinel-2 L2A scenes over an area in a period.
+
+    Args:
+        area: `Area`, or its text: "minx,miny,maxx,maxy" in degrees, WKT, or the path of an area file.
+        period: `Period`, or its text: "2023", "2023-04", "2022-10/2023-09".
+        stac: earth-search, planetary-computer, cdse, the URL of a STAC API, or the path of an item file.
+        collection: STAC collection; by default every one whose conventions are known.
+        max_cloud: percent of an item's `eo:cloud_cover`.
+        offset: "auto", "applied" or "unapplied", for scenes whose metadata do not tell their radiometric offset.
+        allow_hosts: hosts and s3 buckets to read from besides those of the catalogue.
+
+    Returns:
+        `.scenes`, in order of time, and `.left_out`: what lies there too, and why it is not used.
+
+    Raises:
+        NoScenesError: nothing there.
+        InputError: an area, period or catalogue that cannot be read.
+        CatalogUnavailableError: the catalogue does not answer; try again later.
+    """
+    where, when = _area(area), _period(period)
+    return find(
+        where.geometry,
+        when,
+        stac,
+        collection=collection,
+        max_cloud=max_cloud,
+        offset_policy=offset,
+        allow_hosts=allow_hosts,
+    )
+
+
+def composite(
+    scenes: Found,
+    area: Area | str,
+    *,
+    mask: Mask = DEFAULT_MASK,
+    max_missed: float = MAX_MISSED,
+    deadline: float = DEADLINE,
+    progress: Progress = silent,
+) -> xr.DataArray:
+    """Read scenes and make the monthly medians of their clear pixels over an area.
+
+    Args:
+        scenes: what `search` found.
+        area: as for `search`, within one UTM zone.
+        mask: which observations are clear.
+        max_missed: share of the scenes that may be left out because a file is missing or damaged.
+        deadline: seconds for which a server may refuse a file.
+        progress: called with ("composite", tiles done, tiles in all).
+
+    Returns:
+        (month, band, y, x) uint16, reflectance x 10000, 0 = nodata (240 bytes a pixel for twelve months), with the
+        coordinates `clear` (month, y, x), clear observations, and `inside` (y, x), pixels of the area.
+
+    Raises:
+        InputError: an area in several UTM zones.
+        ReadError, SourceUnavailableError: files that cannot be read.
+        OffsetError: the pixels of a scene contradict its radiometric offset.
+    """
+    where, period = _area(area), scenes.period
+    parts = tiles(where)
+    if len(zones := {tile.grid.epsg for tile in parts}) > 1:
+        names = ", ".join(f"EPSG:{epsg}" for epsg in sorted(zones))
+        raise InputError(f"the area lies in {names}; cut it to one zone, or use geomap.map_area, which maps each zone")
+    whole = mosaic_grid(tuple(tile.grid for tile in parts))
+    dn = np.zeros((period.months, len(BANDS), *whole.shape), np.uint16)
+    clear = np.zeros((period.months, *whole.shape), np.uint8)
+    within = np.zeros(whole.shape, bool)
+    dark = offset_check.total([])
+    for done, tile in enumerate(parts, 1):
+        near = over(scenes.scenes, tile.grid)
+        made = pipeline.compose(near, tile.grid, period, mask, max_missed, deadline)
+        dark = offset_check.total([dark, made.dark])
+        offset_check.check(scenes.scenes, dark)
+        row, column = tile.grid.offset_in(whole)
+        part = (..., slice(row, row + tile.grid.height), slice(column, column + tile.grid.width))
+        within[part] = mine = inside(where, tile.grid)
+        dn[part], clear[part] = made.dn * mine, made.clear * mine
+        progress("composite", done, len(parts))
+    return _composite_array(dn, clear, within, whole, period)
+
+
+def embed(
+    series: xr.DataArray,
+    weights: Weights | str = "default",
+    *,
+    min_clear_months: int | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+) -> xr.DataArray:
+    """Encode every pixel's months into a unit vector that shares a space with text.
+
+    Args:
+        series: (month, band, y, x) as `composite` or `open_store` gives it; a window of it will do.
+        weights: name or folder, or what `load_weights` gave.
+        min_clear_months: pixels with fewer months are NaN; by default 3, or all of a shorter period.
+        device: auto, cpu or cuda.
+        progress: called with ("encode", pixels done, pixels in all).
+
+    Returns:
+        (component, y, x) float32 (1.5 kB a pixel with the default weights), NaN where not mapped, with the coordinate
+        `clear_months` (y, x): months with a value in all bands, 255 outside the area.
+
+    Raises:
+        WeightsError, InputError: weights or a device that are not there.
+    """
+    loaded = load_weights(weights) if isinstance(weights, str) else weights
+    period = _months_of(series)
+    engine = Engine(loaded.encoder, device)
+    dn = np.ascontiguousarray(series.transpose("month", "band", "y", "x").values)
+    made = Composite(dn, np.zeros((0, *dn.shape[2:]), np.uint8))
+    area = series.coords["inside"].values if "inside" in series.coords else np.ones(made.shape, bool)
+    least = min(3, period.months) if min_clear_months is None else min_clear_months
+    months, usable = pipeline.usable_pixels(made, area, least)
+    out = np.full((engine.execution.cfg.out, usable.size), np.nan, np.float32)
+    for index, vectors in pipeline.embed(engine, made, usable, period):
+        out[:, index] = vectors.cpu().numpy().T
+        progress("encode", int(index[-1]) + 1, usable.size)
+    card = loaded.card
+    about = {"weights": card.name, "weights_sha256": loaded.digest, "text_space": card.text_space}
+    return xr.DataArray(
+        out.reshape(-1, *usable.shape),
+        dims=("component", "y", "x"),
+        coords={**_place(series), CLEAR_MONTHS: (("y", "x"), months)},
+        name="embedding",
+        attrs={"long_name": "unit embedding", **about},
+    )
+
+
+def label(
+    embeddings: xr.DataArray,
+    classes: str | Sequence[str] | None = None,
+    *,
+    legends: Legend | str | Sequence[Legend | str] = (),
+    weights: Weights | str | None = None,
+    min_confidence: float = 0.0,
+    within: tuple[str, str] | None = None,
+) -> xr.Dataset:
+    """Map embeddings to the classes whose prompts are nearest.
+
+    Args:
+        embeddings: (component, y, x) as `embed` or `open_store` gives them; a window of them will do.
+        classes: names of your own, "vineyard, olive grove" or a list: the map `classes`.
+        legends: built-in legends by name, .toml files or `Legend`s; land cover where there are no classes either.
+        weights: those that made the embeddings, where they are not geomap's own.
+        min_confidence: 0..1; pixels below are class 255, unclassified.
+        within: (legend, class), such as ("landcover", "Cropland"): the other maps cover this class alone.
+
+    Returns:
+        For each legend `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 = nodata; of
+        a legend of scores float32, NaN = nodata; and `clear_months`. The attributes `flag_values`, `flag_meanings`,
+        `class_names` and `class_colours` tell the classes.
+
+    Raises:
+        LegendError: no such legend, or classes that cannot be told apart by name.
+        WeightsError: the embeddings are another model's.
+    """
+    loaded = _weights_of(embeddings, weights)
+    asked, base = with_base(_legends(classes, legends), within)
+    questions = pipeline.questions(asked, loaded, min_confidence)
+    if "basis" in embeddings.coords:  # stored embeddings: coordinates along it
+        codec = Codec(np.asarray(embeddings.coords["basis"].values, np.float32))
+        questions = tuple(
+            Question(q.legend, codec.project(q.vectors), q.logit_scale, q.min_confidence) for q in questions
+        )
+    found = embeddings.transpose("component", "y", "x")
+    shape = (found.sizes["y"], found.sizes["x"])
+    months = np.asarray(found.coords[CLEAR_MONTHS].values, np.uint8)
+    made = pipeline.label(_windows(found), TileLabels(questions, shape), months, base)
+    place = _place(found)
+    layers = {
+        layer.stem: xr.DataArray(made[layer.stem], dims=("y", "x"), coords=place, attrs=_layer_attrs(layer))
+        for layer in layers_of(asked, min_confidence)
+    }
+    return xr.Dataset(layers)
+
+
+def _area(area: Area | str) -> Area:
+    return area if isinstance(area, Area) else Area(area)
+
+
+def _period(period: Period | str) -> Period:
+    if isinstance(period, Period):
+        return period
+    try:
+        return Period.parse(period)
+    except ValueError as e:
+        raise InputError(str(e)) from e
+
+
+def _months_of(series: xr.DataArray) -> Period:
+    """The period of a composite's months, which follow each other."""
+    months = series.indexes["month"]
+    return Period(months[0].year, months[0].month, len(months))
+
+
+def _legends(classes: str | Sequence[str] | None, legends: Legend | str | Sequence[Legend | str]) -> tuple[Legend, ...]:
+    named = [legends] if isinstance(legends, Legend | str) else list(legends)
+    if classes is None:
+        return tuple(x if isinstance(x, Legend) else books.load(x) for x in named or ["landcover"])
+    typed = books.typed(classes if isinstance(classes, str) else ",".join(classes))
+    return (*_legends(None, named), typed) if named else (typed,)
+
+
+def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weights:
+    """The weights that made the embeddings. Raises WeightsError for any other."""
+    name, digest = embeddings.attrs.get("weights"), embeddings.attrs.get("weights_sha256")
+    if name is None or digest is None:
+        raise WeightsError("these embeddings do not tell their weights; keep the attributes of what embed gave")
+    loaded = weights if isinstance(weights, Weights) else load_weights(weights or name)
+    if loaded.digest != digest:
+        raise WeightsError(
+            f"these are embeddings of weights {name} {digest[:12]}, not of {loaded.card.name} {loaded.digest[:12]}; "
+            "give those as weights="
+        )
+    return loaded
+
+
+def _windows(embeddings: xr.DataArray) -> Iterator[tuple[NDArray[np.intp], torch.Tensor]]:
+    """The embedded pixels, a window at a time (pipeline.Pixels)."""
+    pixels = np.asarray(embeddings.values, np.float32).reshape(embeddings.sizes["component"], -1)
+    where = np.flatnonzero(~np.isnan(pixels[0]))
+    for start in range(0, len(where), WINDOW):
+        index = where[start : start + WINDOW]
+        yield index, torch.from_numpy(np.ascontiguousarray(pixels[:, index].T))
+
+
+def _composite_array(
+    dn: NDArray[np.uint16], clear: NDArray[np.uint8], within: NDArray[np.bool_], where: Grid, period: Period
+) -> xr.DataArray:
+    months = np.array([f"{name}-01" for name in period.month_names], "datetime64[ns]")
+    step = where.resolution
+    found = xr.DataArray(
+        dn,
+        dims=("month", "band", "y", "x"),
+        coords={
+            "month": months,
+            "band": list(BANDS),
+            "y": where.north - step * (np.arange(where.height) + 0.5),
+            "x": where.west + step * (np.arange(where.width) + 0.5),
+            "clear": (("month", "y", "x"), clear),
+            "inside": (("y", "x"), within),
+        },
+        name="composite",
+        attrs={"long_name": "monthly median, reflectance x 10000", "_FillValue": NODATA_DN},
+    )
+    placed: xr.DataArray = found.rio.write_crs(where.epsg).rio.write_transform(Affine(*where.transform))
+    return placed
+
+
+def _place(array: xr.DataArray) -> dict[str, Any]:
+    """The coordinates of an array's pixels, and its CRS."""
+    return {name: array.coords[name] for name in ("y", "x", "spatial_ref") if name in array.coords}
+
+
+def _layer_attrs(layer: Layer) -> dict[str, Any]:
+    """What a map's values mean; flags as CF conventions 1.11, section 3.5, write them."""
+    attrs: dict[str, Any] = {"long_name": layer.description, "_FillValue": layer.nodata}
+    if layer.classes:
+        attrs |= {
+            "flag_values": [c.value for c in layer.classes],
+            "flag_meanings": " ".join(c.name.replace(" ", "_") for c in layer.classes),
+            "class_names": [c.name for c in layer.classes],
+            "class_colours": [c.colour for c in layer.classes],
+        }
+    return attrs
+
+
+def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
+    """TODO after the store's layout."""
+    raise NotImplementedError

@@ -1,0 +1,99 @@
+"""Who makes the tiles of a run: this process, workers of this machine, or those of a dask scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from geomap.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from geomap.encode.engine import Engine
+    from geomap.run.prepare import Prepared
+    from geomap.run.progress import Tracker
+    from geomap.run.tile_file import Outcome, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """Who makes the tiles. By default this process."""
+
+    scheduler: str | None = None  # address of a dask scheduler, tcp:// or tls://
+    workers: int = 0  # processes to start on this machine
+    threads: int = 2  # tiles that each of them has in hand: one is read while another is encoded
+    memory: str | None = None  # limit of each, such as "4 GB"; None: an equal share of the machine's
+
+    def __post_init__(self) -> None:
+        if self.scheduler and self.workers:
+            raise InputError("give --workers or --scheduler, not both: a scheduler has workers of its own")
+        if self.scheduler and not self.scheduler.startswith(("tcp://", "tls://")):
+            raise InputError(f"cannot use scheduler {self.scheduler!r}; write tcp://host:8786 or tls://host:8786")
+        if self.workers < 0 or self.threads < 1:
+            raise InputError(f"cannot start {self.workers} workers of {self.threads} threads; give 1 or more")
+
+
+class Workers(Protocol):
+    """Makes tiles, as a context; `device` and `dtype`, which encode, are known inside it."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: Any) -> None: ...
+
+    def speed(self, prepared: Prepared) -> float | None:
+        """Pixels that will be encoded a second; None where that is not known."""
+
+    def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
+        """Make the tiles, in any order, one at a time if `alone`; a tile's errors are part of its outcome."""
+
+
+def workers(resources: Resources, device: str) -> Workers:
+    """Those who make the tiles; `device` is auto, cpu or cuda, with a number or without."""
+    if resources.scheduler or resources.workers:
+        from geomap.run.cluster import Cluster
+
+        return Cluster(resources, device)
+    return Here(device)
+
+
+class Here:
+    """The process itself."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def __init__(self, device: str) -> None:
+        self._asked = device
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> Self:
+        """Raises InputError for a device that is not there."""
+        from geomap.encode.engine import pick_device, pick_dtype
+
+        self.device = pick_device(self._asked)
+        self.dtype = pick_dtype(self.device)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._engine = None
+
+    def speed(self, prepared: Prepared) -> float:
+        """Measured in a short trial."""
+        return self._ready(prepared).pixels_per_second(prepared.request.period.months)
+
+    def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
+        from geomap.run import tiles
+
+        return tiles.work(prepared, self._ready(prepared), tasks, tracker, alone)
+
+    def _ready(self, prepared: Prepared) -> Engine:
+        from geomap.encode.engine import Engine
+
+        if self._engine is None:
+            self._engine = Engine(prepared.weights.encoder, self._asked, dtype=prepared.dtype)
+        return self._engine
