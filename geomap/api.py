@@ -37,13 +37,14 @@ from geomap.encode.weights import Weights
 from geomap.encode.weights import load as load_weights
 from geomap.errors import InputError, WeightsError
 from geomap.grid import inside, mosaic_grid, tiles
-from geomap.label.classify import Question, TileLabels
+from geomap.label.classify import TileLabels
 from geomap.legends import Legend
 from geomap.read.access import DEADLINE, MAX_MISSED
 from geomap.run.map import map_area
 from geomap.run.prepare import with_base
 from geomap.sentinel2 import BANDS, NODATA_DN
-from geomap.store.codec import Codec
+from geomap.store import store as stored
+from geomap.store.store import COMPOSITES, EMBEDDINGS
 from geomap.types import CLEAR_MONTHS, Composite, Grid, Period, Progress, silent
 from geomap.write.layer import Layer, layers_of
 
@@ -223,11 +224,6 @@ def label(
     loaded = _weights_of(embeddings, weights)
     asked, base = with_base(_legends(classes, legends), within)
     questions = pipeline.questions(asked, loaded, min_confidence)
-    if "basis" in embeddings.coords:  # stored embeddings: coordinates along it
-        codec = Codec(np.asarray(embeddings.coords["basis"].values, np.float32))
-        questions = tuple(
-            Question(q.legend, codec.project(q.vectors), q.logit_scale, q.min_confidence) for q in questions
-        )
     found = embeddings.transpose("component", "y", "x")
     shape = (found.sizes["y"], found.sizes["x"])
     months = np.asarray(found.coords[CLEAR_MONTHS].values, np.uint8)
@@ -238,6 +234,53 @@ def label(
         for layer in layers_of(asked, min_confidence)
     }
     return xr.Dataset(layers)
+
+
+def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
+    """Open what a run kept with `save_composites` and `save_embeddings`, lazily, cut to the area's bounds.
+
+    Args:
+        path: the run's directory, or one of its stores.
+        epsg: the UTM zone, of an area over several.
+
+    Returns:
+        Of embeddings: `embedding` (component, y, x) float32 as `embed` gives it, but for its rounding to bytes, with
+        the coordinate `clear_months`. Of composites: `composite` (month, band, y, x) uint16, 0 = nodata, with the
+        coordinate `clear` (month, y, x).
+
+    Raises:
+        InputError: no store there, of another version, or several zones and none chosen.
+    """
+    folder = Path(path)
+    kinds = [kind for kind in (COMPOSITES, EMBEDDINGS) if (folder / kind).is_dir()]
+    stores = [stored.open_store(folder, kind) for kind in kinds] or [stored.open_store(folder)]
+    return xr.merge([_opened(kept, epsg) for kept in stores], compat="override", combine_attrs="drop_conflicts")
+
+
+def _opened(kept: stored.Store, epsg: int | None) -> xr.Dataset:
+    """A store's zone as arrays of the forms that `composite` and `embed` give."""
+    zones = sorted({tile.grid.epsg for tile in kept.tiles})
+    if epsg is None and len(zones) > 1:
+        raise InputError(f"{kept.path} has the zones {', '.join(map(str, zones))}; give one of them as epsg=")
+    zone = epsg or zones[0]
+    if zone not in zones:
+        raise InputError(f"{kept.path} has no zone {zone}; give one of {', '.join(map(str, zones))}")
+    where = mosaic_grid(tuple(tile.grid for tile in kept.tiles if tile.grid.epsg == zone))
+    row, column = where.offset_in(kept.zone(zone))
+    part = {"y": slice(row, row + where.height), "x": slice(column, column + where.width)}
+    found = xr.open_zarr(kept.path, group=kept.group(zone), mask_and_scale=False, consolidated=False).isel(part)
+    if kept.kind == COMPOSITES:
+        composites: xr.Dataset = found.assign_coords(clear=found["clear"])
+        return composites
+    codes = found["embedding"].astype(np.float32)
+    length = np.sqrt((codes * codes).sum("component"))
+    basis = xr.DataArray(kept.basis(), dims=("dimension", "component"))
+    vectors = xr.dot(codes / length.where(length > 0), basis, dim="component").rename(dimension="component")
+    of = kept.about["weights"]
+    about = {"weights": of["name"], "weights_sha256": of["sha256"], "text_space": kept.about["text_space"]}
+    placed = vectors.transpose("component", "y", "x").assign_coords({CLEAR_MONTHS: found[CLEAR_MONTHS]})
+    opened: xr.Dataset = placed.assign_attrs(long_name="unit embedding", **about).to_dataset(name="embedding")
+    return opened
 
 
 def _area(area: Area | str) -> Area:
@@ -329,8 +372,3 @@ def _layer_attrs(layer: Layer) -> dict[str, Any]:
             "class_colours": [c.colour for c in layer.classes],
         }
     return attrs
-
-
-def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
-    """TODO after the store's layout."""
-    raise NotImplementedError

@@ -63,6 +63,10 @@ class Store:
         """The whole tiles of a zone, which its arrays cover."""
         return _whole([tile.grid for tile in self.tiles if tile.grid.epsg == epsg], self.side)
 
+    def group(self, epsg: int) -> str | None:
+        """The Zarr group that holds a zone's arrays; None: the root."""
+        return str(epsg)
+
     def write(self, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a tile's arrays (..., y, x) and flush them to the disk. Raises DiskFullError, OutputError."""
         row, column = (n // self.side for n in tile.grid.offset_in(self.zone(tile.grid.epsg)))

@@ -1,0 +1,186 @@
+"""The Python API: its arrays are the pixels of a run, they carry their place and meaning, and wrong input is told."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import xarray as xr
+
+import geomap
+from geomap import legends, simulate
+from geomap.errors import InputError, LegendError, NoScenesError, WeightsError
+from geomap.simulate import Archive
+
+LEGENDS = ("landcover", "crops", "scenicness")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return simulate.write_archive(tmp_path_factory.mktemp("scenes"), size=64)
+
+
+@pytest.fixture(scope="module")
+def area(scenes: Archive) -> str:
+    """The western two thirds of the scenes, so that some pixels of the grid lie outside the area."""
+    west, south, east, north = scenes.bbox
+    corners = (west, south), (east, south), (east - (east - west) / 3, north), (west, north), (west, south)
+    return f"POLYGON (({', '.join(f'{x} {y}' for x, y in corners)}))"
+
+
+@pytest.fixture(scope="module")
+def series(scenes: Archive, area: str) -> xr.DataArray:
+    return geomap.composite(geomap.search(area, "2023", str(scenes.items)), area)
+
+
+@pytest.fixture(scope="module")
+def embeddings(series: xr.DataArray) -> xr.DataArray:
+    return geomap.embed(series, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Archive, area: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same map, made by `map_area`, with its stores."""
+    request = geomap.Request(
+        area=geomap.Area(area),
+        period=geomap.Period(2023, 1),
+        stac=str(scenes.items),
+        legends=tuple(legends.load(name) for name in LEGENDS),
+        min_confidence=0.4,
+        within=("landcover", "Cropland"),
+        device="cpu",
+        save_composites=True,
+        save_embeddings=True,
+    )
+    out = tmp_path_factory.mktemp("run") / "out"
+    geomap.map_area(request, out)
+    return out
+
+
+def mapped(path: Path) -> Iterator[tuple[str, np.ndarray]]:
+    for file in sorted(path.glob("*.tif")):
+        with rasterio.open(file) as source:
+            yield file.stem, source.read(1)
+
+
+def test_the_arrays_are_the_pixels_of_a_run(run: Path, embeddings: xr.DataArray) -> None:
+    maps = geomap.label(embeddings, legends=LEGENDS, min_confidence=0.4, within=("landcover", "Cropland"))
+    files = dict(mapped(run))
+    assert set(maps.data_vars) == set(files)
+    for stem, pixels in files.items():
+        np.testing.assert_array_equal(maps[stem].values, pixels, err_msg=stem)
+    assert (files["clear_months"] == 255).any()  # pixels outside the area
+    assert (files["landcover"] == 255).any()  # pixels of little confidence
+
+
+def test_arrays_carry_place_and_meaning(run: Path, series: xr.DataArray, embeddings: xr.DataArray) -> None:
+    assert (series.dims, series.dtype) == (("month", "band", "y", "x"), np.uint16)
+    assert series.sel(month="2023-07", band="B08").max() > 0
+    assert not series.sel(month="2023-11").any()  # no scene in November
+    assert (series.coords["clear"].sel(month="2023-11") == 0).all()
+    maps = geomap.label(embeddings, legends="landcover")
+    with rasterio.open(run / "landcover.tif") as source:
+        for array in (series, embeddings, maps["landcover"]):
+            assert array.rio.crs == source.crs
+            assert array.rio.bounds() == pytest.approx(tuple(source.bounds))
+        assert maps["landcover"].rio.nodata == source.nodata
+    attrs = maps["landcover"].attrs
+    assert dict(zip(attrs["flag_values"], attrs["class_names"], strict=True))[2] == "Cropland"
+
+
+def test_a_map_can_be_written_and_opened(embeddings: xr.DataArray, tmp_path: Path) -> None:
+    maps = geomap.label(embeddings, "maize field, meadow, wood")
+    maps["classes"].rio.to_raster(tmp_path / "classes.tif")
+    with rasterio.open(tmp_path / "classes.tif") as source:
+        np.testing.assert_array_equal(source.read(1), maps["classes"].values)
+        assert source.nodata == 0
+    assert maps["classes"].attrs["class_names"] == ["maize field", "meadow", "wood"]
+
+
+def test_a_window_gives_the_pixels_of_the_whole(series: xr.DataArray, embeddings: xr.DataArray) -> None:
+    part = {"y": slice(20, 41), "x": slice(7, 38)}
+    np.testing.assert_array_equal(geomap.embed(series.isel(part), device="cpu"), embeddings.isel(part))
+    whole, window = (geomap.label(e, legends="landcover")["landcover"] for e in (embeddings, embeddings.isel(part)))
+    np.testing.assert_array_equal(window, whole.isel(part))
+
+
+def test_pixels_of_few_months_and_outside_the_area_are_not_embedded(series: xr.DataArray) -> None:
+    found = geomap.embed(series, min_clear_months=11, device="cpu")
+    few = (series != 0).all("band").sum("month") < 11
+    assert few.any()
+    np.testing.assert_array_equal(np.isnan(found).all("component"), few)
+
+
+def test_legends_of_ones_own(embeddings: xr.DataArray) -> None:
+    classes = [
+        {"id": 7, "name": "Green", "colour": "#4c9f50", "prompts": ["a wood", "a meadow"]},
+        {"id": 9, "name": "Other", "colour": "#b0a090", "prompts": ["a town", "bare soil"]},
+    ]
+    legend = geomap.Legend(name="green", title="Green", classes=classes)
+    maps = geomap.label(embeddings, ["maize", "grass"], legends=[legend, "landcover"])
+    assert {"green", "landcover", "classes"} < set(maps.data_vars)
+    assert set(np.unique(maps["green"])) == {0, 7, 9}
+
+
+def test_stores_open_lazily_and_label_as_the_command_does(run: Path, series: xr.DataArray, tmp_path: Path) -> None:
+    from geomap.run.relabel import LabelRequest, label_store
+
+    store = geomap.open_store(run)
+    assert all(store[name].chunks is not None for name in ("composite", "embedding"))
+    assert store.rio.crs == series.rio.crs
+    np.testing.assert_array_equal(store["composite"].where(series.inside, 0), series)
+    label_store(LabelRequest(run, (legends.load("crops"),)), tmp_path / "crops")
+    maps = geomap.label(store["embedding"], legends="crops")
+    for stem, pixels in mapped(tmp_path / "crops"):
+        assert (maps[stem].values == pixels).mean() > 0.999, stem  # cosines in 384 dimensions and in 128
+
+
+def test_composites_of_a_store_are_embedded_as_those_of_scenes(run: Path, embeddings: xr.DataArray) -> None:
+    again = geomap.embed(geomap.open_store(run)["composite"], device="cpu")
+    inside = embeddings.coords["clear_months"] != 255
+    np.testing.assert_array_equal(again.where(inside), embeddings.where(inside))
+
+
+def test_what_cannot_be_is_told(
+    scenes: Archive, series: xr.DataArray, embeddings: xr.DataArray, untrained: str, tmp_path: Path
+) -> None:
+    with pytest.raises(NoScenesError):
+        geomap.search("20,50,20.01,50.01", "2023", str(scenes.items))
+    with pytest.raises(InputError, match="2023-04"):
+        geomap.search("20,50,20.01,50.01", "last year", str(scenes.items))
+    with pytest.raises(WeightsError, match="weights="):
+        geomap.label(embeddings, "maize, grass", weights=untrained)
+    with pytest.raises(WeightsError, match="attributes"):
+        geomap.label(embeddings.drop_attrs(), "maize, grass")
+    with pytest.raises(LegendError):
+        geomap.label(embeddings, legends="landcovr")
+    with pytest.raises(InputError, match="geomap map AOI --save-"):
+        geomap.open_store(tmp_path)
+
+
+def test_an_area_over_two_zones_is_for_a_run(scenes: Archive) -> None:
+    west, south, _, north = scenes.bbox
+    wide = f"{west},{south},6.01,{north}"
+    with pytest.raises(InputError, match=r"EPSG:32631, EPSG:32632; cut it to one zone, or use geomap\.map_area"):
+        geomap.composite(geomap.search(wide, "2023", str(scenes.items)), wide)
+
+
+def test_the_door_is_light_and_complete() -> None:
+    heavy = ["torch", "dask", "rasterio", "stackstac", "geopandas", "xarray", "numpy"]
+    code = (
+        "import sys, geomap\n"
+        f"assert not set(sys.modules) & set({heavy}), sorted(set(sys.modules) & set({heavy}))\n"
+        "assert set(geomap.__all__) <= set(dir(geomap))\n"
+        "import geomap.composite.median as median, geomap.label.classify\n"
+        "assert median.median_np\n"
+        "assert all(callable(getattr(geomap, name)) for name in geomap.__all__)\n"
+        "import inspect; print(*inspect.signature(geomap.composite).parameters)\n"
+        "try: geomap.nothing\n"
+        "except AttributeError as e: print(e)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[0].startswith("scenes area mask")
+    assert done.stdout.splitlines()[1] == "module 'geomap' has no attribute 'nothing'"
