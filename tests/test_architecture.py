@@ -91,3 +91,33 @@ def test_only_the_command_line_prints():
         if path.parent.name != "cli":
             calls = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call))
             assert not any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls), path
+
+
+def documented() -> dict[str, str]:
+    """Path -> description of every line below "## Layout" in docs/architecture.md."""
+    block = (PACKAGE.parent / "docs/architecture.md").read_text().partition("## Layout")[2].split("\n\n")[1]
+    found: dict[str, str] = {}
+    folders: list[str] = []
+    for line in block.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2 - 2
+        name, _, text = line.strip().partition(" ")
+        folders = folders[:depth]
+        if name.endswith("/"):
+            folders.append(name)
+            found["".join(folders)] = text.strip()
+        else:
+            found["".join(folders) + name] = text.strip()
+    return found
+
+
+def test_the_documented_layout_is_the_tree_and_what_its_files_say():
+    """Every module by the first line of its docstring, every folder by that of its `__init__`."""
+    said = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        first = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0].removesuffix(".")
+        inner = path.parent.relative_to(PACKAGE.parent).as_posix() + "/"
+        if path.name != "__init__.py":
+            said[inner + path.name] = first
+        else:
+            said[inner] = first
+    assert documented() == said
