@@ -28,7 +28,8 @@ from geomap.run.record import Update
 from geomap.run.request import Request
 from geomap.run.retries import try_tiles
 from geomap.run.tile_file import Task
-from geomap.run.workers import Resources, Workers, workers
+from geomap.run.tiles import Here
+from geomap.run.workers import Resources, Workers
 from geomap.types import UPDATE, Progress, Scene, silent
 from geomap.write.layer import Layer, Statistics
 
@@ -115,7 +116,7 @@ def map_area(
         ReadError: no tile could be read; files of scenes are missing or damaged.
     """
     out, again = Path(out), Again(refresh, retry_quarantined)
-    with workers(resources, request.device) as crew:
+    with _crew(resources, request.device) as crew:
         prepared = prepare(request, crew.device, crew.dtype)
         asked = identity_of(prepared)
         open_run = partial(open_directory, out, asked, again.renew(asked))
@@ -149,6 +150,15 @@ def map_area(
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**tried.seconds, "write": time.perf_counter() - start}
             return result(prepared.product, run, maps, len(all_tasks) - len(pending), seconds)
+
+
+def _crew(resources: Resources, device: str) -> Workers:
+    """Who makes the tiles; `device` is auto, cpu or cuda, with a number or without."""
+    if resources.scheduler or resources.workers:
+        from geomap.run.cluster import Cluster  # loads dask.distributed
+
+        return Cluster(resources, device)
+    return Here(device)
 
 
 def _unmark_damaged(prepared: Prepared, run: RunDirectory) -> RunDirectory:

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from geomap import grid, pipeline
-from geomap.encode.engine import Engine
+from geomap.encode.engine import Engine, pick_device, pick_dtype
 from geomap.errors import ReadError
 from geomap.label.classify import TileLabels
 from geomap.run import update
@@ -41,10 +43,42 @@ class Composed:
     known: Known | None = None  # what that run says of the pixels
 
 
-def work(
+class Here:
+    """The process itself."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def __init__(self, device: str) -> None:
+        self._asked = device
+        self._engine: Engine | None = None
+
+    def __enter__(self) -> Self:
+        """Raises InputError for a device that is not there."""
+        self.device = pick_device(self._asked)
+        self.dtype = pick_dtype(self.device)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._engine = None
+
+    def speed(self, prepared: Prepared) -> float:
+        """Measured in a short trial."""
+        return self._ready(prepared).pixels_per_second(prepared.request.period.months)
+
+    def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
+        return _work(prepared, self._ready(prepared), tasks, tracker, alone)
+
+    def _ready(self, prepared: Prepared) -> Engine:
+        if self._engine is None:
+            self._engine = Engine(prepared.weights.encoder, self._asked, dtype=prepared.dtype)
+        return self._engine
+
+
+def _work(
     prepared: Prepared, engine: Engine, tasks: Sequence[Task], tracker: Tracker, alone: bool
 ) -> Generator[Outcome]:
-    """Make tiles in this process, in their order; errors are part of the outcomes (workers.Workers).
+    """Make tiles in this process, in their order; errors are part of the outcomes.
 
     The next composite is read while one is encoded, unless each tile is to be made `alone`.
     """

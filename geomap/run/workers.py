@@ -11,7 +11,6 @@ from geomap.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from geomap.encode.engine import Engine
     from geomap.run.prepare import Prepared
     from geomap.run.progress import Tracker
     from geomap.run.tile_file import Outcome, Task
@@ -50,50 +49,3 @@ class Workers(Protocol):
 
     def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
         """Make the tiles, in any order, one at a time if `alone`; a tile's errors are part of its outcome."""
-
-
-def workers(resources: Resources, device: str) -> Workers:
-    """Those who make the tiles; `device` is auto, cpu or cuda, with a number or without."""
-    if resources.scheduler or resources.workers:
-        from geomap.run.cluster import Cluster
-
-        return Cluster(resources, device)
-    return Here(device)
-
-
-class Here:
-    """The process itself."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-    def __init__(self, device: str) -> None:
-        self._asked = device
-        self._engine: Engine | None = None
-
-    def __enter__(self) -> Self:
-        """Raises InputError for a device that is not there."""
-        from geomap.encode.engine import pick_device, pick_dtype
-
-        self.device = pick_device(self._asked)
-        self.dtype = pick_dtype(self.device)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._engine = None
-
-    def speed(self, prepared: Prepared) -> float:
-        """Measured in a short trial."""
-        return self._ready(prepared).pixels_per_second(prepared.request.period.months)
-
-    def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
-        from geomap.run import tiles
-
-        return tiles.work(prepared, self._ready(prepared), tasks, tracker, alone)
-
-    def _ready(self, prepared: Prepared) -> Engine:
-        from geomap.encode.engine import Engine
-
-        if self._engine is None:
-            self._engine = Engine(prepared.weights.encoder, self._asked, dtype=prepared.dtype)
-        return self._engine
