@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: map test soak train-smoke check lint types install clean
+.PHONY: map test soak train-smoke check lint types clean
 
 map: $(VENV)/.installed  ## the main job on simulated scenes: needs no network once installed
 	$(BIN)/geomap demo
+	@echo; echo "The command is $(BIN)/geomap; or type: . $(BIN)/activate, and then geomap."
 
 test: $(VENV)/.installed-dev  ## the test suite, in two processes
 	$(BIN)/pytest -n 2

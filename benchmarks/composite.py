@@ -222,7 +222,7 @@ def odc(archive: Path) -> Callable[[int], np.ndarray]:
         from odc.geo.geobox import GeoBox
         from odc.stac import load
     except ImportError:
-        sys.exit("odc-stac is not installed: pip install odc-stac, or leave it out with --sides stackstac")
+        sys.exit(f"odc-stac is not installed; type {sys.executable} -m pip install odc-stac, or --sides stackstac")
 
     items = [pystac.Item.from_dict(item) for item in items_of(archive)]
     grid = GeoBox.from_bbox((WEST, NORTH - 10 * TILE, WEST + 10 * TILE, NORTH), f"EPSG:{EPSG}", resolution=10)

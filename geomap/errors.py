@@ -3,7 +3,13 @@
 A message says what is wrong, where, and what to type instead, in one line. Anything else that escapes is a bug.
 """
 
+import sys
 from typing import ClassVar, Literal
+
+
+def install_hint(*packages: str) -> str:
+    """What to type to install packages for this Python, whichever `pip` stands first on the PATH."""
+    return f"{sys.executable} -m pip install {' '.join(packages)}"
 
 
 class GeomapError(Exception):

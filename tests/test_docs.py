@@ -2,9 +2,13 @@
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
+
+from geomap.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -32,3 +36,26 @@ def test_each_of_the_promises_has_a_test() -> None:
 def test_links_within_the_project_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", page.read_text())
     assert not [target for target in targets if not (page.parent / target).exists()]
+
+
+def typed(page: Path) -> list[list[str]]:
+    """The words of every `geomap` command in a page's code blocks, with continued lines, without what is said of it."""
+    blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    commands = (re.sub(r"(?<=\S) {3,}\S.*| #.*", "", line).strip().removeprefix(".venv/bin/") for line in lines)
+    return [shlex.split(re.split(r" [|>] ", command)[0]) for command in commands if command.startswith("geomap ")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if typed(page)], ids=lambda p: p.name)
+def test_commands_that_a_page_tells_to_type_exist_with_their_options(page: Path) -> None:
+    for words in typed(page):
+        command = typer.main.get_command(app)
+        rest = words[1:]
+        while rest and rest[0] in getattr(command, "commands", {}):
+            command = command.commands[rest.pop(0)]
+        assert command.name != "geomap" or rest[0].startswith("--"), words
+        known = {option for parameter in command.params for option in parameter.opts} | {
+            "--help",
+            "--install-completion",
+        }
+        assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= known, words

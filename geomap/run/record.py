@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from geomap import files
+from geomap import __version__, files
 from geomap.catalog.offset_check import Says, judge
 from geomap.errors import InputError
 from geomap.run.directory import read_begun
@@ -129,7 +129,8 @@ _record: Final = TypeAdapter(Record)
 
 def software() -> dict[str, str]:
     """Versions of what made the maps."""
-    return {name: version(name) for name in ("geomap", "torch", "rasterio", "stackstac", "dask", "numpy")}
+    libraries = {name: version(name) for name in ("torch", "rasterio", "stackstac", "dask", "numpy")}
+    return {"geomap": __version__, **libraries}
 
 
 def write_record(directory: Path, record: Record) -> None:

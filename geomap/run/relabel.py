@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import files, grid
+from geomap import __version__, files, grid
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
 from geomap.label.classify import Question, TileLabels
@@ -158,7 +157,7 @@ def _weights_of(kept: Store, name: str | None) -> weights.Weights:
 def _described(kept: Store) -> dict[str, Any]:
     """What maps from a store are made of, as run.json tells it."""
     return {
-        "geomap": version("geomap"),
+        "geomap": __version__,
         "embeddings": store_digest(kept.path),
         "made": dict(kept.about),
         "period": str(kept.period),

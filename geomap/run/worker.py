@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from distributed import Semaphore, WorkerPlugin
 
+from geomap import __version__
 from geomap.encode.engine import Engine
 from geomap.errors import ClusterError
 from geomap.run.prepare import Prepared
@@ -107,7 +108,7 @@ _runs: dict[str, _Run] = {}
 
 def installed() -> tuple[str, ...]:
     """Versions of VERSIONED in this process."""
-    return tuple(version(name) for name in VERSIONED)
+    return __version__, version("torch")
 
 
 def _told(versions: tuple[str, ...]) -> str:
