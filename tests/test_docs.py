@@ -41,7 +41,7 @@ def test_links_within_the_project_lead_to_files(page: Path) -> None:
 def typed(page: Path) -> list[list[str]]:
     """The words of every `geomap` command in a page's code blocks, with continued lines, without what is said of it."""
     blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
     commands = (re.sub(r"(?<=\S) {3,}\S.*| #.*", "", line).strip().removeprefix(".venv/bin/") for line in lines)
     return [shlex.split(re.split(r" [|>] ", command)[0]) for command in commands if command.startswith("geomap ")]
 
