@@ -73,7 +73,7 @@ def one(kind: str, company: bool, count: int) -> dict[str, float]:
     from geomap.write.layer import Layer
 
     if company:
-        import geomap.run  # noqa: F401
+        import geomap.run.map  # noqa: F401
     side = math.isqrt(count)
     layer = Layer("map", "simulated", "classes" if kind == "classes" else "score", legends.load(KINDS[kind]))
     whole = Grid(32631, 500_000, 5_600_000, side * SIDE, side * SIDE)
