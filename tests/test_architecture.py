@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "geomap"
+from tests.support import REPOSITORY
+
+PACKAGE = REPOSITORY / "geomap"
 STAGES = ("catalog", "read", "composite", "encode", "label", "write", "store")
 """Folders of the stages: they import the vocabulary and `sources`, and nothing else of geomap."""
 VOCABULARY = {

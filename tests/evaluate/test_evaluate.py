@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published import write_cut, write_label_csv, write_photo_dictionary
 from sklearn import metrics as sk
 from typer.testing import CliRunner
 
@@ -28,6 +27,7 @@ from geomap.evaluate import baselines, compare, metrics, plots, prompt_kinds, pr
 from geomap.label import towers
 from geomap.train.captions import cover_index
 from geomap.train.evaluate import truth_of
+from tests.support.layouts import write_cut, write_label_csv, write_photo_dictionary
 
 CPU = torch.device("cpu")
 QUIET = protocol.Options(device="cpu", kinds=("D",), draws=2)

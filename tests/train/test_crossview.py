@@ -15,7 +15,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from published import write_cut, write_photo_dictionary
 from safetensors.torch import save_file
 
 from geomap import legends
@@ -29,8 +28,9 @@ from geomap.train.config import CrossViewConfig
 from geomap.train.contrast import CrossView, Queue, info_nce
 from geomap.train.masking import Masking
 from geomap.train.parallel import Group
+from tests.support import REPOSITORY
+from tests.support.layouts import write_cut, write_photo_dictionary
 
-REPOSITORY = Path(__file__).parents[1]
 DIM = towers.OpenClipTower.dim
 CPU = torch.device("cpu")
 ALONE = Group(0, 1, CPU)

@@ -21,8 +21,8 @@ from geomap.simulate.covers import table
 from geomap.train import captions, config, evaluate, loop, samples
 from geomap.train.config import Augment, TrainConfig
 from geomap.train.loss import MAX_SCALE, OTHER_SHARE, CaptionLoss, origin_bias
+from tests.support import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 MINIMAL = "name: tiny\ntitle: Tiny\nlicence: Apache-2.0\n"
 
 
