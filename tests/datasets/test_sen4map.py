@@ -169,10 +169,10 @@ def test_the_command_cuts_and_refuses_other_patches(original: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("composite", ["masked", "official"])
 def test_cut_and_read_gives_what_the_original_gives(original: Path, tmp_path: Path, composite: str) -> None:
-    seen: list[tuple[int, int]] = []
-    n = sen4map.cut(original, tmp_path / "c.h5", 5, composite, progress=lambda k, total: seen.append((k, total)))
+    seen: list[tuple[str, int, int]] = []
+    n = sen4map.cut_file(original, tmp_path / "c.h5", 5, composite, progress=lambda *step: seen.append(step))
     assert n == 3
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [("points", k, 3) for k in (1, 2, 3)]
     assert [p.name for p in tmp_path.iterdir()] == ["c.h5"]
     with h5py.File(tmp_path / "c.h5") as f:
         assert f.attrs["composite"] == composite
@@ -236,7 +236,7 @@ def test_a_broken_point_stops_the_reader_unless_the_publication_excludes_it(
     with pytest.raises(ReadError, match=r"Lucas_Point_34622836.*SCL"):
         sen4map.read_original(path)
     with pytest.raises(ReadError, match="Lucas_Point_34622836"):
-        sen4map.cut(path, tmp_path / "c.h5")
+        sen4map.cut_file(path, tmp_path / "c.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
 
 
