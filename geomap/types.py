@@ -238,11 +238,6 @@ UPDATE = "update"
 Progress = Callable[[str, int, int], None]
 """Called with (stage, done, total); stages are "search", "composite" (tiles), "encode" (pixels) and "write" (maps)."""
 
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody follows."""
-
-
 Layers: TypeAlias = "Mapping[str, NDArray[Any]]"
 """Layer stem -> (y, x) pixels of a tile."""
 
