@@ -89,7 +89,7 @@ DEFAULT_ORDER: Final = "B02 first"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundEncoder:
     """An encoder as it lies in a checkpoint."""
 
     prefix: str  # of its names
@@ -151,7 +151,7 @@ def convert(
     return weights.save(out, build(found, order), card, vectors)
 
 
-def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) -> Found:
+def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) -> FoundEncoder:
     """The encoder among a checkpoint's tensors (`checkpoint.read_tensors`); `path` names the file in errors.
 
     Raises WeightsError where there is none, where a tensor is missing, unknown, of another shape or not finite, and
@@ -186,10 +186,10 @@ def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) 
             raise WeightsError(f"{theirs} has {found[key].numel()} values, not {wanted[key].numel()} as the others ask")
         if not found[key].isfinite().all():
             raise WeightsError(f"{theirs} holds values that are not finite")
-    return Found(prefix, found, config, *_logit_scale(tensors, path))
+    return FoundEncoder(prefix, found, config, *_logit_scale(tensors, path))
 
 
-def build(found: Found, order: BandOrder) -> PixelEncoder:
+def build(found: FoundEncoder, order: BandOrder) -> PixelEncoder:
     """The encoder in eval mode, its input weights and constants put in the order B02 .. B12."""
     encoder = PixelEncoder(found.config, torch.tensor(order.low), torch.tensor(order.high))
     embed = found.tensors["embed.weight"]  # (dim, bands * patch^2), band-major
@@ -198,14 +198,14 @@ def build(found: Found, order: BandOrder) -> PixelEncoder:
     return encoder.eval()
 
 
-def choose_order(found: Found, labelled: Samples, tower: towers.TextTower) -> dict[str, Any]:
+def choose_order(found: FoundEncoder, labelled: Samples, tower: towers.TextTower) -> dict[str, Any]:
     """The band order whose zero-shot land cover of labelled pixels is right most often, the whole legend competing.
 
     An encoder of patches gets the pixel in every place of its patch. Returns what the card keeps: `chosen`;
     `tested_on`, the set; `samples`; `accuracy` of every order; `beyond_chance`, whether the best leads by more than two
     standard errors of the difference of two such shares.
     """
-    from geomap.datasets.series import embed
+    from geomap.datasets.series import embed_samples
     from geomap.evaluate.zero_shot import nearest_class
 
     known = legends.load("landcover")
@@ -217,7 +217,7 @@ def choose_order(found: Found, labelled: Samples, tower: towers.TextTower) -> di
     patches = replace(samples, dn=samples.dn.repeat(found.config.patch**2, axis=-1))  # band-major
     accuracy = {}
     for name, order in BAND_ORDERS.items():
-        embeddings = embed(build(found, order), patches)
+        embeddings = embed_samples(build(found, order), patches)
         right = nearest_class(embeddings, vectors, known) == samples.labels["landcover"]
         accuracy[name] = round(float(right.mean()), 4)
     chosen = max(accuracy, key=accuracy.__getitem__)  # the first of equals

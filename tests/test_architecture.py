@@ -62,6 +62,13 @@ def test_nothing_below_imports_run_jobs_or_cli():
             assert top in users or name not in imported(path), path
 
 
+def test_labelled_series_are_a_floor_below_training_and_evaluation():
+    above = {"simulate": {"datasets", "train", "evaluate"}, "datasets": {"train", "evaluate"}, "evaluate": {"train"}}
+    for folder, forbidden in above.items():
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert not imported(path) & forbidden, path
+
+
 def test_at_most_twenty_modules_lie_flat():
     assert len(list(PACKAGE.glob("*.py"))) <= 20
 

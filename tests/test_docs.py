@@ -9,7 +9,6 @@ import pytest
 import typer
 
 from geomap.cli import app
-
 from tests.support import REPOSITORY
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])

@@ -55,12 +55,12 @@ def evaluate(
     """
     log_to_stderr(verbose)
     with errors_to_exit_code():
-        from geomap.datasets.extras import require
+        from geomap.datasets.extras import require_packages
         from geomap.datasets.sets import read_set
         from geomap.encode.weights import load
         from geomap.evaluate import prompt_kinds, protocol, report, tables
 
-        require("evaluation", "sklearn", "matplotlib")
+        require_packages("evaluation", "sklearn", "matplotlib")
         asked = prompt_kinds.kinds(prompts)
         out.mkdir(parents=True, exist_ok=True)
         loaded = load(weights)

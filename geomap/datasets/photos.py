@@ -39,7 +39,7 @@ from geomap.types import Progress, silent
 log = logging.getLogger(__name__)
 
 PHOTO: Final = re.compile(r"(\d{8}[NESW])\.jpe?g", re.IGNORECASE)
-BATCH: Final = 64
+PHOTOS_AT_ONCE: Final = 64
 KEY_LENGTH: Final = len("FR_34622836N")
 MAX_DECODERS: Final = 16  # threads that decode JPEGs; beyond, one GPU waits no longer for them
 META: Final = "geomap"  # the one key of the files' metadata: safetensors writes several in any order
@@ -90,7 +90,7 @@ def find_photos(folder: Path) -> list[Photo]:
 
 
 def embed_photos(
-    folder: Path, out: Path, batch: int = BATCH, device: str = "auto", progress: Progress = silent
+    folder: Path, out: Path, batch: int = PHOTOS_AT_ONCE, device: str = "auto", progress: Progress = silent
 ) -> Embedded:
     """Embed a folder's photos with CLIP ViT-B/32 (`label.towers.load_clip`) and write them as one safetensors
     file.

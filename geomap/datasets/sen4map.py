@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from geomap import files
 from geomap.datasets import lucas
-from geomap.datasets.extras import require
+from geomap.datasets.extras import require_packages
 from geomap.datasets.months import COMPOSE, MASKED, OFFICIAL, time_of, tokens_np
 from geomap.datasets.samples import Samples
 from geomap.errors import ConfigError, InputError, OutputError, ReadError
@@ -45,12 +45,12 @@ LAYERS: Final = tuple(re.sub(r"^B0", "B", b) for b in BANDS)
 """Names of the band datasets: B2 ... B8, B8A, B11, B12, in geomap's order."""
 EXCLUDED: Final = frozenset({"45061526", "45281654", "47501690"})
 """Points that the published training leaves out (list in its data loader)."""
-YEAR: Final = 2018
+LUCAS_YEAR: Final = 2018
 """The year of LUCAS that Sen4Map goes with."""
 
 
 def read_original(
-    path: Path, patch: int = 1, composite: str = MASKED, year: int = YEAR, progress: Progress = silent
+    path: Path, patch: int = 1, composite: str = MASKED, year: int = LUCAS_YEAR, progress: Progress = silent
 ) -> Samples:
     """Monthly series of the centre pixels of every point of an original file.
 
@@ -101,7 +101,7 @@ def cut_file(
     out: Path,
     patch: int = 1,
     composite: str = MASKED,
-    year: int = YEAR,
+    year: int = LUCAS_YEAR,
     progress: Progress = silent,
 ) -> int:
     """Write the monthly composites of an original file's centres as a cut file; returns the number of points.
@@ -256,7 +256,7 @@ def _attribute(file: Any, name: str, default: str) -> str:
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """An HDF5 file for reading. Raises ConfigError, ReadError."""
-    require("an HDF5 file", "h5py")
+    require_packages("an HDF5 file", "h5py")
     import h5py
 
     if not path.is_file():

@@ -19,7 +19,7 @@ from geomap.types import Progress, silent
 LENGTHS: Final = {"monthly": 12, "quarterly": 4, "annual": 1}
 """Steps of a series by name (paper, section 4: T = 12, 4 and 1)."""
 
-BATCH: Final = 4096
+SERIES_AT_ONCE: Final = 4096
 """Series embedded at once: the activations of the paper's encoder fit into 2 GB."""
 CPU: Final = torch.device("cpu")
 
@@ -62,7 +62,7 @@ def some_months(rng: np.random.Generator, valid: NDArray[np.bool_], count: int) 
 
 
 @torch.inference_mode()
-def embed(
+def embed_samples(
     encoder: PixelEncoder,
     samples: Samples,
     length: str = "monthly",
@@ -78,9 +78,9 @@ def embed(
     series = shorten(samples.dn, samples.valid, length)
     months = torch.from_numpy(series.months).to(device)
     parts = []
-    for start in range(0, len(series), BATCH):
-        rows = slice(start, start + BATCH)
+    for start in range(0, len(series), SERIES_AT_ONCE):
+        rows = slice(start, start + SERIES_AT_ONCE)
         dn = torch.from_numpy(series.dn[rows]).to(device).float()
         parts.append(encoder(dn, torch.from_numpy(series.valid[rows]).to(device), months).float().cpu())
-        progress(stage, min(start + BATCH, len(series)), len(series))
+        progress(stage, min(start + SERIES_AT_ONCE, len(series)), len(series))
     return torch.cat(parts)

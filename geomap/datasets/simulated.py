@@ -11,7 +11,7 @@ from geomap.datasets.samples import CLIMATE, COVER, Samples
 from geomap.simulate.covers import table
 from geomap.simulate.series import simulate
 
-LEGENDS: Final = {"landcover": "landcover", "crops": "crop"}
+COVER_LEGENDS: Final = {"landcover": "landcover", "crops": "crop"}
 """Legends that a cover decides, and its attribute with the class id. Land use and habitat it only suggests."""
 
 
@@ -19,7 +19,7 @@ def cover_labels(cover: NDArray[np.intp], climate: NDArray[np.intp]) -> dict[str
     """Labels of samples from their places (n,) in the tables of covers and climates."""
     of_legend = {
         name: np.array([getattr(c, attribute) for c in table().cover], np.intp)[cover]
-        for name, attribute in LEGENDS.items()
+        for name, attribute in COVER_LEGENDS.items()
     }
     return of_legend | {COVER: cover + 1, CLIMATE: climate + 1}
 

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap import legends
-from geomap.datasets.extras import require
+from geomap.datasets.extras import require_packages
 from geomap.datasets.samples import CLIMATE, COVER, Samples
-from geomap.datasets.simulated import LEGENDS as OF_COVERS
-from geomap.datasets.simulated import cover_labels
+from geomap.datasets.simulated import COVER_LEGENDS, cover_labels
 from geomap.errors import InputError, ReadError
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.simulate import covers
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUFFIXES: Final = (".csv", ".parquet")
-LEGENDS: Final = ("landcover", "landuse", "habitat", "crops", "bioregion")
+LABEL_COLUMNS: Final = ("landcover", "landuse", "habitat", "crops", "bioregion")
 """Columns of labels: the class's name, code or id, as `geomap legends show` has them; empty where there is none."""
 PLACE: Final = ("lon", "lat")
-MAX_DN: Final = 65535
+LARGEST_DN: Final = 65535
 
 
 def read_table(path: Path, name: str | None = None) -> Samples:
@@ -43,7 +42,7 @@ def read_table(path: Path, name: str | None = None) -> Samples:
     table = _frame(path)
     labels = _labels(table, path)
     if not labels:
-        raise ReadError(f"{path} has no column of labels; add one of {', '.join((*LEGENDS, COVER))}")
+        raise ReadError(f"{path} has no column of labels; add one of {', '.join((*LABEL_COLUMNS, COVER))}")
     dn = _dn(table, path)
     valid: NDArray[np.bool_] = np.asarray((dn > 0).all(-1))
     groups = None
@@ -61,10 +60,10 @@ def _frame(path: Path) -> DataFrame:
 
     if not path.is_file():
         raise InputError(f"no file {path}; give a table of labelled series as docs/training-data.md describes it")
-    texts = dict.fromkeys(("id", "group", *LEGENDS, COVER, CLIMATE), str)
+    texts = dict.fromkeys(("id", "group", *LABEL_COLUMNS, COVER, CLIMATE), str)
     try:
         if path.suffix.casefold() == ".parquet":
-            require("a Parquet file", "pyarrow")
+            require_packages("a Parquet file", "pyarrow")
             table = pd.read_parquet(path)
         else:
             table = pd.read_csv(path, encoding="utf-8-sig", dtype=texts, keep_default_na=False, na_values=[""])
@@ -94,12 +93,12 @@ def _dn(table: DataFrame, path: Path) -> NDArray[np.uint16]:
         if lacking := [c for c in columns if c not in table]:
             raise ReadError(f"{path} has no column {lacking[0]}; a month needs all ten bands, {', '.join(BANDS)}")
         values = np.nan_to_num(_numbers(table, columns, path), nan=0.0)
-        odd = (values != np.round(values)) | (values < 0) | (values > MAX_DN)
+        odd = (values != np.round(values)) | (values < 0) | (values > LARGEST_DN)
         if odd.any():
             row, column = np.argwhere(odd)[0]
             raise ReadError(
                 f"{path}, row {row + 1}: {columns[column]} = {values[row, column]:g} is no DN "
-                f"(reflectance x 10000, a whole number of 0..{MAX_DN})"
+                f"(reflectance x 10000, a whole number of 0..{LARGEST_DN})"
             )
         dn[:, month] = values
     return dn
@@ -134,9 +133,9 @@ def _labels(table: DataFrame, path: Path) -> dict[str, NDArray[np.intp]]:
         cover = _looked_up(table, COVER, places, path)
         climate = _looked_up(table, CLIMATE, climates, path) if CLIMATE in table else np.zeros(len(table), np.intp)
         labels = cover_labels(cover - 1, climate - 1)
-        for name in OF_COVERS:
+        for name in COVER_LEGENDS:
             labels[name] = np.where(cover > 0, labels[name], 0)
-    for name in LEGENDS:
+    for name in LABEL_COLUMNS:
         if name in table:
             classes = legends.load(name).classes
             by_code = {c.code: c.id for c in classes if c.code} | {str(c.id): c.id for c in classes}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from geomap.composite.mask import clear_np
 from geomap.composite.median import median_np
-from geomap.datasets.extras import require
+from geomap.datasets.extras import require_packages
 from geomap.datasets.samples import Samples
 from geomap.datasets.simulated import cover_labels
 from geomap.errors import ConfigError
@@ -138,7 +138,7 @@ def _labelled(
 
 
 def _parquet(path: Path) -> DataFrame:
-    require("a Parquet file", "pyarrow")
+    require_packages("a Parquet file", "pyarrow")
     import pandas as pd
 
     return pd.read_parquet(_existing(path))

@@ -45,7 +45,7 @@ def forest(x: Features, y: Ints, x_test: Features) -> Ints:
     return np.asarray(model.fit(x, y).predict(x_test), np.intp)
 
 
-def probe(x: Features, y: Ints, x_test: Features) -> Ints:
+def linear_probe(x: Features, y: Ints, x_test: Features) -> Ints:
     """Logistic regression (L2, C = 1) on standardised features; the class itself where `y` has only one."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -61,7 +61,7 @@ def cross_validated(method: Method, x: Features, y: Ints, groups: NDArray[np.gen
     """Predictions (n,) for one set by k folds that part its groups; seeded.
 
     Args:
-        method: `majority`, `forest` or `probe`.
+        method: `majority`, `forest` or `linear_probe`.
         x: (n, F).
         y: (n,) class ids.
         groups: (n,) samples with the same value are never parted between fitting and prediction.

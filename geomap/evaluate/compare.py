@@ -19,7 +19,7 @@ from geomap.types import Progress
 METHODS: Final[Mapping[str, baselines.Method]] = {
     "majority": baselines.majority,
     "random forest": baselines.forest,
-    "linear probe": baselines.probe,
+    "linear probe": baselines.linear_probe,
 }
 """Baselines by name. The probe takes the encoder's embeddings, the others the series."""
 

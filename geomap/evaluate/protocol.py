@@ -18,7 +18,7 @@ from torch import Tensor
 
 from geomap import legends
 from geomap.datasets.samples import Samples
-from geomap.datasets.series import LENGTHS, embed, some_months
+from geomap.datasets.series import LENGTHS, embed_samples, some_months
 from geomap.encode.engine import pick_device
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
@@ -165,7 +165,7 @@ def months_left(
             valid = some_months(np.random.default_rng([count, draw]), test.valid, count)
             kept.append(valid.sum(1).mean())
             left = replace(test, valid=valid)
-            embeddings = monthly if count == MONTHS else embed(weights.encoder, left, device=device)
+            embeddings = monthly if count == MONTHS else embed_samples(weights.encoder, left, device=device)
             for legend in known:
                 shares[legend.name].append(_accuracy(legend, test, embeddings, named[legend.name]))
             options.progress(f"{test.name} {count} months", draw + 1, draws)
@@ -193,4 +193,4 @@ def _check_photos(weights: Weights, test: Samples) -> None:
 
 def _embed(weights: Weights, test: Samples, length: str, options: Options) -> Tensor:
     device = pick_device(options.device)
-    return embed(weights.encoder, test, length, device, options.progress, f"{test.name} {length}")
+    return embed_samples(weights.encoder, test, length, device, options.progress, f"{test.name} {length}")

@@ -22,7 +22,7 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Pair = Annotated[tuple[float, float], AfterValidator(_ordered)]
-Months = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)]
+MonthlyValues = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)]
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -64,11 +64,11 @@ class Climate(BaseModel):
     latitude: float
     south: Annotated[float, Field(ge=0, le=1)] = 0.0
     shift: Pair
-    clear: Months
-    snow: Months
+    clear: MonthlyValues
+    snow: MonthlyValues
     drought: Pair
     dry_days: tuple[Pair, Pair]
-    wet: Months
+    wet: MonthlyValues
     again: Annotated[float, Field(ge=0, le=1)] = 1.0
     words: tuple[str, ...]
 
@@ -107,7 +107,7 @@ class Cover(BaseModel):
         return self.fraction is not None
 
 
-class Table(BaseModel):
+class CoverTable(BaseModel):
     """The whole file."""
 
     model_config = _STRICT
@@ -117,7 +117,7 @@ class Table(BaseModel):
     cover: tuple[Cover, ...]
 
     @model_validator(mode="after")
-    def _known(self) -> Table:
+    def _known(self) -> CoverTable:
         keys = [c.key for c in self.cover]
         if len(set(keys)) < len(keys):
             raise ValueError("each cover needs its own key")
@@ -160,9 +160,9 @@ class CanopyLayer:
 
 
 @cache
-def table() -> Table:
+def table() -> CoverTable:
     """The table of the package."""
-    return Table.model_validate(tomllib.loads(Path(__file__).with_name("covers.toml").read_text("utf-8")))
+    return CoverTable.model_validate(tomllib.loads(Path(__file__).with_name("covers.toml").read_text("utf-8")))
 
 
 def cover_index(keys: NDArray[np.str_]) -> NDArray[np.intp]:

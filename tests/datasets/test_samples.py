@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from geomap import legends
 from geomap.cli import app
-from geomap.datasets.extras import require
+from geomap.datasets.extras import require_packages
 from geomap.datasets.samples import Samples
 from geomap.datasets.sets import read_set
 from geomap.datasets.simulated import cover_labels
@@ -22,6 +22,7 @@ from geomap.errors import GeomapError, InputError, ReadError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
 from geomap.simulate.covers import table
+from tests.support import REPOSITORY
 
 JULY = [f"{b}_07" for b in BANDS]
 
@@ -66,6 +67,17 @@ def test_a_table_becomes_samples(tmp_path: Path, frame: pd.DataFrame, name: str)
     assert grouped_by == "the column group"
     assert len(np.unique(groups)) == 10
     assert (groups.reshape(10, 4) == groups.reshape(10, 4)[:, :1]).all()
+
+
+def test_the_table_of_the_documentation_is_one(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "training-data.md").read_text()
+    lines = [line.strip() for line in text.splitlines() if line.startswith(("    id,group", "    p1,"))]
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    samples = read_set(str(tmp_path / "mine.csv"), 1)
+    assert samples.valid.tolist() == [[m == 3 for m in range(12)]]
+    assert samples.dn[0, 3].tolist() == [742, 930, 1104, 1390, 1670, 1785, 1856, 1990, 2405, 1932]
+    named = {k: legends.load(k).classes[v[0] - 1].name for k, v in samples.labels.items()}
+    assert named == {"landcover": "Cropland", "crops": "Maize"}
 
 
 def test_places_make_groups_where_a_table_has_none(tmp_path: Path, frame: pd.DataFrame) -> None:
@@ -165,14 +177,14 @@ def test_rows_take_every_array_along() -> None:
 def test_a_missing_package_is_named_with_this_pythons_own_command(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, untrained: str
 ) -> None:
-    require("evaluation", "numpy")
+    require_packages("evaluation", "numpy")
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    monkeypatch.setattr(sys, "executable", "/my envs/bin/python")
+    monkeypatch.setattr(sys, "executable", "/venv/bin/python")
     with pytest.raises(InputError) as e:
-        require("evaluation", "sklearn", "no_such_package")
+        require_packages("evaluation", "sklearn", "no_such_package")
     assert str(e.value) == (
         "evaluation needs scikit-learn and no_such_package; "
-        "install with: '/my envs/bin/python' -m pip install scikit-learn no_such_package"
+        "type: /venv/bin/python -m pip install scikit-learn no_such_package"
     )
     done = CliRunner().invoke(app, ["evaluate", untrained, "--data", "x.csv", "--out", str(tmp_path / "o")])
     assert done.exit_code == 2

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from geomap import legends
 from geomap.cli import app
 from geomap.datasets.samples import Samples
-from geomap.datasets.series import embed, shorten, some_months
+from geomap.datasets.series import embed_samples, shorten, some_months
 from geomap.datasets.sets import read_set
 from geomap.datasets.worldcereal import read_flanders
 from geomap.encode import weights
@@ -160,14 +160,14 @@ def test_embeddings_of_batches_equal_the_encoders(
     loaded: Weights, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = made(rng, 20, {})
-    monkeypatch.setattr("geomap.datasets.series.BATCH", 7)
+    monkeypatch.setattr("geomap.datasets.series.SERIES_AT_ONCE", 7)
     for length in ("monthly", "quarterly", "annual"):
         s = shorten(test.dn, test.valid, length)
         with torch.inference_mode():
             whole = loaded.encoder(
                 torch.from_numpy(s.dn.astype(np.float32)), torch.from_numpy(s.valid), torch.from_numpy(s.months)
             )
-        assert torch.allclose(embed(loaded.encoder, test, length), whole, atol=1e-5)
+        assert torch.allclose(embed_samples(loaded.encoder, test, length), whole, atol=1e-5)
 
 
 # ---- prompts
@@ -237,7 +237,7 @@ def test_a_prediction_does_not_depend_on_other_samples(loaded: Weights, rng: np.
     known = legends.load("crops")
 
     def counts(part: Samples) -> np.ndarray:
-        embeddings = embed(loaded.encoder, part)
+        embeddings = embed_samples(loaded.encoder, part)
         (score,) = zero_shot.zero_shot_scores(
             known, part, {"monthly": embeddings}, {"D": prompt_kinds.vectors(loaded, known)}, 30.0
         )
@@ -309,7 +309,7 @@ def test_months_left(loaded: Weights, rng: np.random.Generator) -> None:
     truth, shares = test.labels["landcover"], []
     for draw in range(2):
         valid = some_months(np.random.default_rng([1, draw]), test.valid, 1)
-        e = embed(loaded.encoder, replace(test, valid=valid))
+        e = embed_samples(loaded.encoder, replace(test, valid=valid))
         nearest = (e @ loaded.class_vectors[legends.load("landcover").digest].T).argmax(1).numpy() + 1
         shares.append((nearest == truth)[truth > 0].mean())
     assert rows[1].mean == pytest.approx(np.mean(shares))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from geomap import legends
 from geomap.cli import app
 from geomap.cli.legends import CAVEAT
-from geomap.datasets.series import embed
+from geomap.datasets.series import embed_samples
 from geomap.datasets.worldcereal import read_flanders
 from geomap.encode import weights
 from geomap.encode.card import locate, read_card
@@ -209,7 +209,7 @@ def test_synonyms_move_the_map_little(shared: Path, minilm: towers.TextTower) ->
     """Real pixels, which the default weights were trained on: for how wording matters, not for how good they are."""
     flanders = read_flanders(shared / "data" / "patch_belgium_2019" / "series.npz")
     loaded = weights.load("default")
-    embeddings = embed(loaded.encoder, flanders.rows(np.arange(0, len(flanders), 6)))
+    embeddings = embed_samples(loaded.encoder, flanders.rows(np.arange(0, len(flanders), 6)))
     assert 600 < len(embeddings) < 700
     found = []
     for names in (SYNONYMS.keys(), SYNONYMS.values()):

@@ -346,7 +346,7 @@ def test_stopped_and_resumed_runs_equal_a_whole_one_to_the_bit(tiny: CrossViewCo
     crossview.train_crossview(tiny, parts)
     assert metrics(parts) == metrics(whole)
     assert weights.load(str(parts)).class_vectors == {}  # without CLIP there are none to store
-    for file in (MODEL_FILE, CARD_FILE, f"{resume.CHECKPOINTS}/{resume.BEST}"):
+    for file in (MODEL_FILE, CARD_FILE, f"{resume.CHECKPOINT_FOLDER}/{resume.BEST}"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     before = (parts / curves.METRICS_FILE).read_bytes()
     crossview.train_crossview(tiny, parts)  # finished: nothing is trained again
@@ -361,7 +361,7 @@ def test_another_configuration_or_other_data_are_refused(tiny: CrossViewConfig, 
     swapped = tiny.data.model_copy(update={"train": tiny.data.validation, "validation": tiny.data.train})
     with pytest.raises(OutputError, match="samples"):
         crossview.train_crossview(tiny.model_copy(update={"data": swapped}), tmp_path)
-    last = tmp_path / resume.CHECKPOINTS / resume.LAST
+    last = tmp_path / resume.CHECKPOINT_FOLDER / resume.LAST
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(OutputError, match="cannot read the checkpoint"):
         crossview.train_crossview(tiny, tmp_path)

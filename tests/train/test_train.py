@@ -150,7 +150,7 @@ def test_the_encoder_is_the_mean_of_its_later_steps(monkeypatch: pytest.MonkeyPa
     short = TrainConfig(name="x", title="x", licence="x", batch=16, warmup=2, simulated=100)
     made_pool = pool.simulated_pool(np.random.default_rng(0), 100)
     levels = captions.make_levels(LetterTower())
-    made = loop.fit(short, made_pool, [], levels, 10)
+    made = loop.fit_encoder(short, made_pool, [], levels, 10)
     for parameter, *steps in zip(made.parameters(), *seen[4:], strict=False):  # the loss has a parameter besides
         torch.testing.assert_close(parameter, torch.stack(steps).mean(0))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from geomap.datasets.extras import require
+from geomap.datasets.extras import require_packages
 from geomap.datasets.samples import Samples
 from geomap.datasets.simulated import simulated_samples
 from geomap.datasets.worldcereal import READERS
@@ -63,7 +63,7 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
     if isinstance(config, Path):
         config = read_captions(config)
     if config.evaluation and config.real:
-        require("training with `evaluation` in its configuration", "sklearn")
+        require_packages("training with `evaluation` in its configuration", "sklearn")
     torch.set_num_threads(config.threads)
     measured = [read_measured(name, Path(path)) for name, path in config.real.items()]
     tower = towers.tower(config.text_space)
@@ -72,7 +72,7 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
     metrics: dict[str, Any] = {}
     if config.evaluation and measured:
         metrics = _left_out(config, pool, measured, levels, tower, progress)
-    encoder = fit(config, pool, measured, levels, config.steps, progress)
+    encoder = fit_encoder(config, pool, measured, levels, config.steps, progress)
     held = simulated_samples(np.random.default_rng([config.seed, 1]), config.held_out)
     metrics["simulated_held_out"] = scores.score_samples(encoder, held, tower)
     scale = metrics.pop("logit_scale", None) or scores.simulated_scale(encoder, held, tower)
@@ -97,7 +97,7 @@ def _left_out(
     held = []
     for samples in measured:
         others = [o for o in measured if o is not samples]
-        encoder = fit(config, pool, others, levels, steps, progress, f"evaluate without {samples.name}")
+        encoder = fit_encoder(config, pool, others, levels, steps, progress, f"evaluate without {samples.name}")
         held.append(scores.held_out(samples, encoder, tower))
     return scores.card_metrics(held, tower)
 
@@ -117,7 +117,7 @@ def sources(config: TrainConfig, measured: Sequence[Samples]) -> tuple[TrainingS
     )
 
 
-def fit(
+def fit_encoder(
     config: TrainConfig,
     pool: Pool,
     measured: Sequence[Samples],

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from geomap import legends
 from geomap.datasets.samples import COVER, Samples
-from geomap.datasets.series import embed
-from geomap.datasets.simulated import LEGENDS
+from geomap.datasets.series import embed_samples
+from geomap.datasets.simulated import COVER_LEGENDS
 from geomap.encode.model import PixelEncoder
 from geomap.evaluate import baselines, metrics
 from geomap.evaluate.zero_shot import nearest_class
@@ -53,9 +53,9 @@ def _majority(truth: NDArray[np.intp]) -> dict[str, float]:
 
 def score_samples(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
     """Zero-shot scores of samples at the legends that covers decide, the whole legend competing."""
-    embeddings = embed(encoder, samples)
+    embeddings = embed_samples(encoder, samples)
     out: dict[str, Any] = {}
-    for name in LEGENDS:
+    for name in COVER_LEGENDS:
         known = legends.load(name)
         rows = samples.labels[name] > 0
         if rows.any():
@@ -74,7 +74,7 @@ def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower
     rows = np.isin(keys, present)
     typed = legends.typed(", ".join(TYPED[k] for k in present))
     truth = np.array([present.index(k) + 1 for k in keys[rows]], np.intp)
-    embeddings = embed(encoder, samples.rows(rows))
+    embeddings = embed_samples(encoder, samples.rows(rows))
     found = nearest_class(embeddings, towers.class_vectors(typed, tower), typed)
     return {
         "classes": len(present), "samples": len(truth), "majority": _majority(truth), **accuracy_and_f1(truth, found),
@@ -101,7 +101,7 @@ def _landcover(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower)
     known = legends.load("landcover")
     samples = samples.rows(samples.labels["landcover"] > 0)
     position = {c.id: i for i, c in enumerate(known.classes)}
-    cosines = embed(encoder, samples) @ towers.class_vectors(known, tower).T
+    cosines = embed_samples(encoder, samples) @ towers.class_vectors(known, tower).T
     return cosines, torch.tensor([position[int(t)] for t in samples.labels["landcover"]])
 
 
@@ -125,7 +125,7 @@ def card_metrics(held: Sequence[HeldOut], tower: towers.TextTower) -> dict[str, 
     }
     for h in held:
         others = [o.samples for o in held if o is not h]
-        for name in LEGENDS:
+        for name in COVER_LEGENDS:
             if name in out[h.samples.name]:
                 out[h.samples.name][name] |= _baselines(h, others, name)
         log.info("left out %s: %s", h.samples.name, out[h.samples.name])
@@ -147,10 +147,12 @@ def _baselines(held: HeldOut, others: Sequence[Samples], legend: str) -> dict[st
         y_other = np.concatenate([o.labels[legend] for o in known])
         out["random_forest_on_other_real_sets"] = accuracy_and_f1(y, baselines.forest(x_other, y_other, x))
     groups, _ = samples.folds()
-    embeddings = embed(held.encoder, samples).numpy()
+    embeddings = embed_samples(held.encoder, samples).numpy()
     inside = "_inside_5_folds_of_fields"
     out["random_forest" + inside] = accuracy_and_f1(y, baselines.cross_validated(baselines.forest, x, y, groups))
-    out["linear_probe" + inside] = accuracy_and_f1(y, baselines.cross_validated(baselines.probe, embeddings, y, groups))
+    out["linear_probe" + inside] = accuracy_and_f1(
+        y, baselines.cross_validated(baselines.linear_probe, embeddings, y, groups)
+    )
     return out
 
 

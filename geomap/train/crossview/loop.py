@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geomap.datasets.extras import require
-from geomap.datasets.series import embed
+from geomap.datasets.extras import require_packages
+from geomap.datasets.series import embed_samples
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource, read_card
 from geomap.encode.model import CONFIGS, PixelEncoder
@@ -64,7 +64,7 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
         if not isinstance(read, CrossViewConfig):
             raise ConfigError(f"{config} is not of method crossview; run it with: geomap train {config}")
         config = read
-    require("training of method crossview", "h5py", "matplotlib")
+    require_packages("training of method crossview", "h5py", "matplotlib")
     torch.set_num_threads(config.threads)
     with processes(config.device) as group:
         train, val = read_views(config)
@@ -201,7 +201,7 @@ def batch_loss(
 
 def validate(config: CrossViewConfig, model: CrossView, val: Views, device: torch.device) -> tuple[float, float]:
     """(loss, recall@1) of unmasked series: against their batch without the queue, and among all of the set's photos."""
-    found = embed(model.encoder, val.samples, device=device)
+    found = embed_samples(model.encoder, val.samples, device=device)
     ground = torch.from_numpy(val.ground)
     losses = [
         info_nce(a, b, torch.arange(len(a)), model.scale.detach().cpu())
