@@ -17,7 +17,7 @@ soak: $(VENV)/.installed-dev  ## the long reliability tests: kills, clusters, me
 	$(BIN)/pytest -m soak --timeout 3600
 
 train-smoke: $(VENV)/.installed-dev  ## train, evaluate and map on a tiny simulated set, in minutes: a check, no weights to use
-	$(BIN)/python tests/smoke_train.py
+	$(BIN)/python -m tests.train.smoke_train
 
 check: $(VENV)/.installed-dev  ## what CI runs: linter, types, tests
 	$(BIN)/ruff check .

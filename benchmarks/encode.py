@@ -45,12 +45,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap import legends
-from geomap.datasets.worldcereal import RealSet, read_corsica, read_east_africa, read_flanders
+from geomap.datasets.samples import Samples
+from geomap.datasets.worldcereal import read_corsica, read_east_africa, read_flanders
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.encode.engine import Engine, pick_device
 from geomap.encode.folded import multiply_adds
 from geomap.encode.model import CONFIGS, EncoderConfig, PixelEncoder
+from geomap.simulate.covers import table
 from geomap.types import Composite
 
 DATA = Path(os.environ.get("GEOMAP_SHARED", Path(__file__).parents[2] / "shared")) / "data"
@@ -265,7 +267,7 @@ def compared(measured: list[NDArray[np.uint16]]) -> dict[str, Series]:
     return {"random": made_up(), **real_ones}
 
 
-def measured() -> Iterator[tuple[str, RealSet]]:
+def measured() -> Iterator[tuple[str, Samples]]:
     """The real sets that lie beside the checkout."""
     readers = {
         "flanders": (read_flanders, "patch_belgium_2019/series.npz"),
@@ -294,8 +296,9 @@ def paper(steps: int) -> Subject:
     kept = [each.dn for name, each in sets.items() if name != "flanders"]
     if steps and "flanders" in sets:
         flanders = sets["flanders"]
-        learnt = flanders.field % 2 == 0
-        names, label = np.unique(flanders.cover, return_inverse=True)
+        covers = np.array([c.key for c in table().cover])
+        learnt = flanders.folds()[0] % 2 == 0
+        names, label = np.unique(covers[flanders.labels["cover"] - 1], return_inverse=True)
         vectors["fitted"] = F.normalize(torch.randn(len(names), cfg.out), dim=1)
         fit(encoder, Series(flanders.dn[learnt], flanders.valid[learnt]), label[learnt], vectors["fitted"], steps)
         kept.append(np.random.default_rng(2).permutation(flanders.dn[~learnt])[:1000])

@@ -37,28 +37,26 @@ def main() -> None:
 
 def measure(masking: bool, steps: int, simulated: int) -> list[dict[str, Any]]:
     """Accuracies of an encoder trained with or without temporal masking."""
-    import torch
-
     from geomap import legends as legend
-    from geomap.datasets import series, sets
+    from geomap.datasets.series import embed_samples
+    from geomap.datasets.sets import read_set
     from geomap.encode import weights
     from geomap.evaluate import protocol
-    from geomap.train import loop
-    from geomap.train.config import Augment, read
+    from geomap.train.captions.loop import train_captions
+    from geomap.train.config import Augment, read_captions
 
-    config = read(PIPELINE)
+    config = read_captions(PIPELINE)
     flanders = config.real[HELD_OUT]
     change: dict[str, Any] = {"steps": steps, "simulated": simulated, "held_out": 500, "evaluation": None}
     change["real"] = {k: v for k, v in config.real.items() if k != HELD_OUT}
     if not masking:
         change["augment"] = Augment(**{**config.augment.model_dump(), "some_months": 0, "window": 0})
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(config.model_copy(update=change), Path(folder) / "weights")
+        train_captions(config.model_copy(update=change), Path(folder) / "weights")
         trained = weights.load(str(Path(folder) / "weights"))
-    test = sets.read(f"{HELD_OUT}={flanders}", patch=1).usable()
+    test = read_set(f"{HELD_OUT}={flanders}", patch=1).usable()
     known = [legend.load(name) for name in test.labelled]
-    year = series.shorten(test.samples.dn, test.samples.valid, "monthly")
-    monthly = series.embed(trained.encoder, year, torch.device("cpu"))
+    monthly = embed_samples(trained.encoder, test)
     return [
         {"masking": masking, "legend": m.legend, "months": m.months, "accuracy": m.mean, "sd": m.sd}
         for m in protocol.months_left(trained, known, test, monthly, protocol.Options(device="cpu"))

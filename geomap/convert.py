@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,7 +35,7 @@ from geomap.label import towers
 from geomap.sentinel2 import BANDS, MONTHS
 
 if TYPE_CHECKING:
-    from geomap.datasets.worldcereal import RealSet
+    from geomap.datasets.samples import Samples
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ DEFAULT_ORDER: Final = "B02 first"
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundEncoder:
     """An encoder as it lies in a checkpoint."""
 
     prefix: str  # of its names
@@ -105,7 +105,7 @@ def convert(
     licence: str,
     name: str | None = None,
     heads: int = HEADS,
-    labelled: RealSet | None = None,
+    labelled: Samples | None = None,
 ) -> Card:
     """Convert a checkpoint into a folder of weights.
 
@@ -147,12 +147,11 @@ def convert(
         )  # fmt: skip
     except ValidationError as e:
         raise WeightsError(f"weights of {path}: {first_problem(e, Card)}") from e
-    known = [legends.load(k) for k in legends.builtin_names()]
-    vectors = {k.digest: towers.class_vectors(k, tower) for k in known} if tower else {}
+    vectors = towers.builtin_vectors(tower) if tower else {}
     return weights.save(out, build(found, order), card, vectors)
 
 
-def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) -> Found:
+def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) -> FoundEncoder:
     """The encoder among a checkpoint's tensors (`checkpoint.read_tensors`); `path` names the file in errors.
 
     Raises WeightsError where there is none, where a tensor is missing, unknown, of another shape or not finite, and
@@ -187,10 +186,10 @@ def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) 
             raise WeightsError(f"{theirs} has {found[key].numel()} values, not {wanted[key].numel()} as the others ask")
         if not found[key].isfinite().all():
             raise WeightsError(f"{theirs} holds values that are not finite")
-    return Found(prefix, found, config, *_logit_scale(tensors, path))
+    return FoundEncoder(prefix, found, config, *_logit_scale(tensors, path))
 
 
-def build(found: Found, order: BandOrder) -> PixelEncoder:
+def build(found: FoundEncoder, order: BandOrder) -> PixelEncoder:
     """The encoder in eval mode, its input weights and constants put in the order B02 .. B12."""
     encoder = PixelEncoder(found.config, torch.tensor(order.low), torch.tensor(order.high))
     embed = found.tensors["embed.weight"]  # (dim, bands * patch^2), band-major
@@ -199,28 +198,27 @@ def build(found: Found, order: BandOrder) -> PixelEncoder:
     return encoder.eval()
 
 
-def choose_order(found: Found, labelled: RealSet, tower: towers.TextTower) -> dict[str, Any]:
+def choose_order(found: FoundEncoder, labelled: Samples, tower: towers.TextTower) -> dict[str, Any]:
     """The band order whose zero-shot land cover of labelled pixels is right most often, the whole legend competing.
 
     An encoder of patches gets the pixel in every place of its patch. Returns what the card keeps: `chosen`;
     `tested_on`, the set; `samples`; `accuracy` of every order; `beyond_chance`, whether the best leads by more than two
     standard errors of the difference of two such shares.
     """
-    from geomap.train import evaluate
-    from geomap.train.captions import cover_index
+    from geomap.datasets.series import embed_samples
+    from geomap.evaluate.zero_shot import nearest_class
 
     known = legends.load("landcover")
     vectors = towers.class_vectors(known, tower)
-    truth = evaluate.truth_of(cover_index(labelled.cover), "landcover")
-    rows = (truth > 0) & (labelled.valid.sum(1) >= MIN_MONTHS)
-    n = int(rows.sum())
+    samples = labelled.rows((labelled.labels["landcover"] > 0) & (labelled.valid.sum(1) >= MIN_MONTHS))
+    n = len(samples)
     if not n:
         raise WeightsError(f"no pixel of {labelled.name} has a land cover and {MIN_MONTHS} clear months")
-    dn = labelled.dn[rows].repeat(found.config.patch**2, axis=-1)  # (n, 12, 10 * patch^2), band-major
+    patches = replace(samples, dn=samples.dn.repeat(found.config.patch**2, axis=-1))  # band-major
     accuracy = {}
     for name, order in BAND_ORDERS.items():
-        embeddings = evaluate.embed(build(found, order), dn, labelled.valid[rows])
-        right = evaluate.zero_shot(embeddings, vectors, [c.id for c in known.classes]) == truth[rows]
+        embeddings = embed_samples(build(found, order), patches)
+        right = nearest_class(embeddings, vectors, known) == samples.labels["landcover"]
         accuracy[name] = round(float(right.mean()), 4)
     chosen = max(accuracy, key=accuracy.__getitem__)  # the first of equals
     second, best = sorted(accuracy.values())[-2:]
@@ -233,8 +231,8 @@ def choose_order(found: Found, labelled: RealSet, tower: towers.TextTower) -> di
     }
 
 
-def read_labelled(setting: str) -> RealSet:
-    """Labelled series as "flanders=PATH" names them (`train.real.READERS`). Raises WeightsError, ConfigError."""
+def read_labelled(setting: str) -> Samples:
+    """Labelled pixels as "flanders=PATH" names them (worldcereal.READERS). Raises WeightsError, ConfigError."""
     from geomap.datasets.worldcereal import READERS
 
     name, _, path = setting.partition("=")

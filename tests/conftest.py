@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from geomap.encode.card import Q_HIGH, Q_LOW, Card
+from tests.support import REPOSITORY
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real Sentinel-2 data and tools that lies beside a developer's checkout."""
-    folder = Path(os.environ.get("GEOMAP_SHARED", Path(__file__).parents[2] / "shared"))
+    folder = Path(os.environ.get("GEOMAP_SHARED", REPOSITORY.parent / "shared"))
     if not (folder / "data").is_dir():
         pytest.skip(f"no real Sentinel-2 data at {folder} (set GEOMAP_SHARED)")
     return folder
@@ -132,9 +133,8 @@ def stac_server() -> Iterator[Callable[[Path], str]]:
 @pytest.fixture
 def find(tmp_path: Path) -> Callable[..., Any]:
     """Searches STAC items by writing them to a file: find(items, area=the world, period=the first item's month)."""
-    from stac_items import WORLD, month_of
-
     from geomap.catalog.search import search
+    from tests.support.stac_items import WORLD, month_of
 
     def find(items: list[dict[str, Any]], area: Any = WORLD, period: Any = None, **options: Any) -> Any:
         path = tmp_path / "items.json"
@@ -147,7 +147,7 @@ def find(tmp_path: Path) -> Callable[..., Any]:
 @pytest.fixture
 def pc(shared: Path) -> dict[str, Any]:
     """A real item of the Planetary Computer, baseline 04.00."""
-    from stac_items import real_items
+    from tests.support.stac_items import real_items
 
     return real_items(shared, "planetary_computer_2022")[0]
 

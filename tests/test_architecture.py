@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "geomap"
+from tests.support import REPOSITORY
+
+PACKAGE = REPOSITORY / "geomap"
 STAGES = ("catalog", "read", "composite", "encode", "label", "write", "store")
 """Folders of the stages: they import the vocabulary and `sources`, and nothing else of geomap."""
 VOCABULARY = {
@@ -58,6 +60,13 @@ def test_nothing_below_imports_run_jobs_or_cli():
         top = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         for name, users in above.items():
             assert top in users or name not in imported(path), path
+
+
+def test_labelled_series_are_a_floor_below_training_and_evaluation():
+    above = {"simulate": {"datasets", "train", "evaluate"}, "datasets": {"train", "evaluate"}, "evaluate": {"train"}}
+    for folder, forbidden in above.items():
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert not imported(path) & forbidden, path
 
 
 def test_at_most_twenty_modules_lie_flat():

@@ -9,27 +9,33 @@ import pytest
 import typer
 
 from geomap.cli import app
+from tests.support import REPOSITORY
 
-ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
 
 
-def functions(path: Path) -> set[str]:
-    """Names of a module's functions."""
+def functions(file: str) -> set[str]:
+    """Names of the functions of a test file, wherever it lies."""
+    (path,) = REPOSITORY.glob(f"tests/**/{file}")
     return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_test_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(r"\b(test_\w+\.py)::(\w+)", page.read_text())
-    assert not {(file, name) for file, name in named if name not in functions(ROOT / "tests" / file)}
+    assert not {(file, name) for file, name in named if name not in functions(file)}
     assert named or page.name != "reliability.md"
 
 
 def test_each_of_the_promises_has_a_test() -> None:
-    rows = re.findall(r"^\| (\d+) \|.*\|([^|]*)\|$", (ROOT / "docs/reliability.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|.*\|([^|]*)\|$", (REPOSITORY / "docs/reliability.md").read_text(), re.MULTILINE)
     assert [int(number) for number, _ in rows] == list(range(1, 16))
     assert all("::test_" in shown for _, shown in rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_paths_of_tests_lead_to_files(page: Path) -> None:
+    assert not [p for p in re.findall(r"\btests/[\w/]+\.py", page.read_text()) if not (REPOSITORY / p).is_file()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -10,7 +10,9 @@ import pytest
 import rasterio
 from nbclient import NotebookClient
 
-NOTEBOOK = Path(__file__).parents[1] / "docs/quickstart.ipynb"
+from tests.support import REPOSITORY
+
+NOTEBOOK = REPOSITORY / "docs/quickstart.ipynb"
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,9 @@ from geomap.errors import HrefError, ReadError
 from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.types import Period
+from tests.support import REPOSITORY
 
-PACKAGE = Path(__file__).parents[1] / "geomap"
+PACKAGE = REPOSITORY / "geomap"
 PATCH = "4.0585,50.7431,4.0676,50.7489"
 PERIOD = Period(2018, 8, 3)
 DATES = 10

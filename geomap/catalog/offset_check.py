@@ -7,7 +7,7 @@ offset. Snow, sand, bare soil and cloud are bright with and without the offset a
 
 Measured on real scenes of a Belgian field landscape, 72 dates of 2018 and 2019, haze included: without the offset 30 to
 100 % of the values are dark in every window of 20 pixels of vegetation or more, 57 % or more where there are 200; with
-it at most 0.6 %, if values clipped at 1 are taken for negative ones (tests/test_guard.py). In monthly composites,
+it at most 0.6 %, if values clipped at 1 are taken for negative ones (tests: test_guard.py). In monthly composites,
 pixels of an NDVI above 0.4: 78 % for 500 parcels in Corsica, 66 % in East Africa.
 """
 

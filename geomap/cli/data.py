@@ -24,8 +24,8 @@ class Composite(StrEnum):
     official = "official"
 
 
-@photos.command()
-def embed(
+@photos.command("embed")
+def photos_embed(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="LUCAS photos, such as FR/346/283/34622836N.jpg.")],
     out: Annotated[Path, typer.Option(help="File of the vectors (safetensors).")] = Path("photos.safetensors"),
     batch: Annotated[int, typer.Option(min=1, max=65_536, help="Photos per step; a stop loses at most one.")] = 64,
@@ -40,7 +40,7 @@ def embed(
         from geomap.datasets.photos import embed_photos
 
         with progress_bars() as progress:
-            done = embed_photos(folder, out, batch, device, lambda n, total: progress("photos", n, total))
+            done = embed_photos(folder, out, batch, device, progress)
         out_console.print(f"{done.photos:,} photos of {done.points:,} points in {out}", markup=False, highlight=False)
         if done.unreadable:
             named = ", ".join(done.unreadable[:NAMED_UNREADABLE])
@@ -50,8 +50,8 @@ def embed(
             )
 
 
-@samples.command()
-def cut(
+@samples.command("cut")
+def samples_cut(
     original: Annotated[Path, typer.Argument(metavar="SEN4MAP.h5", help="An original Sen4Map file.")],
     out: Annotated[Path, typer.Option(help="File of the monthly composites (HDF5).")],
     patch: Annotated[int, typer.Option(help="Side of the crop in pixels: 1, 5 or 9.")] = 1,
@@ -65,7 +65,5 @@ def cut(
         from geomap.datasets import sen4map
 
         with progress_bars() as progress:
-            n = sen4map.cut(
-                original, out, patch, composite.value, progress=lambda k, total: progress("points", k, total)
-            )
+            n = sen4map.cut_file(original, out, patch, composite.value, progress=progress)
         out_console.print(f"{n:,} points of {patch} x {patch} pixels in {out}", markup=False, highlight=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +15,7 @@ from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, 
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
-    from geomap.datasets.sets import LabelledSet
+    from geomap.datasets.samples import Samples
     from geomap.evaluate.tables import TextTable
 
 
@@ -25,13 +24,14 @@ def evaluate(
     data: Annotated[
         list[str],
         typer.Option(
-            metavar="FILE.h5|NAME=PATH",
-            help="Test set: a cut HDF5 file, or flanders=, corsica=, east_africa=PATH; repeat for several.",
+            metavar="FILE|NAME=PATH",
+            help="Test set: a table of your own (.csv, .parquet), a cut HDF5 file, or flanders=, corsica=,"
+            " east_africa=PATH; repeat for several.",
         ),
     ],
     train: Annotated[
         str | None,
-        typer.Option(metavar="FILE.h5|NAME=PATH", help="Training set of the baselines; without it they are k-fold."),
+        typer.Option(metavar="FILE|NAME=PATH", help="Training set of the baselines; without it they are k-fold."),
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="Vectors of ground photos by point, for retrieval.")] = None,
     labels: Annotated[Path | None, typer.Option(help="CSV of labels by point, in the published layout.")] = None,
@@ -51,27 +51,27 @@ def evaluate(
     Writes results.md, results.json, confusion matrices (CSV, PNG), reliability diagrams and accuracy by clear months
     into --out. docs/evaluation.md says how each figure is made.
 
-    Example: `geomap evaluate default --data flanders=series.npz --out evaluation`
+    Example: `geomap evaluate default --data mine.csv --out evaluation`
     """
     log_to_stderr(verbose)
     with errors_to_exit_code():
-        from geomap.datasets import sets
+        from geomap.datasets.extras import require_packages
+        from geomap.datasets.sets import read_set
         from geomap.encode.weights import load
         from geomap.evaluate import prompt_kinds, protocol, report, tables
 
-        if missing := [name for name in ("sklearn", "matplotlib") if find_spec(name) is None]:
-            raise InputError(f"evaluation needs {' and '.join(missing)}; install with: pip install 'geomap[train]'")
+        require_packages("evaluation", "sklearn", "matplotlib")
         asked = prompt_kinds.kinds(prompts)
         out.mkdir(parents=True, exist_ok=True)
         loaded = load(weights)
         patch = loaded.card.config().patch
         with progress_bars() as progress:
-            tests = [sets.read(source, patch, photos, labels, scenicness, progress) for source in data]
-            fitted = sets.read(train, patch, labels=labels, progress=progress) if train else None
+            tests = [read_set(source, patch, photos, labels, scenicness, progress) for source in data]
+            fitted = read_set(train, patch, labels=labels, progress=progress) if train else None
             _check(tests, fitted)
             options = protocol.Options(asked, draws, device, progress)
-            results = [protocol.evaluate(loaded, test, options, fitted) for test in tests]
-        paths = report.write(out, loaded, results)
+            results = [protocol.measure(loaded, test, options, fitted) for test in tests]
+        paths = report.write_report(out, loaded, results)
         for result in results:
             out_console.rule(escape(result.name))
             out_console.print(report.remarks(result), highlight=False)
@@ -82,7 +82,7 @@ def evaluate(
             out_console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
-def _check(tests: Sequence[LabelledSet], train: LabelledSet | None) -> None:
+def _check(tests: Sequence[Samples], train: Samples | None) -> None:
     names = [t.name for t in tests]
     if len(set(names)) < len(names):
         raise InputError(f"two test sets are called {max(names, key=names.count)}; rename one of the files")

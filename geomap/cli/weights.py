@@ -13,7 +13,7 @@ from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console
 from geomap.encode.card import locate, read_card, weight_names
 
 if TYPE_CHECKING:
-    from geomap.datasets.worldcereal import RealSet
+    from geomap.datasets.samples import Samples
     from geomap.encode.card import Card
 
 app = typer.Typer(no_args_is_help=True, help="Weights that come with geomap or from elsewhere.")
@@ -90,7 +90,7 @@ def weights_fetch(
         _report(convert.convert(file, out, licence, name, labelled=pixels), out)
 
 
-def _pixels(labelled: str | None) -> RealSet | None:
+def _pixels(labelled: str | None) -> Samples | None:
     if labelled is None:
         return None
     from geomap import convert

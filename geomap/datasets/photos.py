@@ -16,7 +16,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,14 +34,12 @@ from geomap.datasets.lucas import COUNTRIES
 from geomap.encode.engine import pick_device
 from geomap.errors import InputError, OutputError, ReadError
 from geomap.label import towers
+from geomap.types import Progress, silent
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
-"""Called with (photos done, photos in all)."""
-
 PHOTO: Final = re.compile(r"(\d{8}[NESW])\.jpe?g", re.IGNORECASE)
-BATCH: Final = 64
+PHOTOS_AT_ONCE: Final = 64
 KEY_LENGTH: Final = len("FR_34622836N")
 MAX_DECODERS: Final = 16  # threads that decode JPEGs; beyond, one GPU waits no longer for them
 META: Final = "geomap"  # the one key of the files' metadata: safetensors writes several in any order
@@ -92,7 +90,7 @@ def find_photos(folder: Path) -> list[Photo]:
 
 
 def embed_photos(
-    folder: Path, out: Path, batch: int = BATCH, device: str = "auto", progress: Progress | None = None
+    folder: Path, out: Path, batch: int = PHOTOS_AT_ONCE, device: str = "auto", progress: Progress = silent
 ) -> Embedded:
     """Embed a folder's photos with CLIP ViT-B/32 (`label.towers.load_clip`) and write them as one safetensors
     file.
@@ -125,8 +123,7 @@ def embed_photos(
         if not _whole(path):
             _write_part(path, *tower.embed(group), folder)
         done.append(path)
-        if progress:
-            progress(min(i + batch, len(photos)), len(photos))
+        progress("photos", min(i + batch, len(photos)), len(photos))
     result = _join(done, out, tower)
     shutil.rmtree(parts)
     return result

@@ -1,12 +1,22 @@
-"""Labelled monthly series in memory: what readers give, and what training and evaluation take."""
+"""Labelled monthly series in memory: what every reader gives, and what training and evaluation take."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from geomap import legends
+from geomap.errors import InputError
+
+COVER, CLIMATE = "cover", "climate"
+"""Labels beside those of legends: place in the simulation's tables of covers and climates, from 1."""
+
+CELL: Final = 1.0  # degrees: samples of one cell are in one fold
+ARRAYS: Final = ("id", "dn", "valid", "groups", "scores", "photos", "country", "lonlat")
 
 
 @dataclass(frozen=True)
@@ -17,7 +27,10 @@ class Samples:
     id: NDArray[np.str_]  # (n,) for example a LUCAS point id
     dn: NDArray[np.uint16]  # (n, 12, bands * patch^2), band-major as the encoder takes them, 0 = nodata
     valid: NDArray[np.bool_]  # (n, 12) False where a month is no token
-    labels: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)  # legend name -> (n,) class id, 0 = none
+    labels: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)  # legend, COVER ... -> (n,) id, 0 = none
+    groups: NDArray[np.intp] | None = None  # (n,) as `folds` takes them; None: by place
+    grouped_by: str = "group"  # what a group is, in words
+    scores: NDArray[np.float64] | None = None  # (n,) how scenic people find the place; NaN where unknown
     photos: NDArray[np.float32] | None = None  # (n, D) ground photos' mean vector, not normalised; NaN rows have none
     country: NDArray[np.str_] | None = None  # (n,) NUTS 0 codes
     lonlat: NDArray[np.float64] | None = None  # (n, 2) degrees, NaN where unknown
@@ -27,10 +40,43 @@ class Samples:
 
     def rows(self, which: NDArray[np.intp] | NDArray[np.bool_]) -> Samples:
         """The samples of some rows."""
-        return Samples(
-            self.name, self.id[which], self.dn[which], self.valid[which],
-            {k: v[which] for k, v in self.labels.items()},
-            None if self.photos is None else self.photos[which],
-            None if self.country is None else self.country[which],
-            None if self.lonlat is None else self.lonlat[which],
-        )  # fmt: skip
+        arrays = {name: array[which] for name in ARRAYS if (array := getattr(self, name)) is not None}
+        return replace(self, labels={k: v[which] for k, v in self.labels.items()}, **arrays)
+
+    @property
+    def labelled(self) -> tuple[str, ...]:
+        """Built-in legends that some sample has a class of."""
+        known = legends.builtin_names()
+        return tuple(name for name, ids in self.labels.items() if name in known and (ids > 0).any())
+
+    @property
+    def country_class(self) -> Mapping[str, NDArray[np.intp]]:
+        """{"country": (n,) number of each sample's country, 0 = none}, or {} where countries are unknown."""
+        if self.country is None:
+            return {}
+        names, index = np.unique(self.country, return_inverse=True)
+        return {"country": np.where(names[index] == "", 0, index + 1)}
+
+    def usable(self) -> Samples:
+        """The samples that have a valid month. Raises InputError where none has."""
+        some: NDArray[np.bool_] = np.asarray(self.valid.any(1))
+        if not some.any():
+            raise InputError(f"no sample of {self.name} has a month with all ten bands; there is nothing to evaluate")
+        return self if some.all() else self.rows(some)
+
+    def folds(self) -> tuple[NDArray[np.intp], str]:
+        """(n,) groups that folds must not part, and what a group is in words.
+
+        The samples' own groups, else cells of a degree; where places are unknown every sample is a group of its own.
+        """
+        if self.groups is not None:
+            return self.groups, self.grouped_by
+        if self.lonlat is None or not np.isfinite(self.lonlat).all():
+            return np.arange(len(self)), "sample (their places are unknown)"
+        cells = np.floor(self.lonlat / CELL).astype(np.intp)
+        return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1), "cells of one degree"
+
+    def refuse_overlap(self, train: Samples) -> None:
+        """Raises InputError where a sample is in the training set too."""
+        if shared := len(np.intersect1d(self.id, train.id)):
+            raise InputError(f"{shared:,} samples of {self.name} are in the training set too; leave --train out")

@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 
 from geomap import files
 from geomap.datasets import lucas
+from geomap.datasets.extras import require_packages
 from geomap.datasets.months import COMPOSE, MASKED, OFFICIAL, time_of, tokens_np
 from geomap.datasets.samples import Samples
 from geomap.errors import ConfigError, InputError, OutputError, ReadError
 from geomap.sentinel2 import BANDS, MONTHS, SCL
+from geomap.types import Progress, silent
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +39,18 @@ ATTRIBUTES: Final = {
 }  # fmt: skip
 """Attribute of a point by the legend that it is read for."""
 
-Progress = Callable[[int, int], None]
-"""Called with (points done, points in all)."""
-
 PATCHES: Final = (1, 5, 9)
 """Sides of a crop in pixels that the paper's encoders take (table 8)."""
 LAYERS: Final = tuple(re.sub(r"^B0", "B", b) for b in BANDS)
 """Names of the band datasets: B2 ... B8, B8A, B11, B12, in geomap's order."""
 EXCLUDED: Final = frozenset({"45061526", "45281654", "47501690"})
 """Points that the published training leaves out (list in its data loader)."""
-YEAR: Final = 2018
+LUCAS_YEAR: Final = 2018
 """The year of LUCAS that Sen4Map goes with."""
 
 
 def read_original(
-    path: Path, patch: int = 1, composite: str = MASKED, year: int = YEAR, progress: Progress | None = None
+    path: Path, patch: int = 1, composite: str = MASKED, year: int = LUCAS_YEAR, progress: Progress = silent
 ) -> Samples:
     """Monthly series of the centre pixels of every point of an original file.
 
@@ -73,15 +72,15 @@ def read_original(
     """
     _check(patch, composite)
     with _open(path) as f:
-        points = _points(f, path, lambda group: _compose(group, patch, composite, year), progress)
+        points = _points(f, path, lambda group: _compose(group, patch, composite, year), progress, _reading(path))
         return _samples(path, points, len(f), composite)
 
 
-def read_cut(path: Path, patch: int | None = None, progress: Progress | None = None) -> Samples:
+def read_cut(path: Path, patch: int | None = None, progress: Progress = silent) -> Samples:
     """Monthly series of a cut file, as `read_original` gives them; labels of habitat and bioregion where it has them.
 
     Args:
-        path: a published file (split_wise/1x1_crops/train.h5 ...) or one that `cut` wrote.
+        path: a published file (split_wise/1x1_crops/train.h5 ...) or one that `cut_file` wrote.
         patch: side wanted, cropped from the centre; None: as stored.
         progress: called after every point.
 
@@ -93,17 +92,17 @@ def read_cut(path: Path, patch: int | None = None, progress: Progress | None = N
     with _open(path) as f:
         composite = _attribute(f, "composite", OFFICIAL)
         _check(patch or 1, composite)
-        points = _points(f, path, lambda group: _stored(group, patch), progress)
+        points = _points(f, path, lambda group: _stored(group, patch), progress, _reading(path))
         return _samples(path, points, len(f), composite)
 
 
-def cut(
+def cut_file(
     original: Path,
     out: Path,
     patch: int = 1,
     composite: str = MASKED,
-    year: int = YEAR,
-    progress: Progress | None = None,
+    year: int = LUCAS_YEAR,
+    progress: Progress = silent,
 ) -> int:
     """Write the monthly composites of an original file's centres as a cut file; returns the number of points.
 
@@ -122,7 +121,8 @@ def cut(
         try:
             with h5py.File(part, "w") as target:
                 target.attrs["composite"] = composite
-                for point in _points(f, original, lambda group: _compose(group, patch, composite, year), progress):
+                composed = _points(f, original, lambda g: _compose(g, patch, composite, year), progress, "points")
+                for point in composed:
                     group = target.create_group(f"Lucas_Point_{point.id}")
                     group.create_dataset("image", data=point.image)
                     for key, value in point.attributes.items():
@@ -143,7 +143,7 @@ class _Point:
 
 
 def _points(
-    file: Any, path: Path, image_of: Callable[[Any], NDArray[np.uint16]], progress: Progress | None
+    file: Any, path: Path, image_of: Callable[[Any], NDArray[np.uint16]], progress: Progress, stage: str
 ) -> Iterator[_Point]:
     """The points of a file, one group in memory at a time, in the file's order."""
     total = len(file)
@@ -157,8 +157,7 @@ def _points(
             if name.removeprefix("Lucas_Point_") not in EXCLUDED:
                 raise ReadError(f"{path}: {name} cannot be read: {reason}; docs/training-data.md has the layout") from e
             log.warning("%s: %s is left out, as in the published training (%s)", path, name, reason)
-        if progress:
-            progress(done, total)
+        progress(stage, done, total)
 
 
 def _compose(group: Any, patch: int, composite: str, year: int) -> NDArray[np.uint16]:
@@ -230,6 +229,11 @@ def _samples(path: Path, points: Iterator[_Point], size: int, composite: str) ->
     )  # fmt: skip
 
 
+def _reading(path: Path) -> str:
+    """Stage of progress while a file is read."""
+    return f"{path.stem} read"
+
+
 def _check(patch: int, composite: str) -> None:
     if patch not in PATCHES:
         raise InputError(f"patches are of 1, 5 or 9 pixels a side, not {patch}")
@@ -252,10 +256,9 @@ def _attribute(file: Any, name: str, default: str) -> str:
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
     """An HDF5 file for reading. Raises ConfigError, ReadError."""
-    try:
-        import h5py
-    except ImportError as e:
-        raise InputError("HDF5 files need h5py; install it with: pip install 'geomap[train]'") from e
+    require_packages("an HDF5 file", "h5py")
+    import h5py
+
     if not path.is_file():
         raise ConfigError(f"no file {path}; docs/training-data.md says where the data come from")
     try:

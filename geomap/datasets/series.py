@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,17 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap.composite.median import median_np
+from geomap.datasets.samples import Samples
 from geomap.encode.model import PixelEncoder
 from geomap.sentinel2 import MONTHS
+from geomap.types import Progress, silent
 
 LENGTHS: Final = {"monthly": 12, "quarterly": 4, "annual": 1}
 """Steps of a series by name (paper, section 4: T = 12, 4 and 1)."""
 
-BATCH: Final = 4096
+SERIES_AT_ONCE: Final = 4096
 """Series embedded at once: the activations of the paper's encoder fit into 2 GB."""
-
-Progress = Callable[[str, int, int], None]
-"""(stage, done, total)"""
+CPU: Final = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,25 @@ def some_months(rng: np.random.Generator, valid: NDArray[np.bool_], count: int) 
 
 
 @torch.inference_mode()
-def embed(
-    encoder: PixelEncoder, series: Series, device: torch.device, progress: Progress | None = None, stage: str = "encode"
+def embed_samples(
+    encoder: PixelEncoder,
+    samples: Samples,
+    length: str = "monthly",
+    device: torch.device = CPU,
+    progress: Progress = silent,
+    stage: str = "encode",
 ) -> Tensor:
-    """Unit embeddings (n, D), float32 on the CPU, by the encoder's own forward; every row needs a valid step."""
+    """Unit embeddings (n, D), float32 on the CPU, of samples in one of LENGTHS; every sample needs a valid month.
+
+    By the encoder's own forward, in float32: maps take the faster `encode.engine`.
+    """
     encoder = encoder.eval().to(device)
+    series = shorten(samples.dn, samples.valid, length)
     months = torch.from_numpy(series.months).to(device)
     parts = []
-    for start in range(0, len(series), BATCH):
-        rows = slice(start, start + BATCH)
+    for start in range(0, len(series), SERIES_AT_ONCE):
+        rows = slice(start, start + SERIES_AT_ONCE)
         dn = torch.from_numpy(series.dn[rows]).to(device).float()
         parts.append(encoder(dn, torch.from_numpy(series.valid[rows]).to(device), months).float().cpu())
-        if progress:
-            progress(stage, min(start + BATCH, len(series)), len(series))
+        progress(stage, min(start + SERIES_AT_ONCE, len(series)), len(series))
     return torch.cat(parts)

@@ -1,78 +1,31 @@
-"""Sets of labelled series as evaluation takes them: HDF5 files in the published layout, and the small real sets."""
+"""A set of labelled samples by its name or file, as `geomap evaluate` and training configurations give it."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geomap.datasets import lucas, sen4map, table
 from geomap.datasets.samples import Samples
-from geomap.datasets.series import Progress
+from geomap.datasets.worldcereal import READERS
 from geomap.errors import InputError
-
-CELL: Final = 1.0  # degrees: samples of one cell are in one fold
-REAL_LEGENDS: Final = {"landcover": "landcover", "crops": "crop"}
-"""Legends that the real sets have labels of, and the attribute of a cover with the class id."""
+from geomap.types import Progress, silent
 
 
-@dataclass(frozen=True)
-class LabelledSet:
-    """Labelled samples, the groups that folds must not part, and people's scores of the places."""
-
-    samples: Samples
-    groups: NDArray[np.intp]  # (n,)
-    grouped_by: str  # what a group is, in words
-    scores: NDArray[np.float64] | None = None  # (n,) how scenic people find the place; NaN where unknown
-
-    @property
-    def name(self) -> str:
-        return self.samples.name
-
-    @property
-    def labelled(self) -> tuple[str, ...]:
-        """Legends that some sample has a class of."""
-        return tuple(name for name, ids in self.samples.labels.items() if (ids > 0).any())
-
-    def rows(self, which: NDArray[np.bool_]) -> LabelledSet:
-        """The samples of some rows."""
-        scores = None if self.scores is None else self.scores[which]
-        return LabelledSet(self.samples.rows(which), self.groups[which], self.grouped_by, scores)
-
-    def usable(self) -> LabelledSet:
-        """The samples that have a valid month. Raises InputError where none has."""
-        some: NDArray[np.bool_] = np.asarray(self.samples.valid.any(1))
-        if not some.any():
-            raise InputError(f"no sample of {self.name} has a month with all ten bands; there is nothing to evaluate")
-        return self if some.all() else self.rows(some)
-
-    def refuse_overlap(self, train: LabelledSet) -> None:
-        """Raises InputError where a sample is in the training set too."""
-        if shared := len(np.intersect1d(self.samples.id, train.samples.id)):
-            raise InputError(f"{shared:,} samples of {self.name} are in the training set too; leave --train out")
-
-    def country_class(self) -> Mapping[str, NDArray[np.intp]]:
-        """{"country": (n,) number of each sample's country, 0 = none}, or {} where countries are unknown."""
-        if self.samples.country is None:
-            return {}
-        names, index = np.unique(self.samples.country, return_inverse=True)
-        return {"country": np.where(names[index] == "", 0, index + 1)}
-
-
-def read(
+def read_set(
     source: str,
     patch: int,
     photos: Path | None = None,
     labels: Path | None = None,
     scenicness: Path | None = None,
-    progress: Progress = lambda stage, done, total: None,
-) -> LabelledSet:
-    """A set by its source: FILE.h5, or flanders=PATH, corsica=PATH, east_africa=PATH.
+    progress: Progress = silent,
+) -> Samples:
+    """Samples by their source: FILE.h5, FILE.csv, FILE.parquet, or flanders=, corsica=, east_africa=PATH.
 
     Args:
         source: as typed.
@@ -84,49 +37,36 @@ def read(
 
     Raises:
         InputError: an unknown source, a patch that the file does not hold, a file that is missing or breaks its format.
-        ReadError: an HDF5 file or photo vectors that break their layout.
+        ReadError: a table, an HDF5 file or photo vectors that break their layout.
     """
     kind, sep, path = source.partition("=")
     if sep and "/" not in kind:
-        test = _real_set(kind, Path(path), patch)
+        if kind not in READERS:
+            raise InputError(
+                f"unknown set {kind!r}; use FILE.h5, FILE.csv, or one of {', '.join(READERS)} as {kind}=PATH"
+            )
+        samples = read_pixels(kind, Path(path), patch)
+    elif Path(source).suffix.casefold() in table.SUFFIXES:
+        samples = read_pixels("", Path(source), patch)
     else:
-        test = _cut(Path(source), patch, photos, labels, progress)
-    return test if scenicness is None else replace(test, scores=_scores(scenicness, test.samples))
-
-
-def grouped(samples: Samples) -> LabelledSet:
-    """Groups by place: cells of a degree; where places are unknown every sample is a group of its own."""
-    if samples.lonlat is None or not np.isfinite(samples.lonlat).all():
-        return LabelledSet(samples, np.arange(len(samples)), "sample (their places are unknown)")
-    cells = np.floor(samples.lonlat / CELL).astype(np.intp)
-    return LabelledSet(samples, np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1), "cells of one degree")
-
-
-def _cut(path: Path, patch: int, photos: Path | None, labels: Path | None, progress: Progress) -> LabelledSet:
-    from geomap.datasets import lucas, sen4map
-
-    samples = sen4map.read_cut(path, patch, lambda done, total: progress(f"{path.stem} read", done, total))
+        samples = sen4map.read_cut(Path(source), patch, progress)
     if labels is not None:
         samples = lucas.with_labels(samples, lucas.read_label_csv(labels))
-    return grouped(samples if photos is None else lucas.with_photos(samples, photos))
+    if photos is not None:
+        samples = lucas.with_photos(samples, photos)
+    if scenicness is not None:
+        samples = replace(samples, scores=_scores(scenicness, samples))
+    return samples
 
 
-def _real_set(kind: str, path: Path, patch: int) -> LabelledSet:
-    from geomap.datasets.worldcereal import READERS
-    from geomap.simulate.covers import table
-    from geomap.train.captions import cover_index
+def read_pixels(name: str, path: Path, patch: int = 1) -> Samples:
+    """A set of single pixels: a measured set where `name` is one of READERS, else a user's table, called `name`.
 
-    if kind not in READERS:
-        raise InputError(f"unknown set {kind!r}; use FILE.h5, or one of {', '.join(READERS)} as in {kind}=PATH")
+    Raises InputError, ConfigError, ReadError.
+    """
     if patch != 1:
-        raise InputError(f"{kind} holds single pixels; these weights take {patch} x {patch}")
-    if not path.is_file():
-        raise InputError(f"no file {path}; give the file of the set as {kind}=PATH")
-    real = READERS[kind](path)
-    cover = cover_index(real.cover)
-    of = {name: np.array([getattr(c, a) for c in table().cover], np.intp)[cover] for name, a in REAL_LEGENDS.items()}
-    samples = Samples(real.name, np.array([f"{real.name}/{i}" for i in range(len(real))]), real.dn, real.valid, of)
-    return LabelledSet(samples, real.field, "field")
+        raise InputError(f"{name or path} holds single pixels; these weights take {patch} x {patch}")
+    return READERS[name](path) if name in READERS else table.read_table(path, name or None)
 
 
 def _scores(path: Path, samples: Samples) -> NDArray[np.float64]:

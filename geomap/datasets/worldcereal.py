@@ -7,19 +7,25 @@ Flemish landscape in 2019 with pixel labels, 500 parcels of Corsica in 2022, 500
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomap.composite.mask import clear_np
 from geomap.composite.median import median_np
+from geomap.datasets.extras import require_packages
+from geomap.datasets.samples import Samples
+from geomap.datasets.simulated import cover_labels
 from geomap.errors import ConfigError
 from geomap.sentinel2 import BANDS, BANDS_10M, MONTHS, SCL
+from geomap.simulate import covers
 
-MISSING: Final = 65535
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+NO_VALUE: Final = 65535
 """Nodata of the point files."""
 
 B8A_OF_B08: Final = 1.045
@@ -48,22 +54,7 @@ WORLDCEREAL: Final = {
 """Labels `ewoc_code` of the point files by the simulation's cover that they come closest to; others are left out."""
 
 
-@dataclass(frozen=True)
-class RealSet:
-    """Labelled series; month 0 is January whatever the window's start."""
-
-    name: str
-    dn: NDArray[np.uint16]  # (n, 12, 10), 0 = nodata
-    valid: NDArray[np.bool_]  # (n, 12)
-    cover: NDArray[np.str_]  # (n,) key of the simulation's cover
-    field: NDArray[np.intp]  # (n,) number of the field that a sample lies in; folds of a validation part fields
-    climate: str
-
-    def __len__(self) -> int:
-        return len(self.dn)
-
-
-def read_flanders(path: Path) -> RealSet:
+def read_flanders(path: Path) -> Samples:
     """The Flemish series (patch_belgium_2019/series.npz): medians of December 2018 .. November 2019, 3,725 pixels."""
     with np.load(_existing(path), allow_pickle=False) as f:
         month = f["time"].astype("datetime64[s]").astype("datetime64[M]").astype(int)
@@ -81,7 +72,7 @@ def read_flanders(path: Path) -> RealSet:
     series = series[known]
     cover = np.array([CROP_TYPE[c] for c in label.ravel()[known].tolist()])
     field = fields_np(label).ravel()[known]
-    return RealSet("flanders_2019", series, np.asarray((series > 0).all(-1)), cover, field, "atlantic")
+    return _labelled("flanders_2019", series, np.asarray((series > 0).all(-1)), cover, field, "atlantic")
 
 
 def fields_np(label: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
@@ -95,24 +86,20 @@ def fields_np(label: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
     return fields
 
 
-def read_corsica(path: Path) -> RealSet:
+def read_corsica(path: Path) -> Samples:
     """Parcels of Corsica (points/corsica_2022.parquet), January to December 2022; B8A is filled from B08."""
-    import pandas as pd
-
-    table = pd.read_parquet(_existing(path)).sort_values(["sample_id", "timestamp"])
+    table = _parquet(path).sort_values(["sample_id", "timestamp"])
     table = table[table["timestamp"].astype(str).str.startswith("2022-")]
     dn = table[[f"S2-L2A-{b}" for b in BANDS]].to_numpy().reshape(-1, MONTHS, len(BANDS)).astype(np.int64)
     b08, b8a = BANDS.index("B08"), BANDS.index("B8A")
-    dn[..., b8a] = np.where(dn[..., b08] == MISSING, MISSING, np.round(dn[..., b08] * B8A_OF_B08))
+    dn[..., b8a] = np.where(dn[..., b08] == NO_VALUE, NO_VALUE, np.round(dn[..., b08] * B8A_OF_B08))
     code = table["ewoc_code"].to_numpy()[::MONTHS]
     return _points("corsica_2022", dn, code, "mediterranean")
 
 
-def read_east_africa(path: Path) -> RealSet:
+def read_east_africa(path: Path) -> Samples:
     """Points of East Africa (points/east_africa_2017.parquet), December 2016 to November 2017."""
-    import pandas as pd
-
-    table = pd.read_parquet(_existing(path))
+    table = _parquet(path)
 
     def column(band: str, month: int) -> str:  # step 0 is December
         return f"OPTICAL-{band}-ts{(month + 1) % MONTHS}-{10 if band in BANDS_10M else 20}m"
@@ -121,22 +108,46 @@ def read_east_africa(path: Path) -> RealSet:
     return _points("east_africa_2017", dn, table["ewoc_code"].to_numpy(), "tropical")
 
 
-READERS: Final[dict[str, Callable[[Path], RealSet]]] = {
+READERS: Final[dict[str, Callable[[Path], Samples]]] = {
     "flanders": read_flanders, "corsica": read_corsica, "east_africa": read_east_africa,
 }  # fmt: skip
-"""The real sets by the name that a training configuration uses."""
+"""The measured sets by the name that a training configuration and `geomap evaluate` use."""
 
 
-def _points(name: str, dn: NDArray[np.int64], code: NDArray[np.int64], climate: str) -> RealSet:
+def _points(name: str, dn: NDArray[np.int64], code: NDArray[np.int64], climate: str) -> Samples:
     """A set of points, labels that no cover stands for are left out."""
     known = np.isin(code, list(WORLDCEREAL))
-    valid = ((dn != MISSING) & (dn > 0)).all(-1)
-    dn = np.where(valid[..., None], np.minimum(dn, MISSING - 1), 0)[known]
+    valid = ((dn != NO_VALUE) & (dn > 0)).all(-1)
+    dn = np.where(valid[..., None], np.minimum(dn, NO_VALUE - 1), 0)[known]
     cover = np.array([WORLDCEREAL[c] for c in code[known].tolist()])
-    return RealSet(name, dn.astype(np.uint16), valid[known], cover, np.arange(len(cover)), climate)
+    return _labelled(name, dn.astype(np.uint16), valid[known], cover, np.arange(len(cover)), climate)
+
+
+def _labelled(
+    name: str,
+    dn: NDArray[np.uint16],
+    valid: NDArray[np.bool_],
+    cover: NDArray[np.str_],
+    field: NDArray[np.intp],
+    climate: str,
+) -> Samples:
+    """Samples (n,) of one climate, from the keys of their covers and the numbers of the fields that they lie in."""
+    ids = np.array([f"{name}/{i}" for i in range(len(dn))])
+    climates = np.full(len(dn), list(covers.table().climate).index(climate))
+    return Samples(name, ids, dn, valid, cover_labels(covers.cover_index(cover), climates), field, "field")
+
+
+def _parquet(path: Path) -> DataFrame:
+    require_packages("a Parquet file", "pyarrow")
+    import pandas as pd
+
+    return pd.read_parquet(_existing(path))
 
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise ConfigError(f"no file {path} for training; correct its path in the configuration or take the entry out")
+        raise ConfigError(
+            f"no file {path}; docs/training-data.md says where the measured sets come from (training runs without them "
+            "too: take the entry of `real` out of the configuration)"
+        )
     return path

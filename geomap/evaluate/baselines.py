@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.intp]
-Table = NDArray[np.floating]
-Method = Callable[[Table, Ints, Table], Ints]
+from geomap.evaluate.metrics import Ints
+
+Features = NDArray[np.floating]
+Method = Callable[[Features, Ints, Features], Ints]
 """(x (n, F), y (n,), x of the test set (m, F)) -> class ids (m,)."""
 
 TREES: Final = 300
@@ -31,12 +32,12 @@ def series_table(dn: NDArray[np.uint16], valid: NDArray[np.bool_]) -> NDArray[np
     return np.where(weight, x, mean).reshape(len(x), -1).astype(np.float32)
 
 
-def majority(x: Table, y: Ints, x_test: Table) -> Ints:
+def majority(x: Features, y: Ints, x_test: Features) -> Ints:
     """The commonest class of `y`; of equally common ones the lowest id."""
     return np.full(len(x_test), np.bincount(y).argmax(), np.intp)
 
 
-def forest(x: Table, y: Ints, x_test: Table) -> Ints:
+def forest(x: Features, y: Ints, x_test: Features) -> Ints:
     """A random forest of 300 trees, classes weighted by their inverse size in every bootstrap; seeded."""
     from sklearn.ensemble import RandomForestClassifier
 
@@ -44,7 +45,7 @@ def forest(x: Table, y: Ints, x_test: Table) -> Ints:
     return np.asarray(model.fit(x, y).predict(x_test), np.intp)
 
 
-def probe(x: Table, y: Ints, x_test: Table) -> Ints:
+def linear_probe(x: Features, y: Ints, x_test: Features) -> Ints:
     """Logistic regression (L2, C = 1) on standardised features; the class itself where `y` has only one."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -56,11 +57,11 @@ def probe(x: Table, y: Ints, x_test: Table) -> Ints:
     return np.asarray(model.fit(x, y).predict(x_test), np.intp)
 
 
-def cross_validated(method: Method, x: Table, y: Ints, groups: NDArray[np.generic], folds: int = FOLDS) -> Ints:
+def cross_validated(method: Method, x: Features, y: Ints, groups: NDArray[np.generic], folds: int = FOLDS) -> Ints:
     """Predictions (n,) for one set by k folds that part its groups; seeded.
 
     Args:
-        method: `majority`, `forest` or `probe`.
+        method: `majority`, `forest` or `linear_probe`.
         x: (n, F).
         y: (n,) class ids.
         groups: (n,) samples with the same value are never parted between fitting and prediction.

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomap.datasets.series import Progress
-from geomap.datasets.sets import LabelledSet
+from geomap.datasets.samples import Samples
 from geomap.evaluate import baselines, metrics
+from geomap.evaluate.metrics import Ints
 from geomap.evaluate.results import Score
 from geomap.legends import Legend
+from geomap.types import Progress
 
 METHODS: Final[Mapping[str, baselines.Method]] = {
     "majority": baselines.majority,
     "random forest": baselines.forest,
-    "linear probe": baselines.probe,
+    "linear probe": baselines.linear_probe,
 }
 """Baselines by name. The probe takes the encoder's embeddings, the others the series."""
 
@@ -26,16 +27,13 @@ HOW_FOLDS: Final = "{folds} folds inside the test set, parted by {grouped_by}".r
 HOW_TRAINED: Final = "fitted on {name} ({n:,} samples)"
 """How the baselines were fitted, in words."""
 
-Ints = NDArray[np.intp]
-Predict = Callable[[baselines.Method, NDArray[np.floating], NDArray[np.bool_], Legend], Ints | None]
 
-
-def inside(test: LabelledSet, known: Sequence[Legend], embeddings: Tensor, progress: Progress) -> Iterator[Score]:
+def by_folds(test: Samples, known: Sequence[Legend], embeddings: Tensor, progress: Progress) -> Iterator[Score]:
     """Scores by folds inside the test set; the majority class is that of the whole set. `embeddings`: (n, D)."""
     features = _features(test, embeddings)
     for done, legend in enumerate(known):
         y, rows = _labelled(test, legend)
-        groups = test.groups[rows]
+        groups = test.folds()[0][rows]
         for name, method in METHODS.items():
             x = features[name][rows]
             if name == "majority":
@@ -45,9 +43,9 @@ def inside(test: LabelledSet, known: Sequence[Legend], embeddings: Tensor, progr
             progress(f"{test.name} baselines", done + 1, len(known))
 
 
-def across(
-    test: LabelledSet,
-    train: LabelledSet,
+def by_training_set(
+    test: Samples,
+    train: Samples,
     known: Sequence[Legend],
     of_test: Tensor,
     of_train: Tensor,
@@ -64,14 +62,14 @@ def across(
         progress(f"{test.name} baselines", done + 1, len(known))
 
 
-def _features(test: LabelledSet, embeddings: Tensor) -> dict[str, NDArray[np.float32]]:
-    table = baselines.series_table(test.samples.dn, test.samples.valid)
+def _features(test: Samples, embeddings: Tensor) -> dict[str, NDArray[np.float32]]:
+    table = baselines.series_table(test.dn, test.valid)
     return {"majority": table, "random forest": table, "linear probe": embeddings.numpy()}
 
 
-def _labelled(test: LabelledSet, legend: Legend) -> tuple[Ints, NDArray[np.bool_]]:
-    rows = test.samples.labels[legend.name] > 0
-    return test.samples.labels[legend.name][rows], rows
+def _labelled(test: Samples, legend: Legend) -> tuple[Ints, NDArray[np.bool_]]:
+    rows = test.labels[legend.name] > 0
+    return test.labels[legend.name][rows], rows
 
 
 def _score(legend: Legend, name: str, truth: Ints, predicted: Ints) -> Score:

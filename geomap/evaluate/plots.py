@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from geomap import legends
-from geomap.evaluate.results import Result, Score
+from geomap.evaluate.results import Score, SetResult
 from geomap.evaluate.tables import main_score
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ INCHES_A_CLASS = 0.28
 NUMBERED = 16  # classes up to which the cells hold numbers
 
 
-def plot_all(result: Result, out: Path) -> list[Path]:
+def plot_all(result: SetResult, out: Path) -> list[Path]:
     """Write the figures of a set into a folder, their names starting with the set's; returns the paths."""
     paths = []
     for stem, figure in _figures(result):
@@ -29,17 +29,17 @@ def plot_all(result: Result, out: Path) -> list[Path]:
     return paths
 
 
-def _figures(result: Result) -> Iterator[tuple[str, Figure]]:
+def _figures(result: SetResult) -> Iterator[tuple[str, Figure]]:
     known = [main_score(result, name) for name in dict.fromkeys(s.legend for s in result.scores)]
     for score in known:
-        yield f"confusion_{score.legend}", confusion(score)
+        yield f"confusion_{score.legend}", plot_confusion(score)
     if known:
-        yield "reliability", reliability(known)
+        yield "reliability", plot_reliability(known)
     if result.months:
-        yield "months", months(result)
+        yield "months", plot_months(result)
 
 
-def confusion(score: Score) -> Figure:
+def plot_confusion(score: Score) -> Figure:
     """Shares of each true class (rows) by predicted class, for classes that occur in either."""
     from matplotlib.figure import Figure
 
@@ -68,7 +68,7 @@ def confusion(score: Score) -> Figure:
     return figure
 
 
-def reliability(scores: list[Score]) -> Figure:
+def plot_reliability(scores: list[Score]) -> Figure:
     """A panel per legend: accuracy and count of the samples by confidence."""
     from matplotlib.figure import Figure
 
@@ -87,7 +87,7 @@ def reliability(scores: list[Score]) -> Figure:
     return figure
 
 
-def months(result: Result) -> Figure:
+def plot_months(result: SetResult) -> Figure:
     """Accuracy by the months left, one line a legend."""
     from matplotlib.figure import Figure
 

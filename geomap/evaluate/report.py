@@ -16,10 +16,10 @@ from geomap import legends
 from geomap.encode.weights import Weights
 from geomap.evaluate import metrics, plots, tables
 from geomap.evaluate.prompt_kinds import GENERIC, KINDS
-from geomap.evaluate.results import Result, Score
+from geomap.evaluate.results import Score, SetResult
 
 
-def write(out: Path, weights: Weights, results: Sequence[Result]) -> list[Path]:
+def write_report(out: Path, weights: Weights, results: Sequence[SetResult]) -> list[Path]:
     """Write the report into a folder, made where it is not there; files of the same names are replaced.
 
     Returns the paths of what was written.
@@ -35,7 +35,7 @@ def write(out: Path, weights: Weights, results: Sequence[Result]) -> list[Path]:
     return paths
 
 
-def markdown(weights: Weights, results: Sequence[Result]) -> str:
+def markdown(weights: Weights, results: Sequence[SetResult]) -> str:
     """The whole report as Markdown."""
     parts = [f"# Evaluation of {weights.card.name}, version {weights.card.version}\n", notes(weights)]
     for r in results:
@@ -43,7 +43,7 @@ def markdown(weights: Weights, results: Sequence[Result]) -> str:
     return "\n".join(parts)
 
 
-def remarks(result: Result) -> str:
+def remarks(result: SetResult) -> str:
     """What to know of a set: its size, what was left out, and whether the weights have seen it."""
     said = [f"{result.samples:,} samples."]
     if result.without_months:
@@ -70,7 +70,7 @@ def notes(weights: Weights) -> str:
     )
 
 
-def as_json(weights: Weights, results: Sequence[Result]) -> dict[str, Any]:
+def as_json(weights: Weights, results: Sequence[SetResult]) -> dict[str, Any]:
     """All figures as JSON values: shares of 1, null where there is none."""
     return {
         "weights": {
@@ -108,7 +108,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _write_confusion(out: Path, result: Result, legend: str) -> Path:
+def _write_confusion(out: Path, result: SetResult, legend: str) -> Path:
     """Counts of the main score: a line per true class, a column per predicted class."""
     path = out / f"{result.name}_confusion_{legend}.csv"
     names = [c.name for c in legends.load(legend).classes]

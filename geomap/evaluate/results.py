@@ -63,7 +63,7 @@ class MonthsLeft:
 
 
 @dataclass(frozen=True)
-class Result:
+class SetResult:
     """All that was measured on a set."""
 
     name: str

@@ -15,7 +15,7 @@ import numpy as np
 from geomap import legends
 from geomap.evaluate import metrics
 from geomap.evaluate.prompt_kinds import KINDS
-from geomap.evaluate.results import Result, Score
+from geomap.evaluate.results import Score, SetResult
 
 OVERALL: Final = "overall"
 """The mean over the five legends, as in the paper; only where a set has labels of all five."""
@@ -46,13 +46,19 @@ def paper() -> dict[str, Any]:
     return found
 
 
-def tables(result: Result) -> list[TextTable]:
+def tables(result: SetResult) -> list[TextTable]:
     """The tables of a set, empty ones left out."""
-    found = [accuracy(result), classes(result), retrieval(result), scenicness(result), months(result)]
+    found = [
+        accuracy_table(result),
+        class_table(result),
+        retrieval_table(result),
+        scenicness_table(result),
+        months_table(result),
+    ]
     return [t for t in found if t.rows]
 
 
-def accuracy(result: Result) -> TextTable:
+def accuracy_table(result: SetResult) -> TextTable:
     """Accuracies of every legend: the encoder by length and prompts, the baselines, the paper's supervised model."""
     columns = ("legend", "method", "prompts", "n", "top-1", "top-5", "F1", "bal.", "ECE", "paper")
     supervised = paper()["supervised"]["values"]
@@ -65,7 +71,7 @@ def accuracy(result: Result) -> TextTable:
     return TextTable(f"Accuracy, percent (baselines: {result.baselines})", columns, tuple(rows))
 
 
-def classes(result: Result) -> TextTable:
+def class_table(result: SetResult) -> TextTable:
     """F1 of every class that occurs: zero-shot on monthly series, and the fitted baselines."""
     rows = []
     for name in dict.fromkeys(s.legend for s in result.scores):
@@ -80,7 +86,7 @@ def classes(result: Result) -> TextTable:
     return TextTable("F1 of the classes that occur, percent (monthly series)", columns, tuple(rows), printed=False)
 
 
-def retrieval(result: Result) -> TextTable:
+def retrieval_table(result: SetResult) -> TextTable:
     """Recalls between pixels and ground photos."""
     known = paper()["retrieval"]["values"]
     rows = []
@@ -98,7 +104,7 @@ def retrieval(result: Result) -> TextTable:
     return TextTable("Retrieval between pixels and ground photos, recall in percent", columns, tuple(rows))
 
 
-def scenicness(result: Result) -> TextTable:
+def scenicness_table(result: SetResult) -> TextTable:
     """Correlations of scores with people's."""
     known = paper()["scenicness"]["values"]
     rows = []
@@ -110,7 +116,7 @@ def scenicness(result: Result) -> TextTable:
     return TextTable("Scenicness", columns, tuple(rows))
 
 
-def months(result: Result) -> TextTable:
+def months_table(result: SetResult) -> TextTable:
     """Accuracy by the months that are left."""
     rows = [
         (
@@ -127,7 +133,7 @@ def months(result: Result) -> TextTable:
     return TextTable("Accuracy by clear months, percent (random ones of those that are valid)", columns, tuple(rows))
 
 
-def main_score(result: Result, legend: str) -> Score:
+def main_score(result: SetResult, legend: str) -> Score:
     """The encoder's score on monthly series with the most descriptive of the prompts that were asked."""
     own = [s for s in result.scores if (s.legend, s.method, s.length) == (legend, "encoder", "monthly")]
     return max(own, key=lambda s: list(KINDS).index(s.prompts))

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from geomap import legends
 from geomap.errors import WeightsError, install_hint
 from geomap.legends import Legend
 
@@ -122,6 +123,12 @@ def class_vectors(legend: Legend, tower: TextTower) -> Tensor:
     vectors = tower.encode([prompt for group in groups for prompt in group])
     means = torch.stack([part.mean(dim=0) for part in vectors.split([len(group) for group in groups])])
     return F.normalize(means, dim=-1)
+
+
+def builtin_vectors(tower: TextTower) -> dict[str, Tensor]:
+    """Class vectors of every built-in legend by the legend's digest, as they are stored with weights."""
+    known = [legends.load(name) for name in legends.builtin_names()]
+    return {legend.digest: class_vectors(legend, tower) for legend in known}
 
 
 def cached_class_vectors(legend: Legend, space: str) -> Tensor:

@@ -2,6 +2,6 @@
 
 from geomap.simulate.archive import Archive, write_archive
 from geomap.simulate.landscape import Landscape, landscape
-from geomap.simulate.series import Series, simulate
+from geomap.simulate.series import SimulatedSeries, simulate
 
-__all__ = ["Archive", "Landscape", "Series", "landscape", "simulate", "write_archive"]
+__all__ = ["Archive", "Landscape", "SimulatedSeries", "landscape", "simulate", "write_archive"]

@@ -22,12 +22,12 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Pair = Annotated[tuple[float, float], AfterValidator(_ordered)]
-Months = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)]
+MonthlyValues = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)]
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
-class Season(BaseModel):
-    """A growth and decline of a canopy; pairs are the limits of uniform draws, days those of the year."""
+class Canopy(BaseModel):
+    """What is drawn of a canopy that grows and declines: limits of uniform draws; days are those of the year."""
 
     model_config = _STRICT
     lai: Pair
@@ -43,12 +43,17 @@ class Season(BaseModel):
     matter: Pair = (0.004, 0.01)
     layers: Pair = (1.4, 2.1)
     angle: Pair = (40, 65)
+
+
+class Season(Canopy):
+    """A canopy, how likely it is, and whether it is one that is sown again after a harvest."""
+
     p: float = 1.0
     again: bool = False
 
 
-FIELDS: Final = tuple(Season.model_fields)[:-2]
-"""Names of the drawn values of a season, in the order of the last axis of Layer.low and Layer.high."""
+FIELDS: Final = tuple(Canopy.model_fields)
+"""Names of the drawn values of a season, in the order of the last axis of CanopyLayer.low and CanopyLayer.high."""
 
 
 class Climate(BaseModel):
@@ -59,11 +64,11 @@ class Climate(BaseModel):
     latitude: float
     south: Annotated[float, Field(ge=0, le=1)] = 0.0
     shift: Pair
-    clear: Months
-    snow: Months
+    clear: MonthlyValues
+    snow: MonthlyValues
     drought: Pair
     dry_days: tuple[Pair, Pair]
-    wet: Months
+    wet: MonthlyValues
     again: Annotated[float, Field(ge=0, le=1)] = 1.0
     words: tuple[str, ...]
 
@@ -102,7 +107,7 @@ class Cover(BaseModel):
         return self.fraction is not None
 
 
-class Table(BaseModel):
+class CoverTable(BaseModel):
     """The whole file."""
 
     model_config = _STRICT
@@ -112,7 +117,7 @@ class Table(BaseModel):
     cover: tuple[Cover, ...]
 
     @model_validator(mode="after")
-    def _known(self) -> Table:
+    def _known(self) -> CoverTable:
         keys = [c.key for c in self.cover]
         if len(set(keys)) < len(keys):
             raise ValueError("each cover needs its own key")
@@ -132,7 +137,7 @@ class Table(BaseModel):
 
 
 @dataclass(frozen=True)
-class Layer:
+class CanopyLayer:
     """Seasons of one layer of all covers: limits (covers, seasons, FIELDS), probability and kind (covers, seasons)."""
 
     low: Array
@@ -155,13 +160,19 @@ class Layer:
 
 
 @cache
-def table() -> Table:
+def table() -> CoverTable:
     """The table of the package."""
-    return Table.model_validate(tomllib.loads(Path(__file__).with_name("covers.toml").read_text("utf-8")))
+    return CoverTable.model_validate(tomllib.loads(Path(__file__).with_name("covers.toml").read_text("utf-8")))
+
+
+def cover_index(keys: NDArray[np.str_]) -> NDArray[np.intp]:
+    """Places in the table of the covers called `keys` (n,). Raises KeyError."""
+    position = {c.key: i for i, c in enumerate(table().cover)}
+    return np.array([position[str(k)] for k in keys], np.intp)
 
 
 @cache
-def layers() -> tuple[Layer, Layer]:
+def layers() -> tuple[CanopyLayer, CanopyLayer]:
     """(upper, under) of all covers; what comes before and after a crop belongs to the upper layer."""
     covers = table().cover
     upper = [
@@ -171,11 +182,11 @@ def layers() -> tuple[Layer, Layer]:
     return _pad(upper), _pad([c.under for c in covers])
 
 
-def _pad(rows: list[tuple[Season, ...]]) -> Layer:
+def _pad(rows: list[tuple[Season, ...]]) -> CanopyLayer:
     """Seasons of each cover side by side; the missing ones never occur."""
     width = max(map(len, rows))
     nothing = Season(lai=(0, 0), p=0)
     grid = [[*row, *[nothing] * (width - len(row))] for row in rows]
     limits = np.array([[[getattr(s, f) for f in FIELDS] for s in row] for row in grid], np.float32)
     chance = np.array([[s.p for s in row] for row in grid], np.float32)
-    return Layer(limits[..., 0], limits[..., 1], chance, np.array([[s.again for s in row] for row in grid]))
+    return CanopyLayer(limits[..., 0], limits[..., 1], chance, np.array([[s.again for s in row] for row in grid]))

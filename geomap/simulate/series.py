@@ -25,7 +25,7 @@ _WATER_FILM = np.array([b.startswith("B1") for b in BANDS], np.float32)
 
 
 @dataclass(frozen=True)
-class Series:
+class SimulatedSeries:
     """Monthly DNs of n pixels; month 0 is January."""
 
     dn: NDArray[np.uint16]  # (n, 12, 10), 0 where a month has no clear observation
@@ -37,12 +37,14 @@ class Series:
         return len(self.dn)
 
 
-def simulate(rng: np.random.Generator, n: int, cover: NDArray[np.intp] | None = None) -> Series:
+def simulate(rng: np.random.Generator, n: int, cover: NDArray[np.intp] | None = None) -> SimulatedSeries:
     """Series of the covers given (n,), or of n covers drawn by land cover and weight."""
     if cover is None:
         cover = draw_covers(rng, n)
     parts = [_simulate(rng, cover[i : i + CHUNK]) for i in range(0, n, CHUNK)]
-    return Series(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("dn", "valid", "cover", "climate")))
+    return SimulatedSeries(
+        *(np.concatenate([getattr(p, f) for p in parts]) for f in ("dn", "valid", "cover", "climate"))
+    )
 
 
 def draw_covers(rng: np.random.Generator, n: int) -> NDArray[np.intp]:
@@ -54,7 +56,7 @@ def draw_covers(rng: np.random.Generator, n: int) -> NDArray[np.intp]:
     return rng.choice(len(covers), n, p=weight / weight.sum())
 
 
-def _simulate(rng: np.random.Generator, cover: NDArray[np.intp]) -> Series:
+def _simulate(rng: np.random.Generator, cover: NDArray[np.intp]) -> SimulatedSeries:
     n = len(cover)
     pixels = draw_pixels(rng, cover)
     south = rng.random(n) < np.array([c.south for c in climates()])[pixels.climate]
@@ -65,7 +67,7 @@ def _simulate(rng: np.random.Generator, cover: NDArray[np.intp]) -> Series:
     dn, valid = monthly_median_np(seen, clear)
     for monthly in (dn, valid):
         monthly[south] = np.roll(monthly[south], MONTHS // 2, axis=1)
-    return Series(dn, valid, cover, pixels.climate)
+    return SimulatedSeries(dn, valid, cover, pixels.climate)
 
 
 def observation_days(rng: np.random.Generator, south: NDArray[np.bool_]) -> Array:

@@ -1,5 +1,1 @@
-"""Training and evaluation of the encoder."""
-
-from geomap.train.loop import train
-
-__all__ = ["train"]
+"""Training of the encoder, by one of two methods: captions of classes, or ground photos (crossview)."""

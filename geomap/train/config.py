@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from geomap import config as yamlfile
 from geomap.config import first_problem
+from geomap.datasets.table import SUFFIXES
+from geomap.datasets.worldcereal import READERS
 from geomap.errors import ConfigError
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0, le=100)]
 
 
 class Augment(BaseModel):
@@ -24,26 +27,40 @@ class Augment(BaseModel):
     gain: Annotated[float, Field(ge=0, le=0.3)] = 0.03  # standard deviation, one per series
     band_gain: Annotated[float, Field(ge=0, le=0.3)] = 0.015  # one per series and band
     offset: Annotated[float, Field(ge=0, le=500)] = 25.0  # DN, one per series and band
-    shift: Share = 0.5  # chance that a real series moves by up to half a month
+    shift: Share = 0.5  # chance that a measured series moves by up to half a month
 
 
 class Levels(BaseModel):
     """Weight of each level's softmax in the loss."""
 
     model_config = _STRICT
-    cover: float = 1.0
-    landcover: float = 1.0
-    crops: float = 0.7
-    landuse: float = 0.3
-    habitat: float = 0.3
-    bioregion: float = 0.2
+    cover: Weight = 1.0
+    landcover: Weight = 1.0
+    crops: Weight = 0.7
+    landuse: Weight = 0.3
+    habitat: Weight = 0.3
+    bioregion: Weight = 0.2
+
+    @model_validator(mode="after")
+    def _some(self) -> Levels:
+        if not any(self.model_dump().values()):
+            raise ValueError("one level needs a weight above 0")
+        return self
 
 
 class Evaluation(BaseModel):
-    """Runs that leave each real set out in turn, for the card."""
+    """Runs that leave each measured set out in turn, for the card."""
 
     model_config = _STRICT
     steps: Annotated[int, Field(ge=1)] = 600
+
+
+def _sets(paths: dict[str, str]) -> dict[str, str]:
+    """Measured sets that a reader knows: those of worldcereal by their names, and users' tables by any other."""
+    for name, path in paths.items():
+        if name not in READERS and Path(path).suffix.casefold() not in SUFFIXES:
+            raise ValueError(f"{name} is none of {', '.join(READERS)}, and its file is no {' or '.join(SUFFIXES)}")
+    return paths
 
 
 class TrainConfig(BaseModel):
@@ -61,8 +78,8 @@ class TrainConfig(BaseModel):
     seed: int = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # results repeat to the bit for the same number
     simulated: Annotated[int, Field(ge=100, le=10_000_000)] = 60_000  # series, drawn once
-    real: dict[Literal["flanders", "corsica", "east_africa"], str] = {}  # paths, relative to the file's folder
-    real_share: Share = 0.3  # of every batch, where there are real sets
+    real: Annotated[dict[str, str], AfterValidator(_sets)] = {}  # measured sets: name -> path from the file's folder
+    real_share: Share = 0.3  # of every batch, where there are measured sets
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 1500
     batch: Annotated[int, Field(ge=8, le=65_536)] = 512
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
@@ -93,7 +110,7 @@ class CrossViewData(BaseModel):
     photos: str  # CLIP vectors of the ground photos (lucas.read_photos)
 
 
-class Masking(BaseModel):
+class MaskingChances(BaseModel):
     """Months and bands that training leaves out (paper, section 3.2)."""
 
     model_config = _STRICT
@@ -127,20 +144,20 @@ class CrossViewConfig(BaseModel):
     queue: Annotated[int, Field(ge=1, le=10_000_000)] = 2048  # past ground vectors
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-6
-    masking: Masking = Masking()
+    masking: MaskingChances = MaskingChances()
     recipe: str = ""  # for the card: how to make these weights again
     limits: tuple[str, ...] = ()  # for the card: where they fail
 
 
-def read(path: Path) -> TrainConfig:
+def read_captions(path: Path) -> TrainConfig:
     """The run of method `captions` that a YAML file describes, its paths made absolute. Raises ConfigError."""
-    config = read_any(path)
+    config = read_config(path)
     if isinstance(config, CrossViewConfig):
         raise ConfigError(f"{path} is of method crossview; run it with: geomap train {path}")
     return config
 
 
-def read_any(path: Path) -> TrainConfig | CrossViewConfig:
+def read_config(path: Path) -> TrainConfig | CrossViewConfig:
     """The run that a YAML file describes, its paths made absolute; `method` says which. Raises ConfigError."""
     raw = yamlfile.read(path, "training configuration", "pipelines/train_default.yaml")
     if raw.get("method", "captions") not in ("captions", "crossview"):

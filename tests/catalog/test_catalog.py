@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import rasterio
 from shapely.geometry import box
-from stac_items import WORLD, Item, changed, real_items
 
 from geomap.catalog import search
 from geomap.errors import HrefError, InputError, NoScenesError, OffsetError
@@ -18,6 +17,7 @@ from geomap.sentinel2 import BANDS, BANDS_10M, SCL
 from geomap.sources.hrefs import check_href
 from geomap.sources.providers import PRESETS, PROVIDERS
 from geomap.types import Period
+from tests.support.stac_items import WORLD, Item, changed, real_items
 
 YEAR_2019 = Period(2018, 12)
 

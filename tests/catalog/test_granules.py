@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 from shapely.geometry import MultiPolygon, box, mapping
-from stac_items import Item, changed, month_of, real_items
 
 from geomap.errors import NoScenesError
 from geomap.types import Period
+from tests.support.stac_items import Item, changed, month_of, real_items
 
 SIBERIA: list[list[float]] = [[179.0, 67], [181, 67], [181, 68], [179, 68], [179, 67]]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from shapely.geometry import MultiPolygon, box
-from stac_items import WORLD, month_of, real_items
 
 from geomap.catalog import search as catalog
 from geomap.catalog import stac
 from geomap.errors import CatalogUnavailableError, GeomapError, HrefError, InputError, NoScenesError
 from geomap.types import Period, Scene
+from tests.support.stac_items import WORLD, month_of, real_items
 
 # --- a real STAC API
 

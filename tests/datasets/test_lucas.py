@@ -5,7 +5,6 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import published
 import pytest
 from safetensors.numpy import save_file
 
@@ -13,6 +12,7 @@ from geomap import legends
 from geomap.datasets import lucas
 from geomap.datasets.samples import Samples
 from geomap.errors import ConfigError, ReadError, WeightsError
+from tests.support import layouts
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def straight(row: dict) -> dict:
 
 @pytest.mark.parametrize("rows", [ROWS, [straight(r) for r in ROWS]])
 def test_the_label_table_has_its_axes_set_right(tmp_path: Path, rows: list) -> None:
-    table = lucas.read_label_csv(published.write_label_csv(tmp_path / "t.csv", rows))
+    table = lucas.read_label_csv(layouts.write_label_csv(tmp_path / "t.csv", rows))
     assert table.id.tolist() == ["55082360", "57641486", "31421816"]
     np.testing.assert_allclose(table.lonlat[0], [24.6946220, 43.2976973], atol=1e-6)
     np.testing.assert_allclose(
@@ -129,7 +129,7 @@ def test_the_label_table_has_its_axes_set_right(tmp_path: Path, rows: list) -> N
     ],
 )
 def test_a_broken_label_table_is_refused(tmp_path: Path, rows: list, told: str) -> None:
-    path = published.write_label_csv(tmp_path / "t.csv", rows)
+    path = layouts.write_label_csv(tmp_path / "t.csv", rows)
     with pytest.raises(ReadError, match=told):
         lucas.read_label_csv(path)
 
@@ -149,7 +149,7 @@ def samples(ids: list[str], **fields: object) -> Samples:
 
 
 def test_labels_join_by_point_and_fill_gaps_only(tmp_path: Path) -> None:
-    table = lucas.read_label_csv(published.write_label_csv(tmp_path / "t.csv", ROWS))
+    table = lucas.read_label_csv(layouts.write_label_csv(tmp_path / "t.csv", ROWS))
     mine = samples(
         ["31421816", "40683280", "55082360"], labels={"landcover": np.array([7, 7, 0]), "crops": np.array([0, 5, 0])}
     )
@@ -169,7 +169,7 @@ def test_photos_of_a_point_are_averaged_raw_over_the_directions_there_are(tmp_pa
     rng = np.random.default_rng(0)
     keys = [f"FR_34622836{d}" for d in "WENS"] + ["BG_55082360N", "BG_55082360S", "ES_31421816E"]
     vectors = {k: rng.normal(0, 3, 512).astype(np.float32) for k in keys}
-    path = published.write_photo_dictionary(tmp_path / "lucas.pt", vectors)
+    path = layouts.write_photo_dictionary(tmp_path / "lucas.pt", vectors)
     got = lucas.with_photos(samples(["55082360", "40683280", "34622836"]), path).photos
     assert got is not None
     assert got.dtype == np.float32

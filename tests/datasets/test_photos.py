@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def embedded(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, photos.Embedded, list]:
     out = tmp_path_factory.mktemp("out") / "photos.safetensors"
     steps: list[tuple[int, int]] = []
-    done = photos.embed_photos(folder, out, 2, "cpu", lambda n, total: steps.append((n, total)))
+    done = photos.embed_photos(folder, out, 2, "cpu", lambda stage, n, total: steps.append((n, total)))
     return out, done, steps
 
 
@@ -100,7 +100,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(folder, embedded, tmp_path, monk
         f"import torch; torch.set_num_threads({torch.get_num_threads()})\n"  # sums depend on it in the last digits
         "import os, signal, sys; from pathlib import Path; from geomap.datasets.photos import embed_photos\n"
         "embed_photos(Path(sys.argv[1]), Path(sys.argv[2]), 2, 'cpu',"
-        " lambda n, total: n == 4 and os.kill(os.getpid(), signal.SIGKILL))"
+        " lambda stage, n, total: n == 4 and os.kill(os.getpid(), signal.SIGKILL))"
     )
     # a process of its own, which loads the file
     killed = subprocess.run([sys.executable, "-c", code, str(folder), str(out)], env=os.environ, check=False)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import published
 import pytest
 from typer.testing import CliRunner
 
 from geomap.cli import app
 from geomap.datasets import sen4map
 from geomap.errors import ConfigError, InputError, ReadError
+from tests.support import layouts
 
 POINTS = ["34622836", "55082360", "40683280"]
 ATTRIBUTES = {"lc1": ["B11", "A22", ""], "lu1": ["U111", "U312", "U420"], "nuts0": ["FR", "BG", "NL"]}
@@ -38,10 +38,10 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three points; the second never has a clear look in April, the third has a datatake in two granules."""
     dn, scl = zip(*(world(s) for s in range(3)), strict=True)
     scl[1][DATES.index("20180409")] = 9
-    scenes = [published.image_ids(DATES) for _ in POINTS]
+    scenes = [layouts.image_ids(DATES) for _ in POINTS]
     scenes[2][1] = scenes[2][0].replace("T31UFS", "T31UGS")  # the second of January is the first's other granule
     path = tmp_path_factory.mktemp("sen4map") / "train.h5"
-    return published.write_original(path, POINTS, scenes, dn, scl, ATTRIBUTES)
+    return layouts.write_original(path, POINTS, scenes, dn, scl, ATTRIBUTES)
 
 
 def loop_months(path: Path, point: str, side: int, composite: str) -> np.ndarray:
@@ -49,7 +49,7 @@ def loop_months(path: Path, point: str, side: int, composite: str) -> np.ndarray
     out = np.zeros((12, 10, side, side), int)
     with h5py.File(path) as f:
         group = f[f"Lucas_Point_{point}"]
-        layers = [group[b][()] for b in published.ORIGINAL_BANDS]
+        layers = [group[b][()] for b in layouts.ORIGINAL_BANDS]
         scl, names = group["SCL"][()], [str(n) for n in group.attrs["Image_ID"]]
     start = 32 - side // 2
     for month in range(12):
@@ -124,8 +124,8 @@ def test_official_months_equal_plain_loops(original: Path, side: int) -> None:
 def test_each_scl_class_counts_as_published_and_as_in_maps(tmp_path: Path, scl: int, clear: bool, kept: bool) -> None:
     dn = np.full((3, 10), 700)
     dn[2] = 3000  # the third, of class `scl`, decides the lower middle of three; of two it is the upper
-    path = published.write_original(
-        tmp_path / "a.h5", POINTS[:1], [published.image_ids(["20180501", "20180511", "20180521"])], [dn],
+    path = layouts.write_original(
+        tmp_path / "a.h5", POINTS[:1], [layouts.image_ids(["20180501", "20180511", "20180521"])], [dn],
         [np.array([9, 4, scl])], {k: v[:1] for k, v in ATTRIBUTES.items()},
     )  # fmt: skip
     masked = sen4map.read_original(path)
@@ -169,10 +169,10 @@ def test_the_command_cuts_and_refuses_other_patches(original: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("composite", ["masked", "official"])
 def test_cut_and_read_gives_what_the_original_gives(original: Path, tmp_path: Path, composite: str) -> None:
-    seen: list[tuple[int, int]] = []
-    n = sen4map.cut(original, tmp_path / "c.h5", 5, composite, progress=lambda k, total: seen.append((k, total)))
+    seen: list[tuple[str, int, int]] = []
+    n = sen4map.cut_file(original, tmp_path / "c.h5", 5, composite, progress=lambda *step: seen.append(step))
     assert n == 3
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [("points", k, 3) for k in (1, 2, 3)]
     assert [p.name for p in tmp_path.iterdir()] == ["c.h5"]
     with h5py.File(tmp_path / "c.h5") as f:
         assert f.attrs["composite"] == composite
@@ -200,7 +200,7 @@ def test_published_cut_files_are_official_and_carry_habitat_and_bioregion(tmp_pa
         "EUNIS_L2": ["Arable land and market gardens", "Coastal shingle", "Dry grasslands"],
         "bioregion_class_code": ["Atlantic", "BlackSea", "Atlantic"],
     }
-    path = published.write_cut(tmp_path / "test_with_eunis.h5", POINTS, image, attributes)
+    path = layouts.write_cut(tmp_path / "test_with_eunis.h5", POINTS, image, attributes)
     got = sen4map.read_cut(path)
     order = np.argsort(np.argsort(POINTS))
     assert got.name == "test_with_eunis"
@@ -214,7 +214,7 @@ def test_a_masked_cut_file_masks_its_missing_months(tmp_path: Path) -> None:
     image = np.full((1, 12, 10), 500, np.uint16)
     image[0, 5] = 0
     image[0, 7, 2] = 0  # one band is missing
-    path = published.write_cut(tmp_path / "a.h5", POINTS[:1], image, composite="masked")
+    path = layouts.write_cut(tmp_path / "a.h5", POINTS[:1], image, composite="masked")
     assert np.flatnonzero(~sen4map.read_cut(path).valid[0]).tolist() == [5, 7]
 
 
@@ -222,8 +222,8 @@ def test_a_broken_point_stops_the_reader_unless_the_publication_excludes_it(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     points = ["34622836", "45281654"]
-    path = published.write_original(
-        tmp_path / "a.h5", points, [published.image_ids(["20180501"])] * 2, [np.full((1, 10), 9)] * 2,
+    path = layouts.write_original(
+        tmp_path / "a.h5", points, [layouts.image_ids(["20180501"])] * 2, [np.full((1, 10), 9)] * 2,
         [np.array([4])] * 2, {"lc1": ["B11", "B11"]},
     )  # fmt: skip
     with h5py.File(path, "a") as f:
@@ -236,7 +236,7 @@ def test_a_broken_point_stops_the_reader_unless_the_publication_excludes_it(
     with pytest.raises(ReadError, match=r"Lucas_Point_34622836.*SCL"):
         sen4map.read_original(path)
     with pytest.raises(ReadError, match="Lucas_Point_34622836"):
-        sen4map.cut(path, tmp_path / "c.h5")
+        sen4map.cut_file(path, tmp_path / "c.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
 
 
@@ -247,17 +247,17 @@ def test_what_is_no_such_file_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ReadError, match=r"torn\.h5"):
         sen4map.read_cut(tmp_path / "torn.h5")
     good = np.full((1, 12, 10), 500, np.uint16)
-    scaled = published.write_cut(tmp_path / "s.h5", POINTS[:1], good / 10_000)
+    scaled = layouts.write_cut(tmp_path / "s.h5", POINTS[:1], good / 10_000)
     with pytest.raises(ReadError, match="no DNs"):
         sen4map.read_cut(scaled)
-    gap = published.write_cut(tmp_path / "g.h5", POINTS[:1], np.where(good == 500, np.nan, good))
+    gap = layouts.write_cut(tmp_path / "g.h5", POINTS[:1], np.where(good == 500, np.nan, good))
     with pytest.raises(ReadError, match="no DNs"):
         sen4map.read_cut(gap)
-    short = published.write_cut(tmp_path / "t.h5", POINTS[:1], good[:, :11])
+    short = layouts.write_cut(tmp_path / "t.h5", POINTS[:1], good[:, :11])
     with pytest.raises(ReadError, match="not \\(12, 10"):
         sen4map.read_cut(short)
-    other_year = published.write_original(
-        tmp_path / "y.h5", POINTS[:1], [published.image_ids(["20190501"])], [np.full((1, 10), 9)], [np.array([4])]
+    other_year = layouts.write_original(
+        tmp_path / "y.h5", POINTS[:1], [layouts.image_ids(["20190501"])], [np.full((1, 10), 9)], [np.array([4])]
     )
     with pytest.raises(ReadError, match="2018"):
         sen4map.read_original(other_year)

@@ -421,13 +421,10 @@ def fitted(order: str, labelled: Any) -> Official:
 
     The transformer is random; the head's linear layer is the ridge regression of class vectors on its features.
     """
-    from geomap.train.captions import cover_index
-    from geomap.train.evaluate import truth_of
-
     known = legends.load("landcover")
     vectors = towers.class_vectors(known, SeededTower())
     ids = [c.id for c in known.classes]
-    truth = truth_of(cover_index(labelled.cover), "landcover")
+    truth = labelled.labels["landcover"]
     rows = np.flatnonzero(truth > 0)[::8]
     dn = torch.from_numpy(labelled.dn[rows].astype(np.float32))[..., None, None]
     feeds = {

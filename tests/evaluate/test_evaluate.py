@@ -10,24 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published import write_cut, write_label_csv, write_photo_dictionary
 from sklearn import metrics as sk
 from typer.testing import CliRunner
 
 from geomap import legends
 from geomap.cli import app
-from geomap.datasets import sets
 from geomap.datasets.samples import Samples
-from geomap.datasets.series import Series, embed, shorten, some_months
-from geomap.datasets.sets import LabelledSet
+from geomap.datasets.series import embed_samples, shorten, some_months
+from geomap.datasets.sets import read_set
 from geomap.datasets.worldcereal import read_flanders
 from geomap.encode import weights
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
-from geomap.evaluate import baselines, compare, metrics, plots, prompt_kinds, protocol, report, tables
+from geomap.evaluate import baselines, compare, metrics, plots, prompt_kinds, protocol, report, tables, zero_shot
 from geomap.label import towers
-from geomap.train.captions import cover_index
-from geomap.train.evaluate import truth_of
+from geomap.simulate import covers
+from tests.support.layouts import write_cut, write_label_csv, write_photo_dictionary
 
 CPU = torch.device("cpu")
 QUIET = protocol.Options(device="cpu", kinds=("D",), draws=2)
@@ -50,16 +48,14 @@ def loaded(untrained: str) -> Weights:
     return weights.load(untrained)
 
 
-def made(rng: np.random.Generator, n: int, labels: dict[str, Any], **more: Any) -> LabelledSet:
+def made(rng: np.random.Generator, n: int, labels: dict[str, Any], **more: Any) -> Samples:
     """n random series, about a quarter of their months missing, the first month always there."""
     dn = rng.integers(1, 6000, (n, 12, 10)).astype(np.uint16)
     valid = rng.random((n, 12)) > 0.25
     valid[:, 0] = True
     dn[~valid] = 0
-    scores = more.pop("scores", None)
     ids = np.array([str(i) for i in range(n)])
-    samples = Samples("made", ids, dn, valid, {k: np.asarray(v) for k, v in labels.items()}, **more)
-    return LabelledSet(samples, np.arange(n), "sample", scores)
+    return Samples("made", ids, dn, valid, {k: np.asarray(v) for k, v in labels.items()}, **more)
 
 
 # ---- metrics
@@ -135,7 +131,7 @@ def test_correlations_equal_their_definitions(rng: np.random.Generator) -> None:
 @pytest.mark.parametrize(("length", "steps"), [("quarterly", 4), ("annual", 1)])
 def test_short_series_are_medians_of_valid_months(rng: np.random.Generator, length: str, steps: int) -> None:
     test = made(rng, 60, {})
-    dn, valid = test.samples.dn, test.samples.valid
+    dn, valid = test.dn, test.valid
     dn[~valid] = 7  # values of months that are not valid do not matter
     short = shorten(dn, valid, length)
     known = np.where(valid[..., None], dn.astype(float), np.nan).reshape(60, steps, 12 // steps, 10)
@@ -164,14 +160,14 @@ def test_embeddings_of_batches_equal_the_encoders(
     loaded: Weights, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test = made(rng, 20, {})
-    monkeypatch.setattr("geomap.datasets.series.BATCH", 7)
+    monkeypatch.setattr("geomap.datasets.series.SERIES_AT_ONCE", 7)
     for length in ("monthly", "quarterly", "annual"):
-        s = shorten(test.samples.dn, test.samples.valid, length)
+        s = shorten(test.dn, test.valid, length)
         with torch.inference_mode():
             whole = loaded.encoder(
                 torch.from_numpy(s.dn.astype(np.float32)), torch.from_numpy(s.valid), torch.from_numpy(s.months)
             )
-        assert torch.allclose(embed(loaded.encoder, s, CPU), whole, atol=1e-5)
+        assert torch.allclose(embed_samples(loaded.encoder, test, length), whole, atol=1e-5)
 
 
 # ---- prompts
@@ -228,7 +224,7 @@ def test_top_1_and_top_5_counted_by_hand() -> None:
             [0.1, 0.2, 0.9, 0.0, 0.0, 0.0, 0.0, 0.0],  # truth 3: first
         ]
     )
-    score = protocol.score_cosines(known, np.array([1, 5, 6, 3]), cosines, vectors, 1.0, "monthly", "D")
+    score = zero_shot.score_cosines(known, np.array([1, 5, 6, 3]), cosines, vectors, 1.0, "monthly", "D")
     assert (score.top1, score.top5) == (2 / 4, 3 / 4)
     assert score.balanced_accuracy == 2 / 4
     assert score.macro_f1 == pytest.approx((2 * 1 / (1 + 3) + 0 + 0 + 1) / 4)
@@ -240,16 +236,16 @@ def test_a_prediction_does_not_depend_on_other_samples(loaded: Weights, rng: np.
     test = made(rng, 90, {"crops": rng.integers(0, 41, 90)})
     known = legends.load("crops")
 
-    def counts(part: LabelledSet) -> np.ndarray:
-        embeddings = embed(loaded.encoder, shorten(part.samples.dn, part.samples.valid, "monthly"), CPU)
-        (score,) = protocol.zero_shot(
+    def counts(part: Samples) -> np.ndarray:
+        embeddings = embed_samples(loaded.encoder, part)
+        (score,) = zero_shot.zero_shot_scores(
             known, part, {"monthly": embeddings}, {"D": prompt_kinds.vectors(loaded, known)}, 30.0
         )
         return score.confusion
 
     first = np.arange(90) < 30
     assert (counts(test.rows(first)) + counts(test.rows(~first)) == counts(test)).all()
-    assert counts(test).sum() == (test.samples.labels["crops"] > 0).sum()
+    assert counts(test).sum() == (test.labels["crops"] > 0).sum()
 
 
 def test_retrieval_counted_by_hand(rng: np.random.Generator) -> None:
@@ -278,7 +274,7 @@ def test_nearest_comes_first_in_every_batch(rng: np.random.Generator, monkeypatc
 def test_photos_of_another_space_are_refused(loaded: Weights, rng: np.random.Generator) -> None:
     test = made(rng, 3, {"landcover": [1, 1, 2]}, photos=np.ones((3, 5), np.float32))
     with pytest.raises(InputError, match="5 numbers do not fit embeddings of 384"):
-        protocol.evaluate(loaded, test, QUIET)
+        protocol.measure(loaded, test, QUIET)
 
 
 def test_scenicness_early_and_late(loaded: Weights, rng: np.random.Generator) -> None:
@@ -305,15 +301,15 @@ def test_scenicness_early_and_late(loaded: Weights, rng: np.random.Generator) ->
 
 def test_months_left(loaded: Weights, rng: np.random.Generator) -> None:
     test = made(rng, 80, {"landcover": rng.integers(0, 9, 80)})
-    result = protocol.evaluate(loaded, test, QUIET)
+    result = protocol.measure(loaded, test, QUIET)
     rows = {m.months: m for m in result.months}
     (own,) = [s for s in result.scores if (s.method, s.length) == ("encoder", "monthly")]
     assert rows[12].mean == own.top1
-    assert rows[12].kept == pytest.approx(test.samples.valid.sum(1).mean())
-    truth, shares = test.samples.labels["landcover"], []
+    assert rows[12].kept == pytest.approx(test.valid.sum(1).mean())
+    truth, shares = test.labels["landcover"], []
     for draw in range(2):
-        valid = some_months(np.random.default_rng([1, draw]), test.samples.valid, 1)
-        e = embed(loaded.encoder, Series(test.samples.dn, valid, np.arange(12)), CPU)
+        valid = some_months(np.random.default_rng([1, draw]), test.valid, 1)
+        e = embed_samples(loaded.encoder, replace(test, valid=valid))
         nearest = (e @ loaded.class_vectors[legends.load("landcover").digest].T).argmax(1).numpy() + 1
         shares.append((nearest == truth)[truth > 0].mean())
     assert rows[1].mean == pytest.approx(np.mean(shares))
@@ -323,13 +319,13 @@ def test_months_left(loaded: Weights, rng: np.random.Generator) -> None:
 
 def test_samples_without_a_month_are_left_out_and_counted(loaded: Weights, rng: np.random.Generator) -> None:
     test = made(rng, 30, {"landcover": np.full(30, 2)})
-    test.samples.valid[:4] = False
-    result = protocol.evaluate(loaded, test, replace(QUIET, draws=0))
+    test.valid[:4] = False
+    result = protocol.measure(loaded, test, replace(QUIET, draws=0))
     assert (result.samples, result.without_months) == (30, 4)
     assert {s.n for s in result.scores} == {26}
-    test.samples.valid[:] = False
+    test.valid[:] = False
     with pytest.raises(InputError, match="no sample of made"):
-        protocol.evaluate(loaded, test, QUIET)
+        protocol.measure(loaded, test, QUIET)
 
 
 # ---- baselines
@@ -377,7 +373,7 @@ def test_baselines_of_a_training_set(loaded: Weights, rng: np.random.Generator) 
     truth = rng.integers(1, 9, 60)
     test = made(rng, 60, {"landcover": truth, "crops": rng.integers(0, 41, 60)})
     train = made(rng, 50, {"landcover": np.where(np.arange(50) < 30, 4, 7)})
-    result = protocol.evaluate(loaded, test, replace(QUIET, draws=0), train)
+    result = protocol.measure(loaded, test, replace(QUIET, draws=0), train)
     fitted = {(s.legend, s.method): s for s in result.scores if s.method != "encoder"}
     assert set(fitted) == {("landcover", m) for m in compare.METHODS}  # no labels of crops to fit
     assert fitted["landcover", "majority"].top1 == (truth == 4).mean()
@@ -416,15 +412,16 @@ def cut(tmp_path: Path, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def test_a_cut_file_becomes_a_set(tmp_path: Path, cut: dict[str, Any]) -> None:
-    test = sets.read(str(cut["path"]), 1, None, tmp_path / "labels.csv", tmp_path / "scores.csv")
-    assert set(test.labelled) == set(protocol.LEGENDS)
-    assert (test.samples.labels["landcover"] == [" ABCDEFGH".index(c[0]) for c in cut["attributes"]["lc1"]]).all()
+    test = read_set(str(cut["path"]), 1, None, tmp_path / "labels.csv", tmp_path / "scores.csv")
+    assert set(test.labelled) == set(protocol.PAPER_LEGENDS)
+    assert (test.labels["landcover"] == [" ABCDEFGH".index(c[0]) for c in cut["attributes"]["lc1"]]).all()
     assert test.scores is not None
     assert np.isfinite(test.scores).sum() == 20
-    assert test.grouped_by == "cells of one degree"
-    assert test.samples.lonlat is not None
-    cells = [tuple(c) for c in np.floor(test.samples.lonlat).tolist()]
-    assert all((cells[i] == cells[j]) == (test.groups[i] == test.groups[j]) for i in range(36) for j in range(36))
+    groups, grouped_by = test.folds()
+    assert grouped_by == "cells of one degree"
+    assert test.lonlat is not None
+    cells = [tuple(c) for c in np.floor(test.lonlat).tolist()]
+    assert all((cells[i] == cells[j]) == (groups[i] == groups[j]) for i in range(36) for j in range(36))
     with pytest.raises(InputError, match="36 samples of test"):
         test.refuse_overlap(test)
 
@@ -436,16 +433,16 @@ def test_a_cut_file_becomes_a_set(tmp_path: Path, cut: dict[str, Any]) -> None:
 def test_broken_scores_are_refused(tmp_path: Path, cut: dict[str, Any], content: str, message: str) -> None:
     (tmp_path / "broken.csv").write_text(content)
     with pytest.raises(InputError, match=message):
-        sets.read(str(cut["path"]), 1, scenicness=tmp_path / "broken.csv")
+        read_set(str(cut["path"]), 1, scenicness=tmp_path / "broken.csv")
 
 
 def test_unknown_sources_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown set 'wallonia'"):
-        sets.read("wallonia=x.npz", 1)
+        read_set("wallonia=x.npz", 1)
     with pytest.raises(InputError, match="these weights take 9 x 9"):
-        sets.read("flanders=x.npz", 9)
+        read_set("flanders=x.npz", 9)
     with pytest.raises(InputError, match=r"no file x\.npz"):
-        sets.read("flanders=x.npz", 1)
+        read_set("flanders=x.npz", 1)
 
 
 # ---- the report
@@ -455,13 +452,15 @@ def test_papers_figures_are_consistent() -> None:
     found = tables.paper()
     for row in found["zero_shot"]["values"].values():
         for kind in prompt_kinds.KINDS:
-            assert row["overall"][kind] == pytest.approx(np.mean([row[n][kind] for n in protocol.LEGENDS]), abs=0.006)
+            assert row["overall"][kind] == pytest.approx(
+                np.mean([row[n][kind] for n in protocol.PAPER_LEGENDS]), abs=0.006
+            )
     for row in found["retrieval"]["values"].values():
         for query in ("photo", "pixel"):
-            mean = np.mean([row[n][query] for n in (*protocol.LEGENDS, "country")])
+            mean = np.mean([row[n][query] for n in (*protocol.PAPER_LEGENDS, "country")])
             assert row["overall"][query] == pytest.approx(mean, abs=0.0015)
     supervised = found["supervised"]["values"]
-    assert supervised["overall"] == pytest.approx(np.mean([supervised[n] for n in protocol.LEGENDS]), abs=0.05)
+    assert supervised["overall"] == pytest.approx(np.mean([supervised[n] for n in protocol.PAPER_LEGENDS]), abs=0.05)
 
 
 def parse(markdown: str, title: str) -> list[dict[str, str]]:
@@ -506,7 +505,7 @@ def test_command_on_a_cut_file(tmp_path: Path, cut: dict[str, Any], untrained: s
     text_ = (out / "results.md").read_text()
     rows = parse(text_, "Accuracy, percent (")
     overall = [r for r in rows if (r["legend"], r["method"]) == ("overall", "encoder, monthly")]
-    mean = np.mean([own[name, "monthly"]["top1"] for name in protocol.LEGENDS])
+    mean = np.mean([own[name, "monthly"]["top1"] for name in protocol.PAPER_LEGENDS])
     assert [(r["top-1"], r["paper"]) for r in overall] == [(f"{100 * mean:.1f}", "47.35")]
     assert {r["paper tau"] for r in parse(text_, "Scenicness") if r["series"] == "annual"} >= {"0.223", "0.231"}
     assert len(parse(text_, "Retrieval")) == (6 + 1) * 2 * 3
@@ -546,7 +545,7 @@ def test_command_on_the_flemish_series(few_fields: Path, tmp_path: Path) -> None
     (stored,) = json.loads((out / "results.json").read_text())["sets"]
     for name, attribute in (("landcover", "landcover"), ("crops", "crop")):
         known = legends.load(name)
-        truth = truth_of(cover_index(series.cover), attribute)
+        truth = np.array([0, *(getattr(c, attribute) for c in covers.table().cover)])[series.labels["cover"]]
         ids = np.array([c.id for c in known.classes])
         vectors = default.class_vectors.get(known.digest)
         if vectors is None:  # a legend that was changed after the training
@@ -574,8 +573,8 @@ def test_report_is_valid_json_where_figures_are_missing(
     tmp_path: Path, loaded: Weights, rng: np.random.Generator
 ) -> None:
     test = made(rng, 12, {"landcover": np.full(12, 3)}, scores=np.full(12, 5.0))  # constant: no correlation
-    result = protocol.evaluate(loaded, test, replace(QUIET, draws=0))
-    report.write(tmp_path, loaded, [result])
+    result = protocol.measure(loaded, test, replace(QUIET, draws=0))
+    report.write_report(tmp_path, loaded, [result])
     (found,) = json.loads((tmp_path / "results.json").read_text())["sets"]
     assert found["scenicness"][0]["pearson"] is None
     assert list(found["scores"][0]["class_f1"]) == ["Woodland"]

@@ -16,7 +16,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from stac_items import WORLD, month_of
 from typer.testing import CliRunner
 
 from geomap import aoi
@@ -26,8 +25,9 @@ from geomap.cli import app
 from geomap.errors import AoiError, ConfigError, GeomapError, InputError, WeightsError
 from geomap.jobs.file import KEYS, JobKeys, PeriodKeys, ResourceKeys, read
 from geomap.types import Period
+from tests.support import REPOSITORY
+from tests.support.stac_items import WORLD, month_of
 
-REPOSITORY = Path(__file__).parents[1]
 SHIPPED = sorted(p for p in (REPOSITORY / "pipelines").glob("*.yaml") if not p.name.startswith("train_"))
 PATCH = [4.0585, 50.7431, 4.0676, 50.7489]
 MINIMAL: dict[str, Any] = {

@@ -24,8 +24,8 @@ from geomap.cli import app
 from geomap.errors import InputError
 from geomap.jobs import schedule
 from geomap.jobs.schedule import Schedule
+from tests.support import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 ODD = 'it\'s 100% "odd" $HOME ${x} é;&'
 """A folder's name with everything that systemd, cron and sh take for something else, but for what they cannot take."""
 CRON = ["0 3 5 * *", "0 3 * * 1", "30 */6 1-7 jan-mar,12 *", "15 4 * * sun,3-5", "5 0 13 * fri", "59 23 */9 */2 0-7/3"]

@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 from geomap import legends
 from geomap.cli import app
 from geomap.cli.legends import CAVEAT
+from geomap.datasets.series import embed_samples
 from geomap.datasets.worldcereal import read_flanders
 from geomap.encode import weights
 from geomap.encode.card import locate, read_card
+from geomap.evaluate.zero_shot import nearest_class
 from geomap.label import check as prompts
 from geomap.label import towers
 from geomap.legends import Legend, LegendClass, RatedPrompt
-from geomap.train import evaluate
 
 SCALE = 19.0
 
@@ -207,14 +208,13 @@ def test_the_command_refuses_bad_input(args: list[str]) -> None:
 def test_synonyms_move_the_map_little(shared: Path, minilm: towers.TextTower) -> None:
     """Real pixels, which the default weights were trained on: for how wording matters, not for how good they are."""
     flanders = read_flanders(shared / "data" / "patch_belgium_2019" / "series.npz")
-    rows = slice(None, None, 6)
     loaded = weights.load("default")
-    embeddings = evaluate.embed(loaded.encoder, flanders.dn[rows], flanders.valid[rows])
+    embeddings = embed_samples(loaded.encoder, flanders.rows(np.arange(0, len(flanders), 6)))
     assert 600 < len(embeddings) < 700
     found = []
     for names in (SYNONYMS.keys(), SYNONYMS.values()):
         typed = legends.typed(", ".join(names))
-        found.append(evaluate.zero_shot(embeddings, towers.class_vectors(typed, minilm), range(len(names))))
+        found.append(nearest_class(embeddings, towers.class_vectors(typed, minilm), typed))
     plain, other = found
     assert (np.bincount(plain) > 20).sum() >= 4  # several classes are met
     agreement = (plain == other).mean()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from faulty import Answer, Server
 from typer.testing import CliRunner
 
 from geomap import aoi, grid, pipeline
@@ -25,6 +24,7 @@ from geomap.sentinel2 import BANDS, SCL
 from geomap.sources import retry_after
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Composite, Dark, Grid, Missed, Period, Scene, SceneAsset
+from tests.support.server import Answer, Server
 
 AREA = aoi.parse_area("4.0588,50.7434,4.0664,50.7480")
 """Inside the real patch."""

@@ -20,7 +20,6 @@ import dask
 import psutil
 import pytest
 from distributed import Client, WorkerPlugin
-from outputs import digests
 from typer.testing import CliRunner
 
 from geomap import cli, files, grid, simulate
@@ -31,6 +30,8 @@ from geomap.run.prepare import prepare
 from geomap.run.request import Request
 from geomap.run.workers import Resources
 from geomap.sources import leases
+from tests.support import REPOSITORY
+from tests.support.outputs import digests
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
 PATCH = "4.0585,50.7431,4.0676,50.7489"
@@ -343,9 +344,9 @@ def test_no_workers_there(monkeypatch, asked, tmp_path, tmp_path_factory):
 @pytest.mark.timeout(900)
 def test_the_job_of_the_documentation(tmp_path, tmp_path_factory):
     """The commands of docs/cluster.md and its job file, on simulated scenes and a port of our own."""
-    job = (Path(__file__).parents[1] / "pipelines/cluster_two_workers.yaml").read_text()
+    job = (REPOSITORY / "pipelines/cluster_two_workers.yaml").read_text()
     for line in (line for line in job.splitlines() if line.startswith("#     ")):
-        assert line.removeprefix("# ") in (Path(__file__).parents[1] / "docs/cluster.md").read_text()
+        assert line.removeprefix("# ") in (REPOSITORY / "docs/cluster.md").read_text()
     archive = simulate.write_archive(tmp_path / "scenes", year=2023, size=128)
     processes = Processes(tmp_path_factory.mktemp("dask"))
     try:

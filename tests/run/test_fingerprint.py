@@ -4,9 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import places
 import pytest
-from outputs import digests
 
 from geomap import aoi, files, grid, legends
 from geomap.catalog.search import search
@@ -16,6 +14,8 @@ from geomap.run.map import map_area
 from geomap.run.prepare import Prepared, prepare
 from geomap.run.request import Request
 from geomap.types import Period, Scene
+from tests.support import places
+from tests.support.outputs import digests
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from outputs import digests
 from pyproj import Transformer
 
 from geomap import files
 from geomap.run.status import problems, status
+from tests.support.outputs import digests
 
 KILLS = 20
 PATCH = "4.0585,50.7431,4.0676,50.7489"

@@ -5,10 +5,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import places
 import pytest
 import rasterio
-from outputs import digests
 from typer.testing import CliRunner
 
 from geomap import cli, files, grid
@@ -16,6 +14,8 @@ from geomap.errors import ReadError, SourceUnavailableError
 from geomap.run import retries
 from geomap.run.map import map_area
 from geomap.run.request import Request
+from tests.support import places
+from tests.support.outputs import digests
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from faulty import Answer, Server
-from outputs import digests
 
 from geomap import aoi, files, legends
 from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.types import Period
+from tests.support.outputs import digests
+from tests.support.server import Answer, Server
 
 Archive = Callable[..., Path]
 PATCH = "4.0585,50.7431,4.0676,50.7489"

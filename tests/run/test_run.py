@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from outputs import digests
 from RangeHTTPServer import RangeRequestHandler
 
 from geomap import aoi, files, grid
@@ -26,6 +25,7 @@ from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.run.tile_file import Task
 from geomap.types import Period
+from tests.support.outputs import digests
 
 PATCH = "4.0585,50.7431,4.0676,50.7489"
 PERIOD = Period(2018, 12)

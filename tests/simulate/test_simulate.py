@@ -13,7 +13,7 @@ from geomap import legends
 from geomap.sentinel2 import BANDS, SCL_NOT_CLEAR
 from geomap.simulate import landscape, series, simulate, write_archive
 from geomap.simulate.archive import ASSETS, Archive
-from geomap.simulate.covers import Table, table
+from geomap.simulate.covers import CoverTable, table
 from geomap.simulate.growth import SUN_ZENITHS, light, reflectance, sun_zenith
 from geomap.simulate.pixels import draw_pixels
 from geomap.simulate.series import monthly_median_np
@@ -172,11 +172,11 @@ def test_table_refuses_unknown_keys_and_surfaces() -> None:
     raw = table().model_dump()
     raw["cover"][0]["surface"] = {"marble": (0, 1)}
     with pytest.raises(ValueError, match="marble"):
-        Table.model_validate(raw)
+        CoverTable.model_validate(raw)
     raw["cover"][0]["surface"] = {}
     raw["cover"][0]["colour"] = "red"
     with pytest.raises(ValueError, match="colour"):
-        Table.model_validate(raw)
+        CoverTable.model_validate(raw)
 
 
 def test_landscape_holds_what_the_demo_needs() -> None:

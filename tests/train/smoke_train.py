@@ -4,7 +4,7 @@ The files have the published layouts, but nothing in them is measured. Series ar
 sample's "photos" are text vectors of captions of its land cover, with noise, by CLIP's text tower with random weights:
 the figures say that the parts work together, and nothing of how well maps of real places are.
 
-    python tests/smoke_train.py [--out DIR] [--train N]
+    python -m tests.train.smoke_train [--out DIR] [--train N]
 """
 
 import argparse
@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from published import write_cut, write_photo_dictionary
 
-REPOSITORY = Path(__file__).parents[1]
+from tests.support import REPOSITORY
+from tests.support.layouts import write_cut, write_photo_dictionary
+
 CONFIG = REPOSITORY / "pipelines" / "train_smoke.yaml"
 SIZES = {"val": 256, "test": 384}
 NOISE = 0.3  # of a photo, in lengths of the spread of the classes' vectors

@@ -15,7 +15,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from published import write_cut, write_photo_dictionary
 from safetensors.torch import save_file
 
 from geomap import legends
@@ -24,13 +23,16 @@ from geomap.encode.card import CARD_FILE, MODEL_FILE, Q_HIGH, Q_LOW
 from geomap.errors import ConfigError, GeomapError, InputError, OutputError, WeightsError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
-from geomap.train import config, crossview, curves, masking, resume, views
+from geomap.train import config
 from geomap.train.config import CrossViewConfig
-from geomap.train.contrast import CrossView, Queue, info_nce
-from geomap.train.masking import Masking
-from geomap.train.parallel import Group
+from geomap.train.crossview import curves, masking, resume, views
+from geomap.train.crossview import loop as crossview
+from geomap.train.crossview.contrast import CrossView, Queue, info_nce
+from geomap.train.crossview.masking import Masking
+from geomap.train.crossview.processes import Group
+from tests.support import REPOSITORY
+from tests.support.layouts import write_cut, write_photo_dictionary
 
-REPOSITORY = Path(__file__).parents[1]
 DIM = towers.OpenClipTower.dim
 CPU = torch.device("cpu")
 ALONE = Group(0, 1, CPU)
@@ -175,23 +177,23 @@ def test_spectral_masking_zeroes_the_input_of_half_of_the_bands_but_never_rgb() 
 
 def test_the_learning_rate_rises_over_the_warm_up_and_falls_as_a_cosine() -> None:
     steps, warmup = 200, 10  # in epochs of one step, the paper's
-    assert [crossview.rate(s, steps, warmup) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
-    assert crossview.rate(10, steps, warmup) == pytest.approx(1.0)
-    assert crossview.rate(105, steps, warmup) == pytest.approx(0.5)
-    assert crossview.rate(199, steps, warmup) < 1e-3
+    assert [crossview.cosine_rate(s, steps, warmup) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert crossview.cosine_rate(10, steps, warmup) == pytest.approx(1.0)
+    assert crossview.cosine_rate(105, steps, warmup) == pytest.approx(0.5)
+    assert crossview.cosine_rate(199, steps, warmup) < 1e-3
 
 
 # --- configuration
 
 
 def test_the_papers_configuration_is_the_papers() -> None:
-    read = config.read_any(REPOSITORY / "pipelines" / "train_timesenclip.yaml")
+    read = config.read_config(REPOSITORY / "pipelines" / "train_timesenclip.yaml")
     assert isinstance(read, CrossViewConfig)
     assert (read.encoder, read.patch, read.dropout) == ("timesenclip", 1, 0.2)
     assert (read.epochs, read.warmup, read.batch, read.queue) == (200, 10, 1024, 2048)
     assert (read.learning_rate, read.weight_decay) == (1e-4, 1e-6)
     assert (read.masking.temporal, read.masking.spectral) == (0.5, False)
-    smoke = config.read_any(REPOSITORY / "pipelines" / "train_smoke.yaml")
+    smoke = config.read_config(REPOSITORY / "pipelines" / "train_smoke.yaml")
     assert isinstance(smoke, CrossViewConfig)
     size = {"name", "title", "data", "recipe", "limits", "licence", "epochs", "warmup", "batch", "threads", "queue"}
     assert smoke.model_dump(exclude=size) == read.model_dump(exclude=size)  # shrunk in size alone
@@ -214,7 +216,7 @@ def test_bad_configurations_are_refused_by_name(tmp_path: Path, change: dict[str
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(described() | change))
     with pytest.raises(ConfigError, match=named) as e:
-        config.read_any(path)
+        config.read_config(path)
     assert "\n" not in str(e.value)
 
 
@@ -284,7 +286,7 @@ class Noise:
 
 @pytest.fixture(scope="module")
 def tiny(folder: Path) -> CrossViewConfig:
-    read = config.read_any(folder / "c.yaml")
+    read = config.read_config(folder / "c.yaml")
     assert isinstance(read, CrossViewConfig)
     return read
 
@@ -344,7 +346,7 @@ def test_stopped_and_resumed_runs_equal_a_whole_one_to_the_bit(tiny: CrossViewCo
     crossview.train_crossview(tiny, parts)
     assert metrics(parts) == metrics(whole)
     assert weights.load(str(parts)).class_vectors == {}  # without CLIP there are none to store
-    for file in (MODEL_FILE, CARD_FILE, f"{resume.FOLDER}/{resume.BEST}"):
+    for file in (MODEL_FILE, CARD_FILE, f"{resume.CHECKPOINT_FOLDER}/{resume.BEST}"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     before = (parts / curves.METRICS_FILE).read_bytes()
     crossview.train_crossview(tiny, parts)  # finished: nothing is trained again
@@ -359,7 +361,7 @@ def test_another_configuration_or_other_data_are_refused(tiny: CrossViewConfig, 
     swapped = tiny.data.model_copy(update={"train": tiny.data.validation, "validation": tiny.data.train})
     with pytest.raises(OutputError, match="samples"):
         crossview.train_crossview(tiny.model_copy(update={"data": swapped}), tmp_path)
-    last = tmp_path / resume.FOLDER / resume.LAST
+    last = tmp_path / resume.CHECKPOINT_FOLDER / resume.LAST
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(OutputError, match="cannot read the checkpoint"):
         crossview.train_crossview(tiny, tmp_path)
@@ -473,7 +475,7 @@ def test_two_processes_train_as_one_does(tiny: CrossViewConfig, folder: Path, tm
     run = described() | {"dropout": 0.0, "epochs": 3}
     path = folder / "two.yaml"
     path.write_text(yaml.safe_dump(run))
-    alone = config.read_any(path)
+    alone = config.read_config(path)
     assert isinstance(alone, CrossViewConfig)
     crossview.train_crossview(alone, tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

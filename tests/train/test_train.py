@@ -7,22 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from geomap import legends
-from geomap.datasets.worldcereal import READERS, RealSet, read_corsica, read_east_africa, read_flanders
+from geomap.datasets.samples import Samples
+from geomap.datasets.simulated import cover_labels, simulated_samples
+from geomap.datasets.worldcereal import READERS, read_corsica, read_east_africa, read_flanders
 from geomap.encode import weights
 from geomap.encode.card import MODEL_FILE
 from geomap.errors import ConfigError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
-from geomap.simulate.covers import table
-from geomap.train import captions, config, evaluate, loop, samples
+from geomap.simulate.covers import cover_index, table
+from geomap.train import config
+from geomap.train.captions import levels as captions
+from geomap.train.captions import loop, pool, scores
+from geomap.train.captions.loss import OTHER_SHARE, CaptionLoss, origin_bias
 from geomap.train.config import Augment, TrainConfig
-from geomap.train.loss import MAX_SCALE, OTHER_SHARE, CaptionLoss, origin_bias
+from geomap.train.scale import MAX_SCALE
+from tests.support import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[1]
 MINIMAL = "name: tiny\ntitle: Tiny\nlicence: Apache-2.0\n"
 
 
@@ -51,11 +57,15 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
 def parse(tmp_path: Path, content: str) -> TrainConfig:
     path = tmp_path / "c.yaml"
     path.write_text(content)
-    return config.read(path)
+    return config.read_captions(path)
+
+
+def covers_of(samples: Samples) -> np.ndarray:
+    return np.array([c.key for c in table().cover])[samples.labels["cover"] - 1]
 
 
 def test_default_configuration_is_valid() -> None:
-    default = config.read(REPOSITORY / "pipelines" / "train_default.yaml")
+    default = config.read_captions(REPOSITORY / "pipelines" / "train_default.yaml")
     assert default.name == "default"
     assert set(default.real) == set(READERS)
     assert default.limits
@@ -71,9 +81,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     [
         (MINIMAL + "stepz: 3\n", "stepz"),
         (MINIMAL + "augment:\n  blur: 1\n", "augment.blur"),
-        (MINIMAL + "real:\n  atlantis: a.npz\n", "real.atlantis"),
+        (MINIMAL + "real:\n  atlantis: a.npz\n", "real: atlantis is none of flanders"),
         (MINIMAL + "real_share: 1.5\n", "real_share"),
         (MINIMAL + "steps: 0\n", "steps"),
+        (MINIMAL + "levels: {cover: .nan}\n", "levels.cover"),
+        (MINIMAL + "levels: {crops: -3}\n", "levels.crops"),
+        (MINIMAL + "levels: {cover: 0, landcover: 0, crops: 0, landuse: 0, habitat: 0, bioregion: 0}\n", "levels"),
         ("title: no name\nlicence: x\n", "name"),
         ("- a list\n", "file"),
         (MINIMAL + "seed: !!python/object/apply:os.getcwd []\n", "YAML"),
@@ -88,10 +101,10 @@ def test_bad_configurations_are_refused_by_name(tmp_path: Path, content: str, na
 
 def test_absent_files_are_named(tmp_path: Path, tiny: TrainConfig) -> None:
     with pytest.raises(ConfigError, match="train_default"):
-        config.read(tmp_path / "none.yaml")
+        config.read_captions(tmp_path / "none.yaml")
     lost = tiny.model_copy(update={"real": {"corsica": str(tmp_path / "lost.parquet")}})
     with pytest.raises(ConfigError, match=r"lost\.parquet"):
-        loop.train(lost, tmp_path / "w")
+        loop.train_captions(lost, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 
@@ -100,11 +113,11 @@ def test_short_training_learns_repeats_and_loads(
 ) -> None:
     steps: list[int] = []
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
-    with caplog.at_level(logging.INFO, logger="geomap.train.loop"):
-        loop.train(tiny, tmp_path / "a", lambda stage, done, total: steps.append(done))
+    with caplog.at_level(logging.INFO, logger="geomap.train.captions.loop"):
+        loop.train_captions(tiny, tmp_path / "a", lambda stage, done, total: steps.append(done))
     losses = [r.args[2] for r in caplog.records if len(r.args) == 3 and "step %d of" in r.msg]
     assert steps == list(range(1, 26))
-    loop.train(tiny, tmp_path / "b")
+    loop.train_captions(tiny, tmp_path / "b")
     assert len(losses) == 25
     assert losses[-1] < losses[0] - 0.2  # from about the logarithm of the number of classes
     one, two = ((tmp_path / d / MODEL_FILE).read_bytes() for d in "ab")
@@ -116,7 +129,7 @@ def test_short_training_learns_repeats_and_loads(
 
 
 def test_learning_rate_warms_up_and_falls_to_a_rest() -> None:
-    rates = [loop.rate(s, 100, 10) for s in range(100)]
+    rates = [loop.linear_rate(s, 100, 10) for s in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == pytest.approx(1 - 0.6 * 0.09)
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -135,9 +148,9 @@ def test_the_encoder_is_the_mean_of_its_later_steps(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
     short = TrainConfig(name="x", title="x", licence="x", batch=16, warmup=2, simulated=100)
-    pool = samples.simulated_pool(np.random.default_rng(0), 100)
+    made_pool = pool.simulated_pool(np.random.default_rng(0), 100)
     levels = captions.make_levels(LetterTower())
-    made = loop.fit(short, pool, [], levels, 10)
+    made = loop.fit_encoder(short, made_pool, [], levels, 10)
     for parameter, *steps in zip(made.parameters(), *seen[4:], strict=False):  # the loss has a parameter besides
         torch.testing.assert_close(parameter, torch.stack(steps).mean(0))
 
@@ -169,7 +182,7 @@ def test_what_a_real_set_holds_is_told_to_the_loss_and_not_learnt() -> None:
 
 def test_levels_count_the_classes_of_a_pool() -> None:
     levels = {v.name: v for v in captions.make_levels(LetterTower())}
-    cover = captions.cover_index(np.array(["maize", "maize", "lake", "fallow"]))  # fallow: no land cover
+    cover = cover_index(np.array(["maize", "maize", "lake", "fallow"]))  # fallow: no land cover
     shares = levels["landcover"].shares(cover, np.zeros(4, np.intp), np.array([0.1, 0.1, 0.3, 0.5]))
     of_cropland, of_water = levels["landcover"].index[cover[0]], levels["landcover"].index[cover[2]]
     assert (shares[of_cropland], shares[of_water]) == pytest.approx((0.4, 0.6))
@@ -182,28 +195,23 @@ def test_augmentation_keeps_at_least_three_months_and_never_adds_one() -> None:
     rng = np.random.default_rng(0)
     valid = rng.random((2000, 12)) < 0.9
     valid[:, 0] = True
-    kept = samples.keep_months_np(rng, valid, Augment(some_months=0.5, window=0.5))
+    kept = pool.keep_months_np(rng, valid, Augment(some_months=0.5, window=0.5))
     assert not (kept & ~valid).any()
     assert kept.any(1).all()
-    full = samples.keep_months_np(rng, np.ones((2000, 12), bool), Augment(some_months=0.5, window=0.5))
+    full = pool.keep_months_np(rng, np.ones((2000, 12), bool), Augment(some_months=0.5, window=0.5))
     assert set(np.unique(full.sum(1))) == set(range(3, 12))
-    untouched = samples.keep_months_np(rng, valid, Augment(some_months=0.0, window=0.0))
+    untouched = pool.keep_months_np(rng, valid, Augment(some_months=0.0, window=0.0))
     assert np.array_equal(untouched, valid)
 
 
 def test_batches_mix_real_and_simulated_series() -> None:
     rng = np.random.default_rng(0)
-    simulated = samples.simulated_pool(rng, 300)
-    known = RealSet(
-        "toy",
-        np.full((10, 12, 10), 1234, np.uint16),
-        np.ones((10, 12), bool),
-        np.array(["maize"] * 10),
-        np.arange(10),
-        "atlantic",
-    )
+    simulated = pool.simulated_pool(rng, 300)
+    maize = cover_labels(cover_index(np.array(["maize"] * 10)), np.zeros(10, np.intp))
+    dn, valid = np.full((10, 12, 10), 1234, np.uint16), np.ones((10, 12), bool)
+    known = Samples("toy", np.arange(10).astype(str), dn, valid, maize)
     none = Augment(some_months=0, window=0, gain=0, band_gain=0, offset=0, shift=0)
-    batch = samples.draw_batch(rng, simulated, [samples.real_pool(known)], 100, 0.3, none)
+    batch = pool.draw_batch(rng, simulated, [pool.measured_pool(known)], 100, 0.3, none)
     assert batch.dn.shape == (100, 12, 10)
     assert (batch.dn == 1234).all(dim=2).all(dim=1).sum() == 30
     assert (batch.cover[:30] == table().index("maize")).all()
@@ -215,12 +223,50 @@ def test_typed_names_are_not_training_captions() -> None:
     for name in legends.builtin_names():
         known = legends.load(name)
         seen |= {p.casefold() for c in known.classes for p in (c.name, *c.prompts)}
-    assert not {name.casefold() for name in evaluate.TYPED.values()} & seen
-    assert set(evaluate.TYPED) <= {c.key for c in table().cover}
+    assert not {name.casefold() for name in scores.TYPED.values()} & seen
+    assert set(scores.TYPED) <= {c.key for c in table().cover}
+
+
+def test_training_without_measured_sets_needs_no_evaluation_of_them(tmp_path: Path, tiny: TrainConfig) -> None:
+    """The default configuration of somebody who has none of the three files."""
+    config_ = tiny.model_copy(update={"evaluation": config.Evaluation(steps=5)})
+    card = loop.train_captions(config_, tmp_path / "w")
+    assert "left_out" not in card.metrics
+    assert card.logit_scale > 0
+
+
+def write_table(path: Path, samples: Samples) -> Path:
+    """A user's table of samples: cover, climate and the months that are valid."""
+    columns = {f"{b}_{m + 1:02d}": samples.dn[:, m, i] for m in range(12) for i, b in enumerate(BANDS)}
+    climates = np.array(list(table().climate))
+    frame = pd.DataFrame({"cover": covers_of(samples), "climate": climates[samples.labels["climate"] - 1], **columns})
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_a_users_table_is_trained_on_as_the_set_that_it_was_written_from(tmp_path: Path, tiny: TrainConfig) -> None:
+    made = simulated_samples(np.random.default_rng(4), 90)
+    read = pool.read_measured("mine", write_table(tmp_path / "mine.csv", made))
+    assert read.name == "mine"
+    for name in ("cover", "climate", "landcover", "crops"):
+        np.testing.assert_array_equal(read.labels[name], made.labels[name])
+    np.testing.assert_array_equal(read.dn, made.dn)
+    np.testing.assert_array_equal(read.valid, made.valid)
+    with_mine = {"real": {"mine": str(tmp_path / "mine.csv")}, "evaluation": config.Evaluation(steps=5), "steps": 5}
+    card = loop.train_captions(tiny.model_copy(update=with_mine), tmp_path / "w")
+    assert card.metrics["left_out"]["mine"]["landcover"]["samples"] == (made.labels["landcover"] > 0).sum()
+    assert [(s.name, s.kind, s.samples) for s in card.training[1:]] == [("mine", "measured", 90)]
+
+
+def test_a_table_without_covers_cannot_be_trained_on(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(",".join(("landcover", *(f"{b}_07" for b in BANDS))) + "\nWater" + ",100" * 10 + "\n")
+    with pytest.raises(ConfigError, match="no row has a cover"):
+        pool.read_measured("mine", path)
 
 
 def test_scores_by_hand() -> None:
-    got = evaluate.scores(np.array([1, 1, 1, 2]), np.array([1, 1, 2, 2]))
+    got = scores.accuracy_and_f1(np.array([1, 1, 1, 2]), np.array([1, 1, 2, 2]))
     assert got == {"accuracy": 0.75, "macro_f1": pytest.approx((0.8 + 2 / 3) / 2, abs=1e-3)}
 
 
@@ -228,21 +274,24 @@ def test_readers_give_months_from_january_in_one_layout(shared: Path) -> None:
     flanders = read_flanders(shared / "data" / "patch_belgium_2019" / "series.npz")
     corsica = read_corsica(shared / "data" / "points" / "corsica_2022.parquet")
     africa = read_east_africa(shared / "data" / "points" / "east_africa_2017.parquet")
-    assert Counter(flanders.cover.tolist()) == {
+    assert Counter(covers_of(flanders).tolist()) == {
         "pasture": 1387, "winter_wheat": 1378, "maize": 413, "winter_barley": 294, "sugar_beet": 154,
         "spring_barley": 72, "potato": 27,
     }  # fmt: skip
-    assert Counter(corsica.cover.tolist())["vineyard"] == 47
-    assert Counter(africa.cover.tolist())["sorghum"] == 306
+    assert Counter(covers_of(corsica).tolist())["vineyard"] == 47
+    assert Counter(covers_of(africa).tolist())["sorghum"] == 306
     for r in (flanders, corsica, africa):
         assert r.dn.shape == (len(r), 12, len(BANDS))
         assert r.dn.dtype == np.uint16
         assert (r.dn[r.valid] > 0).all()
-        assert {c.key for c in table().cover} >= set(r.cover.tolist())
+        assert (r.labels["cover"] > 0).all()
+        assert r.labels["climate"].min() == r.labels["climate"].max() > 0
+        landcover = np.array([c.landcover for c in table().cover])[r.labels["cover"] - 1]
+        np.testing.assert_array_equal(r.labels["landcover"], landcover)
     red, nir = BANDS.index("B04"), BANDS.index("B08")
 
-    def ndvi(r: RealSet, key: str) -> np.ndarray:
-        x = np.median(r.dn[r.cover == key].astype(float), axis=0)
+    def ndvi(r: Samples, key: str) -> np.ndarray:
+        x = np.median(r.dn[covers_of(r) == key].astype(float), axis=0)
         return (x[:, nir] - x[:, red]) / (x[:, nir] + x[:, red])
 
     assert ndvi(flanders, "maize").argmax() + 1 in (7, 8)

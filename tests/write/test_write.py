@@ -24,6 +24,7 @@ from geomap.types import Grid
 from geomap.write.cog import write_map
 from geomap.write.layer import Layer, Statistics, plain
 from geomap.write.qgis import pam, qml
+from tests.support import REPOSITORY
 
 HOSTILE = (
     "a \"b\" <c> & 'd' ]]>",
@@ -366,7 +367,7 @@ def test_read_only_disk(disk: Callable[[str], Path]) -> None:
 ENDLESS = """
 import sys, itertools
 from pathlib import Path
-import test_write as t
+from tests.write import test_write as t
 for i in itertools.count():
     t.write_map(Path(sys.argv[1]) / f"{i % 5}.tif", t.LAYERS["classes"], t.NOISY, t.noise(), t.TAGS)
     print("one more", flush=True)
@@ -379,7 +380,7 @@ def test_killed_writers_leave_no_false_map(tmp_path: Path) -> None:
     out, moments = tmp_path / "out", random.Random(3)
     for _ in range(3):
         writer = subprocess.Popen(
-            [sys.executable, "-c", ENDLESS, str(out)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", ENDLESS, str(out)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout is not None
         assert writer.stdout.readline() == "one more\n"
@@ -403,7 +404,7 @@ def test_killed_writers_leave_no_false_map(tmp_path: Path) -> None:
 
 def test_memory_does_not_grow_with_the_map() -> None:
     """Peaks of whole processes: 32 tiles more hold 128 MB more pixels (benchmarks/mosaic.py has larger maps)."""
-    script = Path(__file__).parents[1] / "benchmarks/mosaic.py"
+    script = REPOSITORY / "benchmarks/mosaic.py"
     peaks = []
     for tiles in ("4", "36"):
         command = [sys.executable, str(script), "--one", "score", "alone", tiles]

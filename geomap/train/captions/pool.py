@@ -1,37 +1,49 @@
-"""Training samples: a pool of simulated series and the real sets, drawn into augmented batches."""
+"""Pools of simulated and of measured series, and the augmented batches that are drawn from them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomap.datasets.worldcereal import RealSet
+from geomap.datasets.samples import CLIMATE, COVER, Samples
+from geomap.datasets.sets import read_pixels
+from geomap.datasets.simulated import simulated_samples
+from geomap.datasets.worldcereal import READERS
+from geomap.errors import ConfigError
 from geomap.sentinel2 import BANDS, MONTHS
-from geomap.simulate import series
-from geomap.simulate.covers import table
-from geomap.train.captions import cover_index
 from geomap.train.config import Augment
 
+log = logging.getLogger(__name__)
+
 MAX_DN = 20_000.0
-MIN_MONTHS = 3
+FEWEST_MONTHS = 3
 """Fewest months left by augmentation; maps ask for as many (min_clear_months)."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Series of one origin with their covers and climates, and the chance of each to be drawn."""
+    """Samples of one origin that batches are drawn from, and the chance of each to be drawn."""
 
-    dn: NDArray[np.uint16]  # (n, 12, 10)
-    valid: NDArray[np.bool_]
-    cover: NDArray[np.intp]
-    climate: NDArray[np.intp]
-    chance: NDArray[np.float64]
-    real: bool
+    samples: Samples
+    chance: NDArray[np.float64]  # (n,)
+    measured: bool
+
+    @property
+    def cover(self) -> NDArray[np.intp]:
+        """(n,) places in the table of covers."""
+        return self.samples.labels[COVER] - 1
+
+    @property
+    def climate(self) -> NDArray[np.intp]:
+        """(n,) places in the table of climates."""
+        return self.samples.labels[CLIMATE] - 1
 
 
 @dataclass(frozen=True)
@@ -42,31 +54,46 @@ class Batch:
     valid: Tensor  # (N, 12) bool
     cover: Tensor  # (N,)
     climate: Tensor  # (N,)
-    pool: Tensor  # (N,) 0.. for the real sets in turn, then the simulated one
+    pool: Tensor  # (N,) 0.. for the measured sets in turn, then the simulated one
 
 
 def simulated_pool(rng: np.random.Generator, n: int) -> Pool:
     """A pool of n simulated series, each as likely as the others."""
-    s = series.simulate(rng, n)
-    return Pool(s.dn, s.valid, s.cover, s.climate, np.full(n, 1 / n), real=False)
+    return Pool(simulated_samples(rng, n), np.full(n, 1 / n), measured=False)
 
 
-def real_pool(real: RealSet) -> Pool:
-    """A real set; a class is drawn by the square root of its size, so that the small ones are met."""
-    cover = cover_index(real.cover)
-    _, inverse, count = np.unique(cover, return_inverse=True, return_counts=True)
+def measured_pool(samples: Samples) -> Pool:
+    """A measured set; a cover is drawn by the square root of its size, so that the small ones are met."""
+    _, inverse, count = np.unique(samples.labels[COVER], return_inverse=True, return_counts=True)
     chance = 1 / np.sqrt(count[inverse])
-    climate = np.full(len(real), list(table().climate).index(real.climate))
-    return Pool(real.dn, real.valid, cover, climate, chance / chance.sum(), real=True)
+    return Pool(samples, chance / chance.sum(), measured=True)
+
+
+def read_measured(name: str, path: Path) -> Samples:
+    """A measured set as it is, or the samples of a user's table that have a cover, a climate and a valid month.
+
+    Raises ConfigError where there is none, and what `sets.read_pixels` raises.
+    """
+    samples = read_pixels(name, path)
+    if name in READERS:  # two parcels of Corsica have no month; the default weights were trained with them
+        return samples
+    nothing = np.zeros(len(samples), np.intp)
+    known = (samples.labels.get(COVER, nothing) > 0) & (samples.labels.get(CLIMATE, nothing) > 0)
+    use: NDArray[np.bool_] = known & samples.valid.any(1)
+    if not use.any():
+        raise ConfigError(f"{path}: no row has a cover, a climate and a month; docs/training-data.md names the columns")
+    if not use.all():
+        log.info("%s: %d samples without a cover, a climate or a month are left out", path, (~use).sum())
+    return samples.rows(use)
 
 
 def draw_batch(
-    rng: np.random.Generator, simulated: Pool, real: Sequence[Pool], size: int, real_share: float, augment: Augment
+    rng: np.random.Generator, simulated: Pool, measured: Sequence[Pool], size: int, share: float, augment: Augment
 ) -> Batch:
-    """A batch: `real_share` of it from the real sets in equal parts, the rest simulated."""
-    each = round(size * real_share / len(real)) if real else 0
-    parts = [_pick(rng, pool, each, augment) for pool in real]
-    parts.append(_pick(rng, simulated, size - each * len(real), augment))
+    """A batch: `share` of it from the measured sets in equal parts, the rest simulated."""
+    each = round(size * share / len(measured)) if measured else 0
+    parts = [_pick(rng, pool, each, augment) for pool in measured]
+    parts.append(_pick(rng, simulated, size - each * len(measured), augment))
     dn, valid, cover, climate = (np.concatenate([p[i] for p in parts]) for i in range(4))
     origin = np.repeat(np.arange(len(parts)), [len(p[0]) for p in parts])
     return Batch(*map(torch.from_numpy, (dn, valid, cover, climate, origin)))
@@ -75,9 +102,9 @@ def draw_batch(
 def _pick(
     rng: np.random.Generator, pool: Pool, n: int, augment: Augment
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.intp], NDArray[np.intp]]:
-    i = rng.choice(len(pool.dn), n, p=pool.chance)
-    dn, valid = pool.dn[i].astype(np.float32), pool.valid[i]
-    if pool.real:
+    i = rng.choice(len(pool.samples), n, p=pool.chance)
+    dn, valid = pool.samples.dn[i].astype(np.float32), pool.samples.valid[i]
+    if pool.measured:
         dn = _shift_np(rng, dn, valid, augment.shift)
     gain = np.exp(rng.normal(0, augment.gain, (n, 1, 1)) + rng.normal(0, augment.band_gain, (n, 1, len(BANDS))))
     dn = np.clip(dn * gain + rng.normal(0, augment.offset, (n, 1, len(BANDS))), 1, MAX_DN).astype(np.float32)
@@ -100,7 +127,7 @@ def _shift_np(
 def keep_months_np(rng: np.random.Generator, valid: NDArray[np.bool_], augment: Augment) -> NDArray[np.bool_]:
     """Months left (n, 12): all, a random subset or a run of them; series that would keep none keep what they have."""
     n = len(valid)
-    count = rng.integers(MIN_MONTHS, MONTHS, (n, 1))
+    count = rng.integers(FEWEST_MONTHS, MONTHS, (n, 1))
     subset = rng.permuted(np.tile(np.arange(MONTHS), (n, 1)), axis=1) < count
     start = rng.integers(0, MONTHS, (n, 1))
     window = (np.arange(MONTHS) - start) % MONTHS < count

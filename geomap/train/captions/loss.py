@@ -10,11 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-INITIAL_SCALE = 1 / 0.07
-"""Initial logit scale (paper section 3: temperature 0.07)."""
-MAX_SCALE = 100.0
-"""The learned logit scale never exceeds this (paper section 3)."""
-
+from geomap.train.scale import INITIAL_SCALE, MAX_SCALE
 
 OTHER_SHARE = 0.1
 """Share of a real set's classes that are taken to be as common as in the simulation, whatever the set holds."""

@@ -136,9 +136,3 @@ def _level(
     width = max(len(g) for g in captions)
     padded = torch.stack([g[torch.arange(width) % len(g)] for g in groups])
     return Level(name, padded, by, torch.tensor(list(index)))
-
-
-def cover_index(keys: NDArray[np.str_]) -> NDArray[np.intp]:
-    """Index in the table of the covers called `keys` (n,)."""
-    position = {c.key: i for i, c in enumerate(table().cover)}
-    return np.array([position[str(k)] for k in keys], np.intp)

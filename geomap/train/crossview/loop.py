@@ -19,22 +19,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geomap import legends
-from geomap.datasets.series import Series, embed
+from geomap.datasets.extras import require_packages
+from geomap.datasets.series import embed_samples
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource, read_card
 from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.errors import ConfigError, GeomapError, WeightsError
 from geomap.label import towers
-from geomap.sentinel2 import MONTHS
-from geomap.train import curves, masking
-from geomap.train.config import PATHS, CrossViewConfig, read_any
-from geomap.train.contrast import CrossView, Queue, info_nce
-from geomap.train.curves import Epoch
-from geomap.train.loop import Progress
-from geomap.train.parallel import Group, processes
-from geomap.train.resume import State, load_best, resume, write
-from geomap.train.views import Views, digest, read_views
+from geomap.train.config import PATHS, CrossViewConfig, read_config
+from geomap.train.crossview import curves, masking
+from geomap.train.crossview.contrast import CrossView, Queue, info_nce
+from geomap.train.crossview.curves import Epoch
+from geomap.train.crossview.processes import Group, processes
+from geomap.train.crossview.resume import TrainingState, load_best, resume, write_state
+from geomap.train.crossview.views import Views, digest, read_views
+from geomap.types import Progress, silent
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ MAY_CHANGE: Final = frozenset({"device", "threads"})
 """Keys of the configuration that may change before a run is resumed; of the data the content counts, not the paths."""
 
 
-def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progress | None = None) -> Card:
+def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progress = silent) -> Card:
     """Train an encoder on series and photos, and save the best epoch's in `out`, with checkpoints, metrics and a plot.
 
     Args:
@@ -61,10 +60,11 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
         InputError: a device that is not there.
     """
     if isinstance(config, Path):
-        read = read_any(config)
+        read = read_config(config)
         if not isinstance(read, CrossViewConfig):
             raise ConfigError(f"{config} is not of method crossview; run it with: geomap train {config}")
         config = read
+    require_packages("training of method crossview", "h5py", "matplotlib")
     torch.set_num_threads(config.threads)
     with processes(config.device) as group:
         train, val = read_views(config)
@@ -80,7 +80,7 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
             speed = len(train) / (time.perf_counter() - began)
             if group.first:
                 _measure(config, state, val, loss, speed, group.device)
-                write(out, state, same)
+                write_state(out, state, same)
                 curves.write_metrics(out, state.history)
             group.wait()
         if group.first:
@@ -89,7 +89,7 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
     return read_card(out)
 
 
-def start(config: CrossViewConfig, dim: int, device: torch.device) -> State:
+def start(config: CrossViewConfig, dim: int, device: torch.device) -> TrainingState:
     """A run's state before its first step; `dim` is the size of the ground vectors."""
     torch.manual_seed(config.seed)
     shape = replace(CONFIGS[config.encoder], patch=config.patch, out=dim, dropout=config.dropout)
@@ -101,17 +101,17 @@ def start(config: CrossViewConfig, dim: int, device: torch.device) -> State:
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, betas=BETAS, weight_decay=config.weight_decay
     )
-    return State(model, optimiser, Queue(config.queue, dim, device))
+    return TrainingState(model, optimiser, Queue(config.queue, dim, device))
 
 
 def train_epoch(
     config: CrossViewConfig,
-    state: State,
+    state: TrainingState,
     stepper: nn.Module,
     train: Views,
     epoch: int,
     group: Group,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> float:
     """One pass over the samples in an order that (seed, epoch) decides; returns the mean loss.
 
@@ -126,12 +126,12 @@ def train_epoch(
     state.model.train()
     for step, rows in enumerate(batches, start=epoch * len(batches)):
         for parameters in state.optimiser.param_groups:
-            share = rate(step, config.epochs * len(batches), config.warmup * len(batches))
+            share = cosine_rate(step, config.epochs * len(batches), config.warmup * len(batches))
             parameters["lr"] = config.learning_rate * share
         drawn = masking.draw(rng, config.masking.temporal, config.masking.spectral)
         loss = train_step(state, stepper, train, rows, drawn, group)
         total += loss.detach() * len(rows)  # read once an epoch: the device need not wait for the host
-        if progress and group.first:
+        if group.first:
             progress("train", step + 1, config.epochs * len(batches))
     mean = float(group.mean(total)) / len(train)
     if not math.isfinite(mean):
@@ -139,7 +139,7 @@ def train_epoch(
     return mean
 
 
-def rate(step: int, steps: int, warmup: int) -> float:
+def cosine_rate(step: int, steps: int, warmup: int) -> float:
     """Share of the learning rate at a step: linear warm-up, then a cosine to zero (paper.md section 3)."""
     if step < warmup:
         return (step + 1) / warmup
@@ -147,7 +147,7 @@ def rate(step: int, steps: int, warmup: int) -> float:
 
 
 def train_step(
-    state: State, stepper: nn.Module, train: Views, rows: NDArray[np.intp], drawn: masking.Masking, group: Group
+    state: TrainingState, stepper: nn.Module, train: Views, rows: NDArray[np.intp], drawn: masking.Masking, group: Group
 ) -> Tensor:
     """One step on the samples `rows` of the whole batch; returns () this process's loss as batch_loss does."""
     ground = torch.from_numpy(train.ground[rows]).to(group.device, non_blocking=True)
@@ -201,8 +201,7 @@ def batch_loss(
 
 def validate(config: CrossViewConfig, model: CrossView, val: Views, device: torch.device) -> tuple[float, float]:
     """(loss, recall@1) of unmasked series: against their batch without the queue, and among all of the set's photos."""
-    series = Series(val.samples.dn, val.samples.valid, np.arange(MONTHS))
-    found = embed(model.encoder, series, device)
+    found = embed_samples(model.encoder, val.samples, device=device)
     ground = torch.from_numpy(val.ground)
     losses = [
         info_nce(a, b, torch.arange(len(a)), model.scale.detach().cpu())
@@ -220,7 +219,7 @@ def identity(config: CrossViewConfig, train: Views, val: Views) -> dict[str, Any
 
 
 def _measure(
-    config: CrossViewConfig, state: State, val: Views, loss: float, speed: float, device: torch.device
+    config: CrossViewConfig, state: TrainingState, val: Views, loss: float, speed: float, device: torch.device
 ) -> None:
     """Add the epoch that has just ended to the history."""
     val_loss, recall = validate(config, state.model, val, device)
@@ -234,7 +233,7 @@ def _measure(
     state.history.append(epoch)
 
 
-def _save(config: CrossViewConfig, state: State, train: Views, val: Views, out: Path) -> None:
+def _save(config: CrossViewConfig, state: TrainingState, train: Views, val: Views, out: Path) -> None:
     """Write the weights of the best epoch."""
     load_best(out, state.model)
     best = state.best
@@ -272,5 +271,4 @@ def _class_vectors() -> dict[str, Tensor]:
     except WeightsError as e:
         log.warning("no class vectors are stored with the weights: %s", e)
         return {}
-    known = [legends.load(name) for name in legends.builtin_names()]
-    return {k.digest: towers.class_vectors(k, tower) for k in known}
+    return towers.builtin_vectors(tower)

@@ -1,10 +1,10 @@
-"""The training loop: AdamW, averaged weights, seeded; and `train`, from a configuration to a folder of weights."""
+"""The training loop: AdamW, averaged weights, seeded; and `train_captions`, from a configuration to weights."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,21 +14,22 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from geomap import legends
-from geomap.datasets.worldcereal import READERS, RealSet
+from geomap.datasets.extras import require_packages
+from geomap.datasets.samples import Samples
+from geomap.datasets.simulated import simulated_samples
+from geomap.datasets.worldcereal import READERS
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource
 from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.label import towers
-from geomap.train import captions, evaluate, samples
-from geomap.train.config import TrainConfig
-from geomap.train.config import read as read_config
-from geomap.train.loss import CaptionLoss, origin_bias
+from geomap.train.captions import scores
+from geomap.train.captions.levels import Level, make_levels
+from geomap.train.captions.loss import CaptionLoss, origin_bias
+from geomap.train.captions.pool import Batch, Pool, draw_batch, measured_pool, read_measured, simulated_pool
+from geomap.train.config import TrainConfig, read_captions
+from geomap.types import Progress, silent
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Called with (stage, steps done, steps in all)."""
 
 MAX_GRADIENT = 1.0
 LOG_EVERY = 50  # steps
@@ -42,7 +43,7 @@ LAST_RATE = 0.4
 """Share of the learning rate at the last step: it stays high, so that the averaged weights differ."""
 
 
-def train(config: Path | TrainConfig, out: Path, progress: Progress | None = None) -> Card:
+def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = silent) -> Card:
     """Train an encoder as configured and save it, with class vectors of the built-in legends, in `out`.
 
     Args:
@@ -51,78 +52,81 @@ def train(config: Path | TrainConfig, out: Path, progress: Progress | None = Non
         progress: called after every step.
 
     Results repeat to the bit on the same machine and number of threads. With `evaluation` in the configuration, an
-    encoder is trained without each real set first, and the logit scale is the one that suits those left-out sets.
+    encoder is trained without each measured set first, and the logit scale is the one that suits those left-out sets.
 
     Raises:
-        ConfigError: an unknown key, a value out of range, or a real set whose file is missing.
+        ConfigError: an unknown key, a value out of range, or a measured set whose file is missing.
+        InputError: a package that is not installed.
+        ReadError: a measured set that breaks its format.
         WeightsError: an unknown text space.
     """
     if isinstance(config, Path):
-        config = read_config(config)
+        config = read_captions(config)
+    if config.evaluation and config.real:
+        require_packages("training with `evaluation` in its configuration", "sklearn")
     torch.set_num_threads(config.threads)
-    real = [READERS[name](Path(path)) for name, path in config.real.items()]
+    measured = [read_measured(name, Path(path)) for name, path in config.real.items()]
     tower = towers.tower(config.text_space)
-    levels = captions.make_levels(tower)
-    pool = samples.simulated_pool(np.random.default_rng(config.seed), config.simulated)
+    levels = make_levels(tower)
+    pool = simulated_pool(np.random.default_rng(config.seed), config.simulated)
     metrics: dict[str, Any] = {}
-    if config.evaluation:
-        metrics = _left_out(config, pool, real, levels, tower, progress)
-    encoder = fit(config, pool, real, levels, config.steps, _named("train", progress))
-    held = samples.simulated_pool(np.random.default_rng([config.seed, 1]), config.held_out)
-    metrics["simulated_held_out"] = evaluate.score(encoder, held, tower)
-    scale = metrics.pop("logit_scale", None) or evaluate.simulated_scale(encoder, held, tower)
+    if config.evaluation and measured:
+        metrics = _left_out(config, pool, measured, levels, tower, progress)
+    encoder = fit_encoder(config, pool, measured, levels, config.steps, progress)
+    held = simulated_samples(np.random.default_rng([config.seed, 1]), config.held_out)
+    metrics["simulated_held_out"] = scores.score_samples(encoder, held, tower)
+    scale = metrics.pop("logit_scale", None) or scores.simulated_scale(encoder, held, tower)
     card = Card(
         name=config.name, title=config.title, version=config.version, licence=config.licence,
         encoder=weights.card_fields(encoder.cfg), text_space=config.text_space, logit_scale=scale,
-        training=sources(config, real), recipe=config.recipe, metrics=metrics, limits=config.limits,
+        training=sources(config, measured), recipe=config.recipe, metrics=metrics, limits=config.limits,
     )  # fmt: skip
-    known = [legends.load(name) for name in legends.builtin_names()]
-    return weights.save(out, encoder, card, {k.digest: towers.class_vectors(k, tower) for k in known})
+    return weights.save(out, encoder, card, towers.builtin_vectors(tower))
 
 
 def _left_out(
     config: TrainConfig,
-    pool: samples.Pool,
-    real: Sequence[RealSet],
-    levels: Sequence[captions.Level],
+    pool: Pool,
+    measured: Sequence[Samples],
+    levels: Sequence[Level],
     tower: towers.TextTower,
-    progress: Progress | None,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """Scores of every real set by an encoder that has not seen it, for the card."""
+    """Scores of every measured set by an encoder that has not seen it, for the card."""
     steps = config.evaluation.steps if config.evaluation else config.steps
-    left = []
-    for r in real:
-        others = [o for o in real if o is not r]
-        encoder = fit(config, pool, others, levels, steps, _named(f"evaluate without {r.name}", progress))
-        left.append(evaluate.judge(r, encoder, tower))
-    return evaluate.card_metrics(left, tower)
+    held = []
+    for samples in measured:
+        others = [o for o in measured if o is not samples]
+        encoder = fit_encoder(config, pool, others, levels, steps, progress, f"evaluate without {samples.name}")
+        held.append(scores.held_out(samples, encoder, tower))
+    return scores.card_metrics(held, tower)
 
 
-def _named(stage: str, progress: Progress | None) -> Callable[[int, int], None]:
-    return (lambda done, total: progress(stage, done, total)) if progress else (lambda done, total: None)
-
-
-def sources(config: TrainConfig, real: Sequence[RealSet]) -> tuple[TrainingSource, ...]:
+def sources(config: TrainConfig, measured: Sequence[Samples]) -> tuple[TrainingSource, ...]:
     """What the card says about the samples."""
     simulated = TrainingSource(
         name="geomap.simulate", kind="simulated", samples=config.simulated, licence="Apache-2.0",
         note="PROSAIL canopies and surface spectra on estimated calendars, calibrated to class medians of the measured"
         " sets",
     )  # fmt: skip
-    licence = "MIT (WorldCereal repository); contains modified Copernicus Sentinel-2 data"
-    measured = [TrainingSource(name=r.name, kind="measured", samples=len(r), licence=licence) for r in real]
-    return simulated, *measured
+    published = "MIT (WorldCereal repository); contains modified Copernicus Sentinel-2 data"
+    licences = [published if name in READERS else "unknown: a file of those who trained" for name in config.real]
+    return simulated, *(
+        TrainingSource(name=m.name, kind="measured", samples=len(m), licence=licence)
+        for m, licence in zip(measured, licences, strict=True)
+    )
 
 
-def fit(
+def fit_encoder(
     config: TrainConfig,
-    pool: samples.Pool,
-    real: Sequence[RealSet],
-    levels: Sequence[captions.Level],
+    pool: Pool,
+    measured: Sequence[Samples],
+    levels: Sequence[Level],
     steps: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = silent,
+    stage: str = "train",
 ) -> PixelEncoder:
-    """An encoder trained for `steps` on a simulated pool and real sets, in eval mode: the mean of its later steps."""
+    """An encoder trained for `steps` on simulated and measured series, in eval mode: the mean of its later steps."""
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 7])
     encoder = PixelEncoder(
@@ -136,14 +140,14 @@ def fit(
     optimiser = torch.optim.AdamW(
         [*encoder.parameters(), *loss_of.parameters()], lr=config.learning_rate, weight_decay=config.weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, steps, config.warmup))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: linear_rate(step, steps, config.warmup))
     mean = AveragedModel(encoder)
-    real_pools = [samples.real_pool(r) for r in real]
-    biases = {v.name: _bias(v, real_pools, pool) for v in levels}
+    measured_pools = [measured_pool(m) for m in measured]
+    biases = {v.name: _bias(v, measured_pools, pool) for v in levels}
     months = torch.arange(12)
     smooth = math.nan
     for step in range(steps):
-        batch = samples.draw_batch(rng, pool, real_pools, config.batch, config.real_share, config.augment)
+        batch = draw_batch(rng, pool, measured_pools, config.batch, config.real_share, config.augment)
         vectors, labels = _targets(rng, batch, levels)
         bias = {name: b[batch.pool] for name, b in biases.items()}
         loss = loss_of(encoder(batch.dn, batch.valid, months), vectors, labels, config.levels.model_dump(), bias)
@@ -157,25 +161,25 @@ def fit(
         smooth = loss.item() if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss.item()
         if step % LOG_EVERY == 0:
             log.info("step %d of %d: loss %.3f", step, steps, smooth)
-        progress(step + 1, steps)
+        progress(stage, step + 1, steps)
     log.info("trained %d steps: loss %.3f, logit scale %.1f", steps, smooth, loss_of.scale.item())
     encoder.load_state_dict(mean.module.state_dict())
     return encoder.eval()
 
 
-def rate(step: int, steps: int, warmup: int) -> float:
+def linear_rate(step: int, steps: int, warmup: int) -> float:
     """Share of the learning rate at a step: linear warm-up, under a line from one to LAST_RATE."""
     return min(1.0, (step + 1) / warmup if warmup else 1.0) * (1 - (1 - LAST_RATE) * step / steps)
 
 
-def _bias(level: captions.Level, real: Sequence[samples.Pool], simulated: samples.Pool) -> Tensor:
+def _bias(level: Level, measured: Sequence[Pool], simulated: Pool) -> Tensor:
     """(pools, K) how common the level's classes are in each pool, beside the simulated one, as logits."""
-    *shares, common = [level.shares(p.cover, p.climate, p.chance) for p in (*real, simulated)]
+    *shares, common = [level.shares(p.cover, p.climate, p.chance) for p in (*measured, simulated)]
     return origin_bias(shares, common)
 
 
 def _targets(
-    rng: np.random.Generator, batch: samples.Batch, levels: Sequence[captions.Level]
+    rng: np.random.Generator, batch: Batch, levels: Sequence[Level]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Class vectors of a fresh caption draw and the class of every row, by level."""
     of = {"cover": batch.cover, "climate": batch.climate}

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from geomap.encode.model import PixelEncoder
-from geomap.train.loss import INITIAL_SCALE, MAX_SCALE
+from geomap.train.scale import INITIAL_SCALE, MAX_SCALE
 
 NOBODY: Final = -1
 """Sample number of a slot of the queue that nothing fills yet."""

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from geomap import files
 from geomap.errors import OutputError
-from geomap.train.contrast import CrossView, Queue
-from geomap.train.curves import Epoch
+from geomap.train.crossview.contrast import CrossView, Queue
+from geomap.train.crossview.curves import Epoch
 
-FOLDER: Final = "checkpoints"
+CHECKPOINT_FOLDER: Final = "checkpoints"
 LAST: Final = "last.safetensors"
 BEST: Final = "best.safetensors"
 
 
 @dataclass
-class State:
+class TrainingState:
     """All that changes while training."""
 
     model: CrossView
@@ -41,9 +41,9 @@ class State:
         return min(self.history, key=lambda e: e.val_loss)
 
 
-def write(out: Path, state: State, identity: dict[str, Any]) -> None:
+def write_state(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
     """Write the state, and the best model where this epoch's is; `identity` is what resuming must meet again."""
-    folder = out / FOLDER
+    folder = out / CHECKPOINT_FOLDER
     model = {f"model.{k}": v for k, v in state.model.state_dict().items()}
     if state.best is state.history[-1]:  # first: a crash in between repeats this epoch and writes it again
         _save(folder / BEST, model, {"epoch": state.best.epoch})
@@ -57,9 +57,9 @@ def write(out: Path, state: State, identity: dict[str, Any]) -> None:
     _save(folder / LAST, model | moments | queue, values)
 
 
-def resume(out: Path, state: State, identity: dict[str, Any]) -> None:
+def resume(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
     """Take up the state in `out`, if there is one. Raises OutputError where it is another run's or cannot be read."""
-    path = out / FOLDER / LAST
+    path = out / CHECKPOINT_FOLDER / LAST
     if not path.is_file():
         return
     tensors, values = _load(path)
@@ -69,7 +69,7 @@ def resume(out: Path, state: State, identity: dict[str, Any]) -> None:
         )
         raise OutputError(
             f"{out} holds a run with another configuration or data ({', '.join(odd)}); choose another --out, or remove "
-            f"{out / FOLDER} to start again"
+            f"{out / CHECKPOINT_FOLDER} to start again"
         )
     state.model.load_state_dict(_part(tensors, "model."))
     moments: dict[int, dict[str, Tensor]] = {}
@@ -86,7 +86,7 @@ def resume(out: Path, state: State, identity: dict[str, Any]) -> None:
 
 def load_best(out: Path, model: CrossView) -> None:
     """Give the model the parameters of the best epoch. Raises OutputError."""
-    tensors, _ = _load(out / FOLDER / BEST)
+    tensors, _ = _load(out / CHECKPOINT_FOLDER / BEST)
     model.load_state_dict(_part(tensors, "model."))
 
 

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from geomap.datasets.series import Series, shorten
 from geomap.sentinel2 import BANDS, MONTHS
 
-WINDOW: Final = 3
+WINDOW_MONTHS: Final = 3
 """Months of a contiguous window; it starts in January to October and does not wrap."""
 RGB: Final = ("B02", "B03", "B04")
 """Bands that spectral masking leaves alone."""
 SPECTRAL_CHANCE: Final = 0.5
 """Chance of every other band to be zeroed (paper section 3.2)."""
 
-Kind = Literal["none", "median", "window", "subset"]
-TEMPORAL: Final[tuple[Kind, ...]] = ("median", "window", "subset")
+TemporalKind = Literal["none", "median", "window", "subset"]
+TEMPORAL: Final[tuple[TemporalKind, ...]] = ("median", "window", "subset")
 """Temporal maskings, equally likely."""
 
 
@@ -31,19 +31,19 @@ TEMPORAL: Final[tuple[Kind, ...]] = ("median", "window", "subset")
 class Masking:
     """What one batch goes through."""
 
-    kind: Kind
+    kind: TemporalKind
     months: NDArray[np.bool_]  # (12,) kept
     bands: NDArray[np.bool_]  # (10,) kept
 
 
 def draw(rng: np.random.Generator, temporal: float, spectral: bool) -> Masking:
     """A masking: with chance `temporal` one of TEMPORAL, and with `spectral` fewer bands."""
-    kind: Kind = TEMPORAL[rng.integers(len(TEMPORAL))] if rng.random() < temporal else "none"
+    kind: TemporalKind = TEMPORAL[rng.integers(len(TEMPORAL))] if rng.random() < temporal else "none"
     months = np.ones(MONTHS, np.bool_)
     if kind == "window":
-        start = rng.integers(0, MONTHS - WINDOW + 1)
+        start = rng.integers(0, MONTHS - WINDOW_MONTHS + 1)
         months[:] = False
-        months[start : start + WINDOW] = True
+        months[start : start + WINDOW_MONTHS] = True
     elif kind == "subset":
         months = rng.permutation(MONTHS) < rng.integers(1, MONTHS)  # 1..11 months
     bands = np.isin(BANDS, RGB) | (rng.random(len(BANDS)) >= SPECTRAL_CHANCE) if spectral else np.ones(10, np.bool_)

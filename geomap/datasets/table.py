@@ -1,0 +1,162 @@
+"""A user's own labelled series: a CSV or Parquet file with a row for each sample (columns: docs/training-data.md)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap import legends
+from geomap.datasets.extras import require_packages
+from geomap.datasets.samples import CLIMATE, COVER, Samples
+from geomap.datasets.simulated import COVER_LEGENDS, cover_labels
+from geomap.errors import InputError, ReadError
+from geomap.sentinel2 import BANDS, MONTHS
+from geomap.simulate import covers
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+log = logging.getLogger(__name__)
+
+SUFFIXES: Final = (".csv", ".parquet")
+LABEL_COLUMNS: Final = ("landcover", "landuse", "habitat", "crops", "bioregion")
+"""Columns of labels: the class's name, code or id, as `geomap legends show` has them; empty where there is none."""
+PLACE: Final = ("lon", "lat")
+LARGEST_DN: Final = 65535
+
+
+def read_table(path: Path, name: str | None = None) -> Samples:
+    """The samples of a table, called `name` or as the file.
+
+    A month counts where all ten bands have a value above 0.
+
+    Raises:
+        InputError: no such file, or pyarrow is not installed.
+        ReadError: the file is no table, lacks columns, repeats an id, or a value is not what its column holds.
+    """
+    table = _frame(path)
+    labels = _labels(table, path)
+    if not labels:
+        raise ReadError(f"{path} has no column of labels; add one of {', '.join((*LABEL_COLUMNS, COVER))}")
+    dn = _dn(table, path)
+    valid: NDArray[np.bool_] = np.asarray((dn > 0).all(-1))
+    groups = None
+    if "group" in table:
+        groups = np.unique(table["group"].to_numpy(str), return_inverse=True)[1].reshape(-1)
+    return Samples(
+        name or path.stem, _ids(table, path), dn * valid[..., None], valid, labels, groups, "the column group",
+        lonlat=_numbers(table, PLACE, path) if set(PLACE) <= set(table) else None,
+    )  # fmt: skip
+
+
+def _frame(path: Path) -> DataFrame:
+    """The table; columns that nothing reads are logged."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise InputError(f"no file {path}; give a table of labelled series as docs/training-data.md describes it")
+    texts = dict.fromkeys(("id", "group", *LABEL_COLUMNS, COVER, CLIMATE), str)
+    try:
+        if path.suffix.casefold() == ".parquet":
+            require_packages("a Parquet file", "pyarrow")
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, encoding="utf-8-sig", dtype=texts, keep_default_na=False, na_values=[""])
+    except (ValueError, OSError) as e:  # pandas' and pyarrow's own errors are of these kinds
+        raise ReadError(f"cannot read {path} as a table: {' '.join(str(e).split())}") from e
+    if not len(table):
+        raise ReadError(f"{path} has no rows")
+    known = {*texts, *PLACE, *(_column(b, m) for b in BANDS for m in range(MONTHS))}
+    if unread := [str(c) for c in table.columns if c not in known]:
+        log.warning("%s: columns that are not read: %s", path, ", ".join(unread[:10]))
+    return table
+
+
+def _column(band: str, month: int) -> str:
+    """B02_01 is January's."""
+    return f"{band}_{month + 1:02d}"
+
+
+def _dn(table: DataFrame, path: Path) -> NDArray[np.uint16]:
+    """(n, 12, 10) DNs, 0 where a cell is empty or a month has no column at all."""
+    dn = np.zeros((len(table), MONTHS, len(BANDS)), np.uint16)
+    there = [m for m in range(MONTHS) if any(_column(b, m) in table for b in BANDS)]
+    if not there:
+        raise ReadError(f"{path} has no column of series, such as {_column('B02', 0)} (band B02 of January)")
+    for month in there:
+        columns = [_column(b, month) for b in BANDS]
+        if lacking := [c for c in columns if c not in table]:
+            raise ReadError(f"{path} has no column {lacking[0]}; a month needs all ten bands, {', '.join(BANDS)}")
+        values = np.nan_to_num(_numbers(table, columns, path), nan=0.0)
+        odd = (values != np.round(values)) | (values < 0) | (values > LARGEST_DN)
+        if odd.any():
+            row, column = np.argwhere(odd)[0]
+            raise ReadError(
+                f"{path}, row {row + 1}: {columns[column]} = {values[row, column]:g} is no DN "
+                f"(reflectance x 10000, a whole number of 0..{LARGEST_DN})"
+            )
+        dn[:, month] = values
+    return dn
+
+
+def _numbers(table: DataFrame, columns: Sequence[str], path: Path) -> NDArray[np.float64]:
+    """(n, columns), NaN where a cell is empty."""
+    try:
+        values: NDArray[np.float64] = table[list(columns)].to_numpy(np.float64)
+    except (ValueError, TypeError) as e:
+        raise ReadError(f"{path}: one of the columns {columns[0]} to {columns[-1]} holds what is no number") from e
+    return values
+
+
+def _ids(table: DataFrame, path: Path) -> NDArray[np.str_]:
+    """Ids of the samples; numbered where the table has none."""
+    if "id" not in table:
+        return np.array([f"{path.stem}/{i}" for i in range(len(table))])
+    ids: NDArray[np.str_] = table["id"].to_numpy(str)
+    names, count = np.unique(ids, return_counts=True)
+    if len(names) < len(ids):
+        raise ReadError(f"{path} has the id {names[count.argmax()]} twice; give each sample its own")
+    return ids
+
+
+def _labels(table: DataFrame, path: Path) -> dict[str, NDArray[np.intp]]:
+    """Labels by legend: of their own columns, and land cover and crops of `cover` where they have none."""
+    labels = {}
+    if COVER in table:
+        places = {c.key: i for i, c in enumerate(covers.table().cover, start=1)}
+        climates = {key: i for i, key in enumerate(covers.table().climate, start=1)}
+        cover = _looked_up(table, COVER, places, path)
+        climate = _looked_up(table, CLIMATE, climates, path) if CLIMATE in table else np.zeros(len(table), np.intp)
+        labels = cover_labels(cover - 1, climate - 1)
+        for name in COVER_LEGENDS:
+            labels[name] = np.where(cover > 0, labels[name], 0)
+    for name in LABEL_COLUMNS:
+        if name in table:
+            classes = legends.load(name).classes
+            by_code = {c.code: c.id for c in classes if c.code} | {str(c.id): c.id for c in classes}
+            labels[name] = _looked_up(table, name, by_code | {c.name: c.id for c in classes}, path)
+    return labels
+
+
+def _looked_up(table: DataFrame, column: str, ids: Mapping[str, int], path: Path) -> NDArray[np.intp]:
+    """(n,) ids of a column's values, whatever their case; 0 where a cell is empty. Raises ReadError."""
+    known = {key.casefold(): value for key, value in ids.items()} | {"": 0}
+    texts = [_plain(value) for value in table[column]]
+    for row, text in enumerate(texts, start=1):
+        if text not in known:
+            listed = ", ".join(list(ids)[-4:])
+            raise ReadError(f"{path}, row {row}: {column} has no {text!r}; it takes values such as {listed}")
+    return np.array([known[t] for t in texts], np.intp)
+
+
+def _plain(value: Any) -> str:
+    """A cell as text in lower case: whole numbers without a point, "" where it is empty."""
+    if value is None or value != value:  # NaN
+        return ""
+    number = isinstance(value, float) and value.is_integer()
+    return str(int(value) if number else value).strip().casefold()

@@ -1,0 +1,1 @@
+"""Method `captions`: simulated and measured series with class labels, against captions of the classes."""

@@ -1,0 +1,182 @@
+"""The figures of a card: zero-shot labels by the legends' prompts, beside majority, forest and probe."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from geomap import legends
+from geomap.datasets.samples import COVER, Samples
+from geomap.datasets.series import embed_samples
+from geomap.datasets.simulated import COVER_LEGENDS
+from geomap.encode.model import PixelEncoder
+from geomap.evaluate import baselines, metrics
+from geomap.evaluate.zero_shot import nearest_class
+from geomap.label import towers
+from geomap.simulate.covers import table
+
+log = logging.getLogger(__name__)
+
+TYPED: Final = {
+    "winter_wheat": "autumn wheat", "maize": "corn field", "winter_barley": "autumn barley", "potato": "potato ridges",
+    "sugar_beet": "beet for the sugar factory", "spring_barley": "barley sown in March", "pasture": "grazing land",
+    "vineyard": "vines", "citrus": "clementine trees", "olive_grove": "olives", "dry_grassland": "parched grassland",
+    "wooded_pasture": "bushy grazing land", "nut_trees": "almonds and hazelnuts", "evergreen_oak": "holm oak wood",
+    "fallow": "a resting field", "vegetables": "vegetable growing", "sorghum": "sorghum for grain",
+    "groundnut": "peanut cultivation", "pulses": "bean field", "savanna_trees": "dry savanna wood",
+    "cherry_orchard": "peach and cherry orchard",
+}  # fmt: skip
+"""Typed names in phrases that are no caption of the training, to test how phrasing matters."""
+
+MIN_TYPED = 10
+"""Classes of a set with fewer samples are left out of that test."""
+
+
+def accuracy_and_f1(truth: NDArray[np.intp], predicted: NDArray[np.intp]) -> dict[str, float]:
+    """Accuracy, and F1 averaged over the classes that occur in `truth`, rounded for a card."""
+    matrix = metrics.confusion(truth, predicted, np.union1d(truth, predicted).tolist())
+    return {"accuracy": round(metrics.accuracy(truth, predicted), 3), "macro_f1": round(metrics.macro_f1(matrix), 3)}
+
+
+def _majority(truth: NDArray[np.intp]) -> dict[str, float]:
+    nothing = np.empty((len(truth), 0))
+    return accuracy_and_f1(truth, baselines.majority(nothing, truth, nothing))
+
+
+def score_samples(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
+    """Zero-shot scores of samples at the legends that covers decide, the whole legend competing."""
+    embeddings = embed_samples(encoder, samples)
+    out: dict[str, Any] = {}
+    for name in COVER_LEGENDS:
+        known = legends.load(name)
+        rows = samples.labels[name] > 0
+        if rows.any():
+            y = samples.labels[name][rows]
+            found = nearest_class(embeddings[rows], towers.class_vectors(known, tower), known)
+            out[name] = {"samples": len(y), "majority": _majority(y), **accuracy_and_f1(y, found)}
+    return out
+
+
+def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
+    """Scores with classes typed in words that training did not use; the set's own classes compete."""
+    keys = np.array([c.key for c in table().cover])[samples.labels[COVER] - 1]
+    present = [k for k in TYPED if (keys == k).sum() >= MIN_TYPED]
+    if not present:
+        return {"classes": 0, "samples": 0}
+    rows = np.isin(keys, present)
+    typed = legends.typed(", ".join(TYPED[k] for k in present))
+    truth = np.array([present.index(k) + 1 for k in keys[rows]], np.intp)
+    embeddings = embed_samples(encoder, samples.rows(rows))
+    found = nearest_class(embeddings, towers.class_vectors(typed, tower), typed)
+    return {
+        "classes": len(present), "samples": len(truth), "majority": _majority(truth), **accuracy_and_f1(truth, found),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A measured set, the encoder that was trained without it, and what that encoder thinks of its land cover."""
+
+    samples: Samples
+    encoder: PixelEncoder
+    cosines: Tensor  # (n, 8) with land cover's class vectors, of the rows that have a land cover
+    truth: Tensor  # (n,) index of the class
+
+
+def held_out(samples: Samples, encoder: PixelEncoder, tower: towers.TextTower) -> HeldOut:
+    """A set that an encoder has not seen, as `card_metrics` takes it."""
+    return HeldOut(samples, encoder, *_landcover(encoder, samples, tower))
+
+
+def _landcover(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> tuple[Tensor, Tensor]:
+    """Cosines (n, 8) and truth (n,) of the samples that have a land cover."""
+    known = legends.load("landcover")
+    samples = samples.rows(samples.labels["landcover"] > 0)
+    position = {c.id: i for i, c in enumerate(known.classes)}
+    cosines = embed_samples(encoder, samples) @ towers.class_vectors(known, tower).T
+    return cosines, torch.tensor([position[int(t)] for t in samples.labels["landcover"]])
+
+
+def fit_scale(judged: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """The logit scale with the least cross-entropy over (cosines (n, K), truth (n,)), each set counting the same."""
+    scales = np.geomspace(1, 200, 107)
+    losses = [np.mean([F.cross_entropy(s * c, y).item() for c, y in judged]) for s in scales]
+    return round(float(scales[int(np.argmin(losses))]), 2)
+
+
+def simulated_scale(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> float:
+    """The logit scale of a run without measured sets: fitted on held-out simulated series."""
+    return fit_scale([_landcover(encoder, samples, tower)])
+
+
+def card_metrics(held: Sequence[HeldOut], tower: towers.TextTower) -> dict[str, Any]:
+    """Scores of every held-out set beside the baselines, calibration, and the logit scale fitted on all of them."""
+    out = {
+        h.samples.name: score_samples(h.encoder, h.samples, tower) | {"typed": score_typed(h.encoder, h.samples, tower)}
+        for h in held
+    }
+    for h in held:
+        others = [o.samples for o in held if o is not h]
+        for name in COVER_LEGENDS:
+            if name in out[h.samples.name]:
+                out[h.samples.name][name] |= _baselines(h, others, name)
+        log.info("left out %s: %s", h.samples.name, out[h.samples.name])
+    return {
+        "left_out": out,
+        "calibration": calibration(held),
+        "logit_scale": fit_scale([(h.cosines, h.truth) for h in held]),
+    }
+
+
+def _baselines(held: HeldOut, others: Sequence[Samples], legend: str) -> dict[str, Any]:
+    """What others make of the set: a forest trained on the other sets; forest and linear probe trained inside it."""
+    samples = held.samples.rows(held.samples.labels[legend] > 0)
+    x, y = _features(samples), samples.labels[legend]
+    out: dict[str, Any] = {}
+    if others:
+        known = [o.rows(o.labels[legend] > 0) for o in others]
+        x_other = np.concatenate([_features(o) for o in known])
+        y_other = np.concatenate([o.labels[legend] for o in known])
+        out["random_forest_on_other_real_sets"] = accuracy_and_f1(y, baselines.forest(x_other, y_other, x))
+    groups, _ = samples.folds()
+    embeddings = embed_samples(held.encoder, samples).numpy()
+    inside = "_inside_5_folds_of_fields"
+    out["random_forest" + inside] = accuracy_and_f1(y, baselines.cross_validated(baselines.forest, x, y, groups))
+    out["linear_probe" + inside] = accuracy_and_f1(
+        y, baselines.cross_validated(baselines.linear_probe, embeddings, y, groups)
+    )
+    return out
+
+
+def _features(samples: Samples) -> NDArray[np.float32]:
+    """(n, 120)"""
+    return baselines.series_table(samples.dn, samples.valid)
+
+
+def calibration(held: Sequence[HeldOut]) -> dict[str, Any]:
+    """Confidence of land cover against accuracy; each set's scale is fitted on the other sets, so that it is unseen."""
+    confidence, right = [], []
+    errors: dict[str, float] = {}
+    for h in held:
+        scale = fit_scale([(o.cosines, o.truth) for o in held if o is not h] or [(h.cosines, h.truth)])
+        probability, found = torch.softmax(scale * h.cosines, 1).max(1)
+        confidence.append(probability.numpy().astype(float))
+        right.append((found == h.truth).numpy())
+        errors[h.samples.name] = round(metrics.reliability(confidence[-1], right[-1]).error, 3)
+    bins = metrics.reliability(np.concatenate(confidence), np.concatenate(right))
+    return {
+        "expected_calibration_error": errors | {"all": round(bins.error, 3)},
+        "reliability": {
+            "samples": bins.count.tolist(),
+            "confidence": [None if np.isnan(v) else round(v, 3) for v in bins.confidence.tolist()],
+            "accuracy": [None if np.isnan(v) else round(v, 3) for v in bins.accuracy.tolist()],
+        },
+    }

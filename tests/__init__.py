@@ -1,0 +1,1 @@
+"""The tests, in the folders of the package; tests.support holds what several of them use."""

@@ -1,0 +1,206 @@
+"""Users' tables of labelled series, samples and their groups, and what is said where a package is missing."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from geomap import legends
+from geomap.cli import app
+from geomap.datasets.extras import require_packages
+from geomap.datasets.samples import Samples
+from geomap.datasets.sets import read_set
+from geomap.datasets.simulated import cover_labels
+from geomap.encode import weights
+from geomap.errors import GeomapError, InputError, ReadError
+from geomap.label import towers
+from geomap.sentinel2 import BANDS
+from geomap.simulate.covers import table
+from tests.support import REPOSITORY
+
+JULY = [f"{b}_07" for b in BANDS]
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    """40 samples of March to October in fields of four, some cells of the series empty."""
+    rng = np.random.default_rng(2)
+    columns = {f"{b}_{m:02d}": rng.integers(1, 6000, 40).astype(float) for m in range(3, 11) for b in BANDS}
+    series = pd.DataFrame(columns)
+    series.loc[rng.random(40) < 0.3, "B11_05"] = np.nan
+    known = legends.load("landcover").classes
+    chosen = rng.integers(0, len(known), 40)
+    labels = {"landcover": [known[k].name.upper() for k in chosen], "crops": ["", "B11", "Common wheat", "1"] * 10}
+    head = {"id": [f"p{i:02d}" for i in range(40)], "group": [f"field {i // 4}" for i in range(40)], **labels}
+    return pd.concat([pd.DataFrame(head), series], axis=1)
+
+
+def written(frame: pd.DataFrame, path: Path) -> Path:
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        frame.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
+def test_a_table_becomes_samples(tmp_path: Path, frame: pd.DataFrame, name: str) -> None:
+    samples = read_set(str(written(frame, tmp_path / name)), 1)
+    assert (samples.name, len(samples), samples.labelled) == ("mine", 40, ("landcover", "crops"))
+    dn = np.zeros((40, 12, 10))
+    for m in range(3, 11):
+        dn[:, m - 1] = frame[[f"{b}_{m:02d}" for b in BANDS]].fillna(0)
+    valid = (dn > 0).all(-1)
+    assert valid[:, 2:10].sum(1).min() == 7  # May lacks a band here and there
+    np.testing.assert_array_equal(samples.valid, valid)
+    np.testing.assert_array_equal(samples.dn, np.where(valid[..., None], dn, 0))
+    of = {c.name.upper(): c.id for c in legends.load("landcover").classes}
+    assert samples.labels["landcover"].tolist() == [of[v] for v in frame["landcover"]]
+    assert samples.labels["crops"].tolist() == [0, 1, 1, 1] * 10  # none, code, name and id of common wheat
+    groups, grouped_by = samples.folds()
+    assert grouped_by == "the column group"
+    assert len(np.unique(groups)) == 10
+    assert (groups.reshape(10, 4) == groups.reshape(10, 4)[:, :1]).all()
+
+
+def test_the_table_of_the_documentation_is_one(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "training-data.md").read_text()
+    lines = [line.strip() for line in text.splitlines() if line.startswith(("    id,group", "    p1,"))]
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    samples = read_set(str(tmp_path / "mine.csv"), 1)
+    assert samples.valid.tolist() == [[m == 3 for m in range(12)]]
+    assert samples.dn[0, 3].tolist() == [742, 930, 1104, 1390, 1670, 1785, 1856, 1990, 2405, 1932]
+    named = {k: legends.load(k).classes[v[0] - 1].name for k, v in samples.labels.items()}
+    assert named == {"landcover": "Cropland", "crops": "Maize"}
+
+
+def test_places_make_groups_where_a_table_has_none(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame = frame.drop(columns=["group", "id"]).assign(lon=[4.2, 4.8, 5.1, 4.3] * 10, lat=50.5)
+    samples = read_set(str(written(frame, tmp_path / "mine.csv")), 1)
+    groups, grouped_by = samples.folds()
+    assert grouped_by == "cells of one degree"
+    assert groups.tolist() == [0, 0, 1, 0] * 10
+    assert samples.id[39] == "mine/39"
+
+
+def test_a_cover_gives_the_classes_that_a_table_does_not_name(tmp_path: Path, frame: pd.DataFrame) -> None:
+    covers = [c for c in table().cover if c.crop][:2]
+    frame = frame.drop(columns=["landcover"]).assign(cover=[covers[0].key, covers[1].key, "", covers[0].key] * 10)
+    samples = read_set(str(written(frame, tmp_path / "mine.csv")), 1)
+    a, b = (c.landcover for c in covers)
+    assert samples.labels["landcover"].tolist() == [a, b, 0, a] * 10
+    assert samples.labels["crops"].tolist() == [0, 1, 1, 1] * 10  # its own column goes first
+    assert samples.labelled == ("landcover", "crops")
+    assert samples.labels["cover"][2] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda f: f.drop(columns=["landcover", "crops"]), "no column of labels"),
+        (lambda f: f.drop(columns=["B8A_06"]), "no column B8A_06"),
+        (lambda f: f[["id", "landcover"]], "no column of series"),
+        (lambda f: f.assign(B04_07=0.13), "row 1: B04_07 = 0.13 is no DN"),
+        (lambda f: f.assign(B04_07=-4), "B04_07 = -4 is no DN"),
+        (lambda f: f.assign(B04_07="high"), "no number"),
+        (lambda f: f.assign(landcover="Lawn"), "row 1: landcover has no 'lawn'"),
+        (lambda f: f.assign(id="same"), "the id same twice"),
+        (lambda f: f[:0], "no rows"),
+    ],
+)
+def test_broken_tables_are_refused_by_column_and_row(
+    tmp_path: Path, frame: pd.DataFrame, change: Any, said: str
+) -> None:
+    path = written(change(frame), tmp_path / "mine.csv")
+    with pytest.raises(ReadError, match=said) as e:
+        read_set(str(path), 1)
+    assert "\n" not in str(e.value)
+
+
+def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\x00\xff\xfe" * 40)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    for path in (tmp_path / "a.csv", tmp_path / "a.parquet", tmp_path / "none.csv"):
+        with pytest.raises(GeomapError, match=path.name) as e:
+            read_set(str(path), 1)
+        assert "\n" not in str(e.value)
+    with pytest.raises(InputError, match="single pixels"):
+        read_set(str(tmp_path / "a.csv"), 9)
+
+
+def test_the_command_measures_a_table(tmp_path: Path, frame: pd.DataFrame, untrained: str) -> None:
+    path = written(frame, tmp_path / "mine.csv")
+    arguments = ["evaluate", untrained, "--data", str(path), "--prompts", "D", "--draws", "0", "--out"]
+    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads((tmp_path / "out" / "results.json").read_text())["sets"]
+    (own,) = [
+        s for s in found["scores"] if (s["legend"], s["method"], s["length"]) == ("landcover", "encoder", "monthly")
+    ]
+    loaded, samples = weights.load(untrained), read_set(str(path), 1)
+    with torch.inference_mode():
+        dn = torch.from_numpy(samples.dn.astype(np.float32))
+        embeddings = loaded.encoder(dn, torch.from_numpy(samples.valid), torch.arange(12))
+    known = legends.load("landcover")
+    nearest = (embeddings @ loaded.class_vectors[known.digest].T).argmax(1).numpy() + 1
+    assert own["n"] == 40
+    assert own["top1"] == pytest.approx((nearest == samples.labels["landcover"]).mean())
+    assert "the column group" in found["baselines"]
+
+
+def test_rows_take_every_array_along() -> None:
+    n = 5
+    labels = cover_labels(np.arange(n), np.zeros(n, np.intp))
+    dn = np.arange(n * 120).reshape(n, 12, 10).astype(np.uint16)
+    whole = Samples(
+        "all", np.arange(n).astype(str), dn, np.ones((n, 12), bool), labels, np.arange(n), "field", np.arange(n) / 2,
+        np.eye(n, dtype=np.float32), np.array(list("abcde")), np.zeros((n, 2)),
+    )  # fmt: skip
+    part = whole.rows(np.array([3, 1]))
+    assert part.id.tolist() == ["3", "1"]
+    for name, array in vars(whole).items():
+        taken = getattr(part, name)
+        if isinstance(array, np.ndarray):
+            np.testing.assert_array_equal(taken, array[[3, 1]], name)
+        elif name == "labels":
+            assert {k: v.tolist() for k, v in taken.items()} == {k: v[[3, 1]].tolist() for k, v in array.items()}
+        else:
+            assert taken == array
+
+
+def test_a_missing_package_is_named_with_this_pythons_own_command(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, untrained: str
+) -> None:
+    require_packages("evaluation", "numpy")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setattr(sys, "executable", "/venv/bin/python")
+    with pytest.raises(InputError) as e:
+        require_packages("evaluation", "sklearn", "no_such_package")
+    assert str(e.value) == (
+        "evaluation needs scikit-learn and no_such_package; "
+        "type: /venv/bin/python -m pip install scikit-learn no_such_package"
+    )
+    done = CliRunner().invoke(app, ["evaluate", untrained, "--data", "x.csv", "--out", str(tmp_path / "o")])
+    assert done.exit_code == 2
+    assert "-m pip install scikit-learn" in " ".join(done.output.split())
+    assert not (tmp_path / "o").exists()
+
+
+def test_builtin_vectors_are_those_of_each_legend() -> None:
+    class Lengths:
+        space, dim = towers.MINILM_SPACE, 3
+
+        def encode(self, prompts: list[str]) -> torch.Tensor:
+            rows = torch.tensor([[len(p), p.count("a"), p.count("e")] for p in prompts], dtype=torch.float32)
+            return torch.nn.functional.normalize(rows, dim=-1)
+
+    found = towers.builtin_vectors(Lengths())
+    assert set(found) == {legends.load(name).digest for name in legends.builtin_names()}
+    crops = legends.load("crops")
+    torch.testing.assert_close(found[crops.digest], towers.class_vectors(crops, Lengths()))
