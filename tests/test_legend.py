@@ -183,7 +183,11 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ('colour = "#6d7a3c"', 'color = "#6d7a3c"', r"classes\.2\.(colour|color): "),
-        ("id = 3", "id = 3\ncolor = 1", r"classes\.2\.color: unknown key; the keys here are id, name, colour"),
+        (
+            "id = 3",
+            "id = 3\ncolor = 1",
+            r"classes\.2\.color: unknown key; did you mean colour\? The keys here are id, name, colour",
+        ),
         ("title", 'licence = "mine"\ntitle', r"licence: unknown key; the keys here are name, title, kind"),
         ("id = 3", "id = 7", "its own id"),
         ("Olive grove", "VINEYARD", "its own name"),

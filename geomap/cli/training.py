@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.cli.console import log_to_stderr, progress_bars, say
 
 
 def train(
@@ -26,18 +26,17 @@ def train(
     """
     first = os.environ.get("RANK", "0") == "0"  # torchrun's other processes keep quiet
     log_to_stderr(first)
-    with errors_to_exit_code():
-        from geomap.train.config import CrossViewConfig, read_any
+    from geomap.train.config import CrossViewConfig, read_any
 
-        chosen = read_any(config)
-        with progress_bars() if first else nullcontext() as progress:
-            if isinstance(chosen, CrossViewConfig):
-                from geomap.train.crossview import train_crossview
+    chosen = read_any(config)
+    with progress_bars() if first else nullcontext() as progress:
+        if isinstance(chosen, CrossViewConfig):
+            from geomap.train.crossview import train_crossview
 
-                train_crossview(chosen, out, progress)
-            else:
-                from geomap.train import loop
+            train_crossview(chosen, out, progress)
+        else:
+            from geomap.train import loop
 
-                loop.train(chosen, out, progress)
-        if first:
-            out_console.print(f"weights in {out}; use them with: geomap map AOI --weights {out}", markup=False)
+            loop.train(chosen, out, progress)
+    if first:
+        say(f"weights in {out}; use them with: geomap map AOI --weights {out}")
