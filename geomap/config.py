@@ -111,7 +111,8 @@ def listed(where: object, found: Sequence[str]) -> str:
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """What to mend, one line each: the key ("classes.2.colour" is the second class's) and what it must be.
 
-    Unknown keys come first. A key that is missing because it is misspelt is no second problem.
+    Unknown keys come first. A key that is missing because it is misspelt is no second problem, nor is a list that
+    lacks what is wrong in it.
     """
     found = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     meant: set[tuple[int | str, ...]] = set()
@@ -119,6 +120,8 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
     for problem in found:
         where = problem["loc"]
         if problem["type"] == "missing" and where in meant:
+            continue
+        if any(len(p["loc"]) > len(where) > 0 and p["loc"][: len(where)] == where for p in found):
             continue
         what = said(problem["msg"])
         if problem["type"] == "extra_forbidden":
