@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from geomap import legends
+from geomap import __version__, legends
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars
 from geomap.cli.show import print_estimate, print_result, refuse_gaps
@@ -91,7 +90,7 @@ def _refuse_foreign(out: Path) -> None:
     from geomap.run.directory import open_directory, read_begun, require_run
 
     if require_run(out):
-        open_directory(out, read_begun(out).request | {"geomap": version("geomap")})
+        open_directory(out, read_begun(out).request | {"geomap": __version__})
 
 
 def _saved_period(composites: Path, keys: RequestKeys) -> Period:
