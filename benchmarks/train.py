@@ -38,15 +38,15 @@ def main() -> None:
 def measure(batch: int | None, steps: int, patch: int, device: str, threads: int) -> dict[str, float | str | int]:
     import numpy as np
     import torch
-    from geomap.train.masking import draw
-    from geomap.train.parallel import Group
-    from geomap.train.views import views_of
 
     from geomap.datasets.samples import Samples
     from geomap.encode.engine import pick_device
     from geomap.label.towers import OpenClipTower
     from geomap.train import crossview
     from geomap.train.config import CrossViewConfig
+    from geomap.train.crossview.masking import draw
+    from geomap.train.crossview.processes import Group
+    from geomap.train.crossview.views import views_of
 
     torch.set_num_threads(threads)
     group = Group(0, 1, pick_device(device))

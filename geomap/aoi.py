@@ -35,16 +35,26 @@ _EDGE_M = 1000.0  # m; a straight edge this long and its image in degrees part b
 _FARTHEST_M = 1e8  # m; no projected coordinate is larger, zone numbers in false eastings included
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Area:
     """An area of interest: polygons in EPSG:4326 (longitude, latitude), cut at the antimeridian."""
 
     geometry: MultiPolygon
 
+    def __init__(self, geometry: str | Path | BaseGeometry) -> None:
+        """From what `parse_area` takes, or polygons of shapely in EPSG:4326; a MultiPolygon is kept as it is.
+
+        Raises:
+            AoiError: as `parse_area`.
+        """
+        made = geometry if isinstance(geometry, BaseGeometry) else _read(str(geometry), Path())
+        _require_polygons(made)
+        object.__setattr__(self, "geometry", made if isinstance(made, MultiPolygon) else _united(made))
+
     @property
     def square_km(self) -> float:
         """Geodesic area on WGS 84."""
-        return sum(abs(_GEOD.geometry_area_perimeter(p)[0]) for p in self.geometry.geoms) / 1e6
+        return _square_km(self.geometry)
 
 
 def parse_area(text: str, folder: Path = Path()) -> Area:
@@ -53,20 +63,44 @@ def parse_area(text: str, folder: Path = Path()) -> Area:
     Raises:
         AoiError: the text is none of these, or the area is empty, crosses itself, lies outside UTM or is too large.
     """
+    return Area(_read(text, folder))
+
+
+def require_area(text: str, folder: Path = Path()) -> None:
+    """Refuse what `parse_area` refuses, as far as that is known without GDAL: files are there, but are not opened.
+
+    Raises AoiError.
+    """
+    if (geometry := _typed(text, folder)) is not None:
+        _require_polygons(geometry)
+
+
+def _read(text: str, folder: Path) -> GeometryCollection:
+    if (geometry := _typed(text, folder)) is not None:
+        return GeometryCollection([geometry])
+    if _is_json(text):
+        return _from_table(io.BytesIO(text.strip().encode(errors="replace")), "the GeoJSON area")
+    return _from_table(folder / text, f"the area file {folder / text}")
+
+
+def _typed(text: str, folder: Path) -> BaseGeometry | None:
+    """The polygons of a box or WKT; None for GeoJSON and for a file that is there."""
     if _BBOX.match(text):
-        geometry = _from_bbox([float(v) for v in text.split(",")])
-    elif wkt := _WKT.match(text):
-        geometry = _from_wkt(wkt[2], srid=wkt[1])
-    elif text.lstrip().startswith("{"):
-        geometry = _from_geojson(text)
-    elif _exists(str(folder / text)):
-        geometry = _from_table(folder / text, f"the area file {folder / text}")
-    else:
+        return _from_bbox([float(v) for v in text.split(",")])
+    if wkt := _WKT.match(text):
+        return _from_wkt(wkt[2], srid=wkt[1])
+    if _is_json(text):
+        _require_geojson(text)
+    elif not _exists(str(folder / text)):
         raise AoiError(
             f"cannot read the area {_short(text)}: give minx,miny,maxx,maxy in degrees, WKT or GeoJSON polygons, "
             "or the path of a .geojson, .gpkg or .shp file"
         )
-    return _checked(geometry)
+    return None
+
+
+def _is_json(text: str) -> bool:
+    return text.lstrip().startswith("{")
 
 
 def _from_bbox(values: list[float]) -> BaseGeometry:
@@ -97,14 +131,13 @@ def _from_wkt(wkt: str, srid: str | None) -> BaseGeometry:
         raise AoiError(f"the area is not valid WKT: {_line(e)}") from e
 
 
-def _from_geojson(text: str) -> BaseGeometry:
+def _require_geojson(text: str) -> None:
     try:
         kind = json.loads(text).get("type")
     except (ValueError, RecursionError) as e:
         raise AoiError(f"the area {_short(text)} is not valid GeoJSON: {_line(e)}") from e
     if kind not in _GEOJSON_TYPES:
         raise AoiError(f"the area is GeoJSON of type {kind!r}; give one of {', '.join(_GEOJSON_TYPES)}")
-    return _from_table(io.BytesIO(text.strip().encode(errors="replace")), "the GeoJSON area")
 
 
 def _exists(text: str) -> bool:
@@ -117,7 +150,7 @@ def _exists(text: str) -> bool:
         ) from e
 
 
-def _from_table(source: Path | io.BytesIO, name: str) -> BaseGeometry:
+def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
     """The shapes of a vector file with one layer, in EPSG:4326."""
     import geopandas
 
@@ -183,7 +216,16 @@ def _parts(geometry: BaseGeometry) -> list[BaseGeometry]:
     return [g for g in parts if not g.is_empty]
 
 
-def _checked(geometry: BaseGeometry) -> Area:
+def _square_km(geometry: BaseGeometry) -> float:
+    return sum(abs(_GEOD.geometry_area_perimeter(p)[0]) for p in polygons_of(geometry)) / 1e6
+
+
+def _united(geometry: BaseGeometry) -> MultiPolygon:
+    return MultiPolygon(polygons_of(shapely.union_all(_parts(geometry))))
+
+
+def _require_polygons(geometry: BaseGeometry) -> None:
+    """Refuse what is no area of interest: not polygons, not in degrees, without an inside, too large."""
     _require_valid(geometry, "the area")
     parts = _parts(geometry)
     others = sorted({g.geom_type for g in parts} - {"Polygon"})
@@ -199,9 +241,8 @@ def _checked(geometry: BaseGeometry) -> Area:
         )
     if south < MIN_LATITUDE or north > MAX_LATITUDE:
         raise AoiError(f"the area reaches latitude {south:g}..{north:g}; UTM grids end at 80 S and 84 N")
-    area = Area(MultiPolygon(polygons_of(shapely.union_all(parts))))
-    if not area.square_km:
+    size = _square_km(_united(geometry))
+    if not size:
         raise AoiError("the area has no inside: its polygons are lines; give it in degrees, longitude first")
-    if area.square_km > MAX_AREA_KM2:
-        raise AoiError(f"the area has {area.square_km:,.0f} km2, more than {MAX_AREA_KM2:,}; cut it into regions")
-    return area
+    if size > MAX_AREA_KM2:
+        raise AoiError(f"the area has {size:,.0f} km2, more than {MAX_AREA_KM2:,}; cut it into regions")

@@ -291,7 +291,7 @@ def _period(period: Period | str) -> Period:
     if isinstance(period, Period):
         return period
     try:
-        return Period.parse(period)  # type: ignore[attr-defined, no-any-return]
+        return Period.parse(period)
     except ValueError as e:
         raise InputError(str(e)) from e
 

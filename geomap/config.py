@@ -7,11 +7,12 @@ Nothing is interpolated: a file means the same on every machine, and secrets sta
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, cast, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from geomap.errors import ConfigError
 
@@ -19,6 +20,8 @@ MAX_BYTES: Final = 1_000_000
 """Room for the outline of a country as text; a finer one belongs into an area file."""
 MAX_NODES: Final = 10_000
 MAX_DEPTH: Final = 20
+MAX_PROBLEMS: Final = 20
+"""Problems of a file that are told, one line each; the rest is counted."""
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it
 
@@ -85,31 +88,72 @@ def _check(text: str) -> None:
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=cast(yaml.Mark, event.start_mark))
 
 
-def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """What to mend first: the key ("classes.2.colour" is the second class's) and what it must be.
+class Strict(BaseModel):
+    """A table of a file that users write: no other keys than these, no NaN, strings without blanks around them."""
 
-    An unknown key comes before all else, since a misspelt key also leaves the right one missing.
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)
+
+
+def refusal(where: object, error: ValidationError, model: type[BaseModel]) -> str:
+    """What is wrong with a file: one line, or one line for each problem below a line that counts them."""
+    return listed(where, problems(error, model))
+
+
+def listed(where: object, found: Sequence[str]) -> str:
+    """Problems of a file as `refusal` writes them."""
+    if len(found) == 1:
+        return f"{where}: {found[0]}"
+    shown = [f"    {line}" for line in found[:MAX_PROBLEMS]]
+    more = [f"    and {len(found) - MAX_PROBLEMS} more"] if len(found) > MAX_PROBLEMS else []
+    return "\n".join((f"{where}: {len(found)} problems", *shown, *more))
+
+
+def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """What to mend, one line each: the key ("classes.2.colour" is the second class's) and what it must be.
+
+    Unknown keys come first. A key that is missing because it is misspelt is no second problem, nor is a list that
+    lacks what is wrong in it.
     """
-    problems = error.errors()
-    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    where = problem["loc"]
-    key = ".".join(str(part + 1) if isinstance(part, int) else part for part in where)
-    what = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        what = f"unknown key; the keys here are {', '.join(_table_at(model, where[:-1]).model_fields)}"
-    return f"{key}: {what}" if key else what
+    found = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
+    meant: set[tuple[int | str, ...]] = set()
+    lines = []
+    for problem in found:
+        where = problem["loc"]
+        if problem["type"] == "missing" and where in meant:
+            continue
+        if any(len(p["loc"]) > len(where) > 0 and p["loc"][: len(where)] == where for p in found):
+            continue
+        what = said(problem["msg"])
+        if problem["type"] == "extra_forbidden":
+            known = _table_at(model, where[:-1]).model_fields
+            close = get_close_matches(str(where[-1]), known, 1)
+            meant |= {(*where[:-1], *close)} if close else set()
+            hint = f"did you mean {close[0]}? The" if close else "the"
+            what = f"unknown key; {hint} keys here are {', '.join(known)}"
+        key = ".".join(str(part + 1) if isinstance(part, int) else _printable(part) for part in where)
+        lines.append(" ".join((f"{key}: {what}" if key else what).split()))
+    return lines
+
+
+def _printable(key: str) -> str:
+    return key if key.isprintable() else ascii(key)
+
+
+def said(message: str) -> str:
+    """A message of pydantic in geomap's words."""
+    return message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
 
 
 def _table_at(model: type[BaseModel], where: Sequence[int | str]) -> type[BaseModel]:
     """The model that holds the keys at a place."""
     for part in where:
         if isinstance(part, str) and part in model.model_fields:
-            model = _model_in(model.model_fields[part].annotation) or model
+            model = model_in(model.model_fields[part].annotation) or model
     return model
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
     """The first model inside an annotation such as tuple[LegendClass, ...]."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)
+    return next((found for arg in get_args(annotation) if (found := model_in(arg))), None)

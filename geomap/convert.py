@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from geomap import files, legends
-from geomap.config import first_problem
+from geomap.config import problems
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card
 from geomap.encode.checkpoint import read_tensors
@@ -146,7 +146,7 @@ def convert(
             metrics={"band_order": tested or {"chosen": DEFAULT_ORDER, "tested_on": None}},
         )  # fmt: skip
     except ValidationError as e:
-        raise WeightsError(f"weights of {path}: {first_problem(e, Card)}") from e
+        raise WeightsError(f"weights of {path}: {problems(e, Card)[0]}") from e
     vectors = towers.builtin_vectors(tower) if tower else {}
     return weights.save(out, build(found, order), card, vectors)
 

@@ -17,9 +17,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from geomap.config import first_problem
+from geomap.config import Strict, problems, refusal
 from geomap.errors import LegendError
 
 NODATA_ID = 0
@@ -43,13 +43,11 @@ _Line = Annotated[str, AfterValidator(_one_line)]
 _Text = Annotated[_Line, Field(min_length=1, max_length=300)]
 _Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
-_STRICT = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)
 
 
-class LegendClass(BaseModel):
+class LegendClass(Strict):
     """One class of a map."""
 
-    model_config = _STRICT
     id: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
     name: _Text
     colour: _Colour
@@ -57,19 +55,17 @@ class LegendClass(BaseModel):
     code: _Line | None = None  # the source nomenclature's code, for example LUCAS B11 or EUNIS G1
 
 
-class RatedPrompt(BaseModel):
+class RatedPrompt(Strict):
     """A scene in words and how much it is liked, on the legend's scale."""
 
-    model_config = _STRICT
     text: _Text
     rating: float
     voter: _Name | None = None  # whose rating it is: a person, or a list made with one interest
 
 
-class Legend(BaseModel):
+class Legend(Strict):
     """The classes (or the rated prompts) of one map."""
 
-    model_config = _STRICT
     name: _Name  # also the stem of the output files
     title: _Text
     kind: Literal["classes", "score"] = "classes"
@@ -176,7 +172,7 @@ def parse(content: bytes, where: str) -> Legend:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise LegendError(f"legend {where} is not valid TOML: {e}") from e
     except ValidationError as e:
-        raise LegendError(f"legend {where}: {first_problem(e, Legend)}") from e
+        raise LegendError(refusal(f"legend {where}", e, Legend)) from e
 
 
 def typed(classes: str, name: str = "classes") -> Legend:
@@ -200,7 +196,7 @@ def typed(classes: str, name: str = "classes") -> Legend:
             ),
         )
     except ValidationError as e:
-        raise LegendError(f"--classes: {first_problem(e, Legend)}") from e
+        raise LegendError(f"--classes: {problems(e, Legend)[0]}") from e
 
 
 def _colour(i: int) -> str:

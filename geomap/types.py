@@ -5,6 +5,7 @@ Grids are north-up in a UTM zone. Row 0 is the northern edge; coordinates are th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     import dask.array as da
     import numpy as np
     from numpy.typing import NDArray
+
+
+_YEAR = re.compile(r"\d{4}", re.ASCII)
+_MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,22 @@ class Period:
     def __post_init__(self) -> None:
         if not (1 <= self.month <= 12 and 1 <= self.months <= 12):
             raise ValueError(f"month must be 1..12 and months 1..12, not {self.month} and {self.months}")
+
+    @classmethod
+    def parse(cls, text: str) -> Period:
+        """A year "2023", a month "2023-04", or months "2022-10/2023-09", both included; also what str() writes.
+
+        Raises ValueError, with what to write.
+        """
+        months = [part.strip() for part in re.split("[/_]", text)]
+        if len(months) == 1 and _YEAR.fullmatch(months[0]):
+            return cls(int(months[0]), 1)
+        if len(months) > 2 or not all(map(_MONTH.fullmatch, months)):
+            raise ValueError(f"cannot read the period {text!r}; write 2023, 2023-04 or 2022-10/2023-09")
+        first, last = (int(m[:4]) * 12 + int(m[5:]) - 1 for m in (months[0], months[-1]))
+        if not 0 <= last - first < 12:
+            raise ValueError(f"the period {text!r} must be 1 to 12 months from the first to the last: 2022-10/2023-09")
+        return cls(first // 12, first % 12 + 1, last - first + 1)
 
     @property
     def year_months(self) -> tuple[tuple[int, int], ...]:

@@ -183,7 +183,11 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ('colour = "#6d7a3c"', 'color = "#6d7a3c"', r"classes\.2\.(colour|color): "),
-        ("id = 3", "id = 3\ncolor = 1", r"classes\.2\.color: unknown key; the keys here are id, name, colour"),
+        (
+            "id = 3",
+            "id = 3\ncolor = 1",
+            r"classes\.2\.color: unknown key; did you mean colour\? The keys here are id, name, colour",
+        ),
         ("title", 'licence = "mine"\ntitle', r"licence: unknown key; the keys here are name, title, kind"),
         ("id = 3", "id = 7", "its own id"),
         ("Olive grove", "VINEYARD", "its own name"),
@@ -198,13 +202,20 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
         ("title", 'ensembling = "late"\ntitle', "nor ensembling"),
         ("title", 'kind = "score"\ntitle', "rated"),
         ("id = 3", "id = = 3", "not valid TOML: .*at line 12"),
-        (TWO_CLASSES, "", "name: Field required"),
     ],
 )
 def test_a_broken_class_legend_is_refused(old: str, new: str, message: str) -> None:
     with pytest.raises(LegendError, match=rf"^legend test\.toml.*{message}") as error:
         parse(TWO_CLASSES.replace(old, new, 1))
     assert "\n" not in str(error.value)
+
+
+def test_all_problems_of_a_legend_are_told() -> None:
+    with pytest.raises(LegendError) as error:
+        parse("")
+    first, *lines = str(error.value).splitlines()
+    assert first == "legend test.toml: 2 problems"
+    assert [line.strip() for line in lines] == ["name: Field required", "title: Field required"]
 
 
 @pytest.mark.parametrize(

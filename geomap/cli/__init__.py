@@ -5,19 +5,49 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from geomap import __version__
 from geomap.cli import data, evaluation, inspect, jobs, legends, maps, state, stored, training, weights
-from geomap.cli.console import out_console, say
-from geomap.errors import InputError
+from geomap.cli.console import fail, say
+from geomap.errors import GeomapError, InputError
+
+STOPPED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+class Commands(TyperGroup):
+    """The commands, all of whose foreseen errors are one line on stderr and their exit code."""
+
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> NoReturn:
+        """Run a command, and leave with its exit code."""
+        given = _negative_numbers(sys.argv[1:] if args is None else args)
+        try:
+            code = super().main(given, *more, **{**options, "standalone_mode": False})
+            if code == STOPPED:
+                fail("stopped; the same command resumes")
+        except GeomapError as e:
+            fail(str(e))
+            code = e.exit_code
+        except typer.TyperException as e:  # a misspelt option, a missing argument, a value out of range
+            code = _refuse(e)
+        except typer.Abort:
+            fail("stopped")
+            code = STOPPED
+        except OSError as e:
+            fail(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}")
+            code = GeomapError.exit_code
+        sys.exit(code or 0)
+
 
 app = typer.Typer(
     name="geomap",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -42,43 +72,34 @@ app.add_typer(weights.app, name="weights")
 app.add_typer(data.photos, name="photos")
 app.add_typer(data.samples, name="samples")
 
-_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-# ^ click's UsageError: typer carries its own copy of click, which it does not export
-
 
 @app.callback(invoke_without_command=True)
 def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Options of geomap itself."""
     if version:
-        out_console.print(f"geomap {__version__}", highlight=False)
+        say(f"geomap {__version__}")
         raise typer.Exit
 
 
 def main() -> None:
-    """Entry point: every foreseen error is one line on stderr and its exit code."""
-    code: int | None
+    """Entry point."""
     try:
-        code = app(_negative_numbers(sys.argv[1:]), standalone_mode=False)
-    except _UsageError as e:
-        context = getattr(e, "ctx", None)
-        if _usage(e):  # none where no command was given: its help has been printed
-            say(f"{_usage(e)}; see {context.command_path if context else 'geomap'} --help")
-        code = InputError.exit_code
-    except typer.Abort:
-        say("stopped")
-        code = 130
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code:
-        os._exit(code)  # reads that still wait for a server must not hold the exit; what is on disk is whole
+        app()
+    except SystemExit as e:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if e.code:
+            os._exit(int(e.code))  # reads that still wait for a server must not hold the exit; files on disk are whole
 
 
-def _negative_numbers(args: list[str]) -> list[str]:
+def _negative_numbers(args: Sequence[str]) -> list[str]:
     """Let an area in the west, "-3.70,40.40,-3.69,40.41", pass for an argument, not for an option called -3."""
     return [f" {arg}" if re.match(r"-[\d.]", arg) else arg for arg in args]
 
 
-def _usage(error: Exception) -> str:
-    """Click's own words for a misspelt option, a missing argument or a value out of range, without the full stop."""
-    message: str = getattr(error, "format_message", error.__str__)()
-    return message.rstrip(".")
+def _refuse(error: typer.TyperException) -> int:
+    """Say what is wrong with the words of a command; nothing where none was typed: its help has been printed."""
+    context = getattr(error, "ctx", None)
+    if message := error.format_message().rstrip("."):
+        fail(f"{message}; see {context.command_path if context else 'geomap'} --help")
+    return InputError.exit_code

@@ -1,4 +1,4 @@
-"""What every command shares: consoles, progress bars, the log, and errors as exit codes."""
+"""What every command shares: consoles, plain lines, progress bars and the log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,39 +18,32 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from geomap.errors import GeomapError
-
 out_console = Console()
 err_console = Console(stderr=True)
 
 
-@contextmanager
-def errors_to_exit_code() -> Iterator[None]:
-    """GeomapError -> one line and its exit code; Ctrl-C -> one line and 130."""
-    try:
-        yield
-    except GeomapError as e:
-        say(str(e))
-        raise typer.Exit(e.exit_code) from e
-    except KeyboardInterrupt as e:
-        say("stopped; the same command resumes")
-        raise typer.Exit(130) from e
-    except OSError as e:
-        say(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}")
-        raise typer.Exit(1) from e
+def say(text: str, style: str | None = None) -> None:
+    """A plain line on stdout: as it is, not broken at the terminal's width."""
+    out_console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def say(message: str) -> None:
-    """One line on stderr, as geomap says what went wrong."""
-    err_console.print(
-        f"geomap: {' '.join(message.split())}", style="red", markup=False, highlight=False, soft_wrap=True
-    )
+def warn(text: str, style: str | None = None) -> None:
+    """A plain line on stderr."""
+    err_console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def fail(message: str) -> None:
+    """What went wrong, on stderr, as geomap says it: one line, and one for each of several problems."""
+    first, *rest = message.splitlines() or [""]
+    for line in (f"geomap: {' '.join(first.split())}", *rest):
+        warn(line, style="red")
 
 
 def log_to_stderr(verbose: bool) -> None:
-    """Geomap's own log; with --verbose also what GDAL says of each retry. Addresses lose their queries (tokens)."""
+    """Geomap's own log; with --verbose also what GDAL says of each retry, and times. Addresses lose their queries."""
     handler = logging.StreamHandler()
-    handler.setFormatter(Redacted("%(levelname)s %(name)s: %(message)s"))
+    when = "%(asctime)s " if verbose else ""
+    handler.setFormatter(Redacted(f"{when}%(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("geomap").setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger("rasterio").setLevel(logging.WARNING if verbose else logging.CRITICAL)

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from geomap.cli.console import err_console, errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.cli import options
+from geomap.cli.console import log_to_stderr, progress_bars, say, warn
+from geomap.run.request import RequestKeys
 
 NAMED_UNREADABLE = 10
 """Photos that could not be decoded, named at the end; the log has all."""
@@ -25,29 +27,28 @@ class Composite(StrEnum):
 
 
 @photos.command("embed")
+@options.asking("resources.device")
 def photos_embed(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="LUCAS photos, such as FR/346/283/34622836N.jpg.")],
     out: Annotated[Path, typer.Option(help="File of the vectors (safetensors).")] = Path("photos.safetensors"),
     batch: Annotated[int, typer.Option(min=1, max=65_536, help="Photos per step; a stop loses at most one.")] = 64,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    *,
+    keys: RequestKeys,
 ) -> None:
     """CLIP ViT-B/32 vectors of LUCAS ground photos, for training. A stopped run resumes with the same command.
 
     CLIP comes from open_clip's hub, or from the file that GEOMAP_CLIP_FILE names.
     """
     log_to_stderr(False)
-    with errors_to_exit_code():
-        from geomap.datasets.photos import embed_photos
+    from geomap.datasets.photos import embed_photos
 
-        with progress_bars() as progress:
-            done = embed_photos(folder, out, batch, device, progress)
-        out_console.print(f"{done.photos:,} photos of {done.points:,} points in {out}", markup=False, highlight=False)
-        if done.unreadable:
-            named = ", ".join(done.unreadable[:NAMED_UNREADABLE])
-            more = "" if len(done.unreadable) <= NAMED_UNREADABLE else ", ..."
-            err_console.print(
-                f"{len(done.unreadable):,} photos cannot be decoded and are left out: {named}{more}", markup=False
-            )
+    with progress_bars() as progress:
+        done = embed_photos(folder, out, batch, keys.resources.device, progress)
+    say(f"{done.photos:,} photos of {done.points:,} points in {out}")
+    if done.unreadable:
+        named = ", ".join(done.unreadable[:NAMED_UNREADABLE])
+        more = "" if len(done.unreadable) <= NAMED_UNREADABLE else ", ..."
+        warn(f"{len(done.unreadable):,} photos cannot be decoded and are left out: {named}{more}")
 
 
 @samples.command("cut")
@@ -61,9 +62,8 @@ def samples_cut(
 ) -> None:
     """Monthly composites of the centre of every Sen4Map point, a few gigabytes instead of terabytes."""
     log_to_stderr(False)
-    with errors_to_exit_code():
-        from geomap.datasets import sen4map
+    from geomap.datasets import sen4map
 
-        with progress_bars() as progress:
-            n = sen4map.cut_file(original, out, patch, composite.value, progress=progress)
-        out_console.print(f"{n:,} points of {patch} x {patch} pixels in {out}", markup=False, highlight=False)
+    with progress_bars() as progress:
+        n = sen4map.cut_file(original, out, patch, composite.value, progress=progress)
+    say(f"{n:,} points of {patch} x {patch} pixels in {out}")

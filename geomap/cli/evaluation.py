@@ -11,14 +11,17 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.cli import options
+from geomap.cli.console import log_to_stderr, out_console, progress_bars, say
 from geomap.errors import InputError
+from geomap.run.request import RequestKeys
 
 if TYPE_CHECKING:
     from geomap.datasets.samples import Samples
     from geomap.evaluate.tables import TextTable
 
 
+@options.asking("resources.device")
 def evaluate(
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="Name or folder of weights.")],
     data: Annotated[
@@ -43,8 +46,9 @@ def evaluate(
         int, typer.Option(min=0, max=100, help="Draws of the months that are left; 0: no such table.")
     ] = 5,
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("geomap-evaluation"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what each stage decides.")] = False,
+    *,
+    keys: RequestKeys,
+    verbose: options.Verbose = False,
 ) -> None:
     """Measure weights on labelled series, beside baselines and the paper's figures.
 
@@ -54,32 +58,31 @@ def evaluate(
     Example: `geomap evaluate default --data mine.csv --out evaluation`
     """
     log_to_stderr(verbose)
-    with errors_to_exit_code():
-        from geomap.datasets.extras import require_packages
-        from geomap.datasets.sets import read_set
-        from geomap.encode.weights import load
-        from geomap.evaluate import prompt_kinds, protocol, report, tables
+    from geomap.datasets.extras import require_packages
+    from geomap.datasets.sets import read_set
+    from geomap.encode.weights import load
+    from geomap.evaluate import prompt_kinds, protocol, report, tables
 
-        require_packages("evaluation", "sklearn", "matplotlib")
-        asked = prompt_kinds.kinds(prompts)
-        out.mkdir(parents=True, exist_ok=True)
-        loaded = load(weights)
-        patch = loaded.card.config().patch
-        with progress_bars() as progress:
-            tests = [read_set(source, patch, photos, labels, scenicness, progress) for source in data]
-            fitted = read_set(train, patch, labels=labels, progress=progress) if train else None
-            _check(tests, fitted)
-            options = protocol.Options(asked, draws, device, progress)
-            results = [protocol.measure(loaded, test, options, fitted) for test in tests]
-        paths = report.write_report(out, loaded, results)
-        for result in results:
-            out_console.rule(escape(result.name))
-            out_console.print(report.remarks(result), highlight=False)
-            for table in filter(lambda t: t.printed, tables.tables(result)):
-                _print(table)
-        out_console.print(report.notes(loaded), markup=False, highlight=False)
-        for path in paths:
-            out_console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+    require_packages("evaluation", "sklearn", "matplotlib")
+    asked = prompt_kinds.kinds(prompts)
+    out.mkdir(parents=True, exist_ok=True)
+    loaded = load(weights)
+    patch = loaded.card.config().patch
+    with progress_bars() as progress:
+        tests = [read_set(source, patch, photos, labels, scenicness, progress) for source in data]
+        fitted = read_set(train, patch, labels=labels, progress=progress) if train else None
+        _check(tests, fitted)
+        how = protocol.Options(asked, draws, keys.resources.device, progress)
+        results = [protocol.measure(loaded, test, how, fitted) for test in tests]
+    paths = report.write_report(out, loaded, results)
+    for result in results:
+        out_console.rule(escape(result.name))
+        say(report.remarks(result))
+        for table in filter(lambda t: t.printed, tables.tables(result)):
+            _print(table)
+    say(report.notes(loaded))
+    for path in paths:
+        say(str(path))
 
 
 def _check(tests: Sequence[Samples], train: Samples | None) -> None:
@@ -93,7 +96,7 @@ def _check(tests: Sequence[Samples], train: Samples | None) -> None:
 
 def _print(table: TextTable) -> None:
     """Tables by legend fit a terminal in parts, one for each legend."""
-    out_console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
+    say(f"\n{table.title}", style="bold")
     parted = table.columns[0] == "legend"
     for value in dict.fromkeys(row[0] for row in table.rows) if parted else (None,):
         found = Table(*table.columns[parted:], title=value and escape(value), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -11,11 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli import options
-from geomap.cli.console import err_console, errors_to_exit_code, log_to_stderr, out_console, progress_bars
-from geomap.cli.options import CLEAR_CLASSES, Offset, mask_of, period_of
+from geomap.cli.console import log_to_stderr, out_console, progress_bars, say, warn
 from geomap.cli.show import HECTARES_PER_PIXEL, duration, size
 from geomap.errors import InputError
-from geomap.run.request import Request
+from geomap.run.request import Request, RequestKeys, request_of
 
 if TYPE_CHECKING:
     from geomap.run.plan import Plan
@@ -25,22 +24,21 @@ MANY_ITEMS = 40
 """Items left out that `explain` names; run.json has all."""
 
 
+@options.asking(
+    "period",
+    "catalogue.stac",
+    "catalogue.collection",
+    "catalogue.max_cloud",
+    "catalogue.offset",
+    "catalogue.allow_hosts",
+    "weights",
+    "masks",
+    "resources.device",
+)
 def plan(
-    context: typer.Context,
     area: Annotated[str, typer.Argument(metavar="AOI|JOB.yaml", help="As for `geomap map`; or a job file.")],
-    stac: options.Stac = "earth-search",
-    year: options.Year = None,
-    start: options.Start = None,
-    months: options.Months = 12,
-    weights: options.Weights = "default",
-    collection: options.Collection = None,
-    max_cloud: options.MaxCloud = 100,
-    mask_classes: options.MaskClasses = CLEAR_CLASSES,
-    mask_open: options.MaskOpen = 0,
-    mask_dilate: options.MaskDilate = 0,
-    offset: options.OffsetOption = Offset.auto,
-    allow_host: options.AllowHost = None,
-    device: options.Device = "auto",
+    *,
+    keys: RequestKeys,
     verbose: options.Verbose = False,
 ) -> None:
     """What a map would take and how much clear sky it would find, month by month. Writes no file.
@@ -52,43 +50,25 @@ def plan(
     Example: `geomap plan "4.40,50.85,4.45,50.88" --year 2023`
     """
     log_to_stderr(verbose)
-    with errors_to_exit_code():
-        if area.endswith((".yaml", ".yml")):
-            request = _of_job(context, area)
-        else:
-            from geomap import aoi
+    if area.endswith((".yaml", ".yml")):
+        request = _of_job(keys, area)
+    else:
+        from geomap import aoi
 
-            place, period = aoi.parse_area(area), period_of(year, start, months)
-            mask = mask_of(mask_classes, mask_open, mask_dilate)
+        request = request_of(keys, aoi.parse_area(area), options.period_of(keys), ())
+    from geomap.run.plan import plan as make_plan
 
-            request = Request(
-                area=place,
-                period=period,
-                stac=stac,
-                legends=(),
-                weights=weights,
-                collection=collection,
-                max_cloud=max_cloud,
-                offset=offset.value,
-                allow_hosts=tuple(allow_host or ()),
-                device=device,
-                mask=mask,
-            )
-        from geomap.run.plan import plan as make_plan
-
-        with progress_bars() as progress:
-            made = make_plan(request, progress)
-        _print_plan(made)
+    with progress_bars() as progress:
+        made = make_plan(request, progress)
+    _print_plan(made)
 
 
-def _of_job(context: typer.Context, path: str) -> Request:
-    """What a job would ask for today. Raises InputError for options, which the job file says already."""
+def _of_job(keys: RequestKeys, path: str) -> Request:
+    """What a job file asks for today; beside it no option means anything."""
     from geomap.jobs.file import read
 
-    sources = {name: context.get_parameter_source(name) for name in context.params}
-    typed = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
-    if others := sorted(set(typed) - {"area", "verbose"}):
-        raise InputError(f"--{others[0].replace('_', '-')} goes with an area; {path} says what to map and how")
+    if others := list(options.typed(keys)):
+        raise InputError(f"{others[0]} goes with an area; {path} says what to map and how")
     job = read(Path(path))
     from geomap.jobs import due
 
@@ -101,10 +81,9 @@ def explain(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Outpu
     The last column counts scenes by what their darkest vegetation says of the decision: "not asked" where a scene has
     none there, or its products never carried the offset.
     """
-    with errors_to_exit_code():
-        from geomap.run import record
+    from geomap.run import record
 
-        _print_inputs(directory, record.inputs(directory))
+    _print_inputs(directory, record.inputs(directory))
 
 
 def _print_plan(plan: Plan) -> None:
@@ -125,11 +104,11 @@ def _print_plan(plan: Plan) -> None:
         names = ", ".join(
             f"{m.year:04d}-{m.month:02d} ({m.scenes or 'no'} scene{'s' * (m.scenes != 1)})" for m in empty
         )
-        err_console.print(f"expected to be empty: {names}", style="red", markup=False, soft_wrap=True)
+        warn(f"expected to be empty: {names}", style="red")
     if plan.failed:
         looked = plan.failed + plan.measured
         said = f"{plan.failed} of {looked} scenes looked at cannot be read, such as: {plan.failure}"
-        err_console.print(said, style="red", markup=False, highlight=False, soft_wrap=True)
+        warn(said, style="red")
 
 
 def _print_costs(plan: Plan) -> None:
@@ -161,14 +140,14 @@ def _print_inputs(directory: Path, found: Inputs) -> None:
     out_console.print(table)
     _print_missed(directory, found.missed)
     if not found.left_out:
-        out_console.print("nothing that was found is left out")
+        say("nothing that was found is left out")
         return
     table = Table("why", "item", "", title=f"Found and left out: {len(found.left_out)} items")
     for item in found.left_out[:MANY_ITEMS]:
         table.add_row(escape(item.cause), escape(item.id), escape(item.detail))
     out_console.print(table)
     if (rest := len(found.left_out) - MANY_ITEMS) > 0:
-        out_console.print(f"and {rest} more in {directory / 'run.json'}", markup=False, soft_wrap=True)
+        say(f"and {rest} more in {directory / 'run.json'}")
 
 
 def _print_missed(directory: Path, missed: Sequence[MissedScene]) -> None:
@@ -180,7 +159,7 @@ def _print_missed(directory: Path, missed: Sequence[MissedScene]) -> None:
         table.add_row(*(escape(cell) for cell in (m.cause, m.scene, m.band, m.detail)), str(len(m.tiles)))
     out_console.print(table)
     if (rest := len(missed) - MANY_ITEMS) > 0:
-        out_console.print(f"and {rest} more in {directory / 'run.json'}", markup=False, soft_wrap=True)
+        say(f"and {rest} more in {directory / 'run.json'}")
 
 
 def _row(group: OffsetGroup) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from geomap.cli import options
-from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.cli.console import log_to_stderr, progress_bars, say
 from geomap.cli.show import print_estimate, print_result, refuse_gaps
 from geomap.errors import InputError
 
@@ -39,33 +39,32 @@ def run(
     Exit code: 0 complete, 1 failed, 2 bad input, 3 complete but for tiles in quarantine, 75 try again later.
     """
     log_to_stderr(verbose)
-    with errors_to_exit_code():
-        from geomap.jobs import file
+    from geomap.jobs import file
 
-        read = file.read(job)
-        from geomap.jobs.due import (  # torch and GDAL take seconds to import: only once the input is sound
-            run_job,
-            today,
-        )
+    read = file.read(job)
+    from geomap.jobs.due import (  # torch and GDAL take seconds to import: only once the input is sound
+        run_job,
+        today,
+    )
 
-        done: list[Result] = []
-        try:
-            with nullcontext(_silent) if quiet else progress_bars() as progress:
-                estimated = _silent if quiet else print_estimate
-                done.extend(  # keeps what came before an error
-                    run_job(
-                        read,
-                        today(),
-                        progress,
-                        estimated,
-                        refresh=refresh,
-                        retry_quarantined=retry_quarantined,
-                    )
+    done: list[Result] = []
+    try:
+        with nullcontext(_silent) if quiet else progress_bars() as progress:
+            estimated = _silent if quiet else print_estimate
+            done.extend(  # keeps what came before an error
+                run_job(
+                    read,
+                    today(),
+                    progress,
+                    estimated,
+                    refresh=refresh,
+                    retry_quarantined=retry_quarantined,
                 )
-        finally:
-            for result in done if not quiet else ():
-                print_result(result)
-        refuse_gaps(done)
+            )
+    finally:
+        for result in done if not quiet else ():
+            print_result(result)
+    refuse_gaps(done)
 
 
 def schedule(
@@ -84,29 +83,28 @@ def schedule(
 
     Example: `geomap schedule pipelines/rolling_update_monthly.yaml --monthly --user`
     """
-    with errors_to_exit_code():
-        from geomap import files
-        from geomap.jobs import file
-        from geomap.jobs import schedule as plans
+    from geomap import files
+    from geomap.jobs import file
+    from geomap.jobs import schedule as plans
 
-        chosen = [*(name for name, asked in _every(monthly, weekly, daily) if asked), *([cron] if cron else [])]
-        if len(chosen) != 1:
-            raise InputError('give one of --monthly, --weekly, --daily or --cron "0 3 5 * *"')
-        read = file.read(job)
-        plan = plans.Schedule(
-            name=read.keys.name,
-            job=read.path,
-            program=_program(),
-            cron=plans.EVERY.get(chosen[0], chosen[0]),
-            account=None if user else _account(),
-            memory=read.keys.resources.memory_bytes,
-        )
-        for name, content in plans.files(plan).items():
-            if name != plans.NOTIFY or not (out / name).exists():  # it may have been edited, for mail
-                files.write_bytes(out / name, content.encode())
-        if read.keys.period.last is None:
-            _say("The period of this job is fixed: runs leave its finished map as it is. A rolling one is last: 12.")
-        _print_next(out, plan.name, user)
+    chosen = [*(name for name, asked in _every(monthly, weekly, daily) if asked), *([cron] if cron else [])]
+    if len(chosen) != 1:
+        raise InputError('give one of --monthly, --weekly, --daily or --cron "0 3 5 * *"')
+    read = file.read(job)
+    plan = plans.Schedule(
+        name=read.keys.name,
+        job=read.path,
+        program=_program(),
+        cron=plans.EVERY.get(chosen[0], chosen[0]),
+        account=None if user else _account(),
+        memory=read.keys.resources.memory_bytes,
+    )
+    for name, content in plans.files(plan).items():
+        if name != plans.NOTIFY or not (out / name).exists():  # it may have been edited, for mail
+            files.write_bytes(out / name, content.encode())
+    if read.keys.period.last is None:
+        say("The period of this job is fixed: runs leave its finished map as it is. A rolling one is last: 12.")
+    _print_next(out, plan.name, user)
 
 
 def _silent(*_: object) -> None:
@@ -136,21 +134,17 @@ def _print_next(out: Path, name: str, user: bool) -> None:
     """The files, and what to type to install them."""
     here, unit, control = shlex.quote(str(out)), f"geomap-{name}", "systemctl --user" if user else "sudo systemctl"
     home = "~/.config/systemd/user" if user else "/etc/systemd/system"
-    _say(f"{out / unit}.service    what runs, when it is tried again, and who is told")
-    _say(f"{out / unit}.timer      when it runs")
-    _say(f"{out}/geomap-notify@.service    what happens when it fails for good; edit it to get mail")
-    _say(f"{out / unit}.cron       the same for cron, where there is no systemd")
-    _say("\nNothing is installed yet. With systemd:\n")
-    _say(f"    {'' if user else 'sudo '}install -D -m 644 -t {home} {here}/*.service {here}/*.timer")
-    _say(f"    {control} daemon-reload")
-    _say(f"    {control} enable --now {unit}.timer")
+    say(f"{out / unit}.service    what runs, when it is tried again, and who is told")
+    say(f"{out / unit}.timer      when it runs")
+    say(f"{out}/geomap-notify@.service    what happens when it fails for good; edit it to get mail")
+    say(f"{out / unit}.cron       the same for cron, where there is no systemd")
+    say("\nNothing is installed yet. With systemd:\n")
+    say(f"    {'' if user else 'sudo '}install -D -m 644 -t {home} {here}/*.service {here}/*.timer")
+    say(f"    {control} daemon-reload")
+    say(f"    {control} enable --now {unit}.timer")
     if user:
-        _say("    loginctl enable-linger    # or it runs only while you are logged in")
-    _say(f"    {control} start {unit}.service    # a first run now")
-    _say(f"    journalctl {'--user ' if user else ''}--unit {unit}    # what it says")
-    _say("\nOr with cron:\n")
-    _say(f"    (crontab -l; cat {here}/{unit}.cron) | crontab -")
-
-
-def _say(text: str) -> None:
-    out_console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say("    loginctl enable-linger    # or it runs only while you are logged in")
+    say(f"    {control} start {unit}.service    # a first run now")
+    say(f"    journalctl {'--user ' if user else ''}--unit {unit}    # what it says")
+    say("\nOr with cron:\n")
+    say(f"    (crontab -l; cat {here}/{unit}.cron) | crontab -")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from geomap.cli.console import errors_to_exit_code, out_console
+from geomap.cli.console import out_console, say
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,22 +52,21 @@ def legends_show(
     To make your own: `geomap legends show landcover --toml > mine.toml`, edit it, look at
     `geomap legends check mine.toml`, then `map AOI --legend mine.toml`.
     """
-    with errors_to_exit_code():
-        from geomap import legends
+    from geomap import legends
 
-        if toml:
-            print(legends.source(name), end="")
-            return
-        found = legends.load(name)
-        if found.kind == "score":
-            table = Table("rating", "voter", "prompt", title=f"{escape(found.title)}, {found.ensembling} ensembling")
-            for p in found.prompts:
-                table.add_row(f"{p.rating:g}", p.voter, escape(p.text))
-        else:
-            table = Table("id", "", "class", "prompts", title=escape(found.title))
-            for c in found.classes:
-                table.add_row(str(c.id), f"[on {c.colour}]  [/]", escape(c.name), escape("; ".join(c.prompts)))
-        out_console.print(table)
+    if toml:
+        print(legends.source(name), end="")
+        return
+    found = legends.load(name)
+    if found.kind == "score":
+        table = Table("rating", "voter", "prompt", title=f"{escape(found.title)}, {found.ensembling} ensembling")
+        for p in found.prompts:
+            table.add_row(f"{p.rating:g}", p.voter, escape(p.text))
+    else:
+        table = Table("id", "", "class", "prompts", title=escape(found.title))
+        for c in found.classes:
+            table.add_row(str(c.id), f"[on {c.colour}]  [/]", escape(c.name), escape("; ".join(c.prompts)))
+    out_console.print(table)
 
 
 @app.command("check")
@@ -83,23 +82,22 @@ def legends_check(
     For each class: the nearest other class, and how many of its prompts, left out of it, are still nearest to it.
     For rated prompts: the score that the others give each. docs/legends.md explains the figures.
     """
-    with errors_to_exit_code():
-        from geomap import legends
+    from geomap import legends
 
-        if (name is None) == (classes is None):
-            raise InputError('give a legend to check, or --classes "vineyard, olive grove, maize field"')
-        found = legends.load(name) if name is not None else legends.typed(classes or "")
-        from geomap.encode.card import locate, read_card
-        from geomap.label import towers
-        from geomap.label.check import check_classes, check_ratings
+    if (name is None) == (classes is None):
+        raise InputError('give a legend to check, or --classes "vineyard, olive grove, maize field"')
+    found = legends.load(name) if name is not None else legends.typed(classes or "")
+    from geomap.encode.card import locate, read_card
+    from geomap.label import towers
+    from geomap.label.check import check_classes, check_ratings
 
-        card = read_card(locate(weights))
-        tower = towers.tower(card.text_space)
-        if found.kind == "score":
-            _print_ratings(found, check_ratings(found, tower, card.logit_scale))
-        else:
-            _print_classes(found, check_classes(found, tower, card.logit_scale))
-        _say(CAVEAT)
+    card = read_card(locate(weights))
+    tower = towers.tower(card.text_space)
+    if found.kind == "score":
+        _print_ratings(found, check_ratings(found, tower, card.logit_scale))
+    else:
+        _print_classes(found, check_classes(found, tower, card.logit_scale))
+    say(CAVEAT)
 
 
 def _print_classes(legend: Legend, check: ClassesCheck) -> None:
@@ -109,11 +107,11 @@ def _print_classes(legend: Legend, check: ClassesCheck) -> None:
         table.add_row(escape(c.name), escape(c.nearest), f"{c.cosine:.2f}", f"{c.confidence:.1%}", own)
     out_console.print(table)
     for a, b, cosine in check.close:
-        _say(f"Close ({cosine:.2f}): {a} / {b}. Keep one if both are the same land; else say in each {DIFFERENCE}.")
+        say(f"Close ({cosine:.2f}): {a} / {b}. Keep one if both are the same land; else say in each {DIFFERENCE}.")
     for s in check.strays:
-        _say(f"Astray: {s.prompt!r} ({s.name}) is nearer to {s.nearest} by {s.lead:.2f}. Name what only {s.name} has.")
+        say(f"Astray: {s.prompt!r} ({s.name}) is nearer to {s.nearest} by {s.lead:.2f}. Name what only {s.name} has.")
     if not check.close and not check.strays:
-        _say("No two classes are close, and every prompt is nearest to its own class.")
+        say("No two classes are close, and every prompt is nearest to its own class.")
 
 
 def _print_ratings(legend: Legend, checks: Sequence[RatingCheck]) -> None:
@@ -123,9 +121,5 @@ def _print_ratings(legend: Legend, checks: Sequence[RatingCheck]) -> None:
         table.add_row(f"{c.rating:g}", f"{c.score:.1f}", escape(c.prompt))
     out_console.print(table)
     apart = sum(abs(c.rating - c.score) for c in checks) / len(checks)
-    _say(f"{len(checks)} prompts; rating and score by the others are {apart:.1f} apart on average.")
-    _say("A prompt far from its score stands beside scenes rated otherwise: say what makes it better or worse.")
-
-
-def _say(line: str) -> None:
-    out_console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(f"{len(checks)} prompts; rating and score by the others are {apart:.1f} apart on average.")
+    say("A prompt far from its score stands beside scenes rated otherwise: say what makes it better or worse.")

@@ -2,57 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
+from geomap import __version__, legends
 from geomap.cli import options
-from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, progress_bars
-from geomap.cli.options import CLEAR_CLASSES, Offset, mask_of, period_of, within_of
+from geomap.cli.console import log_to_stderr, out_console, progress_bars
 from geomap.cli.show import print_estimate, print_result, refuse_gaps
 from geomap.errors import InputError
-from geomap.run.request import Request
+from geomap.run.request import DEFAULT_LEGEND, Request, RequestKeys, request_of
 from geomap.run.workers import Resources
 
 if TYPE_CHECKING:
     from geomap.types import Period
 
 
+@options.asking()
 def map_command(
     area: options.Area,
-    stac: options.Stac = "earth-search",
-    year: options.Year = None,
-    start: options.Start = None,
-    months: options.Months = 12,
-    legend: options.LegendOption = None,
-    classes: options.Classes = None,
+    *,
     out: Annotated[Path, typer.Option(help="Directory of the maps; the same command again resumes.")] = Path(
         "geomap-out"
     ),
-    weights: options.Weights = "default",
-    collection: options.Collection = None,
-    max_cloud: options.MaxCloud = 100,
-    min_clear_months: Annotated[
-        int | None, typer.Option(min=1, max=12, help="Pixels with fewer clear months are not mapped. [default: 3]")
+    keys: RequestKeys,
+    from_composites: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR|STORE", help="Take the composites that a run saved: no catalogue, and its period."),
     ] = None,
-    min_confidence: options.MinConfidence = 0,
-    within: options.Within = None,
-    save_composites: options.SaveComposites = False,
-    save_embeddings: options.SaveEmbeddings = False,
-    from_composites: options.FromComposites = None,
-    update_from: options.UpdateFrom = None,
-    mask_classes: options.MaskClasses = CLEAR_CLASSES,
-    mask_open: options.MaskOpen = 0,
-    mask_dilate: options.MaskDilate = 0,
-    max_missed: options.MaxMissed = 10,
-    deadline: options.Deadline = 120,
-    offset: options.OffsetOption = Offset.auto,
-    allow_host: options.AllowHost = None,
-    device: options.Device = "auto",
-    workers: options.Workers = 0,
-    scheduler: options.Scheduler = None,
+    update_from: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="A finished run over other months, saved with its composites: read and encode only what has changed, "
+            "and map the changes.",
+        ),
+    ] = None,
     retry_quarantined: options.RetryQuarantined = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -67,61 +55,59 @@ def map_command(
     `geomap map farm.geojson --start 2022-10 --classes "vineyard, olive grove, maize field" --out farm`
     """
     log_to_stderr(verbose)
-    with errors_to_exit_code():
-        from geomap import aoi
+    request = _request(keys, area, out, from_composites)
+    from geomap.run import map  # torch and GDAL take seconds to import: only once the input is sound
 
-        chosen = options.legends_of(legend, classes)
-        place, period, base = aoi.parse_area(area), _period(from_composites, year, start, months), within_of(within)
-        mask = mask_of(mask_classes, mask_open, mask_dilate)
-        from geomap.run import map  # torch and GDAL take seconds to import: only once the input is sound
+    if update_from:
         from geomap.run.update import earlier
 
-        request = Request(
-            area=place,
-            period=period,
-            stac=stac,
-            legends=chosen,
-            weights=weights,
-            collection=collection,
-            max_cloud=max_cloud,
-            offset=offset.value,
-            allow_hosts=tuple(allow_host or ()),
-            min_clear_months=min(3, period.months) if min_clear_months is None else min_clear_months,
-            min_confidence=min_confidence / 100,
-            within=base,
-            device=device,
-            mask=mask,
-            max_missed=max_missed / 100,
-            deadline=deadline,
-            save_composites=save_composites,
-            save_embeddings=save_embeddings,
-            composites=from_composites,
-            update=earlier(update_from) if update_from else None,
+        request = replace(request, update=earlier(update_from))
+    who = Resources(keys.resources.scheduler, keys.resources.workers)
+    with progress_bars() as progress:
+        result = map.map_area(
+            request, out, progress, print_estimate, resources=who, retry_quarantined=retry_quarantined
         )
-        with progress_bars() as progress:
-            who = Resources(scheduler, workers)
-            result = map.map_area(
-                request, out, progress, print_estimate, resources=who, retry_quarantined=retry_quarantined
-            )
-        print_result(result)
-        refuse_gaps([result])
+    print_result(result)
+    refuse_gaps([result])
 
 
-def _period(composites: Path | None, year: int | None, start: str | None, months: int) -> Period:
-    """The period asked for, or that of the composites, of which it may name no other. Raises InputError."""
-    if composites is None:
-        return period_of(year, start, months)
+def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -> Request:
+    """What was typed, as a request; an area file is opened last, since that loads GDAL. Raises InputError."""
+    from geomap import aoi
+    from geomap.encode.card import locate
+
+    asked = keys.chosen() or (legends.load(DEFAULT_LEGEND),)
+    aoi.require_area(area)
+    locate(keys.weights.name)
+    _refuse_foreign(out)
+    period = options.period_of(keys) if composites is None else _saved_period(composites, keys)
+    with options.in_options():
+        return request_of(keys, aoi.parse_area(area), period, asked, composites)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Refuse a folder that is no run's, or a run of another version, which `map_area` would do in three seconds."""
+    from geomap.run.directory import open_directory, read_begun, require_run
+
+    if require_run(out):
+        open_directory(out, read_begun(out).request | {"geomap": __version__})
+
+
+def _saved_period(composites: Path, keys: RequestKeys) -> Period:
+    """The period of saved composites, of which the keys may name no other. Raises InputError."""
     from geomap.store.store import COMPOSITES, open_store
 
     saved = open_store(composites, COMPOSITES)
-    if (year or start) and period_of(year, start, months) != saved.period:
+    if keys.period and keys.period.period != saved.period:
         raise InputError(f"{saved.path} is of {saved.period}; leave --year, --start and --months out")
     return saved.period
 
 
+@options.asking("resources.device")
 def demo(
+    *,
+    keys: RequestKeys,
     out: Annotated[Path, typer.Option(help="Directory of the scenes and maps.")] = Path("geomap-demo"),
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Simulate a small landscape with known classes, map it, and compare: no network needed.
 
@@ -130,15 +116,12 @@ def demo(
     mapped: for that see `geomap weights show default`.
     """
     log_to_stderr(False)
-    with errors_to_exit_code():
-        from geomap.demo import run_demo
+    from geomap.demo import run_demo
 
-        with progress_bars() as progress:
-            result, agreements = run_demo(out, device, progress, print_estimate)
-        print_result(result)
-        table = Table("map", "class", "pixels", "mapped as such", title="Agreement with the simulated truth")
-        for a in agreements:
-            table.add_row(
-                a.legend, a.class_name or "all", f"{a.pixels:,}", f"{a.share:.1%}", end_section=not a.class_name
-            )
-        out_console.print(table)
+    with progress_bars() as progress:
+        result, agreements = run_demo(out, keys.resources.device, progress, print_estimate)
+    print_result(result)
+    table = Table("map", "class", "pixels", "mapped as such", title="Agreement with the simulated truth")
+    for a in agreements:
+        table.add_row(a.legend, a.class_name or "all", f"{a.pixels:,}", f"{a.share:.1%}", end_section=not a.class_name)
+    out_console.print(table)

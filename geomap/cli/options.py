@@ -1,28 +1,23 @@
-"""Arguments and options that several commands share, and how their text becomes values."""
+"""Options of commands: those that the keys of a request declare, and those that several commands share."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from annotated_types import Ge, Le
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
+from geomap import config
 from geomap.errors import InputError
-
-if TYPE_CHECKING:
-    from geomap.composite.mask import Mask
-    from geomap.legends import Legend
-    from geomap.types import Period
-
-
-class Offset(StrEnum):
-    """What to do with scenes whose metadata do not tell their DN offset."""
-
-    auto = "auto"
-    applied = "applied"
-    unapplied = "unapplied"
-
+from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared
+from geomap.types import Period
 
 Area = Annotated[
     str,
@@ -31,128 +26,132 @@ Area = Annotated[
         help='"minx,miny,maxx,maxy" in degrees (longitude first), WKT, or a .geojson, .gpkg or .shp file.',
     ),
 ]
-Stac = Annotated[
-    str, typer.Option(help="earth-search, planetary-computer, cdse, the URL of a STAC API, or a local items.json.")
-]
-Year = Annotated[int | None, typer.Option(help="A calendar year, for example 2023.")]
-Start = Annotated[str | None, typer.Option(metavar="YYYY-MM", help="First month, instead of --year.")]
-Months = Annotated[int, typer.Option(min=1, max=12, help="Months from --start on.")]
-Weights = Annotated[str, typer.Option(help="Name (see `geomap weights list`) or folder of weights.")]
-Collection = Annotated[str | None, typer.Option(help="STAC collection, where the catalogue has several.")]
-MaxCloud = Annotated[float, typer.Option(min=0, max=100, help="Skip scenes cloudier than this, percent.")]
-OffsetOption = Annotated[
-    Offset, typer.Option(help="For scenes whose metadata do not tell their DN offset: is it taken off already?")
-]
-AllowHost = Annotated[
-    list[str] | None, typer.Option(help="Also open http(s) addresses on this host; repeat for several.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-LegendOption = Annotated[
-    list[str] | None,
-    typer.Option(help="A built-in legend (see `geomap legends list`) or a .toml file; repeat for several."),
-]
-Classes = Annotated[
-    str | None, typer.Option(help='Your own classes: "vineyard, olive grove, maize field". Map: classes.tif.')
-]
-MinConfidence = Annotated[
-    float, typer.Option(min=0, max=100, help="Percent; pixels below become class 255, Unclassified.")
-]
-Within = Annotated[
-    str | None, typer.Option(metavar="LEGEND=CLASS", help='Map the other legends only there: "landcover=Cropland".')
-]
-SaveComposites = Annotated[
-    bool, typer.Option("--save-composites", help="Keep the monthly composites: composites.zarr beside the maps.")
-]
-SaveEmbeddings = Annotated[
-    bool,
-    typer.Option(
-        "--save-embeddings", help="Keep the embeddings, 128 bytes a pixel, for `geomap label`: embeddings.zarr."
-    ),
-]
-FromComposites = Annotated[
-    Path | None,
-    typer.Option(metavar="DIR|STORE", help="Take the composites that a run saved: no catalogue, and its period."),
-]
-UpdateFrom = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="A finished run over other months, saved with its composites: read and encode only what has changed, "
-        "and map the changes.",
-    ),
-]
+RetryQuarantined = Annotated[bool, typer.Option("--retry-quarantined", help="Try again the tiles that failed twice.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what each stage decides.")]
 
-Workers = Annotated[
-    int, typer.Option(min=0, help="Processes of this machine that share the tiles; 0: this process alone.")
-]
-Scheduler = Annotated[
-    str | None,
-    typer.Option(metavar="tcp://HOST:PORT", help="A dask scheduler whose workers do the tiles, or tls://."),
-]
-RetryQuarantined = Annotated[bool, typer.Option("--retry-quarantined", help="Try again the tiles that failed twice.")]
-
-MaskClasses = Annotated[
-    str, typer.Option(metavar="N,N,...", help="SCL classes that are not clear; 0 never is. docs/ingestion.md has more.")
-]
-MaskOpen = Annotated[
-    int, typer.Option(min=0, max=50, help="Take unclear specks under 2N+1 pixels of 20 m in width for clear.")
-]
-MaskDilate = Annotated[int, typer.Option(min=0, max=50, help="Grow what is unclear by so many pixels of 20 m.")]
-MaxMissed = Annotated[
-    float,
-    typer.Option(min=0, max=100, help="Percent of a tile's scenes that may be missing or damaged; above 0, one may."),
-]
-Deadline = Annotated[float, typer.Option(min=1, help="Seconds for which a server of pixels may refuse a file.")]
-
-CLEAR_CLASSES = "0,1,3,8,9,10,11"
-"""SCL classes that are not clear, by default: mask.Mask()."""
+FLAGS = {d.key: d.option.flag for d in declared()}
+"""Keys of a request -> their options."""
 
 
-def mask_of(classes: str, opening: int, dilation: int) -> Mask:
-    """What --mask-classes, --mask-open and --mask-dilate name. Raises InputError."""
-    from geomap.composite.mask import Mask
+def asking(*keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these keys and tables, or of all, in place of its parameter `keys`.
 
+    There it gets what was typed, checked and with the defaults of the declaration.
+    """
+    chosen = [d for d in declared() if not keys or any(d.key == k or d.key.startswith(f"{k}.") for k in keys)]
+    names = {d.option.flag.removeprefix("--").replace("-", "_"): d for d in chosen}
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = [_CONTEXT]
+        for name, own in inspect.signature(command, eval_str=True).parameters.items():
+            made = (_parameter(n, d) for n, d in names.items())
+            parameters += made if name == "keys" else (own.replace(kind=_BY_NAME),)
+
+        @functools.wraps(command)
+        def wrapper(context: typer.Context, **values: Any) -> None:
+            given = {d.key: _value(d, values[name]) for name, d in names.items() if _is_typed(context, name)}
+            own = {name: value for name, value in values.items() if name not in names}
+            command(keys=keys_of(given), **own)
+
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        return wrapper
+
+    return decorate
+
+
+def keys_of(values: dict[str, Any]) -> RequestKeys:
+    """Keys, checked, from values by dotted key. Raises InputError in terms of options."""
+    tables: dict[str, Any] = {}
+    for key, value in values.items():
+        table, _, name = key.rpartition(".")
+        (tables.setdefault(table, {}) if table else tables)[name] = value
     try:
-        numbers = tuple(int(part) for part in classes.split(","))
-    except ValueError as e:
-        raise InputError(f"cannot read --mask-classes {classes!r}; write numbers of SCL classes: 0,1,3,8,9,10") from e
-    return Mask(numbers, opening, dilation)
+        return RequestKeys.model_validate(tables)
+    except ValidationError as e:
+        raise InputError("; ".join(map(as_option, config.problems(e, RequestKeys)))) from e
 
 
-def within_of(text: str | None) -> tuple[str, str] | None:
-    """The legend and class that --within names. Raises InputError."""
-    if text is None:
-        return None
-    legend, sep, name = text.partition("=")
-    if not (sep and legend.strip() and name.strip()):
-        raise InputError(f"cannot read --within {text!r}; write LEGEND=CLASS, for example landcover=Cropland")
-    return legend.strip(), name.strip()
+def period_of(keys: RequestKeys) -> Period:
+    """The months that --year, or --start and --months, name. Raises InputError where there are none."""
+    if keys.period is None:
+        raise InputError(NO_PERIOD)
+    return keys.period.period
 
 
-def legends_of(names: list[str] | None, classes: str | None) -> tuple[Legend, ...]:
-    """The legends that --legend names and --classes types; land cover where there are neither. Raises InputError."""
-    from geomap import legends as legend
+def as_option(problem: str) -> str:
+    """A problem of a key, "catalogue.max_cloud: must be ...", as one of its option; of a table, without its name."""
+    key, _, what = problem.partition(": ")
+    known = re.sub(r"\.\d+$", "", key)
+    if known in FLAGS:
+        return f"{FLAGS[known]}: {what}"
+    return what if known in RequestKeys.model_fields else problem
 
-    chosen = [legend.load(name) for name in names or ([] if classes else ["landcover"])]
-    return (*chosen, *([legend.typed(classes)] if classes is not None else []))
 
-
-def period_of(year: int | None, start: str | None, months: int) -> Period:
-    """The months that --year, or --start and --months, name. Raises InputError."""
-    from geomap.types import Period
-
-    if (year is None) == (start is None):
-        raise InputError("give the time to map as --year 2023, or as --start 2022-10 with --months")
-    if start is None:
-        if months != 12:
-            raise InputError("--months goes with --start, for example --start 2023-04 --months 6")
-        start = f"{year:04d}-01"
+@contextmanager
+def in_options() -> Iterator[None]:
+    """Errors that begin with the name of a key, in terms of options."""
     try:
-        y, m = (int(part) for part in start.split("-"))
-        period = Period(y, m, months)
+        yield
+    except InputError as e:
+        e.args = (as_option(str(e)),)
+        raise
+
+
+def typed(keys: BaseModel, prefix: str = "") -> Iterator[str]:
+    """The options that were typed."""
+    for name in sorted(keys.model_fields_set):
+        value = getattr(keys, name)
+        if isinstance(value, BaseModel):
+            yield from typed(value, f"{prefix}{name}.")
+        elif (key := prefix + name) in FLAGS:
+            yield FLAGS[key]
+
+
+_BY_NAME = inspect.Parameter.KEYWORD_ONLY
+_CONTEXT = inspect.Parameter("context", _BY_NAME, annotation=typer.Context)
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _value(d: Declared, value: Any) -> Any:
+    """A value as the key takes it. Raises InputError."""
+    if not d.option.separated:
+        return value
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if _item(d.field) is not int:
+        return parts or [value]
+    try:
+        return [int(part) for part in parts]
     except ValueError as e:
-        raise InputError(f"cannot read the month {start!r}; write it as 2023-04") from e
-    if not 2015 <= period.year <= 2100:
-        raise InputError(f"there is no Sentinel-2 scene in {period.year}; the first are of 2015")
-    return period
+        raise InputError(f"cannot read {d.option.flag} {value!r}; write whole numbers with commas: 0,1,3,8") from e
+
+
+def _parameter(name: str, d: Declared) -> inspect.Parameter:
+    """The parameter of a command that stands for a key: typer makes its option and help of it."""
+    field, default = _present(d.field), d.field.default
+    kind: Any = field.annotation
+    if get_origin(kind) is tuple:
+        kind, default = (str, ",".join(map(str, default)) or None) if d.option.separated else (list[str], None)
+    limits = {"min": _limit(field, Ge, "ge"), "max": _limit(field, Le, "le")} if kind in (int, float) else {}
+    made = typer.Option(d.option.flag, metavar=d.option.metavar, help=d.option.help, **limits)
+    annotation = kind | None if default is None and get_origin(kind) is not Literal else kind
+    return inspect.Parameter(name, _BY_NAME, default=default, annotation=Annotated[annotation, made])
+
+
+def _present(field: FieldInfo) -> FieldInfo:
+    """The field of `X | None` as one of X."""
+    found = [a for a in get_args(field.annotation) if a is not type(None)]
+    optional = len(found) < len(get_args(field.annotation))
+    return FieldInfo.from_annotation(found[0]) if optional else field
+
+
+def _item(field: FieldInfo) -> Any:
+    return FieldInfo.from_annotation(get_args(field.annotation)[0]).annotation
+
+
+def _limit(field: FieldInfo, kind: type[Ge | Le], name: str) -> Any:
+    return next((getattr(m, name) for m in field.metadata if isinstance(m, kind)), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from geomap.cli.console import err_console, out_console
+from geomap.cli.console import out_console, say, warn
 from geomap.errors import QuarantineError
 
 if TYPE_CHECKING:
@@ -24,10 +24,9 @@ def print_estimate(e: map.Estimate) -> None:
     """What a run is about to cost, on stderr."""
     tiles = "1 tile" if e.tiles == 1 else f"{e.tiles} tiles"
     speed = "" if e.encode_seconds is None else f"; encoding takes about {duration(e.encode_seconds)}"
-    err_console.print(
+    warn(
         f"{tiles}, {e.pixels * HECTARES_PER_PIXEL / 100:,.2f} km2 ({e.pixels:,} pixels); {e.scenes} scenes "
-        f"in {e.months} months, up to {size(e.read_bytes)} of pixels to read{speed}",
-        highlight=False,
+        f"in {e.months} months, up to {size(e.read_bytes)} of pixels to read{speed}"
     )
 
 
@@ -35,13 +34,13 @@ def print_result(result: map.Result) -> None:
     """Classes by area, scores, and the paths of the maps."""
     if not result.seconds:
         note = "was complete already and is left as it is; for new scenes choose another --out (a job: --refresh)"
-        err_console.print(f"{result.directory} {note}", markup=False, highlight=False, soft_wrap=True)
+        warn(f"{result.directory} {note}")
     elif result.resumed:
-        err_console.print(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run", highlight=False)
+        warn(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run")
     if result.missed:
         scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
         note = f"{scenes} left out of some tile, missing or damaged; geomap explain {result.directory} names them"
-        err_console.print(f"warning: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn(f"warning: {note}", style="yellow")
     classes = [layer for layer in result.layers if layer.kind == "classes"]
     for layer in classes:
         if f"{layer.stem}_confidence" in result.statistics:  # not a map of changes
@@ -56,21 +55,21 @@ def print_result(result: map.Result) -> None:
     if result.update:
         _print_update(result, result.update)
     for path in result.paths:
-        out_console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        say(str(path))
     names = "run.json, stac/ and SHA256SUMS"
-    out_console.print(f"with a .qml style beside each map, {names} in {result.directory}", markup=False, soft_wrap=True)
+    say(f"with a .qml style beside each map, {names} in {result.directory}")
 
 
 def _print_update(result: map.Result, update: record.Update) -> None:
     """What was taken over from an earlier run, and how much has changed since."""
     pixels = update.kept + update.encoded
     taken = f"{len(update.months)} months taken over from {update.since}"
-    out_console.print(f"{taken}; {update.encoded:,} of {pixels:,} pixels encoded", highlight=False)
+    say(f"{taken}; {update.encoded:,} of {pixels:,} pixels encoded")
     for layer in result.layers:
         if f"{layer.stem}_to" in result.statistics:
             changed, mapped = (result.statistics[stem].valid for stem in (f"{layer.stem}_to", layer.stem))
             area = f"{changed * HECTARES_PER_PIXEL:,.2f} hectares ({changed / (mapped or 1):.1%})"
-            out_console.print(f"{layer.stem}: {area} of another class than in {update.since}", highlight=False)
+            say(f"{layer.stem}: {area} of another class than in {update.since}")
 
 
 def refuse_gaps(results: Sequence[map.Result]) -> None:

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from geomap.cli.console import err_console, errors_to_exit_code, out_console
+from geomap.cli.console import out_console, say, warn
 from geomap.cli.show import duration, size
 from geomap.errors import GeomapError, InputError
 
@@ -29,31 +29,27 @@ def status(
     Works while the run is going, after it has finished, and after it was killed. The time to go is that of the pixels
     left at the pace of this run (of the last one, where none is going); it is unknown until a tile is finished.
     """
-    with errors_to_exit_code():
-        from geomap.run.status import status as look
+    from geomap.run.status import status as look
 
-        found = look(directory)
-        if as_json:
-            out_console.print(
-                json.dumps(asdict(found), ensure_ascii=False), markup=False, highlight=False, soft_wrap=True
-            )
-        else:
-            _print(found)
+    found = look(directory)
+    if as_json:
+        say(json.dumps(asdict(found), ensure_ascii=False))
+    else:
+        _print(found)
 
 
 def verify(directory: Directory) -> None:
     """Check every file of a run: maps against SHA256SUMS, tiles that are kept against their own checksums."""
-    with errors_to_exit_code():
-        from geomap.run.status import problems
+    from geomap.run.status import problems
 
-        if not directory.is_dir():
-            raise InputError(f"no directory {directory}")
-        found = problems(directory)
-        for problem in found:
-            err_console.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
-        if found:
-            raise GeomapError(f"{len(found)} problems in {directory}")
-        out_console.print(f"{directory}: every file is as it was written")
+    if not directory.is_dir():
+        raise InputError(f"no directory {directory}")
+    found = problems(directory)
+    for problem in found:
+        warn(problem, style="red")
+    if found:
+        raise GeomapError(f"{len(found)} problems in {directory}")
+    say(f"{directory}: every file is as it was written")
 
 
 def _print(s: Status) -> None:
@@ -70,4 +66,4 @@ def _print(s: Status) -> None:
         table.add_row("in quarantine", escape(f"{name}: {cause}"))
     out_console.print(table)
     if s.quarantined:
-        out_console.print("to try the tiles in quarantine again, add --retry-quarantined to the run's command")
+        say("to try the tiles in quarantine again, add --retry-quarantined to the run's command")

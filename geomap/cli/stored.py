@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from geomap import legends
 from geomap.cli import options
-from geomap.cli.console import errors_to_exit_code, log_to_stderr, progress_bars
-from geomap.cli.options import within_of
+from geomap.cli.console import log_to_stderr, progress_bars
 from geomap.cli.show import print_result
 from geomap.errors import InputError
+from geomap.run.request import DEFAULT_LEGEND, RequestKeys, class_of
 
 Stored = Annotated[
     Path,
@@ -19,16 +20,15 @@ Stored = Annotated[
 ]
 
 
+@options.asking("legends", "classes", "min_confidence", "within")
 def label(
     store: Stored,
-    legend: options.LegendOption = None,
-    classes: options.Classes = None,
+    *,
+    keys: RequestKeys,
     out: Annotated[Path, typer.Option(help="Directory of the maps.")] = Path("geomap-label"),
     weights: Annotated[
         str | None, typer.Option(help="Folder of the weights that made the embeddings, where they are not geomap's.")
     ] = None,
-    min_confidence: options.MinConfidence = 0,
-    within: options.Within = None,
     verbose: options.Verbose = False,
 ) -> None:
     """Map other legends, or classes of your own, from stored embeddings: seconds, no scenes, no encoder.
@@ -38,15 +38,14 @@ def label(
     Example: `geomap label brussels --classes "allotment garden, park, cemetery" --out brussels-green`
     """
     log_to_stderr(verbose)
-    with errors_to_exit_code():
-        chosen = options.legends_of(legend, classes)
-        base = within_of(within)
-        from geomap.run import relabel
+    chosen = keys.chosen() or (legends.load(DEFAULT_LEGEND),)
+    base = class_of(keys.within) if keys.within else None
+    from geomap.run import relabel
 
-        asked = relabel.LabelRequest(store, chosen, weights, min_confidence / 100, base)
-        with progress_bars() as progress:
-            result = relabel.label_store(asked, out, progress)
-        print_result(result)
+    asked = relabel.LabelRequest(store, chosen, weights, keys.min_confidence / 100, base)
+    with progress_bars() as progress:
+        result = relabel.label_store(asked, out, progress)
+    print_result(result)
 
 
 def similar(
@@ -60,13 +59,12 @@ def similar(
     Example: `geomap similar brussels --at 4.42,50.86 --out like-this-field`
     """
     log_to_stderr(verbose)
-    with errors_to_exit_code():
-        try:
-            lon, lat = (float(part) for part in at.split(","))
-        except ValueError as e:
-            raise InputError(f"cannot read the place {at!r}; write --at longitude,latitude: --at 4.42,50.86") from e
-        from geomap.run import relabel
+    try:
+        lon, lat = (float(part) for part in at.split(","))
+    except ValueError as e:
+        raise InputError(f"cannot read the place {at!r}; write --at longitude,latitude: --at 4.42,50.86") from e
+    from geomap.run import relabel
 
-        with progress_bars() as progress:
-            result = relabel.similar(store, lon, lat, out, progress)
-        print_result(result)
+    with progress_bars() as progress:
+        result = relabel.similar(store, lon, lat, out, progress)
+    print_result(result)

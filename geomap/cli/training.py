@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console, progress_bars
+from geomap.cli.console import log_to_stderr, progress_bars, say
 from geomap.types import silent
 
 
@@ -27,18 +27,17 @@ def train(
     """
     first = os.environ.get("RANK", "0") == "0"  # torchrun's other processes keep quiet
     log_to_stderr(first)
-    with errors_to_exit_code():
-        from geomap.train.config import CrossViewConfig, read_config
+    from geomap.train.config import CrossViewConfig, read_config
 
-        chosen = read_config(config)
-        with progress_bars() if first else nullcontext(silent) as progress:
-            if isinstance(chosen, CrossViewConfig):
-                from geomap.train.crossview.loop import train_crossview
+    chosen = read_config(config)
+    with progress_bars() if first else nullcontext(silent) as progress:
+        if isinstance(chosen, CrossViewConfig):
+            from geomap.train.crossview.loop import train_crossview
 
-                train_crossview(chosen, out, progress)
-            else:
-                from geomap.train.captions.loop import train_captions
+            train_crossview(chosen, out, progress)
+        else:
+            from geomap.train.captions.loop import train_captions
 
-                train_captions(chosen, out, progress)
-        if first:
-            out_console.print(f"weights in {out}; use them with: geomap map AOI --weights {out}", markup=False)
+            train_captions(chosen, out, progress)
+    if first:
+        say(f"weights in {out}; use them with: geomap map AOI --weights {out}")

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from geomap.cli.console import errors_to_exit_code, log_to_stderr, out_console
+from geomap.cli.console import log_to_stderr, out_console, say
 from geomap.encode.card import locate, read_card, weight_names
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def weights_list() -> None:
 @app.command("show")
 def weights_show(name: Annotated[str, typer.Argument(help="Name or folder of weights.")] = "default") -> None:
     """The card of some weights: training data, measured quality, and where they fail."""
-    with errors_to_exit_code():
-        out_console.print_json(read_card(locate(name)).model_dump_json())
+    out_console.print_json(read_card(locate(name)).model_dump_json())
 
 
 @app.command("convert")
@@ -61,10 +60,9 @@ def weights_convert(
     B02 first, which is a guess: published code has used other ways too. The card says what was decided, and by what.
     """
     log_to_stderr(False)
-    with errors_to_exit_code():
-        from geomap import convert
+    from geomap import convert
 
-        _report(convert.convert(file, out, licence, name, heads, _pixels(labelled)), out)
+    _report(convert.convert(file, out, licence, name, heads, _pixels(labelled)), out)
 
 
 @app.command("fetch")
@@ -79,15 +77,12 @@ def weights_fetch(
     licence has been verified: read the model page first. A file got by hand goes to `geomap weights convert`.
     """
     log_to_stderr(False)
-    with errors_to_exit_code():
-        from geomap import convert as published
+    from geomap import convert
 
-        pixels = _pixels(labelled)
-        file = published.fetch(name)
-        licence = f"unverified: see the model page, {published.model_page(name)}"
-        from geomap import convert  # torch takes seconds to import: only once the file is here
-
-        _report(convert.convert(file, out, licence, name, labelled=pixels), out)
+    pixels = _pixels(labelled)
+    file = convert.fetch(name)
+    licence = f"unverified: see the model page, {convert.model_page(name)}"
+    _report(convert.convert(file, out, licence, name, labelled=pixels), out)
 
 
 def _pixels(labelled: str | None) -> Samples | None:
@@ -103,8 +98,8 @@ def _report(card: Card, out: Path) -> None:
     order = card.metrics["band_order"]
     for way, accuracy in order.get("accuracy", {}).items():
         line = f"{accuracy:6.1%} of {order['samples']} pixels of {order['tested_on']}: {way}"
-        out_console.print(line, highlight=False, soft_wrap=True)
-    out_console.print(f"band order: {order['chosen']}", highlight=False)
+        say(line)
+    say(f"band order: {order['chosen']}")
     for note in card.limits:
-        out_console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    out_console.print(f"weights in {out}; use them with: geomap map AOI --weights {out}", markup=False, soft_wrap=True)
+        say(f"note: {note}")
+    say(f"weights in {out}; use them with: geomap map AOI --weights {out}")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from geomap.errors import ConfigError
 from geomap.sentinel2 import NODATA_DN, SCL_CLASSES, SCL_NOT_CLEAR
+
+if TYPE_CHECKING:
+    import numpy as np  # loaded where there are pixels: a Mask is part of every request
+    from numpy.typing import NDArray
 
 MOST_PX = 50
 """Pixels of 20 m that a mask may be opened or grown by: 1 km."""
@@ -49,6 +51,8 @@ def clear_np(scl: NDArray[np.uint8], mask: Mask = DEFAULT_MASK) -> NDArray[np.bo
 
     Values above 11 are not clear. Within `mask.reach` of an edge the result depends on what lies beyond it.
     """
+    import numpy as np
+
     table = np.zeros(256, bool)
     table[: len(SCL_CLASSES)] = True
     table[list(mask.classes)] = False
@@ -67,6 +71,8 @@ def clear_np(scl: NDArray[np.uint8], mask: Mask = DEFAULT_MASK) -> NDArray[np.bo
 
 def _disk_np(radius: int) -> NDArray[np.bool_]:
     """(2 radius + 1, 2 radius + 1) True within `radius` of the middle."""
+    import numpy as np
+
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     disk: NDArray[np.bool_] = y**2 + x**2 <= radius**2
     return disk

@@ -10,9 +10,9 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from geomap.config import first_problem
+from geomap.config import Strict, problems
 from geomap.errors import WeightsError
 from geomap.sentinel2 import BANDS
 
@@ -31,15 +31,12 @@ Q_LOW = (67.0, 122.0, 93.27, 158.5, 160.77, 174.27, 162.27, 149.0, 84.5, 66.27)
 
 Q_HIGH = (2089.0, 2598.45, 3214.5, 3620.45, 4033.61, 4613.0, 4825.45, 4945.72, 5140.84, 4414.45)
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
-
 _TenNumbers = Annotated[tuple[float, ...], Field(min_length=len(BANDS), max_length=len(BANDS))]
 
 
-class TrainingSource(BaseModel):
+class TrainingSource(Strict):
     """One source of training samples."""
 
-    model_config = _STRICT
     name: str
     kind: str  # "simulated" or "measured"
     samples: int
@@ -47,10 +44,9 @@ class TrainingSource(BaseModel):
     note: str = ""
 
 
-class Card(BaseModel):
+class Card(Strict):
     """What a set of weights is. `files` is filled in by `save`."""
 
-    model_config = _STRICT
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
     title: str
     version: str
@@ -65,7 +61,7 @@ class Card(BaseModel):
     recipe: str  # how to make them again
     metrics: dict[str, Any]
     limits: tuple[str, ...]  # where they fail, in plain words
-    files: dict[str, str] = {}  # file name -> sha256
+    files: dict[str, str] = Field(default_factory=dict)  # file name -> sha256
 
     def config(self) -> EncoderConfig:
         """The architecture. Raises WeightsError on an unknown field."""
@@ -114,7 +110,7 @@ def _parse_card(content: bytes, folder: Path) -> Card:
     try:
         return Card.model_validate_json(content)
     except ValidationError as e:
-        raise WeightsError(f"{folder / CARD_FILE}: {first_problem(e, Card)}") from e
+        raise WeightsError(f"{folder / CARD_FILE}: {problems(e, Card)[0]}") from e
 
 
 def _read(path: Path) -> bytes:

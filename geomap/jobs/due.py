@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,11 +11,11 @@ from pathlib import Path
 
 from geomap import files
 from geomap.encode.card import CARD_FILE, locate, weight_names
-from geomap.errors import GeomapError, TemporaryError, UpdateError, WeightsError
-from geomap.jobs.file import MapJob, ResourceKeys, in_keys
-from geomap.run.directory import REQUEST_FILE
+from geomap.errors import GeomapError, InputError, TemporaryError, UpdateError, WeightsError
+from geomap.jobs.file import JobResources, MapJob, in_keys
+from geomap.run.directory import REQUEST_FILE, read_begun
 from geomap.run.map import Estimate, Result, map_area
-from geomap.run.request import Earlier, Request
+from geomap.run.request import Earlier, Request, request_of
 from geomap.run.workers import Resources
 from geomap.sources.providers import PRESETS
 from geomap.types import UPDATE, Period, Progress
@@ -101,12 +100,12 @@ def earlier(job: MapJob, period: Period) -> Earlier | None:
     if not job.keys.outputs.update:
         return None
     found = (Earlier(job.directory(p), p) for p in (_shifted(period, -n) for n in range(1, MAX_BEGUN + 1)))
-    begun = _request_file(job.directory(period))
-    if not begun.is_file():
+    directory = job.directory(period)
+    if not _request_file(directory).is_file():
         return next((e for e in found if (e.directory / files.SUMS).is_file()), None)
     try:
-        known = json.loads(begun.read_bytes())["request"].get(UPDATE)
-    except (OSError, ValueError, KeyError, AttributeError):
+        known = read_begun(directory).request.get(UPDATE)
+    except InputError:
         return None  # the run itself will say what is wrong with it
     return next((e for e in found if str(e.period) == known), None)
 
@@ -129,33 +128,18 @@ def periods(job: MapJob, day: date) -> tuple[Period, ...]:
 
 def request(job: MapJob, period: Period) -> Request:
     """What a job asks for in a period. Raises WeightsError where the weights are not those that the job pins."""
-    keys = job.keys
-    months = min(3, period.months) if keys.min_clear_months is None else keys.min_clear_months
-    return Request(
-        area=job.area,
-        period=period,
+    made = request_of(job.keys, job.area, period, job.legends)
+    return replace(
+        made,
         stac=_catalogue(job),
-        legends=job.legends,
         weights=_weights(job),
-        collection=keys.catalogue.collection,
-        max_cloud=keys.catalogue.max_cloud,
-        offset=keys.catalogue.offset,
-        allow_hosts=keys.catalogue.allow_hosts,
-        min_clear_months=months,
-        min_confidence=keys.min_confidence / 100,
-        within=job.within,
-        device=keys.resources.device,
-        mask=job.mask,
-        max_missed=keys.catalogue.max_missed / 100,
-        deadline=keys.catalogue.deadline,
-        save_composites=keys.outputs.save_composites or keys.outputs.update,
-        save_embeddings=keys.outputs.save_embeddings,
+        save_composites=made.save_composites or job.keys.outputs.update,
         update=earlier(job, period),
     )
 
 
-def _resources(keys: ResourceKeys) -> Resources:
-    return Resources(keys.scheduler, keys.workers or 0, keys.threads, keys.memory)
+def _resources(keys: JobResources) -> Resources:
+    return Resources(keys.scheduler, keys.workers, keys.threads, keys.memory)
 
 
 def _catalogue(job: MapJob) -> str:

@@ -1,7 +1,8 @@
 """Job files: what to map, regularly, in YAML. docs/jobs.md is the reference; pipelines/ has examples.
 
-Unknown keys and values out of range are errors, found before anything heavy is loaded. Paths are relative to the job
-file, so that a job means the same from any directory. A job holds no secrets: credentials come from the environment.
+The keys are those of run.request, and what only a job may say. Unknown keys and values out of range are errors, all
+told at once and before anything heavy is loaded. Paths are relative to the job file, so that a job means the same from
+any directory. A job holds no secrets: credentials come from the environment.
 """
 
 from __future__ import annotations
@@ -12,50 +13,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from geomap import aoi, config, legends
-from geomap.composite.mask import MOST_PX, Mask
-from geomap.config import first_problem
 from geomap.errors import ConfigError, GeomapError
 from geomap.legends import Legend
-from geomap.sentinel2 import SCL_CLASSES, SCL_NOT_CLEAR
+from geomap.run.request import (
+    CatalogueKeys,
+    Class,
+    Flag,
+    Line,
+    Months,
+    OutputKeys,
+    PeriodKeys,
+    RequestKeys,
+    ResourceKeys,
+    WeightsKeys,
+    declared,
+    in_folder,
+)
 from geomap.types import Period
 
-_STRICT = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)
 PERIOD: Final = "{period}"
 """Stands for the months of a map in `outputs.directory`."""
 OWN_BYTES: Final = 2 * 1024**3
 """What the process that leads workers takes: libraries, and the region's maps while they are written."""
-KEYS: Final = {
-    "--allow-host": "catalogue.allow_hosts",
-    "--classes": "classes",
-    "--collection": "catalogue.collection",
-    "--deadline": "catalogue.deadline",
-    "--device": "resources.device",
-    "--legend": "legends",
-    "--mask-classes": "masks.classes",
-    "--mask-dilate": "masks.dilation",
-    "--mask-open": "masks.opening",
-    "--max-cloud": "catalogue.max_cloud",
-    "--max-missed": "catalogue.max_missed",
-    "--min-clear-months": "min_clear_months",
-    "--min-confidence": "min_confidence",
-    "--offset": "catalogue.offset",
+KEYS: Final = {d.option.flag: d.key for d in declared()} | {
     "--out": "outputs.directory",
-    "--save-composites": "outputs.save_composites",
-    "--save-embeddings": "outputs.save_embeddings",
-    "--scheduler": "resources.scheduler",
-    "--stac": "catalogue.stac",
-    "--weights": "weights.name",
-    "--within": "within",
-    "--workers": "resources.workers",
     "--update-from": "outputs.update",
-    "--year": "period.year",
 }
 """Options of the command line that messages name -> the keys that say the same in a job file."""
 
@@ -71,50 +69,27 @@ def _corners(value: Any) -> Any:
     return value
 
 
-def _line(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("must be one line without control characters")
-    return text
+def _pattern(regex: str, says: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(regex, text, re.ASCII):
+            raise ValueError(f"must be {says}")
+        return text
+
+    return AfterValidator(check)
 
 
-def _address(text: str) -> str:
-    """Any text but an address with a user or a query, where passwords and tokens live."""
-    try:
-        parts = urlsplit(text if "//" in text else f"//{text}")
-    except ValueError as e:
-        raise ValueError("is not a valid address") from e
-    if "@" in parts.netloc or ("//" in text and (parts.query or parts.fragment)):
-        raise ValueError("must be an address without user, password or query; credentials come from the environment")
-    return text
+_Name = Annotated[str, _pattern("[a-z0-9][a-z0-9_-]{0,60}", "lower-case letters, digits, _ and -, at most 61")]
+_Sum = Annotated[str, _pattern("[0-9a-f]{64}", "a sha256: 64 digits of 0-9 and a-f, as sha256sum writes it")]
+_Memory = Annotated[str, _pattern(r"\d{1,6}(\.\d{1,3})? ?[MGT]i?B", "bytes with their unit, for example 8 GB")]
 
 
-def _restriction(text: str) -> str:
-    if not all(part.strip() for part in text.partition("=")):
-        raise ValueError("must be LEGEND=CLASS, for example landcover=Cropland")
-    return text
-
-
-_Line = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_line)]
-_Address = Annotated[_Line, AfterValidator(_address)]
-_Class = Annotated[_Line, Field(pattern=r"^[^,]+$")]
-_Percent = Annotated[float, Field(strict=True, ge=0, le=100)]
-_Months = Annotated[int, Field(strict=True, ge=1, le=12)]
-_Count = Annotated[int, Field(strict=True, ge=1, le=4096)]
-_Pixels = Annotated[int, Field(strict=True, ge=0, le=MOST_PX)]
-_Flag = Annotated[bool, Field(strict=True)]
-
-
-class PeriodKeys(BaseModel):
+class JobPeriod(PeriodKeys):
     """The months to map: one of `year`, `start` or `last`."""
 
-    model_config = _STRICT
-    year: Annotated[int, Field(strict=True, ge=2015, le=2100)] | None = None
-    start: Annotated[str, Field(pattern=r"^20\d\d-(0[1-9]|1[0-2])$")] | None = None
-    months: _Months = 12  # from `start` on
-    last: _Months | None = None  # whole months before the day of the run
+    last: Months | None = None  # whole months before the day of the run
 
     @model_validator(mode="after")
-    def _one_way(self) -> PeriodKeys:
+    def _one_way(self) -> JobPeriod:
         if len({"year", "start", "last"} & self.model_fields_set) != 1:
             raise ValueError("give one of year: 2023, start: 2022-10 with months: 12, or last: 12")
         if "months" in self.model_fields_set and self.start is None:
@@ -123,54 +98,37 @@ class PeriodKeys(BaseModel):
 
     def at(self, today: date) -> Period:
         """The months, counted on `today` (UTC)."""
-        if self.last is not None:
-            first = today.year * 12 + today.month - 1 - self.last
-            return Period(first // 12, first % 12 + 1, self.last)
-        year, month = (int(part) for part in (self.start or f"{self.year}-01").split("-"))
-        return Period(year, month, self.months)
+        if self.last is None:
+            return self.period
+        first = today.year * 12 + today.month - 1 - self.last
+        return Period(first // 12, first % 12 + 1, self.last)
 
 
-class CatalogueKeys(BaseModel):
-    """Where scenes come from."""
+class JobCatalogue(CatalogueKeys):
+    """Where scenes come from, without secrets."""
 
-    model_config = _STRICT
-    stac: _Address = "earth-search"  # preset, URL of an API, or an item file
-    collection: _Line | None = None
-    max_cloud: _Percent = 100
-    offset: Literal["auto", "applied", "unapplied"] = "auto"
-    allow_hosts: tuple[_Address, ...] = ()
-    max_missed: _Percent = 10  # of a tile's scenes that may be missing or damaged
-    deadline: Annotated[float, Field(strict=True, ge=1, le=86_400)] = 120  # s for which a server may refuse a file
+    @field_validator("stac", "allow_hosts")
+    @classmethod
+    def _open(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        for text in (value,) if isinstance(value, str) else value:
+            _refuse_secrets(text)
+        return value
 
 
-class MaskKeys(BaseModel):
-    """Which observations are clear: mask.Mask."""
-
-    model_config = _STRICT
-    classes: tuple[Annotated[int, Field(strict=True, ge=0, le=max(SCL_CLASSES))], ...] = SCL_NOT_CLEAR
-    opening: _Pixels = 0
-    dilation: _Pixels = 0
-
-
-class WeightsKeys(BaseModel):
+class JobWeights(WeightsKeys):
     """Which weights, and which version of them."""
 
-    model_config = _STRICT
-    name: _Line = "default"  # or a folder
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None  # of card.json, which names its files'
+    sha256: _Sum | None = None  # of card.json, which names its files'
 
 
-class OutputKeys(BaseModel):
-    """Where maps go."""
+class JobOutputs(OutputKeys):
+    """Where maps go, and what is kept beside them."""
 
-    model_config = _STRICT
-    directory: _Line  # {period} stands for the months
-    save_composites: _Flag = False
-    save_embeddings: _Flag = False
-    update: _Flag = False  # each map from the one before; keeps the composites
+    directory: Line  # {period} stands for the months
+    update: Flag = False  # each map from the one before; keeps the composites
 
     @model_validator(mode="after")
-    def _plain(self) -> OutputKeys:
+    def _plain(self) -> JobOutputs:
         if self.directory.count(PERIOD) > 1 or re.search(r"[{}]", self.directory.replace(PERIOD, "")):
             raise ValueError(f"directory may hold {PERIOD} once and no other braces")
         if self.directory.startswith("~"):
@@ -178,19 +136,20 @@ class OutputKeys(BaseModel):
         return self
 
 
-class ResourceKeys(BaseModel):
-    """What a run may use; decides nothing of the maps but by the kind of device."""
+class JobResources(ResourceKeys):
+    """What a run may use."""
 
-    model_config = _STRICT
-    device: _Line = "auto"
-    workers: _Count | None = None  # processes; without them the run's own process does the work
-    threads: _Count = 2  # tiles that a worker has in hand
-    memory: Annotated[str, Field(pattern=r"^\d{1,6}(\.\d{1,3})? ?[MGT]i?B$")] | None = None  # of each worker
-    scheduler: Annotated[_Address, Field(pattern=r"^(tcp|tls)://[^/]+$")] | None = None  # of a dask cluster
+    threads: Annotated[int, Field(strict=True, ge=1, le=4096)] = 2  # tiles that a worker has in hand
+    memory: _Memory | None = None  # of each worker
+
+    @field_validator("scheduler")
+    @classmethod
+    def _open(cls, value: str | None) -> str | None:
+        return None if value is None else _refuse_secrets(value)
 
     @model_validator(mode="after")
-    def _one_cluster(self) -> ResourceKeys:
-        if self.scheduler and (self.workers or self.memory):
+    def _own_memory(self) -> JobResources:
+        if self.scheduler and self.memory:
             raise ValueError("a scheduler has workers of its own: give it alone, or workers and memory")
         return self
 
@@ -204,23 +163,56 @@ class ResourceKeys(BaseModel):
         return int(each * (self.workers or 1) + (OWN_BYTES if self.workers else 0))
 
 
-class JobKeys(BaseModel):
-    """The keys of a job file."""
+def _refuse_secrets(text: str) -> str:
+    """Any text but an address with a user or a query, where passwords and tokens live."""
+    try:
+        parts = urlsplit(text if "//" in text else f"//{text}")
+    except ValueError as e:
+        raise ValueError("is not a valid address") from e
+    if "@" in parts.netloc or ("//" in text and (parts.query or parts.fragment)):
+        raise ValueError("must be an address without user, password or query; credentials come from the environment")
+    return text
 
-    model_config = _STRICT
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,60}$")]  # of its systemd units, too
-    area: Annotated[str, BeforeValidator(_corners)]
-    period: PeriodKeys
-    catalogue: CatalogueKeys = CatalogueKeys()
-    legends: tuple[_Line, ...] = ()
-    classes: tuple[_Class, ...] = ()
-    weights: WeightsKeys = WeightsKeys()
-    masks: MaskKeys = MaskKeys()
-    min_clear_months: _Months | None = None
-    min_confidence: _Percent = 0
-    within: Annotated[_Line, AfterValidator(_restriction)] | None = None  # LEGEND=CLASS
-    outputs: OutputKeys
-    resources: ResourceKeys = ResourceKeys()
+
+@contextmanager
+def _as_problem() -> Iterator[None]:
+    """Errors of geomap as pydantic takes them, to be told with all others."""
+    try:
+        yield
+    except GeomapError as e:
+        raise ValueError(_keys_for_options(str(e))) from e
+
+
+def _area(text: str, info: ValidationInfo) -> str:
+    with _as_problem():
+        aoi.require_area(text, info.context or Path())
+    return text
+
+
+def _legend(name: str, info: ValidationInfo) -> str:
+    with _as_problem():
+        legends.load(in_folder(name, info.context or Path()))
+    return name
+
+
+def _classes(names: tuple[str, ...]) -> tuple[str, ...]:
+    with _as_problem():
+        legends.typed(",".join(names))
+    return names
+
+
+class JobKeys(RequestKeys):
+    """The keys of a job file; validated with its folder as context, where the area and legends lie."""
+
+    name: _Name  # of its systemd units, too
+    area: Annotated[str, BeforeValidator(_corners), AfterValidator(_area)]
+    period: JobPeriod
+    catalogue: JobCatalogue = JobCatalogue()
+    legends: tuple[Annotated[Line, AfterValidator(_legend)], ...] = ()
+    classes: Annotated[tuple[Class, ...], AfterValidator(_classes)] = ()
+    weights: JobWeights = JobWeights()
+    outputs: JobOutputs
+    resources: JobResources = JobResources()
 
     @model_validator(mode="after")
     def _complete(self) -> JobKeys:
@@ -233,14 +225,19 @@ class JobKeys(BaseModel):
         return self
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MapJob:
     """A job file that was read: its absolute path, its keys, and what they name."""
 
     path: Path
     keys: JobKeys
-    area: aoi.Area
     legends: tuple[Legend, ...]
+
+    @cached_property
+    def area(self) -> aoi.Area:
+        """The area, read from its file where it is one. Raises AoiError."""
+        with in_keys(self.path):
+            return aoi.parse_area(self.keys.area, self.path.parent)
 
     def file(self, text: str) -> Path:
         """A path as the job file means it: relative to the file."""
@@ -250,38 +247,22 @@ class MapJob:
         """Where the maps of a period go."""
         return self.file(self.keys.outputs.directory.replace(PERIOD, str(period)))
 
-    @property
-    def mask(self) -> Mask:
-        """What is not clear."""
-        return Mask(**self.keys.masks.model_dump())
-
-    @property
-    def within(self) -> tuple[str, str] | None:
-        """(legend, class) that the other maps keep to."""
-        if self.keys.within is None:
-            return None
-        legend, _, name = self.keys.within.partition("=")
-        return legend.strip(), name.strip()
-
 
 def read(path: Path) -> MapJob:
-    """Read and check a job file, its area and its legends.
+    """Read and check a job file, its legends, and its area but for the content of an area file.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key, a value out of range.
-        AoiError, LegendError: the area or a legend.
+        ConfigError: no such file, not YAML, unknown keys, values out of range, an area or legends that cannot be: all
+            problems at once.
     """
     raw = config.read(path, "job file", "pipelines/rolling_update_monthly.yaml")
+    folder = path.resolve().parent
     try:
-        keys = JobKeys.model_validate(raw)
+        keys = JobKeys.model_validate(raw, context=folder)
     except ValidationError as e:
-        raise ConfigError(f"{path}: {first_problem(e, JobKeys)}") from e
-    path = path.resolve()
-    with in_keys(path):
-        area = aoi.parse_area(keys.area, path.parent)
-        named = [legends.load(str(path.parent / n) if n.endswith(".toml") else n) for n in keys.legends]
-        typed = [legends.typed(",".join(keys.classes))] if keys.classes else []
-    return MapJob(path, keys, area, (*named, *typed))
+        found = [_keys_for_options(problem) for problem in config.problems(e, JobKeys)]
+        raise ConfigError(config.listed(path, found)) from e
+    return MapJob(path.resolve(), keys, keys.chosen(folder))
 
 
 @contextmanager
@@ -290,6 +271,10 @@ def in_keys(path: Path) -> Iterator[None]:
     try:
         yield
     except GeomapError as e:
-        said = re.sub(r"--[a-z][a-z-]*", lambda option: KEYS.get(option[0], option[0]), str(e))
+        said = _keys_for_options(str(e))
         e.args = (said if said.startswith(str(path)) else f"{path}: {said}",)
         raise
+
+
+def _keys_for_options(message: str) -> str:
+    return re.sub(r"--[a-z][a-z-]*", lambda option: KEYS.get(option[0], option[0]), message)

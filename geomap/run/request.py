@@ -1,16 +1,282 @@
-"""What is asked for, and the same made ready: weights, class vectors, tiles and layers, before the first pixel."""
+"""What is asked for: the keys of a request, as command line and job files take them, and the Request they make.
+
+A new option is declared here, once: a key with its type, bounds, default and, for the command line, its spelling and a
+sentence of help; its field of Request; and the line of `request_of` that joins them. Job files, `geomap map --help`
+and messages follow. What is left is the place that uses it.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar, cast, get_origin, get_type_hints
 
-from geomap import aoi
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from geomap import config, legends
 from geomap.catalog.offset import OffsetPolicy
-from geomap.composite.mask import DEFAULT_MASK, Mask
+from geomap.composite.mask import DEFAULT_MASK, MOST_PX, Mask
+from geomap.config import Strict
+from geomap.errors import GeomapError, InputError
 from geomap.legends import Legend
 from geomap.read.access import DEADLINE, MAX_MISSED
+from geomap.sentinel2 import SCL_CLASSES, SCL_NOT_CLEAR
 from geomap.types import Period
+
+if TYPE_CHECKING:
+    from geomap.aoi import Area  # shapely and pyproj: loaded where an area is made
+
+YEARS = (2015, 2100)
+"""First and last year of a period; the first Sentinel-2 scenes are of 2015."""
+DEFAULT_LEGEND = "landcover"
+"""What is mapped unless legends or classes are named."""
+NO_PERIOD = "give the time to map as --year 2023, or as --start 2022-10 with --months"
+MIN_CLEAR_MONTHS = 3
+"""Months with a clear observation that a pixel needs to be mapped, unless the period is shorter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How the command line spells a key."""
+
+    flag: str
+    help: str  # a sentence
+    metavar: str | None = None
+    separated: bool = False  # several values are one text with commas, not the option again and again
+
+
+# --- types of values
+
+
+def _line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be one line without control characters")
+    return text
+
+
+def _year(year: int) -> int:
+    first, last = YEARS
+    if not first <= year <= last:
+        raise ValueError(f"there is no Sentinel-2 scene in {year}; the first are of {first}")
+    return year
+
+
+def _month(text: str) -> str:
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text, re.ASCII):
+        raise ValueError(f"cannot read the month {text!r}; write it as 2023-04")
+    _year(int(text[:4]))
+    return text
+
+
+def _scheduler(text: str) -> str:
+    if not re.fullmatch(r"(tcp|tls)://[^/]+", text):
+        raise ValueError("must be the address of a dask scheduler, tcp://host:8786 or tls://host:8786")
+    return text
+
+
+def _class(name: str) -> str:
+    if "," in name:
+        raise ValueError('must be one class without a comma, for example "olive grove"')
+    return name
+
+
+def _restriction(text: str) -> str:
+    if not all(part.strip() for part in text.partition("=")):
+        raise ValueError("must be LEGEND=CLASS, for example landcover=Cropland")
+    return text
+
+
+Line = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_line)]
+Percent = Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Months = Annotated[int, Field(strict=True, ge=1, le=12)]
+Flag = Annotated[bool, Field(strict=True)]
+Seconds = Annotated[float, Field(strict=True, ge=1, le=86_400, allow_inf_nan=False)]
+_Year = Annotated[int, Field(strict=True), AfterValidator(_year)]
+_Month = Annotated[str, AfterValidator(_month)]
+_Pixels = Annotated[int, Field(strict=True, ge=0, le=MOST_PX)]
+Class = Annotated[Line, AfterValidator(_class)]
+_SclClass = Annotated[int, Field(strict=True, ge=0, le=max(SCL_CLASSES))]
+_Within = Annotated[Line, AfterValidator(_restriction)]
+_Workers = Annotated[int, Field(strict=True, ge=0, le=4096)]
+_Scheduler = Annotated[Line, AfterValidator(_scheduler)]
+
+
+# --- keys: each option once
+
+
+class PeriodKeys(Strict):
+    """The months to map: `year`, or `start` and `months`."""
+
+    year: Annotated[_Year | None, Option("--year", "A calendar year, for example 2023.")] = None
+    start: Annotated[_Month | None, Option("--start", "First month, instead of --year.", "YYYY-MM")] = None
+    months: Annotated[Months, Option("--months", "Months from --start on.")] = 12
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PeriodKeys:
+        if (self.year is None) == (self.start is None):
+            raise ValueError(NO_PERIOD)
+        if "months" in self.model_fields_set and self.start is None:
+            raise ValueError("--months goes with --start, for example --start 2023-04 --months 6")
+        return self
+
+    @property
+    def period(self) -> Period:
+        """The months."""
+        year, month = (int(part) for part in (self.start or f"{self.year}-01").split("-"))
+        return Period(year, month, self.months)
+
+
+class CatalogueKeys(Strict):
+    """Where scenes come from, and which are taken."""
+
+    stac: Annotated[
+        Line,
+        Option("--stac", "earth-search, planetary-computer, cdse, the URL of a STAC API, or a local items.json."),
+    ] = "earth-search"
+    collection: Annotated[
+        Line | None, Option("--collection", "STAC collection, where the catalogue has several.")
+    ] = None  # fmt: skip
+    max_cloud: Annotated[Percent, Option("--max-cloud", "Skip scenes cloudier than this, percent.")] = 100
+    offset: Annotated[
+        OffsetPolicy,
+        Option("--offset", "For scenes whose metadata do not tell their DN offset: is it taken off already?"),
+    ] = "auto"
+    allow_hosts: Annotated[
+        tuple[Line, ...],
+        Option("--allow-host", "Also open http(s) addresses on this host; repeat for several."),
+    ] = ()
+    max_missed: Annotated[
+        Percent,
+        Option("--max-missed", "Percent of a tile's scenes that may be missing or damaged; above 0, one may."),
+    ] = round(100 * MAX_MISSED)
+    deadline: Annotated[
+        Seconds, Option("--deadline", "Seconds for which a server of pixels may refuse a file.")
+    ] = round(DEADLINE)  # fmt: skip
+
+
+class MaskKeys(Strict):
+    """Which observations are clear: mask.Mask."""
+
+    classes: Annotated[
+        tuple[_SclClass, ...],
+        Option(
+            "--mask-classes", "SCL classes that are not clear; 0 never is. docs/ingestion.md has more.", "N,N,...", True
+        ),
+    ] = SCL_NOT_CLEAR
+    opening: Annotated[
+        _Pixels, Option("--mask-open", "Take unclear specks under 2N+1 pixels of 20 m in width for clear.")
+    ] = 0  # fmt: skip
+    dilation: Annotated[_Pixels, Option("--mask-dilate", "Grow what is unclear by so many pixels of 20 m.")] = 0
+
+    @property
+    def mask(self) -> Mask:
+        """The same as a value."""
+        return Mask(self.classes, self.opening, self.dilation)
+
+
+class WeightsKeys(Strict):
+    """Which weights."""
+
+    name: Annotated[Line, Option("--weights", "Name (see `geomap weights list`) or folder of weights.")] = "default"
+
+
+class OutputKeys(Strict):
+    """What is kept beside the maps."""
+
+    save_composites: Annotated[
+        Flag, Option("--save-composites", "Keep the monthly composites: composites.zarr beside the maps.")
+    ] = False  # fmt: skip
+    save_embeddings: Annotated[
+        Flag,
+        Option("--save-embeddings", "Keep the embeddings, 128 bytes a pixel, for `geomap label`: embeddings.zarr."),
+    ] = False
+
+
+class ResourceKeys(Strict):
+    """What a run may use; decides nothing of the maps but by the kind of device."""
+
+    device: Annotated[Line, Option("--device", "auto, cpu or cuda.")] = "auto"
+    workers: Annotated[
+        _Workers,
+        Option("--workers", "Processes of this machine that share the tiles; 0: this process alone."),
+    ] = 0
+    scheduler: Annotated[
+        _Scheduler | None,
+        Option("--scheduler", "A dask scheduler whose workers do the tiles, or tls://.", "tcp://HOST:PORT"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _one_cluster(self) -> ResourceKeys:
+        if self.scheduler and self.workers:
+            raise ValueError("give --workers or --scheduler, not both: a scheduler has workers of its own")
+        return self
+
+
+class RequestKeys(Strict):
+    """What a request may say."""
+
+    period: PeriodKeys | None = None
+    legends: Annotated[
+        tuple[Line, ...],
+        Option("--legend", "A built-in legend (see `geomap legends list`) or a .toml file; repeat for several."),
+    ] = ()
+    classes: Annotated[
+        tuple[Class, ...],
+        Option(
+            "--classes", 'Your own classes: "vineyard, olive grove, maize field". Map: classes.tif.', separated=True
+        ),
+    ] = ()
+    catalogue: CatalogueKeys = CatalogueKeys()
+    weights: WeightsKeys = WeightsKeys()
+    masks: MaskKeys = MaskKeys()
+    min_clear_months: Annotated[
+        Months | None, Option("--min-clear-months", "Pixels with fewer clear months are not mapped. [default: 3]")
+    ] = None  # 3, or all months of a shorter period
+    min_confidence: Annotated[
+        Percent, Option("--min-confidence", "Percent; pixels below become class 255, Unclassified.")
+    ] = 0  # fmt: skip
+    within: Annotated[
+        _Within | None,
+        Option("--within", 'Map the other legends only there: "landcover=Cropland".', "LEGEND=CLASS"),
+    ] = None
+    outputs: OutputKeys = OutputKeys()
+    resources: ResourceKeys = ResourceKeys()
+
+    def chosen(self, folder: Path = Path()) -> tuple[Legend, ...]:
+        """The legends that are named, files in `folder`, and the one of typed classes. Raises LegendError."""
+        named = [legends.load(in_folder(name, folder)) for name in self.legends]
+        return (*named, *([legends.typed(",".join(self.classes))] if self.classes else []))
+
+
+def in_folder(legend: str, folder: Path) -> str:
+    """A legend as `legends.load` takes it: a built-in one by name, or a file, whose path is relative to `folder`."""
+    return str(folder / legend) if legend.endswith(".toml") else legend
+
+
+class Declared(NamedTuple):
+    """A key that the command line has too."""
+
+    key: str  # with dots, as messages about job files write it
+    option: Option
+    field: FieldInfo
+
+
+def declared(model: type[BaseModel] = RequestKeys, prefix: str = "") -> Iterator[Declared]:
+    """Every key with an option, in the order of the declaration."""
+    for name, field in model.model_fields.items():
+        if (inner := config.model_in(field.annotation)) is not None:
+            yield from declared(inner, f"{prefix}{name}.")
+        for option in field.metadata:
+            if isinstance(option, Option):
+                yield Declared(prefix + name, option, field)
+
+
+# --- the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,27 +287,145 @@ class Earlier:
     period: Period
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What decides the content of the maps."""
+Given = TypeVar("Given", contravariant=True)
+Kept = TypeVar("Kept", covariant=True)
 
-    area: aoi.Area
-    period: Period
-    stac: str  # preset, URL or item file
-    legends: tuple[Legend, ...]
-    weights: str = "default"
-    collection: str | None = None
-    max_cloud: float = 100  # percent of a scene
-    offset: OffsetPolicy = "auto"
-    allow_hosts: tuple[str, ...] = ()
-    min_clear_months: int = 3
-    min_confidence: float = 0.0  # 0..1
-    within: tuple[str, str] | None = None  # (legend, class): the other maps cover this class alone
-    device: str = "auto"
+
+class Converted(Generic[Given, Kept]):
+    """A field of a dataclass that takes other forms of its value too, such as text: its descriptor."""
+
+    def __init__(self, convert: Callable[[Any, Given], Kept], *default: Given) -> None:
+        self._convert, self._default = convert, default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Kept:
+        if instance is not None:
+            kept: Kept = instance.__dict__[self._name]
+            return kept
+        if not self._default:
+            raise AttributeError(self._name)  # so that the dataclass takes it for required
+        return cast(Kept, self._default[0])
+
+    def __set__(self, instance: object, value: Given) -> None:
+        """Raises InputError, by the field's name."""
+        try:
+            instance.__dict__[self._name] = self._convert(instance, value)
+        except (GeomapError, ValueError, TypeError) as e:
+            raise InputError(f"{self._name}: {e}") from e
+
+
+def _area(_: Request, value: Area | str | Path) -> Area:
+    from geomap.aoi import Area
+
+    return value if isinstance(value, Area) else Area(value)
+
+
+def _period(_: Request, value: Period | str) -> Period:
+    period = value if isinstance(value, Period) else Period.parse(str(value))
+    _year(period.year)
+    return period
+
+
+def _legends(_: Request, value: Legend | str | Iterable[Legend | str]) -> tuple[Legend, ...]:
+    several = (value,) if isinstance(value, Legend | str) else value
+    return tuple(legends.load(one) if isinstance(one, str) else one for one in several)
+
+
+def _min_clear_months(request: Request, value: int | None) -> int:
+    most = request.period.months
+    if value is None:
+        return min(MIN_CLEAR_MONTHS, most)
+    if not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"must be 1..{most}, the months of the period")
+    return value
+
+
+def _within(_: Request, value: str | tuple[str, str] | None) -> tuple[str, str] | None:
+    return class_of(value) if isinstance(value, str) else value
+
+
+def class_of(text: str) -> tuple[str, str]:
+    """(legend, class) of "landcover=Cropland". Raises ValueError."""
+    legend, _, name = _restriction(text).partition("=")
+    return legend.strip(), name.strip()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a map is made of: where, when, from which scenes, of which classes, and what is kept beside it.
+
+    `Request(area="4.40,50.85,4.45,50.88", period="2023")` asks what `geomap map` asks with the same words. Text stands
+    for areas (as `aoi.Area`), periods (as `types.Period.parse`), legends (names, .toml files) and "LEGEND=CLASS".
+
+    Raises:
+        InputError: a value is none that the command line takes; the message begins with the field's name.
+    """
+
+    area: Converted[Area | str | Path, Area] = Converted(_area)
+    period: Converted[Period | str, Period] = Converted(_period)
+    stac: Line = CatalogueKeys().stac  # preset, URL or item file
+    legends: Converted[Legend | str | Iterable[Legend | str], tuple[Legend, ...]] = Converted(_legends, DEFAULT_LEGEND)
+    weights: Line = WeightsKeys().name  # name or folder
+    collection: Line | None = None
+    max_cloud: Percent = CatalogueKeys().max_cloud  # percent of a scene
+    offset: OffsetPolicy = CatalogueKeys().offset
+    allow_hosts: tuple[Line, ...] = ()
+    min_clear_months: Converted[int | None, int] = Converted(_min_clear_months, None)
+    min_confidence: Share = RequestKeys().min_confidence / 100  # 0..1
+    within: Converted[str | tuple[str, str] | None, tuple[str, str] | None] = Converted(_within, None)
+    # ^ (legend, class): the other maps cover this class alone
+    device: Line = ResourceKeys().device
     mask: Mask = DEFAULT_MASK
-    max_missed: float = MAX_MISSED
-    deadline: float = DEADLINE  # seconds for which a server may refuse a file
-    save_composites: bool = False  # keep the monthly composites beside the maps, in composites.zarr
-    save_embeddings: bool = False  # keep the embeddings, in embeddings.zarr
+    max_missed: Share = CatalogueKeys().max_missed / 100  # of a tile's scenes
+    deadline: Seconds = CatalogueKeys().deadline  # for which a server may refuse a file
+    save_composites: Flag = False  # keep the monthly composites beside the maps, in composites.zarr
+    save_embeddings: Flag = False  # keep the embeddings, in embeddings.zarr
     composites: Path | None = None  # composites.zarr of an earlier run, read in place of scenes: `stac` does not matter
     update: Earlier | None = None  # take over what has not changed since this run, and map what has
+
+    def __post_init__(self) -> None:
+        """Raises InputError, by the field's name."""
+        for name, check in _checks().items():
+            try:
+                object.__setattr__(self, name, check.validate_python(getattr(self, name)))
+            except ValidationError as e:
+                raise InputError(f"{name}: {config.said(e.errors()[0]['msg'])}") from e
+
+
+@cache
+def _checks() -> Mapping[str, TypeAdapter[Any]]:
+    """By field that is not converted, what checks its type and bounds."""
+    from geomap.aoi import Area
+
+    hints = get_type_hints(Request, localns={"Area": Area}, include_extras=True)
+    plain = {name: hint for name, hint in hints.items() if get_origin(hint) is not Converted}
+    return {name: TypeAdapter(hint) for name, hint in plain.items()}
+
+
+def request_of(
+    keys: RequestKeys, area: Area, period: Period, asked: Sequence[Legend], composites: Path | None = None
+) -> Request:
+    """The request that keys make, over an area and period that they name in ways of their own."""
+    return Request(
+        area=area,
+        period=period,
+        stac=keys.catalogue.stac,
+        legends=asked,
+        weights=keys.weights.name,
+        collection=keys.catalogue.collection,
+        max_cloud=keys.catalogue.max_cloud,
+        offset=keys.catalogue.offset,
+        allow_hosts=keys.catalogue.allow_hosts,
+        min_clear_months=keys.min_clear_months,
+        min_confidence=keys.min_confidence / 100,
+        within=keys.within,
+        device=keys.resources.device,
+        mask=keys.masks.mask,
+        max_missed=keys.catalogue.max_missed / 100,
+        deadline=keys.catalogue.deadline,
+        save_composites=keys.outputs.save_composites,
+        save_embeddings=keys.outputs.save_embeddings,
+        composites=composites,
+    )

@@ -10,8 +10,9 @@ from typing import Annotated, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from geomap.config import Strict
 from geomap.simulate.spectra import SURFACES, Array
 
 
@@ -23,13 +24,11 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 Pair = Annotated[tuple[float, float], AfterValidator(_ordered)]
 MonthlyValues = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)]
-_STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
-class Canopy(BaseModel):
+class Canopy(Strict):
     """What is drawn of a canopy that grows and declines: limits of uniform draws; days are those of the year."""
 
-    model_config = _STRICT
     lai: Pair
     up: Pair = (-900, -800)
     rise: Pair = (10, 20)
@@ -56,10 +55,9 @@ FIELDS: Final = tuple(Canopy.model_fields)
 """Names of the drawn values of a season, in the order of the last axis of CanopyLayer.low and CanopyLayer.high."""
 
 
-class Climate(BaseModel):
+class Climate(Strict):
     """Where a pixel lies: sun, warmth (as a shift of days), cloud, snow and drought."""
 
-    model_config = _STRICT
     bioregion: int
     latitude: float
     south: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -73,10 +71,9 @@ class Climate(BaseModel):
     words: tuple[str, ...]
 
 
-class Cover(BaseModel):
+class Cover(Strict):
     """A kind of land: its classes, its names and how it looks through the year."""
 
-    model_config = _STRICT
     key: str
     landcover: int
     crop: int
@@ -91,7 +88,7 @@ class Cover(BaseModel):
     withered: Pair = (-0.05, 0.14)
     shade: Pair = (0, 0)
     litter: Pair = (0, 0)
-    surface: dict[str, Pair] = {}
+    surface: dict[str, Pair] = Field(default_factory=dict)
     evergreen: bool = False
     drought: float = 0.0
     mowing: tuple[int, int] = (0, 0)
@@ -107,10 +104,9 @@ class Cover(BaseModel):
         return self.fraction is not None
 
 
-class CoverTable(BaseModel):
+class CoverTable(Strict):
     """The whole file."""
 
-    model_config = _STRICT
     before: dict[str, tuple[Season, ...]]
     after: dict[str, tuple[Season, ...]]
     climate: dict[str, Climate]

@@ -5,23 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from geomap import config as yamlfile
-from geomap.config import first_problem
+from geomap.config import Strict, refusal
 from geomap.datasets.table import SUFFIXES
 from geomap.datasets.worldcereal import READERS
 from geomap.errors import ConfigError
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
 Share = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=100)]
 
 
-class Augment(BaseModel):
+class Augment(Strict):
     """Changes made to every series of a batch (fractions and DN)."""
 
-    model_config = _STRICT
     some_months: Share = 0.35  # chance to keep a random subset of 3..11 months (paper, section 3)
     window: Share = 0.15  # chance to keep 3..11 months in a row
     gain: Annotated[float, Field(ge=0, le=0.3)] = 0.03  # standard deviation, one per series
@@ -30,10 +28,9 @@ class Augment(BaseModel):
     shift: Share = 0.5  # chance that a measured series moves by up to half a month
 
 
-class Levels(BaseModel):
+class Levels(Strict):
     """Weight of each level's softmax in the loss."""
 
-    model_config = _STRICT
     cover: Weight = 1.0
     landcover: Weight = 1.0
     crops: Weight = 0.7
@@ -48,11 +45,10 @@ class Levels(BaseModel):
         return self
 
 
-class Evaluation(BaseModel):
+class Evaluation(Strict):
     """Runs that leave each measured set out in turn, for the card."""
 
-    model_config = _STRICT
-    steps: Annotated[int, Field(ge=1)] = 600
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 600
 
 
 def _sets(paths: dict[str, str]) -> dict[str, str]:
@@ -63,10 +59,9 @@ def _sets(paths: dict[str, str]) -> dict[str, str]:
     return paths
 
 
-class TrainConfig(BaseModel):
+class TrainConfig(Strict):
     """A training run."""
 
-    model_config = _STRICT
     method: Literal["captions"] = "captions"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
     title: str
@@ -75,7 +70,7 @@ class TrainConfig(BaseModel):
     encoder: Literal["small", "timesenclip"] = "small"
     dropout: Share = 0.0  # of the encoder; augmentation does the work, and dropout doubles the time on a CPU
     text_space: str = "sentence-transformers/all-MiniLM-L6-v2"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # results repeat to the bit for the same number
     simulated: Annotated[int, Field(ge=100, le=10_000_000)] = 60_000  # series, drawn once
     real: Annotated[dict[str, str], AfterValidator(_sets)] = {}  # measured sets: name -> path from the file's folder
@@ -84,7 +79,7 @@ class TrainConfig(BaseModel):
     batch: Annotated[int, Field(ge=8, le=65_536)] = 512
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
-    warmup: Annotated[int, Field(ge=0)] = 60  # steps
+    warmup: Annotated[int, Field(ge=0, le=10_000_000)] = 60  # steps
     augment: Augment = Augment()
     levels: Levels = Levels()
     held_out: Annotated[int, Field(ge=10, le=1_000_000)] = 4000  # simulated series, of another seed, for a first score
@@ -97,10 +92,9 @@ PATHS = ("train", "validation", "photos")
 """Keys of CrossViewData that are paths."""
 
 
-class CrossViewData(BaseModel):
+class CrossViewData(Strict):
     """Published files of series and photos; paths are relative to the configuration's folder."""
 
-    model_config = _STRICT
     name: str  # for the card
     kind: Literal["measured", "simulated"] = "measured"
     licence: str
@@ -110,21 +104,19 @@ class CrossViewData(BaseModel):
     photos: str  # CLIP vectors of the ground photos (lucas.read_photos)
 
 
-class MaskingChances(BaseModel):
+class MaskingChances(Strict):
     """Months and bands that training leaves out (paper, section 3.2)."""
 
-    model_config = _STRICT
     temporal: Share = 0.5  # of the batches: annual median, three months in a row or a random subset, equally likely
     spectral: bool = False  # zero each band but B02, B03, B04 with chance 1/2; the paper's best runs do not (table 7)
 
 
-class CrossViewConfig(BaseModel):
+class CrossViewConfig(Strict):
     """A run of the paper's method: contrast of pixel series with ground photos. Defaults are the paper's (section 5.1).
 
     `docs/training.md` names what the paper leaves open or the published code does otherwise.
     """
 
-    model_config = _STRICT
     method: Literal["crossview"]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
     title: str
@@ -139,7 +131,7 @@ class CrossViewConfig(BaseModel):
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # on a CPU, results repeat to the bit for the same number
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 200
-    warmup: Annotated[int, Field(ge=0)] = 10  # epochs
+    warmup: Annotated[int, Field(ge=0, le=100_000)] = 10  # epochs
     batch: Annotated[int, Field(ge=2, le=1_048_576)] = 1024  # of all processes together
     queue: Annotated[int, Field(ge=1, le=10_000_000)] = 2048  # past ground vectors
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
@@ -166,7 +158,7 @@ def read_config(path: Path) -> TrainConfig | CrossViewConfig:
     try:
         config = model.model_validate(raw)
     except ValidationError as e:
-        raise ConfigError(f"{path}: {first_problem(e, model)}") from e
+        raise ConfigError(refusal(path, e, model)) from e
     folder = path.resolve().parent
     if isinstance(config, CrossViewConfig):
         files = {k: str((folder / getattr(config.data, k)).resolve()) for k in PATHS}

@@ -23,7 +23,7 @@ from geomap.catalog import stac
 from geomap.catalog.search import search
 from geomap.cli import app
 from geomap.errors import AoiError, ConfigError, GeomapError, InputError, WeightsError
-from geomap.jobs.file import KEYS, JobKeys, PeriodKeys, ResourceKeys, read
+from geomap.jobs.file import KEYS, JobKeys, JobPeriod, JobResources, read
 from geomap.types import Period
 from tests.support import REPOSITORY
 from tests.support.stac_items import WORLD, month_of
@@ -100,7 +100,7 @@ def test_weights_pinned_by_shipped_jobs_are_those_that_come_with_geomap() -> Non
     ],
 )
 def test_a_period_is_whole_months_before_the_day(keys: dict[str, Any], today: str, period: Period) -> None:
-    assert PeriodKeys.model_validate(keys).at(datetime.date.fromisoformat(today)) == period
+    assert JobPeriod.model_validate(keys).at(datetime.date.fromisoformat(today)) == period
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert job.directory(Period(2019, 1)) == tmp_path / "2019-01_2019-12/maps"
     (tmp_path / "outline.geojson").write_bytes((tmp_path / "in here/outline.geojson").read_bytes())
     (tmp_path / "in here/outline.geojson").unlink()
-    with pytest.raises(AoiError, match=r"outline\.geojson"):  # one in the working directory is another
+    with pytest.raises(ConfigError, match=r"area: .*outline\.geojson"):  # one in the working directory is another
         read(Path("in here/job.yaml"))
 
 
@@ -127,7 +127,7 @@ def test_classes_and_areas_as_text(tmp_path: Path) -> None:
     changes = {"area": square, "classes": ["olive grove", "maize"], "within": "landcover = Cropland"}
     job = read(write(tmp_path, {k: v for k, v in MINIMAL.items() if k != "legends"} | changes))
     assert [c.name for c in job.legends[0].classes] == ["olive grove", "maize"]
-    assert job.within == ("landcover", "Cropland")
+    assert job.keys.within == "landcover = Cropland"
     assert job.area.geometry.equals(aoi.parse_area("4,50,4.1,50.1").geometry)
 
 
@@ -176,10 +176,11 @@ NO_OUTPUTS = {k: v for k, v in MINIMAL.items() if k != "outputs"}
         (MINIMAL | {"outputs": {"directory": "~/maps"}}, ["outputs", "~"]),
         (MINIMAL | {"outputs": {"directory": "a\x00b"}}, ["outputs.directory", "control"]),
         (MINIMAL | {"outputs": {"directory": "maps", "save_composites": "maybe"}}, ["outputs.save_composites"]),
-        (MINIMAL | {"resources": {"workers": 0}}, ["resources.workers", "1"]),
+        (MINIMAL | {"resources": {"workers": -1}}, ["resources.workers", "0"]),
         (MINIMAL | {"resources": {"memory": "much"}}, ["resources.memory"]),
         (MINIMAL | {"resources": {"scheduler": "http://a:1"}}, ["resources.scheduler"]),
-        (MINIMAL | {"resources": {"scheduler": "tcp://a:1", "workers": 2}}, ["resources", "alone"]),
+        (MINIMAL | {"resources": {"scheduler": "tcp://a:1", "workers": 2}}, ["resources.scheduler", "not both"]),
+        (MINIMAL | {"resources": {"scheduler": "tcp://a:1", "memory": "4 GB"}}, ["resources", "alone"]),
         ("- a\n- b\n", ["keys with values"]),
         ("1: a\n", ["keys with values"]),
         ("", ["keys with values"]),
@@ -208,6 +209,42 @@ def test_what_is_wrong_is_one_line_that_names_the_key(
     assert len(message) < 600
     for text in says:
         assert text in message
+
+
+def test_all_problems_are_told_at_once_one_line_each(tmp_path: Path) -> None:
+    content = MINIMAL | {
+        "catalgue": {"stac": "cdse"},
+        "area": "nowhere.gpkg",
+        "period": {"yaer": 2019},
+        "legends": ["landcvoer", "crops", "mine.toml"],
+        "masks": {"opening": 99},
+        "min_confidence": 101,
+        "outputs": {"directry": "maps"},
+    }
+    path = write(tmp_path, content)
+    with pytest.raises(ConfigError) as error:
+        read(path)
+    first, *lines = str(error.value).splitlines()
+    assert first == f"{path}: {len(lines)} problems"
+    said = dict(line.strip().split(": ", 1) for line in lines)
+    assert len(said) == len(lines)
+    unknown, others = {"catalgue", "period.yaer", "outputs.directry"}, {"area", "masks.opening", "min_confidence"}
+    assert set(said) == unknown | others | {"legends.1", "legends.3"}
+    assert said["catalgue"].startswith("unknown key; did you mean catalogue? The keys here are period, legends, ")
+    assert "did you mean directory?" in said["outputs.directry"]  # and not: directory is missing
+    assert said["min_confidence"] == "must be less than or equal to 100"
+    assert "'landcvoer'; use one of bioregion, crops" in said["legends.1"]
+    shown = geomap("run", path)
+    assert shown.exit_code == 2
+    assert shown.stderr.splitlines() == [f"geomap: {first}", *lines]
+
+
+def test_only_the_first_problems_are_told_and_the_rest_is_counted(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(write(tmp_path, MINIMAL | {f"key{i}": 1 for i in range(30)}))
+    first, *lines, last = str(error.value).splitlines()
+    assert first.endswith("30 problems")
+    assert (len(lines), last.strip()) == (20, "and 10 more")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +286,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_memory_is_for_the_whole_run() -> None:
     def memory(**keys: Any) -> int | None:
-        return ResourceKeys.model_validate(keys).memory_bytes
+        return JobResources.model_validate(keys).memory_bytes
 
     assert memory() is None
     assert memory(memory="4 GB") == 4_000_000_000
@@ -287,7 +324,7 @@ def test_any_value_anywhere_is_a_job_or_an_input_error(tmp_path: Path, place: tu
         within = within[key]
     within[place[-1]] = value
     with contextlib.suppress(InputError):
-        read(write(tmp_path, yaml.safe_dump(content, allow_unicode=True)))
+        assert read(write(tmp_path, yaml.safe_dump(content, allow_unicode=True))).area.square_km > 0
     assert [p.name for p in tmp_path.iterdir()] == ["job.yaml"]
 
 
@@ -297,7 +334,10 @@ def test_any_bytes_are_refused_as_a_job(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "job.yaml").write_bytes(content)
     with pytest.raises(ConfigError) as error:
         read(tmp_path / "job.yaml")
-    assert len(str(error.value).splitlines()) == 1
+    lines = str(error.value).splitlines()
+    assert lines[0].startswith(str(tmp_path / "job.yaml"))
+    assert len(lines) <= 22
+    assert all(line.isprintable() for line in lines)
 
 
 NUMBERS = st.one_of(st.floats(), st.floats(-200, 200), st.integers(-(10**400), 10**400), st.sampled_from(PATCH))

@@ -217,7 +217,9 @@ def test_bad_configurations_are_refused_by_name(tmp_path: Path, change: dict[str
     path.write_text(yaml.safe_dump(described() | change))
     with pytest.raises(ConfigError, match=named) as e:
         config.read_config(path)
-    assert "\n" not in str(e.value)
+    first, *lines = str(e.value).splitlines()
+    assert first.startswith(str(path))
+    assert all(line.startswith("    data.") for line in lines)  # of a table that lacks several keys, each
 
 
 def described() -> dict[str, Any]:

@@ -87,6 +87,8 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (MINIMAL + "levels: {cover: .nan}\n", "levels.cover"),
         (MINIMAL + "levels: {crops: -3}\n", "levels.crops"),
         (MINIMAL + "levels: {cover: 0, landcover: 0, crops: 0, landuse: 0, habitat: 0, bioregion: 0}\n", "levels"),
+        (MINIMAL + "learning_rate: .inf\n", "learning_rate"),
+        (MINIMAL + "seed: -1\n", "seed"),
         ("title: no name\nlicence: x\n", "name"),
         ("- a list\n", "file"),
         (MINIMAL + "seed: !!python/object/apply:os.getcwd []\n", "YAML"),

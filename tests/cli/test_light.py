@@ -1,0 +1,119 @@
+"""Commands that read files of text, and what `geomap map` refuses, load nothing heavy."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"torch", "dask", "distributed", "rasterio", "osgeo", "stackstac", "xarray", "geopandas", "pandas", "numba"}
+BOX = "4.40,50.85,4.45,50.88"
+CODE = """
+import sys
+from geomap.cli import app
+try:
+    app(sys.argv[1:])
+except SystemExit as e:
+    print("LOADED", e.code, *sorted(sys.modules), file=sys.stderr)
+"""
+
+
+def loaded(*args: str | Path, cwd: Path) -> tuple[int, set[str], str]:
+    """(exit code, the heavy modules that a command loads, what it says on stderr)."""
+    command = [sys.executable, "-c", CODE, *map(str, args)]
+    environment = os.environ | {"COLUMNS": "1000", "NO_COLOR": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=100)
+    said, _, modules = done.stderr.rpartition("LOADED ")
+    code, *names = modules.split()
+    assert {"geomap", "typer"} <= set(names)  # the list is one of modules
+    return int(code), HEAVY & set(names), said
+
+
+@pytest.fixture(scope="module")
+def run(archive: Callable[..., Path], untrained: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run over real scenes."""
+    from geomap.run.map import map_area
+    from geomap.run.request import Request
+
+    out = tmp_path_factory.mktemp("light") / "m"
+    items = str(archive(dates=8) / "items.json")
+    map_area(Request("4.0585,50.7431,4.0676,50.7489", "2018-08/2018-10", items, weights=untrained), out)
+    return out
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["explain"], ["verify"]])
+def test_commands_about_a_run_are_light(run: Path, command: list[str], tmp_path: Path) -> None:
+    assert loaded(*command, run, cwd=tmp_path) == (0, set(), "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["--version"],
+        ["map", "--help"],
+        ["legends", "list"],
+        ["legends", "show", "crops"],
+        ["weights", "list"],
+    ],
+    ids=" ".join,
+)
+def test_help_and_lists_are_light(command: list[str], tmp_path: Path) -> None:
+    assert loaded(*command, cwd=tmp_path) == (0, set(), "")
+
+
+@pytest.mark.parametrize("area", [[4.40, 50.85, 4.45, 50.88], "farm.geojson"])
+def test_a_schedule_is_light_and_opens_no_area_file(area: object, tmp_path: Path) -> None:
+    (tmp_path / "farm.geojson").write_text("not looked into")
+    job = {"name": "j", "area": area, "period": {"last": 12}, "legends": ["crops"]}
+    (tmp_path / "job.yaml").write_text(json.dumps(job | {"outputs": {"directory": "m/{period}"}}))
+    assert loaded("schedule", "job.yaml", "--monthly", "--user", cwd=tmp_path) == (0, set(), "")
+    assert (tmp_path / "geomap-schedule/geomap-j.timer").is_file()
+    (tmp_path / "farm.geojson").unlink()
+    code, heavy, said = loaded("schedule", "job.yaml", "--monthly", "--user", cwd=tmp_path)
+    assert (code, heavy) == ((0, set()) if isinstance(area, list) else (2, set()))
+    assert isinstance(area, list) or "farm.geojson" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ([BOX, "--yaer", "2019"], "--year"),
+        ([BOX, "--year", "2019", "--max-cloud", "101"], "--max-cloud"),
+        ([BOX], "--year 2023"),
+        (["nowhere.gpkg", "--year", "2019"], "nowhere.gpkg"),
+        (["50.85,104.40,50.88,104.45", "--year", "2019"], "longitude first"),
+        ([BOX, "--year", "2014"], "2015"),
+        ([BOX, "--year", "2019", "--legend", "landcvoer"], "landcover"),
+        ([BOX, "--year", "2019", "--classes", "vineyard"], "two or more"),
+        ([BOX, "--year", "2019", "--weights", "none"], "no weights"),
+        ([BOX, "--start", "2019-01", "--months", "3", "--min-clear-months", "9"], "--min-clear-months: must be 1..3"),
+        ([BOX, "--year", "2019", "--out", "foreign"], "holds other files, such as a.txt; choose another --out"),
+        (["farm.geojson", "--year", "2019", "--out", "foreign"], "holds other files"),
+    ],
+)
+def test_map_refuses_bad_input_before_it_loads_anything_heavy(args: list[str], says: str, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/a.txt").write_text("mine")
+    (tmp_path / "farm.geojson").write_text("not looked into")
+    code, heavy, said = loaded("map", *args, cwd=tmp_path)
+    assert (code, heavy) == (2, set())
+    assert says in said
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "farm.geojson", "foreign"]
+
+
+def test_map_refuses_a_run_of_another_version_before_it_loads_anything_heavy(run: Path, tmp_path: Path) -> None:
+    path = run / "tiles/request.json"
+    before = path.read_bytes()
+    content = json.loads(before)
+    content["request"]["geomap"] = "0.0.1"
+    try:
+        path.write_text(json.dumps(content))
+        code, heavy, said = loaded("map", BOX, "--year", "2019", "--out", run, cwd=tmp_path)
+    finally:
+        path.write_bytes(before)
+    assert (code, heavy) == (2, set())
+    assert "differs in: geomap" in said
