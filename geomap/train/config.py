@@ -73,7 +73,9 @@ class TrainConfig(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # results repeat to the bit for the same number
     simulated: Annotated[int, Field(ge=100, le=10_000_000)] = 60_000  # series, drawn once
-    real: Annotated[dict[str, str], AfterValidator(_sets)] = {}  # measured sets: name -> path from the file's folder
+    real: Annotated[dict[str, str], AfterValidator(_sets)] = Field(
+        default_factory=dict
+    )  # measured sets: name -> path from the file's folder
     real_share: Share = 0.3  # of every batch, where there are measured sets
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 1500
     batch: Annotated[int, Field(ge=8, le=65_536)] = 512
