@@ -35,6 +35,7 @@ from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import MaxRetryError, ResponseError
 
 from geomap.errors import CatalogUnavailableError, GeomapError, HrefError, InputError
+from geomap.lonlat import sides
 from geomap.sources.hrefs import HrefPolicy, check_url, named, without_secrets
 from geomap.types import Period
 
@@ -179,7 +180,7 @@ def search_items(
         if max_cloud < 100 and client.conforms_to(ConformanceClasses.QUERY):
             options["query"] = {"eo:cloud_cover": {"lte": max_cloud}}
         count = 0
-        for outline in _outlines(area):
+        for outline in map(_simple, sides(area)):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PystacClientWarning)
                 found = client.search(
@@ -264,17 +265,6 @@ def _present(client: Client, url: str, wanted: Collection[str], required: bool) 
     there = sorted(collection.id for collection in client.get_collections())
     shown = ", ".join(there[:40]) + (f" and {len(there) - 40} more" if len(there) > 40 else "")
     raise InputError(f"{url} has no collection {missing}; type --collection with one of: {shown or '(none)'}")
-
-
-def _outlines(area: BaseGeometry) -> list[BaseGeometry]:
-    """The area as searched: a part per side of the antimeridian, each of few vertices."""
-    parts = list(getattr(area, "geoms", [area]))
-    west, _, east, _ = area.bounds
-    if east - west > 180:
-        groups = [[p for p in parts if p.bounds[0] >= 0], [p for p in parts if p.bounds[0] < 0]]
-    else:
-        groups = [parts]
-    return [_simple(group) for group in groups if group]
 
 
 def _simple(parts: list[BaseGeometry]) -> BaseGeometry:

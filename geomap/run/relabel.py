@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -20,6 +20,7 @@ from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
 from geomap.label.classify import Question, TileLabels
 from geomap.legends import Legend
+from geomap.lonlat import Box
 from geomap.pipeline import class_vectors
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import legends_digests, store_digest
@@ -275,6 +276,4 @@ def _code_at(kept: Store, lon: float, lat: float) -> torch.Tensor:
 
 
 def _covered(kept: Store) -> str:
-    boxes = np.array([grid.lonlat_box(tile.grid) for tile in kept.tiles])
-    low, high = boxes.min(axis=0), boxes.max(axis=0)
-    return f"{low[0]:.4f},{low[1]:.4f},{high[2]:.4f},{high[3]:.4f}"
+    return ",".join(f"{v:.4f}" for v in astuple(Box.union(grid.lonlat_box(tile.grid) for tile in kept.tiles)))
