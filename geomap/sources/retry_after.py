@@ -9,7 +9,6 @@ kept from the log: a thread that is told to retry later sleeps before GDAL can a
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -20,14 +19,16 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from geomap.sources.hrefs import redacted
+
 GDAL_OPTIONS: Final = {"CPL_CURL_VERBOSE": "YES", "CPL_DEBUG": "CURL_INFO_HEADER_IN"}
 """GDAL reports the headers of responses, and nothing else: requests would hold tokens (cpl_http.cpp)."""
 
-REFUSED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses that may change when the request comes again (RFC 9110, 6585, 8470)."""
+TEMPORARY: Final = frozenset({408, 425, 429, *range(500, 600)})
+"""Statuses that may change when the request comes again: the server's own errors, a request that came too slowly, too
+early or too often (RFC 9110, 6585, 8470). All others are for good."""
 
 _MARK: Final = "CURL_INFO_HEADER_IN: "
-_QUERY: Final = re.compile(r"(\w+://[^\s?]*)\?\S*")
 _here = threading.local()
 _hold: dict[str, float] = {}
 """By host, the time (time.monotonic) before which it wants no request."""
@@ -47,7 +48,7 @@ class Answers:
         name, _, value = header.partition(":")
         if name.startswith("HTTP/"):
             self.status = int(name.split()[1])
-        elif name.lower() == "retry-after" and self.status in REFUSED:
+        elif name.lower() == "retry-after" and self.status in TEMPORARY:
             _hold[self.host] = max(_hold.get(self.host, 0.0), time.monotonic() + seconds(value.strip()))
             self.wait()
 
@@ -82,7 +83,7 @@ def watched(href: str, deadline: float, stopped: threading.Event) -> Iterator[An
 
 
 class _Listener(logging.Filter):
-    """Takes headers out of rasterio's log and queries, where tokens are, out of its addresses."""
+    """Takes headers out of rasterio's log, and secrets out of its addresses."""
 
     def __init__(self, level: int) -> None:
         super().__init__()
@@ -96,7 +97,7 @@ class _Listener(logging.Filter):
             if answers is not None:
                 answers.see(header)
             return False
-        record.msg, record.args = _QUERY.sub(r"\1", text), None
+        record.msg, record.args = redacted(text), None
         return record.levelno >= self.level
 
 
