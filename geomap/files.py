@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from rich.filesize import decimal
+
 from geomap.errors import DiskFullError, OutputError
 
 SUMS: Final = "SHA256SUMS"
@@ -238,12 +240,8 @@ def _free(directory: Path) -> int:
 def _full(directory: Path, needed: int) -> DiskFullError:
     free = _free(directory)
     need = (
-        f"up to {_size(needed)} needed, {_size(free)} free"
+        f"up to {decimal(needed)} needed, {decimal(free)} free"
         if needed > free
-        else f"{_size(free)} free, or a quota is met"
+        else f"{decimal(free)} free, or a quota is met"
     )
     return DiskFullError(f"no space left in {directory} ({need}); free space and run the same command again")
-
-
-def _size(n: int) -> str:
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"
