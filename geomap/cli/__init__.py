@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from geomap import __version__
+from geomap import __version__, process
 from geomap.cli import data, evaluation, inspect, jobs, legends, maps, state, stored, training, weights
 from geomap.cli.console import out_console, say
 from geomap.errors import InputError
@@ -56,6 +56,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Entry point: every foreseen error is one line on stderr and its exit code."""
+    process.keep_freed()
     code: int | None
     try:
         code = app(_negative_numbers(sys.argv[1:]), standalone_mode=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import __version__, files, grid
+from geomap import __version__, files, grid, process
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
 from geomap.label.classify import Question, TileLabels
@@ -237,14 +236,9 @@ def _over(kept: Store, tile: Tile, usable: NDArray[np.bool_], use: Use, advance:
                 use(where[i : i + BLOCK] + top * rows.width, torch.from_numpy(strip[:, i : i + BLOCK]).T)
         return bottom * tile.grid.width
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(min(threads, MAX_STRIPS), thread_name_prefix="label") as pool:
-            for done in pool.map(do, range(0, tile.grid.height, STRIP)):
-                advance(done)
-    finally:
-        torch.set_num_threads(threads)
+    with process.side_by_side(min(torch.get_num_threads(), MAX_STRIPS), "label") as pool:
+        for done in pool.map(do, range(0, tile.grid.height, STRIP)):
+            advance(done)
 
 
 def _check(kept: Store, tile: Tile, values: torch.Tensor) -> None:

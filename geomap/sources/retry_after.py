@@ -19,6 +19,7 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from geomap import process
 from geomap.sources.hrefs import redacted
 
 GDAL_OPTIONS: Final = {"CPL_CURL_VERBOSE": "YES", "CPL_DEBUG": "CURL_INFO_HEADER_IN"}
@@ -72,37 +73,29 @@ def seconds(retry_after: str) -> float:
 def watched(href: str, deadline: float, stopped: threading.Event) -> Iterator[Answers]:
     """Watch the requests that this thread makes for one file, once its host wants any; GDAL_OPTIONS must be set."""
     answers = Answers(urlsplit(href).netloc, deadline, stopped)
-    if answers.host:  # no local file
-        _listen()
-        answers.wait()
+    if not answers.host:  # a local file
+        yield answers
+        return
+    answers.wait()
     _here.answers = answers
     try:
-        yield answers
+        with _headers:
+            yield answers
     finally:
         _here.answers = None
 
 
-class _Listener(logging.Filter):
-    """Takes headers out of rasterio's log, and secrets out of its addresses."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__()
-        self.level = level  # of the log before it was listened to
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        _, mark, header = text.partition(_MARK)
-        if mark:
-            answers = getattr(_here, "answers", None)
-            if answers is not None:
-                answers.see(header)
-            return False
-        record.msg, record.args = redacted(text), None
-        return record.levelno >= self.level
+def _note(record: logging.LogRecord) -> bool:
+    """Take headers out of rasterio's log, and secrets out of its addresses."""
+    text = record.getMessage()
+    _, mark, header = text.partition(_MARK)
+    if mark:
+        answers = getattr(_here, "answers", None)
+        if answers is not None:
+            answers.see(header)
+        return False
+    record.msg, record.args = redacted(text), None
+    return True
 
 
-def _listen() -> None:
-    log = logging.getLogger("rasterio._env")
-    if not any(isinstance(f, _Listener) for f in log.filters):
-        log.addFilter(_Listener(log.getEffectiveLevel()))
-    log.setLevel(logging.DEBUG)
+_headers: Final = process.Overhearing("rasterio._env", _note)

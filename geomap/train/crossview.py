@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from geomap import legends
+from geomap import legends, process
 from geomap.datasets.series import Series, embed
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource, read_card
@@ -65,8 +65,7 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
         if not isinstance(read, CrossViewConfig):
             raise ConfigError(f"{config} is not of method crossview; run it with: geomap train {config}")
         config = read
-    torch.set_num_threads(config.threads)
-    with processes(config.device) as group:
+    with process.threads(config.threads), processes(config.device) as group:
         train, val = read_views(config)
         state = start(config, train.ground.shape[1], group.device)
         same = identity(config, train, val)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from geomap import legends
+from geomap import legends, process
 from geomap.datasets.worldcereal import READERS, RealSet
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource
@@ -59,7 +59,11 @@ def train(config: Path | TrainConfig, out: Path, progress: Progress | None = Non
     """
     if isinstance(config, Path):
         config = read_config(config)
-    torch.set_num_threads(config.threads)
+    with process.threads(config.threads):
+        return _train(config, out, progress)
+
+
+def _train(config: TrainConfig, out: Path, progress: Progress | None) -> Card:
     real = [READERS[name](Path(path)) for name, path in config.real.items()]
     tower = towers.tower(config.text_space)
     levels = captions.make_levels(tower)

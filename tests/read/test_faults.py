@@ -1,6 +1,7 @@
 """Reads that fail, over real HTTP on loopback: what is waited for, what is left out, what stops a run."""
 
 import json
+import logging
 import socket
 import threading
 import time
@@ -102,6 +103,23 @@ def test_no_request_comes_before_the_time_in_retry_after(archive: Archive, serve
     assert min(rest) - first >= 2
     assert_equal(made, healthy)
     assert made.missed == ()
+
+
+def test_reading_leaves_the_log_of_rasterio_as_a_notebook_has_set_it(
+    archive: Archive, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """GDAL's debug messages, headers of every response, are read from that log, and shown to nobody."""
+    log = logging.getLogger("rasterio._env")
+    before = log.level, list(log.filters)
+    scenes = found(archive, server.base, query="?sig=secret-token")
+    server.script["scl.tif"] = [Answer(503, {"Retry-After": "0"}, b"")] * 6
+    with caplog.at_level(logging.INFO, "rasterio"):
+        compose(scenes)
+    assert (log.level, log.filters) == before
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("rasterio")]
+    assert any("503" in text for text in told)  # GDAL's own warnings of a retry
+    assert not any("secret-token" in text or "HEADER_IN" in text for text in told)
+    assert all(record.levelno >= logging.INFO for record in caplog.records if record.name.startswith("rasterio"))
 
 
 def test_a_host_that_asks_for_time_gets_it_from_every_read(archive: Archive, server: Server) -> None:
