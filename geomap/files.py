@@ -50,11 +50,20 @@ def clean_temporary(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Bring a file or directory to the disk, so that it survives a power cut. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def commit(part: Path, path: Path) -> None:
     """Give the complete file `part` its final name; both survive a power cut from here on. Raises OSError."""
-    _flush(part)
+    flush(part)
     os.replace(part, path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -102,7 +111,7 @@ def probe(directory: Path, needed: int) -> None:
     with disk_errors(directory, needed):
         try:
             part.write_bytes(bytes(_PROBE))
-            _flush(part)
+            flush(part)
         finally:
             part.unlink(missing_ok=True)
     require_space(directory, needed)
@@ -146,7 +155,7 @@ def publish(staging: Path, directory: Path) -> None:
         for name in names:
             os.replace(staging / name, directory / name)
         for folder in folders:
-            _flush(folder)
+            flush(folder)
         commit(staging / SUMS, directory / SUMS)
 
 
@@ -220,14 +229,6 @@ def _inside(directory: Path, name: str) -> bool:
     if "\0" in name or PurePosixPath(name).is_absolute():
         return False
     return (directory / name).resolve().is_relative_to(directory.resolve())
-
-
-def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _free(directory: Path) -> int:

@@ -78,10 +78,6 @@ class Store:
         """The Zarr group that holds a zone's arrays; None: the root."""
         return str(epsg) if len(self.zones) > 1 else None
 
-    def group(self, epsg: int) -> str | None:
-        """The Zarr group that holds a zone's arrays; None: the root."""
-        return str(epsg)
-
     def write(self, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a tile's arrays (..., y, x) and flush them to the disk. Raises DiskFullError, OutputError."""
         row, column = self._place(tile)
@@ -94,7 +90,8 @@ class Store:
                 y, x = row * self.side, column * self.side
                 shard = _padded(pixels, self.side, rows, columns, array.fill_value)
                 array[..., y : y + self.side, x : x + self.side] = shard
-                _flush(self._file(tile, name))
+                if (file := self._file(tile, name)).is_file():  # none of a shard of nothing but the fill value
+                    files.flush(file)
 
     def read(self, name: str, grid: Grid, tile: Tile, first: int | None = None) -> NDArray[Any]:
         """(..., y, x) of an array over a grid that lies in a stored tile, or of it at one `first` index (a month).
@@ -294,13 +291,3 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except Exception as e:  # zarr's codecs raise what their libraries raise
         raise damaged(path, f"{type(e).__name__}: {e}") from e
-
-
-def _flush(path: Path) -> None:
-    """A shard of nothing but the fill value has no file."""
-    if path.is_file():
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -15,7 +15,6 @@ INITIAL_SCALE = 1 / 0.07
 MAX_SCALE = 100.0
 """The learned logit scale never exceeds this (paper section 3)."""
 
-
 OTHER_SHARE = 0.1
 """Share of a real set's classes that are taken to be as common as in the simulation, whatever the set holds."""
 
