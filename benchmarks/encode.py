@@ -44,7 +44,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from geomap import legends
+from geomap import legends, process
 from geomap.datasets.samples import Samples
 from geomap.datasets.worldcereal import read_corsica, read_east_africa, read_flanders
 from geomap.encode import weights
@@ -90,6 +90,7 @@ def main() -> None:
     p.add_argument("--device", default="auto")
     p.add_argument("--json", type=Path)
     a = p.parse_args()
+    process.keep_freed()  # as the command line does
     device = pick_device(a.device)
     figures: dict[str, Any] = {"device": device_name(device), "threads": torch.get_num_threads()}
     for name, make in (("timesenclip", lambda: paper(a.fit)), ("default", default)):

@@ -221,12 +221,14 @@ def engines() -> dict[str, float]:
     """Pixels of twelve valid months that a core encodes in a second, by encoder; the paper's is untrained."""
     import torch
 
+    from geomap import process
     from geomap.encode import weights
     from geomap.encode.engine import Engine
     from geomap.encode.model import CONFIGS, PixelEncoder
     from geomap.types import Composite
 
     paper = PixelEncoder(CONFIGS["timesenclip"], torch.tensor(Q_LOW), torch.tensor(Q_HIGH)).eval()
+    process.keep_freed()  # as the command line does
     rates = {}
     for name, encoder in (("default", weights.load("default").encoder), ("timesenclip", paper)):
         engine = Engine(encoder, "cpu")

@@ -14,10 +14,11 @@ import numpy as np
 import shapely
 from pyproj import Geod
 from pyproj.exceptions import ProjError
-from shapely.geometry import GeometryCollection, MultiPolygon, box
+from shapely.geometry import GeometryCollection, MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
 from geomap.errors import AoiError
+from geomap.lonlat import Box
 
 if TYPE_CHECKING:
     import geopandas
@@ -115,11 +116,9 @@ def _from_bbox(values: list[float]) -> BaseGeometry:
         raise AoiError(f"longitudes {west:g} and {east:g} are out of range -180..180")
     if south >= north or west == east:
         raise AoiError(f"the box {','.join(f'{v:g}' for v in values)} is empty; the order is minx,miny,maxx,maxy")
-    if west < east:
-        return box(west, south, east, north)
-    if west - east < 180:
+    if 0 < west - east < 180:
         raise AoiError(f"minx {west:g} is east of maxx {east:g}; the order is minx,miny,maxx,maxy")
-    return MultiPolygon([box(west, south, 180, north), box(-180, south, east, north)])  # over the antimeridian
+    return Box(west, south, east, north).polygons
 
 
 def _from_wkt(wkt: str, srid: str | None) -> BaseGeometry:

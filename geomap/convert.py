@@ -33,6 +33,7 @@ from geomap.encode.model import EncoderConfig, PixelEncoder
 from geomap.errors import TemporaryError, WeightsError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS, MONTHS
+from geomap.sources.retry_after import TEMPORARY
 
 if TYPE_CHECKING:
     from geomap.datasets.samples import Samples
@@ -328,7 +329,7 @@ def fetch(name: str) -> Path:
     except Exception as e:  # of the hub, of its HTTP client, of the disk
         refusals = [x for x in (e, e.__cause__) if isinstance(x, HfHubHTTPError)]  # the hub wraps some of its own
         status = refusals[0].response.status_code if refusals else 0
-        if 400 <= status < 500 and status not in (408, 429):  # gone, closed or renamed: waiting does not help
+        if status >= 400 and status not in TEMPORARY:  # gone, closed or renamed: waiting does not help
             raise WeightsError(f"the hub does not give {file} (HTTP {status}); {by_hand}") from e
         raise TemporaryError(f"{file} cannot be fetched ({type(e).__name__}); try again later, or {by_hand}") from e
 

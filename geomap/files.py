@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+from rich.filesize import decimal
+
 from geomap.errors import DiskFullError, OutputError
 
 SUMS: Final = "SHA256SUMS"
@@ -48,11 +50,20 @@ def clean_temporary(directory: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def flush(path: Path) -> None:
+    """Bring a file or directory to the disk, so that it survives a power cut. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def commit(part: Path, path: Path) -> None:
     """Give the complete file `part` its final name; both survive a power cut from here on. Raises OSError."""
-    _flush(part)
+    flush(part)
     os.replace(part, path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -100,7 +111,7 @@ def probe(directory: Path, needed: int) -> None:
     with disk_errors(directory, needed):
         try:
             part.write_bytes(bytes(_PROBE))
-            _flush(part)
+            flush(part)
         finally:
             part.unlink(missing_ok=True)
     require_space(directory, needed)
@@ -144,7 +155,7 @@ def publish(staging: Path, directory: Path) -> None:
         for name in names:
             os.replace(staging / name, directory / name)
         for folder in folders:
-            _flush(folder)
+            flush(folder)
         commit(staging / SUMS, directory / SUMS)
 
 
@@ -220,14 +231,6 @@ def _inside(directory: Path, name: str) -> bool:
     return (directory / name).resolve().is_relative_to(directory.resolve())
 
 
-def _flush(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _free(directory: Path) -> int:
     place = directory.absolute()
     while not place.exists() and place != place.parent:
@@ -238,12 +241,8 @@ def _free(directory: Path) -> int:
 def _full(directory: Path, needed: int) -> DiskFullError:
     free = _free(directory)
     need = (
-        f"up to {_size(needed)} needed, {_size(free)} free"
+        f"up to {decimal(needed)} needed, {decimal(free)} free"
         if needed > free
-        else f"{_size(free)} free, or a quota is met"
+        else f"{decimal(free)} free, or a quota is met"
     )
     return DiskFullError(f"no space left in {directory} ({need}); free space and run the same command again")
-
-
-def _size(n: int) -> str:
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{n / 1e3:.0f} kB"

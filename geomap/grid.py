@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import shapely
@@ -22,10 +22,8 @@ from shapely.geometry.base import BaseGeometry
 
 from geomap.aoi import Area, polygons_of
 from geomap.errors import AoiError
+from geomap.lonlat import Box
 from geomap.types import Grid, Tile
-
-if TYPE_CHECKING:
-    pass
 
 RESOLUTION: Final = 10  # m
 TILE_PX: Final = 1024  # pixels per side of a tile
@@ -35,8 +33,6 @@ _TILE_M = TILE_PX * RESOLUTION
 _LATITUDES = (-80, 0, 56, 64, 72, 84)  # degrees; zones change at these and at multiples of 3 degrees of longitude
 _EDGE_POINTS = 65  # along each edge of a grid that is seen from another zone, where it is curved
 _STRIDE = 32  # pixels between the first few looked at in a tile on a border
-
-
 _LAST_LONGITUDE = np.nextafter(180, 0)  # 180 itself is zone 1, as -180
 
 
@@ -93,11 +89,10 @@ def inside(area: Area, grid: Grid) -> NDArray[np.bool_]:
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def lonlat_box(grid: Grid) -> tuple[float, float, float, float]:
-    """(west, south, east, north) in degrees around a grid; west > east where it crosses the antimeridian."""
+def lonlat_box(grid: Grid) -> Box:
+    """The box in degrees around a grid."""
     to_lonlat = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
-    west, south, east, north = to_lonlat.transform_bounds(*grid.bounds, densify_pts=21)
-    return west, south, east, north
+    return Box(*to_lonlat.transform_bounds(*grid.bounds, densify_pts=21))
 
 
 def covering(grid: Grid, epsg: int) -> Grid:
@@ -127,9 +122,9 @@ def pixels_under(grid: Grid, other: Grid) -> tuple[NDArray[np.intp], NDArray[np.
 
 def _wholly_inside(area: Area, grid: Grid) -> bool:
     """Whether a glance shows that every pixel is inside: the area and the zone's territory hold the grid's box."""
-    west, south, east, north = lonlat_box(grid)
-    frame = box(west, south, east, north)
-    return west < east and bool(_territory(grid.epsg).contains(frame)) and bool(area.geometry.contains(frame))
+    around = lonlat_box(grid)
+    frame = around.polygons
+    return len(around.parts) == 1 and bool(_territory(grid.epsg).contains(frame) and area.geometry.contains(frame))
 
 
 def _inside_every(stride: int, area: Area, grid: Grid) -> NDArray[np.bool_]:

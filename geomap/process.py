@@ -1,8 +1,16 @@
-"""How the C library keeps memory that was freed, for arrays that are made and dropped by the thousand."""
+"""What holds for a whole process: torch's threads, memory that was freed, how much a log tells.
+
+The command line and the workers of a cluster set such things for good; the library puts back what it changes.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final
 
 M_TRIM_THRESHOLD: Final = -1
@@ -14,7 +22,7 @@ MAPPED_FROM: Final = 32 * 2**20
 
 
 def keep_freed() -> None:
-    """Let glibc keep freed memory of this process up to what its own adaptation would, from the start.
+    """Let glibc keep freed memory of this process up to what its own adaptation would, from the start: for good.
 
     By default it adapts to the sizes that a process frees, but dask starts its workers with a fixed, low threshold
     (MALLOC_TRIM_THRESHOLD_): every array then comes in fresh pages, which the kernel fills with zeros one by one, and
@@ -24,3 +32,70 @@ def keep_freed() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
         mallopt(M_TRIM_THRESHOLD, 2 * MAPPED_FROM)
+
+
+def set_threads(count: int) -> None:
+    """Let torch use `count` threads of the CPU from now on."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads of the CPU inside, and as many as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    set_threads(count)
+    try:
+        yield
+    finally:
+        set_threads(before)
+
+
+@contextmanager
+def side_by_side(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads, in each of which torch's arithmetic stays; what still waits at the end is dropped."""
+    import torch
+
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(workers, name, set_threads, (1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        set_threads(before)  # the pool's threads changed what later threads start with
+
+
+class Overhearing(logging.Filter):
+    """A context that reads a log, debug messages too; what others see of the log stays as their level has it.
+
+    Any number of threads may be inside. The log's level is put back when the last one leaves.
+    """
+
+    def __init__(self, log: str, note: Callable[[logging.LogRecord], bool]) -> None:
+        """`note` is called with every record, may change it, and returns whether others may see it."""
+        super().__init__()
+        self._log, self._note = logging.getLogger(log), note
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._own = self._shown = logging.NOTSET  # levels of the log: set on it, and in effect
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._own, self._shown = self._log.level, self._log.getEffectiveLevel()
+                self._log.addFilter(self)
+                self._log.setLevel(logging.DEBUG)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._log.setLevel(self._own)
+                self._log.removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self._note(record) and record.levelno >= self._shown

@@ -11,12 +11,11 @@ from typing import Any, Final
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
-from shapely.affinity import translate
 from shapely.geometry import Polygon, box, shape
 from shapely.geometry.base import BaseGeometry
 
 from geomap.catalog.offset import parse_baseline, stated_offset
+from geomap.lonlat import Box, meet, unwrapped
 from geomap.sources.providers import OFFSET_FLAG, PROVIDERS, Provider
 
 SPLIT_SHARE: Final = 0.05
@@ -72,7 +71,7 @@ class Granule:
 
     def touches(self, area: BaseGeometry) -> bool:
         """Whether the footprint meets an area whose longitudes lie within -180..180."""
-        return any(area.intersects(translate(self.footprint, turn)) for turn in (0, -360, 360))
+        return meet(area, self.footprint)
 
 
 def read_granule(item: Mapping[str, Any], provider: Provider) -> Granule:
@@ -157,23 +156,6 @@ def unique(granules: Iterable[Granule]) -> tuple[list[Granule], list[tuple[Granu
     return kept, dropped
 
 
-def bounding_box(footprint: BaseGeometry) -> tuple[float, float, float, float]:
-    """(west, south, east, north) in degrees, west > east across the antimeridian; takes longitudes beyond 180."""
-    west, south, east, north = footprint.bounds
-    west, east = ((lon + 180) % 360 - 180 if abs(lon) > 180 else lon for lon in (west, east))
-    return west, south, east, north
-
-
-def _unwrapped(geometry: BaseGeometry) -> BaseGeometry:
-    """Longitudes 0..360 for a geometry wider than half the globe: no granule is, so it crosses the antimeridian."""
-    west, _, east, _ = geometry.bounds
-
-    def turn(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
-        return lonlat + np.where(lonlat[:, :1] < 0, [360.0, 0.0], 0.0)
-
-    return shapely.transform(geometry, turn) if east - west > 180 else geometry
-
-
 def _footprint(item: Mapping[str, Any]) -> BaseGeometry:
     """The item's geometry, or its bbox where it has none."""
     if item.get("geometry"):
@@ -181,10 +163,10 @@ def _footprint(item: Mapping[str, Any]) -> BaseGeometry:
     else:
         corners = [float(v) for v in item["bbox"]]
         west, south, east, north = corners[:2] + corners[len(corners) // 2 :][:2]
-        outline = box(west, south, east + 360 if east < west else east, north)
+        outline = box(*Box(west, south, east, north).bounds)
     if outline.is_empty or not np.isfinite(outline.bounds).all():
         raise ValueError("empty or infinite geometry")
-    outline = _unwrapped(outline)
+    outline = unwrapped(outline)  # no granule is wider than half the globe
     return outline if outline.is_valid else shapely.make_valid(outline)
 
 

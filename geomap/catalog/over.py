@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from geomap import grid
 from geomap.catalog.offset import parse_baseline
+from geomap.lonlat import Box
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Grid, Scene
 
+_box = functools.lru_cache(maxsize=1 << 16)(Box)  # every tile asks for the box of every scene
+
 
 def over(scenes: Sequence[Scene], tile: Grid) -> list[Scene]:
-    """Scenes whose box in degrees touches the tile's; boxes may cross the antimeridian (west > east)."""
-    west, south, east, north = grid.lonlat_box(tile)
-    found = []
-    for scene in scenes:
-        left, bottom, right, top = scene.bbox
-        from_left, from_west = (west - left) % 360, (left - west) % 360  # degrees eastward
-        if bottom <= north and top >= south and (from_left <= (right - left) % 360 or from_west <= (east - west) % 360):
-            found.append(scene)
-    return found
+    """Scenes whose box in degrees touches the tile's."""
+    box = grid.lonlat_box(tile)
+    return [scene for scene in scenes if box.touches(_box(*scene.bbox))]
 
 
 def made_in(near: Sequence[Scene], tile: Grid) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -19,10 +19,11 @@ from typing import Any, Final
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from geomap.catalog.items import Granule, bounding_box, read_granule, unique
+from geomap.catalog.items import Granule, read_granule, unique
 from geomap.catalog.offset import OffsetPolicy, decide_offset
 from geomap.catalog.stac import landing_page, read_items, search_items
 from geomap.errors import HrefError, InputError, NoScenesError
+from geomap.lonlat import Box
 from geomap.sources.hrefs import HrefPolicy, check_href, named, without_secrets
 from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
 from geomap.types import LeftOut, Period, Scene, SceneAsset
@@ -201,7 +202,7 @@ def _scene(granule: Granule, policy: HrefPolicy, offset_policy: OffsetPolicy) ->
         platform=granule.platform,
         acquisition=granule.acquisition,
         epsg=granule.epsg,
-        bbox=bounding_box(granule.footprint),
+        bbox=astuple(Box.around(granule.footprint)),
         assets={band: _asset(band, granule, policy, offset_policy) for band in granule.provider.assets},
         baseline=granule.baseline,
         cloud_cover=granule.cloud_cover,
@@ -230,7 +231,7 @@ def _asset(band: str, granule: Granule, policy: HrefPolicy, offset_policy: Offse
 
 def _nothing(source: str, sieve: _Sieve) -> str:
     """Why a search found nothing, as the request was understood, and what to type instead."""
-    west, south, east, north = (f"{v:.6g}" for v in _bounds(sieve.area))
+    west, south, east, north = (f"{v:.6g}" for v in astuple(Box.around(sieve.area)))
     last = sieve.period.end - timedelta(days=1)
     text = (
         f"no Sentinel-2 scene over longitude {west} to {east}, latitude {south} to {north}, "
@@ -246,13 +247,3 @@ def _nothing(source: str, sieve: _Sieve) -> str:
     if max(abs(float(west)), abs(float(east))) <= 90:
         text += f"; if longitude and latitude were swapped, type {south},{west},{north},{east}"
     return text
-
-
-def _bounds(area: BaseGeometry) -> tuple[float, float, float, float]:
-    """(west, south, east, north) of an area cut at the antimeridian, west > east where it was cut."""
-    west, south, east, north = area.bounds
-    parts = [part.bounds for part in getattr(area, "geoms", [area])]
-    if len(parts) > 1 and west < -179.999 and east > 179.999:
-        west = min((p[0] for p in parts if p[0] >= 0), default=west)
-        east = max((p[2] for p in parts if p[0] < 0), default=east)
-    return west, south, east, north

@@ -35,7 +35,9 @@ from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import MaxRetryError, ResponseError
 
 from geomap.errors import CatalogUnavailableError, GeomapError, HrefError, InputError
-from geomap.sources.hrefs import HrefPolicy, check_url, named, without_secrets
+from geomap.lonlat import sides
+from geomap.sources.hrefs import HrefPolicy, check_url, named, redacted, without_secrets
+from geomap.sources.retry_after import TEMPORARY
 from geomap.types import Period
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,6 @@ MAX_VERTICES: Final = 500  # of the outline sent; the exact area is checked on t
 
 Item = dict[str, Any]
 
-_QUERY: Final = re.compile(r"\?[^\s'\"<>)]*=[^\s'\"<>)]*")
 _GARBAGE: Final = (ValueError, KeyError, TypeError, AttributeError, STACTypeError, RequiredPropertyMissing)
 _CAUSES: Final[tuple[tuple[type[OSError], str], ...]] = (
     (socket.gaierror, "name cannot be resolved"),
@@ -103,7 +104,7 @@ class _CatalogIO(StacApiIO):
         retry = _Retry(
             total=10,
             backoff_factor=0.5,
-            status_forcelist=(429, 500, 502, 503, 504),
+            status_forcelist=TEMPORARY,
             allowed_methods=None,  # a search by POST changes nothing: repeating it is safe
             raise_on_status=False,
         )
@@ -179,7 +180,7 @@ def search_items(
         if max_cloud < 100 and client.conforms_to(ConformanceClasses.QUERY):
             options["query"] = {"eo:cloud_cover": {"lte": max_cloud}}
         count = 0
-        for outline in _outlines(area):
+        for outline in map(_simple, sides(area)):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", PystacClientWarning)
                 found = client.search(
@@ -266,17 +267,6 @@ def _present(client: Client, url: str, wanted: Collection[str], required: bool) 
     raise InputError(f"{url} has no collection {missing}; type --collection with one of: {shown or '(none)'}")
 
 
-def _outlines(area: BaseGeometry) -> list[BaseGeometry]:
-    """The area as searched: a part per side of the antimeridian, each of few vertices."""
-    parts = list(getattr(area, "geoms", [area]))
-    west, _, east, _ = area.bounds
-    if east - west > 180:
-        groups = [[p for p in parts if p.bounds[0] >= 0], [p for p in parts if p.bounds[0] < 0]]
-    else:
-        groups = [parts]
-    return [_simple(group) for group in groups if group]
-
-
 def _simple(parts: list[BaseGeometry]) -> BaseGeometry:
     """An outline that holds all parts, of at most MAX_VERTICES where a hull of each part suffices."""
     outline = parts[0] if len(parts) == 1 else MultiPolygon(parts)
@@ -291,7 +281,7 @@ def _api_error(url: str, error: APIError) -> GeomapError:
     status = getattr(error, "status_code", None)  # absent where no response came
     if status is None:
         return CatalogUnavailableError(f"the catalogue {url} does not answer ({_cause(error)}); try again later")
-    if status >= 500 or status in (408, 425, 429):
+    if status in TEMPORARY:
         return CatalogUnavailableError(f"the catalogue {url} answers HTTP {status}; try again later")
     return InputError(f"{url} answers HTTP {status} ({_short(error)}); type the landing page of a STAC API")
 
@@ -318,7 +308,7 @@ def _cause(error: APIError) -> str:
 
 
 def _short(error: Exception) -> str:
-    """An error's text on one line, without control characters and the queries of URLs."""
-    text = _QUERY.sub("", " ".join(str(error).split())) or type(error).__name__
+    """An error's text on one line, without control characters and what may be secret in addresses."""
+    text = redacted(" ".join(str(error).split())) or type(error).__name__
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= 160 else text[:157] + "..."

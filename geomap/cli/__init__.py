@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from geomap import __version__
+from geomap import __version__, process
 from geomap.cli import data, evaluation, inspect, jobs, legends, maps, state, stored, training, weights
 from geomap.cli.console import fail, say
 from geomap.errors import GeomapError, InputError
@@ -83,6 +83,7 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Entry point."""
+    process.keep_freed()
     try:
         app()
     except SystemExit as e:

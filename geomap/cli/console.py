@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from geomap.sources.hrefs import redacted
 
 out_console = Console()
 err_console = Console(stderr=True)
@@ -50,10 +51,10 @@ def log_to_stderr(verbose: bool) -> None:
 
 
 class Redacted(logging.Formatter):
-    """A formatter that cuts the query off every address."""
+    """A formatter that cuts what may be secret off every address."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return re.sub(r"(\w+://[^\s?]*)\?\S*", r"\1", super().format(record))
+        return redacted(super().format(record))
 
 
 @contextmanager

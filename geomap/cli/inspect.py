@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars, say, warn
-from geomap.cli.show import HECTARES_PER_PIXEL, duration, size
+from geomap.cli.show import HECTARES_PER_PIXEL, duration
 from geomap.errors import InputError
 from geomap.run.request import Request, RequestKeys, request_of
 
@@ -122,7 +123,7 @@ def _print_costs(plan: Plan) -> None:
     table.add_row("area", f"{square_km:,.2f} km2, {plan.pixels:,} pixels, {tiles}")
     table.add_row("left out", ", ".join(f"{n} {cause}" for cause, n in sorted(plan.left_out.items())) or "nothing")
     table.add_row("reads", f"{plan.reads:,} of a band over a tile, {requests}")
-    table.add_row("bytes", f"up to {size(plan.read_bytes)} of pixels, about half of it compressed")
+    table.add_row("bytes", f"up to {decimal(plan.read_bytes)} of pixels, about half of it compressed")
     table.add_row("reading", reading)
     table.add_row("encoding", f"about {duration(plan.encode_seconds)} on this machine, while the next tile is read")
     out_console.print(table)

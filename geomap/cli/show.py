@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -26,7 +27,7 @@ def print_estimate(e: map.Estimate) -> None:
     speed = "" if e.encode_seconds is None else f"; encoding takes about {duration(e.encode_seconds)}"
     warn(
         f"{tiles}, {e.pixels * HECTARES_PER_PIXEL / 100:,.2f} km2 ({e.pixels:,} pixels); {e.scenes} scenes "
-        f"in {e.months} months, up to {size(e.read_bytes)} of pixels to read{speed}"
+        f"in {e.months} months, up to {decimal(e.read_bytes)} of pixels to read{speed}"
     )
 
 
@@ -101,11 +102,6 @@ def _class_table(layer: Layer, statistics: Mapping[str, Statistics]) -> Table:
         others = f"{len(present) - MANY_CLASSES} more classes"
         table.add_row("", "", others, f"{rest * HECTARES_PER_PIXEL:,.2f}", f"{rest / total:.1%}")
     return table
-
-
-def size(n: float) -> str:
-    """Bytes in MB or GB."""
-    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
 
 
 def duration(seconds: float) -> str:

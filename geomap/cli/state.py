@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli.console import out_console, say, warn
-from geomap.cli.show import duration, size
+from geomap.cli.show import duration
 from geomap.errors import GeomapError, InputError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _print(s: Status) -> None:
     if s.state != "finished":
         table.add_row("time to go", left if s.state == "running" else f"{left} once it is started again")
     table.add_row("scenes", f"{s.scenes:,}")
-    table.add_row("on disk", size(s.bytes))
+    table.add_row("on disk", decimal(s.bytes))
     for name, cause in s.failed.items():
         table.add_row("to be tried again", escape(f"{name}: {cause}"))
     for name, cause in s.quarantined.items():

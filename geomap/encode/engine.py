@@ -64,7 +64,6 @@ class Engine:
         self, encoder: PixelEncoder, device: str = "auto", batch: int | None = None, dtype: torch.dtype | None = None
     ) -> None:
         require_single_pixels(encoder)
-        process.keep_freed()
         self.device = pick_device(device)
         self.dtype = dtype or pick_dtype(self.device)
         self.execution = Execution(encoder, self.device, self.dtype)
@@ -88,18 +87,14 @@ class Engine:
         where = np.flatnonzero(usable)
         on_cpu = self.device.type == "cpu"
         size = WINDOW_CPU if on_cpu else WINDOW_GPU * self.batch
-        pool = ThreadPoolExecutor(self.threads if on_cpu else 1, "encode", torch.set_num_threads, (1,))
         queue: deque[tuple[_Window, list[Future[None]]]] = deque()
-        try:
+        with process.side_by_side(self.threads if on_cpu else 1, "encode") as pool:
             for start in range(0, len(where), size):
                 queue.append(self._start(pool, pixels, where[start : start + size], months))
                 if len(queue) > AHEAD:
                     yield _finish(*queue.popleft())
             while queue:
                 yield _finish(*queue.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(self.threads)  # the pool's threads changed what later threads start with
 
     def _start(
         self, pool: ThreadPoolExecutor, pixels: NDArray[np.uint16], index: NDArray[np.intp], months: Sequence[int]

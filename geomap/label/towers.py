@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from platformdirs import user_cache_path
 from torch import Tensor
 
 from geomap import legends
@@ -134,7 +135,7 @@ def builtin_vectors(tower: TextTower) -> dict[str, Tensor]:
 def cached_class_vectors(legend: Legend, space: str) -> Tensor:
     """`class_vectors` with the tower of `space`, kept in the user's cache by content."""
     key = hashlib.sha256(f"{space}\n{legend.digest}".encode()).hexdigest()
-    path = _cache_home() / f"{key}.npy"
+    path = user_cache_path("geomap") / "class_vectors" / f"{key}.npy"
     if path.is_file():
         with contextlib.suppress(ValueError, OSError, EOFError):
             cached = torch.from_numpy(np.load(path, allow_pickle=False))
@@ -149,11 +150,6 @@ def cached_class_vectors(legend: Legend, space: str) -> Tensor:
             np.save(f, vectors.numpy())
         part.replace(path)
     return vectors
-
-
-def _cache_home() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "geomap" / "class_vectors"
 
 
 def _minilm_folder() -> Path:

@@ -32,7 +32,7 @@ from stackstac.rio_env import LayeredEnv
 from geomap.errors import DamagedError, GeomapError, ReadError, SourceUnavailableError
 from geomap.read.access import Access, driver
 from geomap.sources import leases, retry_after
-from geomap.sources.hrefs import redact
+from geomap.sources.hrefs import redact, redacted
 from geomap.sources.providers import SIGN_AGAIN
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ def explain(error: BaseException, href: str, status: int = 0) -> GeomapError:
         status = int(told[1])
     name = redact(href)
     what = f"HTTP {status}" if status >= 400 else _last_line(_without_address(causes, href))
-    if status in retry_after.REFUSED or status >= 500 or (status < 400 and _TRANSIENT.search(causes)):
+    if status in retry_after.TEMPORARY or (status < 400 and _TRANSIENT.search(causes)):
         return SourceUnavailableError(f"{name} cannot be read now ({what}); run the same command again later")
     if status in _DENIED:
         return _DeniedError(
@@ -263,4 +263,4 @@ def _chain(error: BaseException | None) -> str:
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return re.sub(r"\?\S+", "", lines[-1])[:200] if lines else "unknown cause"
+    return redacted(lines[-1])[:200] if lines else "unknown cause"

@@ -22,6 +22,7 @@ from rasterio.windows import Window
 from stackstac.rio_env import LayeredEnv
 
 from geomap.errors import ReadError
+from geomap.lonlat import Box
 from geomap.read.access import GDAL_OPTIONS, Access
 from geomap.read.reader import SceneReader
 from geomap.sentinel2 import BANDS_10M, BANDS_20M, SCL
@@ -172,11 +173,10 @@ def _item(scene: Scene, bands: Sequence[str]) -> dict[str, Any]:
         assets[band] = {"href": asset.href, "type": "image/tiff"}
         if asset.transform and asset.shape:
             assets[band] |= {"proj:transform": list(asset.transform), "proj:shape": list(asset.shape)}
-    west, south, east, north = scene.bbox
     return {
         "type": "Feature",
         "id": scene.id,
-        "bbox": [west, south, east if east >= west else east + 360, north],
+        "bbox": [*Box(*scene.bbox).bounds],
         "properties": {"datetime": scene.time.isoformat(), "proj:epsg": scene.epsg},
         "assets": assets,
     }

@@ -27,6 +27,7 @@ from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np
 from geomap.encode import weights
 from geomap.encode.engine import Engine
 from geomap.errors import GeomapError
+from geomap.lonlat import Box
 from geomap.read import reader
 from geomap.read.access import GDAL_OPTIONS, all_local, driver, gdal_options, threads
 from geomap.run.prepare import PIXELS_PER_KM2, find_scenes, read_bytes
@@ -236,9 +237,7 @@ def stated_clear(members: Sequence[Scene], lon: NDArray[np.float64], lat: NDArra
     for scene in members:
         if scene.cloud_cover is None:
             return None
-        west, south, east, north = scene.bbox
-        within = ((lon - west) % 360 <= (east - west) % 360) & (lat >= south) & (lat <= north)
-        best = np.maximum(best, within * (1 - scene.cloud_cover / 100))
+        best = np.maximum(best, Box(*scene.bbox).holds(lon, lat) * (1 - scene.cloud_cover / 100))
     return float(best.mean()) if len(best) else 0.0
 
 

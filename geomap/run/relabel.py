@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -15,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import __version__, files, grid
+from geomap import __version__, files, grid, process
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
 from geomap.label.classify import Question, TileLabels
 from geomap.legends import Legend
+from geomap.lonlat import Box
 from geomap.pipeline import class_vectors
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import legends_digests, store_digest
@@ -236,14 +236,9 @@ def _over(kept: Store, tile: Tile, usable: NDArray[np.bool_], use: Use, advance:
                 use(where[i : i + BLOCK] + top * rows.width, torch.from_numpy(strip[:, i : i + BLOCK]).T)
         return bottom * tile.grid.width
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(min(threads, MAX_STRIPS), thread_name_prefix="label") as pool:
-            for done in pool.map(do, range(0, tile.grid.height, STRIP)):
-                advance(done)
-    finally:
-        torch.set_num_threads(threads)
+    with process.side_by_side(min(torch.get_num_threads(), MAX_STRIPS), "label") as pool:
+        for done in pool.map(do, range(0, tile.grid.height, STRIP)):
+            advance(done)
 
 
 def _check(kept: Store, tile: Tile, values: torch.Tensor) -> None:
@@ -275,6 +270,4 @@ def _code_at(kept: Store, lon: float, lat: float) -> torch.Tensor:
 
 
 def _covered(kept: Store) -> str:
-    boxes = np.array([grid.lonlat_box(tile.grid) for tile in kept.tiles])
-    low, high = boxes.min(axis=0), boxes.max(axis=0)
-    return f"{low[0]:.4f},{low[1]:.4f},{high[2]:.4f},{high[3]:.4f}"
+    return ",".join(f"{v:.4f}" for v in astuple(Box.union(grid.lonlat_box(tile.grid) for tile in kept.tiles)))

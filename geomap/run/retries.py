@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -16,6 +15,7 @@ from geomap.errors import GeomapError, TemporaryError
 from geomap.run.directory import Quarantined, RunDirectory
 from geomap.run.progress import Tracker
 from geomap.run.tile_file import Outcome, Task
+from geomap.sources.hrefs import redacted
 from geomap.types import Dark, Progress
 
 log = logging.getLogger(__name__)
@@ -116,6 +116,5 @@ def _failure(outcome: Outcome, attempt: int) -> Exception:
 
 
 def cause(error: Exception) -> str:
-    """Kind and message in one line, addresses without their queries, where tokens live."""
-    message = re.sub(r"(\w+://[^\s?]*)\?\S*", r"\1", " ".join(str(error).split()))
-    return f"{type(error).__name__}: {message}"
+    """Kind and message in one line, without what may be secret in addresses."""
+    return f"{type(error).__name__}: {redacted(' '.join(str(error).split()))}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from distributed import Semaphore, WorkerPlugin
 
-from geomap import __version__
+from geomap import __version__, process
 from geomap.encode.engine import Engine
 from geomap.errors import ClusterError
 from geomap.run.prepare import Prepared
@@ -38,6 +38,7 @@ class PreparedPlugin(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Called by dask on every worker, once."""
+        process.keep_freed()
         _runs[self._key] = _Run(self._prepared, self._threads, self._versions, worker.address, str(worker.name))
         for key, most in leases.limits().items():
             limit = Semaphore(most, name=f"geomap-{key}", scheduler_rpc=worker.scheduler, loop=worker.loop)
@@ -87,7 +88,7 @@ class _Run:
         with self._lock:
             if self._engine is None:
                 if self._threads is not None:
-                    torch.set_num_threads(self._threads)
+                    process.set_threads(self._threads)
                 self._engine = Engine(self._prepared.weights.encoder, self._device(), dtype=self._prepared.dtype)
             return self._engine
 

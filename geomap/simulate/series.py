@@ -19,7 +19,6 @@ LOOKS_A_MONTH = 3
 CHUNK = 4096
 """Pixels simulated at once; bounds the memory (about 300 MB)."""
 
-
 _WATER_FILM = np.array([b.startswith("B1") for b in BANDS], np.float32)
 """Bands that rain, dew and rime on leaves and soil darken: the two in the SWIR."""
 

@@ -35,6 +35,9 @@ EXTENSIONS: Final = frozenset({".tif", ".tiff", ".jp2"})
 _FORBIDDEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f<>\\!]")  # `!` opens archives in rasterio
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _USERINFO: Final = re.compile(r"//[^/]*@")
+_UNCLEAR_USER: Final = re.compile(r"//[^/?#]*[?#][^/]*@")
+_WORD: Final = re.compile(r"\S+")
+_CLOSING: Final = "'\")]}>.,;:?"
 _HOST: Final = re.compile(r"[a-z0-9][a-z0-9._-]*|[0-9a-f:.]+")
 _LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal", ".home.arpa")
 _MAX_LENGTH: Final = 2048
@@ -170,7 +173,23 @@ def redact(href: str) -> str:
     return _bare(href) if urlsplit(href).scheme else href
 
 
+def redacted(text: str) -> str:
+    """Text as messages and logs show it: every address in it, and every path, without query, fragment and user."""
+    return _WORD.sub(lambda word: _redacted_word(word[0]), text)
+
+
+def _redacted_word(word: str) -> str:
+    """A word without secrets; what closes it, a quote or a full stop, stays."""
+    end = len(word.rstrip(_CLOSING))
+    before_query = word[:end].partition("?")[0]
+    shown = _bare(word[:end]) if "://" in before_query else before_query
+    return shown + word[end:]
+
+
 def _bare(url: str) -> str:
+    """An address without query, fragment and user; without its host too where a password seems to hold ? or #."""
+    if unclear := _UNCLEAR_USER.search(url):
+        url = f"{url[: unclear.start()]}//..."
     return _USERINFO.sub("//", re.split("[?#]", url, maxsplit=1)[0])
 
 

@@ -9,7 +9,6 @@ kept from the log: a thread that is told to retry later sleeps before GDAL can a
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -20,14 +19,17 @@ from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
+from geomap import process
+from geomap.sources.hrefs import redacted
+
 GDAL_OPTIONS: Final = {"CPL_CURL_VERBOSE": "YES", "CPL_DEBUG": "CURL_INFO_HEADER_IN"}
 """GDAL reports the headers of responses, and nothing else: requests would hold tokens (cpl_http.cpp)."""
 
-REFUSED: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses that may change when the request comes again (RFC 9110, 6585, 8470)."""
+TEMPORARY: Final = frozenset({408, 425, 429, *range(500, 600)})
+"""Statuses that may change when the request comes again: the server's own errors, a request that came too slowly, too
+early or too often (RFC 9110, 6585, 8470). All others are for good."""
 
 _MARK: Final = "CURL_INFO_HEADER_IN: "
-_QUERY: Final = re.compile(r"(\w+://[^\s?]*)\?\S*")
 _here = threading.local()
 _hold: dict[str, float] = {}
 """By host, the time (time.monotonic) before which it wants no request."""
@@ -47,7 +49,7 @@ class Answers:
         name, _, value = header.partition(":")
         if name.startswith("HTTP/"):
             self.status = int(name.split()[1])
-        elif name.lower() == "retry-after" and self.status in REFUSED:
+        elif name.lower() == "retry-after" and self.status in TEMPORARY:
             _hold[self.host] = max(_hold.get(self.host, 0.0), time.monotonic() + seconds(value.strip()))
             self.wait()
 
@@ -71,37 +73,29 @@ def seconds(retry_after: str) -> float:
 def watched(href: str, deadline: float, stopped: threading.Event) -> Iterator[Answers]:
     """Watch the requests that this thread makes for one file, once its host wants any; GDAL_OPTIONS must be set."""
     answers = Answers(urlsplit(href).netloc, deadline, stopped)
-    if answers.host:  # no local file
-        _listen()
-        answers.wait()
+    if not answers.host:  # a local file
+        yield answers
+        return
+    answers.wait()
     _here.answers = answers
     try:
-        yield answers
+        with _headers:
+            yield answers
     finally:
         _here.answers = None
 
 
-class _Listener(logging.Filter):
-    """Takes headers out of rasterio's log and queries, where tokens are, out of its addresses."""
-
-    def __init__(self, level: int) -> None:
-        super().__init__()
-        self.level = level  # of the log before it was listened to
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        _, mark, header = text.partition(_MARK)
-        if mark:
-            answers = getattr(_here, "answers", None)
-            if answers is not None:
-                answers.see(header)
-            return False
-        record.msg, record.args = _QUERY.sub(r"\1", text), None
-        return record.levelno >= self.level
+def _note(record: logging.LogRecord) -> bool:
+    """Take headers out of rasterio's log, and secrets out of its addresses."""
+    text = record.getMessage()
+    _, mark, header = text.partition(_MARK)
+    if mark:
+        answers = getattr(_here, "answers", None)
+        if answers is not None:
+            answers.see(header)
+        return False
+    record.msg, record.args = redacted(text), None
+    return True
 
 
-def _listen() -> None:
-    log = logging.getLogger("rasterio._env")
-    if not any(isinstance(f, _Listener) for f in log.filters):
-        log.addFilter(_Listener(log.getEffectiveLevel()))
-    log.setLevel(logging.DEBUG)
+_headers: Final = process.Overhearing("rasterio._env", _note)

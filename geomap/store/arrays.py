@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -26,6 +27,60 @@ _ZSTD: Final = ZstdCodec(level=1, checksum=True)  # codes hardly shrink: level 3
 _EPOCH: Final = np.datetime64("1970-01-01")
 
 
+@dataclass(frozen=True, slots=True)
+class TiledArray:
+    """An array over the whole tiles of a zone; the pixels of a tile lie in one file."""
+
+    name: str
+    dtype: type[np.integer[Any]]
+    dims: tuple[str, ...]  # before y and x
+    fill: int
+    about: Mapping[str, Any]  # attributes
+    chunk: int | None = None  # most pixels per side of a chunk in a tile's shard; None: a tile is one chunk, no shard
+    apart: bool = False  # a chunk in a shard holds one index of each of `dims`, not all
+
+    def create(self, group: Any, grid: Grid, side: int, sizes: tuple[int, ...]) -> None:
+        """Make it, empty, over whole tiles of `side` pixels; `sizes` are those of `dims`."""
+        whole = (*sizes, side, side)  # of a tile
+        inner = math.gcd(side, self.chunk) if self.chunk else side
+        group.create_array(
+            self.name,
+            shape=(*sizes, *grid.shape),
+            dtype=self.dtype,
+            chunks=(*((1,) * len(sizes) if self.apart else sizes), inner, inner),
+            shards=whole if self.chunk else None,
+            compressors=_ZSTD,
+            fill_value=self.fill,
+            dimension_names=(*self.dims, "y", "x"),
+            attributes={**self.about, "grid_mapping": "spatial_ref", "coordinates": "spatial_ref"},  # for xarray
+        )
+
+    def file(self, row: int, column: int) -> str:
+        """Where a tile's pixels lie in the zone's group (zarr-specs, chunk key encoding "default")."""
+        return "/".join((self.name, "c", *"0" * len(self.dims), str(row), str(column)))
+
+
+EMBEDDING_ARRAYS: Final = (
+    TiledArray(
+        "embedding", np.int8, ("component",), 0,
+        {"long_name": "embedding: coordinates along `basis`, divided by the largest; all 0 where not mapped"},
+        EMBEDDING_CHUNK,
+    ),
+    TiledArray(
+        "clear_months", np.uint8, (), 255, {"long_name": "months with a clear observation", "_FillValue": 255}
+    ),
+)  # fmt: skip
+COMPOSITE_ARRAYS: Final = (
+    TiledArray(
+        "composite", np.uint16, ("month", "band"), 0,
+        {"long_name": "monthly median, reflectance x 10000", "bands": list(BANDS), "_FillValue": 0},
+        COMPOSITE_CHUNK, apart=True,
+    ),
+    TiledArray("clear", np.uint8, ("month",), 0, {"long_name": "clear observations"}),
+)  # fmt: skip
+"""The large array of a store and the small one, which has a file for each tile that was written, even of nothing."""
+
+
 def georeference(group: Any, grid: Grid) -> None:
     """Coordinates of the pixels' centres, CRS and transform."""
     crs = pyproj.CRS.from_epsg(grid.epsg)
@@ -37,52 +92,13 @@ def georeference(group: Any, grid: Grid) -> None:
         coordinate(group, name, start + (np.arange(count) + 0.5) * step, (name,), about)
 
 
-def embedding_arrays(group: Any, grid: Grid, side: int, size: int) -> None:
-    """Codes of `size` components, and clear months, over whole tiles of `side` pixels."""
-    about = {"long_name": "embedding: coordinates along `basis`, divided by the largest; all 0 where not mapped"}
-    _array(group, "embedding", np.int8, ("component",), (size,), grid, side, 0, about, math.gcd(side, EMBEDDING_CHUNK))
-    months = {"long_name": "months with a clear observation", "_FillValue": 255}
-    _array(group, "clear_months", np.uint8, (), (), grid, side, 255, months)
-
-
-def composite_arrays(group: Any, grid: Grid, side: int, period: Period) -> None:
-    """Monthly composites and counts of clear observations, over whole tiles of `side` pixels."""
+def months_and_bands(group: Any, period: Period) -> None:
+    """Coordinates of the months and bands of composites."""
     months = np.array([np.datetime64(f"{name}-01") for name in period.month_names])
     time = {"standard_name": "time", "units": "days since 1970-01-01", "calendar": "proleptic_gregorian", "axis": "T"}
     coordinate(group, "month", (months - _EPOCH).astype(np.int32), ("month",), time)
     names = group.create_array("band", shape=(len(BANDS),), dtype=str, dimension_names=("band",))
     names[:] = np.array(BANDS, dtype=object)
-    about = {"long_name": "monthly median, reflectance x 10000", "bands": list(BANDS), "_FillValue": 0}
-    lead, chunk = (period.months, len(BANDS)), math.gcd(side, COMPOSITE_CHUNK)
-    _array(group, "composite", np.uint16, ("month", "band"), lead, grid, side, 0, about, chunk)
-    _array(group, "clear", np.uint8, ("month",), lead[:1], grid, side, 0, {"long_name": "clear observations"})
-
-
-def _array(
-    group: Any,
-    name: str,
-    dtype: Any,
-    dims: tuple[str, ...],
-    lead: tuple[int, ...],
-    grid: Grid,
-    side: int,
-    fill: int,
-    about: Mapping[str, Any],
-    chunk: int | None = None,
-) -> None:
-    """An array of a zone, one shard of chunks for each tile or, without `chunk`, one chunk for each."""
-    inner = lead if name == "embedding" else (1,) * len(lead)  # all components together; a month and band by itself
-    group.create_array(
-        name,
-        shape=(*lead, *grid.shape),
-        dtype=dtype,
-        chunks=(*inner, chunk, chunk) if chunk else (*lead, side, side),
-        shards=(*lead, side, side) if chunk else None,
-        compressors=_ZSTD,
-        fill_value=fill,
-        dimension_names=(*dims, "y", "x"),
-        attributes={**about, "grid_mapping": "spatial_ref", "coordinates": "spatial_ref"},  # the latter for xarray
-    )
 
 
 def coordinate(group: Any, name: str, values: NDArray[Any], dims: tuple[str, ...], about: Mapping[str, Any]) -> None:

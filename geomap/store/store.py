@@ -1,13 +1,15 @@
 """Georeferenced Zarr v3 stores of what a run computes on its way to the maps: embeddings and monthly composites.
 
     <store>.zarr/            attributes "geomap": what it holds, from what, and its tiles
-      <EPSG code>/           one group for each UTM zone
-        embedding            (component, y, x) int8, all 0 = no data      in embeddings.zarr
-        clear_months         (y, x) uint8, 255 outside the area           in embeddings.zarr
-        composite            (month, band, y, x) uint16 DN, 0 = no data   in composites.zarr
-        clear                (month, y, x) uint8 clear observations       in composites.zarr
-        x y month band       coordinates; spatial_ref: CRS and transform
+      embedding              (component, y, x) int8, all 0 = no data      in embeddings.zarr
+      clear_months           (y, x) uint8, 255 outside the area           in embeddings.zarr
+      composite              (month, band, y, x) uint16 DN, 0 = no data   in composites.zarr
+      clear                  (month, y, x) uint8 clear observations       in composites.zarr
+      x y month band         coordinates; spatial_ref: CRS and transform
       basis                  (dimension, component) float32               in embeddings.zarr
+
+This is a store of one UTM zone: `xarray.open_zarr(PATH)` opens it. Over several zones all but `basis` lie in groups,
+one for each zone, named by its EPSG code.
 
 A tile is one shard of the large arrays and one chunk of the small ones, on the zone's own grid of tiles, so tiles are
 written by any process, in any order, alone or again, and give the same bytes. CRS and transform follow the CF
@@ -21,6 +23,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,21 +33,28 @@ from typing import Any, Final
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.errors import ZarrUserWarning
 
 from geomap import files
 from geomap.errors import GeomapError, InputError, ReadError
-from geomap.store.arrays import composite_arrays, coordinate, embedding_arrays, georeference
+from geomap.sentinel2 import BANDS
+from geomap.store.arrays import (
+    COMPOSITE_ARRAYS,
+    EMBEDDING_ARRAYS,
+    coordinate,
+    georeference,
+    months_and_bands,
+)
 from geomap.types import Grid, Period, Tile
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the layout above; another one is refused."""
 EMBEDDINGS: Final = "embeddings.zarr"
 COMPOSITES: Final = "composites.zarr"
 MISSING: Final = "missing"
 """Key of the names of tiles that could not be made."""
 
-_SMALL: Final = {EMBEDDINGS: "clear_months", COMPOSITES: "clear"}
-"""The small array; a tile without its chunk was never written."""
+_ARRAYS: Final = {EMBEDDINGS: EMBEDDING_ARRAYS, COMPOSITES: COMPOSITE_ARRAYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,32 +65,33 @@ class Store:
     kind: str  # EMBEDDINGS or COMPOSITES
     side: int  # pixels per side of a tile that is not cut
     tiles: tuple[Tile, ...]
+    zones: Mapping[int, Grid]  # by EPSG code: the whole tiles of a zone, which its arrays cover
     period: Period
     about: Mapping[str, Any]  # what the run says of it: weights, masks ...
     missing: frozenset[str] = frozenset()  # names of tiles that could not be made: no data
 
     def zone(self, epsg: int) -> Grid:
         """The whole tiles of a zone, which its arrays cover."""
-        return _whole([tile.grid for tile in self.tiles if tile.grid.epsg == epsg], self.side)
+        return self.zones[epsg]
 
     def group(self, epsg: int) -> str | None:
         """The Zarr group that holds a zone's arrays; None: the root."""
-        return str(epsg)
+        return str(epsg) if len(self.zones) > 1 else None
 
     def write(self, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a tile's arrays (..., y, x) and flush them to the disk. Raises DiskFullError, OutputError."""
-        row, column = (n // self.side for n in tile.grid.offset_in(self.zone(tile.grid.epsg)))
+        row, column = self._place(tile)
         rows, columns = tile.grid.offset_in(_whole([tile.grid], self.side))
         with files.disk_errors(self.path.parent, sum(pixels.nbytes for pixels in arrays.values())):
             for name, pixels in arrays.items():
-                array = self._array(tile.grid.epsg, name, "r+")
+                array = self._open(tile.grid.epsg, name, "r+")
                 if pixels.shape[-2:] != tile.grid.shape or pixels.dtype != array.dtype:
                     raise ValueError(f"{name} of {tile.name} is {pixels.dtype} {pixels.shape}, its tile {tile.grid}")
                 y, x = row * self.side, column * self.side
                 shard = _padded(pixels, self.side, rows, columns, array.fill_value)
                 array[..., y : y + self.side, x : x + self.side] = shard
-                lead = (0,) * (len(array.shape) - 2)
-                _flush(self.path / str(tile.grid.epsg) / name / array.metadata.encode_chunk_key((*lead, row, column)))
+                if (file := self._file(tile, name)).is_file():  # none of a shard of nothing but the fill value
+                    files.flush(file)
 
     def read(self, name: str, grid: Grid, tile: Tile, first: int | None = None) -> NDArray[Any]:
         """(..., y, x) of an array over a grid that lies in a stored tile, or of it at one `first` index (a month).
@@ -91,17 +102,15 @@ class Store:
             raise damaged(self.path, f"it lacks the tile {tile.name}")
         row, column = grid.offset_in(self.zone(grid.epsg))
         with _reading(self.path):
-            array = self._array(grid.epsg, name, "r")
+            array = self._open(grid.epsg, name, "r")
             place = (..., slice(row, row + grid.height), slice(column, column + grid.width))
             pixels: NDArray[Any] = array[place if first is None else (first, *place)]
         return pixels
 
     def has(self, tile: Tile) -> bool:
         """Whether the tile was written."""
-        row, column = (n // self.side for n in tile.grid.offset_in(self.zone(tile.grid.epsg)))
-        name = _SMALL[self.kind]
-        lead = "" if self.kind == EMBEDDINGS else "0/"  # a chunk of `clear` holds all months
-        return (self.path / f"{tile.grid.epsg}/{name}/c/{lead}{row}/{column}").is_file()
+        _, small = _ARRAYS[self.kind]
+        return self._file(tile, small.name).is_file()
 
     def holding(self, grid: Grid) -> Tile | None:
         """The stored tile that a grid lies in, or None."""
@@ -118,9 +127,20 @@ class Store:
             basis: NDArray[np.float32] = zarr.open_array(self.path / "basis", mode="r")[:]  # type: ignore[assignment]
         return basis
 
-    def _array(self, epsg: int, name: str, mode: Any) -> Any:
-        empty = name == _SMALL[self.kind]  # its chunks say which tiles were written: those of nothing too
-        return zarr.open_array(self.path / str(epsg) / name, mode=mode).with_config({"write_empty_chunks": empty})
+    def _place(self, tile: Tile) -> tuple[int, int]:
+        """(row, column) of a tile among the whole tiles of its zone."""
+        row, column = tile.grid.offset_in(self.zone(tile.grid.epsg))
+        return row // self.side, column // self.side
+
+    def _file(self, tile: Tile, name: str) -> Path:
+        """Where the pixels of a tile lie."""
+        array = next(a for a in _ARRAYS[self.kind] if a.name == name)
+        return self.path / (self.group(tile.grid.epsg) or "") / array.file(*self._place(tile))
+
+    def _open(self, epsg: int, name: str, mode: Any) -> Any:
+        _, small = _ARRAYS[self.kind]  # tells by its files which tiles were written: those of nothing too
+        array = zarr.open_array(self.path / (self.group(epsg) or "") / name, mode=mode)
+        return array.with_config({"write_empty_chunks": name == small.name})
 
 
 def create(
@@ -146,7 +166,7 @@ def create(
         ValueError: a path of another name, or a basis too many or missing.
     """
     kind, part = path.name, files.temporary(path)
-    if kind not in _SMALL or (kind == EMBEDDINGS) != (basis is not None):
+    if kind not in _ARRAYS or (kind == EMBEDDINGS) != (basis is not None):
         raise ValueError(f"{path} must be called {COMPOSITES}, or {EMBEDDINGS} and have a basis")
     names = {tile.name: [tile.grid.epsg, *tile.grid.bounds] for tile in tiles}
     content = {
@@ -162,14 +182,16 @@ def create(
         root = zarr.create_group(part, attributes={"geomap": content})
         if basis is not None:
             coordinate(root, "basis", basis, ("dimension", "component"), {"long_name": "directions of the components"})
-        for epsg in sorted({tile.grid.epsg for tile in tiles}):
-            whole = _whole([tile.grid for tile in tiles if tile.grid.epsg == epsg], side)
-            group = root.create_group(str(epsg))
+        zones = _zones(tiles, side)
+        sizes = (period.months, len(BANDS)) if basis is None else basis.shape[1:]
+        for epsg, whole in zones.items():
+            group = root.create_group(str(epsg)) if len(zones) > 1 else root
             georeference(group, whole)
-            if basis is not None:
-                embedding_arrays(group, whole, side, basis.shape[1])
-            else:
-                composite_arrays(group, whole, side, period)
+            if basis is None:
+                months_and_bands(group, period)
+            for array in _ARRAYS[kind]:
+                array.create(group, whole, side, sizes[: len(array.dims)])
+        _consolidate(root)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(part, path)
     return open_store(path)
@@ -189,13 +211,17 @@ def open_store(path: Path, kind: str | None = None) -> Store:
     try:
         content: Any = dict(zarr.open_group(path, mode="r").attrs)["geomap"]
         if content["format"] != FORMAT:
-            raise InputError(f"{path} is of another version of geomap (format {content['format']}); make it again")
+            raise InputError(
+                f"{path} is of another version of geomap (format {content['format']}, this one reads {FORMAT}); "
+                f"make it again into another directory: geomap map AOI {flag} --out NEW"
+            )
         found = f"{content['kind']}.zarr"
-        if found not in _SMALL or (kind or found) != found:
+        if found not in _ARRAYS or (kind or found) != found:
             raise InputError(f"{path} holds {content['kind']}; make what you ask for with: geomap map AOI {flag}")
         tiles = tuple(Tile(name, _grid(*place)) for name, place in content["tiles"].items())
         missing = frozenset(content.get(MISSING, ()))
-        return Store(path, found, content["side"], tiles, Period(*content["period"]), content["about"], missing)
+        side, period = content["side"], Period(*content["period"])
+        return Store(path, found, side, tiles, _zones(tiles, side), period, content["about"], missing)
     except GeomapError:
         raise
     except Exception as e:  # whatever zarr raises for broken metadata
@@ -225,6 +251,12 @@ def _grid(epsg: int, west: int, south: int, east: int, north: int) -> Grid:
     return Grid(epsg, west, north, (east - west) // 10, (north - south) // 10)
 
 
+def _zones(tiles: Sequence[Tile], side: int) -> dict[int, Grid]:
+    """By EPSG code, the whole tiles of a zone."""
+    codes = sorted({tile.grid.epsg for tile in tiles})
+    return {epsg: _whole([tile.grid for tile in tiles if tile.grid.epsg == epsg], side) for epsg in codes}
+
+
 def _whole(grids: Iterable[Grid], side: int) -> Grid:
     """The grid of whole tiles, counted from the zone's origin, that hold the grids of one zone."""
     bounds = np.array([grid.bounds for grid in grids])
@@ -233,6 +265,13 @@ def _whole(grids: Iterable[Grid], side: int) -> Grid:
     west, south = (int(math.floor(v / step) * step) for v in bounds[:, :2].min(axis=0))
     east, north = (int(math.ceil(v / step) * step) for v in bounds[:, 2:].max(axis=0))
     return _grid(first.epsg, west, south, east, north)
+
+
+def _consolidate(root: Any) -> None:
+    """Repeat the metadata of all arrays in the root's own, where xarray looks for them; others pass over it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # that the specification does not know it yet
+        zarr.consolidate_metadata(root.store)
 
 
 def _padded(pixels: NDArray[Any], side: int, row: int, column: int, fill: Any) -> NDArray[Any]:
@@ -252,13 +291,3 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except Exception as e:  # zarr's codecs raise what their libraries raise
         raise damaged(path, f"{type(e).__name__}: {e}") from e
-
-
-def _flush(path: Path) -> None:
-    """A shard of nothing but the fill value has no file."""
-    if path.is_file():
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -6,11 +6,10 @@ directory can be moved or served as it is. Nothing depends on when or where the 
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -19,11 +18,11 @@ import numpy as np
 import pystac
 from pystac.layout import TemplateLayoutStrategy
 from rasterio.warp import transform
-from shapely.affinity import translate
-from shapely.geometry import MultiPolygon, Polygon, box, mapping
+from shapely.geometry import MultiPolygon, Polygon, mapping
 from shapely.geometry.polygon import orient
 
-from geomap import files
+from geomap import files, lonlat
+from geomap.lonlat import Box
 from geomap.types import Grid, Period
 from geomap.write.layer import Layer
 
@@ -35,6 +34,7 @@ _SHA256_MULTIHASH: Final = "1220"
 """Prefix of a sha256 as the file extension writes it: function code 0x12, length 0x20 (multiformats.io/multihash)."""
 _EDGE_POINTS: Final = 21
 """Points along each edge of a footprint: UTM edges are curved in degrees."""
+_DIGITS: Final = 7  # decimals of degrees, 1 cm
 _SIMPLIFY: Final = 1e-5
 """Degrees, about 1 m: footprint points that matter less are left out."""
 _ROLES: Final = {
@@ -98,7 +98,7 @@ def write_stac(
         description=lineage,
         license=licence,
         extent=pystac.Extent(
-            pystac.SpatialExtent([_union([item.bbox for item in items.values() if item.bbox])]),
+            pystac.SpatialExtent([[*astuple(Box.union(Box(*item.bbox) for item in items.values() if item.bbox))]]),
             pystac.TemporalExtent([[period.start, _last(period)]]),
         ),
         href="/collection.json",  # where the files really lie does not matter: links come out relative
@@ -126,15 +126,10 @@ def footprint(grid: Grid) -> tuple[dict[str, Any], list[float]]:
     xs = np.concatenate([x, np.full_like(y, east), x[::-1], np.full_like(y, west)])
     ys = np.concatenate([np.full_like(x, south), y, np.full_like(x, north), y[::-1]])
     lon, lat = (np.array(v) for v in transform(f"EPSG:{grid.epsg}", "EPSG:4326", xs, ys))
-    lon -= 360 * np.round((lon - lon[0]) / 360)  # unwrapped: may leave -180..180
-    ring = np.round(np.column_stack([lon, lat]), 7)
-    outline = Polygon(ring).simplify(_SIMPLIFY)
-    world = box(-180, -90, 180, 90)
-    parts = [translate(outline, shift).intersection(world) for shift in (-360, 0, 360)]
-    inside = [orient(p) for p in parts if p.area > 0]
-    geometry: dict[str, Any] = mapping(inside[0] if len(inside) == 1 else MultiPolygon(inside))
-    low, high = _wrap(ring[:, 0].min()), _wrap(ring[:, 0].max())
-    return geometry, [low, float(ring[:, 1].min()), high, float(ring[:, 1].max())]
+    outline = Polygon(np.round(np.column_stack([lonlat.continuous(lon), lat]), _DIGITS))
+    parts = [orient(part) for part in lonlat.cut(outline.simplify(_SIMPLIFY))]
+    geometry: dict[str, Any] = mapping(parts[0] if len(parts) == 1 else MultiPolygon(parts))
+    return geometry, [round(v, _DIGITS) for v in astuple(Box.around(outline))]
 
 
 def _item(name: str, grid: Grid, period: Period, shared: Mapping[str, Any]) -> pystac.Item:
@@ -193,17 +188,3 @@ def _classes(layer: Layer) -> list[dict[str, Any]]:
 def _last(period: Period) -> datetime:
     """Last second of the period: STAC's end is part of the interval."""
     return period.end - timedelta(seconds=1)
-
-
-def _union(boxes: Sequence[Sequence[float]]) -> list[float]:
-    """The smallest bbox around bboxes that lie near each other, across the antimeridian or not."""
-    first = boxes[0][0]
-    wests = [west - 360 * round((west - first) / 360) for west, _, _, _ in boxes]
-    easts = [w + (east - west) % 360 for w, (west, _, east, _) in zip(wests, boxes, strict=True)]
-    south, north = min(b[1] for b in boxes), max(b[3] for b in boxes)
-    return [_wrap(min(wests)), south, _wrap(max(easts)), north]
-
-
-def _wrap(lon: float) -> float:
-    """Longitude in -180..180."""
-    return float(lon if -180 <= lon <= 180 else round(lon - math.copysign(360, lon), 7))

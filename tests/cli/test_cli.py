@@ -98,7 +98,7 @@ def test_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
     assert "SECRET" not in done.stdout + done.stderr
     what = "HTTP error code: 503 - https://a.example/b.tif?sig=SECRET&x=1. Retrying"
     record = logging.LogRecord("rasterio._env", logging.WARNING, "", 0, what, None, None)
-    assert console.Redacted("%(message)s").format(record) == "HTTP error code: 503 - https://a.example/b.tif Retrying"
+    assert console.Redacted("%(message)s").format(record) == "HTTP error code: 503 - https://a.example/b.tif. Retrying"
 
 
 def test_swapped_coordinates_find_no_scene_and_say_so(archive, tmp_path):

@@ -4,6 +4,7 @@ Checkpoints are written here in the published layouts, by torch's own transforme
 """
 
 import argparse
+import ast
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ from typer.testing import CliRunner, Result
 from geomap import convert, legends
 from geomap import convert as published
 from geomap.cli.weights import app
+from geomap.encode import _checkpoint_child as child
 from geomap.encode import checkpoint, weights
 from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.errors import ConfigError, TemporaryError, WeightsError
@@ -127,7 +129,7 @@ def test_all_tensors_of_a_lightning_checkpoint_come_back_with_their_names(tmp_pa
     assert len(found) == len(content["state_dict"]) + tensors_beside
 
 
-@pytest.mark.parametrize("name", checkpoint.ATTRIBUTE_DICTS)
+@pytest.mark.parametrize("name", child.ATTRIBUTE_DICTS)
 def test_lightnings_dict_of_hyperparameters_is_read_as_a_dict(tmp_path, monkeypatch, name):
     module, _, attribute = name.rpartition(".")
     kind = type(attribute, (dict,), {"__module__": module})
@@ -139,7 +141,7 @@ def test_lightnings_dict_of_hyperparameters_is_read_as_a_dict(tmp_path, monkeypa
             patch.setitem(sys.modules, package.__name__, package)
         setattr(sys.modules[module], attribute, kind)
         torch.save({"hyper_parameters": kind(lr=1e-4, probe=torch.ones(2))}, tmp_path / "a.ckpt")
-    (read,) = checkpoint._load(tmp_path / "a.ckpt").values()
+    (read,) = child._load(tmp_path / "a.ckpt").values()
     assert type(read) is dict
     assert read["lr"] == 1e-4
 
@@ -232,7 +234,7 @@ def child_error(path: Path) -> str:
     """What the reading process says of a file; here in this process, to spare the start of one each."""
     folder = path.parent / "answer"
     folder.mkdir()
-    checkpoint._main(path, folder)
+    child._main(path, folder)
     error: str = json.loads((folder / "answer.json").read_text())["error"]
     assert "\n" not in error
     return error
@@ -261,6 +263,13 @@ def test_a_cut_file_and_a_zip_of_something_else_are_refused(tmp_path):
     assert "not one of torch.save" in child_error(tmp_path / "other/a.zip")
 
 
+def test_the_reading_program_imports_torch_and_safetensors_alone():
+    nodes = list(ast.walk(ast.parse(Path(child.__file__).read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in names} - sys.stdlib_module_names == {"torch", "safetensors"}
+
+
 @pytest.mark.parametrize("content", [b"", b"\x80\x02}q\x00.", b"not a checkpoint"])
 def test_other_formats_are_refused_with_a_hint(tmp_path, content):
     (tmp_path / "a.pt").write_bytes(content)
@@ -274,10 +283,10 @@ def test_other_formats_are_refused_with_a_hint(tmp_path, content):
 
 
 def test_parts_of_the_answer_join_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PART_TENSORS", 3)
+    monkeypatch.setattr(child, "PART_TENSORS", 3)
     table = torch.randn(10, 4)
     named = [(f"FR_{i}N", row) for i, row in enumerate(table)]  # views of one tensor
-    answer = checkpoint._write_parts(iter(named), tmp_path, 10**6)
+    answer = child._write_parts(iter(named), tmp_path, 10**6)
     assert answer == {"names": [n for n, _ in named], "parts": 4}
     parts = [checkpoint._load_part(tmp_path / f"{i}.safetensors") for i in range(4)]
     back = {int(k): v for part in parts for k, v in part.items()}

@@ -308,10 +308,12 @@ def test_activations_reuse_their_memory_in_workers_of_dask_too():
     code = """
 import resource
 import numpy as np, torch
+from geomap import process
 from geomap.encode.engine import Engine
 from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.types import Composite
 
+process.keep_freed()  # as the command line and workers do
 encoder = PixelEncoder(CONFIGS["small"], torch.zeros(10), torch.full((10,), 3000.0)).eval()
 engine = Engine(encoder, "cpu", batch=256)
 made = Composite(np.full((12, 10, 16, 256), 700, np.uint16), np.ones((12, 16, 256), np.uint8))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def test_a_tile_that_was_not_written_or_a_cut_or_changed_shard_is_never_nodata(e
     assert not embeddings.has(RAGGED)
     with pytest.raises(ReadError, match="lacks the tile ragged"):
         embeddings.read("embedding", RAGGED.grid, RAGGED)
-    shard = next(embeddings.path.glob("32631/embedding/c/0/*/*"))
+    shard = next(embeddings.path.glob("embedding/c/0/*/*"))
     content = bytearray(shard.read_bytes())
     for damaged in (content[: len(content) // 2], content[:200] + b"\xff" + content[201:]):
         shard.write_bytes(damaged)
@@ -113,20 +114,32 @@ def test_other_directories_and_other_stores_are_refused_in_one_line(embeddings, 
         with pytest.raises(InputError, match="geomap map AOI --save-"):
             store.open_store(path, kind)
     meta = embeddings.path / "zarr.json"
-    for old, new in (('"format": 1', '"format": 2'), ('"side"', '"sides"')):
+    for old, new, match in (
+        (
+            '"format": 2',
+            '"format": 1',
+            r"another version of geomap \(format 1.*geomap map AOI --save-embeddings --out NEW",
+        ),
+        ('"side"', '"sides"', "make it again"),
+    ):
         text = meta.read_text()
         meta.write_text(text.replace(old, new))
-        with pytest.raises(InputError, match="make it again"):
+        with pytest.raises(InputError, match=match):
             store.open_store(embeddings.path)
         meta.write_text(text)
 
 
-def test_xarray_reads_names_coordinates_crs_and_transform(embeddings, tmp_path):
+def test_xarray_opens_a_store_of_one_zone_by_its_path(embeddings, tmp_path):
+    """With names, coordinates, CRS, transform, and no warning of metadata that it misses."""
     import rioxarray  # noqa: F401
 
     embeddings.write(RAGGED, embedded(RAGGED))
-    zone = xr.open_zarr(embeddings.path, group="32631", consolidated=False)
-    assert zone.embedding.rio.crs.to_epsg() == 32631
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        zone = xr.open_zarr(embeddings.path)
+    assert zone.attrs["geomap"]["kind"] == "embeddings"
+    np.testing.assert_array_equal(zone.basis.values, embeddings.basis())
+    assert zone.rio.crs.to_epsg() == zone.embedding.rio.crs.to_epsg() == 32631
     assert zone.embedding.dims == ("component", "y", "x")
     a = zone.embedding.rio.transform()
     assert (a.a, a.e, a.c, a.f) == (10, -10, 57 * 640, 100 * 640)  # whole tiles, from the zone's origin
@@ -138,7 +151,7 @@ def test_xarray_reads_names_coordinates_crs_and_transform(embeddings, tmp_path):
     made = store.create(tmp_path / store.COMPOSITES, TILES, SIDE, Period(2018, 12), {})
     dn = np.random.default_rng(1).integers(1, 9000, (12, 10, *RAGGED.grid.shape)).astype(np.uint16)
     made.write(RAGGED, {"composite": dn, "clear": np.full((12, *RAGGED.grid.shape), 3, np.uint8)})
-    zone = xr.open_zarr(made.path, group="32631", consolidated=False, mask_and_scale=False)
+    zone = xr.open_zarr(made.path, mask_and_scale=False)
     cut = zone.sel(x=slice(g.west, g.east), y=slice(g.north, g.bounds[1]))
     band = cut.composite.sel(month="2019-04", band="B8A").squeeze()
     np.testing.assert_array_equal(band.values, dn[4, BANDS.index("B8A")])
@@ -146,12 +159,42 @@ def test_xarray_reads_names_coordinates_crs_and_transform(embeddings, tmp_path):
     assert (cut.clear.values == 3).all()
 
 
+def test_a_store_of_two_zones_has_a_group_for_each(tmp_path):
+    import rioxarray  # noqa: F401
+
+    east = Tile("east", Grid(32632, 10 * 640, 100 * 640, SIDE, SIDE))
+    made = store.create(tmp_path / store.COMPOSITES, (RAGGED, east), SIDE, Period(2018, 12), {})
+    values = {t: np.full((12, 10, *t.grid.shape), value, np.uint16) for t, value in ((RAGGED, 700), (east, 900))}
+    for tile, dn in values.items():
+        made.write(tile, {"composite": dn, "clear": np.full((12, *tile.grid.shape), 3, np.uint8)})
+    kept = store.open_store(made.path)
+    assert [kept.group(epsg) for epsg in (32631, 32632)] == ["32631", "32632"]
+    for tile, dn in values.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            zone = xr.open_zarr(made.path, group=str(tile.grid.epsg), mask_and_scale=False)
+        assert zone.rio.crs.to_epsg() == tile.grid.epsg
+        g = tile.grid
+        cut = zone.sel(x=slice(g.west, g.east), y=slice(g.north, g.bounds[1]))
+        np.testing.assert_array_equal(cut.composite.values, dn)
+        np.testing.assert_array_equal(kept.read("composite", g, tile), dn)
+    assert not xr.open_zarr(made.path).data_vars  # what the zones share: attributes alone
+
+
+def test_metadata_of_equal_stores_are_equal_bytes(embeddings, tmp_path):
+    other = store.create(
+        tmp_path / "b" / store.EMBEDDINGS, TILES, SIDE, Period(2018, 12), embeddings.about, embeddings.basis()
+    )
+    assert digests(other.path) == digests(embeddings.path)
+    assert embeddings.group(32631) is None
+
+
 @pytest.mark.skipif(
     tuple(int(n) for n in rasterio.__gdal_version__.split(".")[:2]) < (3, 13), reason="GDAL reads shards from 3.13 on"
 )
 def test_gdal_reads_crs_transform_and_pixels(embeddings):
     embeddings.write(WHOLE, embedded(WHOLE))
-    with rasterio.open(f'ZARR:"{embeddings.path}":/32631/embedding') as source:
+    with rasterio.open(f'ZARR:"{embeddings.path}":/embedding') as source:
         assert source.crs.to_epsg() == 32631
         assert (source.transform.c, source.transform.f) == (57 * 640, 100 * 640)
         np.testing.assert_array_equal(source.read()[:, :SIDE, :SIDE], embedded(WHOLE)["embedding"])
@@ -220,7 +263,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_maps_from_saved_composites_are_those_of_the_run_that_saved_them(request_for, tmp_path, small_tiles):
     result = map_area(request_for(save_composites=True), tmp_path / "one")
     assert files.verify(tmp_path / "one") == ()
-    assert "composites.zarr/32631/composite/zarr.json" in (tmp_path / "one/SHA256SUMS").read_text()
+    assert "composites.zarr/composite/zarr.json" in (tmp_path / "one/SHA256SUMS").read_text()
     assert not list((tmp_path / "one/tiles").glob("*.zarr"))
     map_area(request_for(stac="", composites=tmp_path / "one"), tmp_path / "two")
     for path in result.paths:
@@ -253,7 +296,7 @@ def test_saving_changes_no_map_and_is_part_of_the_request(request_for, tmp_path)
         map_area(request_for(save_embeddings=True), tmp_path / "plain")
     # a lost shard of a finished run is noticed, and made again to the same bytes
     before = digests(tmp_path / "kept/embeddings.zarr")
-    next((tmp_path / "kept/embeddings.zarr/32631/embedding").glob("c/0/*/*")).unlink()
+    next((tmp_path / "kept/embeddings.zarr/embedding").glob("c/0/*/*")).unlink()
     map_area(request_for(save_embeddings=True), tmp_path / "kept")
     assert digests(tmp_path / "kept/embeddings.zarr") == before
     assert files.verify(tmp_path / "kept") == ()
@@ -277,14 +320,14 @@ def test_a_run_killed_while_it_fills_its_stores_resumes_to_the_same_bytes(archiv
     whole = start(tmp_path / "whole")
     out = tmp_path / "killed"
     process = start(out)
-    while len(list(out.glob("tiles/embeddings.zarr/32631/embedding/c/0/*/*"))) < 2:
+    while len(list(out.glob("tiles/embeddings.zarr/embedding/c/0/*/*"))) < 2:
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert {p.name for p in out.iterdir()} == {files.STATE}
     finished = len(list(out.glob("tiles/*.npz")))
-    shard = max(out.glob("tiles/embeddings.zarr/32631/embedding/c/0/*/*"), key=os.path.getmtime)
+    shard = max(out.glob("tiles/embeddings.zarr/embedding/c/0/*/*"), key=os.path.getmtime)
     (shard.parent / f"{shard.name}.0123.partial").write_bytes(b"torn")  # what zarr leaves when killed in a write
     last = start(out)
     assert int(last.communicate()[0]) == finished

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from geomap import process
 from geomap.datasets.extras import require_packages
 from geomap.datasets.samples import Samples
 from geomap.datasets.simulated import simulated_samples
@@ -64,7 +65,11 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
         config = read_captions(config)
     if config.evaluation and config.real:
         require_packages("training with `evaluation` in its configuration", "sklearn")
-    torch.set_num_threads(config.threads)
+    with process.threads(config.threads):
+        return _train(config, out, progress)
+
+
+def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
     measured = [read_measured(name, Path(path)) for name, path in config.real.items()]
     tower = towers.tower(config.text_space)
     levels = make_levels(tower)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from geomap import process
 from geomap.datasets.extras import require_packages
 from geomap.datasets.series import embed_samples
 from geomap.encode import weights
@@ -65,8 +66,7 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
             raise ConfigError(f"{config} is not of method crossview; run it with: geomap train {config}")
         config = read
     require_packages("training of method crossview", "h5py", "matplotlib")
-    torch.set_num_threads(config.threads)
-    with processes(config.device) as group:
+    with process.threads(config.threads), processes(config.device) as group:
         train, val = read_views(config)
         state = start(config, train.ground.shape[1], group.device)
         same = identity(config, train, val)

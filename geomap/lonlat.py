@@ -1,0 +1,126 @@
+"""Places in degrees around the antimeridian: boxes that may cross it, and polygons that do.
+
+Longitudes lie in -180..180, and a box that crosses has west > east (RFC 7946, section 5.2), unless a line says that
+they may lie beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+from typing import Final
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.affinity import translate
+from shapely.geometry import MultiPolygon, box
+from shapely.geometry.base import BaseGeometry
+
+_WORLD: Final = box(-180, -90, 180, 90)
+_AT_180: Final = 179.999  # degrees; an area that reaches so far on both sides was cut at the antimeridian
+_DIGITS: Final = 7  # decimals of degrees, 1 cm; a turn by 360 blurs the last ones of a float
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A box in degrees; west > east where it crosses the antimeridian."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+    @classmethod
+    def around(cls, geometry: BaseGeometry) -> Box:
+        """The box around an area cut at the antimeridian, or around a shape that goes on beyond 180."""
+        west, south, east, north = geometry.bounds
+        groups = sides(geometry)
+        if len(groups) == 2 and west < -_AT_180 and east > _AT_180:
+            west, east = min(p.bounds[0] for p in groups[0]), max(p.bounds[2] for p in groups[1])
+        return cls(wrapped(west), south, wrapped(east), north)
+
+    @classmethod
+    def union(cls, boxes: Iterable[Box]) -> Box:
+        """The smallest box around boxes that lie near each other."""
+        boxes = tuple(boxes)
+        first = boxes[0].west
+        wests = [b.west - 360 * round((b.west - first) / 360) for b in boxes]
+        west, east = min(wests), max(w + b.width for w, b in zip(wests, boxes, strict=True))
+        west, east = (round(wrapped(lon), _DIGITS) if abs(lon) > 180 else lon for lon in (west, east))
+        return cls(west, min(b.south for b in boxes), east, max(b.north for b in boxes))
+
+    @property
+    def width(self) -> float:
+        """Degrees from west to east, 0..360."""
+        return 360.0 if self.east - self.west == 360 else (self.east - self.west) % 360
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) with west <= east, beyond 180 where the box crosses the antimeridian."""
+        return self.west, self.south, self.east if self.east >= self.west else self.east + 360, self.north
+
+    @property
+    def parts(self) -> tuple[Box, ...]:
+        """The box, or what lies on either side of the antimeridian, the eastern hemisphere's part first."""
+        if self.west <= self.east:
+            return (self,)
+        return Box(self.west, self.south, 180, self.north), Box(-180, self.south, self.east, self.north)
+
+    @property
+    def polygons(self) -> MultiPolygon:
+        """The box as polygons, cut at the antimeridian."""
+        return MultiPolygon([box(*astuple(part)) for part in self.parts])
+
+    def touches(self, other: Box) -> bool:
+        """Whether the boxes share a place, if only on their edges."""
+        if other.south > self.north or other.north < self.south:
+            return False
+        return (self.west - other.west) % 360 <= other.width or (other.west - self.west) % 360 <= self.width
+
+    def holds(self, lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """True where a place, of any longitude, lies in the box or on its edge."""
+        within: NDArray[np.bool_] = ((lon - self.west) % 360 <= self.width) & (lat >= self.south) & (lat <= self.north)
+        return within
+
+
+def wrapped(lon: float) -> float:
+    """A longitude in -180..180."""
+    return (lon + 180) % 360 - 180 if abs(lon) > 180 else lon
+
+
+def continuous(lon: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) longitudes of points near each other, each within half a turn of the first, maybe beyond 180."""
+    near: NDArray[np.float64] = lon - 360 * np.round((lon - lon[0]) / 360)
+    return near
+
+
+def unwrapped(geometry: BaseGeometry) -> BaseGeometry:
+    """A shape wider than half the globe is taken to cross the antimeridian: its longitudes become 0..360."""
+    west, _, east, _ = geometry.bounds
+
+    def turn(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
+        return lonlat + np.where(lonlat[:, :1] < 0, [360.0, 0.0], 0.0)
+
+    return shapely.transform(geometry, turn) if east - west > 180 else geometry
+
+
+def cut(polygon: BaseGeometry) -> list[BaseGeometry]:
+    """The parts of a polygon, whose longitudes may lie beyond 180, on each side of the antimeridian, west first."""
+    parts = (translate(polygon, turn).intersection(_WORLD) for turn in (-360, 0, 360))
+    return [part for part in parts if part.area > 0]
+
+
+def sides(area: BaseGeometry) -> list[list[BaseGeometry]]:
+    """The polygons of an area cut at the antimeridian: those east of Greenwich and those west of it, or all in one."""
+    parts = list(getattr(area, "geoms", [area]))
+    west, _, east, _ = area.bounds
+    if east - west <= 180:
+        return [parts]
+    groups = [p for p in parts if p.bounds[0] >= 0], [p for p in parts if p.bounds[0] < 0]
+    return [group for group in groups if group]
+
+
+def meet(area: BaseGeometry, shape: BaseGeometry) -> bool:
+    """Whether an area and a shape share a place; only the longitudes of the shape may lie beyond 180."""
+    return any(area.intersects(translate(shape, turn)) for turn in (0, -360, 360))

@@ -1,0 +1,132 @@
+"""Settings of the whole process: the library puts back what it changes."""
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from geomap import process
+
+
+def test_threads_are_put_back_after_an_error_too():
+    before = torch.get_num_threads()
+    inside = []
+
+    def fail() -> None:
+        with process.threads(before + 1):
+            inside.append(torch.get_num_threads())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert inside == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+def test_a_pool_computes_on_one_thread_in_each_and_drops_what_waits():
+    started, go = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        started.set()
+        go.wait()
+
+    before = torch.get_num_threads()
+    with process.threads(3):
+        with process.side_by_side(2, "test") as pool:
+            assert set(pool.map(lambda _: torch.get_num_threads(), range(20))) == {1}
+        assert torch.get_num_threads() == 3
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == 3
+        with process.side_by_side(1, "test") as pool:
+            first, second = pool.submit(wait), pool.submit(wait)
+            started.wait()
+            threading.Timer(0.05, go.set).start()
+    assert first.done()
+    assert second.cancelled()
+    assert torch.get_num_threads() == before
+
+
+@pytest.fixture
+def log():
+    """A log of its own, with the records that its handler got."""
+    found = logging.getLogger("test_process.library")
+    seen: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    found.addHandler(handler)
+    yield found, seen
+    found.removeHandler(handler)
+    found.setLevel(logging.NOTSET)
+
+
+def say(log: logging.Logger) -> None:
+    log.debug("header")
+    log.info("fact")
+    log.warning("secret")
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.DEBUG, logging.INFO, logging.ERROR])
+def test_what_is_overheard_is_seen_by_others_as_before(log, level):
+    library, seen = log
+    library.setLevel(level)
+    say(library)
+    alone = list(seen)
+    seen.clear()
+    heard: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        heard.append(record.getMessage())
+        return True
+
+    with process.Overhearing(library.name, note):
+        say(library)
+    assert heard == ["header", "fact", "secret"]
+    assert seen == alone
+    say(library)
+    assert seen == alone * 2
+    assert len(heard) == 3
+    assert (library.level, library.filters) == (level, [])
+
+
+def test_what_the_note_keeps_or_changes_is_kept_from_others(log):
+    library, seen = log
+    library.setLevel(logging.DEBUG)
+
+    def note(record: logging.LogRecord) -> bool:
+        record.msg = record.msg.replace("secret", "...")
+        return record.msg != "header"
+
+    with process.Overhearing(library.name, note):
+        say(library)
+    assert seen == ["fact", "..."]
+
+
+def test_the_last_of_many_threads_puts_the_level_back(log):
+    library, seen = log
+    library.setLevel(logging.ERROR)
+    heard: list[str] = []
+    overhearing = process.Overhearing(library.name, lambda record: not heard.append(record.getMessage()))
+    inside, leave = threading.Barrier(5), threading.Event()
+
+    def listen() -> None:
+        with overhearing:
+            inside.wait()
+            leave.wait()
+
+    others = [threading.Thread(target=listen) for _ in range(4)]
+    for thread in others:
+        thread.start()
+    inside.wait()
+    with overhearing:
+        say(library)
+    say(library)
+    assert heard == ["header", "fact", "secret"] * 2
+    leave.set()
+    for thread in others:
+        thread.join()
+    say(library)
+    assert len(heard) == 6
+    assert seen == []
+    assert library.level == logging.ERROR
