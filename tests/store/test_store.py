@@ -265,7 +265,7 @@ def test_maps_from_saved_composites_are_those_of_the_run_that_saved_them(request
     assert files.verify(tmp_path / "one") == ()
     assert "composites.zarr/composite/zarr.json" in (tmp_path / "one/SHA256SUMS").read_text()
     assert not list((tmp_path / "one/tiles").glob("*.zarr"))
-    map_area(request_for(stac="", composites=tmp_path / "one"), tmp_path / "two")
+    map_area(request_for(composites=tmp_path / "one"), tmp_path / "two")
     for path in result.paths:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     kept = store.open_store(tmp_path / "one", store.COMPOSITES)
@@ -278,12 +278,12 @@ def test_maps_from_saved_composites_are_those_of_the_run_that_saved_them(request
     assert len(asked["composites"]) == 64
     # a part of the area will do; more, or another period, will not
     part = aoi.parse_area("4.0600,50.7440,4.0630,50.7460")
-    map_area(request_for(stac="", composites=tmp_path / "one", area=part), tmp_path / "part")
+    map_area(request_for(composites=tmp_path / "one", area=part), tmp_path / "part")
     assert pixels(tmp_path / "part/landcover.tif").any()
     more = aoi.parse_area("4.0585,50.7431,4.0676,50.7600")
     for changed in ({"area": more}, {"period": Period(2019, 7, 3)}):
         with pytest.raises(InputError, match=r"composites\.zarr (does not cover|is of 2019-06_2019-08)"):
-            map_area(request_for(stac="", composites=tmp_path / "one", **changed), tmp_path / "not")
+            map_area(request_for(composites=tmp_path / "one", **changed), tmp_path / "not")
     assert not (tmp_path / "not").exists()
 
 
