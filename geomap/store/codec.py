@@ -1,7 +1,7 @@
 """Embeddings as bytes: one int8 for each of at most 128 coordinates; all 0 is nodata.
 
 Embeddings of the default weights (dim 128, 384-d) have 128 exact coordinates (encode/directions.py). For encoders with
-more directions, the 128 that hold most of the variation over simulated series are kept. The coordinates are turned by a
+more directions, the 128 that hold most of the embeddings of simulated series are kept. The coordinates are turned by a
 fixed random rotation, so that all have similar size, and divided by the pixel's largest one: an embedding is a unit
 vector, so its length need not be kept. docs/stores.md has the measurements, and the codes that did worse.
 """
