@@ -1,4 +1,4 @@
-"""The Python API: the pipeline over an area, as xarray objects; `geomap` itself offers these functions lazily.
+"""The Python API: the steps of the pipeline over an area, as functions on xarray objects.
 
     area = "4.42,50.88,4.46,50.91"
     scenes = geomap.search(area, "2023")
@@ -6,8 +6,8 @@
     embeddings = geomap.embed(series)
     maps = geomap.label(embeddings, "water, forest, maize field")
 
-Arrays hold the whole area in memory and carry their CRS (`.rio.crs`). What does not fit, or must survive a crash, is a
-run: `geomap.map_area` writes the same pixels to a directory.
+`geomap` offers these functions lazily. Arrays hold the whole area in memory and carry their CRS (`.rio.crs`). For areas
+that do not fit, or work that must survive a crash, use a run: `geomap.map_area` writes the same pixels to a directory.
 """
 
 from __future__ import annotations
@@ -67,20 +67,20 @@ def search(
     """Find the Sentinel-2 L2A scenes over an area in a period.
 
     Args:
-        area: `Area`, or its text: "minx,miny,maxx,maxy" in degrees, WKT, or the path of an area file.
-        period: `Period`, or its text: "2023", "2023-04", "2022-10/2023-09".
+        area: `Area`, or text: "minx,miny,maxx,maxy" in degrees, WKT, or the path of an area file.
+        period: `Period`, or text: "2023", "2023-04", "2022-10/2023-09".
         stac: earth-search, planetary-computer, cdse, the URL of a STAC API, or the path of an item file.
-        collection: STAC collection; by default every one whose conventions are known.
-        max_cloud: percent of an item's `eo:cloud_cover`.
-        offset: "auto", "applied" or "unapplied", for scenes whose metadata do not tell their radiometric offset.
-        allow_hosts: hosts and s3 buckets to read from besides those of the catalogue.
+        collection: STAC collection; by default all collections whose conventions are known.
+        max_cloud: highest `eo:cloud_cover` of an item, in percent.
+        offset: "auto", "applied" or "unapplied", for scenes whose metadata do not say whether the offset is applied.
+        allow_hosts: additional hosts and s3 buckets that may be read, besides those of the catalogue.
 
     Returns:
-        `.scenes`, in order of time, and `.left_out`: what lies there too, and why it is not used.
+        `.scenes`, in time order, and `.left_out`: the items that are not used, each with its cause.
 
     Raises:
-        NoScenesError: nothing there.
-        InputError: an area, period or catalogue that cannot be read.
+        NoScenesError: no scenes found.
+        InputError: the area, period or catalogue cannot be read.
         CatalogUnavailableError: the catalogue does not answer; try again later.
     """
     where, when = _area(area), _period(period)
@@ -107,20 +107,20 @@ def composite(
     """Read scenes and make the monthly medians of their clear pixels over an area.
 
     Args:
-        scenes: what `search` found.
-        area: as for `search`, within one UTM zone.
+        scenes: the result of `search`.
+        area: as for `search`; must lie within one UTM zone.
         mask: which observations are clear.
         max_missed: share of the scenes that may be left out because a file is missing or damaged.
         deadline: seconds for which a server may refuse a file.
-        progress: called with ("composite", tiles done, tiles in all).
+        progress: callback with ("composite", tiles done, total tiles).
 
     Returns:
         (month, band, y, x) uint16, reflectance x 10000, 0 = nodata (240 bytes a pixel for twelve months), with the
-        coordinates `clear` (month, y, x), clear observations, and `inside` (y, x), pixels of the area.
+        coordinates `clear` (month, y, x), number of clear observations, and `inside` (y, x), True in the area.
 
     Raises:
-        InputError: an area in several UTM zones.
-        ReadError, SourceUnavailableError: files that cannot be read.
+        InputError: the area spans several UTM zones.
+        ReadError, SourceUnavailableError: files cannot be read.
         OffsetError: the pixels of a scene contradict its radiometric offset.
     """
     where, period = _area(area), scenes.period
@@ -154,21 +154,21 @@ def embed(
     device: str = "auto",
     progress: Progress = silent,
 ) -> xr.DataArray:
-    """Encode every pixel's months into a unit vector that shares a space with text.
+    """Encode the months of every pixel into a unit vector in the space of the text embeddings.
 
     Args:
-        series: (month, band, y, x) as `composite` or `open_store` gives it; a window of it will do.
-        weights: name or folder, or what `load_weights` gave.
-        min_clear_months: pixels with fewer months are NaN; by default 3, or all of a shorter period.
+        series: (month, band, y, x) from `composite` or `open_store`, or a window of it.
+        weights: name or folder, or the result of `load_weights`.
+        min_clear_months: pixels with fewer months are NaN; by default 3, or all months of a shorter period.
         device: auto, cpu or cuda.
-        progress: called with ("encode", pixels done, pixels in all).
+        progress: callback with ("encode", pixels done, total pixels).
 
     Returns:
         (component, y, x) float32 (1.5 kB a pixel with the default weights), NaN where not mapped, with the coordinate
-        `clear_months` (y, x): months with a value in all bands, 255 outside the area.
+        `clear_months` (y, x): number of months with a value in all bands, 255 outside the area.
 
     Raises:
-        WeightsError, InputError: weights or a device that are not there.
+        WeightsError, InputError: the weights or the device do not exist.
     """
     loaded = load_weights(weights) if isinstance(weights, str) else weights
     period = _months_of(series)
@@ -202,24 +202,24 @@ def label(
     min_confidence: float = 0.0,
     within: tuple[str, str] | None = None,
 ) -> xr.Dataset:
-    """Map embeddings to the classes whose prompts are nearest.
+    """Map each embedding to the class whose prompts are nearest.
 
     Args:
-        embeddings: (component, y, x) as `embed` or `open_store` gives them; a window of them will do.
-        classes: names of your own, "vineyard, olive grove" or a list: the map `classes`.
-        legends: built-in legends by name, .toml files or `Legend`s; land cover where there are no classes either.
-        weights: those that made the embeddings, where they are not geomap's own.
-        min_confidence: 0..1; pixels below are class 255, unclassified.
-        within: (legend, class), such as ("landcover", "Cropland"): the other maps cover this class alone.
+        embeddings: (component, y, x) from `embed` or `open_store`, or a window of them.
+        classes: names of your own, "vineyard, olive grove" or a list; their map is called `classes`.
+        legends: built-in legends by name, .toml files or `Legend`s; by default land cover, if no classes are given.
+        weights: the weights that made the embeddings, if they do not come with geomap.
+        min_confidence: 0..1; pixels below it get class 255, unclassified.
+        within: (legend, class), such as ("landcover", "Cropland"): the other maps cover only this class.
 
     Returns:
-        For each legend `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 = nodata; of
-        a legend of scores float32, NaN = nodata; and `clear_months`. The attributes `flag_values`, `flag_meanings`,
-        `class_names` and `class_colours` tell the classes.
+        For each legend of classes, `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 =
+        nodata. For a legend of scores, `<legend>` float32, NaN = nodata. Also `clear_months`. The attributes
+        `flag_values`, `flag_meanings`, `class_names` and `class_colours` describe the classes.
 
     Raises:
-        LegendError: no such legend, or classes that cannot be told apart by name.
-        WeightsError: the embeddings are another model's.
+        LegendError: the legend does not exist, or two classes have the same name.
+        WeightsError: the embeddings come from another model.
     """
     loaded = _weights_of(embeddings, weights)
     asked, base = with_base(_legends(classes, legends), within)
@@ -237,19 +237,19 @@ def label(
 
 
 def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
-    """Open what a run kept with `save_composites` and `save_embeddings`, lazily, cut to the area's bounds.
+    """Open what a run saved with `save_composites` and `save_embeddings`: lazily, cut to the bounds of the area.
 
     Args:
         path: the run's directory, or one of its stores.
-        epsg: the UTM zone, of an area over several.
+        epsg: the UTM zone, for an area over several zones.
 
     Returns:
-        Of embeddings: `embedding` (component, y, x) float32 as `embed` gives it, but for its rounding to bytes, with
-        the coordinate `clear_months`. Of composites: `composite` (month, band, y, x) uint16, 0 = nodata, with the
+        For embeddings: `embedding` (component, y, x) float32 like the result of `embed`, but rounded to bytes, with the
+        coordinate `clear_months`. For composites: `composite` (month, band, y, x) uint16, 0 = nodata, with the
         coordinate `clear` (month, y, x).
 
     Raises:
-        InputError: no store there, of another version, or several zones and none chosen.
+        InputError: no store, a store of another version, or several zones without `epsg`.
     """
     folder = Path(path)
     kinds = [kind for kind in (COMPOSITES, EMBEDDINGS) if (folder / kind).is_dir()]
@@ -258,7 +258,7 @@ def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
 
 
 def _opened(kept: stored.Store, epsg: int | None) -> xr.Dataset:
-    """A store's zone as arrays of the forms that `composite` and `embed` give."""
+    """One zone of a store as arrays like those of `composite` and `embed`."""
     zones = sorted({tile.grid.epsg for tile in kept.tiles})
     if epsg is None and len(zones) > 1:
         raise InputError(f"{kept.path} has the zones {', '.join(map(str, zones))}; give one of them as epsg=")
@@ -297,7 +297,7 @@ def _period(period: Period | str) -> Period:
 
 
 def _months_of(series: xr.DataArray) -> Period:
-    """The period of a composite's months, which follow each other."""
+    """The period of a composite, whose months must be consecutive."""
     months = series.indexes["month"]
     return Period(months[0].year, months[0].month, len(months))
 
@@ -311,10 +311,10 @@ def _legends(classes: str | Sequence[str] | None, legends: Legend | str | Sequen
 
 
 def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weights:
-    """The weights that made the embeddings. Raises WeightsError for any other."""
+    """The weights that made the embeddings. Raises WeightsError if others are given."""
     name, digest = embeddings.attrs.get("weights"), embeddings.attrs.get("weights_sha256")
     if name is None or digest is None:
-        raise WeightsError("these embeddings do not tell their weights; keep the attributes of what embed gave")
+        raise WeightsError("these embeddings do not name their weights; keep the attributes that embed sets")
     loaded = weights if isinstance(weights, Weights) else load_weights(weights or name)
     if loaded.digest != digest:
         raise WeightsError(
@@ -325,7 +325,7 @@ def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weig
 
 
 def _windows(embeddings: xr.DataArray) -> Iterator[tuple[NDArray[np.intp], torch.Tensor]]:
-    """The embedded pixels, a window at a time (pipeline.Pixels)."""
+    """The embedded pixels, one window at a time (pipeline.Pixels)."""
     pixels = np.asarray(embeddings.values, np.float32).reshape(embeddings.sizes["component"], -1)
     where = np.flatnonzero(~np.isnan(pixels[0]))
     for start in range(0, len(where), WINDOW):
@@ -362,7 +362,7 @@ def _place(array: xr.DataArray) -> dict[str, Any]:
 
 
 def _layer_attrs(layer: Layer) -> dict[str, Any]:
-    """What a map's values mean; flags as CF conventions 1.11, section 3.5, write them."""
+    """The meaning of a map's values; flags follow CF conventions 1.11, section 3.5."""
     attrs: dict[str, Any] = {"long_name": layer.description, "_FillValue": layer.nodata}
     if layer.classes:
         attrs |= {

@@ -1,4 +1,4 @@
-"""The demonstration: simulated scenes of a known landscape, mapped as any scenes are, and compared with the truth."""
+"""The demonstration: simulated scenes of a known landscape, mapped and compared with the truth."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEGENDS = ("landcover", "crops", "scenicness")
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How many of a class's true pixels were mapped as that class; the class None is the whole map."""
+    """Share of a class's true pixels that were mapped as that class; the class None stands for the whole map."""
 
     legend: str
     class_name: str | None
@@ -35,9 +35,9 @@ class Agreement:
 def run_demo(
     out: Path, device: str, progress: Progress, on_estimate: Callable[[Estimate], None]
 ) -> tuple[Result, tuple[Agreement, ...]]:
-    """Simulate scenes into `out`/scenes, map them into `out`/maps, and compare. Raises as run.map_area.
+    """Simulate scenes into `out`/scenes, map them into `out`/maps, and compare. Raises as run.map.map_area.
 
-    Maps of an earlier demonstration are removed: it may have been another version's.
+    Maps of an earlier demonstration are removed, because another version may have made them.
     """
     pick_device(device)
     if (out / "maps" / files.STATE).is_dir():
@@ -58,7 +58,7 @@ def run_demo(
 
 
 def agreement(name: str, truth: Path, mapped: Path) -> tuple[Agreement, ...]:
-    """Agreement of a map with a truth raster on the same 10 m grid: over all, then class by class."""
+    """Agreement of a map with a truth raster on the same 10 m grid: for the whole map, then by class."""
     with rasterio.open(truth) as t, rasterio.open(mapped) as m:
         wanted = t.read(1)
         found = m.read(1, window=from_bounds(*t.bounds, m.transform), boundless=True, fill_value=0)

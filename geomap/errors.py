@@ -1,6 +1,6 @@
-"""Errors that geomap raises on purpose: one base, one class per cause, each with the exit code of the command line.
+"""Errors that geomap raises on purpose: one base, one class per cause, each with an exit code.
 
-A message says what is wrong, where, and what to type instead, in one line. Anything else that escapes is a bug.
+A message is one line that says what is wrong, where, and what to type instead. Any other exception is a bug.
 """
 
 import sys
@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 
 def install_hint(*packages: str) -> str:
-    """What to type to install packages for this Python, whichever `pip` stands first on the PATH."""
+    """The command that installs packages for this Python, whichever `pip` comes first on the PATH."""
     return f"{sys.executable} -m pip install {' '.join(packages)}"
 
 
@@ -33,7 +33,7 @@ class LegendError(InputError):
 
 
 class WeightsError(InputError):
-    """Weights that are missing, altered, or do not fit the request."""
+    """Weights are missing, changed, or do not fit the request."""
 
 
 class ConfigError(InputError):
@@ -45,7 +45,7 @@ class NoScenesError(InputError):
 
 
 class OffsetError(InputError):
-    """A scene's metadata do not tell whether its pixels carry the radiometric offset, or the pixels contradict them."""
+    """A scene's metadata do not say whether its pixels carry the radiometric offset, or its pixels contradict them."""
 
 
 class HrefError(InputError):
@@ -57,28 +57,28 @@ class OutputError(InputError):
 
 
 class ReadError(GeomapError):
-    """Scenes' pixels cannot be read: access is denied, or more is missing than a map may lack."""
+    """Pixels of scenes cannot be read: access is denied, or more scenes are missing than allowed."""
 
 
 class DamagedError(ReadError):
-    """A file of a scene is missing, truncated or corrupt: the observation is left out."""
+    """A scene file is missing, truncated or corrupt; the scene is left out."""
 
     def __init__(self, message: str, cause: Literal["missing", "damaged"] = "damaged", detail: str = "") -> None:
         super().__init__(message)
         self.cause: Literal["missing", "damaged"] = cause
-        self.detail = detail  # in a few words, without the address
+        self.detail = detail  # a few words, without the address
 
 
 class WorkerLostError(GeomapError):
-    """Workers die on a tile, of too little memory or a crash in a library."""
+    """Workers die on a tile, from too little memory or a crash in a library."""
 
 
 class UpdateError(InputError):
-    """An earlier run is not one that this one can be made from."""
+    """The earlier run cannot be used for this update."""
 
 
 class QuarantineError(GeomapError):
-    """The maps are complete but for tiles that failed twice (exit code 3)."""
+    """The maps are complete except for tiles that failed twice (exit code 3)."""
 
     exit_code = 3
 
@@ -98,7 +98,7 @@ class CatalogUnavailableError(TemporaryError):
 
 
 class SourceUnavailableError(TemporaryError):
-    """The server that holds the pixels refuses or times out beyond the retries."""
+    """The pixel server still refuses or times out after the retries."""
 
 
 class ClusterError(TemporaryError):

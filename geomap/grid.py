@@ -1,9 +1,9 @@
 """The tiles that cover an area of interest, and the zone that owns each pixel.
 
 Every UTM zone has one fixed grid of tiles, TILE_PX x TILE_PX pixels of 10 m counted from the zone's origin, so a tile
-keeps its name whatever the area. A tile is cut to the area's bounds, snapped outward to 20 m, the coarsest pixel read.
-Each place on Earth belongs to exactly one zone (the MGRS rule, with its exceptions for Norway and Svalbard), so maps of
-neighbouring zones neither overlap nor leave a gap.
+keeps its name whatever the area. A tile is cut to the bounds of the area, snapped outward to 20 m, the coarsest pixel
+size read. Each place on Earth belongs to exactly one zone (the MGRS rule, with its exceptions for Norway and Svalbard),
+so maps of neighbouring zones neither overlap nor leave a gap.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def zone_epsg(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.
 
 
 def tiles(area: Area) -> tuple[Tile, ...]:
-    """Tiles that hold pixels of the area, ordered by zone, then north to south, west to east."""
+    """Tiles that contain pixels of the area, ordered by zone, then north to south, west to east."""
     found = []
     for epsg in _zones(area):
         region = MultiPolygon(polygons_of(_in_zone(area, epsg, _territory(epsg))))
@@ -72,7 +72,7 @@ def tiles(area: Area) -> tuple[Tile, ...]:
 
 
 def mosaic_grid(parts: tuple[Grid, ...]) -> Grid:
-    """The smallest grid that covers grids of one zone."""
+    """The smallest grid that covers several grids of one zone."""
     west, north = min(g.west for g in parts), max(g.north for g in parts)
     east, south = max(g.east for g in parts), min(g.bounds[1] for g in parts)
     first = parts[0]
@@ -81,7 +81,7 @@ def mosaic_grid(parts: tuple[Grid, ...]) -> Grid:
 
 
 def inside(area: Area, grid: Grid) -> NDArray[np.bool_]:
-    """(y, x) True where a pixel's centre lies in the area and belongs to the grid's zone."""
+    """(y, x) True where the centre of a pixel lies in the area and belongs to the grid's zone."""
     shapely.prepare(area.geometry)
     if _wholly_inside(area, grid):
         return np.ones(grid.shape, bool)
@@ -96,7 +96,7 @@ def lonlat_box(grid: Grid) -> Box:
 
 
 def covering(grid: Grid, epsg: int) -> Grid:
-    """The grid of another zone that holds a grid, of the same pixel size, snapped outward as tiles are."""
+    """The grid in another zone that covers `grid`, with the same pixel size, snapped outward like tiles."""
     west, south, east, north = grid.bounds
     x, y = np.linspace(west, east, _EDGE_POINTS), np.linspace(south, north, _EDGE_POINTS)
     xs = np.concatenate([x, x, np.full_like(y, west), np.full_like(y, east)])
@@ -108,7 +108,7 @@ def covering(grid: Grid, epsg: int) -> Grid:
 
 
 def pixels_under(grid: Grid, other: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(rows, columns), each (y, x), of the pixel of `other` in which the centre of each pixel of `grid` lies.
+    """(rows, columns), each (y, x): for each pixel of `grid`, the pixel of `other` that contains its centre.
 
     Outside `other` they are negative or beyond its size.
     """
@@ -142,8 +142,8 @@ def _inside_every(stride: int, area: Area, grid: Grid) -> NDArray[np.bool_]:
 def _holds_pixels(area: Area, region: MultiPolygon, grid: Grid) -> bool:
     """Whether any pixel of a 10 m grid is inside, given the area's part in the grid's zone, in its CRS.
 
-    Pixel centres lie 5 m from the grid's box and the densified region is true to 1 m, so a box apart from the region
-    or within it needs no look at the pixels.
+    Pixel centres lie 5 m inside the grid's box, and the densified region is accurate to 1 m. So if the box is disjoint
+    from the region, or inside it, the pixels need not be tested.
     """
     frame = box(*grid.bounds)
     if not region.intersects(frame):
@@ -155,7 +155,7 @@ def _holds_pixels(area: Area, region: MultiPolygon, grid: Grid) -> bool:
 
 
 def _zones(area: Area) -> tuple[int, ...]:
-    """EPSG codes of zones that may hold pixels of the area: those of a fine lattice over its bounds."""
+    """EPSG codes of zones that may contain pixels of the area, from a fine lattice over its bounds."""
     codes: set[int] = set()
     for polygon in area.geometry.geoms:
         west, south, east, north = polygon.bounds
@@ -168,7 +168,7 @@ def _zones(area: Area) -> tuple[int, ...]:
 
 @functools.cache
 def _territory(epsg: int) -> BaseGeometry:
-    """The places a zone owns, in degrees: the cells between all borders of zones that `zone_epsg` gives to it."""
+    """The places a zone owns, in degrees: all cells between zone borders that `zone_epsg` assigns to it."""
     west = 6 * (epsg % 100) - 186
     cells = [
         box(lon, south, lon + 3, north)
@@ -182,14 +182,14 @@ def _territory(epsg: int) -> BaseGeometry:
 
 
 def _neighbourhood(epsg: int) -> BaseGeometry:
-    """A zone's half of the globe, one zone wider on either side, in degrees."""
+    """A zone's half of the globe, extended by one zone on either side, in degrees."""
     west = 6 * (epsg % 100) - 186
     bottom, top = (-80.0, 0.0) if epsg > 32700 else (0.0, 84.0)
     return box(max(west - 6, -180), bottom, min(west + 12, 180), top)
 
 
 def _in_zone(area: Area, epsg: int, frame: BaseGeometry) -> BaseGeometry:
-    """The area's part in a frame of degrees, densified, in the zone's CRS."""
+    """The area's part inside a frame in degrees, densified, in the zone's CRS."""
     near = shapely.segmentize(shapely.intersection(area.geometry, frame), 0.05)
     # ^ degrees; straight in longitude and latitude, curved in UTM
     to_zone = Transformer.from_crs(4326, epsg, always_xy=True)
@@ -208,7 +208,7 @@ def _snap(bounds: tuple[float, float, float, float]) -> tuple[int, int, int, int
 
 
 def _cut(epsg: int, col: int, row: int, outer: tuple[int, int, int, int]) -> Tile | None:
-    """The zone's tile (col, row), cut to bounds; None where nothing is left."""
+    """The zone's tile (col, row), cut to bounds; None if nothing is left."""
     west, south = max(col * _TILE_M, outer[0]), max(row * _TILE_M, outer[1])
     east, north = min((col + 1) * _TILE_M, outer[2]), min((row + 1) * _TILE_M, outer[3])
     if west >= east or south >= north:

@@ -1,8 +1,8 @@
-"""Legends: class id, name, prompts and colour of every class of a map, read from TOML.
+"""Legends, read from TOML: id, name, prompts and colour of every class of a map.
 
-Two kinds. A `classes` legend labels each pixel with the class whose prompts are nearest; a `score` legend gives each
-pixel a number, the ratings of its prompts weighted by their nearness (scenicness, paper section 5). docs/legends.md
-says how to write one.
+There are two kinds. A `classes` legend labels each pixel with the class whose prompts are nearest. A `score` legend
+gives each pixel a number: the ratings of its prompts, weighted by how near they are (scenicness, paper section 5).
+docs/legends.md says how to write a legend.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from geomap.errors import LegendError
 NODATA_ID = 0
 """Class id of pixels that are not mapped."""
 UNCLASSIFIED_ID = 255
-"""Class id of pixels whose confidence is below the one asked for."""
+"""Class id of pixels whose confidence is below the requested minimum."""
 MAX_CLASSES = 254
-"""Ids 1..254 are left for classes in a uint8 map."""
+"""Most classes of a legend: ids 1..254 of a uint8 map."""
 
 TYPED_TEMPLATES = ("{}", "land covered by {}", "a place with {}", "{} seen from above", "{} in the countryside")
-"""Prompts made of a class that the user types; the class vector is their mean."""
+"""Prompts made for each class that the user types; the class vector is their mean."""
 
 
 def _one_line(text: str) -> str:
@@ -56,24 +56,24 @@ class LegendClass(Strict):
 
 
 class RatedPrompt(Strict):
-    """A scene in words and how much it is liked, on the legend's scale."""
+    """A scene in words and its rating on the legend's scale."""
 
     text: _Text
     rating: float
-    voter: _Name | None = None  # whose rating it is: a person, or a list made with one interest
+    voter: _Name | None = None  # who rated it: a person, or a list made with one interest
 
 
 class Legend(Strict):
     """The classes (or the rated prompts) of one map."""
 
-    name: _Name  # also the stem of the output files
+    name: _Name  # also the file stem of the maps
     title: _Text
     kind: Literal["classes", "score"] = "classes"
-    source: _Line = ""  # where names and codes come from
+    source: _Line = ""  # source of the names and codes
     classes: tuple[LegendClass, ...] = ()
     prompts: tuple[RatedPrompt, ...] = ()
-    range: tuple[float, float] | None = None  # of a score
-    ensembling: Literal["early", "late"] = "early"  # of a score: all prompts weighed together, or voter by voter
+    range: tuple[float, float] | None = None  # range of a score
+    ensembling: Literal["early", "late"] = "early"  # for scores: one softmax over all prompts, or one per voter
     min_prompts: Annotated[int, Field(ge=1)] = 2  # late: voters with fewer prompts do not count (paper A.1.3)
 
     @model_validator(mode="after")
@@ -118,9 +118,9 @@ class Legend(Strict):
 
     @property
     def digest(self) -> str:
-        """sha256 of all that decides the class vectors: ids and prompts (or ratings and prompts), in order.
+        """sha256 of everything that decides the class vectors: ids and prompts (or ratings and prompts), in order.
 
-        Voters and ensembling change the map, not the vectors: a run's identity covers the whole legend.
+        Voters and ensembling change the map but not the vectors; a run's identity covers the whole legend.
         """
         content: list[tuple[float, tuple[str, ...]]] = [(c.id, c.prompts) for c in self.classes]
         content += [(p.rating, (p.text,)) for p in self.prompts]
@@ -141,8 +141,8 @@ def builtin_names() -> tuple[str, ...]:
 
 
 def source(name_or_file: str) -> str:
-    """The TOML of a legend that `load` takes. Raises LegendError."""
-    load(name_or_file)  # says what is wrong
+    """The TOML of a legend that `load` accepts. Raises LegendError."""
+    load(name_or_file)  # raises if something is wrong
     path = Path(name_or_file) if name_or_file.endswith(".toml") else _home() / f"{name_or_file}.toml"
     return path.read_text("utf-8")
 
@@ -166,7 +166,7 @@ def load(name_or_file: str) -> Legend:
 
 
 def parse(content: bytes, where: str) -> Legend:
-    """A legend from TOML. `where` names it in errors. Raises LegendError."""
+    """A legend from TOML; `where` names it in error messages. Raises LegendError."""
     try:
         return Legend.model_validate(tomllib.loads(content.decode("utf-8-sig")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
@@ -176,7 +176,7 @@ def parse(content: bytes, where: str) -> Legend:
 
 
 def typed(classes: str, name: str = "classes") -> Legend:
-    """A legend of classes typed by the user, "vineyard, olive grove, maize field", with ids from 1 in that order."""
+    """A legend of typed classes, such as "vineyard, olive grove, maize field", with ids from 1 in that order."""
     names = [re.sub(r"\s+", " ", part).strip() for part in classes.split(",")]
     names = [part for part in names if part]
     if len(names) < 2:
@@ -200,7 +200,7 @@ def typed(classes: str, name: str = "classes") -> Legend:
 
 
 def _colour(i: int) -> str:
-    """The i-th of a run of distinct colours: hues a golden ratio apart, three lightnesses in turn."""
+    """The i-th of a series of distinct colours: hues a golden ratio apart, with three lightnesses in turn."""
     r, g, b = colorsys.hls_to_rgb((0.13 + i * 0.618034) % 1, (0.45, 0.62, 0.32)[i % 3], 0.65)
     return f"#{round(r * 255):02x}{round(g * 255):02x}{round(b * 255):02x}"
 

@@ -1,11 +1,11 @@
-"""The main path over one grid, without files and state.
+"""The main path over one grid, without files or state.
 
     scenes = catalog.search(area, period, stac)     STAC -> Scenes, each with its radiometric offset
     made   = compose(scenes, grid, period)          Scenes -> monthly medians of the clear pixels
     pixels = embed(engine, made, usable, period)    every usable pixel's months -> a unit vector
     layers = label(pixels, questions, ...)          vectors -> class, confidence, score
 
-Runs make their tiles with these functions (run/tiles.py), and the Python API its arrays (api.py).
+Runs make their tiles with these functions (run/tiles.py), and the Python API makes its arrays with them (api.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from geomap.sentinel2 import BANDS
 from geomap.types import NOT_MAPPED, Composite, Grid, Layers, Missed, Period, Scene, Stack
 
 Pixels = Iterator[tuple[NDArray[np.intp], Tensor]]
-"""Flat indices (n,) into (y, x), ascending, and their (n, D) unit embeddings; a window of pixels at a time."""
+"""Flat indices (n,) into (y, x), ascending, and their (n, D) unit embeddings; yielded one window at a time."""
 
 
 def compose(
@@ -49,20 +49,21 @@ def compose(
 ) -> Composite:
     """Read the scenes over a grid and make their monthly medians.
 
-    A scene with a missing or damaged file is left out, all its bands, as if it were not there.
+    A scene with a missing or damaged file is left out with all its bands.
+
 
     Args:
-        scenes: those over the grid (catalog.over.over).
+        scenes: the scenes over the grid (catalog.over.over).
         grid: 10 m, of even size.
         period: the months.
         mask: which observations are clear.
-        max_missed: share of the scenes that may be left out; above 0, one always may.
+        max_missed: share of the scenes that may be left out; if above 0, at least one may.
         deadline: seconds for which a server may refuse a file.
-        skip: steps of the period that are not read and stay empty; the others come out as without it.
+        skip: steps of the period that are not read and stay empty; the other steps do not change.
 
     Raises:
-        ReadError: access is denied, or more scenes cannot be read than may be missed.
-        SourceUnavailableError: the pixels' server refuses or does not answer.
+        ReadError: access is denied, or more scenes cannot be read than `max_missed` allows.
+        SourceUnavailableError: the pixel server refuses or does not answer.
     """
     zone, wanted = made_in(scenes, grid), [scene for scene in scenes if period.step(scene.time) not in skip]
     missed: dict[str, Missed] = {}
@@ -72,7 +73,7 @@ def compose(
         try:
             made = _medians([scene for scene in wanted if scene.id not in missed], grid, zone, period, mask, access)
         finally:
-            access.stopped.set()  # after an error other reads may still be waiting for a server
+            access.stopped.set()  # after an error, other reads may still be waiting for a server
         found = missed_scenes(wanted, faults)
         missed |= found
         check_missed(len(scenes), missed, faults, max_missed)
@@ -83,24 +84,24 @@ def compose(
 def usable_pixels(
     made: Composite, inside: NDArray[np.bool_], least: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """(y, x) months with a value in all bands, NOT_MAPPED outside; and (y, x) True where that is at least `least`."""
+    """(y, x) months with a value in all bands, NOT_MAPPED outside; (y, x) True where they are at least `least`."""
     months = valid_months_np(made.dn).sum(axis=0, dtype=np.uint8)
     return np.where(inside, months, np.uint8(NOT_MAPPED)), inside & (months >= least)
 
 
 def embed(engine: Engine, made: Composite, usable: NDArray[np.bool_], period: Period) -> Pixels:
-    """Encode the usable pixels, each of which has a valid month."""
+    """Encode the usable pixels; each must have a valid month."""
     return engine.embed(made, usable, period.calendar_months)
 
 
 def questions(asked: Sequence[Legend], weights: Weights, min_confidence: float = 0.0) -> tuple[Question, ...]:
-    """Legends with their class vectors: those stored beside the weights, or made by the weights' text tower."""
+    """Legends with their class vectors, which are stored with the weights or made by the weights' text tower."""
     scale = weights.card.logit_scale
     return tuple(Question(legend, class_vectors(legend, weights), scale, min_confidence) for legend in asked)
 
 
 def class_vectors(legend: Legend, weights: Weights) -> Tensor:
-    """(K, D) unit vectors, one for each class or rated prompt, in the legend's order."""
+    """(K, D) unit vectors, one for each class or rated prompt, in the order of the legend."""
     stored = weights.class_vectors.get(legend.digest)
     return towers.cached_class_vectors(legend, weights.card.text_space) if stored is None else stored
 
@@ -108,9 +109,9 @@ def class_vectors(legend: Legend, weights: Weights) -> Tensor:
 def label(
     pixels: Pixels, labels: TileLabels, clear_months: NDArray[np.uint8], within: tuple[str, int] | None = None
 ) -> Layers:
-    """Fill the labels of a grid; returns its layers by stem, with the (y, x) clear months.
+    """Label the pixels of a grid; returns the layers by stem, including the (y, x) clear months.
 
-    `within` (legend, class id): where that legend has another class, the other legends are nodata.
+    `within` (legend, class id): the other legends are nodata where this legend has another class.
     """
     for where, embeddings in pixels:
         labels.fill(where, embeddings)
@@ -120,10 +121,10 @@ def label(
 def _medians(
     scenes: Sequence[Scene], grid: Grid, zone: int, period: Period, mask: Mask, access: Access
 ) -> Composite | None:
-    """The composite of scenes over a grid; None where faults would spoil it.
+    """The composite of scenes over a grid; None if faults would spoil it.
 
-    Where all scenes lie in one other zone, it is made there and brought over: bands of 20 m, read for the grid's own
-    pixels of 20 m, would come from up to 14 m further away.
+    If all scenes lie in one other zone, the composite is made in that zone and then brought over. Otherwise, 20 m bands
+    that are read for the grid's own 20 m pixels would come from up to 14 m further away.
     """
     if zone != grid.epsg:
         there = grids.covering(grid, zone)
@@ -141,11 +142,11 @@ def _medians(
 
 
 def open_stack(scenes: Sequence[Scene], grid: Grid, period: Period, mask: Mask, access: Access) -> Stack | None:
-    """The scenes as a stack, SCL read and DNs lazy; None where there is no scene."""
+    """The scenes as a stack, with SCL read and DNs lazy; None if there is no scene."""
     if not scenes:
         return None
     near = sorted(scenes, key=lambda scene: rank(scene, grid))
-    margin = mask.reach  # what is clear at an edge must not depend on how the area is cut into tiles
+    margin = mask.reach  # the clear pixels at an edge must not depend on how the area is cut into tiles
     scl = read_classes(scene_classes(near, grid, access, margin), workers=threads(near))
     inner = (slice(None), slice(margin, scl.shape[1] - margin), slice(margin, scl.shape[2] - margin))
     opened = stack(near, grid, period, access, clear_np(scl, mask)[inner])
@@ -153,6 +154,6 @@ def open_stack(scenes: Sequence[Scene], grid: Grid, period: Period, mask: Mask, 
 
 
 def _under(grid: Grid, made: Composite, there: Grid) -> Composite:
-    """A composite on the grid `there`, which covers `grid`: of each pixel's centre, the pixel in which it lies."""
+    """A composite brought from the grid `there` to `grid` inside it: each pixel takes the one under its centre."""
     rows, columns = grids.pixels_under(grid, there)
     return replace(made, dn=made.dn[:, :, rows, columns], clear=made.clear[:, rows, columns])

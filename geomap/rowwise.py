@@ -1,7 +1,7 @@
-"""Rows in blocks of one shape, so that what a product gives for a row does not depend on how many rows share it.
+"""Rows in blocks of one shape, so that a row's result does not depend on the number of rows.
 
-A matrix library picks its kernel by the shape, and kernels add in different orders: measured with MKL on a CPU, the
-cosines of 7 pixels differed in the last bit from those of the same pixels among 32,768.
+A matrix library picks its kernel by shape, and kernels add in different orders: measured with MKL on a CPU, the cosines
+of 7 pixels differed in the last bit from those of the same pixels among 32,768.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROWS_GPU: Final = 65_536
 
 
 def blocks(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """(N, D) rows -> (which rows, (ROWS, D) block of them); the last block is filled up with zeros."""
+    """(N, D) rows -> (slice of rows, (ROWS, D) block of them); the last block is padded with zeros."""
     size = ROWS_CPU if rows.device.type == "cpu" else ROWS_GPU
     for start in range(0, len(rows), size):
         block = rows[start : start + size]

@@ -1,4 +1,4 @@
-"""Sentinel-2 Level-2A facts: bands, their order, the scene classification (SCL), DN scale and nodata.
+"""Sentinel-2 Level-2A facts: bands and their order, scene classification (SCL), DN scale, nodata.
 
 Source: ESA Sentinel-2 Products Specification Document (S2-PDGS-TAS-DI-PSD), Level-2A; MSI spatial resolutions.
 """
@@ -55,13 +55,13 @@ SCL_NOT_CLEAR: Final = (0, 1, 3, 8, 9, 10, 11)
 """SCL classes that do not count as a clear observation."""
 
 NODATA_DN: Final = 0
-"""The DN of nodata, and of nothing else: valid DNs are floored at 1 after the offset."""
+"""The DN of nodata and nothing else: valid DNs are floored at 1 after the offset."""
 
 REFLECTANCE_SCALE: Final = 10_000
 """DN = reflectance x 10000 (QUANTIFICATION_VALUE)."""
 
 BOA_OFFSET_DN: Final = -1000
-"""BOA_ADD_OFFSET of every band in products from processing baseline 04.00 (25 January 2022) on."""
+"""BOA_ADD_OFFSET of every band in products with processing baseline 04.00 (25 January 2022) or later."""
 
 OFFSET_BASELINE: Final = (4, 0)
 """First processing baseline whose products carry the offset."""

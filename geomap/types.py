@@ -1,4 +1,4 @@
-"""Frozen values that the stages exchange. Imports nothing of geomap.
+"""Frozen values that the stages exchange; imports nothing of geomap.
 
 Grids are north-up in a UTM zone. Row 0 is the northern edge; coordinates are those of pixel corners, in metres.
 """
@@ -52,7 +52,7 @@ class Grid:
         return float(self.resolution), 0.0, float(self.west), 0.0, float(-self.resolution), float(self.north)
 
     def at(self, resolution: int) -> Grid:
-        """The same area in pixels of `resolution` metres. Raises ValueError where they do not fit."""
+        """The same area in pixels of `resolution` metres. Raises ValueError if they do not fit."""
         width, rest_x = divmod(self.width * self.resolution, resolution)
         height, rest_y = divmod(self.height * self.resolution, resolution)
         if rest_x or rest_y:
@@ -141,7 +141,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class SceneAsset:
-    """One band of a scene: where it is, how it lies, and what must be added to its DNs."""
+    """One band of a scene: where it is, its grid, and the offset to add to its DNs."""
 
     band: str
     href: str  # unsigned
@@ -157,10 +157,10 @@ class Scene:
 
     id: str
     collection: str
-    provider: str  # key of catalog.PROVIDERS whose conventions the item follows
+    provider: str  # key of sources.providers.PROVIDERS whose conventions the item follows
     time: datetime  # UTC
     platform: str
-    acquisition: str  # equal for granules seen in the same pass of the same satellite
+    acquisition: str  # equal for granules seen in the same pass of one satellite
     epsg: int
     bbox: tuple[float, float, float, float]  # degrees; west > east across the antimeridian
     assets: Mapping[str, SceneAsset]  # by band name, SCL included
@@ -170,7 +170,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """An item that the catalogue found for the request and that no map uses."""
+    """An item that the catalogue found for the request but no map uses."""
 
     id: str
     cause: str  # "copy", "cloudy", "incomplete", "invalid" or "foreign"
@@ -179,17 +179,17 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """A scene that is left out of a tile, all its bands, because one of them cannot be read."""
+    """A scene left out of a tile, with all its bands, because one of its files cannot be read."""
 
     scene: str  # id
-    band: str  # the first of SCL and the bands, in their order
+    band: str  # the first unreadable one, in the order SCL, then the bands
     cause: str  # "missing" or "damaged"
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
 class Dark:
-    """Clear vegetation of one scene in the bands of guard.GUARD_BANDS: how many values there are, how many are dark."""
+    """Clear vegetation of one scene in the bands of offset_check.GUARD_BANDS: number of values, and of dark ones."""
 
     values: int = 0
     dark: int = 0
@@ -205,7 +205,7 @@ class Dark:
 
 @dataclass(frozen=True, slots=True)
 class BandStack:
-    """Raw DNs of several bands at one resolution, lazy, one slice per scene; chunks hold one scene and one band."""
+    """Raw lazy DNs of several bands at one resolution, one slice per scene; a chunk holds one scene and one band."""
 
     dn: da.Array  # (scene, band, y, x) uint16, 0 = nodata, offset not yet applied
     offset: NDArray[np.int32]  # (scene, band) DN to add to valid pixels
@@ -213,15 +213,15 @@ class BandStack:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """The scenes over a tile that have clear pixels; DNs are lazy. `fine` chunks cover the ground of `coarse` ones."""
+    """The scenes over a tile that have clear pixels; DNs are lazy. `fine` and `coarse` chunks cover the same ground."""
 
     fine: BandStack  # bands at 10 m
     coarse: BandStack  # bands at 20 m
-    clear: tuple[NDArray[np.bool_], ...]  # of each scene, (y, x) at 20 m; DNs that are not clear may be missing
-    id: tuple[str, ...]  # of each scene
+    clear: tuple[NDArray[np.bool_], ...]  # per scene, (y, x) at 20 m; DNs that are not clear may be missing
+    id: tuple[str, ...]  # id of each scene
     step: tuple[int, ...]  # month index of each scene
-    acquisition: tuple[int, ...]  # scenes with the same number were seen in one pass and count once
-    scl: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # by scene id, (y, x) at 20 m
+    acquisition: tuple[int, ...]  # scenes with the same number belong to one pass and count once
+    scl: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # scene id -> (y, x) at 20 m
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +229,8 @@ class Composite:
     """Monthly medians of a tile in memory."""
 
     dn: NDArray[np.uint16]  # (month, band, y, x), bands in sentinel2.BANDS order, 0 = nodata
-    clear: NDArray[np.uint8]  # (month, y, x), clear observations, at most 255
-    dark: Mapping[str, Dark] = field(default_factory=dict)  # by scene id, what its pixels say of its offset
+    clear: NDArray[np.uint8]  # (month, y, x), number of clear observations, at most 255
+    dark: Mapping[str, Dark] = field(default_factory=dict)  # scene id -> evidence on its offset
     missed: tuple[Missed, ...] = ()  # by scene id
 
     @property
@@ -241,27 +241,27 @@ class Composite:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """One legend over some pixels. Class legends: uint8 ids and percent; scores: float32 and no confidence."""
+    """Labels of one legend for some pixels. Classes: uint8 ids and percent; scores: float32, no confidence."""
 
-    value: NDArray[np.uint8] | NDArray[np.float32]  # (N,) or (y, x); ids with 0 nodata, or score with NaN nodata
-    confidence: NDArray[np.uint8] | None  # percent, 255 nodata
+    value: NDArray[np.uint8] | NDArray[np.float32]  # (N,) or (y, x); ids with nodata 0, or scores with nodata NaN
+    confidence: NDArray[np.uint8] | None  # percent, nodata 255
 
 
 CLEAR_MONTHS = "clear_months"
-"""Stem of the map of months with a clear observation."""
+"""Stem of the map that counts months with a clear observation."""
 
 NOT_MAPPED = 255
-"""Its nodata: pixels outside the area."""
+"""Its nodata value: pixels outside the area."""
 
 UPDATE = "update"
-"""Key of a described request, the months of the earlier run: decides what there is beside the maps, not the maps."""
+"""Request key for the period of the earlier run; it decides which files accompany the maps, not the maps."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with (stage, done, total); stages are "search", "composite" (tiles), "encode" (pixels) and "write" (maps)."""
+"""Callback with (stage, done, total). Stages: "search", "composite" (tiles), "encode" (pixels), "write" (maps)."""
 
 Layers: TypeAlias = "Mapping[str, NDArray[Any]]"
 """Layer stem -> (y, x) pixels of a tile."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """Progress that nobody sees."""
+    """A progress callback that does nothing."""

@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST_PX = 50
-"""Pixels of 20 m that a mask may be opened or grown by: 1 km."""
+"""Most pixels of 20 m by which a mask may be opened or grown: 1 km."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """What is not clear, and by how many pixels of 20 m it is opened, then grown. Raises ConfigError.
+    """Which SCL classes are unclear, and by how many pixels of 20 m they are opened, then grown. Raises ConfigError.
 
-    Opening takes unclear specks narrower than 2 x `opening` + 1 pixels for clear (bright roofs, for example); dilation
-    adds the pixels within `dilation` of what is unclear (edges of clouds). Class 0, no data, is never clear and is
-    neither opened nor grown: the edge of a granule is no cloud.
+    Opening removes unclear specks narrower than 2 x `opening` + 1 pixels (bright roofs, for example); dilation adds the
+    pixels within `dilation` of unclear ones (edges of clouds). Class 0, no data, is never clear and is neither opened
+    nor grown, because the edge of a granule is not a cloud.
     """
 
-    classes: tuple[int, ...] = SCL_NOT_CLEAR  # in order, with 0
+    classes: tuple[int, ...] = SCL_NOT_CLEAR  # sorted, including 0
     opening: int = 0
     dilation: int = 0
 
@@ -39,7 +39,7 @@ class Mask:
 
     @property
     def reach(self) -> int:
-        """Pixels of 20 m from a pixel to the farthest that can decide whether it is clear."""
+        """Distance in 20 m pixels to the farthest pixel that can decide whether a pixel is clear."""
         return 2 * self.opening + self.dilation
 
 
@@ -49,7 +49,7 @@ DEFAULT_MASK = Mask()
 def clear_np(scl: NDArray[np.uint8], mask: Mask = DEFAULT_MASK) -> NDArray[np.bool_]:
     """True where the scene classification, (..., y, x), is a clear observation; same shape.
 
-    Values above 11 are not clear. Within `mask.reach` of an edge the result depends on what lies beyond it.
+    Values above 11 are not clear. Within `mask.reach` of an edge, the result depends on pixels beyond the edge.
     """
     import numpy as np
 
@@ -59,7 +59,7 @@ def clear_np(scl: NDArray[np.uint8], mask: Mask = DEFAULT_MASK) -> NDArray[np.bo
     clear: NDArray[np.bool_] = table[scl]
     if not mask.reach:
         return clear
-    from scipy import ndimage  # only where it is asked for
+    from scipy import ndimage  # only loaded when needed
 
     unclear = ~clear & (scl != NODATA_DN)
     for change, radius in ((ndimage.binary_opening, mask.opening), (ndimage.binary_dilation, mask.dilation)):

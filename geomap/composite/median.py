@@ -1,4 +1,4 @@
-"""Numpy kernels of the composite: the median of a month over whole slices, and counts of clear observations."""
+"""Numpy kernels of the composite: medians of a month, and counts of clear observations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 UPSAMPLE = 2  # 20 m pixels to 10 m pixels, nearest: each value is repeated
 
-STRIP_BYTES = 128 * 2**10  # rows of one slice sorted at a time, so that a month's slices stay in the second-level cache
+STRIP_BYTES = 128 * 2**10  # size of the rows sorted at a time, so that a month's slices stay in the second-level cache
 
 
 def shifted_np(dn: NDArray[np.uint16], offset: int) -> NDArray[np.uint16]:
@@ -32,10 +32,10 @@ def month_median_np(
     """Median of the clear DNs of one band in one month.
 
     Args:
-        dn: of each scene, one at least, (y, x) raw DNs, 0 = nodata.
-        clear: of each scene, (y, x), or half as many rows and columns where its pixels are twice as large.
-        offset: DN to add to each scene.
-        acquisition: pass number of each scene; of scenes with the same number the first clear value counts.
+        dn: per scene, at least one, (y, x) raw DNs, 0 = nodata.
+        clear: per scene, (y, x), or half as many rows and columns if its pixels are twice as large.
+        offset: DN to add, per scene.
+        acquisition: pass number per scene; of scenes with the same number, the first clear value counts.
 
     Returns:
         (y, x) DNs, 0 where there is no clear value.
@@ -53,7 +53,7 @@ def month_median_np(
 
 
 def median_np(slices: Sequence[NDArray[np.uint16]]) -> NDArray[np.uint16]:
-    """Median over equally shaped slices, ignoring 0; even counts average the middle two, rounded down; 0 if none.
+    """Median over slices of equal shape, ignoring 0; even counts average the middle two, rounded down; 0 if none.
 
     A sorting network runs over whole slices: each step is one vectorised minimum and maximum.
     """
@@ -80,7 +80,7 @@ def median_np(slices: Sequence[NDArray[np.uint16]]) -> NDArray[np.uint16]:
 def clear_count_np(
     clear: Sequence[NDArray[np.bool_]], step: Sequence[int], acquisition: Sequence[int], months: int
 ) -> NDArray[np.uint8]:
-    """Of each scene, one at least, (y, x) -> (month, y, x): clear acquisitions of each month, at most 255."""
+    """(y, x) per scene, at least one -> (month, y, x): clear acquisitions of each month, at most 255."""
     out = np.zeros((months, *clear[0].shape), np.uint8)
     for month in range(months):
         scenes = [s for s, m in enumerate(step) if m == month]
@@ -92,7 +92,7 @@ def clear_count_np(
 
 
 def _by_pass(acquisition: Sequence[int]) -> list[list[int]]:
-    """Scene indices, grouped by pass."""
+    """Scene indices grouped by pass."""
     groups: dict[int, list[int]] = {}
     for scene, number in enumerate(acquisition):
         groups.setdefault(number, []).append(scene)
@@ -107,7 +107,7 @@ def _passes(
     rows: slice,
     scale: int,
 ) -> list[NDArray[np.uint16]]:
-    """Some rows of each pass: one slice of clear, shifted DNs; none where nothing is clear."""
+    """Some rows of each pass: one slice of clear DNs with the offset added; none if nothing is clear."""
     slices: list[NDArray[np.uint16]] = []
     for scenes in _by_pass(acquisition):
         merged: NDArray[np.uint16] | None = None
@@ -121,10 +121,10 @@ def _passes(
 
 
 def _masked_np(dn: NDArray[np.uint16], clear: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    """DNs where clear, else 0; (y, x) DNs, and a mask of that shape or of pixels twice as large."""
+    """DNs where clear, else 0; (y, x) DNs, and a mask of the same shape or of pixels twice as large."""
     if dn.shape == clear.shape:
         return dn & -clear.astype(np.uint16)
-    pairs = np.ascontiguousarray(dn).view(np.uint32)  # two neighbours in a row, which share a pixel of 20 m
+    pairs = np.ascontiguousarray(dn).view(np.uint32)  # two neighbours in a row, which share a 20 m pixel
     both = pairs.reshape(-1, UPSAMPLE, clear.shape[1]) & -clear.astype(np.uint32)[:, None]
     masked: NDArray[np.uint16] = both.view(np.uint16).reshape(dn.shape)
     return masked

@@ -1,8 +1,8 @@
 """Monthly medians and clear-observation counts of a tile.
 
-Kernels in numpy carry the arithmetic; `monthly` lifts them over the dask chunks of a stack, a month of one band at a
-time. All values stay uint16 DN with 0 as nodata: nodata is masked first, then the offset is added, then valid values
-are floored at 1. The median of an even count is the mean of the two middle values, rounded down.
+Numpy kernels do the arithmetic; `monthly` applies them to the dask chunks of a stack, one month and band at a time. All
+values stay uint16 DN with 0 as nodata: nodata is masked first, then the offset is added, then valid values are floored
+at 1. The median of an even count is the mean of the two middle values, rounded down.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from geomap.types import Composite, Stack
 
 
 class Watch(Protocol):
-    """Looks at raw DNs while they are in memory."""
+    """A callback that sees raw DNs while they are in memory."""
 
     bands: Sequence[str]
 
     def see(self, scene: str, rows: slice, cols: slice, dn: NDArray[np.uint16]) -> None:
-        """A block of one of `bands`: scene id, its place at 20 m, (y, x) raw DNs; called by several threads."""
+        """One block of one of `bands`: scene id, its place at 20 m, (y, x) raw DNs; called from several threads."""
 
 
 def read_classes(classes: da.Array, workers: int | None = None) -> NDArray[np.uint8]:
-    """(scene, y, x) SCL, read by `workers` threads."""
+    """(scene, y, x) SCL, read with `workers` threads."""
     computed: NDArray[np.uint8] = classes.compute(**_threads(workers))
     return computed
 
 
 def monthly(stack: Stack, months: int, watch: Watch | None = None) -> da.Array:
-    """Lazy monthly medians at 10 m, one task for each month, band and chunk: it holds the month's scenes of one band.
+    """Lazy monthly medians at 10 m: one task per month, band and chunk, which holds that month's scenes of one band.
 
     Returns:
         (month, band, y, x) uint16 in sentinel2.BANDS order, 0 = nodata.
@@ -54,7 +54,7 @@ def monthly(stack: Stack, months: int, watch: Watch | None = None) -> da.Array:
 
 
 def _task(stack: Stack, month: int, band: str, i: int, j: int, watch: Watch | None) -> tuple[Any, ...]:
-    """The dask task of one block: scenes with nothing clear there are not asked for."""
+    """The dask task of one block; scenes without a clear pixel there are not read."""
     fine = band in BANDS_10M
     bands, names = (stack.fine, BANDS_10M) if fine else (stack.coarse, BANDS_20M)
     part = tuple(_slice(stack.coarse.dn.chunks[axis], index) for axis, index in ((2, i), (3, j)))
@@ -81,13 +81,13 @@ def _slice(chunks: Sequence[int], index: int) -> slice:
 
 
 def compute(stack: Stack, months: int, workers: int | None = None, watch: Watch | None = None) -> Composite:
-    """Monthly medians and clear counts at 10 m, block by block straight into arrays.
+    """Monthly medians and clear counts at 10 m, written block by block into arrays.
 
     Args:
-        stack: scenes over a tile.
-        months: steps of the period.
+        stack: the scenes over a tile.
+        months: number of months in the period.
         workers: threads (default: dask's own choice).
-        watch: sees each block that it asks for once, before the offset is added.
+        watch: callback that sees each block it asks for once, before the offset is added.
 
     Raises:
         ReadError, SourceUnavailableError: a file cannot be read.
@@ -114,7 +114,7 @@ def _median_block(
     acquisition: Sequence[int],
     looks: Sequence[Callable[[NDArray[np.uint16]], None]],
 ) -> NDArray[np.uint16]:
-    """month_median_np of blocks (1, 1, y, x), one for each scene -> (1, 1, y, x) at 10 m."""
+    """month_median_np on blocks: (1, 1, y, x), one for each scene -> (1, 1, y, x) at 10 m."""
     for look, seen in zip(looks, dn, strict=False):
         look(seen[0, 0])
     if not dn:

@@ -1,7 +1,7 @@
-"""The card of a set of weights: what they are, how good, where they fail; and where named weights lie.
+"""The card of a set of weights: what they are, how good, where they fail; and where they lie.
 
-The card says what the tensors are: architecture, band order, normalisation, the text tower whose space the embeddings
-share, training data, licence, metrics, limits and the sha256 of every file. Reading a card loads no torch.
+The card describes the tensors: architecture, band order, normalisation, the text tower whose space the embeddings
+share, training data, licence, metrics, limits and the sha256 of every file. Reading a card does not load torch.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TrainingSource(Strict):
 
 
 class Card(Strict):
-    """What a set of weights is. `files` is filled in by `save`."""
+    """The description of a set of weights. `files` is filled in by `save`."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
     title: str
@@ -64,7 +64,7 @@ class Card(Strict):
     files: dict[str, str] = Field(default_factory=dict)  # file name -> sha256
 
     def config(self) -> EncoderConfig:
-        """The architecture. Raises WeightsError on an unknown field."""
+        """The architecture. Raises WeightsError for an unknown field."""
         from geomap.encode.model import EncoderConfig  # loads torch
 
         try:
@@ -74,7 +74,7 @@ class Card(Strict):
 
 
 def homes() -> tuple[Path, ...]:
-    """Folders that hold named weights: inside an installed package, or beside it in a checkout."""
+    """Folders with named weights: inside an installed package, or beside the package in a checkout."""
     package = Path(__file__).parents[1]
     checkout = (package.parent / "pyproject.toml").is_file()
     return tuple(
@@ -90,7 +90,7 @@ def weight_names() -> tuple[str, ...]:
 
 
 def locate(name_or_dir: str) -> Path:
-    """The folder of weights that come with the package, by name, or the folder itself. Raises WeightsError."""
+    """The folder of weights: by name for those that come with the package, or a folder. Raises WeightsError."""
     for folder in [*(home / name_or_dir for home in homes()), Path(name_or_dir)]:
         try:
             if (folder / CARD_FILE).is_file():

@@ -1,7 +1,7 @@
-"""The directions in which an encoder's embeddings vary: what a store keeps of them (store/codec.py).
+"""The directions in which an encoder's embeddings vary; a store keeps these (store/codec.py).
 
-An encoder ends in LayerNorm and one Linear layer, W (g * z + b) + c with z of mean zero: whatever it reads, its output
-lies in a subspace of at most `dim` directions that these tensors alone decide.
+An encoder ends in LayerNorm and one Linear layer, W (g * z + b) + c with z of mean zero. Whatever the input, the output
+lies in a subspace of at most `dim` directions, which depends only on these tensors.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _BATCH: Final = 512  # series per forward
 def directions(encoder: PixelEncoder, most: int, sample: Sample) -> NDArray[np.float64]:
     """(D, r) orthonormal directions of the embeddings, r <= most.
 
-    All directions that the head can reach, exactly, where those are few enough; else the `most` that hold most of what
-    the encoder says about the sample's series.
+    If the head can reach at most `most` directions, these are returned, exact; otherwise the `most` directions that
+    hold most of the embeddings of the sample's series.
     """
     reach = _reach(encoder)
     return reach if reach.shape[1] <= most else _strongest(_embed(encoder, *sample()), most)
 
 
 def _reach(encoder: PixelEncoder) -> NDArray[np.float64]:
-    """(D, r) orthonormal directions that hold every output of the head, r <= dim."""
+    """(D, r) orthonormal directions that span every output of the head, r <= dim."""
     norm, linear = encoder.head
     assert isinstance(norm, torch.nn.LayerNorm)
     assert isinstance(linear, torch.nn.Linear)
@@ -52,7 +52,7 @@ def _strongest(embeddings: NDArray[np.float64], count: int) -> NDArray[np.float6
 
 @torch.inference_mode()
 def _embed(encoder: PixelEncoder, dn: NDArray[np.uint16], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(N, D) embeddings of the series that have a valid month."""
+    """(N, D) embeddings of the series with at least one valid month."""
     some = valid.any(axis=1)
     series, known = torch.from_numpy(dn[some].astype(np.int32)), torch.from_numpy(valid[some])
     device = encoder.position.device

@@ -1,10 +1,10 @@
-"""The tiling engine: a tile's monthly composite -> embeddings of its usable pixels, window by window.
+"""The encoding engine: a tile's monthly composite -> embeddings of its usable pixels, by window.
 
-Pixels with equally many valid months are encoded together, so that a missing month costs nothing, in batches of one
-fixed shape, the last one padded: a pixel's embedding depends neither on its neighbours nor on their order, and since
-its months come from January to December, nor on the month in which the period starts. DNs go to
-the device as uint16; scaling happens there. On a CPU every thread works on batches of its own, so the result does not
-depend on the number of threads either. While the caller uses one window, the next ones are being encoded.
+Pixels with the same number of valid months are encoded together, so a missing month costs nothing. All batches have one
+fixed shape, and the last one is padded, so a pixel's embedding depends neither on its neighbours nor on their order.
+The months of a pixel are sorted from January to December, so it does not depend on the first month of the period
+either. DNs go to the device as uint16; scaling happens there. On a CPU every thread works on its own batches, so the
+result does not depend on the number of threads. While the caller uses one window, the next ones are being encoded.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from geomap.types import Composite
 log = logging.getLogger(__name__)
 
 BATCH_CPU = 256
-"""Pixels: in larger batches more tokens share the weights, in smaller ones fewer places of a last batch stay empty."""
+"""Pixels per batch: larger batches share the weights among more tokens; smaller ones leave less of the last empty."""
 BATCH_GPU = 4096
-"""Pixels, at most: 53,000 tokens fill the largest devices."""
+"""Most pixels per batch: 53,000 tokens fill the largest devices."""
 WINDOW_CPU = 32_768
-"""Pixels planned and yielded together; every number of valid months may leave one batch partly filled."""
+"""Pixels planned and yielded together; for each number of valid months, one batch may be partly empty."""
 WINDOW_GPU = 64
-"""The same, in batches."""
+"""Window size on a GPU, in batches."""
 AHEAD = 2
-"""Windows in the queue."""
+"""Number of windows in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Pixels on their way through the device."""
+    """Pixels that are being encoded."""
 
     index: NDArray[np.intp]  # (n,) flat, ascending
     dn: Tensor  # (T, C, n) int16, the bits of the uint16 DNs
@@ -55,7 +55,7 @@ class _Window:
 
 
 class Engine:
-    """An encoder on a device, bfloat16 where the hardware has it, otherwise float32.
+    """An encoder on a device, in bfloat16 if the hardware supports it, otherwise in float32.
 
     Raises WeightsError for an encoder that takes patches, InputError for an unknown device.
     """
@@ -77,11 +77,11 @@ class Engine:
 
         Args:
             composite: monthly DNs of a tile.
-            usable: (y, x) pixels to embed; each needs a valid month, or ValueError is raised.
+            usable: (y, x) pixels to embed; raises ValueError if one of them has no valid month.
             months: calendar month 0..11 of each step.
 
         Yields:
-            Flat indices into (y, x), ascending, and their (n, D) unit embeddings on the device, a window at a time.
+            Flat indices into (y, x), ascending, and their (n, D) unit embeddings on the device, one window at a time.
         """
         pixels = composite.dn.reshape(*composite.dn.shape[:2], -1)  # (T, C, y * x)
         where = np.flatnonzero(usable)
@@ -99,7 +99,7 @@ class Engine:
     def _start(
         self, pool: ThreadPoolExecutor, pixels: NDArray[np.uint16], index: NDArray[np.intp], months: Sequence[int]
     ) -> tuple[_Window, list[Future[None]]]:
-        """Gather a window's DNs and queue its batches: pixels of equally many valid months together."""
+        """Collect a window's DNs and queue its batches; a batch holds pixels with the same number of valid months."""
         dn = np.take(pixels, index, axis=2)  # (T, C, n)
         valid = (dn != 0).all(axis=1)  # (T, n)
         count = valid.sum(axis=0, dtype=np.uint8)
@@ -107,7 +107,7 @@ class Engine:
             raise ValueError("a usable pixel has no valid month")
         order = np.argsort(months, kind="stable")
         pattern = np.left_shift(1, np.arange(len(valid)), dtype=np.int32) @ valid[order]
-        bits = torch.from_numpy(dn.view(np.int16))  # uint16 can neither be compared nor indexed on every device
+        bits = torch.from_numpy(dn.view(np.int16))  # uint16 cannot be compared and indexed on every device
         if self.device.type == "cuda":
             bits = bits.pin_memory()
         window = _Window(
@@ -127,7 +127,7 @@ class Engine:
 
     @torch.inference_mode()
     def _encode(self, window: _Window, rows: NDArray[np.intp], k: int) -> None:
-        """Encode pixels of k valid months; in halves from now on where the device's memory does not suffice."""
+        """Encode pixels with k valid months; if the device runs out of memory, the batch size is halved for good."""
         while len(rows):
             batch = self.batch
             try:
@@ -138,10 +138,10 @@ class Engine:
                     raise
                 self.batch = min(self.batch, batch // 2)
                 log.warning("out of memory on %s with %d pixels at once; trying %d", self.device, batch, self.batch)
-                torch.cuda.empty_cache()  # nothing on a CPU
+                torch.cuda.empty_cache()  # does nothing on a CPU
 
     def _encode_batch(self, window: _Window, rows: NDArray[np.intp], k: int, batch: int) -> None:
-        """Encode at most `batch` pixels in the shape (batch, k, C); the last pixel fills what is left."""
+        """Encode at most `batch` pixels in the shape (batch, k, C); the last pixel is repeated to fill the batch."""
         real = len(rows)
         at = torch.from_numpy(np.pad(rows, (0, batch - real), mode="edge")).to(self.device)  # (batch,)
         steps = window.order[_valid_steps(window.pattern[at], len(window.order))[:, :k]]  # (batch, k), by month
@@ -149,7 +149,7 @@ class Engine:
         window.out[at[:real]] = self.execution(dn, window.calendar[steps])[:real]
 
     def pixels_per_second(self, steps: int) -> float:
-        """Speed on made-up pixels without gaps, measured over about a fifth of a second, for estimates."""
+        """Speed on artificial pixels without gaps, measured for about a fifth of a second, for estimates."""
         rng = np.random.default_rng(0)
         side = 2 * self.threads if self.device.type == "cpu" else 16  # batches
         dn = rng.integers(1, 5000, (steps, self.execution.cfg.bands, side, self.batch)).astype(np.uint16)
@@ -157,7 +157,7 @@ class Engine:
         done, start = -usable.size, time.perf_counter()
         while (elapsed := time.perf_counter() - start) < 0.2 or done <= 0:
             if done < 0:
-                start = time.perf_counter()  # the first round warms up
+                start = time.perf_counter()  # the first round is a warm-up
             for _, embeddings in self.embed(made, usable, range(steps)):
                 embeddings.sum().item()  # .item() waits for the device
             done += usable.size
@@ -180,19 +180,19 @@ def _finish(window: _Window, jobs: list[Future[None]]) -> tuple[NDArray[np.intp]
 
 
 def _valid_steps(pattern: Tensor, steps: int) -> Tensor:
-    """(N,) bit patterns -> (N, steps): the steps whose bit is set, ascending, then the others."""
+    """(N,) bit patterns -> (N, steps): the steps whose bit is set, in ascending order, then the others."""
     missing = 1 - (pattern[:, None] >> torch.arange(steps, device=pattern.device) & 1)
     return missing.argsort(dim=1, stable=True)
 
 
 def valid_months_np(dn: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """(month, band, y, x) DNs -> (month, y, x) bool: every band of the month has a value."""
+    """(month, band, y, x) DNs -> (month, y, x) bool: True if every band of the month has a value."""
     valid: NDArray[np.bool_] = (dn != 0).all(axis=1)
     return valid
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU. Raises InputError for a device that is not there."""
+    """The device for a name; `auto` is the first CUDA device, else the CPU. Raises InputError if it does not exist."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
@@ -204,7 +204,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where its products pay: CUDA from compute capability 8.0, x86 with AMX (docs/engine.md)."""
+    """bfloat16 where its products are faster: CUDA from compute capability 8.0, x86 with AMX (docs/engine.md)."""
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
@@ -214,9 +214,9 @@ def pick_dtype(device: torch.device) -> torch.dtype:
 
 
 def fitting_batch(cfg: EncoderConfig, device: torch.device) -> int:
-    """Pixels of a batch: on a GPU as many as half of its free memory holds."""
+    """Pixels per batch: on a GPU, as many as fit in half of its free memory."""
     if device.type == "cpu":
         return BATCH_CPU
     free, _ = torch.cuda.mem_get_info(device)
-    pixel = 4 * (cfg.months + 1) * (8 * cfg.dim + cfg.mlp)  # bytes: about eight activations of a layer, float32
+    pixel = 4 * (cfg.months + 1) * (8 * cfg.dim + cfg.mlp)  # bytes: about eight activations per layer, float32
     return int(max(16, min(BATCH_GPU, free // 2 // pixel)))

@@ -1,17 +1,18 @@
-"""The encoder's forward arranged for speed: the same weights, the same function in exact arithmetic, fewer operations.
+"""The encoder's forward arranged for speed: the same weights and function, fewer operations.
 
-`model.PixelEncoder` is the reference. Here the weights are folded once, in float64, and then:
+`model.PixelEncoder` is the reference; in exact arithmetic the results are equal. Here the weights are folded once, in
+float64:
 
-- The first layer is a function of few numbers per token: the DNs and the month, or nothing for the class token, which
-  is the same for every pixel. Embedding, positions, input normalisation and projections fold into small matrices over
-  these features (only the clamp stays, moved to the DNs), and the first layer's attention works on the features.
-- The last layer is computed for the class token alone, the only one that is read. Its single query is carried through
-  the key weights, and the weighted tokens through the value weights, so no token is projected.
-- A bias that only shifts all scores of a query is left out. Output biases of attention and MLP are added by the
-  LayerNorm before, whose next readers subtract them again, so that both projections add to the residual in place.
-- On a CPU, what lies between the products is done by the compiled loops of `kernels`, and the columns of queries, keys
-  and values are in the order that these loops want; beside bfloat16 products the residual is float16.
-- Every token is a valid month: there is no mask and no padding. The caller puts pixels of equally many months together.
+- The first layer depends on few numbers per token: the DNs and the month; for the class token on nothing, so it is the
+  same for every pixel. Embedding, positions, input normalisation and projections are folded into small matrices over
+  these features, and the first layer's attention works on the features. Only the clamp remains, applied to the DNs.
+- The last layer is computed only for the class token, the only one that is read. Its single query is multiplied by the
+  key weights, and the weighted sum of tokens by the value weights, so no token is projected.
+- Biases that shift all scores of a query equally are left out. Output biases of attention and MLP are added by the
+  preceding LayerNorm and subtracted again by what reads its result, so both projections add to the residual in place.
+- On a CPU, the compiled loops of `kernels` do everything between the products. The columns of queries, keys and values
+  are in the order that these loops need. With bfloat16 products, the residual is float16.
+- Every token is a valid month: there is no mask and no padding. The caller groups pixels by number of months.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from geomap.encode.model import PixelEncoder
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """What follows the attention of a layer. Weights are (in, out), as torch.mm takes them."""
+    """The part of a layer after the attention. Weights are (in, out), as torch.mm takes them."""
 
     norm1: tuple[Tensor, Tensor]  # (D,) weight, bias
     w1: Tensor  # (D, mlp)
     b1: Tensor  # (mlp,)
     w2: Tensor  # (mlp, D)
     norm2: tuple[Tensor, Tensor]
-    compiled: bool  # by the loops of `kernels`
+    compiled: bool  # with the loops of `kernels`
 
     def __call__(self, attended: Tensor, out: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, A) attention's result, (A, D) output projection and (R, D) residual -> (R, D) output and residual."""
+        """(R, A) attention result, (A, D) output projection and (R, D) residual -> (R, D) output and residual."""
         x, residual = self._add_norm(attended, out, residual, self.norm1)
         if self.compiled:
             hidden = kernels.relu_(torch.mm(x, self.w1), self.b1)
@@ -50,7 +51,7 @@ class _Rest:
     def _add_norm(
         self, x: Tensor, weight: Tensor, residual: Tensor, norm: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """LayerNorm of residual + x @ weight, as the next product takes it and as the next residual."""
+        """LayerNorm of residual + x @ weight, once as input of the next product and once as the next residual."""
         if self.compiled:
             return kernels.norm_(torch.mm(x, weight), residual, *norm), residual
         x = F.layer_norm(residual.addmm_(x, weight), residual.shape[-1:], *norm)
@@ -59,17 +60,17 @@ class _Rest:
 
 @dataclass(frozen=True, slots=True)
 class _First:
-    """The first layer over features (N, S, F) of months, zeros for the class token, whose share is in the biases."""
+    """The first layer, over (N, S, F) features of months; zeros for the class token, whose share is in the biases."""
 
     rest: _Rest
     heads: int
     residual: Tensor  # (F, D)
     residual_bias: Tensor  # (D,)
-    query: Tensor  # (F, H * F): features -> queries, already carried through the key weights and scaled
+    query: Tensor  # (F, H * F): features -> queries, already multiplied by the key weights and scaled
     out: Tensor  # (H * F, D): weighted features -> value and output projections
     query_bias: Tensor  # (H * F,)
-    by_channel: bool  # H * F is F * H, as `kernels` wants it
-    kept: torch.dtype  # of the residual
+    by_channel: bool  # H * F is ordered F * H, as `kernels` needs it
+    kept: torch.dtype  # dtype of the residual
 
     def __call__(self, u: Tensor, class_only: bool) -> tuple[Tensor, Tensor]:
         """(N, S, F) -> output and residual, (N * S, D), or (N, D) of the class token."""
@@ -109,7 +110,7 @@ class _Middle:
 
 @dataclass(frozen=True, slots=True)
 class _Last:
-    """The last layer, for the class token alone."""
+    """The last layer, only for the class token."""
 
     rest: _Rest
     q: Tensor  # (D, D), scaled
@@ -127,7 +128,7 @@ class _Last:
         first = x[:, 0].contiguous()  # (N, D)
         q = torch.mm(first, self.q).add_(self.q_bias).view(n, heads, -1).transpose(0, 1)  # (H, N, D / H)
         q = torch.bmm(q, self.k).transpose(0, 1).contiguous()  # (N, H, D)
-        if self.rest.compiled:  # each head's query is one of H, and tokens are keys and values at once
+        if self.rest.compiled:  # each head's query is one of H queries, and tokens are both keys and values
             weighted = kernels.attend_(q.view(-1, d), rows, rows, 1, tokens).view(q.shape)
         else:
             weighted = _mix(q, x)
@@ -139,15 +140,15 @@ class _Last:
 class Execution:
     """A frozen copy of an encoder's weights on a device, in float32 or bfloat16, and its forward.
 
-    LayerNorm, softmax and sums of products are float32 in either; what products take and give is `dtype`, and so is the
-    residual, but for float16 beside bfloat16 where the loops are compiled. DNs enter in two bfloat16 parts of 8 bits
+    LayerNorm, softmax and sums of products are always float32. Inputs and outputs of products are `dtype`. So is the
+    residual, except with bfloat16 and compiled loops, where it is float16. DNs enter as two bfloat16 parts of 8 bits
     each, so they are not rounded.
     """
 
     def __init__(self, encoder: PixelEncoder, device: torch.device, dtype: torch.dtype) -> None:
         cfg = encoder.cfg
         self.cfg, self.device, self.dtype = cfg, device, dtype
-        self.parts = 2 if dtype == torch.bfloat16 else 1  # of each DN
+        self.parts = 2 if dtype == torch.bfloat16 else 1  # parts of each DN
         self.low = encoder.low.detach().flatten().to(device, torch.float32)  # (C,)
         self.top = (encoder.low + encoder.high).detach().flatten().to(device, torch.float32)
         fold = _Fold(encoder, device, dtype, self.parts)
@@ -158,10 +159,10 @@ class Execution:
         self.head_norm, self.head_weight, self.head_bias = fold.head()
 
     def __call__(self, dn: Tensor, months: Tensor) -> Tensor:
-        """Embed series without gaps: the result is that of PixelEncoder with all months valid.
+        """Embed series without gaps; the result is that of PixelEncoder with all months valid.
 
         Args:
-            dn: (N, T, C) DNs on the device, of any dtype, T from 1.
+            dn: (N, T, C) DNs on the device, of any dtype, T >= 1.
             months: (N, T) calendar month 0..11 of each step.
 
         Returns:
@@ -169,7 +170,7 @@ class Execution:
         """
         features = self.features(dn, months)
         tokens = features.shape[1]
-        x, residual = self.first(features, class_only=self.last is None)  # (N * tokens, D), (N, D) if it is the last
+        x, residual = self.first(features, class_only=self.last is None)  # (N * tokens, D), or (N, D) if it is the last
         for layer in self.middle:
             x, residual = layer(x, residual, tokens)
         row = self.last(x, residual, tokens) if self.last is not None else x  # (N, D)
@@ -185,7 +186,7 @@ class Execution:
 
 
 def multiply_adds(encoder: PixelEncoder, months: int = 12) -> int:
-    """Multiply-adds of Execution for one pixel of so many valid months, padding and second parts of DNs not counted."""
+    """Multiply-adds of Execution for one pixel with this many valid months, without padding and second parts of DNs."""
     cfg = encoder.cfg
     s, d, h, f = months + 1, cfg.dim, cfg.heads, cfg.bands + cfg.months
     mlp = 2 * d * cfg.mlp
@@ -197,14 +198,14 @@ def multiply_adds(encoder: PixelEncoder, months: int = 12) -> int:
 
 
 def _mix(q: Tensor, x: Tensor) -> Tensor:
-    """Attention of (N, Q, F) queries over (N, S, F) tokens, which are keys and values at once -> (N, Q, F)."""
-    scores = torch.bmm(x, q.transpose(1, 2))  # (N, S, Q): the softmax runs along the middle, over whole vectors
+    """Attention of (N, Q, F) queries over (N, S, F) tokens, which are both keys and values -> (N, Q, F)."""
+    scores = torch.bmm(x, q.transpose(1, 2))  # (N, S, Q): the softmax runs along the middle axis, over whole vectors
     weights = torch.softmax(scores, dim=1, dtype=torch.float32).to(x.dtype)
     return torch.bmm(weights.transpose(1, 2), x)
 
 
 class _Fold:
-    """An encoder's weights in float64, and the layers of Execution made of them."""
+    """An encoder's weights in float64, and the layers of Execution made from them."""
 
     def __init__(self, encoder: PixelEncoder, device: torch.device, dtype: torch.dtype, parts: int) -> None:
         self.cfg, self.device, self.dtype, self.parts = encoder.cfg, device, dtype, parts
@@ -221,18 +222,18 @@ class _Fold:
         return weight.to(self.device, self.dtype).contiguous()
 
     def added(self, bias: Tensor) -> Tensor:
-        """A bias, or a weight of LayerNorm: float32 for the compiled loops; torch wants one dtype."""
+        """A bias, or a weight of LayerNorm: float32 for the compiled loops, `dtype` for torch (it needs one dtype)."""
         return bias.to(self.device, torch.float32 if self.compiled else self.dtype).contiguous()
 
     def by_channel(self, rows: Tensor) -> Tensor:
-        """Rows by head in the order that the compiled loops want: channel 0 of all heads, channel 1 of all, ..."""
+        """Rows by head -> rows as the compiled loops need them: channel 0 of all heads, channel 1 of all, ..."""
         return rows.unflatten(0, (self.cfg.heads, -1)).transpose(0, 1).flatten(0, 1) if self.compiled else rows
 
     def norm(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         return self.added(weight), self.added(bias)
 
     def head(self) -> tuple[tuple[Tensor, Tensor], Tensor, Tensor]:
-        """LayerNorm, (D, out) weight and (out,) bias."""
+        """LayerNorm, (D, out) weight and (out,) bias of the head."""
         w = self.weights
         norm = self.norm(w["head.0.weight"], w["head.0.bias"])
         return norm, self.to(w["head.1.weight"].T), self.to(w["head.1.bias"])
@@ -272,7 +273,7 @@ class _Fold:
         return _Last(self._rest(i), *folded)
 
     def _attention(self, i: int) -> tuple[Tensor, ...]:
-        """Weights of queries, scaled, keys and values; their biases without that of keys; output weight and bias."""
+        """Weights of queries (scaled), keys and values; their biases, without that of keys; output weight and bias."""
         q, k, v = self._of(i, "self_attn.in_proj_weight").chunk(3)
         q_bias, _, v_bias = self._of(i, "self_attn.in_proj_bias").chunk(3)
         out, out_bias = self._of(i, "self_attn.out_proj.weight"), self._of(i, "self_attn.out_proj.bias")

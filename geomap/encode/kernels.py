@@ -1,11 +1,12 @@
-"""What the encoder does between its products, on a CPU, compiled by numba: each step reads and writes its rows once.
+"""The steps between the encoder's products on a CPU, compiled by numba.
 
-Rows are float32, bfloat16 as the uint16 of its bits, or float16 as the int16; arithmetic is float32, on LANES numbers
-side by side (LLVM makes of it what the processor has). A row's result depends on no other pixel. Torch's own operators
-take several times as long for the sizes of this encoder (docs/engine.md).
+Each step reads and writes its rows once. Rows are float32, bfloat16 as the uint16 of its bits, or float16 as the int16
+of its bits. Arithmetic is float32, on LANES numbers at a time (LLVM maps them to what the processor has). A row's
+result does not depend on other pixels. Torch's own operators take several times as long for the sizes of this encoder
+(docs/engine.md).
 
 In attention the heads lie along the lanes: number d * heads + h of a row is channel d of head h. Products of queries
-and keys are then sums of whole vectors, which hold a score for each head, and a weight meets its values lane by lane.
+and keys are then sums of whole vectors, which hold one score per head, and weights multiply values lane by lane.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ from numba.extending import intrinsic, models, overload, register_model
 from torch import Tensor
 
 LANES = 16
-"""Numbers of one vector: 512 bits, two or four registers on processors with shorter ones."""
+"""Numbers in one vector: 512 bits, two or four registers on processors with shorter ones."""
 EPSILON = np.float32(1e-5)
-"""Of LayerNorm; torch's default, with which the encoder is trained."""
+"""Epsilon of LayerNorm; torch's default, with which the encoder is trained."""
 LOG2_E = np.float32(1 / math.log(2))
 MIN_EXPONENT = np.float32(-100)
-"""Weights of 1e-30 are as good as none, and what is made of them are still normal numbers: others are slow."""
+"""Smallest exponent: weights of 1e-30 do not matter, and numbers made from them are still normal, so not slow."""
 ROUNDS = np.float32(1.5 * 2**23)
-"""Added to a number of less than 2**22, it leaves the nearest integer in the low bits."""
+"""Added to a number below 2**22, it leaves the nearest integer in the low bits."""
 C1, C2, C3, C4, C5, C6 = (np.float32(math.log(2) ** k / math.factorial(k)) for k in range(1, 7))
-"""Taylor series of 2**f: off by 1e-7 at most for abs(f) <= 1 / 2."""
+"""Taylor series of 2**f, with an error of at most 1e-7 for abs(f) <= 1 / 2."""
 
 
 def fits(heads: int, *widths: int) -> bool:
-    """Whether rows of these widths, attended to by so many heads, can be computed here."""
+    """Whether rows of these widths can be computed here, with attention of this many heads."""
     return LANES % heads == 0 and not any(width % LANES for width in widths)
 
 
@@ -61,14 +62,14 @@ def attend_(
     q_bias: Tensor | None = None,
     v_bias: Tensor | None = None,
 ) -> Tensor:
-    """Attention within G groups of successive rows, written over the queries. Rows may be columns of wider ones.
+    """Attention within G groups of consecutive rows, written over the queries. Rows may be columns of wider rows.
 
     Args:
-        q: (G * queries, E * heads), already scaled, the heads of a channel side by side.
-        k: (G * tokens, E * heads) keys, likewise, or (G * tokens, E) where the heads share them.
+        q: (G * queries, E * heads), already scaled; the heads of a channel lie side by side.
+        k: (G * tokens, E * heads) keys in the same order, or (G * tokens, E) if all heads share them.
         v: values, like the keys.
         q_bias: (E * heads,) float32, added to the queries.
-        v_bias: the same for the values.
+        v_bias: the same, added to the values.
     """
     none = torch.zeros(q.shape[1])
     biases = ((none if bias is None else bias).numpy() for bias in (q_bias, v_bias))
@@ -78,13 +79,13 @@ def attend_(
 
 
 def _array(rows: Tensor) -> Any:
-    """The numbers from the first to the last of all rows, those in between included, which are not of these rows."""
+    """All numbers from the first to the last row, including those in between that belong to wider rows."""
     kind = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}.get(rows.dtype, rows.dtype)
     n, width = rows.shape
     return rows.view(kind).as_strided(((n - 1) * rows.stride(0) + width,), (1,)).numpy()
 
 
-# Vectors, for the compiled loops; here, since numba compiles anew what it keeps on disk if this file changes ----------
+# Vectors for the compiled loops; in this file because numba recompiles its cache when this file changes --------------
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
@@ -92,7 +93,7 @@ _SHORTS = ir.VectorType(ir.IntType(16), LANES)
 _HALVES = ir.VectorType(ir.HalfType(), LANES)
 
 _operation: Callable[[Callable[..., Any]], Any] = intrinsic
-"""Of a function of types, which gives a signature and a function that emits LLVM's code."""
+"""Decorator for a function of types that returns a signature and a function that emits LLVM code."""
 
 
 class _Vector(types.Type):
@@ -116,23 +117,23 @@ def _ints(value: int) -> ir.Constant:
 
 
 def _place(context: Any, builder: Any, kind: Any, rows: Any, at: Any) -> Any:
-    """Pointer to number `at` of a one-dimensional array."""
+    """Pointer to element `at` of a one-dimensional array."""
     return builder.gep(context.make_array(kind)(context, builder, rows).data, [at])
 
 
 def _kept(rows: Any) -> tuple[ir.VectorType, int]:
-    """LANES numbers in memory, and the bytes of one, to a multiple of which they are aligned."""
+    """The type of LANES numbers in memory, and the bytes of one number, which is their alignment."""
     return {types.float32: (_FLOATS, 4), types.uint16: (_SHORTS, 2), types.int16: (_HALVES, 2)}[rows.dtype]
 
 
 def _widened(builder: Any, bits: Any, wide: Any) -> Any:
-    """The bits of bfloat16 in the upper half of those of float32."""
+    """The bits of bfloat16, moved to the upper half of float32."""
     return builder.shl(builder.zext(bits, wide), _ints(16) if wide is _INTS else ir.Constant(wide, 16))
 
 
 @_operation
 def _load(_: Any, rows: Any, at: Any) -> Any:
-    """LANES numbers from `at` on."""
+    """LANES numbers, starting at `at`."""
     kind, size = _kept(rows)
 
     def emit(context: Any, builder: Any, _: Any, values: Any) -> Any:
@@ -147,7 +148,7 @@ def _load(_: Any, rows: Any, at: Any) -> Any:
 
 @_operation
 def _store(_: Any, rows: Any, at: Any, vector: Any) -> Any:
-    """A vector to `at`, rounded to the nearest; in bfloat16 ties go away from zero."""
+    """Write a vector at `at`, rounded to nearest; ties in bfloat16 go away from zero."""
     kind, size = _kept(rows)
 
     def emit(context: Any, builder: Any, _: Any, values: Any) -> Any:
@@ -188,7 +189,7 @@ def _load_one(_: Any, rows: Any, at: Any) -> Any:
 
 
 def _called(builder: Any, name: str, values: Any) -> Any:
-    """A function of LLVM's own."""
+    """Call an intrinsic function of LLVM."""
     name = f"llvm.{name}.v{LANES}f32"
     known = builder.module.globals
     if name not in known:
@@ -198,7 +199,7 @@ def _called(builder: Any, name: str, values: Any) -> Any:
 
 @_operation
 def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
-    """The sum a * b + c, rounded once where the processor can."""
+    """The sum a * b + c, rounded once if the processor can."""
     return _vector(a, b, c), lambda _c, builder, _s, values: _called(builder, "fmuladd", values)
 
 
@@ -217,7 +218,7 @@ def _larger(_: Any, a: Any, b: Any) -> Any:
 
 @_operation
 def _times_power(_: Any, a: Any, shifted: Any) -> Any:
-    """The product a * 2**n, where `shifted` is n + ROUNDS: n, from its low bits, is added to the exponents."""
+    """The product a * 2**n, where `shifted` is n + ROUNDS: n is taken from its low bits and added to the exponents."""
 
     def emit(_c: Any, builder: Any, _s: Any, values: Any) -> Any:
         bits, n = (builder.bitcast(value, _INTS) for value in values)
@@ -227,7 +228,7 @@ def _times_power(_: Any, a: Any, shifted: Any) -> Any:
 
 
 def _plus_turned(by: int) -> Any:
-    """Every lane plus the one so many further."""
+    """Adds to every lane the lane `by` positions further, cyclically."""
 
     def typed(_: Any, a: Any) -> Any:
         order = ir.Constant(_INTS, [(i + by) % LANES for i in range(LANES)])
@@ -265,12 +266,12 @@ _arithmetic(operator.truediv, "fdiv")
 
 # Loops ----------------------------------------------------------------------------------------------------------------
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # no check of divisors
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # no check for division by zero
 _inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(inline="always", **_OPTIONS)
 
 
 def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compiled at the first call, and kept on disk where there is a folder to write to (numba's NUMBA_CACHE_DIR)."""
+    """Compiled at the first call; cached on disk if there is a writable folder (numba's NUMBA_CACHE_DIR)."""
     try:
         compiled: Callable[..., None] = njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # no such folder
@@ -280,7 +281,7 @@ def _compiled(function: Callable[..., None]) -> Callable[..., None]:
 
 @_inlined
 def _room(n: int) -> Any:
-    """(n,) float32 from a multiple of a vector's size on: a vector in two lines of the cache takes twice as long."""
+    """(n,) float32, aligned to the size of a vector: a vector across two cache lines takes twice as long."""
     room = np.empty(n + LANES, np.float32)
     start = -(room.ctypes.data // 4) % LANES
     return room[start : start + n]
@@ -288,7 +289,7 @@ def _room(n: int) -> Any:
 
 @_inlined
 def _folded(a: Any, period: int) -> Any:
-    """In each lane the sum of the lanes `period` apart."""
+    """In each lane, the sum of the lanes `period` apart."""
     if period <= 8:
         a = _plus_8(a)
     if period <= 4:
@@ -346,7 +347,7 @@ def _spread(source: Any, at: int, step: int, tokens: int, size: int, heads: int,
     """Keys or values of one group as rows of `width` float32; shared ones are repeated for every head."""
     for j in range(tokens):
         if size < width:
-            for i in range(size):  # what reaches too far is overwritten by the next
+            for i in range(size):  # numbers stored too far are overwritten by the next store
                 _store(rows, j * width + i * heads, _load_one(source, at + j * step + i))
         else:
             for i in range(0, width, LANES):
@@ -355,7 +356,7 @@ def _spread(source: Any, at: int, step: int, tokens: int, size: int, heads: int,
 
 @_inlined
 def _score(pair: Any, keys: Any, width: int, heads: int, tokens: int, first: Any, second: Any) -> None:
-    """Products of two queries with all keys, four at a time: every key and query in registers serves several sums."""
+    """Products of two queries with all keys, four keys at a time, so that loads into registers serve several sums."""
     zero = _all(np.float32(0))
     whole = tokens - tokens % 4
     for j in range(0, whole, 4):
@@ -391,7 +392,7 @@ def _score(pair: Any, keys: Any, width: int, heads: int, tokens: int, first: Any
 
 @_inlined
 def _weigh(scores: Any, tokens: int) -> None:
-    """Softmax over one query's scores, in place."""
+    """Softmax over the scores of one query, in place."""
     top = _load(scores, 0)
     for j in range(1, tokens):
         top = _larger(top, _load(scores, j * LANES))
@@ -407,7 +408,7 @@ def _weigh(scores: Any, tokens: int) -> None:
 
 @_inlined
 def _mix(pair: Any, values: Any, width: int, tokens: int, first: Any, second: Any) -> None:
-    """Adds all values, weighted, to two rows, four at a time."""
+    """Adds all weighted values to two rows, four values at a time."""
     whole = tokens - tokens % 4
     for j in range(0, whole, 4):
         at = j * LANES
@@ -438,7 +439,7 @@ def _mix(pair: Any, values: Any, width: int, tokens: int, first: Any, second: An
 @_compiled
 def _attend(
     q: Any, k: Any, v: Any, steps: Any, size: int, q_bias: Any, v_bias: Any, heads: int, queries: int, tokens: int
-) -> None:  # `steps` from row to row of each, `size` of a key
+) -> None:  # `steps`: distance between rows of each array, `size`: of a key
     width = len(q_bias)
     step = steps[0]
     rows, pair = _room(tokens * width + LANES), _room(2 * width)
@@ -448,7 +449,7 @@ def _attend(
         start = group * queries * step
         _spread(k, group * tokens * steps[1], steps[1], tokens, size, heads, width, rows)
         for r in range(0, queries, 2):
-            s = min(r + 1, queries - 1)  # the last of an odd number stands for two
+            s = min(r + 1, queries - 1)  # an odd last query is computed twice
             for i in range(0, width, LANES):
                 bias = _load(q_bias, i)
                 _store(pair, i, _load(q, start + r * step + i) + bias)
@@ -456,7 +457,7 @@ def _attend(
             _score(pair, rows, width, heads, tokens, scores[r * block :], scores[s * block :])
         for r in range(queries):
             _weigh(scores[r * block :], tokens)
-        if v.ctypes.data != k.ctypes.data:  # else the rows are there
+        if v.ctypes.data != k.ctypes.data:  # otherwise the rows are already there
             _spread(v, group * tokens * steps[2], steps[2], tokens, size, heads, width, rows)
         for r in range(0, queries, 2):
             s = min(r + 1, queries - 1)

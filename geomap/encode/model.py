@@ -1,9 +1,9 @@
 """The pixel-series encoder of TimeSenCLIP (arXiv 2508.11919v3, section 3): one file, torch only.
 
-A monthly series of one pixel becomes one token per month; a transformer mixes the tokens with a class token, and the
-class token's output, projected and normalised, is the embedding, aligned with the space of a frozen text tower.
-Post-norm layers, ReLU and a head of LayerNorm + one Linear follow the published code where it differs from the
-paper's text: the parameter counts of the paper's Table 8 (8.17 M for 1 x 1 pixel) confirm them.
+The monthly series of one pixel becomes one token per month. A transformer mixes the tokens with a class token, and the
+class token's output, projected and normalised, is the embedding, in the space of a frozen text tower. Post-norm layers,
+ReLU and a head of LayerNorm + one Linear follow the published code where it differs from the paper's text: the
+parameter counts of the paper's Table 8 (8.17 M for 1 x 1 pixel) confirm them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class EncoderConfig:
     depth: int = 6
     heads: int = 8
     mlp: int = 256
-    out: int = 512  # size of the text tower's space
+    out: int = 512  # dimension of the text tower's space
     months: int = 12
     dropout: float = 0.2
 
@@ -43,7 +43,7 @@ CONFIGS = {
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; parameter names and layout are those of torch.nn.MultiheadAttention."""
+    """Multi-head self-attention with the parameter names and layout of torch.nn.MultiheadAttention."""
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """A post-norm transformer layer; parameter names are those of torch.nn.TransformerEncoderLayer."""
+    """A post-norm transformer layer with the parameter names of torch.nn.TransformerEncoderLayer."""
 
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class PixelEncoder(nn.Module):
     """Monthly DNs of pixels -> unit embeddings.
 
     `low` and `high` are the band constants of the input normalisation, (DN - low) / high clamped to [0, 1]
-    (paper.md section 3); they belong to the weights and are checked against their card, not learned.
+    (paper.md section 3). They belong to the weights, are checked against their card, and are not learned.
     """
 
     low: Tensor
@@ -114,10 +114,10 @@ class PixelEncoder(nn.Module):
         """Embed pixel series.
 
         Args:
-            dn: (N, T, bands * patch^2) DNs (reflectance x 10000), band-major; values of invalid months do not matter.
-            valid: (N, T) bool, False where a month has no clear observation; every row needs one True.
-            months: (T,) or (N, T) calendar month 0..11 of each step, or (T, 12) float: months' shares in steps that
-                span several (quarters, a year), whose position is then the mean of theirs.
+            dn: (N, T, bands * patch^2) DNs (reflectance x 10000), band-major; values of invalid months are ignored.
+            valid: (N, T) bool, False if a month has no clear observation; every row needs at least one True.
+            months: (T,) or (N, T) calendar month 0..11 of each step. For steps that span several months (quarters, a
+                year): (T, 12) float, each step's shares of the months; its position is then the mean of theirs.
 
         Returns:
             (N, out) unit vectors.

@@ -1,8 +1,10 @@
-"""Weights and their card: weights/<name>/{card.json, model.safetensors, class_vectors.safetensors}.
+"""Loads and saves weights: a folder with the card, the tensors and the class vectors.
 
-The card says what the tensors are: architecture, band order, normalisation, the text tower whose space the embeddings
-share, training data, licence, metrics, limits and the sha256 of every file. Loading checks all of it; only
-safetensors and JSON are read, never pickled code.
+    weights/<name>/{card.json, model.safetensors, class_vectors.safetensors}
+
+The card describes the tensors: architecture, band order, normalisation, the text tower whose space the embeddings
+share, training data, licence, metrics, limits and the sha256 of every file. Loading checks all of it. Only safetensors
+and JSON are read, never pickled code.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from geomap.sentinel2 import BANDS
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A loaded set: card, encoder in eval mode on the CPU, stored class vectors, and the card's own sha256."""
+    """Loaded weights: card, encoder in eval mode on the CPU, stored class vectors, and the sha256 of the card."""
 
     card: Card
     encoder: PixelEncoder
@@ -38,8 +40,8 @@ def load(name_or_dir: str) -> Weights:
     """Load and verify weights.
 
     Raises:
-        WeightsError: unknown name, a broken card, a file whose sha256 differs from the card's, other bands than this
-            version's, or tensors that do not fit the architecture.
+        WeightsError: the name is unknown, the card is broken, a file's sha256 differs from the card's, the bands are
+            not those of this version, or the tensors do not fit the architecture.
     """
     folder = locate(name_or_dir)
     card_bytes = _read(folder / CARD_FILE)
@@ -63,7 +65,7 @@ def save(folder: Path, encoder: PixelEncoder, card: Card, class_vectors: Mapping
     save_file({k: v.float().cpu().contiguous() for k, v in class_vectors.items()}, folder / VECTORS_FILE)
     hashes = {}
     for file in (MODEL_FILE, VECTORS_FILE):
-        (folder / file).chmod(0o644)  # safetensors writes for the owner alone
+        (folder / file).chmod(0o644)  # safetensors makes the file readable only by its owner
         hashes[file] = _sha256((folder / file).read_bytes())
     card = card.model_copy(update={"files": hashes})
     (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
@@ -71,7 +73,7 @@ def save(folder: Path, encoder: PixelEncoder, card: Card, class_vectors: Mapping
 
 
 def card_fields(cfg: EncoderConfig) -> dict[str, Any]:
-    """An EncoderConfig as the card stores it."""
+    """An EncoderConfig in the form that the card stores."""
     return dataclasses.asdict(cfg)
 
 
@@ -90,7 +92,7 @@ def _load_tensors(path: Path, encoder: PixelEncoder) -> None:
     try:
         with safe_open(path, framework="pt") as f:
             found = {k: f.get_slice(k).get_shape() for k in f.keys()}  # noqa: SIM118
-            # ^ shapes come from the header: nothing is allocated before they are known to fit
+            # ^ shapes come from the header, so nothing is allocated before they are known to fit
             if found != wanted:
                 odd = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
                 raise WeightsError(f"{path}: tensors do not fit the card's architecture, first {odd[0]}")

@@ -1,4 +1,4 @@
-"""The check of a legend's prompts: what the text tower tells apart, before any pixel is asked.
+"""Checks the prompts of a legend: which classes the text tower can tell apart. No pixel is used.
 
 Telling classes apart in words is necessary, not sufficient: a pixel's year may look the same for classes whose prompts
 differ, and the encoder may never have learned a word that the tower knows.
@@ -18,44 +18,44 @@ from geomap.label import classify, towers
 from geomap.legends import Legend
 
 CLEAR: Final = 0.99
-"""Confidence against the other class alone, on the class vector itself, below which two classes count as close.
+"""Two classes are close if an embedding equal to one class vector gets less confidence than this against the other.
 
-Measured on typed names of geomap.simulate's covers with the default weights (all-MiniLM-L6-v2, scale 19.09), where it
-means a cosine above 0.76: of the pairs of names that close, nearly 6 in 10 name one cover; of all pairs, 1 in 80. A
-bound of 0.6 (cosine above 0.98) finds little but repeated words. It compares wordings and forecasts no map: embeddings
-of pixels stand far from every class vector (cosine 0.1 to 0.3).
+Measured on typed names of geomap.simulate's covers with the default weights (all-MiniLM-L6-v2, scale 19.09), for which
+it means a cosine above 0.76: nearly 6 in 10 pairs of names this close name one cover; of all pairs, 1 in 80 do. A bound
+of 0.6 (cosine above 0.98) finds little except repeated words. The figure compares wordings and does not predict a map:
+embeddings of pixels are far from every class vector (cosine 0.1 to 0.3).
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ClassCheck:
-    """A class and the class whose vector is nearest to its own."""
+    """A class and the other class whose vector is nearest to its own."""
 
     name: str
     nearest: str
     cosine: float
-    confidence: float  # 0..1, of an embedding on the class vector, if these two were the whole legend
-    kept: int | None  # prompts nearest to their own class when left out of its vector; None where there is but one
+    confidence: float  # 0..1, of an embedding equal to the class vector, if these two were the whole legend
+    kept: int | None  # prompts nearest to their own class when left out of its vector; None if there is only one prompt
     prompts: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A prompt that, left out of its class vector, is nearer to another class."""
+    """A prompt that is nearer to another class than to its own, when left out of its class vector."""
 
     prompt: str
-    name: str  # of its class
+    name: str  # name of its class
     nearest: str
-    lead: float  # cosine by which the other class is nearer
+    lead: float  # how much nearer the other class is, as a cosine
 
 
 @dataclass(frozen=True, slots=True)
 class ClassesCheck:
-    """What the prompts of a legend of classes tell apart."""
+    """How well the prompts of a legend tell its classes apart."""
 
     classes: tuple[ClassCheck, ...]  # in the legend's order
-    close: tuple[tuple[str, str, float], ...]  # pairs with less than CLEAR and their cosine, the closest first
-    strays: tuple[Stray, ...]  # the furthest astray first
+    close: tuple[tuple[str, str, float], ...]  # pairs with a confidence below CLEAR and their cosine, closest first
+    strays: tuple[Stray, ...]  # furthest astray first
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class RatingCheck:
 
 
 def check_classes(legend: Legend, tower: towers.TextTower, logit_scale: float) -> ClassesCheck:
-    """Compare the classes of a legend pair by pair, and each prompt with all classes, its own made without it."""
+    """Compare the classes of a legend by pairs, and each prompt with all classes; its own class is made without it."""
     names = [c.name for c in legend.classes]
     sizes = [len(c.prompts) for c in legend.classes]
     owner = torch.arange(len(names)).repeat_interleave(torch.tensor(sizes))  # (P,) class of each prompt
@@ -78,7 +78,7 @@ def check_classes(legend: Legend, tower: towers.TextTower, logit_scale: float) -
     means = F.normalize(sums, dim=-1)  # (K, D) the class vectors
     near = vectors @ means.T
     rows = torch.arange(len(prompts))
-    near[rows, owner] = (vectors * F.normalize(sums[owner] - vectors, dim=-1)).sum(dim=1)  # the class without it
+    near[rows, owner] = (vectors * F.normalize(sums[owner] - vectors, dim=-1)).sum(dim=1)  # class without the prompt
     astray = near.argmax(dim=1) != owner
     between = means @ means.T
     pairs = [(a, b, float(between[a, b])) for a, b in combinations(range(len(names)), 2)]
@@ -102,10 +102,10 @@ def check_classes(legend: Legend, tower: towers.TextTower, logit_scale: float) -
 
 
 def check_ratings(legend: Legend, tower: towers.TextTower, logit_scale: float) -> tuple[RatingCheck, ...]:
-    """Score each prompt of a score legend by the others, in the legend's order.
+    """Score each prompt of a score legend by the other prompts, in the legend's order.
 
-    All other prompts are weighed together, whatever the legend's ensembling: a voter who rated few could not be
-    asked without one of them.
+    All other prompts go into one softmax, whatever the legend's ensembling: a voter with few prompts could give no
+    score without one of them.
     """
     vectors = towers.class_vectors(legend, tower)
     early = legend.model_copy(update={"ensembling": "early"})
@@ -119,5 +119,5 @@ def check_ratings(legend: Legend, tower: towers.TextTower, logit_scale: float) -
 
 
 def _confidence(cosine: float, logit_scale: float) -> float:
-    """Softmax over two classes for an embedding on the vector of one, at `cosine` from the other's."""
+    """Softmax over two classes for an embedding equal to one class vector, at `cosine` from the other."""
     return 1 / (1 + math.exp(-logit_scale * (1 - cosine)))

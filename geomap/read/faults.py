@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def missed_scenes(scenes: Sequence[Scene], faults: Mapping[str, DamagedError]) -> dict[str, Missed]:
-    """By id, the scenes with a missing or damaged file; `faults` are by address, as in read.access.Access."""
+    """Scene id -> the fault of a scene with a missing or damaged file; `faults` is keyed by address (access.Access)."""
     missed = {}
     for scene in scenes:
         for band in (SCL, *BANDS):
@@ -27,9 +27,9 @@ def missed_scenes(scenes: Sequence[Scene], faults: Mapping[str, DamagedError]) -
 
 
 def check_missed(scenes: int, missed: Mapping[str, Missed], faults: Mapping[str, DamagedError], limit: float) -> None:
-    """Raise ReadError where more of so many scenes over one grid are missed than may be.
+    """Raise ReadError if more of the `scenes` over one grid are missed than allowed.
 
-    `limit` is their share; above 0, one always may be missed, but never all of them.
+    `limit` is the allowed share; if it is above 0, one scene may always be missed, but never all of them.
     """
     allowed = max(1, math.floor(limit * scenes + 1e-9)) if limit > 0 else 0
     if missed and (len(missed) > allowed or len(missed) == scenes):

@@ -1,8 +1,8 @@
-"""Scenes + grid -> lazy DN stacks at each band's native resolution, put together by stackstac.
+"""Scenes + grid -> lazy DN stacks at each band's native resolution, assembled by stackstac.
 
-The adapter never lets stackstac derive a grid: items are rebuilt from `Scene`, with `proj:epsg` in place whatever the
-catalogue wrote, and CRS, bounds and pixel size are always given. `reader.SceneReader` opens the files. SCL is read
-first; of a band only the part that holds clear pixels. A read that fails raises, or is noted in `Access.faults`.
+stackstac never derives a grid here: items are rebuilt from `Scene`, with `proj:epsg` whatever the catalogue wrote, and
+CRS, bounds and pixel size are always given. `reader.SceneReader` opens the files. SCL is read first; of each band, only
+the rectangle with clear pixels is read. A failed read raises, or is recorded in `Access.faults`.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ CHUNK_PX: Final = 1024
 """Pixels per side of a 10 m chunk: a whole tile, so that a file is opened once and each of its blocks decoded once."""
 
 MONTH_BYTES: Final = 64 * 2**20
-"""Upper bound of a month of one band, which is in memory while its median is made; chunks shrink to keep it."""
+"""Most bytes of one month of one band, which is in memory for its median; chunks shrink to stay below it."""
 
 
 def scene_classes(scenes: Sequence[Scene], grid: Grid, access: Access, margin: int = 0) -> da.Array:
-    """(scene, y, x) SCL values at 20 m over a grid of 10 m pixels, lazily; 0 where a scene has none.
+    """(scene, y, x) lazy SCL values at 20 m over a grid of 10 m pixels; 0 where a scene has none.
 
-    `margin`: pixels of 20 m on each side of the grid that are read with it.
+    `margin`: number of 20 m pixels that are also read on each side of the grid.
     """
     inner = grid.at(20)
     wide, high = inner.width + 2 * margin, inner.height + 2 * margin
@@ -50,14 +50,14 @@ def scene_classes(scenes: Sequence[Scene], grid: Grid, access: Access, margin: i
 
 
 def stack(scenes: Sequence[Scene], grid: Grid, period: Period, access: Access, clear: NDArray[np.bool_]) -> Stack:
-    """The scenes over a tile of 10 m pixels, lazily; scenes without a clear pixel are left out.
+    """Lazy DNs of the scenes over a tile of 10 m pixels; scenes without a clear pixel are left out.
 
     Args:
-        scenes: those that touch the tile, each inside the period; the order decides which granule of one pass wins.
+        scenes: those that touch the tile, all inside the period; earlier granules of a pass take precedence.
         grid: 10 m, of even size.
-        period: the months that `Stack.step` counts.
+        period: the period whose months `Stack.step` counts.
         access: how the files are opened.
-        clear: (scene, y, x) at 20 m; pixels outside the rectangle that holds a scene's clear ones read as nodata.
+        clear: (scene, y, x) at 20 m; pixels outside the bounding rectangle of a scene's clear ones read as nodata.
 
     Raises:
         ValueError: no scenes, or a scene outside the period.
@@ -81,7 +81,7 @@ def stack(scenes: Sequence[Scene], grid: Grid, period: Period, access: Access, c
 
 
 def chunk_px(scenes: int) -> int:
-    """Pixels per side of a 10 m chunk: CHUNK_PX, or less where a month of so many scenes would overflow MONTH_BYTES."""
+    """Pixels per side of a 10 m chunk: CHUNK_PX, or fewer if a month with this many scenes would exceed MONTH_BYTES."""
     side = CHUNK_PX
     while side > 64 and 2 * scenes * side**2 > MONTH_BYTES:
         side //= 2
@@ -89,7 +89,7 @@ def chunk_px(scenes: int) -> int:
 
 
 def _extent(clear: NDArray[np.bool_]) -> tuple[int, int, int, int]:
-    """(first row, row after the last, first column, column after the last) of the True pixels, of which there are."""
+    """(first row, row after the last, first column, column after the last) of the True pixels; there must be some."""
     rows, cols = np.flatnonzero(clear.any(axis=1)), np.flatnonzero(clear.any(axis=0))
     return int(rows[0]), int(rows[-1]) + 1, int(cols[0]), int(cols[-1]) + 1
 
@@ -124,7 +124,7 @@ def _layers(
     access: Access,
     needed: Mapping[str, Window],
 ) -> da.Array:
-    """(scene, band, y, x) raw values, 0 where a scene has none or none is needed."""
+    """(scene, band, y, x) raw values, 0 where a scene has none or none are needed."""
     wanted = (len(scenes), len(bands), *grid.shape)
     nothing: da.Array = da.zeros(wanted, dtype=dtype, chunks=(1, 1, chunk, chunk))
     if not scenes:
@@ -148,7 +148,7 @@ def _layers(
         errors_as_nodata=(),
         reader=functools.partial(SceneReader, needed=needed, access=access),
     )
-    if not cube.sizes["time"]:  # boxes in degrees touched, rasters do not: nothing here
+    if not cube.sizes["time"]:  # the boxes in degrees overlap but the rasters do not
         return nothing
     return _all_scenes(cube.data, [str(i) for i in cube.coords["id"].values], scenes, wanted)
 
@@ -166,7 +166,7 @@ def _all_scenes(cube: da.Array, ids: list[str], scenes: Sequence[Scene], wanted:
 
 
 def _item(scene: Scene, bands: Sequence[str]) -> dict[str, Any]:
-    """The scene as the STAC item that stackstac understands."""
+    """The scene as a STAC item for stackstac."""
     assets: dict[str, dict[str, Any]] = {}
     for band in bands:
         asset = scene.assets[band]

@@ -1,1 +1,1 @@
-"""A run as a directory that survives anything: tiles, retries, resume, publication."""
+"""A run as a directory that survives any crash: tiles, retries, resume, publication."""

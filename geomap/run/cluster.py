@@ -1,8 +1,8 @@
-"""Tiles on dask.distributed: workers of this machine, or an existing scheduler's.
+"""Makes tiles on dask.distributed: local workers, or those of an existing scheduler.
 
-Each tile is a graph of its own: one task, or two where there are workers for encoding (dask resource GPU). Tasks are
-handed out a few more than there are threads to run them, so neither scheduler nor workers hold more than that. Finished
-tiles, a few MB, come back to this process, which alone writes; nothing of a run lives on the cluster.
+Each tile is its own graph: one task, or two if there are workers for encoding (dask resource GPU). Only slightly more
+tasks are submitted than there are threads to run them, so neither scheduler nor workers hold more than that. Finished
+tiles, a few MB each, come back to this process, which alone writes; the cluster keeps no state of a run.
 """
 
 from __future__ import annotations
@@ -33,35 +33,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CONNECT_S: Final = 10
-"""Seconds in which a scheduler must answer."""
+"""Seconds that a scheduler has to answer."""
 
 PATIENCE_S: Final = 120
-"""Seconds that a run waits for a worker while there is none."""
+"""Seconds that a run waits while there is no worker."""
 
 POLL_S: Final = 5
-"""Seconds between looks at whether there are workers."""
+"""Seconds between checks for workers."""
 
 GPU: Final = "GPU"
 """The dask resource of workers that encode: `dask worker ... --resources GPU=1`."""
 
 LOCAL_CONFIG: Final = {
-    "distributed.scheduler.allowed-failures": 1,  # deaths of a worker that a task may see before it counts as failed
+    "distributed.scheduler.allowed-failures": 1,  # workers that may die on a task before it counts as failed
     "distributed.admin.large-graph-warning-threshold": "1 GB",
 }
-"""Dask's configuration of the workers started here."""
+"""Dask configuration for local workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """A tile in the hands of the workers."""
+    """A tile that was submitted to the workers."""
 
     task: Task
-    readers: frozenset[str] = frozenset()  # addresses of the workers that may read it; none: any
-    gpu: bool = False  # it waits for a worker with that resource
+    readers: frozenset[str] = frozenset()  # addresses of the workers that may read it; empty: any
+    gpu: bool = False  # it needs a worker with the resource GPU
 
 
 class Cluster:
-    """Workers as a context (workers.Workers); those of this machine are started when the first tile is to be made."""
+    """Dask workers as a context manager (workers.Workers); local workers start with the first tile."""
 
     device: torch.device
     dtype: torch.dtype
@@ -71,17 +71,17 @@ class Cluster:
         self._exit = ExitStack()
         self._client: Client | None = None
         self._key = ""
-        self._last_seen = time.monotonic()  # a worker
+        self._last_seen = time.monotonic()  # when a worker was last seen
 
     def __enter__(self) -> Self:
-        """Raises ClusterError where the scheduler does not answer, InputError for a missing device or certificate."""
+        """Raises ClusterError if the scheduler does not answer, InputError for a missing device or certificate."""
         if self._resources.scheduler:
             self._client = self._connect(self._resources.scheduler)
             gpu = self._asked.startswith("cuda") or (self._asked == "auto" and self._gpu_workers())
             self.device = torch.device("cuda" if gpu else "cpu")
             self.dtype = (
                 torch.bfloat16 if gpu else pick_dtype(self.device)
-            )  # what a GPU elsewhere has is not known here
+            )  # the capabilities of remote GPUs are not known here
         else:
             self.device = pick_device(self._asked)
             self.dtype = pick_dtype(self.device)
@@ -94,7 +94,7 @@ class Cluster:
         """Not known."""
 
     def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
-        """Make the tiles, in the order in which they are done. Raises ClusterError."""
+        """Make the tiles; yields outcomes as they finish. Raises ClusterError."""
         queue = deque(tasks)
         flying: dict[Future[Finished], _Flight] = {}
         try:
@@ -136,7 +136,7 @@ class Cluster:
         return client
 
     def _ready(self, prepared: Prepared) -> Client:
-        """The client, once the job's shared values are on their way to the workers."""
+        """The client, after the prepared request has been sent to the workers."""
         from geomap.run import worker
 
         client = self._client = self._client or self._start()
@@ -148,15 +148,15 @@ class Cluster:
             self._exit.callback(_forget, client, plugin.name)
             try:
                 client.register_plugin(plugin)
-            except Exception as e:  # whatever importing geomap raises there
+            except Exception as e:  # any error from importing geomap on a worker
                 raise ClusterError(
-                    f"{self._name}: cannot take up the work ({type(e).__name__}: {e}); install geomap "
-                    f"{__version__} with all it needs for scheduler and workers, and run the same command again"
+                    f"{self._name}: workers cannot load the request ({type(e).__name__}: {e}); install geomap "
+                    f"{__version__} and its dependencies on scheduler and workers, and run the same command again"
                 ) from e
         return client
 
     def _start(self) -> Client:
-        """Workers on this machine, reached by this machine alone."""
+        """Start workers on this machine, reachable only from this machine."""
         import dask
         from distributed import LocalCluster
         from distributed.system import MEMORY_LIMIT
@@ -168,10 +168,10 @@ class Cluster:
                 threads_per_worker=r.threads,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # of dask's own HTTP routes; port 8787 may be another's
+                dashboard_address="127.0.0.1:0",  # for dask's own HTTP routes; port 8787 may be taken
                 scheduler_kwargs={"dashboard": False},
                 memory_limit=r.memory or MEMORY_LIMIT // r.workers,
-                silence_logs=logging.CRITICAL,  # what fails is told by geomap
+                silence_logs=logging.CRITICAL,  # geomap reports failures itself
             )
         self._exit.enter_context(cluster)
         return self._connect(cluster.scheduler_address)
@@ -183,14 +183,14 @@ class Cluster:
         return [address for address, w in workers.items() if w["resources"].get(GPU)]
 
     def _room(self, client: Client) -> int:
-        """Tiles in hand at once: one for each thread, and one more for each worker so that none waits."""
+        """Tiles submitted at once: one per thread, plus one per worker so that none is idle."""
         threads: dict[str, int] = client.nthreads()
         return max(1, sum(threads.values()) + len(threads))
 
     def _submit(self, client: Client, task: Task) -> tuple[Future[Finished], _Flight]:
         from geomap.run import worker
 
-        name = f"{task.tile.name}-{self._key}-{time.monotonic_ns()}"  # another attempt is another task
+        name = f"{task.tile.name}-{self._key}-{time.monotonic_ns()}"  # every attempt is a new task
         gpus = self._gpu_workers() if self._resources.scheduler else []
         if not gpus:
             return client.submit(worker.whole, self._key, task, key=f"tile-{name}", pure=False), _Flight(task)
@@ -202,7 +202,7 @@ class Cluster:
         return done, _Flight(task, frozenset(readers), gpu=True)
 
     def _some(self, client: Client, flying: Mapping[Future[Finished], _Flight]) -> list[Future[Finished]]:
-        """Those that are done; after a while none. Raises ClusterError where workers have been missing for long."""
+        """The futures that are done; none after a timeout. Raises ClusterError after too long without workers."""
         from distributed import wait
 
         done: set[Future[Finished]] = set()
@@ -220,7 +220,7 @@ class Cluster:
         return sorted(done, key=lambda future: str(future.key))
 
     def _stranded(self, client: Client, flying: dict[Future[Finished], _Flight]) -> list[Task]:
-        """Take back the tiles whose readers are all gone: restarted workers have other addresses."""
+        """Take back the tiles whose readers are all gone: restarted workers get new addresses."""
         alive = client.nthreads().keys()
         lost = [future for future, flight in flying.items() if flight.readers and not flight.readers & alive]
         for future in lost:
@@ -229,16 +229,16 @@ class Cluster:
 
 
 def _outcome(task: Task, future: Future[Finished]) -> Outcome:
-    """What became of a tile's task. Raises ClusterError where it is not the tile's fault."""
+    """The outcome of a tile's task. Raises ClusterError if the tile is not to blame."""
     from distributed import KilledWorker
 
     error = future.exception()
     if error is None:
         return Outcome(task, future.result())
-    if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):  # dask's own words
+    if isinstance(error, RuntimeError) and "deserialization of the task graph" in str(error):  # dask's wording
         raise ClusterError(
             f"the scheduler cannot read geomap's tasks ({error.__cause__ or error}); install geomap "
-            f"{__version__} with all it needs where it runs, and run the same command again"
+            f"{__version__} and its dependencies where it runs, and run the same command again"
         )
     if isinstance(error, KilledWorker):
         error = WorkerLostError(
@@ -250,7 +250,7 @@ def _outcome(task: Task, future: Future[Finished]) -> Outcome:
 
 @contextmanager
 def _errors(where: str) -> Iterator[None]:
-    """What dask raises where the scheduler does not answer or is gone, as ClusterError."""
+    """Turn dask's exceptions for a lost or silent scheduler into ClusterError."""
     from distributed.client import FutureCancelledError
     from distributed.comm.core import CommClosedError
 

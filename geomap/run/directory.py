@@ -1,9 +1,9 @@
-"""What a run keeps on disk so that it can stop at any moment and go on: `tiles/` in the output directory.
+"""The files of a run that let it stop at any moment and resume: `tiles/` in the output directory.
 
-`request.json` holds what was asked for and the scenes that were found, so that a resumed run sees the same scenes;
-`<tile>.npz` holds the finished layers of one tile and the fingerprint of what they were made from, and bears its name
-only once it is whole; `<kind>.zarr` are the stores of composites and embeddings; `quarantine.json` names the tiles that
-failed twice; `running.json` is for `geomap status`. One run at a time holds the lock.
+`request.json` holds the request and the scenes that were found, so that a resumed run uses the same scenes.
+`<tile>.npz` holds the finished layers of one tile and the fingerprint of its inputs; it gets this name only once it is
+complete. `<kind>.zarr` are the stores of composites and embeddings. `quarantine.json` names the tiles that failed
+twice. `running.json` is for `geomap status`. One run at a time holds the lock.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RUNNING_FILE: Final = "running.json"
 LOCK_FILE: Final = "lock"
 
 LOCK_S: Final = 0.25
-"""Seconds in which the lock must be free: `geomap status` holds it for a moment."""
+"""Seconds to wait for the lock: `geomap status` holds it for a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """request.json: a run that was begun."""
+    """request.json: a run that has started."""
 
     request: dict[str, Any]  # identity.identity_of
     tiles: dict[str, Listed]  # by name
@@ -62,11 +62,11 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """running.json: a run that is going, or was when it died."""
+    """running.json: what a run is doing, or was doing when it died."""
 
     started: float | None = None  # seconds since 1970
-    running: dict[str, float] = field(default_factory=dict)  # tile name -> when it was begun
-    failed: dict[str, str] = field(default_factory=dict)  # tile name -> cause; to be tried again
+    running: dict[str, float] = field(default_factory=dict)  # tile name -> start time
+    failed: dict[str, str] = field(default_factory=dict)  # tile name -> cause; to be retried
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Quarantined:
     """A tile that is left out because it failed twice."""
 
     cause: str  # kind of error and its message, one line, without tokens
-    fingerprint: str  # of the tile that failed; another one is tried
+    fingerprint: str  # of the tile that failed; with another fingerprint the tile is tried
 
     @property
     def kind(self) -> str:
@@ -88,7 +88,7 @@ _quarantine: Final = TypeAdapter(dict[str, Quarantined])
 
 
 def read_begun(directory: Path) -> Begun:
-    """The run that was begun in a directory, finished or not. Raises InputError where there is none."""
+    """The run in a directory, finished or not. Raises InputError if there is none."""
     path = directory / files.STATE / REQUEST_FILE
     try:
         return _begun.validate_json(path.read_bytes())
@@ -99,7 +99,7 @@ def read_begun(directory: Path) -> Begun:
 
 
 def read_running(directory: Path) -> Running:
-    """What the run in a directory has in hand; nothing where that is not known."""
+    """What the run in a directory is doing; empty if that is not known."""
     try:
         return _running.validate_json((directory / files.STATE / RUNNING_FILE).read_bytes())
     except (OSError, ValueError):
@@ -107,7 +107,7 @@ def read_running(directory: Path) -> Running:
 
 
 def write_running(directory: Path, now: Running) -> None:
-    """Write down what a run has in hand. Raises DiskFullError, OutputError."""
+    """Write what a run is doing. Raises DiskFullError, OutputError."""
     files.write_json(directory / files.STATE / RUNNING_FILE, _running.dump_python(now, mode="json"))
 
 
@@ -119,13 +119,14 @@ def read_quarantine(directory: Path) -> dict[str, Quarantined]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:
-        raise OutputError(f"{path} is damaged; remove it, and the tiles that it named are tried again") from e
+        raise OutputError(f"{path} is damaged; remove it to retry the tiles that it named") from e
 
 
 def held(directory: Path) -> bool:
-    """Whether a run holds the directory. Holds it for a moment itself, for which runs wait.
+    """Whether a run holds the directory. The check itself holds the lock for a moment; a starting run waits for it.
 
-    Not by filelock, which opens a lock file for writing: whoever may read a run may see how far it is.
+    filelock is not used here, because it opens the lock file for writing, and read access must be enough to see a
+    run's progress.
     """
     try:
         with (directory / files.STATE / LOCK_FILE).open() as f:
@@ -139,22 +140,22 @@ def held(directory: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """The directory of a run: what is known of it, and the tiles that it keeps."""
+    """The directory of a run: what is known about the run, and the tiles that it keeps."""
 
     path: Path
     scenes: tuple[Scene, ...] | None  # of an unfinished run of this request; None: search
     left_out: tuple[LeftOut, ...] = ()
-    finished: bool = False  # of this request, or of one that `renew` takes for it
-    stores: tuple[Store, ...] = ()  # that tiles are kept in too
+    finished: bool = False  # of this request, or of one that differs only in keys of `renew`
+    stores: tuple[Store, ...] = ()  # stores that tiles are also written to
 
     @property
     def home(self) -> Path:
-        """Where the state lies."""
+        """The state directory."""
         return self.path / files.STATE
 
     @property
     def complete(self) -> bool:
-        """Whether the run has finished and its maps are in place: their checksums are written last."""
+        """Whether the run has finished and its maps are published: their checksums are written last."""
         return self.finished and (self.path / files.SUMS).is_file()
 
     def begin(
@@ -164,14 +165,14 @@ class RunDirectory:
         left_out: Sequence[LeftOut] = (),
         tasks: Sequence[Task] = (),
     ) -> RunDirectory:
-        """Write down the request, its tiles and what was found for it. Raises DiskFullError, OutputError."""
+        """Write the request, its tiles and the scenes found. Raises DiskFullError, OutputError."""
         self._write(Begun(dict(request), _listed(tasks), tuple(scenes), tuple(left_out)))
-        (self.home / REQUEST_FILE).chmod(0o600)  # addresses may carry tokens, until `finish` drops them
+        (self.home / REQUEST_FILE).chmod(0o600)  # addresses may contain tokens, until `finish` removes them
         return replace(self, scenes=tuple(scenes), left_out=tuple(left_out), finished=False)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory; BusyError where another run holds it."""
+        """Lock the directory; raises BusyError if another run holds it."""
         lock = FileLock(self.home / LOCK_FILE, timeout=LOCK_S)
         with files.disk_errors(self.path):
             self.home.mkdir(parents=True, exist_ok=True)
@@ -185,13 +186,13 @@ class RunDirectory:
             lock.release()
 
     def save(self, task: Task, finished: Finished) -> None:
-        """Keep a tile's work; its own file, which makes it count, comes last. Raises DiskFullError, OutputError."""
+        """Keep a tile; its own file, which makes it count, is written last. Raises DiskFullError, OutputError."""
         for store in self.stores:
             store.write(task.tile, finished.kept[store.kind])
         files.write_bytes(self._file(task.tile), encode(finished.layers, finished.about))
 
     def has(self, task: Task, stems: Sequence[str]) -> bool:
-        """Whether the tile is finished, of this fingerprint and readable, and in every store."""
+        """Whether the tile is finished with this fingerprint, readable, and in every store."""
         if not all(store.has(task.tile) for store in self.stores):
             return False
         try:
@@ -205,11 +206,11 @@ class RunDirectory:
         return read_layer(self._file(tile), stem)
 
     def about(self, tile: Tile) -> About:
-        """What is known of a finished tile beside its layers."""
+        """What is known about a finished tile besides its layers."""
         return read_about(self._file(tile))
 
     def staging(self) -> Path:
-        """An empty directory for the maps while they are made."""
+        """An empty directory in which the maps are made."""
         path = self.home / "maps"
         with files.disk_errors(self.path):
             shutil.rmtree(path, ignore_errors=True)
@@ -221,7 +222,7 @@ class RunDirectory:
         return read_quarantine(self.path)
 
     def quarantine(self, tiles: Mapping[str, Quarantined]) -> None:
-        """Write down which tiles failed twice. Raises DiskFullError, OutputError."""
+        """Write which tiles failed twice. Raises DiskFullError, OutputError."""
         path = self.home / QUARANTINE_FILE
         if tiles:
             files.write_json(path, _quarantine.dump_python(dict(tiles), mode="json"))
@@ -229,7 +230,7 @@ class RunDirectory:
             path.unlink(missing_ok=True)
 
     def finish(self, request: Mapping[str, Any], tasks: Sequence[Task] = (), keep: bool = False) -> None:
-        """Remove what a finished run no longer needs: its scenes' addresses, and its tiles unless told to keep them."""
+        """Remove what a finished run no longer needs: the scenes' addresses, and the tiles unless `keep` is set."""
         with files.disk_errors(self.path):
             for path in () if keep else self.home.glob("*.npz"):
                 path.unlink()
@@ -249,11 +250,11 @@ class RunDirectory:
 def open_directory(directory: Path, request: Mapping[str, Any], renew: Collection[str] = ()) -> RunDirectory:
     """The run of `request` in a directory: new, unfinished or complete. Nothing is written.
 
-    A run that stopped before its first tile is new: it searches again, whatever it was asked before. Where the request
-    differs from the one before in keys of `renew` alone, its tiles are looked at again.
+    A run that stopped before its first tile counts as new: it searches again, whatever its request was. If the request
+    differs from the previous one only in keys of `renew`, the run's tiles are checked again.
 
     Raises:
-        OutputError: the directory holds another request's run, or files that are no run's, or cannot be read.
+        OutputError: the directory holds the run of another request or unrelated files, or cannot be read.
     """
     if not require_run(directory):
         return RunDirectory(directory, None)
@@ -274,9 +275,9 @@ def open_directory(directory: Path, request: Mapping[str, Any], renew: Collectio
 
 
 def require_run(directory: Path) -> bool:
-    """Whether a run with a finished tile, or maps, lies in a directory.
+    """Whether a directory holds a run with a finished tile or maps.
 
-    Raises OutputError where the directory holds files that are no run's, or cannot be read.
+    Raises OutputError if the directory holds unrelated files, or cannot be read.
     """
     path = directory / files.STATE / REQUEST_FILE
     try:
@@ -290,5 +291,5 @@ def require_run(directory: Path) -> bool:
 
 
 def _listed(tasks: Sequence[Task]) -> dict[str, Listed]:
-    """Tiles as request.json lists them, for those who have no request at hand."""
+    """Tiles as request.json lists them, for readers that do not have the request."""
     return {task.tile.name: Listed(task.pixels, task.fingerprint) for task in tasks}

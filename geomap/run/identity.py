@@ -1,9 +1,9 @@
-"""What decides a tile's content, as one number: a tile is done only where its file was made from the very same.
+"""The fingerprint of a tile: one hash of everything that decides its content.
 
-Into it goes the request but for how its scenes were searched (so area, period, weights, legends, masks, thresholds and
-type of device), the class vectors, the versions of geomap and torch, and of every scene over the tile what is read of
-it: where its files are, how they lie and what is added to their DNs. Queries of addresses are left out: tokens change,
-pixels do not.
+A tile counts as done only if its file was made with the same fingerprint. The fingerprint covers the request without
+its search options (so area, period, weights, legends, masks, thresholds and device type), the class vectors, the
+versions of geomap and torch, and what is read of every scene over the tile: where its files are, their grids, and the
+offset added to their DNs. Query strings of addresses are not included: tokens change, pixels do not.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
 from geomap.types import UPDATE, Grid, Period, Scene
 
 SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds"})
-"""Keys of a request's identity that decide which scenes there are, and nothing else."""
+"""Keys of a request's identity that decide only which scenes are found."""
 
 
 def tasks(prepared: Prepared, scenes: Sequence[Scene]) -> tuple[Task, ...]:
-    """Every tile of a request with the scenes over it and its fingerprint."""
+    """Every tile of a request, with its scenes and its fingerprint."""
     shared = _shared(prepared)
     of_scene = {scene.id: _scene(scene) for scene in scenes}
     made = []
@@ -44,9 +44,9 @@ def tasks(prepared: Prepared, scenes: Sequence[Scene]) -> tuple[Task, ...]:
 
 
 def month_keys(near: Sequence[Scene], tile: Grid, period: Period) -> tuple[str, ...]:
-    """For each month, the sha256 of what decides its medians but the mask: two equal ones mean equal pixels.
+    """For each month, the sha256 of everything but the mask that decides its medians: equal hashes mean equal pixels.
 
-    `near` are all scenes over the tile.
+    `near` holds all scenes over the tile.
     """
     place = [dataclasses.astuple(tile), made_in(near, tile)]
     months: list[list[str]] = [[] for _ in range(period.months)]
@@ -57,13 +57,13 @@ def month_keys(near: Sequence[Scene], tile: Grid, period: Period) -> tuple[str, 
 
 
 def _shared(prepared: Prepared) -> Mapping[str, Any]:
-    """What all tiles have in common."""
+    """The inputs that all tiles have in common."""
     asked = {key: value for key, value in identity_of(prepared).items() if key not in SEARCH | {UPDATE}}
     return {"request": asked, "vectors": prepared.vectors, "torch": version("torch")}
 
 
 def _scene(scene: Scene) -> str:
-    """Of one scene: what decides its pixels, its month, and its rank among the granules of one pass."""
+    """Hash of one scene: what decides its pixels, its month, and its rank among the granules of one pass."""
     assets = {band: (redact(a.href), a.offset, a.transform, a.shape) for band, a in sorted(scene.assets.items())}
     plain = dataclasses.replace(scene, assets={}, cloud_cover=None)
     return _digest([{**dataclasses.asdict(plain), "time": scene.time.isoformat()}, assets])
@@ -74,7 +74,7 @@ def _digest(value: Any) -> str:
 
 
 def identity_of(prepared: Prepared) -> dict[str, Any]:
-    """The request as JSON: what decides the maps' content, nothing of the machine."""
+    """The request as JSON: everything that decides the content of the maps, nothing about the machine."""
     r = prepared.request
     return {
         "geomap": __version__,
@@ -94,7 +94,7 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
 
 
 def _input(r: Request) -> dict[str, Any]:
-    """What composites are made from, or which are taken."""
+    """Where the composites come from: a search, or an earlier run's store."""
     if r.composites is not None:
         return {"composites": store_digest(r.composites)}
     return {
@@ -107,7 +107,7 @@ def _input(r: Request) -> dict[str, Any]:
 
 
 def _source(stac: str) -> str:
-    """A catalogue without its query, where tokens live; an item file by name and content, wherever it lies."""
+    """A catalogue without its query string, which may hold tokens; an item file by name and content, not by folder."""
     path = Path(stac)
     if path.is_file():
         return f"{path.name} sha256:{files.sha256(path)}"
@@ -115,7 +115,7 @@ def _source(stac: str) -> str:
 
 
 def legends_digests(asked: Sequence[Legend]) -> dict[str, str]:
-    """By name, the sha256 of all that a legend says."""
+    """Legend name -> sha256 of the whole legend."""
     return {legend.name: _sha256(legend.model_dump_json().encode()) for legend in asked}
 
 
@@ -126,7 +126,7 @@ def saved_kinds(request: Request) -> list[str]:
 
 
 def store_digest(path: Path) -> str:
-    """sha256 over the names and contents of a store's files; of a finished run they are read from its SHA256SUMS."""
+    """sha256 over the names and contents of a store's files, taken from SHA256SUMS if the run is finished."""
     listed = files.listed_sums(path.parent, path.name)
     known = listed or {f"{path.name}/{name}": files.sha256(path / name) for name in store_files(path)}
     return _sha256(json.dumps(sorted(known.items())).encode())

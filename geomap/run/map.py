@@ -2,9 +2,10 @@
 
     search -> for each tile: composite -> encode -> label -> state on disk -> one COG per layer and zone -> published
 
-Maps are made in the state directory and move to their place together, once all are whole, so a run that dies leaves no
-map behind, only its finished tiles; the same call goes on from them to the same bytes. The next tile's composite is
-read while the current tile is encoded; at most two tiles are in memory, so memory does not grow with the area.
+The maps are made in the state directory and are moved to the output together, once all of them are complete. A run that
+dies leaves finished tiles and no maps; the same call resumes from those tiles and gives the same bytes. The next tile's
+composite is read while the current tile is encoded; at most two tiles are in memory, so memory does not grow with the
+area.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ from geomap.write.layer import Layer, Statistics
 log = logging.getLogger(__name__)
 
 SOURCE: Final = frozenset({"stac"})
-"""What may differ in a request that tries quarantined tiles again: an item file may have been mended."""
+"""Request keys that may differ when quarantined tiles are retried: the item file may have been corrected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run will take, known before it reads a pixel."""
+    """What a run will take, estimated before it reads a pixel."""
 
     tiles: int
     scenes: int
-    months: int  # with at least one scene
-    pixels: int  # inside the area, about
-    read_bytes: int  # decoded; compressed files are about half
-    encode_seconds: float | None  # None: on a cluster, whose speed is not known
+    months: int  # months with at least one scene
+    pixels: int  # inside the area, approximate
+    read_bytes: int  # decoded; compressed files have about half
+    encode_seconds: float | None  # None on a cluster, whose speed is not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +59,28 @@ class Result:
     directory: Path
     layers: tuple[Layer, ...]
     tiles: int
-    resumed: int  # tiles that an earlier run had finished; all of them where it was complete
+    resumed: int  # tiles finished by an earlier run; all of them if that run was complete
     paths: tuple[Path, ...]  # of the maps
     statistics: Mapping[str, Statistics]  # by layer stem, over all zones
-    scenes: tuple[Scene, ...] = ()  # empty where an earlier run was complete
+    scenes: tuple[Scene, ...] = ()  # empty if an earlier run was complete
     seconds: Mapping[str, float] = field(default_factory=dict)  # by stage, added over tiles; stages overlap
     quarantined: Mapping[str, str] = field(default_factory=dict)  # tiles that failed twice -> cause; nodata in the maps
-    missed: int = 0  # scenes that some tile was made without, a file of theirs being missing or damaged
-    update: Update | None = None  # what was taken over from an earlier run
+    missed: int = 0  # scenes left out of at least one tile because a file is missing or damaged
+    update: Update | None = None  # what was reused from an earlier run
 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What of a finished run is looked at again; by default nothing."""
+    """Which parts of a finished run are redone; by default none."""
 
-    refresh: bool = False  # search again, and make anew the tiles whose scenes or settings changed
-    retry: bool = False  # try the tiles in quarantine again
+    refresh: bool = False  # search again, and redo the tiles whose scenes or settings changed
+    retry: bool = False  # retry the quarantined tiles
 
     def __bool__(self) -> bool:
         return self.refresh or self.retry
 
     def renew(self, asked: Collection[str]) -> frozenset[str]:
-        """Keys of a request that may differ from those of the run before."""
+        """Request keys that may differ from those of the previous run."""
         if self.refresh:
             return frozenset(asked) - {"area", "bounds"} | {UPDATE}
         return SOURCE if self.retry else frozenset()
@@ -97,23 +98,23 @@ def map_area(
 ) -> Result:
     """Map an area into `out`: COGs, styles, STAC items, run.json and SHA256SUMS.
 
-    The directory appears only once scenes are found. An unfinished run of the same request is resumed; a finished one
-    is left as it is.
+    The directory is created only once scenes are found. An unfinished run of the same request is resumed; a finished
+    run is left as it is.
 
     Args:
-        request: what decides the maps.
-        out: their directory.
-        progress: called with tiles, pixels and maps done.
-        on_estimate: called with what the run will take, before it reads a pixel.
-        resources: who makes the tiles; this process unless told otherwise.
-        refresh: of a finished run, search again and make anew the tiles whose scenes (or weights, legends, version: all
-            but the area) have changed; the tiles are kept for the next time.
-        retry_quarantined: try again the tiles that failed twice; of a finished run, search again.
+        request: everything that decides the content of the maps.
+        out: output directory.
+        progress: callback for tiles, pixels and maps done.
+        on_estimate: callback with the estimate of the run, called before a pixel is read.
+        resources: where the tiles are made; by default in this process.
+        refresh: for a finished run, search again and redo the tiles whose scenes (or weights, legends, version:
+            anything but the area) have changed; the tiles are kept for the next refresh.
+        retry_quarantined: retry the tiles that failed twice; for a finished run, search again.
 
     Raises:
-        InputError: the request cannot be met (its subclasses say why).
-        TemporaryError: the catalogue, the pixels' server, the cluster or the disk; run again later.
-        ReadError: no tile could be read; files of scenes are missing or damaged.
+        InputError: the request cannot be met (the subclasses say why).
+        TemporaryError: a failure of the catalogue, the pixel server, the cluster or the disk; run again later.
+        ReadError: no tile could be read, because files of scenes are missing or damaged.
     """
     out, again = Path(out), Again(refresh, retry_quarantined)
     with _crew(resources, request.device) as crew:
@@ -126,7 +127,7 @@ def map_area(
         search = run.scenes is None and (again or not run.complete)
         found = find_scenes(request, progress) if search else None
         with run.lock():
-            run = open_run()  # another run may have come and gone during the search
+            run = open_run()  # another run may have started and ended during the search
             files.clean_temporary(out)
             run = _unmark_damaged(prepared, run)
             if run.complete and not again:
@@ -153,7 +154,7 @@ def map_area(
 
 
 def _crew(resources: Resources, device: str) -> Workers:
-    """Who makes the tiles; `device` is auto, cpu or cuda, with a number or without."""
+    """The workers that make the tiles; `device` is auto, cpu or cuda, optionally with a number."""
     if resources.scheduler or resources.workers:
         from geomap.run.cluster import Cluster  # loads dask.distributed
 
@@ -162,7 +163,7 @@ def _crew(resources: Resources, device: str) -> Workers:
 
 
 def _unmark_damaged(prepared: Prepared, run: RunDirectory) -> RunDirectory:
-    """Let a finished run whose maps are missing or changed count as unfinished. Raises UpdateError."""
+    """Treat a finished run as unfinished if maps are missing or changed. Raises UpdateError."""
     damaged = files.damaged_maps(run.path) if run.complete else ()
     if damaged:
         update.require(prepared, identity_of(prepared))
@@ -172,14 +173,14 @@ def _unmark_damaged(prepared: Prepared, run: RunDirectory) -> RunDirectory:
 
 
 def _pending(prepared: Prepared, run: RunDirectory, all_tasks: Sequence[Task], retry: bool) -> list[Task]:
-    """The tiles that are not finished, nor in quarantine unless those are tried again."""
+    """The tiles that are not finished, without the quarantined ones unless `retry` is set."""
     stems = [layer.stem for layer in prepared.layers]
     left = {} if retry else {name: q.fingerprint for name, q in run.quarantined().items()}
     return [task for task in all_tasks if left.get(task.tile.name) != task.fingerprint and not run.has(task, stems)]
 
 
 def estimate(prepared: Prepared, crew: Workers, scenes: Sequence[Scene], pending: Sequence[Task]) -> Estimate:
-    """What the pending tiles will take; their pixels from the area's size, the speed from a short trial here."""
+    """What the pending tiles will take: pixels from the size of the area, speed from a short trial here."""
     asked = prepared.request
     pixels = round(len(pending) / len(prepared.tiles) * asked.area.square_km * PIXELS_PER_KM2)
     months = len({asked.period.step(scene.time) for scene in scenes})
@@ -190,18 +191,18 @@ def estimate(prepared: Prepared, crew: Workers, scenes: Sequence[Scene], pending
 
 
 def _to_read(asked: Request, task: Task) -> int:
-    """Scenes over a tile that no earlier run saves reading."""
+    """How many scenes over a tile must be read because no earlier run has their month."""
     found = update.shared(asked.update, task, asked.period) if asked.update else None
     return sum(found is None or asked.period.step(scene.time) not in found.steps for scene in task.scenes)
 
 
 def _finished(product: Product, run: RunDirectory) -> Result:
-    """The result of a run that was complete before."""
+    """The result of a run that was already complete."""
     return result(product, run, published(product, run.path), len(product.tiles), {})
 
 
 def result(product: Product, run: RunDirectory, maps: Maps, resumed: int, seconds: Mapping[str, float]) -> Result:
-    """What is told of a run whose maps are in their place."""
+    """The result of a run whose maps are published."""
     return Result(
         directory=run.path,
         layers=product.layers,

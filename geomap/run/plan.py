@@ -1,7 +1,7 @@
-"""What a map would cost and how much clear sky it would find, before anything is spent: nothing is written.
+"""An estimate of what a map would cost and how much clear sky it would find; nothing is written.
 
-The catalogue is searched as for the map. Of at most SAMPLE_SCENES scenes the scene classification is read over the
-area, from a file's overviews where the area is large; the other scenes are taken at their word, `eo:cloud_cover`.
+The catalogue is searched as for the map. For at most SAMPLE_SCENES scenes the scene classification (SCL) is read over
+the area, from a file's overviews if the area is large; for other scenes the stated `eo:cloud_cover` is used.
 """
 
 from __future__ import annotations
@@ -38,29 +38,29 @@ from geomap.types import Grid, Period, Scene, Tile
 log = logging.getLogger(__name__)
 
 SAMPLE_SCENES: Final = 60
-"""Scenes whose classification is read, spread over the months."""
+"""Most scenes whose SCL is read, spread over the months."""
 
 SAMPLE_PX: Final = 256
-"""Most pixels a side of what is read of each in a zone: a share of the area to within a percent."""
+"""Most pixels per side that are read of each scene in a zone: gives the clear share to within a percent."""
 
 REQUESTS_PER_READ: Final = 3
-"""HTTP requests for a band of a tile in a COG of 512 or 1024 pixel blocks: its header and two rows of blocks."""
+"""HTTP requests per band of a tile in a COG with blocks of 512 or 1024 pixels: header and two rows of blocks."""
 
 EMPTY_BELOW: Final = 0.5
-"""Clear observations of a pixel in a month below which more pixels than not are expected to have none."""
+"""Below this many clear observations per pixel and month, most pixels are expected to have none."""
 
 
 @dataclass(frozen=True, slots=True)
 class MonthPlan:
-    """What one month is expected to hold. A pass is one satellite's overflight; its granules count once."""
+    """What one month is expected to hold. A pass is one overflight of one satellite; its granules count once."""
 
     year: int
     month: int  # 1..12
     scenes: int
     passes: int
-    measured: int  # passes whose classification was read
-    clear: float | None  # mean share of the area that is clear in a pass, 0..1; None: no pass, or nothing known
-    observations: float  # clear observations expected at a pixel; those of passes of which nothing is known are missing
+    measured: int  # passes whose SCL was read
+    clear: float | None  # mean clear share of the area in a pass, 0..1; None: no pass, or nothing known
+    observations: float  # expected clear observations at a pixel; passes without information are not counted
 
     @property
     def empty(self) -> bool:
@@ -74,27 +74,27 @@ class Plan:
 
     months: tuple[MonthPlan, ...]
     scenes: int
-    left_out: Mapping[str, int]  # items found and not used, by cause
-    measured: int  # scenes whose classification was read
-    failed: int  # scenes whose classification could not be read
-    failure: str | None  # the first failure's message
+    left_out: Mapping[str, int]  # items found but not used, by cause
+    measured: int  # scenes whose SCL was read
+    failed: int  # scenes whose SCL could not be read
+    failure: str | None  # message of the first failure
     tiles: int
-    pixels: int  # inside the area, about
-    reads: int  # one band of one scene over one tile
-    requests: int  # HTTP requests, about; 0 where all files are local
-    read_bytes: int  # decoded; compressed files are about half
-    read_seconds: float | None  # at least: at the rate of the reads that were measured, which are small
+    pixels: int  # inside the area, approximate
+    reads: int  # a read is one band of one scene over one tile
+    requests: int  # approximate number of HTTP requests; 0 if all files are local
+    read_bytes: int  # decoded; compressed files have about half
+    read_seconds: float | None  # lower bound: at the speed of the reads that were measured, which are small
     encode_seconds: float
 
 
 def plan(request: Request, progress: Callable[[str, int, int], None] = lambda stage, done, total: None) -> Plan:
-    """Find the scenes of a request, look at some of them, and add up what the map would take.
+    """Find the scenes of a request, sample some of them, and add up what the map would take.
 
-    Legends and thresholds of the request do not matter. `progress` is called with (stage, done, total), stages "search"
-    and "scenes".
+    Legends and thresholds of the request do not matter. `progress` is a callback with (stage, done, total), for the
+    stages "search" and "scenes".
 
     Raises:
-        InputError: as for the map (its subclasses say why).
+        InputError: as for the map (the subclasses say why).
         CatalogUnavailableError: the catalogue does not answer. Pixels that cannot be read only count as failed.
     """
     engine = Engine(weights.load(request.weights).encoder, request.device)
@@ -122,20 +122,20 @@ def plan(request: Request, progress: Callable[[str, int, int], None] = lambda st
 
 @dataclass(frozen=True, slots=True)
 class _Sky:
-    """What is known of the passes' clear sky over the area."""
+    """How clear the passes are over the area."""
 
-    clear: Mapping[str, float | None]  # by acquisition: share of the area, measured or stated
-    looked: frozenset[str]  # acquisitions measured
-    used: float  # share of the measured scenes that have a clear pixel: of the others no band is read
+    clear: Mapping[str, float | None]  # acquisition -> clear share of the area, measured or stated
+    looked: frozenset[str]  # acquisitions that were measured
+    used: float  # share of measured scenes with a clear pixel; no band is read of the others
     measured: int  # scenes
     failures: tuple[str, ...]
-    rate: float  # reads a second; 0: none succeeded
+    rate: float  # reads per second; 0 if none succeeded
 
 
 def _look(
     request: Request, parts: Sequence[Tile], scenes: Sequence[Scene], progress: Callable[[str, int, int], None]
 ) -> _Sky:
-    """Read the classification of a sample of passes; take the rest from their metadata."""
+    """Read the SCL of a sample of passes; take the others from their metadata."""
     places = tuple((where, grid.inside(request.area, where)) for where in sample_grids(parts))
     passes = _passes(scenes)
     chosen = [scene for name in choose(passes, SAMPLE_SCENES) for scene in passes[name]]
@@ -172,7 +172,7 @@ def _look(
 
 
 def sample_grids(parts: Sequence[Tile]) -> tuple[Grid, ...]:
-    """A coarse grid over each zone's tiles, of one pixel size, a multiple of 20 m: all places weigh the same."""
+    """Coarse grids, one over each zone's tiles, all with one pixel size (a multiple of 20 m): places weigh the same."""
     zones = sorted({tile.grid.epsg for tile in parts})
     whole = [grid.mosaic_grid(tuple(t.grid for t in parts if t.grid.epsg == epsg)).at(20) for epsg in zones]
     step = -(-max(max(g.shape) for g in whole) // SAMPLE_PX)
@@ -182,7 +182,7 @@ def sample_grids(parts: Sequence[Tile]) -> tuple[Grid, ...]:
 
 
 def _seen(scene: Scene, places: Sequence[tuple[Grid, NDArray[np.bool_]]], mask: Mask) -> NDArray[np.bool_]:
-    """(N,) True where the scene is clear, of the pixels inside of each grid in turn. Raises as clear_sky."""
+    """(N,) True where the scene is clear, for the pixels inside each grid in turn. Raises as clear_sky."""
     seen = (
         clear_sky(scene, where, mask)[inside] if over([scene], where) else np.zeros(int(inside.sum()), bool)
         for where, inside in places
@@ -191,7 +191,7 @@ def _seen(scene: Scene, places: Sequence[tuple[Grid, NDArray[np.bool_]]], mask: 
 
 
 def choose(passes: Mapping[str, Sequence[Scene]], limit: int) -> list[str]:
-    """Passes of at most `limit` scenes together (one at least), drawn evenly from the months, always the same ones."""
+    """Passes of at most `limit` scenes together (at least one), spread evenly over the months; deterministic."""
     months: dict[tuple[int, int], list[str]] = {}
     for name, members in passes.items():
         months.setdefault((members[0].time.year, members[0].time.month), []).append(name)
@@ -203,12 +203,12 @@ def choose(passes: Mapping[str, Sequence[Scene]], limit: int) -> list[str]:
 
 
 def clear_sky(scene: Scene, where: Grid, mask: Mask = DEFAULT_MASK) -> NDArray[np.bool_]:
-    """(y, x) True where the scene is clear, nearest pixels of the file or of its overviews; False outside it.
+    """(y, x) True where the scene is clear, from the nearest pixels of the file or its overviews; False outside it.
 
     The mask's opening and dilation are rounded to pixels of `where`.
 
     Raises:
-        ReadError, SourceUnavailableError: it cannot be read, and is tried only twice.
+        ReadError, SourceUnavailableError: it cannot be read; the read is retried only once.
     """
     href = scene.assets[SCL].href
     step = where.resolution // 20
@@ -225,14 +225,14 @@ def clear_sky(scene: Scene, where: Grid, mask: Mask = DEFAULT_MASK) -> NDArray[n
             classes = warped.read(1, out_shape=where.shape, resampling=Resampling.nearest)
     except (GeomapError, MemoryError):
         raise
-    except Exception as e:  # rasterio lets errors of GDAL through that share no other base
+    except Exception as e:  # rasterio passes on errors of GDAL that share no other base
         raise reader.explain(e, href) from None
     opening, dilation = (round(px * 20 / where.resolution) for px in (mask.opening, mask.dilation))
     return clear_np(classes.astype(np.uint8), Mask(mask.classes, opening, dilation))
 
 
 def stated_clear(members: Sequence[Scene], lon: NDArray[np.float64], lat: NDArray[np.float64]) -> float | None:
-    """Share of places that a pass sees clear by its scenes' boxes and `eo:cloud_cover`; None where one states none."""
+    """Share of places that a pass sees clear, by its scenes' boxes and `eo:cloud_cover`; None if one states none."""
     best = np.zeros(len(lon))
     for scene in members:
         if scene.cloud_cover is None:
@@ -262,7 +262,7 @@ def _months(period: Period, scenes: Sequence[Scene], sky: _Sky) -> tuple[MonthPl
 
 
 def _volume(parts: Sequence[Tile], scenes: Sequence[Scene], used: float) -> tuple[float, float]:
-    """(reads, decoded bytes): every scene's classification over each tile, and the bands of the share that is used."""
+    """(reads, decoded bytes): SCL of every scene over each tile, and the bands of the fraction `used`."""
     reads = size = 0.0
     for tile in parts:
         near = len(over(scenes, tile.grid))
@@ -279,7 +279,7 @@ def _passes(scenes: Sequence[Scene]) -> dict[str, list[Scene]]:
 
 
 def _lonlat(where: Grid, inside: NDArray[np.bool_]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Longitude and latitude of the centres of the pixels inside."""
+    """Longitude and latitude of the centres of the pixels inside the area."""
     rows, cols = np.nonzero(inside)
     x, y = where.west + (cols + 0.5) * where.resolution, where.north - (rows + 0.5) * where.resolution
     lon, lat = Transformer.from_crs(where.epsg, 4326, always_xy=True).transform(x, y)

@@ -1,4 +1,4 @@
-"""A request made ready before the first pixel: weights, class vectors, tiles, layers, all checked."""
+"""A request prepared and checked before the first pixel: weights, class vectors, tiles, layers."""
 
 from __future__ import annotations
 
@@ -33,35 +33,35 @@ PIXELS_PER_KM2 = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What the files of a run say of their making, whatever it made them from."""
+    """What the output files say about how they were made, from scenes or from a store."""
 
     tiles: tuple[Tile, ...]
     layers: tuple[Layer, ...]
     period: Period
     weights: str  # name
-    weights_sha256: str  # of their card
-    lineage: str  # a sentence
-    vectors: Mapping[str, str] = field(default_factory=dict)  # by legend, the sha256 of its class vectors
+    weights_sha256: str  # sha256 of their card
+    lineage: str  # one sentence on how the maps were made
+    vectors: Mapping[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request made ready: all that its tiles share, as plain values and tensors on the CPU, so that it travels."""
+    """A prepared request: everything its tiles share, as plain values and CPU tensors, so it can be sent to workers."""
 
     request: Request
     tiles: tuple[Tile, ...]
-    device: str  # type of the device that encodes, "cpu" or "cuda", here or on a cluster
-    dtype: torch.dtype  # that it encodes in
+    device: str  # device type that encodes, "cpu" or "cuda", here or on a cluster
+    dtype: torch.dtype  # data type of the encoding
     weights: weights.Weights
     questions: tuple[Question, ...]
     layers: tuple[Layer, ...]
-    within: tuple[str, int] | None  # (legend, class id) that the other maps keep to
-    codec: Codec | None = None  # of the embeddings, where they are saved
-    changes: tuple[Layer, ...] = ()  # maps of what differs from the earlier run, made of both runs' maps
+    within: tuple[str, int] | None  # (legend, class id): the other maps cover only this class
+    codec: Codec | None = None  # for the embeddings, if they are saved
+    changes: tuple[Layer, ...] = ()  # change maps, made from the maps of this run and of the earlier run
 
     @property
     def product(self) -> Product:
-        """Its maps, and what their files say of their making."""
+        """The maps, and what their files say about how they were made."""
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
         card = self.weights.card
         maps = (*self.layers, *self.changes)
@@ -69,17 +69,17 @@ class Prepared:
 
     @property
     def vectors(self) -> dict[str, str]:
-        """By legend, the sha256 of its class vectors."""
+        """Legend name -> sha256 of its class vectors."""
         return {q.legend.name: hashlib.sha256(q.vectors.numpy().tobytes()).hexdigest() for q in self.questions}
 
 
 def prepare(request: Request, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Prepared:
     """Check a request against weights and legends, and find its tiles, before the first pixel is read.
 
-    `device` and `dtype` are those that encode, on a cluster perhaps; by default the ones that this process would take.
+    `device` and `dtype` are those of the encoding, which may be on a cluster; by default those of this process.
 
     Raises:
-        InputError: the request cannot be met (its subclasses say why).
+        InputError: the request cannot be met (the subclasses say why).
     """
     device = device or pick_device(request.device)
     dtype = dtype or pick_dtype(device)
@@ -113,16 +113,16 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
 
 
 SAMPLE: Final = 4096
-"""Simulated series that choose the directions kept of an encoder with more of them than a store takes."""
+"""Number of simulated series that choose the directions to keep, for encoders with more than a store takes."""
 
 
 def codec_of(encoder: PixelEncoder) -> Codec:
-    """The coordinates in which an encoder's embeddings are kept: they follow from its weights alone."""
+    """The coordinates in which an encoder's embeddings are stored; they depend only on its weights."""
     return Codec.along(directions(encoder, SIZE, simulated_sample))
 
 
 def simulated_sample() -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """(N, T, C) DNs and (N, T) validity of SAMPLE simulated series, the same ones for every encoder."""
+    """(N, T, C) DNs and (N, T) validity of SAMPLE simulated series, the same for every encoder."""
     from geomap.simulate.series import simulate
 
     series = simulate(np.random.default_rng(0), SAMPLE)
@@ -130,7 +130,7 @@ def simulated_sample() -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
 
 
 def _covering(path: Path, tiles: Sequence[Tile], period: Period) -> Path:
-    """The composites of a run, by its directory or theirs. Raises InputError where they lack a tile or a month."""
+    """The composites store of a run, from its path or the run's. Raises InputError if a tile or month is missing."""
     kept = open_store(path, COMPOSITES)
     if kept.period != period:
         raise InputError(f"{kept.path} is of {kept.period}, not of {period}; ask for that period")
@@ -143,7 +143,7 @@ def _covering(path: Path, tiles: Sequence[Tile], period: Period) -> Path:
 def with_base(
     asked: tuple[Legend, ...], within: tuple[str, str] | None
 ) -> tuple[tuple[Legend, ...], tuple[str, int] | None]:
-    """The legends to ask, that of `within` added where it was not asked for; and its name with the class's id."""
+    """The legends to map, plus the one named by `within` if it is not among them; and (its name, the class id)."""
     if within is None:
         return asked, None
     name, class_name = within
@@ -155,7 +155,7 @@ def with_base(
 
 
 def find_scenes(request: Request, progress: Progress) -> Found:
-    """The scenes of a request; none are needed where its composites are saved. Raises as catalog.search."""
+    """The scenes of a request; none if it reads saved composites. Raises as catalog.search."""
     if request.composites is not None:
         return Found((), (), request.period)
     progress("search", 0, 1)
@@ -173,7 +173,7 @@ def find_scenes(request: Request, progress: Progress) -> Found:
 
 
 def disk_space(prepared: Prepared) -> int:
-    """Bytes on disk that a run takes at most: the largest layer while it is written, every map and store."""
+    """Most bytes on disk that a run takes: the largest layer while it is written, every map and every store."""
     largest = sum(t.grid.width * t.grid.height for t in prepared.tiles)
     itemsizes = [np.dtype(layer.dtype).itemsize for layer in prepared.product.layers]
     composite = prepared.request.period.months * (2 * len(BANDS) + 1) if prepared.request.save_composites else 0
@@ -182,9 +182,9 @@ def disk_space(prepared: Prepared) -> int:
 
 
 def read_bytes(where: Grid, scenes: int, used: float = 1.0) -> float:
-    """Decoded bytes over a grid of 10 m pixels: every scene's classification, and all bands of the share that is used.
+    """Decoded bytes read over a grid of 10 m pixels: SCL of every scene, all bands of the fraction `used`.
 
-    Bands of 10 m have two bytes a pixel; of 20 m a quarter of the pixels, the classification one byte of each.
+    A 10 m band has two bytes a pixel. A 20 m band has a quarter of the pixels; SCL has one byte for each of those.
     """
     of_bands = 2 * len(BANDS_10M) + 2 * len(BANDS_20M) / 4
     return scenes * where.width * where.height * (1 / 4 + used * of_bands)

@@ -1,4 +1,4 @@
-"""Where a run stands, for the caller's progress bars and, in `running.json`, for `geomap status`."""
+"""The progress of a run: for the caller's callback and, in `running.json`, for `geomap status`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from geomap.types import Progress
 
 
 class Tracker:
-    """Counts tiles and pixels of one run. Its methods are called by one thread."""
+    """Counts tiles and pixels of one run. Its methods are called from one thread."""
 
     def __init__(self, run: RunDirectory, pending: Sequence[Task], progress: Progress) -> None:
         self._directory = run.path
         self._progress = progress
         self._started = time.time()
-        self._running: dict[str, float] = {}  # tile name -> when it was begun, seconds since 1970
-        self._failed: dict[str, str] = {}  # tile name -> cause; they are tried again
+        self._running: dict[str, float] = {}  # tile name -> start time, seconds since 1970
+        self._failed: dict[str, str] = {}  # tile name -> cause; they are retried
         self._tiles = len(pending)
         self._pixels = sum(task.pixels for task in pending)
         self._composed = self._encoded = 0
@@ -26,7 +26,7 @@ class Tracker:
         self._write()
 
     def begin(self, task: Task) -> None:
-        """The work on a tile begins."""
+        """Work on a tile starts."""
         self._running[task.tile.name] = time.time()
         self._failed.pop(task.tile.name, None)
         self._write()
@@ -34,14 +34,14 @@ class Tracker:
     def composed(self) -> None:
         """A tile has been read."""
         self._composed += 1
-        self._progress("composite", min(self._composed, self._tiles), self._tiles)  # failed tiles are read twice
+        self._progress("composite", min(self._composed, self._tiles), self._tiles)  # tiles that fail are read twice
 
     def encoded(self, pixels: int) -> None:
-        """So many pixels of the current tile are encoded."""
+        """The current tile has this many pixels encoded."""
         self._progress("encode", self._encoded + pixels, self._pixels)
 
     def done(self, task: Task) -> None:
-        """A tile is finished and kept."""
+        """A tile is finished and saved."""
         self._running.pop(task.tile.name, None)
         self._write()
         self._encoded += task.pixels

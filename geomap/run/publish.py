@@ -1,4 +1,4 @@
-"""Finished tiles -> maps: one COG per layer and zone with its metadata, made in staging, then moved into place."""
+"""Finished tiles -> maps: one COG per layer and zone, made in staging, then moved into place."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ from geomap.write.layer import Layer, Statistics
 from geomap.write.stac import MapFile, write_stac
 
 Derived: TypeAlias = Mapping[str, Callable[[Tile], NDArray[Any]]]
-"""By stem, how the pixels of a tile are made of layers that there are."""
+"""Layer stem -> function that computes a tile's pixels from other layers."""
 
 WRITERS: Final = 4
-"""Maps written at a time, at most; each takes up to 50 MB."""
+"""Most maps written at a time; each takes up to 50 MB."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """The maps of a run, in their place."""
+    """The published maps of a run."""
 
     paths: tuple[Path, ...]
     statistics: Mapping[str, Statistics]  # by layer stem, over all zones
-    missed: int = 0  # scenes that some tile was made without, a file of theirs being missing or damaged
-    update: Update | None = None  # what was taken over from an earlier run
+    missed: int = 0  # scenes left out of at least one tile because a file is missing or damaged
+    update: Update | None = None  # what was reused from an earlier run
 
 
 def publish(
@@ -66,16 +66,16 @@ def publish(
     progress: Progress,
     derived: Derived = MappingProxyType({}),
 ) -> Maps:
-    """Tiles -> one COG per layer and zone and their metadata, all in staging; then everything moves into place.
+    """Write one COG per layer and zone and the metadata, all in staging; then move everything into place.
 
     Args:
-        product: what the files say of their making.
-        run: holds every tile of the product but the missing ones.
+        product: what the files say about how they were made.
+        run: holds every tile of the product except the missing ones.
         tasks: the tiles of the product.
         asked: the request as run.json keeps it.
-        missing: tiles that are nodata in the maps, and the kind of error; by name.
-        progress: called with maps written.
-        derived: the layers of the product that the run does not hold.
+        missing: tile name -> kind of error, for tiles that are nodata in the maps.
+        progress: callback for maps written.
+        derived: layers of the product that are computed, not kept by the run.
 
     Raises:
         DiskFullError, OutputError: the maps cannot be written.
@@ -99,7 +99,7 @@ def publish(
 
 
 def published(product: Product, directory: Path) -> Maps:
-    """The maps of a run that is finished. Raises InputError where its record is damaged."""
+    """The maps of a finished run. Raises InputError if its record is damaged."""
     return _maps(product, directory, read_record(directory))
 
 
@@ -121,7 +121,7 @@ def _recorded(
     statistics: Mapping[str, Statistics],
     abouts: Mapping[str, About],
 ) -> Record:
-    """What run.json will hold. Raises OffsetError; logs what is doubtful without being proven wrong."""
+    """The content of run.json. Raises OffsetError; warns about offsets that are doubtful but not proven wrong."""
     scenes = run.scenes or ()
     dark = offset_check.total(about.dark for about in abouts.values())
     for doubt in offset_check.check(scenes, dark).values():
@@ -163,7 +163,7 @@ def _maps(product: Product, directory: Path, recorded: Record) -> Maps:
 
 
 def _missed(recorded: Record) -> int:
-    """Scenes that some tile was made without."""
+    """Number of scenes left out of at least one tile."""
     return len({m.scene for m in recorded.missed})
 
 
@@ -198,7 +198,7 @@ def _load(run: RunDirectory, layer: Layer, tile: Tile) -> NDArray[Any]:
 
 
 def map_path(directory: Path, layer: Layer, epsg: int, zones: Sequence[int]) -> Path:
-    """Where a map lies: `<stem>.tif`, or `<stem>_<epsg>.tif` where the area spans zones."""
+    """Path of a map: `<stem>.tif`, or `<stem>_<epsg>.tif` if the area spans zones."""
     return directory / (f"{layer.stem}.tif" if len(zones) == 1 else f"{layer.stem}_{epsg}.tif")
 
 

@@ -1,7 +1,8 @@
-"""run.json: what was asked, with what, from which scenes, and what came out. Its bytes depend on these alone.
+"""run.json: the request, the versions, the scenes and the results.
 
-Of every scene it holds the DN offset of each band, why it was decided, and what the pixels said of it; of every item
-that was found and not used, why.
+The bytes of the file depend on these alone.
+For every scene it holds the DN offset of each band, the reason for it, and the evidence from the pixels; for every item
+that was found but not used, the reason.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Vegetation:
-    """What a scene's pixels say of its offset."""
+    """The evidence from a scene's pixels on its offset."""
 
-    values: int  # of clear vegetation
-    dark: int  # of them
+    values: int  # pixels of clear vegetation
+    dark: int  # dark ones among them
     offset: Says
 
 
 @dataclass(frozen=True, slots=True)
 class UsedScene:
-    """A scene that was read: no addresses, which may be local paths; offsets with reasons and evidence."""
+    """A scene that was read, without addresses, which may be local paths; offsets with reasons and evidence."""
 
     id: str
     collection: str
@@ -63,7 +64,7 @@ class UsedScene:
 
 @dataclass(frozen=True, slots=True)
 class MissedScene:
-    """A scene that some tiles were made without, because one of its files could not be read."""
+    """A scene left out of some tiles because one of its files could not be read."""
 
     scene: str  # id
     band: str
@@ -74,12 +75,12 @@ class MissedScene:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a run took over from an earlier one; its maps are the same as if it had not."""
+    """What a run reused from an earlier one; the maps are the same as without it."""
 
     since: str  # months of the earlier run
-    months: Mapping[str, int]  # month, as 2023-04 -> tiles whose medians were taken over
-    kept: int  # pixels whose labels were
-    encoded: int  # pixels that were not
+    months: Mapping[str, int]  # month, as 2023-04 -> number of tiles whose medians were reused
+    kept: int  # pixels whose labels were reused
+    encoded: int  # pixels that were encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,16 +92,16 @@ class Record:
     left_out: tuple[LeftOut, ...]
     missed: tuple[MissedScene, ...]
     tiles: tuple[str, ...]  # names
-    quarantined: dict[str, str]  # tile left out -> kind of error
+    quarantined: dict[str, str]  # tile that was left out -> kind of error
     maps: dict[str, Statistics]  # by layer stem
-    vectors: dict[str, str] = field(default_factory=dict)  # by legend, the sha256 of its class vectors
+    vectors: dict[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
     update: Update | None = None
     software: dict[str, str] = field(default_factory=lambda: software())
 
 
 @dataclass(frozen=True, slots=True)
 class OffsetGroup:
-    """Scenes whose offset was decided alike."""
+    """Scenes with the same offset decision."""
 
     provider: str
     platform: str
@@ -111,24 +112,24 @@ class OffsetGroup:
     first: str  # date of the first scene, YYYY-MM-DD
     last: str
     scenes: int
-    pixels_say: Mapping[str, int]  # scenes by what offset_check.judge says of them
+    pixels_say: Mapping[str, int]  # verdict of offset_check.judge -> number of scenes
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a run reads, from its directory."""
+    """The inputs of a run, read from its directory."""
 
     groups: tuple[OffsetGroup, ...]
     left_out: tuple[LeftOut, ...]
     finished: bool
-    missed: tuple[MissedScene, ...] = ()  # known of a finished run
+    missed: tuple[MissedScene, ...] = ()  # known only for a finished run
 
 
 _record: Final = TypeAdapter(Record)
 
 
 def software() -> dict[str, str]:
-    """Versions of what made the maps."""
+    """Versions of the software that made the maps."""
     libraries = {name: version(name) for name in ("torch", "rasterio", "stackstac", "dask", "numpy")}
     return {"geomap": __version__, **libraries}
 
@@ -137,13 +138,13 @@ def write_record(directory: Path, record: Record) -> None:
     """Write run.json. Raises DiskFullError, OutputError."""
     content = _record.dump_python(record, mode="json", exclude={"maps": {"__all__": {"std"}}})
     for key in ("vectors", "update"):
-        if not content[key]:  # of runs that have none
+        if not content[key]:  # left out if the run has none
             del content[key]
     files.write_json(directory / FILE, content)
 
 
 def read_record(directory: Path) -> Record:
-    """The record of a finished run. Raises InputError where there is none, or it is damaged."""
+    """The record of a finished run. Raises InputError if it is missing or damaged."""
     try:
         return _record.validate_json((directory / FILE).read_bytes())
     except OSError:
@@ -155,7 +156,7 @@ def read_record(directory: Path) -> Record:
 
 
 def inputs(directory: Path) -> Inputs:
-    """What the run in a directory reads, finished or not. Raises InputError where there is none."""
+    """The inputs of the run in a directory, finished or not. Raises InputError if there is none."""
     if (directory / FILE).is_file():
         found = read_record(directory)
         return Inputs(offset_groups(found.scenes), found.left_out, True, found.missed)
@@ -164,7 +165,7 @@ def inputs(directory: Path) -> Inputs:
 
 
 def updated(request: Mapping[str, Any], tiles: Iterable[Reused]) -> Update | None:
-    """What a request took over in its tiles; None where it asks for no update."""
+    """What a request reused, added over its tiles; None if it asks for no update."""
     if UPDATE not in request:
         return None
     reused = tuple(tiles)
@@ -174,7 +175,7 @@ def updated(request: Mapping[str, Any], tiles: Iterable[Reused]) -> Update | Non
 
 
 def merge(parts: Sequence[Statistics]) -> Statistics:
-    """Statistics over the zones of one layer; the spread within zones is not kept."""
+    """Statistics of one layer over all zones; the spread within zones is not kept."""
     if len(parts) == 1:
         return parts[0]
     filled = [p for p in parts if p.valid]
@@ -195,7 +196,7 @@ def merge(parts: Sequence[Statistics]) -> Statistics:
 
 
 def used_scenes(scenes: Sequence[Scene], dark: Mapping[str, Dark]) -> tuple[UsedScene, ...]:
-    """Scenes as run.json holds them; `dark` holds what the pixels of all tiles say, by scene id."""
+    """Scenes as run.json holds them; `dark` maps scene ids to the evidence from the pixels of all tiles."""
     return tuple(_used(scene, dark.get(scene.id, Dark())) for scene in scenes)
 
 
@@ -219,7 +220,7 @@ def _used(scene: Scene, dark: Dark) -> UsedScene:
 
 
 def missed_by_scene(by_tile: Mapping[str, Sequence[Missed]]) -> tuple[MissedScene, ...]:
-    """What the tiles, by name, were made without; by scene."""
+    """Missed scenes by tile name -> missed scenes with their tiles."""
     tiles: dict[tuple[str, str, str, str], list[str]] = {}
     for name, missed in sorted(by_tile.items()):
         for m in missed:

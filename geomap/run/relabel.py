@@ -1,4 +1,4 @@
-"""Maps from stored embeddings, without scenes or an encoder: new legends, and likeness to a place."""
+"""Maps from stored embeddings, without scenes or an encoder: new legends, similarity to a place."""
 
 from __future__ import annotations
 
@@ -37,40 +37,40 @@ from geomap.write.layer import Layer, layers_of
 log = logging.getLogger(__name__)
 
 SIMILARITY: Final = "similarity"
-"""Stem of the map of likeness."""
+"""Stem of the similarity map."""
 STRIP: Final = 256
-"""Rows read at once: a row of chunks."""
+"""Rows read at once: one row of chunks."""
 BLOCK: Final = 4096
 """Pixels labelled at once: their coordinates (2 MB) stay in a core's cache."""
 
 MAX_STRIPS: Final = 8
-"""Strips in memory at once, each of 34 MB for a tile's width of 1024 pixels."""
+"""Most strips in memory at once, each of 34 MB for a tile's width of 1024 pixels."""
 
 Use: TypeAlias = Callable[[NDArray[np.intp], torch.Tensor], None]
-"""Takes flat indices (n,) of pixels and their codes (n, C), from several threads."""
+"""Callback with flat indices (n,) of pixels and their codes (n, C), called from several threads."""
 Maker: TypeAlias = Callable[[Tile, Callable[[int], None]], Layers]
-"""(tile, told of pixels done) -> its layers."""
+"""(tile, callback with pixels done) -> the tile's layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRequest:
-    """New questions to a store."""
+    """A request to map legends from a store."""
 
     store: Path  # embeddings.zarr, or the directory of the run that made it
     legends: tuple[Legend, ...]
-    weights: str | None = None  # name or folder; None: by the name that the store tells
+    weights: str | None = None  # name or folder; None: the weights named by the store
     min_confidence: float = 0.0  # 0..1
-    within: tuple[str, str] | None = None  # (legend, class): the other maps cover this class alone
+    within: tuple[str, str] | None = None  # (legend, class): the other maps cover only this class
 
 
 def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:
-    """Map legends over the stored pixels into `out`: the same files as `map_area` makes.
+    """Map legends over the stored pixels into `out`; the files are those of `map_area`.
 
     Raises:
-        WeightsError: the embeddings are another model's.
-        InputError: no store, no legend, or one that does not fit.
+        WeightsError: the embeddings come from another model.
+        InputError: no store, no legend, or a legend that does not fit.
         ReadError: the store is damaged.
-        TemporaryError: another run writes `out`, or the disk is full.
+        TemporaryError: another run is writing `out`, or the disk is full.
     """
     kept = store.open_store(request.store, EMBEDDINGS)
     loaded = _weights_of(kept, request.weights)
@@ -105,17 +105,17 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
 
 
 def similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
-    """Map the cosine of every stored pixel with the one at a place, as float32 in similarity.tif.
+    """Map the cosine between every stored pixel and the pixel at a place, as float32 in similarity.tif.
 
     Args:
         path: embeddings.zarr, or the directory of the run that made it.
-        lon, lat: the place in degrees.
-        out: directory of the map.
-        progress: told of pixels and maps done.
+        lon, lat: position of the place in degrees.
+        out: output directory.
+        progress: callback for pixels and maps done.
 
     Raises:
-        InputError: no store, or the place is not among its mapped pixels.
-        ReadError, TemporaryError: as label_store.
+        InputError: no store, or the place is not one of its mapped pixels.
+        ReadError, TemporaryError: as in label_store.
     """
     kept = store.open_store(path, EMBEDDINGS)
     wanted = _code_at(kept, lon, lat)
@@ -138,7 +138,7 @@ def similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = 
 
 
 def _weights_of(kept: Store, name: str | None) -> weights.Weights:
-    """The weights that made the embeddings. Raises WeightsError for any other."""
+    """The weights that made the embeddings. Raises WeightsError if others are named."""
     of = kept.about["weights"]
     try:
         loaded = weights.load(name or of["name"])
@@ -155,7 +155,7 @@ def _weights_of(kept: Store, name: str | None) -> weights.Weights:
 
 
 def _described(kept: Store) -> dict[str, Any]:
-    """What maps from a store are made of, as run.json tells it."""
+    """What maps from a store are made from, as run.json holds it."""
     return {
         "geomap": __version__,
         "embeddings": store_digest(kept.path),
@@ -173,7 +173,7 @@ def _map(
     out: Path,
     progress: Progress,
 ) -> Result:
-    """Make the layers of every stored tile and assemble them; a run that was stopped goes on."""
+    """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
     of = kept.about["weights"]
     product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
     tasks = [Task(tile) for tile in kept.tiles]
@@ -199,7 +199,7 @@ def _map(
 
 
 def _make(run: RunDirectory, tasks: Sequence[Task], stems: Sequence[str], make: Maker, progress: Progress) -> int:
-    """Make the tiles that are not finished; returns how many were."""
+    """Make the tiles that are not finished; returns how many already were."""
     pending = [task for task in tasks if not run.has(task, stems)]
     done, total = 0, sum(task.pixels for task in pending)
 
@@ -214,15 +214,15 @@ def _make(run: RunDirectory, tasks: Sequence[Task], stems: Sequence[str], make: 
 
 
 def _mapped(kept: Store, months: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(y, x) pixels that were embedded: in the area, with enough clear months."""
+    """(y, x) pixels that have an embedding: inside the area, with enough clear months."""
     mapped: NDArray[np.bool_] = (months != NOT_MAPPED) & (months >= kept.about["min_clear_months"])
     return mapped
 
 
 def _over(kept: Store, tile: Tile, usable: NDArray[np.bool_], use: Use, advance: Callable[[int], None]) -> None:
-    """Hand the codes of a tile's usable pixels to `use`, strips of rows side by side on the cores.
+    """Pass the codes of a tile's usable pixels to `use`, in strips of rows that run in parallel.
 
-    Each core has a strip of its own: pixels are too little work for several to share. Raises ReadError.
+    Each core works on its own strip: a strip is too little work to share. Raises ReadError.
     """
 
     def do(top: int) -> int:
@@ -242,7 +242,7 @@ def _over(kept: Store, tile: Tile, usable: NDArray[np.bool_], use: Use, advance:
 
 
 def _check(kept: Store, tile: Tile, values: torch.Tensor) -> None:
-    """Raises ReadError where the code of a mapped pixel is that of no data."""
+    """Raise ReadError if a mapped pixel has the code of nodata."""
     if values.isnan().any():
         raise store.damaged(kept.path, f"tile {tile.name} lacks embeddings")
 
@@ -252,10 +252,10 @@ def _rows(whole: Grid, top: int, bottom: int) -> Grid:
 
 
 def _code_at(kept: Store, lon: float, lat: float) -> torch.Tensor:
-    """(C,) code of the pixel at a place. Raises InputError where it is not stored or not mapped."""
+    """(C,) code of the pixel at a place. Raises InputError if it is not stored or not mapped."""
     place = f"--at {lon:g},{lat:g}"
     if not (-180 <= lon <= 180 and -80 <= lat <= 84):
-        raise InputError(f"{place} is no place that is mapped; write longitude,latitude in degrees")
+        raise InputError(f"{place} cannot be mapped; write longitude,latitude in degrees")
     epsg = int(grid.zone_epsg(np.array([lon]), np.array([lat]))[0])
     x, y = Transformer.from_crs(4326, epsg, always_xy=True).transform(lon, lat)
     pixel = Grid(epsg, int(x // 10) * 10, int(y // 10) * 10 + 10, 1, 1)

@@ -1,4 +1,4 @@
-"""All tiles of a run: each is tried, tried again if it fails, then left out; what is finished is kept at once."""
+"""Makes all tiles of a run: a tile that fails is retried once, then left out."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from geomap.types import Dark, Progress
 log = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 2
-"""Times that a tile is tried; the second time comes after all others, and with no other beside it."""
+"""Attempts per tile; the second comes after all other tiles, and one tile at a time."""
 
 HOPELESS: Final = 8
-"""Tiles that fail before any is finished; then the cause is no tile's own (credentials, say), and the run stops."""
+"""If this many tiles fail before one succeeds, the cause is general (credentials, say), and the run stops."""
 
 Make: TypeAlias = Callable[[Sequence[Task], Tracker, bool], Generator[Outcome]]
-"""(tasks, tracker, one at a time) -> how the work on each went, in any order (workers.Workers.work)."""
+"""(tasks, tracker, one at a time) -> the outcome of each task, in any order (workers.Workers.work)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What `try_tiles` did."""
+    """The result of `try_tiles`."""
 
     quarantined: Mapping[str, Quarantined]  # by tile name
-    seconds: Mapping[str, float]  # by stage, added up over this run's tiles
+    seconds: Mapping[str, float]  # by stage, added over the tiles of this run
 
 
 def try_tiles(
     run: RunDirectory, all_tasks: Sequence[Task], pending: Sequence[Task], make: Make, progress: Progress
 ) -> Tried:
-    """Make the pending tiles and keep each as it is finished; the tiles that fail twice are quarantined.
+    """Make the pending tiles and keep each one as soon as it is finished; quarantine the tiles that fail twice.
 
     Args:
-        run: where the tiles are kept; its scenes are found.
-        all_tasks: those of the whole run; the ones that are not pending are finished, or in quarantine.
-        pending: tiles to make.
-        make: makes them.
-        progress: called with tiles read and pixels encoded.
+        run: where the tiles are kept; its scenes are known.
+        all_tasks: all tasks of the run; those that are not pending are finished or quarantined.
+        pending: tasks to do.
+        make: does the tasks.
+        progress: callback for tiles read and pixels encoded.
 
     Raises:
-        TemporaryError: of the first tile that meets one; run again later.
+        TemporaryError: raised by the first tile that meets one; run again later.
         OffsetError: the pixels of a scene contradict its offset.
-        Exception: of the first tile, where none could be made.
+        Exception: the error of the first tile, if no tile could be made.
     """
     tracker = Tracker(run, pending, progress)
     left_out, ready = _before(run, all_tasks, pending)
@@ -75,7 +75,7 @@ def try_tiles(
                 tracker.done(outcome.task)
                 done += 1
                 seconds.update(outcome.finished.about.seconds)
-                del outcome  # the next but one is being read already
+                del outcome  # the tile after next is already being read
         again = [task for task, _ in failed]
     if failed and not done:
         raise failed[0][1]
@@ -87,7 +87,7 @@ def try_tiles(
 def _before(
     run: RunDirectory, all_tasks: Sequence[Task], pending: Sequence[Task]
 ) -> tuple[dict[str, Quarantined], list[Task]]:
-    """The tiles that stay in quarantine, and those that are finished."""
+    """The tiles that stay quarantined, and the tasks that are finished."""
     prints = {task.tile.name: task.fingerprint for task in all_tasks}
     todo = {task.tile.name for task in pending}
     before = run.quarantined().items()
@@ -96,14 +96,14 @@ def _before(
 
 
 def _checked(run: RunDirectory, before: Mapping[str, Dark], new: Mapping[str, Dark]) -> dict[str, Dark]:
-    """The evidence of all tiles so far. Raises OffsetError."""
+    """The evidence from all tiles so far. Raises OffsetError."""
     total = offset_check.total([before, new])
     offset_check.check(run.scenes or (), total)
     return total
 
 
 def _failure(outcome: Outcome, attempt: int) -> Exception:
-    """The error of a tile that failed. Raises it where it is temporary."""
+    """The error of a tile that failed; raised here if it is temporary."""
     error = outcome.error or GeomapError("failed without a cause")
     if isinstance(error, TemporaryError):
         raise error
@@ -111,7 +111,7 @@ def _failure(outcome: Outcome, attempt: int) -> Exception:
     log.warning(
         "tile %s failed (attempt %d of %d): %s", outcome.task.tile.name, attempt, ATTEMPTS, cause(error), exc_info=bug
     )
-    traceback.clear_frames(error.__traceback__)  # they hold the tile's arrays
+    traceback.clear_frames(error.__traceback__)  # tracebacks hold the tile's arrays
     return error
 
 

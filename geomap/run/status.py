@@ -1,4 +1,4 @@
-"""How far the run in a directory is, and whether what it keeps is whole: read from its files alone, at any moment."""
+"""The progress of a run and the state of its files, read from its directory at any moment."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from geomap.run.tile_file import DAMAGED, intact, read_about
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A run as its directory shows it."""
+    """The state of a run, read from its directory."""
 
     directory: str
     state: Literal["running", "stopped", "finished"]  # running: a process holds the directory
     tiles: int
     done: int
-    running: tuple[str, ...]  # tiles in hand
-    failed: Mapping[str, str]  # tiles that failed once, to be tried again -> cause
+    running: tuple[str, ...]  # tiles being made
+    failed: Mapping[str, str]  # tiles that failed once and will be retried -> cause
     quarantined: Mapping[str, str]  # tiles that failed twice -> cause
-    pending: int  # none of these
-    seconds_left: float | None  # at the pace of this run, or of the last one; None: no tile finished yet
+    pending: int  # all other tiles
+    seconds_left: float | None  # at the speed of this run, or of the last one; None: no tile finished yet
     scenes: int
     bytes: int  # on disk
 
 
 def status(directory: Path) -> Status:
-    """How far a run is. Raises InputError where there is none."""
+    """The progress of a run. Raises InputError if there is none."""
     begun = read_begun(directory)
     tiles, busy = begun.tiles, held(directory)
     quarantined = {name: q.cause for name, q in read_quarantine(directory).items() if name in tiles}
@@ -71,9 +71,10 @@ def status(directory: Path) -> Status:
 
 
 def problems(directory: Path) -> tuple[str, ...]:
-    """Compare what a run has written with what it wrote down: a line for each difference, with what to do.
+    """Compare a run's files with their checksums: one line for each difference, with what to do about it.
 
-    Maps and what lies beside them by SHA256SUMS, kept tiles by their own checksums. Raises InputError: no run there.
+    Maps and the files beside them are checked against SHA256SUMS, kept tiles against their own checksums. Raises
+    InputError if there is no run.
     """
     begun = read_begun(directory)
     found = [f"{line}; {_remedy(line)}" for line in files.verify(directory)]
@@ -82,23 +83,23 @@ def problems(directory: Path) -> tuple[str, ...]:
         if not path.is_file():
             continue
         if not intact(path):
-            found.append(f"tile {name}: {path.name} is changed or cut; the run's command makes this tile again")
+            found.append(f"tile {name}: {path.name} is changed or cut; type the run's command again to remake it")
         elif _print(path) != tile.fingerprint:
-            found.append(f"tile {name}: of other scenes or settings; the run's command makes this tile again")
+            found.append(f"tile {name}: made from other scenes or settings; type the run's command again to remake it")
     return tuple(found)
 
 
 def _remedy(line: str) -> str:
-    """What to do about a line of files.verify."""
+    """What to do about a line from files.verify."""
     if line.startswith(f"{files.SUMS}:"):
-        return "type the run's command again: it goes on from the tiles that are done"
+        return "type the run's command again: it resumes from the finished tiles"
     if line.partition(":")[0].endswith(".tif") and "not listed" not in line:
-        return "type the run's command again: it makes the maps again, from kept tiles where there are any"
+        return "type the run's command again: it remakes the maps, from kept tiles if there are any"
     return f"if that was not you, remove {files.SUMS} and type the run's command again"
 
 
 def _print(path: Path) -> str | None:
-    """The fingerprint in a tile's file; None where there is no whole file."""
+    """The fingerprint in a tile's file; None if the file is missing or incomplete."""
     try:
         return read_about(path).fingerprint
     except DAMAGED:
@@ -108,7 +109,7 @@ def _print(path: Path) -> str | None:
 def _seconds_left(
     home: Path, tiles: Mapping[str, Listed], done: set[str], rest: set[str], started: float | None, held: bool
 ) -> float | None:
-    """Pixels that are left, over those that the run finished in each second since it started."""
+    """Remaining pixels divided by the pixels that the run finished per second since it started."""
     ends = {name: end for name in done if started and (end := _modified(home / f"{name}.npz")) >= started}
     if not rest:
         return 0.0
@@ -131,6 +132,6 @@ def _size(directory: Path) -> int:
 
 def _sizes(directory: Path) -> Iterator[int]:
     for path in directory.rglob("*"):
-        with suppress(OSError):  # gone since
+        with suppress(OSError):  # deleted meanwhile
             if path.is_file():
                 yield path.stat().st_size

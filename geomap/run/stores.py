@@ -1,4 +1,4 @@
-"""A run's stores: made in its state directory, filled tile by tile, published beside the maps, read again later."""
+"""A run's stores: created in its state directory, filled by tile, published, read by later runs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
 from geomap.types import UPDATE, Composite, Grid, Period, Tile
 
 _UNTOLD: Final = frozenset({"bounds", "stac", "max_cloud", "offset_policy", "save", UPDATE})
-"""Keys of a request's identity that a store does not repeat: where scenes were searched, which run.json tells."""
+"""Identity keys that a store does not repeat: how scenes were searched, which run.json holds."""
 _LABELS: Final = frozenset({"legends", "min_confidence", "within"})
-"""Keys that decide the maps alone."""
+"""Identity keys that decide only the maps."""
 _EMBEDS: Final = frozenset({"weights", "min_clear_months", "device"})
-"""Keys that do not decide a composite."""
+"""Identity keys that do not decide a composite."""
 
 
 def attach(prepared: Prepared, asked: Mapping[str, Any], run: RunDirectory) -> RunDirectory:
-    """The run with the stores that it fills: those of an earlier run of the same request, or empty ones.
+    """The run with the stores it fills: existing ones of an earlier run of the same request, or empty ones.
 
     Raises DiskFullError, OutputError.
     """
@@ -42,9 +42,9 @@ def attach(prepared: Prepared, asked: Mapping[str, Any], run: RunDirectory) -> R
 
 
 def link(stores: Iterable[Store], staging: Path, missing: Collection[str]) -> None:
-    """Put the files of the stores among those to be published; the state keeps its own names for them.
+    """Link the files of the stores into the staging directory; the state directory keeps its own names for them.
 
-    `missing` names the tiles in quarantine, which the stores hold no data of.
+    `missing` names the quarantined tiles, for which the stores hold no data.
     """
     with files.disk_errors(staging):
         for kept in stores:
@@ -53,7 +53,7 @@ def link(stores: Iterable[Store], staging: Path, missing: Collection[str]) -> No
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     os.link(kept.path / name, target)
-                except OSError:  # a disk without hard links
+                except OSError:  # the disk has no hard links
                     shutil.copy2(kept.path / name, target)
             if missing:
                 store.name_missing(staging / kept.kind, missing)
@@ -61,19 +61,19 @@ def link(stores: Iterable[Store], staging: Path, missing: Collection[str]) -> No
 
 @dataclass(frozen=True, slots=True)
 class MadeFrom:
-    """What a tile's composites were made from."""
+    """The inputs of a tile's composites."""
 
-    months: dict[str, str | None]  # month, as 2023-04 -> its identity.month_keys; None: a scene could not be read
-    dark: dict[str, tuple[int, int]]  # by scene, values and dark ones (types.Dark)
+    months: dict[str, str | None]  # month, as 2023-04 -> identity.month_keys; None: a scene was unreadable
+    dark: dict[str, tuple[int, int]]  # scene id -> values and dark ones (types.Dark)
 
 
 _made_from: Final = TypeAdapter(MadeFrom)
 
 
 def write_made_from(staging: Path, tasks: Iterable[Task], period: Period, abouts: Mapping[str, About]) -> None:
-    """Write down what the composites of tiles were made from, for runs that take months over.
+    """Write the inputs of the tiles' composites, for later runs that reuse months.
 
-    `abouts` are by tile name. Raises DiskFullError, OutputError.
+    `abouts` is keyed by tile name. Raises DiskFullError, OutputError.
     """
     for task in tasks:
         seen = abouts[task.tile.name]
@@ -88,7 +88,7 @@ def write_made_from(staging: Path, tasks: Iterable[Task], period: Period, abouts
 
 
 def read_made_from(directory: Path, tile: Tile) -> MadeFrom:
-    """What a run wrote down of a tile. Raises FileNotFoundError, OSError or ValueError."""
+    """The inputs that a run wrote for a tile. Raises FileNotFoundError, OSError or ValueError."""
     return _made_from.validate_json(_made_from_file(directory, tile).read_bytes())
 
 
@@ -100,20 +100,20 @@ def composite_over(kept: Store, tile: Tile) -> Composite:
     """A tile's composite from a store that covers it. Raises ReadError."""
     holding = kept.holding(tile.grid)
     if holding is None or holding.name in kept.missing:
-        raise ReadError(f"{kept.path} holds no composite of {tile.name}: its scenes could not be read then")
+        raise ReadError(f"{kept.path} holds no composite of {tile.name}: its scenes could not be read in that run")
     return Composite(*medians(kept, tile.grid, holding))
 
 
 def medians(
     kept: Store, where: Grid, tile: Tile, step: int | None = None
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """DNs (month, band, y, x) and clear counts (month, y, x) over a part of a stored tile, or those of one month.
+    """DNs (month, band, y, x) and clear counts (month, y, x) over part of a stored tile; with `step`, of one month.
 
-    Raises ReadError where the store is damaged.
+    Raises ReadError if the store is damaged.
     """
     dn, clear = (kept.read(name, where, tile, step) for name in ("composite", "clear"))
     if clear.any() and not dn.any():
-        raise store.damaged(kept.path, f"tile {tile.name} has clear observations and no composite")
+        raise store.damaged(kept.path, f"tile {tile.name} has clear observations but no composite")
     return dn, clear
 
 
@@ -135,7 +135,7 @@ def _existing(path: Path) -> Store | None:
 
 
 def _about(prepared: Prepared, asked: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    """What a store says of itself, as JSON values."""
+    """What a store says about itself, as JSON values."""
     left = _UNTOLD | _LABELS | (_EMBEDS if kind == COMPOSITES else frozenset())
     about = {key: value for key, value in asked.items() if key not in left}
     if kind == EMBEDDINGS:

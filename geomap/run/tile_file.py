@@ -1,7 +1,8 @@
-"""What the work on one tile gives, and the file that keeps it: plain values, so that they travel from any worker.
+"""The result of the work on one tile, and the file that keeps it.
 
-A file is a zip of arrays (numpy's npz, no pickle): one for each layer, compressed where the tile was made, and one that
-holds the rest as JSON. The zip's comment is the sha256 of all that comes before it, so any changed byte is found.
+Results are plain values, so any worker can send them. A file is a zip of arrays (numpy's npz, no pickle): one array for
+each layer, compressed where the tile was made, and one that holds the rest as JSON. The zip's comment is the sha256 of
+everything before it, so any changed byte is found.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from pydantic import TypeAdapter
 from geomap.types import Dark, Layers, Missed, Scene, Tile
 
 _LAYER: Final = "layer "
-"""Prefix of layers in a file: a legend may be called like an argument of numpy's."""
+"""Prefix of layers in a file: without it, a legend could have the name of one of numpy's arguments."""
 _ABOUT: Final = "about"
-"""Name of the JSON in a file."""
+"""Name of the JSON array in a file."""
 _DIGEST: Final = hashlib.sha256().digest_size
 DAMAGED: Final = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
-"""What reading a file raises that is missing, cut or changed."""
+"""Exceptions from reading a file that is missing, truncated or changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A tile to make: the scenes over it, and the fingerprint of all that decides its content (identity.py)."""
+    """A tile to make: the scenes over it, and the fingerprint of everything that decides its content (identity.py)."""
 
     tile: Tile
     scenes: tuple[Scene, ...] = ()
@@ -45,39 +46,39 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Reused:
-    """What was taken over from an earlier run, and what was not."""
+    """What was reused from an earlier run, and what was encoded."""
 
-    months: tuple[str, ...] = ()  # whose medians were, as 2023-04
-    pixels: int = 0  # whose labels were
+    months: tuple[str, ...] = ()  # months whose medians were reused, as 2023-04
+    pixels: int = 0  # pixels whose labels were reused
     encoded: int = 0  # pixels that were encoded
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a finished tile beside its layers."""
+    """What is known about a finished tile besides its layers."""
 
-    dark: Mapping[str, Dark] = field(default_factory=dict)  # by scene id, dark vegetation: what it says of the offset
-    missed: tuple[Missed, ...] = ()  # scenes left out because a file of theirs cannot be read
+    dark: Mapping[str, Dark] = field(default_factory=dict)  # scene id -> dark vegetation, the evidence on its offset
+    missed: tuple[Missed, ...] = ()  # scenes left out because one of their files cannot be read
     seconds: Mapping[str, float] = field(default_factory=dict)  # by stage
     reused: Reused = field(default_factory=Reused)
-    fingerprint: str = ""  # of the task; written with the file
+    fingerprint: str = ""  # fingerprint of the task; written with the file
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The work on one tile, done."""
+    """The finished work on one tile."""
 
     layers: bytes  # packed
     about: About = field(default_factory=About)
-    kept: Mapping[str, Layers] = field(default_factory=dict)  # by store, arrays (..., y, x) by name; not in the file
+    kept: Mapping[str, Layers] = field(default_factory=dict)  # store -> arrays (..., y, x) by name; not in the file
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How the work on one tile went."""
+    """How the work on one tile ended."""
 
     task: Task
-    finished: Finished | None  # None: it failed
+    finished: Finished | None  # None if it failed
     error: Exception | None = None
 
 
@@ -93,7 +94,7 @@ def pack(layers: Layers) -> bytes:
 
 
 def encode(layers: bytes, about: About) -> bytes:
-    """The bytes of a file."""
+    """The bytes of a tile's file."""
     buffer = io.BytesIO(layers)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as z:
         with z.open(f"{_ABOUT}.npy", "w") as f:
@@ -111,13 +112,13 @@ def read_layer(path: Path, stem: str) -> NDArray[Any]:
 
 
 def read_about(path: Path) -> About:
-    """What a file says beside its layers. Raises DAMAGED."""
+    """What a file holds besides its layers. Raises DAMAGED."""
     with np.load(path, allow_pickle=False) as f:
         return _about.validate_json(f[_ABOUT].tobytes())
 
 
 def intact(path: Path) -> bool:
-    """Whether a file is there, byte for byte as it was written."""
+    """Whether a file exists, byte for byte as it was written."""
     try:
         content = path.read_bytes()
     except OSError:

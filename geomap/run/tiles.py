@@ -1,4 +1,4 @@
-"""The work on one tile: scenes -> composite -> embeddings -> layers, the next composite read ahead."""
+"""The work on one tile: scenes -> composite -> embeddings -> layers; the next tile is read ahead."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """A tile's composite and what else its labels need."""
+    """A tile's composite and what else is needed to label it."""
 
     task: Task
     inside: NDArray[np.bool_]  # (y, x) pixels of the area
     made: Composite
-    seconds: float  # that the composite took
-    months: tuple[str, ...] = ()  # taken over from an earlier run
-    known: Known | None = None  # what that run says of the pixels
+    seconds: float  # time for the composite
+    months: tuple[str, ...] = ()  # months reused from an earlier run
+    known: Known | None = None  # what that run knows about the pixels
 
 
 class Here:
-    """The process itself."""
+    """Makes the tiles in this process."""
 
     device: torch.device
     dtype: torch.dtype
@@ -54,7 +54,7 @@ class Here:
         self._engine: Engine | None = None
 
     def __enter__(self) -> Self:
-        """Raises InputError for a device that is not there."""
+        """Raises InputError for a device that does not exist."""
         self.device = pick_device(self._asked)
         self.dtype = pick_dtype(self.device)
         return self
@@ -63,7 +63,7 @@ class Here:
         self._engine = None
 
     def speed(self, prepared: Prepared) -> float:
-        """Measured in a short trial."""
+        """Pixels encoded per second, measured in a short trial."""
         return self._ready(prepared).pixels_per_second(prepared.request.period.months)
 
     def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
@@ -78,9 +78,9 @@ class Here:
 def _work(
     prepared: Prepared, engine: Engine, tasks: Sequence[Task], tracker: Tracker, alone: bool
 ) -> Generator[Outcome]:
-    """Make tiles in this process, in their order; errors are part of the outcomes.
+    """Make tiles in this process, in order; errors are returned in the outcomes.
 
-    The next composite is read while one is encoded, unless each tile is to be made `alone`.
+    The next composite is read while the current one is encoded, unless `alone` is set.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="composite")
 
@@ -98,17 +98,17 @@ def _work(
                 tracker.composed()
                 ahead = read(following) if following and not alone else None
                 outcome = Outcome(task, finish_tile(prepared, engine, composed, tracker.encoded))
-                del composed  # or it would be a third composite in memory
+                del composed  # otherwise a third composite would stay in memory
             except Exception as e:
                 outcome = Outcome(task, None, e)
             yield outcome
             del outcome
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C does not wait for a server
+        pool.shutdown(wait=False, cancel_futures=True)  # so that Ctrl-C does not wait for a server
 
 
 def compose_tile(prepared: Prepared, task: Task) -> Composed:
-    """Read a tile. Raises as pipeline.compose."""
+    """Read a tile and make its composite. Raises as pipeline.compose."""
     start = time.perf_counter()
     asked = prepared.request
     months: tuple[str, ...] = ()
@@ -129,7 +129,7 @@ def _from_scenes(asked: Request, task: Task, skip: Collection[int] = ()) -> Comp
 
 
 def _updated(prepared: Prepared, task: Task, earlier: Earlier) -> tuple[Composite, tuple[str, ...], Known | None]:
-    """A composite whose months come from an earlier run where they can; those months; what else that run says."""
+    """A composite that reuses months of an earlier run; the reused months; what that run knows about the pixels."""
     asked = prepared.request
     found = update.shared(earlier, task, asked.period)
     if found is None:
@@ -147,7 +147,7 @@ def _updated(prepared: Prepared, task: Task, earlier: Earlier) -> tuple[Composit
 def finish_tile(
     prepared: Prepared, engine: Engine, composed: Composed, advance: Callable[[int], None] = lambda pixels: None
 ) -> Finished:
-    """Encode and label a tile that was read; `advance` is called with the pixels done so far."""
+    """Encode and label a tile that was read; `advance` is a callback with the pixels done so far."""
     start = time.perf_counter()
     made, asked = composed.made, prepared.request
     labelled = label_tile(prepared, engine, made, composed.inside, advance, composed.known)
@@ -165,11 +165,11 @@ def finish_tile(
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """What encoding a tile gives."""
+    """The result of encoding a tile."""
 
     layers: Layers
-    codes: NDArray[np.int8] | None  # (C, y, x) of its embeddings, where they are saved
-    kept: int  # pixels that were known
+    codes: NDArray[np.int8] | None  # (C, y, x) codes of the embeddings, if they are saved
+    kept: int  # pixels whose labels were reused
     encoded: int
 
 
@@ -181,7 +181,7 @@ def label_tile(
     advance: Callable[[int], None] = lambda pixels: None,
     known: Known | None = None,
 ) -> Labelled:
-    """All layers of a tile from one encoding pass, over the pixels that are not known."""
+    """All layers of a tile from one encoding pass over the pixels whose labels are not known yet."""
     asked, codec = prepared.request, prepared.codec
     months, usable = pipeline.usable_pixels(made, inside, asked.min_clear_months)
     labels = TileLabels(prepared.questions, usable.shape)

@@ -1,11 +1,13 @@
-"""Rolling updates: months and labels taken over from an earlier run, to the same bytes as without it.
+"""Rolling updates: reuse months and labels of an earlier run.
 
-A month's medians are taken from the earlier run's store where the same scenes, lying and shifted in the same way, made
-them there (fingerprint.month_keys) and none of them had been missing. The period holds every calendar month once, so a
-pixel whose months are all the same, those without a value included, is the same series to the encoder; it keeps the
-labels that the earlier run's maps hold. All others are encoded.
+The maps have the same bytes as without it.
 
-The earlier run only saves work. Where a tile of it is damaged, or a worker does not see its directory, the tile is made
+A month's medians are reused from the earlier run's store if the same scenes, with the same grids and offsets, made them
+there (identity.month_keys) and none of those scenes was missing. The period holds every calendar month once, so a pixel
+whose months are all the same, including those without a value, is the same series to the encoder. Such a pixel keeps
+its labels from the earlier run's maps. All other pixels are encoded.
+
+The earlier run only saves work. If one of its tiles is damaged, or a worker cannot see its directory, the tile is made
 from its scenes, with a warning.
 """
 
@@ -44,28 +46,28 @@ from geomap.write.layer import Layer
 log = logging.getLogger(__name__)
 
 MAY_DIFFER: Final = SEARCH - {"bounds"} | {"period", "save", UPDATE}
-"""Keys of the two requests: how scenes were searched does not matter, since they are compared one by one."""
+"""Keys in which the two requests may differ: scenes are compared one by one, however they were searched."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Months of a tile that the earlier run has."""
+    """Months of a tile that can be reused from the earlier run."""
 
     steps: Mapping[int, int]  # step of this run -> step of the earlier one
-    dark: Mapping[str, Dark]  # by scene id, what their scenes showed
+    dark: Mapping[str, Dark]  # scene id -> evidence on its offset
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the earlier run says of a tile's pixels."""
+    """What the earlier run knows about a tile's pixels."""
 
-    same: NDArray[np.bool_]  # (y, x) whose input is the same
+    same: NDArray[np.bool_]  # (y, x) pixels with the same input
     layers: Layers  # (y, x) by stem
-    codes: NDArray[np.int8] | None = None  # (C, y, x) embeddings, where they are saved
+    codes: NDArray[np.int8] | None = None  # (C, y, x) codes of the embeddings, if they are saved
 
 
 def earlier(directory: Path) -> Earlier:
-    """The run in a directory, to be updated. Raises UpdateError where it has kept no composites."""
+    """The run in a directory, as one to update. Raises UpdateError if it kept no composites."""
     try:
         return Earlier(directory.resolve(), store.open_store(directory, COMPOSITES).period)
     except InputError as e:
@@ -73,7 +75,7 @@ def earlier(directory: Path) -> Earlier:
 
 
 def require(prepared: Prepared, asked: Mapping[str, Any]) -> None:
-    """Raise UpdateError unless the earlier run is finished, whole, and of the same request and software."""
+    """Raise UpdateError unless the earlier run is finished, undamaged, and of the same request and software."""
     if prepared.request.update is None:
         return
     why = _obstacle(prepared, asked, prepared.request.update)
@@ -82,7 +84,7 @@ def require(prepared: Prepared, asked: Mapping[str, Any]) -> None:
 
 
 def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> str | None:
-    """Why a run cannot be updated."""
+    """Why a run cannot be updated, or None."""
     directory = update.directory
     if not (directory / files.SUMS).is_file():
         return "it holds no finished run"
@@ -97,25 +99,25 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
     differs = sorted(k for k in (before.keys() | now.keys()) - MAY_DIFFER if before.get(k) != now.get(k))
     if "weights" in differs:
         old, new = (f"{w['name']} {w['sha256'][:12]}" for w in (before["weights"], now["weights"]))
-        return f"its maps are of weights {old}, not of {new}, and would differ without a change of the land"
+        return f"its maps are of weights {old}, not of {new}; they would differ even where the land did not change"
     if differs:
         return f"it is a run of another request (differs in: {', '.join(differs)})"
     if recorded.software.get("torch") != version("torch") or recorded.vectors != prepared.vectors:
         return "it was made with another version of torch or other class vectors"
     if not ((directory / COMPOSITES).is_dir() and (directory / files.RECORDS).is_dir()):
-        return "it has kept no composites of its own (--save-composites)"
+        return "it kept no composites of its own (--save-composites)"
     damaged = files.damaged_maps(directory, stores=False)
     return f"{damaged[0]}: run its command again" if damaged else None
 
 
 def shared(update: Earlier, task: Task, period: Period) -> Shared | None:
-    """The months of a tile that can be taken over; None where the earlier run lacks the tile."""
+    """The months of a tile that can be reused; None if the earlier run lacks the tile."""
     tile, near = task.tile, task.scenes
     try:
         made = read_made_from(update.directory, tile)
     except FileNotFoundError:
-        if not update.directory.is_dir():  # else the tile was in quarantine
-            log.warning("tile %s is made from all its scenes: no %s here", tile.name, update.directory)
+        if not update.directory.is_dir():  # otherwise the tile was quarantined
+            log.warning("tile %s is made from all its scenes: %s does not exist here", tile.name, update.directory)
         return None
     except (OSError, ValueError) as e:
         log.warning("tile %s is made from all its scenes: %s (%s)", tile.name, update.directory, e)
@@ -130,9 +132,9 @@ def shared(update: Earlier, task: Task, period: Period) -> Shared | None:
 
 
 def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known:
-    """Put the shared months into a composite in which they are empty; what else the earlier run says of the tile.
+    """Copy the shared months into a composite that lacks them; return what else the earlier run knows of the tile.
 
-    Raises ReadError where the earlier run is damaged.
+    Raises ReadError if the earlier run is damaged.
     """
     update = prepared.request.update
     assert update is not None
@@ -144,14 +146,14 @@ def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) ->
     codes = None
     if prepared.codec is not None:
         if not (update.directory / EMBEDDINGS).is_dir():
-            same[:] = False  # all embeddings are made
+            same[:] = False  # so all embeddings are computed
         else:
             codes = _open(update.directory, EMBEDDINGS).read("embedding", tile.grid, tile)
     return Known(same, layers, codes)
 
 
 def _same_input(made: Composite, period: Period, kept: Store, tile: Tile, found: Shared) -> NDArray[np.bool_]:
-    """(y, x) pixels whose twelve calendar months are as in the earlier run: the same ten DNs, or no valid ones."""
+    """(y, x) pixels whose twelve calendar months equal the earlier run's: the same ten DNs, or no valid ones."""
     now = {month: i for i, month in enumerate(period.calendar_months)}
     then = {month: i for i, month in enumerate(kept.period.calendar_months)}
     same = np.ones(made.shape, bool)
@@ -166,7 +168,7 @@ def _same_input(made: Composite, period: Period, kept: Store, tile: Tile, found:
 
 
 def same_month_np(new: NDArray[np.uint16] | None, old: NDArray[np.uint16] | None) -> NDArray[np.bool_]:
-    """(band, y, x) DNs of a month, None where the period lacks it -> (y, x) True where the encoder sees no difference.
+    """(band, y, x) DNs of a month, None if the period lacks it -> (y, x) True if the encoder sees no difference.
 
     A month counts only if all bands have a value.
     """
@@ -180,7 +182,7 @@ def same_month_np(new: NDArray[np.uint16] | None, old: NDArray[np.uint16] | None
 
 
 def changes(prepared: Prepared, run: RunDirectory) -> Derived:
-    """How the maps of changes are made: from the tiles of this run and the maps of the earlier one."""
+    """How the change maps are made: from the tiles of this run and the maps of the earlier one."""
     update = prepared.request.update
     if update is None:
         return {}
@@ -204,18 +206,18 @@ def changes(prepared: Prepared, run: RunDirectory) -> Derived:
 
 
 def pair(stem: str) -> tuple[str, str]:
-    """Stems of a map of classes and its confidence."""
+    """Stems of a class map and of its confidence."""
     return stem, f"{stem}_confidence"
 
 
 def changes_np(
     before: NDArray[np.uint8], after: NDArray[np.uint8], sure: NDArray[np.uint8], surer: NDArray[np.uint8]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """Class ids before and after and their confidences in percent, all (y, x) -> those where the class changed.
+    """Class ids and confidences (percent) before and after, all (y, x) -> the same, only where the class changed.
 
     Returns:
-        Class before, class after, 0 where there is no change, and the lower confidence, 255 there. From and to no data
-        or "unclassified" is no change: one of the two classes is not known.
+        Class before and class after, 0 where nothing changed; the lower confidence, 255 where nothing changed. Nodata
+        or "unclassified" on either side is no change, since one of the two classes is not known.
     """
     changed = (before != after) & (before != 0) & (after != 0)
     changed &= (before != UNCLASSIFIED_ID) & (after != UNCLASSIFIED_ID)
@@ -235,7 +237,7 @@ def _path(directory: Path, layer: Layer, tile: Tile, kept: Store) -> Path:
 
 
 def _pixels(path: Path, where: Grid) -> NDArray[Any]:
-    """(y, x) pixels of a finished map. Raises ReadError where they cannot be read or it does not reach so far."""
+    """(y, x) pixels of a finished map. Raises ReadError if it cannot be read or does not cover the grid."""
     try:
         with rasterio.open(path) as source:
             whole = Grid(where.epsg, round(source.transform.c), round(source.transform.f), source.width, source.height)

@@ -1,7 +1,7 @@
-"""What dask workers run: the tasks of a tile, and the plugin that brings them what all tiles of a run share.
+"""What dask workers run: the tasks of a tile, and the plugin that brings the prepared request.
 
-A plugin reaches every worker once, those that join later or are restarted included. Tasks carry the tile and the
-scenes over it; the encoder is put on the worker's device when its first tile comes.
+The plugin reaches every worker once, including workers that join later or restart. Tasks carry the tile and the scenes
+over it; the encoder is loaded on the worker's device for its first tile.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ VERSIONED = ("geomap", "torch")
 
 
 class PreparedPlugin(WorkerPlugin):
-    """Brings a prepared request to a worker under a key, and the cluster's leases of limited providers."""
+    """Sends a worker a prepared request under a key, and the cluster's leases for limited providers."""
 
     def __init__(
         self, key: str, prepared: Prepared, threads: int | None, versions: tuple[str, ...] | None = None
     ) -> None:
-        """Args: threads: of torch in each worker, None: as it was started; versions: of VERSIONED, by default ours."""
+        """Args: threads: torch threads in each worker, None: unchanged; versions: of VERSIONED, by default ours."""
         self.name = f"geomap-{key}"
         self._key, self._prepared, self._threads = key, prepared, threads
         self._versions = versions or installed()
@@ -45,7 +45,7 @@ class PreparedPlugin(WorkerPlugin):
             leases.share(key, limit)
 
     def teardown(self, worker: Any) -> None:
-        """Called by dask when the run is over."""
+        """Called by dask when the run ends."""
         _runs.pop(self._key, None)
 
 
@@ -61,12 +61,12 @@ def finish(key: str, composed: Composed) -> Finished:
 
 
 def whole(key: str, task: Task) -> Finished:
-    """All of a tile, so that its composite (250 MB) never travels."""
+    """Compose, encode and label a tile in one task, so that its composite (250 MB) is never sent."""
     return finish(key, compose(key, task))
 
 
 class _Run:
-    """A prepared request on a worker; its encoder is made ready once, by the first of the worker's threads."""
+    """A prepared request on a worker; its encoder is loaded once, by the first thread that needs it."""
 
     def __init__(
         self, prepared: Prepared, threads: int | None, versions: tuple[str, ...], address: str, name: str
@@ -77,7 +77,7 @@ class _Run:
         self._engine: Engine | None = None
 
     def checked(self) -> Prepared:
-        """Raises ClusterError where the worker has other versions."""
+        """The prepared request. Raises ClusterError if the worker has other versions."""
         if (found := installed()) != self._versions:
             raise ClusterError(
                 f"worker {self._address} has {_told(found)}, this is {_told(self._versions)}; install the same there"
@@ -93,7 +93,7 @@ class _Run:
             return self._engine
 
     def _device(self) -> str:
-        """The CPU, the GPU that was asked for, or one of several by the worker's number."""
+        """The CPU, the requested GPU, or one of several GPUs chosen by the worker's number."""
         asked = self._prepared.request.device
         if self._prepared.device == "cpu":
             return "cpu"
@@ -104,7 +104,7 @@ class _Run:
 
 
 _runs: dict[str, _Run] = {}
-"""Prepared requests of this worker by key."""
+"""Prepared requests of this worker, by key."""
 
 
 def installed() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Who makes the tiles of a run: this process, workers of this machine, or those of a dask scheduler."""
+"""Where the tiles of a run are made: in this process, in local workers, or on a dask cluster."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Who makes the tiles. By default this process."""
+    """Where the tiles are made; by default in this process."""
 
     scheduler: str | None = None  # address of a dask scheduler, tcp:// or tls://
     workers: int = 0  # processes to start on this machine
-    threads: int = 2  # tiles that each of them has in hand: one is read while another is encoded
-    memory: str | None = None  # limit of each, such as "4 GB"; None: an equal share of the machine's
+    threads: int = 2  # tiles per worker at a time: one is read while another is encoded
+    memory: str | None = None  # memory limit of each, such as "4 GB"; None: an equal share of the machine's
 
     def __post_init__(self) -> None:
         if self.scheduler and self.workers:
@@ -35,7 +35,7 @@ class Resources:
 
 
 class Workers(Protocol):
-    """Makes tiles, as a context; `device` and `dtype`, which encode, are known inside it."""
+    """Makes tiles, as a context manager; `device` and `dtype` of the encoding are known inside it."""
 
     device: torch.device
     dtype: torch.dtype
@@ -45,7 +45,7 @@ class Workers(Protocol):
     def __exit__(self, *error: Any) -> None: ...
 
     def speed(self, prepared: Prepared) -> float | None:
-        """Pixels that will be encoded a second; None where that is not known."""
+        """Pixels encoded per second; None if that is not known."""
 
     def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
-        """Make the tiles, in any order, one at a time if `alone`; a tile's errors are part of its outcome."""
+        """Make the tiles in any order, one at a time if `alone`; a tile's error is part of its outcome."""

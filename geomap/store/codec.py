@@ -1,9 +1,9 @@
-"""Embeddings as bytes: one int8 for each of at most 128 coordinates, all 0 = no data.
+"""Embeddings as bytes: one int8 for each of at most 128 coordinates; all 0 is nodata.
 
-Embeddings of the default weights (dim 128, 384-d) have 128 exact coordinates (encode/directions.py). Encoders with more
-directions keep the 128 that hold most of what they say about simulated series. The coordinates are turned by a fixed
-random rotation, so that all are of like size, and divided by the largest of the pixel: an embedding is a unit vector,
-its length need not be kept. docs/stores.md has the measurements, and the codes that did worse.
+Embeddings of the default weights (dim 128, 384-d) have 128 exact coordinates (encode/directions.py). For encoders with
+more directions, the 128 that hold most of the embeddings of simulated series are kept. The coordinates are turned by a
+fixed random rotation, so that all have similar size, and divided by the pixel's largest one: an embedding is a unit
+vector, so its length need not be kept. docs/stores.md has the measurements, and the codes that did worse.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 from geomap.rowwise import blocks
 
 SIZE: Final = 128
-"""Most bytes for a pixel."""
+"""Most bytes per pixel."""
 LIMIT: Final = 127
 """Code of a pixel's largest coordinate, or its negative."""
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """The coordinates in which embeddings are kept."""
+    """The coordinates in which embeddings are stored."""
 
     basis: NDArray[np.float32]  # (D, C) orthonormal columns, C <= SIZE
 
@@ -39,11 +39,11 @@ class Codec:
 
     @property
     def size(self) -> int:
-        """Bytes for a pixel."""
+        """Bytes per pixel."""
         return int(self.basis.shape[1])
 
     def encode(self, embeddings: Tensor) -> Tensor:
-        """(N, D) unit embeddings -> (N, C) int8 codes; each holds 127 or -127, so none is all 0."""
+        """(N, D) unit embeddings -> (N, C) int8 codes; each contains 127 or -127, so none is all 0."""
         basis = torch.from_numpy(self.basis).to(embeddings.device)
         codes = torch.empty(len(embeddings), self.size, dtype=torch.int8, device=embeddings.device)
         for rows, block in blocks(embeddings.float()):
@@ -52,12 +52,12 @@ class Codec:
         return codes
 
     def project(self, vectors: Tensor) -> Tensor:
-        """(K, D) vectors -> (K, C) coordinates: their products with decoded codes are the cosines."""
+        """(K, D) vectors -> (K, C) coordinates, whose products with decoded codes are the cosines."""
         return vectors.float().cpu() @ torch.from_numpy(self.basis)
 
 
 def decode(codes: Tensor) -> Tensor:
-    """(N, C) codes, none all 0 -> (N, C) float32 unit vectors."""
+    """(N, C) codes, none of them all 0 -> (N, C) float32 unit vectors."""
     y = codes.float()  # a copy
     return y.mul_((y * y).sum(dim=1, keepdim=True).rsqrt())
 

@@ -1,7 +1,7 @@
-"""Maps to disk: tiles -> one cloud-optimised GeoTIFF, with its QGIS style and GDAL side file.
+"""Writes a map: tiles -> one cloud-optimised GeoTIFF, with its QGIS style and GDAL side file.
 
-The bytes of a map depend on its pixels and tags alone, not on the order of its tiles: they are gathered in a plain
-tiled GeoTIFF, whose bytes do depend on the order, and one pass of GDAL's COG driver writes the map from that.
+The bytes of a map depend only on its pixels and tags, not on the order of its tiles. The tiles are first collected in a
+plain tiled GeoTIFF, whose bytes do depend on the order; then GDAL's COG driver writes the map from it in one pass.
 GDAL and rasterio can lose a failed write without an error (measured on a full disk, GDAL 3.10.3: closing a truncated
 file and copying to one both succeed), so every tile is read back from the finished file and compared.
 """
@@ -21,7 +21,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError  # what rasterio.shutil.copy raises; it has no public name
+from rasterio._err import CPLE_BaseError  # raised by rasterio.shutil.copy; it has no public name
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window
 
@@ -35,25 +35,25 @@ BLOCK: Final = 512
 """Pixels per side of a TIFF block (the COG driver's default)."""
 
 CACHE_BYTES: Final = 8 << 20
-"""GDAL's block cache while a map is written; rasterio takes bytes. The default, 5 % of the memory, would grow with
-large maps (0.87 GB at 21,960 pixels a side)."""
+"""GDAL's block cache while a map is written; rasterio takes bytes. The default, 5 % of memory, would grow with large
+maps (0.87 GB at 21,960 pixels per side)."""
 
 _COG: Final = {
     "driver": "COG",
-    "COMPRESS": "DEFLATE",  # half the size of LZW on class maps, and read by everything
+    "COMPRESS": "DEFLATE",  # half the size of LZW on class maps, and readable everywhere
     "LEVEL": 6,  # on class maps 9 took 5 times the time for 13 % fewer bytes
     "PREDICTOR": "NO",
     "BLOCKSIZE": BLOCK,
-    "BIGTIFF": "IF_SAFER",  # IF_NEEDED cannot foresee the compressed size
+    "BIGTIFF": "IF_SAFER",  # IF_NEEDED cannot predict the compressed size
     "STATISTICS": "NO",
-    "NUM_THREADS": 1,  # the bytes are the same for any number; a second one saves a quarter of the time, for 40 MB
+    "NUM_THREADS": 1,  # the bytes do not depend on it; a second thread saves a quarter of the time, for 40 MB
 }
 
 log = logging.getLogger(__name__)
 
 
 class _Written(NamedTuple):
-    """A tile as handed over: where, the CRC-32 of its bytes, and its pixels that are not nodata."""
+    """A tile that was written: where, the CRC-32 of its bytes, and how many pixels are not nodata."""
 
     window: Window
     crc: int
@@ -63,23 +63,23 @@ class _Written(NamedTuple):
 def write_map(
     path: Path, layer: Layer, grid: Grid, tiles: Iterable[tuple[Grid, NDArray[Any]]], tags: Mapping[str, str]
 ) -> Statistics:
-    """Write a map with its side files `<stem>.qml` and `<name>.aux.xml`; all or nothing bears its final name.
+    """Write a map with its side files `<stem>.qml` and `<name>.aux.xml`; the final name appears only on success.
 
     Args:
-        path: ends in .tif; its directory is made where missing.
+        path: ends in .tif; its directory is created if missing.
         layer: what the values mean.
-        grid: the whole map. Pixels that no tile covers are nodata.
-        tiles: (part of the grid, pixels of the layer's dtype and the part's shape), disjoint, in any order. Only one
-            is held in memory at a time.
-        tags: metadata of the file, such as TIFFTAG_SOFTWARE; nothing that differs from run to run belongs there.
+        grid: the grid of the whole map. Pixels that no tile covers are nodata.
+        tiles: (part of the grid, pixels of the layer's dtype and the part's shape), disjoint, in any order. Only one is
+            held in memory at a time.
+        tags: metadata of the file, such as TIFFTAG_SOFTWARE; must not differ between two runs.
 
     Returns:
-        Counts or statistics of the valid pixels, from the finished file.
+        Counts or statistics of the valid pixels, computed from the finished file.
 
     Raises:
         DiskFullError: no space left.
-        OutputError: the directory cannot be written, or gives back other pixels than were written.
-        ValueError: a tile that is not part of the grid, or of another shape or type than its part.
+        OutputError: the directory cannot be written, or the pixels read back differ from those written.
+        ValueError: a tile is not part of the grid, or has another shape or type than its part.
     """
     tiled, part = files.temporary(path, "tiles"), files.temporary(path)
     needed = space_needed(layer, grid)
@@ -93,27 +93,27 @@ def write_map(
                 resampling = "MODE" if layer.kind == "classes" else "AVERAGE"
                 rasterio.shutil.copy(tiled, part, OVERVIEW_RESAMPLING=resampling, **_COG)
                 statistics = _read_back(part, layer, grid, written)
-        # side files first: a map under its final name then never lacks them
+        # side files first, so that a map under its final name always has them
         files.write_bytes(path.with_suffix(".qml"), qml(layer))
         files.write_bytes(path.with_name(f"{path.name}.aux.xml"), pam(layer, statistics))
         with files.disk_errors(path.parent, needed):
             files.commit(part, path)
     finally:
-        with suppress(OSError):  # what cannot be removed now, clean_temporary removes at the next start
+        with suppress(OSError):  # clean_temporary removes what is left at the next start
             _remove(tiled, part)
     log.info("wrote %s, %d valid pixels of %d", path, statistics.valid, grid.width * grid.height)
     return statistics
 
 
 def space_needed(layer: Layer, grid: Grid) -> int:
-    """Bytes that writing a map takes at most: gathered tiles, the map, and its overviews twice, none compressed."""
+    """Most bytes that writing a map takes: collected tiles, the map, and its overviews twice, all uncompressed."""
     return math.ceil(grid.width * grid.height * np.dtype(layer.dtype).itemsize * (1 + 1 + 2 / 3)) + (1 << 20)
 
 
 def _gather(
     path: Path, layer: Layer, grid: Grid, tiles: Iterable[tuple[Grid, NDArray[Any]]], tags: Mapping[str, str]
 ) -> list[_Written]:
-    """Write the tiles into a plain tiled GeoTIFF. Only GDAL's own errors are translated, not those of `tiles`."""
+    """Write the tiles into a plain tiled GeoTIFF. Errors of GDAL are translated, errors of `tiles` are not."""
     needed = space_needed(layer, grid)
     written: list[_Written] = []
     with _gdal_errors(path.parent, needed):
@@ -163,16 +163,16 @@ def _describe(target: Any, layer: Layer, tags: Mapping[str, str]) -> None:
 def _window(part: Grid, pixels: NDArray[Any], layer: Layer, grid: Grid) -> Window:
     row, column = part.offset_in(grid)
     if row < 0 or column < 0 or row + part.height > grid.height or column + part.width > grid.width:
-        raise ValueError(f"tile {part} leaves the map's {grid}")
+        raise ValueError(f"tile {part} reaches beyond the map's {grid}")
     if pixels.shape != part.shape or pixels.dtype != layer.dtype:
         raise ValueError(
-            f"tile of {layer.stem} is {pixels.dtype} {pixels.shape}; its grid asks for {layer.dtype} {part.shape}"
+            f"tile of {layer.stem} is {pixels.dtype} {pixels.shape}; its grid requires {layer.dtype} {part.shape}"
         )
     return Window(column, row, part.width, part.height)
 
 
 def _read_back(path: Path, layer: Layer, grid: Grid, written: list[_Written]) -> Statistics:
-    """Statistics of the file. Raises RasterioIOError where its pixels are not those that were handed over."""
+    """Statistics of the file. Raises RasterioIOError if its pixels differ from those written."""
     with rasterio.open(path, driver="GTiff") as source:
         if source.shape != grid.shape:
             raise RasterioIOError(f"{source.shape} pixels were written of {grid.shape}")
@@ -186,7 +186,7 @@ def _read_back(path: Path, layer: Layer, grid: Grid, written: list[_Written]) ->
 
 
 def _statistics(blocks: Iterator[NDArray[Any]], layer: Layer) -> Statistics:
-    """Statistics over blocks: of integers by their histogram, of scores by count, extremes, sum and sum of squares."""
+    """Statistics over blocks: integers by histogram, scores by count, extremes, sum and sum of squares."""
     if layer.dtype != "uint8":
         valid = (block[_is_valid(block, layer)].astype(np.float64) for block in blocks)
         sums = [(len(v), v.min(), v.max(), v.sum(), (v * v).sum()) for v in valid if len(v)]
@@ -222,7 +222,7 @@ def _crc(pixels: NDArray[Any]) -> int:
 
 
 def _remove(*paths: Path) -> None:
-    """Remove temporary files, with what GDAL's COG driver keeps beside them (`.<name>.part.ovr.tmp`)."""
+    """Remove temporary files, and those that GDAL's COG driver leaves beside them (`.<name>.part.ovr.tmp`)."""
     for path in paths:
         for left in (path, *path.parent.glob(f"{glob.escape(path.name)}.*")):
             left.unlink(missing_ok=True)
@@ -230,7 +230,7 @@ def _remove(*paths: Path) -> None:
 
 @contextmanager
 def _gdal_errors(directory: Path, needed: int) -> Iterator[None]:
-    """Give GDAL's write errors, which do not tell the cause, the cause that the disk itself gives."""
+    """Translate GDAL's write errors, which lack the cause, by asking the disk for the cause."""
     with files.disk_errors(directory, needed):
         try:
             yield

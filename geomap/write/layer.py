@@ -1,4 +1,4 @@
-"""What the values of a map mean: kinds of layers, their data types, nodata and classes, and the layers of a request."""
+"""The layers of a request, and what their values mean: kind, data type, nodata and classes."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Layer:
     """
 
     stem: str  # file name without suffix or zone, for example "landcover_confidence"
-    description: str  # of the band
+    description: str  # description of the band
     kind: Kind
-    legend: Legend | None = None  # of a map of classes or scores
-    unclassified: bool = False  # id 255 occurs: confidence below the one asked for
+    legend: Legend | None = None  # for a map of classes or scores
+    unclassified: bool = False  # id 255 occurs, where the confidence is below the requested minimum
 
     def __post_init__(self) -> None:
         if self.kind in ("classes", "score") and (self.legend is None or self.legend.kind != self.kind):
@@ -69,7 +69,7 @@ class Layer:
 
     @property
     def classes(self) -> tuple[Entry, ...]:
-        """The values of a class map, by id, nodata left out; none for other kinds."""
+        """The values of a class map without nodata, by id; empty for other kinds."""
         if self.kind != "classes" or self.legend is None:
             return ()
         entries = sorted(Entry(c.id, plain(c.name), c.colour.lower()) for c in self.legend.classes)
@@ -80,7 +80,7 @@ class Layer:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest value that the style tells apart, for all kinds but classes."""
+        """Lowest and highest value shown by the style, for all kinds except classes."""
         if self.legend is not None and self.legend.range is not None:
             return self.legend.range
         return {"count": (0, 12), "likeness": (0, 1)}.get(self.kind, (0, 100))
@@ -88,10 +88,10 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a written map holds, nodata left out; minimum to std are None where every pixel is nodata."""
+    """Statistics of a written map without nodata; minimum to std are None if every pixel is nodata."""
 
     valid: int  # pixels
-    counts: Mapping[int, int] = field(default_factory=dict)  # value -> pixels, of integer maps
+    counts: Mapping[int, int] = field(default_factory=dict)  # value -> number of pixels, for integer maps
     minimum: float | None = None
     maximum: float | None = None
     mean: float | None = None
@@ -99,12 +99,12 @@ class Statistics:
 
 
 def plain(text: str) -> str:
-    """The text with what XML cannot hold (control characters, lone surrogates) replaced by U+FFFD."""
+    """The text with characters that XML cannot hold (control characters, lone surrogates) replaced by U+FFFD."""
     return _NOT_XML.sub("�", text)
 
 
 def layers_of(asked: Sequence[Legend], min_confidence: float) -> tuple[Layer, ...]:
-    """The maps of some legends. Raises LegendError where two would have one name."""
+    """The maps of some legends. Raises LegendError if two would have the same name."""
     layers = []
     for legend in asked:
         if legend.kind == "score":
@@ -118,7 +118,7 @@ def layers_of(asked: Sequence[Legend], min_confidence: float) -> tuple[Layer, ..
 
 
 def change_layers(layers: Sequence[Layer], since: Period) -> tuple[Layer, ...]:
-    """For each map of classes: the class before and the class now, where it changed, and the confidence in percent."""
+    """For each class map: the class before and the class now, where it changed, and the confidence in percent."""
     changes = []
     for layer in layers:
         if layer.kind == "classes":
@@ -132,7 +132,7 @@ def change_layers(layers: Sequence[Layer], since: Period) -> tuple[Layer, ...]:
 
 
 def require_distinct(layers: Sequence[Layer]) -> None:
-    """Raise LegendError where two maps would have one name."""
+    """Raise LegendError if two maps would have the same name."""
     stems = [layer.stem for layer in layers]
     if len(set(stems)) < len(stems):
         raise LegendError(f"two maps would be called {max(stems, key=stems.count)}.tif; rename one of the legends")

@@ -1,7 +1,8 @@
-"""Styles and side files: QGIS styles (.qml) and GDAL side files (.tif.aux.xml) beside each map.
+"""Styles and side files beside each map: QGIS styles (.qml) and GDAL side files (.tif.aux.xml).
 
-QGIS 3.22 takes class names from a .qml of the same stem; GDAL, and what is built on it, from the side file, which holds
-category names and a raster attribute table (RAT). Class names are typed by users: all XML is built, never pasted.
+QGIS 3.22 reads class names from a .qml of the same stem. GDAL and the programs built on it read them from the side
+file, which holds category names and a raster attribute table (RAT). Users type class names, so all XML is built with a
+library, never pasted together.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def qml(layer: Layer) -> bytes:
         low, high = (f"{v:g}" for v in layer.range)
         limits = {"classificationMin": low, "classificationMax": high}
         renderer = ET.SubElement(pipe, "rasterrenderer", {"type": "singlebandpseudocolor", **common, **limits})
-        # ^ fixed limits: QGIS need not read the whole map for them, nor write statistics beside it
+        # ^ fixed limits, so that QGIS need not read the whole map for them, nor write statistics beside it
         shader = ET.SubElement(
             ET.SubElement(renderer, "rastershader"),
             "colorrampshader",
@@ -77,7 +78,7 @@ def pam(layer: Layer, statistics: Statistics) -> bytes:
     if layer.classes:
         names = {NODATA_ID: "No data"} | {c.value: c.name for c in layer.classes}
         categories = ET.SubElement(band, "CategoryNames")
-        for value in range(max(names) + 1):  # the n-th name is that of value n: ids in between get an empty one
+        for value in range(max(names) + 1):  # the n-th name belongs to value n, so unused ids get an empty name
             ET.SubElement(categories, "Category").text = names.get(value, "")
         _attribute_table(band, layer, statistics)
     elif statistics.valid:

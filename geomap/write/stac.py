@@ -1,7 +1,7 @@
-"""A run's maps as a static STAC catalogue: `stac/collection.json` and one item for each UTM zone.
+"""The maps of a run as a static STAC catalogue: `stac/collection.json` and one item per UTM zone.
 
-STAC 1.1 with the extensions projection, classification, file and processing; links and assets are relative, so the
-directory can be moved or served as it is. Nothing depends on when or where the files were written.
+STAC 1.1 with the extensions projection, classification, file and processing. Links and assets are relative, so the
+directory can be moved or served as it is. The bytes do not depend on when or where the files were written.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _EXTENSIONS: Final = tuple(
     for name in ("projection/v2.0.0", "classification/v2.0.0", "file/v2.1.0", "processing/v1.2.0")
 )
 _SHA256_MULTIHASH: Final = "1220"
-"""Prefix of a sha256 as the file extension writes it: function code 0x12, length 0x20 (multiformats.io/multihash)."""
+"""Prefix of a sha256 in the file extension: function code 0x12, length 0x20 (multiformats.io/multihash)."""
 _EDGE_POINTS: Final = 21
 """Points along each edge of a footprint: UTM edges are curved in degrees."""
 _DIGITS: Final = 7  # decimals of degrees, 1 cm
 _SIMPLIFY: Final = 1e-5
-"""Degrees, about 1 m: footprint points that matter less are left out."""
+"""Tolerance in degrees, about 1 m, within which a footprint is simplified."""
 _ROLES: Final = {
     "classes": ["data"], "score": ["data"], "percent": ["data", "confidence"], "count": ["data", "count"],
     "likeness": ["data"],
@@ -45,7 +45,7 @@ _ROLES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class MapFile:
-    """A finished map: where it is, what it holds, how it lies."""
+    """A finished map: its path, layer and grid."""
 
     path: Path
     layer: Layer
@@ -62,23 +62,23 @@ def write_stac(
     provenance: Mapping[str, Any],
     licence: str = "other",
 ) -> tuple[Path, ...]:
-    """Describe the maps in `directory` by a collection and one item for each zone.
+    """Describe the maps in `directory` with a collection and one item per zone.
 
     Args:
         directory: the run's output directory, which holds the maps.
-        maps: every map; those of one zone share one grid.
-        period: the months mapped.
-        software: name -> version of what made the maps.
-        lineage: how they were made, in a sentence.
+        maps: all maps; those of one zone share one grid.
+        period: the months that were mapped.
+        software: name -> version of the software that made the maps.
+        lineage: one sentence on how the maps were made.
         provenance: JSON values, stored as the item's properties `geomap:<key>`.
         licence: SPDX identifier, or "other".
 
     Returns:
-        The files written, the collection first.
+        The files written, collection first.
 
     Raises:
-        DiskFullError, OutputError: as files.write_bytes.
-        ValueError: no map, or two grids in one zone.
+        DiskFullError, OutputError: as in files.write_bytes.
+        ValueError: no maps, or two grids in one zone.
     """
     zones: dict[int, list[MapFile]] = {}
     for m in maps:
@@ -101,7 +101,7 @@ def write_stac(
             pystac.SpatialExtent([[*astuple(Box.union(Box(*item.bbox) for item in items.values() if item.bbox))]]),
             pystac.TemporalExtent([[period.start, _last(period)]]),
         ),
-        href="/collection.json",  # where the files really lie does not matter: links come out relative
+        href="/collection.json",  # the real path does not matter: links are written relative
         catalog_type=pystac.CatalogType.SELF_CONTAINED,
     )
     home = directory / "stac"
@@ -174,7 +174,7 @@ def _asset(m: MapFile, home: Path) -> pystac.Asset:
 
 
 def _classes(layer: Layer) -> list[dict[str, Any]]:
-    """Classes as the classification extension wants them: `title` as typed, `name` of letters, digits, - and _ only."""
+    """Classes for the classification extension: `title` as typed, `name` with only letters, digits, - and _."""
     classes: list[dict[str, Any]] = [{"value": int(layer.nodata), "name": "nodata", "title": "No data", "nodata": True}]
     taken = {"nodata"}
     for c in layer.classes:
@@ -186,5 +186,5 @@ def _classes(layer: Layer) -> list[dict[str, Any]]:
 
 
 def _last(period: Period) -> datetime:
-    """Last second of the period: STAC's end is part of the interval."""
+    """Last second of the period: in STAC the end is part of the interval."""
     return period.end - timedelta(seconds=1)

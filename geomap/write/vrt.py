@@ -1,14 +1,16 @@
-"""One layer over the maps of several UTM zones: a GDAL virtual raster (VRT) in the CRS of the zone that holds most.
+"""One layer over the maps of several UTM zones, as a GDAL virtual raster (VRT).
 
-    <stem>.vrt                     what is opened: the home zone's map as it is, over the others
-    zones/<stem>_<epsg>.vrt        another zone's map as seen from the home zone, warped when it is read
+    <stem>.vrt                     the file to open: the home zone's map unchanged, above the others
+    zones/<stem>_<epsg>.vrt        another zone's map seen from the home zone, warped when it is read
 
-No pixel is stored twice; all paths are relative, so the directory can be moved. A VRT takes several sources, a warped
-VRT only one, so there is one of these for each other zone. EPSG:4326 would be 360 degrees wide across the antimeridian.
+The CRS is that of the home zone, the one that holds most of the area. No pixel is stored twice. All paths are relative,
+so the directory can be moved. A VRT can have several sources but a warped VRT only one, so each other zone has its own
+warped VRT. EPSG:4326 would be 360 degrees wide across the antimeridian.
 
-A pixel of another zone takes the value of the map's pixel in which its centre lies. Pixels of two zones do not meet at
-the seam: a centre may lie in a pixel of one zone that belongs to the other. Such holes take the value of a neighbour:
-each view is also laid beneath, moved by one pixel to each side. The outer edge of the other zones grows by that pixel.
+A pixel of another zone takes the value of the map pixel that contains its centre. The pixels of two zones do not line
+up at the seam: a centre may lie in a pixel of one zone that belongs to the other. To fill such holes with the value of
+a neighbour, copies of each view, moved by one pixel to each side, lie beneath it. The outer edge of the other zones
+grows by that pixel.
 """
 
 from __future__ import annotations
@@ -27,26 +29,26 @@ from geomap.write.qgis import colormap, qml
 from geomap.write.stac import MapFile
 
 FOLDER: Final = "zones"
-"""Of the warped views, in the directory of the maps."""
+"""Folder of the warped views, in the directory of the maps."""
 
 BLOCK: Final = 512
-"""Pixels a side of a block of the warped views, as in the maps."""
+"""Pixels per side of a block of the warped views, as in the maps."""
 
 _MOVES: Final = ((0, -1), (0, 1), (-1, 0), (1, 0))
-"""(rows, columns) by which views are moved beneath, to fill the holes of a seam."""
+"""(rows, columns) by which the copies beneath a view are moved, to fill holes at a seam."""
 
 _TYPES: Final = {"uint8": "Byte", "float32": "Float32"}
 
 
 def write_vrts(directory: Path, maps: Sequence[MapFile]) -> tuple[Path, ...]:
-    """A virtual raster for each layer that has maps in several zones, in the order of the layers.
+    """Write a virtual raster for each layer that has maps in several zones, in the order of the layers.
 
     Args:
         directory: where the maps lie.
-        maps: of one pixel size, one for each layer and zone.
+        maps: all of one pixel size, one for each layer and zone.
 
     Raises:
-        DiskFullError, OutputError: as files.write_bytes.
+        DiskFullError, OutputError: as in files.write_bytes.
     """
     layers: dict[str, list[MapFile]] = {}
     for m in maps:
@@ -55,7 +57,7 @@ def write_vrts(directory: Path, maps: Sequence[MapFile]) -> tuple[Path, ...]:
 
 
 def _write(directory: Path, maps: Sequence[MapFile]) -> Path:
-    """`<stem>.vrt` over the maps of one layer, with its style and the warped views that it needs."""
+    """Write `<stem>.vrt` over the maps of one layer, with its style and the warped views it needs."""
     layer = maps[0].layer
     home, *others = sorted(maps, key=lambda m: (-m.grid.width * m.grid.height, m.grid.epsg))
     views: list[tuple[str, Grid]] = []
@@ -72,7 +74,7 @@ def _write(directory: Path, maps: Sequence[MapFile]) -> Path:
 
 
 def _apart(one: Grid, other: Grid) -> int:
-    """Zones between two grids, 0..30."""
+    """Number of zones between two grids, 0..30."""
     return abs((one.epsg % 100 - other.epsg % 100 + 30) % 60 - 30)
 
 
@@ -82,7 +84,7 @@ def _moved(grid: Grid, rows: int, columns: int) -> Grid:
 
 
 def _mosaic(layer: Layer, whole: Grid, sources: Iterable[tuple[str, Grid]]) -> ET.Element:
-    """A virtual raster of (file, its grid), later ones over earlier ones; what leaves `whole` is not shown."""
+    """A virtual raster of (file, its grid), later ones above earlier ones; anything outside `whole` is not shown."""
     root, band = _raster(layer, whole)
     for name, part in sources:
         row, column = part.offset_in(whole)
@@ -99,7 +101,7 @@ def _mosaic(layer: Layer, whole: Grid, sources: Iterable[tuple[str, Grid]]) -> E
 
 
 def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
-    """A virtual raster that brings the map `name` on `grid` over to the grid `seen` (GDAL's VRTWarpedDataset)."""
+    """A virtual raster that warps the map `name` on `grid` to the grid `seen` (GDAL's VRTWarpedDataset)."""
     root, _ = _raster(layer, seen, "Warped")
     for axis in "XY":
         ET.SubElement(root, f"Block{axis}Size").text = str(BLOCK)
@@ -141,7 +143,7 @@ def _raster(layer: Layer, grid: Grid, kind: str = "") -> tuple[ET.Element, ET.El
         colours = colormap(layer)
         names = {c.value: c.name for c in layer.classes}
         categories, table = ET.SubElement(band, "CategoryNames"), ET.SubElement(band, "ColorTable")
-        for value in range(max(colours) + 1):  # the n-th entry is that of value n
+        for value in range(max(colours) + 1):  # the n-th entry belongs to value n
             ET.SubElement(categories, "Category").text = names.get(value, "")
             r, g, b, a = colours.get(value, (0, 0, 0, 0))
             ET.SubElement(table, "Entry", c1=str(r), c2=str(g), c3=str(b), c4=str(a))

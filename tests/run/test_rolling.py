@@ -259,7 +259,7 @@ def test_a_worker_that_does_not_see_the_earlier_run_says_so(whole, before, tmp_p
     (tile,) = store.open_store(before, store.COMPOSITES).tiles
     with caplog.at_level(logging.WARNING):
         assert shared(Earlier(tmp_path / "elsewhere", BEFORE), Task(tile), NOW) is None
-    assert f"made from all its scenes: no {tmp_path / 'elsewhere'} here" in caplog.text
+    assert f"made from all its scenes: {tmp_path / 'elsewhere'} does not exist here" in caplog.text
 
 
 # --- what has changed

@@ -276,8 +276,8 @@ def test_layers_need_the_legend_of_their_kind() -> None:
     [
         (Grid(32631, 500_000, 5_000_000, 10, 10), np.ones((10, 10), "u2"), "uint16"),
         (Grid(32631, 500_000, 5_000_000, 10, 10), np.ones((10, 9), "u1"), r"\(10, 9\)"),
-        (Grid(32631, 510_950, 5_000_000, 10, 10), np.ones((10, 10), "u1"), "leaves the map"),
-        (Grid(32631, 499_990, 5_000_000, 10, 10), np.ones((10, 10), "u1"), "leaves the map"),
+        (Grid(32631, 510_950, 5_000_000, 10, 10), np.ones((10, 10), "u1"), "beyond the map"),
+        (Grid(32631, 499_990, 5_000_000, 10, 10), np.ones((10, 10), "u1"), "beyond the map"),
         (Grid(32632, 500_000, 5_000_000, 10, 10), np.ones((10, 10), "u1"), "different grids"),
     ],
 )
