@@ -281,7 +281,7 @@ def measured() -> Iterator[tuple[str, Samples]]:
 
 
 def default() -> Subject:
-    loaded = weights.load("default")
+    loaded = weights.load_weights("default")
     found = [legends.load(name) for name in legends.builtin_names()]
     vectors = {each.name: loaded.class_vectors[each.digest] for each in found if each.kind != "score"}
     return Subject(loaded.encoder, vectors, compared([each.dn for _, each in measured()]))

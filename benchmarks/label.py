@@ -77,10 +77,10 @@ def measure(weights_name: str, side: int, repeat: int, others: bool) -> dict[str
     from geomap.run.prepare import codec_of
 
     torch.set_num_threads(CORES)
-    loaded = weights.load(weights_name)
+    loaded = weights.load_weights(weights_name)
     codec = codec_of(loaded.encoder)
     embeddings = embed(loaded.encoder)
-    vectors = class_vectors(loaded)
+    vectors = vectors_of(loaded)
     agreement = agreements(embeddings, vectors, kept(codec))
     figures: dict[str, Any] = {
         "pixels": {name: len(e) for name, e in embeddings.items()},
@@ -142,15 +142,15 @@ def batches(values: np.ndarray) -> list[np.ndarray]:
     return [values[i : i + 1024] for i in range(0, len(values), 1024)]
 
 
-def class_vectors(loaded: Any) -> dict[str, Any]:
+def vectors_of(loaded: Any) -> dict[str, Any]:
     """By legend, (K, D) class vectors: the built-in legends of classes, and typed ones where the tower is here."""
     from geomap import legends as legend
-    from geomap.pipeline import class_vectors
+    from geomap.pipeline import vectors_of
 
     asked = [legend.load(name) for name in legend.builtin_names()]
     asked = [found for found in asked if found.kind == "classes"]
     asked += [legend.typed(classes, f"typed_{i}") for i, classes in enumerate(TYPED, start=1)]
-    return {found.name: class_vectors(found, loaded).float() for found in asked}
+    return {found.name: vectors_of(found, loaded).float() for found in asked}
 
 
 Code = Callable[[Any], Callable[[Any], Any]]

@@ -53,7 +53,7 @@ def measure(masking: bool, steps: int, simulated: int) -> list[dict[str, Any]]:
         change["augment"] = Augment(**{**config.augment.model_dump(), "some_months": 0, "window": 0})
     with tempfile.TemporaryDirectory() as folder:
         train_captions(config.model_copy(update=change), Path(folder) / "weights")
-        trained = weights.load(str(Path(folder) / "weights"))
+        trained = weights.load_weights(str(Path(folder) / "weights"))
     test = read_set(f"{HELD_OUT}={flanders}", patch=1).usable()
     known = [legend.load(name) for name in test.labelled]
     monthly = embed_samples(trained.encoder, test)

@@ -230,7 +230,7 @@ def engines() -> dict[str, float]:
     paper = PixelEncoder(CONFIGS["timesenclip"], torch.tensor(Q_LOW), torch.tensor(Q_HIGH)).eval()
     process.keep_freed()  # as the command line does
     rates = {}
-    for name, encoder in (("default", weights.load("default").encoder), ("timesenclip", paper)):
+    for name, encoder in (("default", weights.load_weights("default").encoder), ("timesenclip", paper)):
         engine = Engine(encoder, "cpu")
         shape = (8 * engine.threads, engine.batch)
         dn = np.random.default_rng(0).integers(1, 5000, (12, 10, *shape)).astype(np.uint16)

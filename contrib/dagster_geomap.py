@@ -15,7 +15,7 @@ class JobFile(Config):
 @op
 def run_job(config: JobFile) -> None:
     try:
-        results = list(due.run_job(file.read(Path(config.path)), due.today()))
+        results = list(due.run_job(file.read_job(Path(config.path)), due.today()))
     except errors.TemporaryError as e:
         raise RetryRequested(max_retries=20, seconds_to_wait=900) from e  # it goes on where it stopped
     if left_out := [tile for result in results for tile in result.quarantined]:

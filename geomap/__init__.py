@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from geomap.api import composite as composite
     from geomap.api import embed as embed
     from geomap.api import label as label
-    from geomap.api import load_weights as load_weights
     from geomap.api import open_store as open_store
     from geomap.api import search as search
+    from geomap.encode.weights import load_weights as load_weights
     from geomap.legends import Legend as Legend
     from geomap.run.map import map_area as map_area
     from geomap.run.request import Request as Request

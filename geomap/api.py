@@ -34,7 +34,7 @@ from geomap.catalog.search import search as find
 from geomap.composite.mask import DEFAULT_MASK, Mask
 from geomap.encode.engine import Engine
 from geomap.encode.weights import Weights
-from geomap.encode.weights import load as load_weights
+from geomap.encode.weights import load_weights as load_weights
 from geomap.errors import InputError, WeightsError
 from geomap.grid import inside, mosaic_grid, tiles
 from geomap.label.classify import TileLabels
@@ -179,7 +179,7 @@ def embed(
     least = min(3, period.months) if min_clear_months is None else min_clear_months
     months, usable = pipeline.usable_pixels(made, area, least)
     out = np.full((engine.execution.cfg.out, usable.size), np.nan, np.float32)
-    for index, vectors in pipeline.embed(engine, made, usable, period):
+    for index, vectors in pipeline.embed_pixels(engine, made, usable, period):
         out[:, index] = vectors.cpu().numpy().T
         progress("encode", int(index[-1]) + 1, usable.size)
     card = loaded.card
@@ -227,7 +227,7 @@ def label(
     found = embeddings.transpose("component", "y", "x")
     shape = (found.sizes["y"], found.sizes["x"])
     months = np.asarray(found.coords[CLEAR_MONTHS].values, np.uint8)
-    made = pipeline.label(_windows(found), TileLabels(questions, shape), months, base)
+    made = pipeline.label_pixels(_windows(found), TileLabels(questions, shape), months, base)
     place = _place(found)
     layers = {
         layer.stem: xr.DataArray(made[layer.stem], dims=("y", "x"), coords=place, attrs=_layer_attrs(layer))

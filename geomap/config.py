@@ -38,7 +38,7 @@ class _Loader(_Base):  # type: ignore[misc]
         return mapping
 
 
-def read(path: Path, what: str, example: str) -> dict[str, Any]:
+def read_yaml(path: Path, what: str, example: str) -> dict[str, Any]:
     """The keys of a YAML file. `what` and `example` ("job file", "pipelines/a.yaml") go into messages.
 
     Raises:

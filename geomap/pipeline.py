@@ -34,7 +34,7 @@ from geomap.read.stack import scene_classes, stack
 from geomap.sentinel2 import BANDS
 from geomap.types import NOT_MAPPED, Composite, Grid, Layers, Missed, Period, Scene, Stack
 
-Pixels = Iterator[tuple[NDArray[np.intp], Tensor]]
+Embedded = Iterator[tuple[NDArray[np.intp], Tensor]]
 """Flat indices (n,) into (y, x), ascending, and their (n, D) unit embeddings; yielded one window at a time."""
 
 
@@ -89,7 +89,7 @@ def usable_pixels(
     return np.where(inside, months, np.uint8(NOT_MAPPED)), inside & (months >= least)
 
 
-def embed(engine: Engine, made: Composite, usable: NDArray[np.bool_], period: Period) -> Pixels:
+def embed_pixels(engine: Engine, made: Composite, usable: NDArray[np.bool_], period: Period) -> Embedded:
     """Encode the usable pixels; each must have a valid month."""
     return engine.embed(made, usable, period.calendar_months)
 
@@ -97,17 +97,17 @@ def embed(engine: Engine, made: Composite, usable: NDArray[np.bool_], period: Pe
 def questions(asked: Sequence[Legend], weights: Weights, min_confidence: float = 0.0) -> tuple[Question, ...]:
     """Legends with their class vectors, which are stored with the weights or made by the weights' text tower."""
     scale = weights.card.logit_scale
-    return tuple(Question(legend, class_vectors(legend, weights), scale, min_confidence) for legend in asked)
+    return tuple(Question(legend, vectors_of(legend, weights), scale, min_confidence) for legend in asked)
 
 
-def class_vectors(legend: Legend, weights: Weights) -> Tensor:
+def vectors_of(legend: Legend, weights: Weights) -> Tensor:
     """(K, D) unit vectors, one for each class or rated prompt, in the order of the legend."""
     stored = weights.class_vectors.get(legend.digest)
     return towers.cached_class_vectors(legend, weights.card.text_space) if stored is None else stored
 
 
-def label(
-    pixels: Pixels, labels: TileLabels, clear_months: NDArray[np.uint8], within: tuple[str, int] | None = None
+def label_pixels(
+    pixels: Embedded, labels: TileLabels, clear_months: NDArray[np.uint8], within: tuple[str, int] | None = None
 ) -> Layers:
     """Label the pixels of a grid; returns the layers by stem, including the (y, x) clear months.
 

@@ -28,7 +28,7 @@ from geomap.sources.hrefs import HrefPolicy, check_href, named, without_secrets
 from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
 from geomap.types import LeftOut, Period, Scene, SceneAsset
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MAX_TEXT: Final = 200
 """Characters of a catalogue's own words that are kept of an item left out."""
@@ -81,7 +81,7 @@ def search(
         elif granule := sieve.take(item, provider):
             granules.append(granule)
     for name, count in sieve.strangers.items():
-        logger.warning("ignored %d items of collection %s of %s: not Sentinel-2 L2A", count, name, source.name)
+        log.warning("ignored %d items of collection %s of %s: not Sentinel-2 L2A", count, name, source.name)
     if sieve.strangers and not granules and not sieve.elsewhere and sieve.strangers.total() == len(sieve.left_out):
         where = f"{source.name}{f' in collection {collection}' if collection else ''}"
         raise InputError(
@@ -94,7 +94,7 @@ def search(
     for copy, better in dropped:
         sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
     scenes = [_scene(granule, source.policy(granule.provider), offset_policy) for granule in kept]
-    logger.info("%s: %d scenes, %d copies dropped", source.name, len(scenes), len(granules) - len(scenes))
+    log.info("%s: %d scenes, %d copies dropped", source.name, len(scenes), len(granules) - len(scenes))
     left_out = sorted(set(sieve.left_out), key=lambda item: (item.cause, item.id, item.detail))
     return Found(tuple(sorted(scenes, key=lambda scene: (scene.time, scene.id))), tuple(left_out), period)
 
@@ -177,7 +177,7 @@ class _Sieve:
         try:
             granule = read_granule(item, provider)
         except ValueError as error:
-            logger.warning("left out item %r: not a valid STAC item (%s)", item.get("id"), error)
+            log.warning("left out item %r: not a valid STAC item (%s)", item.get("id"), error)
             self.leave_out(item.get("id"), "invalid", str(error))
             return None
         if self.period.step(granule.time) is None or not granule.touches(self.area):
@@ -187,7 +187,7 @@ class _Sieve:
             self.leave_out(granule.id, "cloudy", f"{granule.cloud_cover:.0f} % cloud")
             return None
         if granule.missing:
-            logger.warning("left out scene %s: it has no asset for %s", granule.id, ", ".join(granule.missing))
+            log.warning("left out scene %s: it has no asset for %s", granule.id, ", ".join(granule.missing))
             self.leave_out(granule.id, "incomplete", f"no asset for {', '.join(granule.missing)}")
             return None
         return granule

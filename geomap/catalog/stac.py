@@ -40,7 +40,7 @@ from geomap.sources.hrefs import HrefPolicy, check_url, named, redacted, without
 from geomap.sources.retry_after import TEMPORARY
 from geomap.types import Period
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT: Final = 6.0  # s
 READ_TIMEOUT: Final = 20.0  # s without a byte
@@ -197,7 +197,7 @@ def search_items(
                     raise InputError(f"{url} returned over {MAX_ITEMS} items: type a smaller area")
                 if isinstance(item, dict):
                     yield item
-        logger.info("%s: %d items in %s", url, count, ", ".join(present))
+        log.info("%s: %d items in %s", url, count, ", ".join(present))
     except APIError as error:
         raise _api_error(url, error) from error
     except STACError as error:

@@ -19,7 +19,7 @@ photos = typer.Typer(no_args_is_help=True, help="Ground photos for training.")
 samples = typer.Typer(no_args_is_help=True, help="Satellite series for training.")
 
 
-class Composite(StrEnum):
+class MonthlyWay(StrEnum):
     """Ways to make months of dates."""
 
     masked = "masked"
@@ -57,8 +57,8 @@ def samples_cut(
     out: Annotated[Path, typer.Option(help="File of the monthly composites (HDF5).")],
     patch: Annotated[int, typer.Option(help="Side of the crop in pixels: 1, 5 or 9.")] = 1,
     composite: Annotated[
-        Composite, typer.Option(help="masked: as geomap maps; official: as the published input.")
-    ] = Composite.masked,
+        MonthlyWay, typer.Option(help="masked: as geomap maps; official: as the published input.")
+    ] = MonthlyWay.masked,
 ) -> None:
     """Monthly composites of the centre of every Sen4Map point, a few gigabytes instead of terabytes."""
     log_to_stderr(False)

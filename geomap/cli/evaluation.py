@@ -60,13 +60,13 @@ def evaluate(
     log_to_stderr(verbose)
     from geomap.datasets.extras import require_packages
     from geomap.datasets.sets import read_set
-    from geomap.encode.weights import load
+    from geomap.encode.weights import load_weights
     from geomap.evaluate import prompt_kinds, protocol, report, tables
 
     require_packages("evaluation", "sklearn", "matplotlib")
     asked = prompt_kinds.kinds(prompts)
     out.mkdir(parents=True, exist_ok=True)
-    loaded = load(weights)
+    loaded = load_weights(weights)
     patch = loaded.card.config().patch
     with progress_bars() as progress:
         tests = [read_set(source, patch, photos, labels, scenicness, progress) for source in data]

@@ -36,7 +36,7 @@ MANY_ITEMS = 40
     "masks",
     "resources.device",
 )
-def plan(
+def plan_command(
     area: Annotated[str, typer.Argument(metavar="AOI|JOB.yaml", help="As for `geomap map`; or a job file.")],
     *,
     keys: RequestKeys,
@@ -57,7 +57,7 @@ def plan(
         from geomap import aoi
 
         request = request_of(keys, aoi.parse_area(area), options.period_of(keys), ())
-    from geomap.run.plan import plan as make_plan
+    from geomap.run.plan import plan_request as make_plan
 
     with progress_bars() as progress:
         made = make_plan(request, progress)
@@ -66,17 +66,19 @@ def plan(
 
 def _of_job(keys: RequestKeys, path: str) -> Request:
     """What a job file asks for today; beside it no option means anything."""
-    from geomap.jobs.file import read
+    from geomap.jobs.file import read_job
 
-    if others := list(options.typed(keys)):
+    if others := list(options.typed_classes(keys)):
         raise InputError(f"{others[0]} goes with an area; {path} says what to map and how")
-    job = read(Path(path))
+    job = read_job(Path(path))
     from geomap.jobs import due
 
     return due.request(job, job.keys.period.at(due.today()))
 
 
-def explain(directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]) -> None:
+def explain_command(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")],
+) -> None:
     """Which scenes a run reads, the DN offset decided for them and why, and what was found and left out.
 
     The last column counts scenes by what their darkest vegetation says of the decision: "not asked" where a scene has

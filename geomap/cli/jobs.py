@@ -41,7 +41,7 @@ def run(
     log_to_stderr(verbose)
     from geomap.jobs import file
 
-    read = file.read(job)
+    read = file.read_job(job)
     from geomap.jobs.due import (  # torch and GDAL take seconds to import: only once the input is sound
         run_job,
         today,
@@ -90,7 +90,7 @@ def schedule(
     chosen = [*(name for name, asked in _every(monthly, weekly, daily) if asked), *([cron] if cron else [])]
     if len(chosen) != 1:
         raise InputError('give one of --monthly, --weekly, --daily or --cron "0 3 5 * *"')
-    read = file.read(job)
+    read = file.read_job(job)
     plan = plans.Schedule(
         name=read.keys.name,
         job=read.path,

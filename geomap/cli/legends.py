@@ -26,10 +26,10 @@ CAVEAT = (
     "right, only labels of your own place can say."
 )
 
-app = typer.Typer(no_args_is_help=True, help="Legends that come with geomap, and how to write one.")
+legends_app = typer.Typer(no_args_is_help=True, help="Legends that come with geomap, and how to write one.")
 
 
-@app.command("list")
+@legends_app.command("list")
 def legends_list() -> None:
     """Name, kind and size of each built-in legend."""
     from geomap import legends
@@ -42,7 +42,7 @@ def legends_list() -> None:
     out_console.print(table)
 
 
-@app.command("show")
+@legends_app.command("show")
 def legends_show(
     name: Annotated[str, typer.Argument(help="Built-in legend or .toml file.")],
     toml: Annotated[bool, typer.Option(help="Print the file itself: the start of a legend of your own.")] = False,
@@ -69,7 +69,7 @@ def legends_show(
     out_console.print(table)
 
 
-@app.command("check")
+@legends_app.command("check")
 def legends_check(
     name: Annotated[str | None, typer.Argument(help="Built-in legend or .toml file.")] = None,
     classes: Annotated[str | None, typer.Option(help='Typed classes instead: "vineyard, olive grove".')] = None,

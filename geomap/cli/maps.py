@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @options.asking()
 def map_command(
-    area: options.Area,
+    area: options.AreaText,
     *,
     out: Annotated[Path, typer.Option(help="Directory of the maps; the same command again resumes.")] = Path(
         "geomap-out"

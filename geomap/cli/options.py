@@ -19,7 +19,7 @@ from geomap.errors import InputError
 from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared
 from geomap.types import Period
 
-Area = Annotated[
+AreaText = Annotated[
     str,
     typer.Argument(
         metavar="AOI",
@@ -98,12 +98,12 @@ def in_options() -> Iterator[None]:
         raise
 
 
-def typed(keys: BaseModel, prefix: str = "") -> Iterator[str]:
+def typed_classes(keys: BaseModel, prefix: str = "") -> Iterator[str]:
     """The options that were typed."""
     for name in sorted(keys.model_fields_set):
         value = getattr(keys, name)
         if isinstance(value, BaseModel):
-            yield from typed(value, f"{prefix}{name}.")
+            yield from typed_classes(value, f"{prefix}{name}.")
         elif (key := prefix + name) in FLAGS:
             yield FLAGS[key]
 

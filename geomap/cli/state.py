@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]
 
 
-def status(
+def status_command(
     directory: Directory, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
 ) -> None:
     """How far a run is: tiles done, in hand, failed and to come, and the time to go.
@@ -39,13 +39,13 @@ def status(
         _print(found)
 
 
-def verify(directory: Directory) -> None:
+def verify_command(directory: Directory) -> None:
     """Check every file of a run: maps against SHA256SUMS, tiles that are kept against their own checksums."""
-    from geomap.run.status import problems
+    from geomap.run.status import find_problems
 
     if not directory.is_dir():
         raise InputError(f"no directory {directory}")
-    found = problems(directory)
+    found = find_problems(directory)
     for problem in found:
         warn(problem, style="red")
     if found:

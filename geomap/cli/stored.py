@@ -21,7 +21,7 @@ Stored = Annotated[
 
 
 @options.asking("legends", "classes", "min_confidence", "within")
-def label(
+def label_command(
     store: Stored,
     *,
     keys: RequestKeys,
@@ -48,7 +48,7 @@ def label(
     print_result(result)
 
 
-def similar(
+def similar_command(
     store: Stored,
     at: Annotated[str, typer.Option(metavar="LON,LAT", help="The place, in degrees: longitude first.")],
     out: Annotated[Path, typer.Option(help="Directory of the map.")] = Path("geomap-similar"),
@@ -66,5 +66,5 @@ def similar(
     from geomap.run import relabel
 
     with progress_bars() as progress:
-        result = relabel.similar(store, lon, lat, out, progress)
+        result = relabel.map_similar(store, lon, lat, out, progress)
     print_result(result)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from geomap.datasets.samples import Samples
     from geomap.encode.card import Card
 
-app = typer.Typer(no_args_is_help=True, help="Weights that come with geomap or from elsewhere.")
+weights_app = typer.Typer(no_args_is_help=True, help="Weights that come with geomap or from elsewhere.")
 
 Out = Annotated[Path, typer.Option(help="Folder of the new weights.")]
-Labelled = Annotated[
+LabelledOption = Annotated[
     str | None,
     typer.Option(
         metavar="SET=PATH",
@@ -29,7 +29,7 @@ Labelled = Annotated[
 ]
 
 
-@app.command("list")
+@weights_app.command("list")
 def weights_list() -> None:
     """Name and title of the weights that come with geomap."""
     table = Table("weights", "title", "text tower")
@@ -39,20 +39,20 @@ def weights_list() -> None:
     out_console.print(table)
 
 
-@app.command("show")
+@weights_app.command("show")
 def weights_show(name: Annotated[str, typer.Argument(help="Name or folder of weights.")] = "default") -> None:
     """The card of some weights: training data, measured quality, and where they fail."""
     out_console.print_json(read_card(locate(name)).model_dump_json())
 
 
-@app.command("convert")
+@weights_app.command("convert")
 def weights_convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A TimeSenCLIP checkpoint: .ckpt, .pt or .safetensors.")],
     out: Out,
     name: Annotated[str | None, typer.Option(help="Name on the card. [default: the file's]")] = None,
     licence: Annotated[str, typer.Option(help="Licence on the card.")] = "unknown: see where the file comes from",
     heads: Annotated[int, typer.Option(min=1, help="Attention heads, which the file does not tell.")] = 8,
-    labelled: Labelled = None,
+    labelled: LabelledOption = None,
 ) -> None:
     """Convert a published TimeSenCLIP checkpoint, without running code that it may carry.
 
@@ -65,11 +65,11 @@ def weights_convert(
     _report(convert.convert(file, out, licence, name, heads, _pixels(labelled)), out)
 
 
-@app.command("fetch")
+@weights_app.command("fetch")
 def weights_fetch(
     name: Annotated[str, typer.Argument(help="timesenclip, the encoder of the paper for 1x1 pixel.")],
     out: Out = Path("timesenclip"),
-    labelled: Labelled = None,
+    labelled: LabelledOption = None,
 ) -> None:
     """Download a published checkpoint from huggingface.co and convert it.
 

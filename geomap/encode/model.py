@@ -64,7 +64,7 @@ class Attention(nn.Module):
         return out
 
 
-class Layer(nn.Module):
+class EncoderLayer(nn.Module):
     """A post-norm transformer layer with the parameter names of torch.nn.TransformerEncoderLayer."""
 
     def __init__(self, cfg: EncoderConfig) -> None:
@@ -101,7 +101,7 @@ class PixelEncoder(nn.Module):
         self.embed = nn.Linear(cfg.features, cfg.dim)
         self.position = nn.Parameter(torch.zeros(cfg.months, cfg.dim))
         self.cls = nn.Parameter(torch.zeros(cfg.dim))
-        self.layers = nn.ModuleList(Layer(cfg) for _ in range(cfg.depth))
+        self.layers = nn.ModuleList(EncoderLayer(cfg) for _ in range(cfg.depth))
         self.head = nn.Sequential(nn.LayerNorm(cfg.dim), nn.Linear(cfg.dim, cfg.out))
 
     def normalise(self, dn: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class Weights:
     digest: str
 
 
-def load(name_or_dir: str) -> Weights:
+def load_weights(name_or_dir: str) -> Weights:
     """Load and verify weights.
 
     Raises:

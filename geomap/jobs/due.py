@@ -92,7 +92,7 @@ def _mapped(job: MapJob, period: Period, run: Callable[[Request, Path], Result],
         return run(replace(asked, update=None), out)
 
 
-def earlier(job: MapJob, period: Period) -> Earlier | None:
+def earlier_of(job: MapJob, period: Period) -> Earlier | None:
     """The newest finished map before a period, which its own updates; of a map that was begun, the one it began with.
 
     None where the job asks for no updates, or there is no such map.
@@ -134,7 +134,7 @@ def request(job: MapJob, period: Period) -> Request:
         stac=_catalogue(job),
         weights=_weights(job),
         save_composites=made.save_composites or job.keys.outputs.update,
-        update=earlier(job, period),
+        update=earlier_of(job, period),
     )
 
 

@@ -248,14 +248,14 @@ class MapJob:
         return self.file(self.keys.outputs.directory.replace(PERIOD, str(period)))
 
 
-def read(path: Path) -> MapJob:
+def read_job(path: Path) -> MapJob:
     """Read and check a job file, its legends, and its area but for the content of an area file.
 
     Raises:
         ConfigError: no such file, not YAML, unknown keys, values out of range, an area or legends that cannot be: all
             problems at once.
     """
-    raw = config.read(path, "job file", "pipelines/rolling_update_monthly.yaml")
+    raw = config.read_yaml(path, "job file", "pipelines/rolling_update_monthly.yaml")
     folder = path.resolve().parent
     try:
         keys = JobKeys.model_validate(raw, context=folder)

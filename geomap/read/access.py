@@ -54,7 +54,7 @@ GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "VSI_CACHE_SIZE": 5_000_000,  # bytes per file
     "GDAL_CACHEMAX": 2**20,  # bytes, as rasterio passes it on: each block is decoded once, so none need be kept
     "GDAL_NUM_THREADS": 1,  # dask runs in parallel; with more, truncated JPEG 2000 files read as zeros without an error
-    **retry_after.GDAL_OPTIONS,
+    **retry_after.HEADER_OPTIONS,
 }
 """GDAL configuration of every read (GDAL configuration options, "Networking options")."""
 

@@ -120,7 +120,7 @@ class SceneReader:
             except (GeomapError, MemoryError):
                 raise
             except Exception as e:  # rasterio lets errors of GDAL through that share no other base
-                raise explain(e, self.url, heard.status) from None
+                raise read_error(e, self.url, heard.status) from None
         return values
 
     def close(self) -> None:
@@ -217,7 +217,7 @@ _DENIED = frozenset({401, 403, 409})  # 409: Azure, public access is not permitt
 _MISSING = frozenset({404, 410})
 
 
-def explain(error: BaseException, href: str, status: int = 0) -> GeomapError:
+def read_error(error: BaseException, href: str, status: int = 0) -> GeomapError:
     """The geomap error for a failed read: temporary where the server refuses or does not answer.
 
     Args:

@@ -193,12 +193,14 @@ class Cluster:
         name = f"{task.tile.name}-{self._key}-{time.monotonic_ns()}"  # every attempt is a new task
         gpus = self._gpu_workers() if self._resources.scheduler else []
         if not gpus:
-            return client.submit(worker.whole, self._key, task, key=f"tile-{name}", pure=False), _Flight(task)
+            return client.submit(worker.make_task, self._key, task, key=f"tile-{name}", pure=False), _Flight(task)
         readers = [address for address in client.nthreads() if address not in gpus]
         composed = client.submit(
-            worker.compose, self._key, task, key=f"composite-{name}", pure=False, workers=readers or None
+            worker.compose_task, self._key, task, key=f"composite-{name}", pure=False, workers=readers or None
         )
-        done = client.submit(worker.finish, self._key, composed, key=f"tile-{name}", pure=False, resources={GPU: 1})
+        done = client.submit(
+            worker.finish_task, self._key, composed, key=f"tile-{name}", pure=False, resources={GPU: 1}
+        )
         return done, _Flight(task, frozenset(readers), gpu=True)
 
     def _some(self, client: Client, flying: Mapping[Future[Finished], _Flight]) -> list[Future[Finished]]:

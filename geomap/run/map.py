@@ -24,7 +24,7 @@ from geomap.run import stores, update
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import identity_of, tasks
 from geomap.run.prepare import PIXELS_PER_KM2, Prepared, Product, disk_space, find_scenes, prepare, read_bytes
-from geomap.run.publish import Maps, publish, published
+from geomap.run.publish import Maps, publish_maps, published
 from geomap.run.record import Update
 from geomap.run.request import Request
 from geomap.run.retries import try_tiles
@@ -147,7 +147,7 @@ def map_area(
             missing = {name: q.kind for name, q in tried.quarantined.items()}
             start = time.perf_counter()
             changes = update.changes(prepared, run)
-            maps = publish(prepared.product, run, all_tasks, asked, missing, progress, changes)
+            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, changes)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**tried.seconds, "write": time.perf_counter() - start}
             return result(prepared.product, run, maps, len(all_tasks) - len(pending), seconds)

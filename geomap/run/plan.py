@@ -87,7 +87,7 @@ class Plan:
     encode_seconds: float
 
 
-def plan(request: Request, progress: Callable[[str, int, int], None] = lambda stage, done, total: None) -> Plan:
+def plan_request(request: Request, progress: Callable[[str, int, int], None] = lambda stage, done, total: None) -> Plan:
     """Find the scenes of a request, sample some of them, and add up what the map would take.
 
     Legends and thresholds of the request do not matter. `progress` is a callback with (stage, done, total), for the
@@ -97,7 +97,7 @@ def plan(request: Request, progress: Callable[[str, int, int], None] = lambda st
         InputError: as for the map (the subclasses say why).
         CatalogUnavailableError: the catalogue does not answer. Pixels that cannot be read only count as failed.
     """
-    engine = Engine(weights.load(request.weights).encoder, request.device)
+    engine = Engine(weights.load_weights(request.weights).encoder, request.device)
     parts = grid.tiles(request.area)
     found = find_scenes(request, progress)
     sky = _look(request, parts, found.scenes, progress)
@@ -226,7 +226,7 @@ def clear_sky(scene: Scene, where: Grid, mask: Mask = DEFAULT_MASK) -> NDArray[n
     except (GeomapError, MemoryError):
         raise
     except Exception as e:  # rasterio passes on errors of GDAL that share no other base
-        raise reader.explain(e, href) from None
+        raise reader.read_error(e, href) from None
     opening, dilation = (round(px * 20 / where.resolution) for px in (mask.opening, mask.dilation))
     return clear_np(classes.astype(np.uint8), Mask(mask.classes, opening, dilation))
 

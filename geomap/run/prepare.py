@@ -93,7 +93,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     require_distinct((*layers, *changes))
     if request.update and request.composites:
         raise InputError("give --update-from or --from-composites, not both")
-    loaded = weights.load(request.weights)
+    loaded = weights.load_weights(request.weights)
     require_single_pixels(loaded.encoder)
     tiles = grid.tiles(request.area)
     if request.composites is not None:

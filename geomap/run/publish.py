@@ -57,7 +57,7 @@ class Maps:
     update: Update | None = None  # what was reused from an earlier run
 
 
-def publish(
+def publish_maps(
     product: Product,
     run: RunDirectory,
     tasks: Sequence[Task],

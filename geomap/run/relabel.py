@@ -20,12 +20,12 @@ from geomap.errors import InputError, WeightsError
 from geomap.label.classify import Question, TileLabels
 from geomap.legends import Legend
 from geomap.lonlat import Box
-from geomap.pipeline import class_vectors
+from geomap.pipeline import vectors_of
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import legends_digests, store_digest
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, with_base
-from geomap.run.publish import publish, published
+from geomap.run.publish import publish_maps, published
 from geomap.run.tile_file import Finished, Task, pack
 from geomap.store import codec as codes
 from geomap.store import store
@@ -40,7 +40,7 @@ SIMILARITY: Final = "similarity"
 """Stem of the similarity map."""
 STRIP: Final = 256
 """Rows read at once: one row of chunks."""
-BLOCK: Final = 4096
+LABELLED_AT_ONCE: Final = 4096
 """Pixels labelled at once: their coordinates (2 MB) stay in a core's cache."""
 
 MAX_STRIPS: Final = 8
@@ -80,7 +80,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     layers = layers_of(asked, request.min_confidence)
     codec = Codec(kept.basis())
     scale, least = loaded.card.logit_scale, request.min_confidence
-    questions = [Question(q, codec.project(class_vectors(q, loaded)), scale, least) for q in asked]
+    questions = [Question(q, codec.project(vectors_of(q, loaded)), scale, least) for q in asked]
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     described = {
         **_described(kept),
@@ -104,7 +104,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     return _map(kept, layers, lineage, described, make, out, progress)
 
 
-def similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
+def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
     """Map the cosine between every stored pixel and the pixel at a place, as float32 in similarity.tif.
 
     Args:
@@ -141,7 +141,7 @@ def _weights_of(kept: Store, name: str | None) -> weights.Weights:
     """The weights that made the embeddings. Raises WeightsError if others are named."""
     of = kept.about["weights"]
     try:
-        loaded = weights.load(name or of["name"])
+        loaded = weights.load_weights(name or of["name"])
     except WeightsError as e:
         if name is not None:
             raise
@@ -192,7 +192,7 @@ def _map(
         ready = [task for task in tasks if task.tile.name not in missing]
         resumed = _make(run, ready, [layer.stem for layer in layers], make, progress)
         labelled = time.perf_counter()
-        maps = publish(product, run, tasks, asked, missing, progress)
+        maps = publish_maps(product, run, tasks, asked, missing, progress)
         run.finish(asked, tasks)
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
         return result(product, run, maps, resumed, seconds)
@@ -232,8 +232,11 @@ def _over(kept: Store, tile: Tile, usable: NDArray[np.bool_], use: Use, advance:
             rows = _rows(tile.grid, top, bottom)
             strip = kept.read("embedding", rows, tile).reshape(-1, rows.width * rows.height)
             strip = strip if len(where) == strip.shape[1] else strip[:, where]
-            for i in range(0, len(where), BLOCK):
-                use(where[i : i + BLOCK] + top * rows.width, torch.from_numpy(strip[:, i : i + BLOCK]).T)
+            for i in range(0, len(where), LABELLED_AT_ONCE):
+                use(
+                    where[i : i + LABELLED_AT_ONCE] + top * rows.width,
+                    torch.from_numpy(strip[:, i : i + LABELLED_AT_ONCE]).T,
+                )
         return bottom * tile.grid.width
 
     with process.side_by_side(min(torch.get_num_threads(), MAX_STRIPS), "label") as pool:

@@ -70,7 +70,7 @@ def status(directory: Path) -> Status:
     )
 
 
-def problems(directory: Path) -> tuple[str, ...]:
+def find_problems(directory: Path) -> tuple[str, ...]:
     """Compare a run's files with their checksums: one line for each difference, with what to do about it.
 
     Maps and the files beside them are checked against SHA256SUMS, kept tiles against their own checksums. Raises

@@ -164,7 +164,7 @@ def finish_tile(
 
 
 @dataclass(frozen=True, slots=True)
-class Labelled:
+class TileResult:
     """The result of encoding a tile."""
 
     layers: Layers
@@ -180,7 +180,7 @@ def label_tile(
     inside: NDArray[np.bool_],
     advance: Callable[[int], None] = lambda pixels: None,
     known: Known | None = None,
-) -> Labelled:
+) -> TileResult:
     """All layers of a tile from one encoding pass over the pixels whose labels are not known yet."""
     asked, codec = prepared.request, prepared.codec
     months, usable = pipeline.usable_pixels(made, inside, asked.min_clear_months)
@@ -193,13 +193,13 @@ def label_tile(
         if codes is not None and known.codes is not None:
             codes[:, kept] = known.codes.reshape(len(codes), -1)[:, kept]
 
-    def pixels() -> pipeline.Pixels:
-        for where, embeddings in pipeline.embed(engine, made, usable, asked.period):
+    def pixels() -> pipeline.Embedded:
+        for where, embeddings in pipeline.embed_pixels(engine, made, usable, asked.period):
             yield where, embeddings
             if codes is not None and codec is not None:
                 codes[:, where] = codec.encode(embeddings).cpu().numpy().T
             advance(int(where[-1]) + 1)
 
-    layers = pipeline.label(pixels(), labels, months, prepared.within)
+    layers = pipeline.label_pixels(pixels(), labels, months, prepared.within)
     shaped = None if codes is None else codes.reshape(-1, *usable.shape)
-    return Labelled(layers, shaped, len(kept), int(usable.sum()))
+    return TileResult(layers, shaped, len(kept), int(usable.sum()))

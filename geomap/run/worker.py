@@ -49,20 +49,20 @@ class PreparedPlugin(WorkerPlugin):
         _runs.pop(self._key, None)
 
 
-def compose(key: str, task: Task) -> Composed:
+def compose_task(key: str, task: Task) -> Composed:
     """A tile's composite, for another worker to finish."""
     return compose_tile(_runs[key].checked(), task)
 
 
-def finish(key: str, composed: Composed) -> Finished:
+def finish_task(key: str, composed: Composed) -> Finished:
     """Encode and label a composite."""
     run = _runs[key]
     return finish_tile(run.checked(), run.engine(), composed)
 
 
-def whole(key: str, task: Task) -> Finished:
+def make_task(key: str, task: Task) -> Finished:
     """Compose, encode and label a tile in one task, so that its composite (250 MB) is never sent."""
-    return finish(key, compose(key, task))
+    return finish_task(key, compose_task(key, task))
 
 
 class _Run:

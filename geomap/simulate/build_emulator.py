@@ -122,9 +122,9 @@ def fit(
     }
 
 
-def main() -> None:
+def build() -> None:
     """Sample PROSAIL, fit, report the error on spectra that the fit has not seen, write the file."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=build.__doc__)
     parser.add_argument("--spectra", type=int, default=30_000)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--out", type=Path, default=EMULATOR)
@@ -145,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    build()

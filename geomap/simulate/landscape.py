@@ -13,8 +13,8 @@ from geomap.simulate.pixels import Pixels, draw_pixels
 from geomap.simulate.spectra import Array
 from geomap.types import Grid
 
-SIZE: Final = 256
-GRID: Final = Grid(epsg=32631, west=600_000, north=5_640_000, width=SIZE, height=SIZE)
+SIDE: Final = 256
+GRID: Final = Grid(epsg=32631, west=600_000, north=5_640_000, width=SIDE, height=SIDE)
 """2.56 km in UTM zone 31 north, near 50.9 N 4.4 E; the landscape itself is invented."""
 
 CLIMATE: Final = "atlantic"
@@ -46,7 +46,7 @@ class Landscape:
         return of_cover[self.cover]
 
 
-def landscape(seed: int = 0, size: int = SIZE) -> Landscape:
+def landscape(seed: int = 0, size: int = SIDE) -> Landscape:
     """A landscape of `size` x `size` pixels (an even number, 64 or more)."""
     if size < 64 or size % 2:
         raise ValueError(f"size must be even and 64 or more, not {size}")

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from geomap import process
 from geomap.sources.hrefs import redacted
 
-GDAL_OPTIONS: Final = {"CPL_CURL_VERBOSE": "YES", "CPL_DEBUG": "CURL_INFO_HEADER_IN"}
+HEADER_OPTIONS: Final = {"CPL_CURL_VERBOSE": "YES", "CPL_DEBUG": "CURL_INFO_HEADER_IN"}
 """GDAL reports the headers of responses, and nothing else: requests would hold tokens (cpl_http.cpp)."""
 
 TEMPORARY: Final = frozenset({408, 425, 429, *range(500, 600)})

@@ -13,19 +13,19 @@ from geomap.datasets.table import SUFFIXES
 from geomap.datasets.worldcereal import READERS
 from geomap.errors import ConfigError
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=100)]
 
 
 class Augment(Strict):
     """Changes made to every series of a batch (fractions and DN)."""
 
-    some_months: Share = 0.35  # chance to keep a random subset of 3..11 months (paper, section 3)
-    window: Share = 0.15  # chance to keep 3..11 months in a row
+    some_months: Fraction = 0.35  # chance to keep a random subset of 3..11 months (paper, section 3)
+    window: Fraction = 0.15  # chance to keep 3..11 months in a row
     gain: Annotated[float, Field(ge=0, le=0.3)] = 0.03  # standard deviation, one per series
     band_gain: Annotated[float, Field(ge=0, le=0.3)] = 0.015  # one per series and band
     offset: Annotated[float, Field(ge=0, le=500)] = 25.0  # DN, one per series and band
-    shift: Share = 0.5  # chance that a measured series moves by up to half a month
+    shift: Fraction = 0.5  # chance that a measured series moves by up to half a month
 
 
 class Levels(Strict):
@@ -68,7 +68,7 @@ class TrainConfig(Strict):
     version: str = "1"
     licence: str
     encoder: Literal["small", "timesenclip"] = "small"
-    dropout: Share = 0.0  # of the encoder; augmentation does the work, and dropout doubles the time on a CPU
+    dropout: Fraction = 0.0  # of the encoder; augmentation does the work, and dropout doubles the time on a CPU
     text_space: str = "sentence-transformers/all-MiniLM-L6-v2"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # results repeat to the bit for the same number
@@ -76,7 +76,7 @@ class TrainConfig(Strict):
     real: Annotated[dict[str, str], AfterValidator(_sets)] = Field(
         default_factory=dict
     )  # measured sets: name -> path from the file's folder
-    real_share: Share = 0.3  # of every batch, where there are measured sets
+    real_share: Fraction = 0.3  # of every batch, where there are measured sets
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 1500
     batch: Annotated[int, Field(ge=8, le=65_536)] = 512
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
@@ -109,7 +109,7 @@ class CrossViewData(Strict):
 class MaskingChances(Strict):
     """Months and bands that training leaves out (paper, section 3.2)."""
 
-    temporal: Share = 0.5  # of the batches: annual median, three months in a row or a random subset, equally likely
+    temporal: Fraction = 0.5  # of the batches: annual median, three months in a row or a random subset, equally likely
     spectral: bool = False  # zero each band but B02, B03, B04 with chance 1/2; the paper's best runs do not (table 7)
 
 
@@ -153,7 +153,7 @@ def read_captions(path: Path) -> TrainConfig:
 
 def read_config(path: Path) -> TrainConfig | CrossViewConfig:
     """The run that a YAML file describes, its paths made absolute; `method` says which. Raises ConfigError."""
-    raw = yamlfile.read(path, "training configuration", "pipelines/train_default.yaml")
+    raw = yamlfile.read_yaml(path, "training configuration", "pipelines/train_default.yaml")
     if raw.get("method", "captions") not in ("captions", "crossview"):
         raise ConfigError(f"{path}: method: must be captions or crossview, not {raw['method']!r}")
     model = CrossViewConfig if raw.get("method") == "crossview" else TrainConfig

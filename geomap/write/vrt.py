@@ -31,7 +31,7 @@ from geomap.write.stac import MapFile
 FOLDER: Final = "zones"
 """Folder of the warped views, in the directory of the maps."""
 
-BLOCK: Final = 512
+VRT_BLOCK: Final = 512
 """Pixels per side of a block of the warped views, as in the maps."""
 
 _MOVES: Final = ((0, -1), (0, 1), (-1, 0), (1, 0))
@@ -92,7 +92,7 @@ def _mosaic(layer: Layer, whole: Grid, sources: Iterable[tuple[str, Grid]]) -> E
         ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = name
         ET.SubElement(source, "SourceBand").text = "1"
         size = {"RasterXSize": str(part.width), "RasterYSize": str(part.height)}
-        block = {"BlockXSize": str(BLOCK), "BlockYSize": str(BLOCK)}
+        block = {"BlockXSize": str(VRT_BLOCK), "BlockYSize": str(VRT_BLOCK)}
         ET.SubElement(source, "SourceProperties", size | {"DataType": _TYPES[layer.dtype]} | block)
         for tag, x, y in (("SrcRect", 0, 0), ("DstRect", column, row)):
             ET.SubElement(source, tag, xOff=str(x), yOff=str(y), xSize=str(part.width), ySize=str(part.height))
@@ -104,7 +104,7 @@ def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
     """A virtual raster that warps the map `name` on `grid` to the grid `seen` (GDAL's VRTWarpedDataset)."""
     root, _ = _raster(layer, seen, "Warped")
     for axis in "XY":
-        ET.SubElement(root, f"Block{axis}Size").text = str(BLOCK)
+        ET.SubElement(root, f"Block{axis}Size").text = str(VRT_BLOCK)
     options = ET.SubElement(root, "GDALWarpOptions")
     ET.SubElement(options, "ResampleAlg").text = "NearestNeighbour"
     ET.SubElement(options, "WorkingDataType").text = _TYPES[layer.dtype]

@@ -143,7 +143,7 @@ def test_the_command_measures_a_table(tmp_path: Path, frame: pd.DataFrame, untra
     (own,) = [
         s for s in found["scores"] if (s["legend"], s["method"], s["length"]) == ("landcover", "encoder", "monthly")
     ]
-    loaded, samples = weights.load(untrained), read_set(str(path), 1)
+    loaded, samples = weights.load_weights(untrained), read_set(str(path), 1)
     with torch.inference_mode():
         dn = torch.from_numpy(samples.dn.astype(np.float32))
         embeddings = loaded.encoder(dn, torch.from_numpy(samples.valid), torch.arange(12))

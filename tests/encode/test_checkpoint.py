@@ -28,7 +28,7 @@ from typer.testing import CliRunner, Result
 
 from geomap import convert, legends
 from geomap import convert as published
-from geomap.cli.weights import app
+from geomap.cli.weights import weights_app
 from geomap.encode import _checkpoint_child as child
 from geomap.encode import checkpoint, weights
 from geomap.encode.card import Q_HIGH, Q_LOW
@@ -390,7 +390,7 @@ def no_clip(monkeypatch) -> None:
 
 def geomap(*args: str | Path) -> Result:
     """A command of `geomap weights`, in this process."""
-    return CliRunner().invoke(app, [str(a) for a in args], env={"COLUMNS": "200"})
+    return CliRunner().invoke(weights_app, [str(a) for a in args], env={"COLUMNS": "200"})
 
 
 @pytest.mark.usefixtures("no_clip")
@@ -400,7 +400,7 @@ def test_the_command_converts_a_lightning_checkpoint_without_clip(tmp_path):
     done = geomap("convert", tmp_path / "Time Sen.ckpt", "--out", tmp_path / "w", "--licence", "MIT")
     assert done.exit_code == 0, done.output
     assert "band order: B02 first" in done.stdout
-    made = weights.load(str(tmp_path / "w"))
+    made = weights.load_weights(str(tmp_path / "w"))
     assert (made.card.name, made.card.licence, made.card.logit_scale) == ("time-sen", "MIT", pytest.approx(24.5325))
     digest = hashlib.sha256((tmp_path / "Time Sen.ckpt").read_bytes()).hexdigest()
     assert digest in made.card.recipe
@@ -470,7 +470,7 @@ def test_labelled_pixels_find_the_band_order(order, shared, tmp_path, monkeypatc
     assert decision["accuracy"][order] == max(decision["accuracy"].values()) > 0.7
     assert sorted(decision["accuracy"].values())[1] < 0.2
     assert (decision["tested_on"], decision["samples"], decision["beyond_chance"]) == ("flanders_2019", 3725, True)
-    made = weights.load(str(tmp_path / "w"))
+    made = weights.load_weights(str(tmp_path / "w"))
     swapped = "swapped" in order
     assert made.card.low[0] == Q_LOW[2 if swapped else 0]
     assert made.card.bands == BANDS
@@ -554,7 +554,7 @@ def test_a_published_checkpoint_is_fetched_and_converted(hub, tmp_path):
     hub.content = (tmp_path / "a.ckpt").read_bytes()
     done = geomap("fetch", "timesenclip", "--out", tmp_path / "w")
     assert done.exit_code == 0, done.output
-    made = weights.load(str(tmp_path / "w"))
+    made = weights.load_weights(str(tmp_path / "w"))
     assert made.card.name == "timesenclip"
     assert "see the model page, huggingface.co/pallavijainpj/TimeSenCLIP" in made.card.licence
     assert torch.equal(made.encoder.embed.weight, module.spectral_embedding[1].weight)

@@ -206,7 +206,7 @@ def test_bfloat16_is_chosen_where_the_processor_multiplies_it():
 
 
 def test_bfloat16_gives_the_default_weights_labels_on_real_series(shared):
-    loaded = weights.load("default")
+    loaded = weights.load_weights("default")
     series = real.read_flanders(shared / "data/patch_belgium_2019/series.npz")
     made = Composite(series.dn.transpose(1, 2, 0)[:, :, None], np.zeros((12, 1, len(series)), np.uint8))
     usable = np.ones((1, len(series)), bool)

@@ -45,7 +45,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="module")
 def loaded(untrained: str) -> Weights:
-    return weights.load(untrained)
+    return weights.load_weights(untrained)
 
 
 def made(rng: np.random.Generator, n: int, labels: dict[str, Any], **more: Any) -> Samples:
@@ -537,7 +537,7 @@ def test_command_on_the_flemish_series(few_fields: Path, tmp_path: Path) -> None
     done = command("default", "--data", f"flanders={few_fields}", "--out", str(out), "--draws", "1", "--prompts", "D")
     assert done.exit_code == 0, done.output
     assert "trained on this set" in " ".join(done.output.split())
-    default, series = weights.load("default"), read_flanders(few_fields)
+    default, series = weights.load_weights("default"), read_flanders(few_fields)
     with torch.inference_mode():
         dn = torch.from_numpy(series.dn.astype(np.float32))
         e = default.encoder(dn, torch.from_numpy(series.valid), torch.arange(12))

@@ -23,7 +23,7 @@ from geomap.catalog import stac
 from geomap.catalog.search import search
 from geomap.cli import app
 from geomap.errors import AoiError, ConfigError, GeomapError, InputError, WeightsError
-from geomap.jobs.file import KEYS, JobKeys, JobPeriod, JobResources, read
+from geomap.jobs.file import KEYS, JobKeys, JobPeriod, JobResources, read_job
 from geomap.types import Period
 from tests.support import REPOSITORY
 from tests.support.stac_items import WORLD, month_of
@@ -62,14 +62,14 @@ def refused(done: Any, code: int) -> str:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_every_shipped_job_is_valid(path: Path) -> None:
-    job = read(path)
+    job = read_job(path)
     assert job.legends
     assert job.area.square_km > 100
     assert job.directory(job.keys.period.at(datetime.date(2024, 3, 1))).is_relative_to(REPOSITORY / "maps")
 
 
 def test_there_is_a_job_for_a_country_for_a_protected_area_and_for_every_month() -> None:
-    jobs = [read(path) for path in SHIPPED]
+    jobs = [read_job(path) for path in SHIPPED]
     asked = [({legend.name for legend in job.legends}, job.area.square_km) for job in jobs]
     assert any(names >= {"landcover", "crops"} and size > 2_586 for names, size in asked)  # km2 of Luxembourg
     assert any(names >= {"habitat", "scenicness"} for names, _ in asked)
@@ -79,7 +79,7 @@ def test_there_is_a_job_for_a_country_for_a_protected_area_and_for_every_month()
 def test_weights_pinned_by_shipped_jobs_are_those_that_come_with_geomap() -> None:
     from geomap.jobs import due as jobs
 
-    pinned = [job for job in map(read, SHIPPED) if job.keys.weights.sha256]
+    pinned = [job for job in map(read_job, SHIPPED) if job.keys.weights.sha256]
     assert pinned
     for job in pinned:
         assert jobs.request(job, job.keys.period.at(datetime.date(2024, 3, 1))).weights == "default"
@@ -112,20 +112,20 @@ def test_paths_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     files = {"area": "outline.geojson", "legends": ["mine.toml"], "outputs": {"directory": "../{period}/maps"}}
     write(tmp_path / "in here", MINIMAL | files)
     monkeypatch.chdir(tmp_path)
-    job = read(Path("in here/job.yaml"))
+    job = read_job(Path("in here/job.yaml"))
     assert job.area == aoi.parse_area(json.dumps(outline))
     assert job.legends[0].name == "mine"
     assert job.directory(Period(2019, 1)) == tmp_path / "2019-01_2019-12/maps"
     (tmp_path / "outline.geojson").write_bytes((tmp_path / "in here/outline.geojson").read_bytes())
     (tmp_path / "in here/outline.geojson").unlink()
     with pytest.raises(ConfigError, match=r"area: .*outline\.geojson"):  # one in the working directory is another
-        read(Path("in here/job.yaml"))
+        read_job(Path("in here/job.yaml"))
 
 
 def test_classes_and_areas_as_text(tmp_path: Path) -> None:
     square = "POLYGON ((4 50, 4.1 50, 4.1 50.1, 4 50.1, 4 50))"
     changes = {"area": square, "classes": ["olive grove", "maize"], "within": "landcover = Cropland"}
-    job = read(write(tmp_path, {k: v for k, v in MINIMAL.items() if k != "legends"} | changes))
+    job = read_job(write(tmp_path, {k: v for k, v in MINIMAL.items() if k != "legends"} | changes))
     assert [c.name for c in job.legends[0].classes] == ["olive grove", "maize"]
     assert job.keys.within == "landcover = Cropland"
     assert job.area.geometry.equals(aoi.parse_area("4,50,4.1,50.1").geometry)
@@ -202,7 +202,7 @@ def test_what_is_wrong_is_one_line_that_names_the_key(
 ) -> None:
     path = write(tmp_path, content)
     with pytest.raises(InputError) as error:
-        read(path)
+        read_job(path)
     message = str(error.value)
     assert message.startswith(str(path))
     assert len(message.splitlines()) == 1
@@ -223,7 +223,7 @@ def test_all_problems_are_told_at_once_one_line_each(tmp_path: Path) -> None:
     }
     path = write(tmp_path, content)
     with pytest.raises(ConfigError) as error:
-        read(path)
+        read_job(path)
     first, *lines = str(error.value).splitlines()
     assert first == f"{path}: {len(lines)} problems"
     said = dict(line.strip().split(": ", 1) for line in lines)
@@ -241,7 +241,7 @@ def test_all_problems_are_told_at_once_one_line_each(tmp_path: Path) -> None:
 
 def test_only_the_first_problems_are_told_and_the_rest_is_counted(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
-        read(write(tmp_path, MINIMAL | {f"key{i}": 1 for i in range(30)}))
+        read_job(write(tmp_path, MINIMAL | {f"key{i}": 1 for i in range(30)}))
     first, *lines, last = str(error.value).splitlines()
     assert first.endswith("30 problems")
     assert (len(lines), last.strip()) == (20, "and 10 more")
@@ -264,7 +264,7 @@ def test_only_the_first_problems_are_told_and_the_rest_is_counted(tmp_path: Path
 def test_secrets_are_refused_and_not_repeated(tmp_path: Path, changes: dict[str, Any] | str) -> None:
     path = write(tmp_path, changes if isinstance(changes, str) else MINIMAL | changes)
     with pytest.raises(ConfigError) as error:
-        read(path)
+        read_job(path)
     assert "SECRET" not in str(error.value)
 
 
@@ -272,16 +272,16 @@ def test_the_billion_laughs_are_refused_at_once(tmp_path: Path) -> None:
     lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)]
     with pytest.raises(ConfigError, match="aliases"):
-        read(write(tmp_path, "\n".join(lines)))
+        read_job(write(tmp_path, "\n".join(lines)))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path, Path("/dev/zero")):
         with pytest.raises(ConfigError, match=re.escape(str(path))):
-            read(path)
+            read_job(path)
     (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
     with pytest.raises(ConfigError, match=r"latin\.yaml"):
-        read(tmp_path / "latin.yaml")
+        read_job(tmp_path / "latin.yaml")
 
 
 def test_memory_is_for_the_whole_run() -> None:
@@ -324,7 +324,7 @@ def test_any_value_anywhere_is_a_job_or_an_input_error(tmp_path: Path, place: tu
         within = within[key]
     within[place[-1]] = value
     with contextlib.suppress(InputError):
-        assert read(write(tmp_path, yaml.safe_dump(content, allow_unicode=True))).area.square_km > 0
+        assert read_job(write(tmp_path, yaml.safe_dump(content, allow_unicode=True))).area.square_km > 0
     assert [p.name for p in tmp_path.iterdir()] == ["job.yaml"]
 
 
@@ -333,7 +333,7 @@ def test_any_value_anywhere_is_a_job_or_an_input_error(tmp_path: Path, place: tu
 def test_any_bytes_are_refused_as_a_job(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "job.yaml").write_bytes(content)
     with pytest.raises(ConfigError) as error:
-        read(tmp_path / "job.yaml")
+        read_job(tmp_path / "job.yaml")
     lines = str(error.value).splitlines()
     assert lines[0].startswith(str(tmp_path / "job.yaml"))
     assert len(lines) <= 22
@@ -424,10 +424,10 @@ def test_a_minimal_job_asks_what_the_command_line_asks(tmp_path: Path) -> None:
     from geomap.legends import load
     from geomap.run.request import Request
 
-    job = read(write(tmp_path, MINIMAL))
+    job = read_job(write(tmp_path, MINIMAL))
     period = Period(2019, 1)
     assert jobs.request(job, period) == Request(job.area, period, "earth-search", (load("landcover"),))
-    short = read(write(tmp_path, MINIMAL | {"period": {"start": "2019-04", "months": 2}}))
+    short = read_job(write(tmp_path, MINIMAL | {"period": {"start": "2019-04", "months": 2}}))
     assert jobs.request(short, Period(2019, 4, 2)).min_clear_months == 2
 
 
@@ -454,7 +454,7 @@ def test_all_of_a_job_reaches_the_request(tmp_path: Path, untrained: str) -> Non
         "outputs": {"directory": "maps", "save_composites": True, "save_embeddings": True},
         "resources": {"device": "cpu", "workers": 2, "threads": 3, "memory": "4 GB"},
     }
-    job = read(write(tmp_path, content))
+    job = read_job(write(tmp_path, content))
     asked = jobs.request(job, Period(2019, 1))
     assert asked.stac == str(tmp_path / "items.json")
     assert (asked.collection, asked.max_cloud, asked.offset, asked.allow_hosts) == ("c", 60, "applied", ("a.example",))
@@ -520,7 +520,7 @@ def test_a_map_that_was_begun_keeps_its_months(real_job: Callable[..., Path], tm
         if stage == "composite":
             raise StoppedError
 
-    job = read(real_job(period={"last": 2}))
+    job = read_job(real_job(period={"last": 2}))
     october, november = datetime.date(2018, 10, 31), datetime.date(2018, 11, 1)
     with pytest.raises(StoppedError):
         list(jobs.run_job(job, october, stop))
@@ -537,7 +537,7 @@ def test_an_old_map_that_cannot_be_finished_does_not_hold_up_the_new_one(
 ) -> None:
     from geomap.jobs import due as jobs
 
-    job = read(real_job(period={"last": 1}))
+    job = read_job(real_job(period={"last": 1}))
     (tmp_path / "out/2018-09/tiles").mkdir(parents=True)
     (tmp_path / "out/2018-09/tiles/request.json").write_text("damaged")
     (tmp_path / "out/2018-09/run.json").write_text("{}")
@@ -551,7 +551,7 @@ def test_an_old_map_that_cannot_be_finished_does_not_hold_up_the_new_one(
 def test_other_weights_than_the_job_pins_are_refused(real_job: Callable[..., Path], untrained: str) -> None:
     from geomap.jobs import due as jobs
 
-    job = read(real_job(weights={"name": untrained, "sha256": "0" * 64}))
+    job = read_job(real_job(weights={"name": untrained, "sha256": "0" * 64}))
     with pytest.raises(WeightsError, match=r"weights\.sha256 is 000000000000"):
         jobs.request(job, Period(2018, 9, 3))
 

@@ -208,7 +208,7 @@ def test_the_command_refuses_bad_input(args: list[str]) -> None:
 def test_synonyms_move_the_map_little(shared: Path, minilm: towers.TextTower) -> None:
     """Real pixels, which the default weights were trained on: for how wording matters, not for how good they are."""
     flanders = read_flanders(shared / "data" / "patch_belgium_2019" / "series.npz")
-    loaded = weights.load("default")
+    loaded = weights.load_weights("default")
     embeddings = embed_samples(loaded.encoder, flanders.rows(np.arange(0, len(flanders), 6)))
     assert 600 < len(embeddings) < 700
     found = []

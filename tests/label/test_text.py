@@ -31,7 +31,7 @@ def test_a_class_vector_is_the_normalised_mean_of_its_prompts(minilm):
 
 
 def test_the_stored_vectors_of_the_default_weights_are_those_of_the_legends(minilm):
-    default = weights.load("default")
+    default = weights.load_weights("default")
     assert default.card.text_space == minilm.space
     for name in ("landcover", "scenicness"):
         found = legends.load(name)

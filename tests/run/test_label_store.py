@@ -14,7 +14,7 @@ from geomap.cli import app
 from geomap.encode import weights
 from geomap.errors import InputError, LegendError, OutputError, ReadError, WeightsError
 from geomap.run.map import map_area
-from geomap.run.relabel import LabelRequest, label_store, similar
+from geomap.run.relabel import LabelRequest, label_store, map_similar
 from geomap.run.request import Request
 from geomap.store import store
 from geomap.types import Grid, Period
@@ -69,7 +69,7 @@ def test_labels_from_the_store_are_those_of_the_run(run, ask, tmp_path):
     np.testing.assert_allclose(pixels(run / "scenicness.tif"), pixels(tmp_path / "out/scenicness.tif"), atol=0.05)
     assert (run / "clear_months.tif").read_bytes() == (tmp_path / "out/clear_months.tif").read_bytes()
     told = json.loads((tmp_path / "out/run.json").read_text())
-    assert told["request"]["made"]["weights"]["sha256"] == weights.load("default").digest
+    assert told["request"]["made"]["weights"]["sha256"] == weights.load_weights("default").digest
     assert result.tiles == len(told["tiles"]) > 1
 
 
@@ -138,7 +138,7 @@ def test_tiles_that_could_not_be_made_are_nodata(ask, run, tmp_path):
 
 
 def test_likeness_to_a_place(run, tmp_path):
-    result = similar(run / store.EMBEDDINGS, *PLACE, tmp_path / "out")
+    result = map_similar(run / store.EMBEDDINGS, *PLACE, tmp_path / "out")
     with rasterio.open(tmp_path / "out/similarity.tif") as m:
         assert m.dtypes == ("float32",)
         likeness = m.read(1)
@@ -176,7 +176,7 @@ def test_likeness_to_a_place(run, tmp_path):
 )
 def test_a_place_without_an_embedding_is_one_clear_line(run, tmp_path, place, match):
     with pytest.raises(InputError, match=match):
-        similar(run, *place, tmp_path / "out")
+        map_similar(run, *place, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

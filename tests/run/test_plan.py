@@ -20,7 +20,7 @@ from geomap import aoi, grid
 from geomap.catalog.search import search
 from geomap.cli import app
 from geomap.run import plan as plans
-from geomap.run.plan import plan
+from geomap.run.plan import plan_request
 from geomap.run.request import Request
 from geomap.sentinel2 import SCL_NOT_CLEAR
 from geomap.types import Grid, Period
@@ -133,7 +133,7 @@ def expected(truth: dict[datetime, float], month: int) -> list[float]:
 
 
 def test_clear_sky_equals_numpy_on_every_real_scene(api, request_for, truth):
-    made = plan(request_for(api))
+    made = plan_request(request_for(api))
     assert (made.scenes, made.measured, made.failed) == (DATES, DATES, 0)
     for m in made.months:
         shares = expected(truth, m.month) if m.year == 2018 else []
@@ -157,7 +157,7 @@ def test_clear_sky_equals_numpy_on_every_real_scene(api, request_for, truth):
 
 def test_scenes_that_are_not_measured_are_taken_at_their_word(api, request_for, truth, monkeypatch):
     monkeypatch.setattr(plans, "SAMPLE_SCENES", 7)
-    made = plan(request_for(api))
+    made = plan_request(request_for(api))
     assert made.measured == 7
     assert all(m.measured >= 1 for m in made.months if m.passes)  # drawn from every month
     scenes = search(aoi.parse_area(AREA).geometry, PERIOD, api, allow_hosts=["127.0.0.1"]).scenes
@@ -180,7 +180,7 @@ def test_files_that_fail_are_counted_and_the_rest_is_measured(local, served, req
     broken = scenes[3]
     handler.broken.add(f"/{broken.id}/scl.tif")
     try:
-        made = plan(request_for(str(items)))
+        made = plan_request(request_for(str(items)))
     finally:
         handler.broken.clear()
     assert (made.measured, made.failed) == (DATES - 1, 1)
@@ -200,7 +200,7 @@ def test_where_no_file_can_be_read_there_is_a_plan_without_a_rate(local, request
     for item in content["features"][4:]:
         del item["properties"]["eo:cloud_cover"]
     (tmp_path / "items.json").write_text(json.dumps(content))
-    made = plan(request_for(str(tmp_path / "items.json")))
+    made = plan_request(request_for(str(tmp_path / "items.json")))
     assert (made.measured, made.failed, made.read_seconds, made.requests) == (0, DATES, None, 0)
     assert made.months[0].observations == pytest.approx(sum(august))
     unknown = made.months[2]
@@ -215,7 +215,7 @@ def test_granules_of_one_pass_count_once(local, request_for, truth, tmp_path):
         for item in content["features"]
     ]
     (tmp_path / "items.json").write_text(json.dumps(content))
-    made = plan(request_for(str(tmp_path / "items.json")))
+    made = plan_request(request_for(str(tmp_path / "items.json")))
     assert made.scenes == 2 * DATES
     assert sum(m.passes for m in made.months) == DATES
     assert sum(m.observations for m in made.months) == pytest.approx(sum(truth.values()))

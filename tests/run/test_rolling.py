@@ -308,7 +308,7 @@ def test_a_month_counts_only_with_all_bands():
 def test_the_month_in_which_a_period_starts_does_not_change_a_bit(dtype):
     rng = np.random.default_rng(0)
     dn = rng.integers(1, 6000, (12, 10, 8, 40)).astype(np.uint16) * (rng.random((12, 1, 8, 40)) > 0.3)
-    engine = Engine(weights.load("default").encoder, "cpu", dtype=dtype)
+    engine = Engine(weights.load_weights("default").encoder, "cpu", dtype=dtype)
     usable = np.ones(dn.shape[2:], bool)
 
     def embedded(first: int) -> torch.Tensor:
@@ -321,7 +321,7 @@ def test_the_month_in_which_a_period_starts_does_not_change_a_bit(dtype):
 
 
 def test_a_label_does_not_depend_on_how_many_pixels_are_labelled_together():
-    loaded = weights.load("default")
+    loaded = weights.load_weights("default")
     torch.manual_seed(0)
     embeddings = torch.nn.functional.normalize(torch.randn(5000, 384), dim=1)
     questions = []
@@ -401,7 +401,7 @@ def test_the_command_line_updates_and_says_what_it_took_over(whole, before, upda
 
 def test_a_rolling_job_updates_the_map_before_by_itself(whole, untrained, tmp_path, caplog):
     from geomap.jobs.due import run_job
-    from geomap.jobs.file import read
+    from geomap.jobs.file import read_job
 
     keys = {
         "name": "patch",
@@ -417,7 +417,7 @@ def test_a_rolling_job_updates_the_map_before_by_itself(whole, untrained, tmp_pa
     def run(day: str, **changes: object) -> list[Result]:
         path = tmp_path / "job.yaml"
         path.write_text(yaml.safe_dump(keys | changes))
-        return list(run_job(read(path), date.fromisoformat(day)))
+        return list(run_job(read_job(path), date.fromisoformat(day)))
 
     assert run("2019-11-05")[0].update is None
     second = run("2019-12-05")[0]

@@ -29,7 +29,7 @@ from geomap import aoi, files, grid, legends, pipeline
 from geomap.catalog.search import search
 from geomap.encode.engine import Engine
 from geomap.run.map import map_area
-from geomap.run.plan import plan
+from geomap.run.plan import plan_request
 from geomap.run.prepare import prepare
 from geomap.run.request import Request
 from geomap.run.tiles import label_tile
@@ -232,7 +232,7 @@ def test_one_virtual_raster_shows_both_zones_without_a_hole(mapped: Mapped) -> N
 def test_a_plan_looks_at_every_zone_alike(mapped: Mapped) -> None:
     """Its clear share is that of the whole area, not of the zone with the most tiles, on each date."""
     items = mapped.folder.parent / "scenes/items.json"
-    made = plan(Request(area=mapped.area, period=YEAR, stac=str(items), legends=()))
+    made = plan_request(Request(area=mapped.area, period=YEAR, stac=str(items), legends=()))
     home = [s for s in search(mapped.area.geometry, YEAR, str(items)).scenes if s.epsg == mapped.home.epsg]
     coarse = mapped.home.at(20)
     to_lonlat = Transformer.from_crs(coarse.epsg, 4326, always_xy=True)

@@ -13,7 +13,7 @@ from geomap import cli, files
 from geomap.errors import BusyError, InputError
 from geomap.run.map import map_area
 from geomap.run.request import Request
-from geomap.run.status import problems, status
+from geomap.run.status import find_problems, status
 
 
 @pytest.fixture
@@ -109,28 +109,28 @@ def test_status_writes_nothing_and_refuses_what_is_no_run(tmp_path):
 def test_a_flipped_byte_in_a_kept_tile_is_found_and_that_tile_alone_made_again(asked, tmp_path):
     out = tmp_path / "out"
     interrupt(asked, out, 4)
-    (unfinished,) = problems(out)
+    (unfinished,) = find_problems(out)
     assert unfinished.startswith(f"{files.SUMS}: missing, so the run did not finish; type the run's command again")
     path = sorted(out.glob("tiles/*.npz"))[1]
     whole = path.read_bytes()
     for where in range(0, 100, 9):
         flip(path, where / 100)
-        _, found = problems(out)
+        _, found = find_problems(out)
         assert found.startswith(f"tile {path.stem}: {path.name} is changed or cut")
         path.write_bytes(whole)
     flip(path, 0.3)
     assert status(out).done + status(out).pending == 9
     assert map_area(asked, out).resumed == 3
-    assert problems(out) == ()
+    assert find_problems(out) == ()
 
 
 def test_a_flipped_byte_in_a_map_is_found_and_the_map_made_again(asked, tmp_path, monkeypatch):
     out = tmp_path / "out"
     map_area(asked, out)
-    assert problems(out) == ()
+    assert find_problems(out) == ()
     before = (out / "landcover.tif").read_bytes()
     flip(out / "landcover.tif", 0.5)
-    assert [line.partition(";")[0] for line in problems(out)] == ["landcover.tif: changed"]
+    assert [line.partition(";")[0] for line in find_problems(out)] == ["landcover.tif: changed"]
     monkeypatch.setenv("COLUMNS", "400")
     shown = CliRunner().invoke(cli.app, ["verify", str(out)])
     assert shown.exit_code == 1
@@ -143,5 +143,5 @@ def test_a_flipped_byte_in_a_map_is_found_and_the_map_made_again(asked, tmp_path
 def test_files_beside_the_maps_are_checked_too(asked, tmp_path):
     map_area(asked, tmp_path / "out")
     flip(tmp_path / "out/run.json", 0.5)
-    (line,) = problems(tmp_path / "out")
+    (line,) = find_problems(tmp_path / "out")
     assert line.startswith("run.json: changed; if that was not you, remove SHA256SUMS")

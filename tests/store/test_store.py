@@ -201,7 +201,7 @@ def test_gdal_reads_crs_transform_and_pixels(embeddings):
 
 
 def test_codes_keep_cosines_and_their_own_pixel(untrained):
-    encoder = weights.load(untrained).encoder
+    encoder = weights.load_weights(untrained).encoder
     codec = codec_of(encoder)
     assert codec.size == 32  # as many as the encoder is wide
     np.testing.assert_allclose(codec.basis.T @ codec.basis, np.eye(32), atol=1e-5)

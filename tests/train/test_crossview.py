@@ -320,7 +320,7 @@ def test_a_run_learns_and_leaves_honest_weights(
     assert float(lines[-1]["val_loss"]) < 0.8 * float(lines[0]["val_loss"])
     assert float(lines[-1]["val_recall_at_1"]) > 2 / VAL  # own photo among those of one kind; chance is 1 / VAL
     assert (tmp_path / curves.PLOT_FILE).read_bytes().startswith(b"\x89PNG")
-    loaded = weights.load(str(tmp_path))
+    loaded = weights.load_weights(str(tmp_path))
     assert loaded.card == card
     assert card.text_space == towers.CLIP_SPACE
     assert card.encoder["out"] == DIM
@@ -347,7 +347,7 @@ def test_stopped_and_resumed_runs_equal_a_whole_one_to_the_bit(tiny: CrossViewCo
         assert not (parts / CARD_FILE).exists()
     crossview.train_crossview(tiny, parts)
     assert metrics(parts) == metrics(whole)
-    assert weights.load(str(parts)).class_vectors == {}  # without CLIP there are none to store
+    assert weights.load_weights(str(parts)).class_vectors == {}  # without CLIP there are none to store
     for file in (MODEL_FILE, CARD_FILE, f"{resume.CHECKPOINT_FOLDER}/{resume.BEST}"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     before = (parts / curves.METRICS_FILE).read_bytes()
@@ -424,7 +424,7 @@ def test_patches_and_masked_bands_train_too(tiny: CrossViewConfig, tmp_path: Pat
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(described() | changed))
     card = crossview.train_crossview(tmp_path / "c.yaml", tmp_path / "out")
     assert card.encoder["patch"] == 5
-    assert weights.load(str(tmp_path / "out")).encoder.embed.in_features == 250
+    assert weights.load_weights(str(tmp_path / "out")).encoder.embed.in_features == 250
 
 
 def test_bf16_gives_nearly_the_loss_of_fp32(tiny: CrossViewConfig) -> None:

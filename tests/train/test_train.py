@@ -124,7 +124,7 @@ def test_short_training_learns_repeats_and_loads(
     assert losses[-1] < losses[0] - 0.2  # from about the logarithm of the number of classes
     one, two = ((tmp_path / d / MODEL_FILE).read_bytes() for d in "ab")
     assert one == two
-    loaded = weights.load(str(tmp_path / "a"))
+    loaded = weights.load_weights(str(tmp_path / "a"))
     assert loaded.card.metrics["simulated_held_out"]["landcover"]["samples"] > 200
     assert set(loaded.class_vectors) == {legends.load(n).digest for n in legends.builtin_names()}
     assert [s.kind for s in loaded.card.training] == ["simulated"]
