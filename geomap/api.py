@@ -325,7 +325,7 @@ def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weig
 
 
 def _windows(embeddings: xr.DataArray) -> Iterator[tuple[NDArray[np.intp], torch.Tensor]]:
-    """The embedded pixels, one window at a time (pipeline.Pixels)."""
+    """The embedded pixels, one window at a time (pipeline.Embedded)."""
     pixels = np.asarray(embeddings.values, np.float32).reshape(embeddings.sizes["component"], -1)
     where = np.flatnonzero(~np.isnan(pixels[0]))
     for start in range(0, len(where), WINDOW):

@@ -31,9 +31,9 @@ SNAP: Final = 20  # m; Sentinel-2's 10 m and 20 m grids both start at multiples 
 
 _TILE_M = TILE_PX * RESOLUTION
 _LATITUDES = (-80, 0, 56, 64, 72, 84)  # degrees; zones change at these and at multiples of 3 degrees of longitude
-_EDGE_POINTS = 65  # along each edge of a grid that is seen from another zone, where it is curved
-_STRIDE = 32  # pixels between the first few looked at in a tile on a border
-_LAST_LONGITUDE = np.nextafter(180, 0)  # 180 itself is zone 1, as -180
+_EDGE_POINTS = 65  # points along each edge of a grid seen from another zone, where the edge is curved
+_STRIDE = 32  # pixels between the first samples of a tile on a border
+_LAST_LONGITUDE = np.nextafter(180, 0)  # 180 itself belongs to zone 1, like -180
 
 
 def zone_epsg(lon: NDArray[np.float64], lat: NDArray[np.float64]) -> NDArray[np.int32]:
@@ -121,7 +121,7 @@ def pixels_under(grid: Grid, other: Grid) -> tuple[NDArray[np.intp], NDArray[np.
 
 
 def _wholly_inside(area: Area, grid: Grid) -> bool:
-    """Whether a glance shows that every pixel is inside: the area and the zone's territory hold the grid's box."""
+    """Whether every pixel is clearly inside: both the area and the zone's territory contain the grid's box."""
     around = lonlat_box(grid)
     frame = around.polygons
     return len(around.parts) == 1 and bool(_territory(grid.epsg).contains(frame) and area.geometry.contains(frame))

@@ -1,9 +1,9 @@
 """The main path over one grid, without files or state.
 
-    scenes = catalog.search(area, period, stac)     STAC -> Scenes, each with its radiometric offset
-    made   = compose(scenes, grid, period)          Scenes -> monthly medians of the clear pixels
-    pixels = embed(engine, made, usable, period)    every usable pixel's months -> a unit vector
-    layers = label(pixels, questions, ...)          vectors -> class, confidence, score
+    scenes = catalog.search(area, period, stac)            STAC -> Scenes, each with its radiometric offset
+    made   = compose(scenes, grid, period)                 Scenes -> monthly medians of the clear pixels
+    pixels = embed_pixels(engine, made, usable, period)    every usable pixel's months -> a unit vector
+    layers = label_pixels(pixels, questions, ...)          vectors -> class, confidence, score
 
 Runs make their tiles with these functions (run/tiles.py), and the Python API makes its arrays with them (api.py).
 """

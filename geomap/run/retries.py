@@ -116,5 +116,5 @@ def _failure(outcome: Outcome, attempt: int) -> Exception:
 
 
 def cause(error: Exception) -> str:
-    """Kind and message in one line, without what may be secret in addresses."""
+    """Kind and message in one line, without the secret parts of addresses."""
     return f"{type(error).__name__}: {redacted(' '.join(str(error).split()))}"

@@ -33,7 +33,7 @@ _EXTENSIONS: Final = tuple(
 _SHA256_MULTIHASH: Final = "1220"
 """Prefix of a sha256 in the file extension: function code 0x12, length 0x20 (multiformats.io/multihash)."""
 _EDGE_POINTS: Final = 21
-"""Points along each edge of a footprint: UTM edges are curved in degrees."""
+"""Points along each edge of a footprint: UTM edges are curves in degrees."""
 _DIGITS: Final = 7  # decimals of degrees, 1 cm
 _SIMPLIFY: Final = 1e-5
 """Tolerance in degrees, about 1 m, within which a footprint is simplified."""
