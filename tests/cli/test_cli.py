@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,45 @@ def test_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
     what = "HTTP error code: 503 - https://a.example/b.tif?sig=SECRET&x=1. Retrying"
     record = logging.LogRecord("rasterio._env", logging.WARNING, "", 0, what, None, None)
     assert console.Redacted("%(message)s").format(record) == "HTTP error code: 503 - https://a.example/b.tif. Retrying"
+
+
+def test_verbose_log_lines_have_times(archive, tmp_path):
+    command = [
+        "map",
+        PATCH,
+        "--start",
+        "2019-06",
+        "--months",
+        "1",
+        "--stac",
+        str(archive() / "items.json"),
+        "--out",
+        "m",
+    ]
+    done = geomap(*command, "--verbose", "--min-clear-months", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if " INFO geomap." in line]
+    assert lines
+    for line in lines:
+        stamp = datetime.strptime(line.split(" ")[0], "%Y-%m-%dT%H:%M:%S%z")
+        assert abs((datetime.now(UTC) - stamp).total_seconds()) < 3600
+
+
+def test_a_shell_completes_commands_and_their_options():
+    for words, at, offered in (
+        ("geomap sched", 1, {"schedule"}),
+        ("geomap map --max", 2, {"--max-cloud", "--max-missed"}),
+    ):
+        done = geomap(_GEOMAP_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(at))
+        assert set(done.stdout.split()) == offered
+    assert all(option in geomap("--help").stdout for option in ("--install-completion", "--show-completion"))
+
+
+def test_several_problems_of_options_are_told_at_once(tmp_path):
+    command = ["map", PATCH, "--year", "1999", "--within", "landcover", "--scheduler", "http://a"]
+    told = refused(geomap(*command, cwd=tmp_path), 2)
+    for option in ("--year: ", "; --within: ", "; --scheduler: "):
+        assert option in told
 
 
 def test_swapped_coordinates_find_no_scene_and_say_so(archive, tmp_path):
