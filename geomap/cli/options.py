@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from annotated_types import Ge, Le
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -136,7 +135,7 @@ def _parameter(name: str, d: Declared) -> inspect.Parameter:
     kind: Any = field.annotation
     if get_origin(kind) is tuple:
         kind, default = (str, ",".join(map(str, default)) or None) if d.option.separated else (list[str], None)
-    limits = {"min": _limit(field, Ge, "ge"), "max": _limit(field, Le, "le")} if kind in (int, float) else {}
+    limits = {"min": _limit(field, "ge"), "max": _limit(field, "le")} if kind in (int, float) else {}
     made = typer.Option(d.option.flag, metavar=d.option.metavar, help=d.option.help, **limits)
     annotation = kind | None if default is None and get_origin(kind) is not Literal else kind
     return inspect.Parameter(name, _BY_NAME, default=default, annotation=Annotated[annotation, made])
@@ -153,5 +152,6 @@ def _item(field: FieldInfo) -> Any:
     return FieldInfo.from_annotation(get_args(field.annotation)[0]).annotation
 
 
-def _limit(field: FieldInfo, kind: type[Ge | Le], name: str) -> Any:
-    return next((getattr(m, name) for m in field.metadata if isinstance(m, kind)), None)
+def _limit(field: FieldInfo, name: str) -> Any:
+    """The bound `ge` or `le` of a key, where it has one."""
+    return next((getattr(m, name) for m in field.metadata if hasattr(m, name)), None)
