@@ -126,7 +126,8 @@ def _value(d: Declared, value: Any) -> Any:
     try:
         return [int(part) for part in parts]
     except ValueError as e:
-        raise InputError(f"cannot read {d.option.flag} {value!r}; write whole numbers with commas: 0,1,3,8") from e
+        example = ",".join(map(str, d.field.default))
+        raise InputError(f"cannot read {d.option.flag} {value!r}; write numbers, for example {example}") from e
 
 
 def _parameter(name: str, d: Declared) -> inspect.Parameter:

@@ -78,6 +78,12 @@ def _scheduler(text: str) -> str:
     return text
 
 
+def _scl_class(number: int) -> int:
+    if number not in SCL_CLASSES:
+        raise ValueError(f"SCL has no class {number}; give numbers of 0..{max(SCL_CLASSES)}")
+    return number
+
+
 def _class(name: str) -> str:
     if "," in name:
         raise ValueError('must be one class without a comma, for example "olive grove"')
@@ -100,7 +106,7 @@ _Year = Annotated[int, Field(strict=True), AfterValidator(_year)]
 _Month = Annotated[str, AfterValidator(_month)]
 _Pixels = Annotated[int, Field(strict=True, ge=0, le=MOST_PX)]
 Class = Annotated[Line, AfterValidator(_class)]
-_SclClass = Annotated[int, Field(strict=True, ge=0, le=max(SCL_CLASSES))]
+_SclClass = Annotated[int, Field(strict=True), AfterValidator(_scl_class)]
 _Within = Annotated[Line, AfterValidator(_restriction)]
 _Workers = Annotated[int, Field(strict=True, ge=0, le=4096)]
 _Scheduler = Annotated[Line, AfterValidator(_scheduler)]

@@ -103,7 +103,9 @@ def test_the_mask_is_part_of_the_request(untrained: str) -> None:
     assert other["mask"] == {"classes": (0, 3, 8, 9), "opening": 0, "dilation": 2}
 
 
-@pytest.mark.parametrize(("classes", "said"), [("0,12", "no class 12"), ("cloud", "numbers of SCL classes")])
+@pytest.mark.parametrize(
+    ("classes", "said"), [("0,12", "no class 12"), ("cloud", "write numbers, for example 0,1,3,8")]
+)
 def test_mask_classes_that_are_none_are_bad_input(classes: str, said: str, tmp_path: Path) -> None:
     command = ["map", "4.05,50.74,4.06,50.75", "--year", "2019", "--out", str(tmp_path / "out")]
     done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, [*command, "--mask-classes", classes])

@@ -93,7 +93,7 @@ def test_a_server_that_does_not_answer_stops_the_run_and_what_is_done_is_kept(as
     items = tmp_path / "refused.json"
     items.write_text(content.replace(str(tmp_path / "east"), "http://127.0.0.1:9"))  # nobody listens there
     with pytest.raises(SourceUnavailableError):
-        map_area(replace(asked, stac=str(items), deadline=0.2), tmp_path / "out")
+        map_area(replace(asked, stac=str(items), deadline=1), tmp_path / "out")
     west, _ = (tile.name for tile in grid.tiles(asked.area))
     assert [p.stem for p in (tmp_path / "out/tiles").glob("*.npz")] == [west]
     assert os.listdir(tmp_path / "out") == [files.STATE]
