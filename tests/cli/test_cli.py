@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import rasterio
 
-from geomap import legends
+from geomap import __version__, legends
 from geomap.cli import console
 from geomap.encode.card import weight_names
 
@@ -66,6 +66,7 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *says: str) -> st
         (["verify", "nowhere"], ["nowhere"]),
         (["legends", "show", "nothing"], ["nothing", "landcover"]),
         (["train", "nothing.yaml"], ["nothing.yaml"]),
+        (["evaluate", "default", "--data", "nothing.csv"], ["nothing.csv"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, says):
@@ -198,6 +199,11 @@ def test_a_legend_of_ones_own_starts_from_a_built_in_one(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text(geomap("legends", "show", "landcover", "--toml").stdout)
     assert legends.load(str(mine)) == legends.load("landcover")
+
+
+def test_python_starts_the_command_too(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "geomap", "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == geomap("--version").stdout == f"geomap {__version__}\n"
 
 
 def test_help_and_lists_teach():
