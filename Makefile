@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: map test soak train-smoke check lint types clean
+.PHONY: map test soak train-smoke check clean
 
 map: $(VENV)/.installed  ## the main job on simulated scenes: needs no network once installed
 	$(BIN)/geomap demo

@@ -44,6 +44,8 @@ from typing import Any
 import numpy as np
 from run import make_archive
 
+from geomap.errors import install_hint
+
 EPSG, WEST, NORTH, TILE = 32631, 574680, 5622440, 1024  # the enlarged patch
 ASSETS = ["blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "swir16", "swir22"]
 FINE = {"blue", "green", "red", "nir"}
@@ -222,7 +224,7 @@ def odc(archive: Path) -> Callable[[int], np.ndarray]:
         from odc.geo.geobox import GeoBox
         from odc.stac import load
     except ImportError:
-        sys.exit(f"odc-stac is not installed; type {sys.executable} -m pip install odc-stac, or --sides stackstac")
+        sys.exit(f"odc-stac is not installed; type: {install_hint('odc-stac')}; or leave it out with --sides stackstac")
 
     items = [pystac.Item.from_dict(item) for item in items_of(archive)]
     grid = GeoBox.from_bbox((WEST, NORTH - 10 * TILE, WEST + 10 * TILE, NORTH), f"EPSG:{EPSG}", resolution=10)

@@ -3,13 +3,14 @@
 A message is one line that says what is wrong, where, and what to type instead. Any other exception is a bug.
 """
 
+import shlex
 import sys
 from typing import ClassVar, Literal
 
 
 def install_hint(*packages: str) -> str:
     """The command that installs packages for this Python, whichever `pip` comes first on the PATH."""
-    return f"{sys.executable} -m pip install {' '.join(packages)}"
+    return f"{shlex.quote(sys.executable)} -m pip install {' '.join(packages)}"
 
 
 class GeomapError(Exception):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from geomap.encode.card import Q_HIGH, Q_LOW, Card
+from geomap.errors import install_hint
 from geomap.run.request import Request
 from geomap.types import Period
 from tests.support import REPOSITORY
@@ -102,7 +103,7 @@ def stac_server() -> Iterator[Callable[[Path], str]]:
 
     def serve(folder: Path) -> str:
         if not program.exists():
-            pytest.skip("rustac is not installed (pip install rustac)")
+            pytest.skip(f"rustac is not installed; type: {install_hint('rustac')}")
         if folder not in running:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))

@@ -1,9 +1,10 @@
-"""What the documents point to is there: tests that are named as evidence, and files behind links."""
+"""What the documents point to is there: tests named as evidence, files behind links, commands and their options."""
 
 import ast
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -11,7 +12,8 @@ import typer
 from geomap.cli import app
 from tests.support import REPOSITORY
 
-PAGES = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
+PAGES = sorted(page for folder in (".", "docs", "pipelines") for page in REPOSITORY.glob(f"{folder}/*.md"))
+JOBS = sorted(REPOSITORY.glob("pipelines/*.yaml"))
 
 
 def functions(file: str) -> set[str]:
@@ -44,24 +46,69 @@ def test_links_within_the_project_lead_to_files(page: Path) -> None:
     assert not [target for target in targets if not (page.parent / target).exists()]
 
 
-def typed(page: Path) -> list[list[str]]:
-    """The words of every `geomap` command in a page's code blocks, with continued lines, without what is said of it."""
-    blocks = re.findall(r"^```(?:\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
-    commands = (re.sub(r"(?<=\S) {3,}\S.*| #.*", "", line).strip().removeprefix(".venv/bin/") for line in lines)
-    return [shlex.split(re.split(r" [|>] ", command)[0]) for command in commands if command.startswith("geomap ")]
+def line_commands(page: Path) -> list[list[str]]:
+    """The words of every line of code that is a `geomap` command: continued lines joined, remarks beside it cut off."""
+    text = re.sub(r"\\\n[# ]*", " ", page.read_text())
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^(?: {4}|# {3,})(\S.*)", text, re.MULTILINE)
+    lines = (line.removeprefix(".venv/bin/") for line in [*"".join(fenced).splitlines(), *indented])
+    commands = (re.sub(r"(?<=\S) {3,}\S.*| #.*| [|>] .*", "", line) for line in lines if line.startswith("geomap "))
+    return [[word for word in shlex.split(command) if word != "..."] for command in commands]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if typed(page)], ids=lambda p: p.name)
-def test_commands_that_a_page_tells_to_type_exist_with_their_options(page: Path) -> None:
-    for words in typed(page):
-        command = typer.main.get_command(app)
-        rest = words[1:]
-        while rest and rest[0] in getattr(command, "commands", {}):
-            command = command.commands[rest.pop(0)]
-        assert command.name != "geomap" or rest[0].startswith("--"), words
-        known = {option for parameter in command.params for option in parameter.opts} | {
-            "--help",
-            "--install-completion",
-        }
-        assert {word.partition("=")[0] for word in rest if word.startswith("--")} <= known, words
+def inline_commands(page: Path) -> list[list[str]]:
+    """The words of every `geomap` command within a sentence, where arguments may be left out."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [words.replace("|", " ").split() for words in re.findall(r"`(geomap [^`]+)`", text)]
+
+
+def subcommand(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that words name, and what follows its name."""
+    command, rest = typer.main.get_command(app), words[1:]
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command = command.commands[rest.pop(0)]
+    assert not hasattr(command, "commands") or not rest or rest[0].startswith("--"), f"no such command: {words}"
+    return command, rest
+
+
+def options(command: Any) -> set[str]:
+    return {"--help"} | {name for parameter in command.params for name in parameter.opts}
+
+
+@pytest.mark.parametrize("page", [p for p in [*PAGES, *JOBS] if line_commands(p)], ids=lambda p: p.name)
+def test_commands_that_a_page_tells_to_type_are_taken_by_the_parser(page: Path) -> None:
+    """By the real parser: options and their values, and the number of arguments."""
+    for words in line_commands(page):
+        command, rest = subcommand(words)
+        if {"--help", "--install-completion"} & {*rest}:  # which would print, or install
+            assert [word for word in rest if word in options(command)] == rest, words
+        else:
+            command.make_context(" ".join(words), [*rest])
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if inline_commands(p)], ids=lambda p: p.name)
+def test_commands_within_a_sentence_exist_with_their_options(page: Path) -> None:
+    for words in inline_commands(page):
+        command, rest = subcommand(words)
+        assert {word for word in rest if word.startswith("--")} <= options(command), words
+
+
+def test_a_misspelt_option_or_command_in_a_page_would_be_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("`geomap evalute` or `geomap run --again`\n\n```\ngeomap plan AOI --yaer 2023   a plan\n```\n")
+    (misspelt, unknown), (line,) = inline_commands(page), line_commands(page)
+    with pytest.raises(AssertionError, match="evalute"):
+        subcommand(misspelt)
+    command, rest = subcommand(unknown)
+    assert not {*rest} <= options(command)
+    command, rest = subcommand(line)
+    with pytest.raises(typer.TyperException, match="--yaer"):
+        command.make_context("plan", rest)
+
+
+def test_packages_are_installed_by_a_named_python_and_never_the_strangers_geomap() -> None:
+    """`geomap` on the registry is another project; which Python a bare `pip` belongs to, nobody knows."""
+    code = [p for folder in ("geomap", "benchmarks", "contrib") for p in REPOSITORY.glob(f"{folder}/**/*.py")]
+    texts = {path: path.read_text() for path in [*PAGES, *JOBS, *code]}
+    assert not [p for p, text in texts.items() if re.search(r"(?<!-m )\bpip install|install ['\"]?geomap(\[|==)", text)]
+    assert "-m pip install" in texts[REPOSITORY / "docs/install.md"]

@@ -65,13 +65,13 @@ def evaluate(
 
     require_packages("evaluation", "sklearn", "matplotlib")
     asked = prompt_kinds.kinds(prompts)
-    out.mkdir(parents=True, exist_ok=True)
     loaded = load_weights(weights)
     patch = loaded.card.config().patch
     with progress_bars() as progress:
         tests = [read_set(source, patch, photos, labels, scenicness, progress) for source in data]
         fitted = read_set(train, patch, labels=labels, progress=progress) if train else None
         _check(tests, fitted)
+        out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written shows before minutes of measuring
         how = protocol.Options(asked, draws, keys.resources.device, progress)
         results = [protocol.measure(loaded, test, how, fitted) for test in tests]
     paths = report.write_report(out, loaded, results)

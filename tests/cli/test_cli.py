@@ -6,13 +6,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import rasterio
 
-from geomap import legends
+from geomap import __version__, legends
 from geomap.cli import console
 from geomap.encode.card import weight_names
 from tests.support.archive import PATCH
@@ -49,6 +50,7 @@ REAL = ["--start", "2019-04", "--months", "4"]
         (["verify", "nowhere"], ["nowhere"]),
         (["legends", "show", "nothing"], ["nothing", "landcover"]),
         (["train", "nothing.yaml"], ["nothing.yaml"]),
+        (["evaluate", "default", "--data", "nothing.csv"], ["nothing.csv"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, says):
@@ -97,7 +99,7 @@ def test_verbose_log_lines_have_times(archive, tmp_path):
         "--out",
         "m",
     ]
-    done = geomap(*command, "--verbose", "--min-clear-months", "1", cwd=tmp_path)
+    done = typed(*command, "--verbose", "--min-clear-months", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if " INFO geomap." in line]
     assert lines
@@ -111,14 +113,14 @@ def test_a_shell_completes_commands_and_their_options():
         ("geomap sched", 1, {"schedule"}),
         ("geomap map --max", 2, {"--max-cloud", "--max-missed"}),
     ):
-        done = geomap(_GEOMAP_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(at))
+        done = typed(_GEOMAP_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(at))
         assert set(done.stdout.split()) == offered
-    assert all(option in geomap("--help").stdout for option in ("--install-completion", "--show-completion"))
+    assert all(option in typed("--help").stdout for option in ("--install-completion", "--show-completion"))
 
 
 def test_several_problems_of_options_are_told_at_once(tmp_path):
     command = ["map", PATCH, "--year", "1999", "--within", "landcover", "--scheduler", "http://a"]
-    told = refused(geomap(*command, cwd=tmp_path), 2)
+    told = refused(typed(*command, cwd=tmp_path), 2)
     for option in ("--year: ", "; --within: ", "; --scheduler: "):
         assert option in told
 
@@ -223,6 +225,11 @@ def test_a_legend_of_ones_own_starts_from_a_built_in_one(tmp_path):
     mine = tmp_path / "mine.toml"
     mine.write_text(typed("legends", "show", "landcover", "--toml").stdout)
     assert legends.load(str(mine)) == legends.load("landcover")
+
+
+def test_python_starts_the_command_too(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "geomap", "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == typed("--version").stdout == f"geomap {__version__}\n"
 
 
 def test_help_and_lists_teach():

@@ -178,12 +178,12 @@ def test_a_missing_package_is_named_with_this_pythons_own_command(
 ) -> None:
     require_packages("evaluation", "numpy")
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    monkeypatch.setattr(sys, "executable", "/venv/bin/python")
+    monkeypatch.setattr(sys, "executable", "/my venv/bin/python")
     with pytest.raises(InputError) as e:
         require_packages("evaluation", "sklearn", "no_such_package")
     assert str(e.value) == (
         "evaluation needs scikit-learn and no_such_package; "
-        "type: /venv/bin/python -m pip install scikit-learn no_such_package"
+        "type: '/my venv/bin/python' -m pip install scikit-learn no_such_package"
     )
     done = geomap("evaluate", untrained, "--data", "x.csv", "--out", tmp_path / "o")
     refused(done, 2, "-m pip install scikit-learn")
