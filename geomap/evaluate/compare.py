@@ -1,4 +1,4 @@
-"""Scores of the baselines on a test set: fitted on a training set, or by folds inside the test set."""
+"""Scores baselines on a test set, fitted on a training set or by folds inside the test set."""
 
 from __future__ import annotations
 

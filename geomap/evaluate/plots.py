@@ -1,4 +1,4 @@
-"""Figures of an evaluation as PNG: confusion matrices, reliability diagrams, accuracy by clear months."""
+"""Plots an evaluation as PNG: confusion matrices, reliability, accuracy by clear months."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop with AdamW and averaged weights, and `train_captions`, from config to weights."""
+"""The training loop (AdamW, averaged weights), and `train_captions`, from config to weights."""
 
 from __future__ import annotations
 
