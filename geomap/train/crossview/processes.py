@@ -19,7 +19,7 @@ from geomap.encode.engine import pick_device
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """This process's number, the number of processes, and its device."""
+    """One process: its number, the number of processes, and its device."""
 
     rank: int
     size: int
