@@ -1,12 +1,12 @@
-"""Published TimeSenCLIP checkpoints -> weights with a card.
+"""Converts published TimeSenCLIP checkpoints into weights with a card.
 
 Layouts (paper.md section 2): the encoder's tensors lie under `learner.ts_encoder.` or `learner.TS_ViT.` of a Lightning
-state dict, with or without `module.` of distributed training, or bare in a file of the encoder alone; the class token
-is called `time_token` or `class_token`. Names inside the layers are torch's own, as geomap's are.
+state dict, with or without the `module.` of distributed training, or without prefix in a file of the encoder alone. The
+class token is called `time_token` or `class_token`. Names inside the layers are torch's own, as in geomap.
 
-Published code has fed the bands in two orders, and once exchanged the constants of B02 and B04; a file does not say
-which way it was trained. Labelled pixels can tell: the right way is the one that labels them best. Whichever it is, the
-converted weights take B02 .. B12.
+Published code has used two band orders, and once swapped the constants of B02 and B04; a file does not say which way it
+was trained. Labelled pixels can tell: the right way is the one that labels them best. The converted weights always take
+B02 .. B12.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ NAMES: Final = {
 
 @dataclass(frozen=True)
 class BandOrder:
-    """A way in which a checkpoint may have been trained, as positions 0..9 of the ten bands."""
+    """One way in which a checkpoint may have been trained, as positions 0..9 of the ten bands."""
 
     columns: tuple[int, ...]  # geomap's band i goes to the checkpoint's input columns[i]
-    constants: tuple[int, ...]  # and is normalised with the constants of band constants[i]
+    constants: tuple[int, ...]  # and geomap's band i is normalised with the constants of band constants[i]
 
     @property
     def low(self) -> tuple[float, ...]:
@@ -79,7 +79,7 @@ class BandOrder:
 
 
 _AS_IS: Final = tuple(range(len(BANDS)))
-_SWAPPED: Final = (2, 1, 0, *range(3, len(BANDS)))  # B02 and B04 exchanged
+_SWAPPED: Final = (2, 1, 0, *range(3, len(BANDS)))  # B02 and B04 swapped
 BAND_ORDERS: Final = {
     "B02 first": BandOrder(_AS_IS, _AS_IS),
     "B02 first, constants of B02 and B04 swapped": BandOrder(_AS_IS, _SWAPPED),
@@ -91,13 +91,13 @@ DEFAULT_ORDER: Final = "B02 first"
 
 @dataclass(frozen=True)
 class FoundEncoder:
-    """An encoder as it lies in a checkpoint."""
+    """An encoder found in a checkpoint."""
 
-    prefix: str  # of its names
+    prefix: str  # of its tensors' names
     tensors: Mapping[str, Tensor]  # geomap's name -> float32 of geomap's shape
     config: EncoderConfig
     logit_scale: float
-    scale_name: str | None  # the tensor that holds its logarithm
+    scale_name: str | None  # the tensor that holds the scale's logarithm
 
 
 def convert(
@@ -112,14 +112,14 @@ def convert(
 
     Args:
         path: a published checkpoint or the encoder's state dict alone, as torch.save or .safetensors file.
-        out: folder of the weights, made where absent.
+        out: folder of the weights, created if it does not exist.
         licence: for the card.
-        name: of the weights; the file's by default.
+        name: name of the weights; by default the file's.
         heads: attention heads.
-        labelled: series by whose land cover the band order is chosen.
+        labelled: series whose land cover decides the band order.
 
     Returns:
-        The card. `metrics["band_order"]` says which order was chosen, and by what (`choose_order`).
+        The card. `metrics["band_order"]` says which order was chosen, and how (`choose_order`).
 
     Raises:
         WeightsError: a file that cannot be read or holds another model, or `labelled` without CLIP's text tower.
@@ -155,11 +155,11 @@ def convert(
 def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) -> FoundEncoder:
     """The encoder among a checkpoint's tensors (`checkpoint.read_tensors`); `path` names the file in errors.
 
-    Raises WeightsError where there is none, where a tensor is missing, unknown, of another shape or not finite, and
-    where the number of months, bands or outputs is not geomap's.
+    Raises WeightsError if there is none, if a tensor is missing, unknown, of another shape or not finite, and if the
+    number of months, bands or outputs is not geomap's.
     """
     prefixes = [n.removesuffix(EMBEDDING) for n in tensors if n.endswith(EMBEDDING)]
-    if len(prefixes) > 1:  # beside the learner's encoder lies the last validation's copy, which may be older
+    if len(prefixes) > 1:  # beside the learner's encoder lies a copy from the last validation, maybe older
         prefixes = [p for p in prefixes if "learner." in p] or prefixes
     if len(prefixes) != 1:
         raise WeightsError(f"{path} holds {len(prefixes)} TimeSenCLIP encoders (tensors ...{EMBEDDING}), not one")
@@ -167,14 +167,14 @@ def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) 
     names = NAMES if f"{prefix}time_token" in tensors else NAMES | {"class_token": "cls"}
     found = {
         _renamed(n.removeprefix(prefix), names): t.float() for n, t in tensors.items() if n.startswith(prefix)
-    }  # an unknown name stays as it is
+    }  # unknown names stay as they are
     if "position" in found:
         found["position"] = found["position"].squeeze(0)  # (1, 12, dim)
     if "cls" in found:
         found["cls"] = found["cls"].flatten()  # (1, 1, dim)
     where = f"{path}: tensor {prefix}"
     config = _config(found, heads, path, where)
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta"):  # shapes only
         blank = PixelEncoder(config, torch.empty(len(BANDS)), torch.empty(len(BANDS)))
     wanted = {k: v.shape for k, v in blank.state_dict().items()}
     for key in [*wanted, *found]:
@@ -191,7 +191,7 @@ def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) 
 
 
 def build(found: FoundEncoder, order: BandOrder) -> PixelEncoder:
-    """The encoder in eval mode, its input weights and constants put in the order B02 .. B12."""
+    """The encoder in eval mode, with input weights and constants reordered to B02 .. B12."""
     encoder = PixelEncoder(found.config, torch.tensor(order.low), torch.tensor(order.high))
     embed = found.tensors["embed.weight"]  # (dim, bands * patch^2), band-major
     by_band = embed.reshape(len(embed), len(BANDS), -1)[:, list(order.columns)]
@@ -200,11 +200,11 @@ def build(found: FoundEncoder, order: BandOrder) -> PixelEncoder:
 
 
 def choose_order(found: FoundEncoder, labelled: Samples, tower: towers.TextTower) -> dict[str, Any]:
-    """The band order whose zero-shot land cover of labelled pixels is right most often, the whole legend competing.
+    """The band order whose zero-shot land cover of labelled pixels is right most often, over the whole legend.
 
-    An encoder of patches gets the pixel in every place of its patch. Returns what the card keeps: `chosen`;
-    `tested_on`, the set; `samples`; `accuracy` of every order; `beyond_chance`, whether the best leads by more than two
-    standard errors of the difference of two such shares.
+    Encoders of patches get the pixel repeated over the patch. Returns what the card keeps: `chosen`; `tested_on`, the
+    set; `samples`; `accuracy` of every order; `beyond_chance`, whether the best leads by more than two standard errors
+    of the difference of two such shares.
     """
     from geomap.datasets.series import embed_samples
     from geomap.evaluate.zero_shot import nearest_class
@@ -221,7 +221,7 @@ def choose_order(found: FoundEncoder, labelled: Samples, tower: towers.TextTower
         embeddings = embed_samples(build(found, order), patches)
         right = nearest_class(embeddings, vectors, known) == samples.labels["landcover"]
         accuracy[name] = round(float(right.mean()), 4)
-    chosen = max(accuracy, key=accuracy.__getitem__)  # the first of equals
+    chosen = max(accuracy, key=accuracy.__getitem__)  # ties: the first
     second, best = sorted(accuracy.values())[-2:]
     return {
         "chosen": chosen,
@@ -233,7 +233,7 @@ def choose_order(found: FoundEncoder, labelled: Samples, tower: towers.TextTower
 
 
 def read_labelled(setting: str) -> Samples:
-    """Labelled pixels as "flanders=PATH" names them (worldcereal.READERS). Raises WeightsError, ConfigError."""
+    """Read labelled pixels from "flanders=PATH" (names: worldcereal.READERS). Raises WeightsError, ConfigError."""
     from geomap.datasets.worldcereal import READERS
 
     name, _, path = setting.partition("=")
@@ -243,7 +243,7 @@ def read_labelled(setting: str) -> Samples:
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """The name with its beginning exchanged as `names` says."""
+    """The name with its prefix replaced as `names` says."""
     return next((new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)), name)
 
 
@@ -253,7 +253,7 @@ def _theirs(key: str) -> str:
 
 
 def _config(found: Mapping[str, Tensor], heads: int, path: Path, where: str) -> EncoderConfig:
-    """The architecture that the shapes tell; the rest of `found` is not checked."""
+    """The architecture that follows from the shapes; the rest of `found` is not checked."""
     sizes = []
     for key in ("embed.weight", "position", "layers.0.linear1.weight", "head.1.weight"):
         if key not in found or found[key].ndim != 2:
@@ -274,7 +274,7 @@ def _config(found: Mapping[str, Tensor], heads: int, path: Path, where: str) -> 
 
 
 def _logit_scale(tensors: Mapping[str, Tensor], path: Path) -> tuple[float, str | None]:
-    """The learned logit scale and the name of its logarithm; a copy of CLIP in the file has its own, not meant here."""
+    """The learned logit scale and the name of its logarithm; a copy of CLIP in the file has its own, ignored here."""
     for name, tensor in tensors.items():
         *above, last = name.split(".")
         if last == "logit_scale" and "clip_model" not in above and tensor.numel() == 1:
@@ -286,7 +286,7 @@ def _logit_scale(tensors: Mapping[str, Tensor], path: Path) -> tuple[float, str 
 
 
 def _limits(heads: int, tested: Mapping[str, Any] | None, stored: bool) -> tuple[str, ...]:
-    """What the card says beside the figures."""
+    """Limits that the card lists beside the figures."""
     notes = [
         "Trained by others; the file does not say on what, and geomap has not measured its quality.",
         f"The tensors do not tell the number of attention heads; {heads} were assumed.",
@@ -310,10 +310,10 @@ def model_page(name: str) -> str:
 
 
 def fetch(name: str) -> Path:
-    """Download a checkpoint into huggingface_hub's cache, or find it there.
+    """Download a checkpoint into huggingface_hub's cache, unless it is there.
 
     Raises:
-        WeightsError: a name that is not in CHECKPOINTS, or the hub does not give the file.
+        WeightsError: a name that is not in CHECKPOINTS, or the hub refuses the file.
         TemporaryError: the hub does not answer, or the download breaks off.
     """
     if name not in CHECKPOINTS:
@@ -326,17 +326,17 @@ def fetch(name: str) -> Path:
     try:
         with _quiet():
             return Path(hf_hub_download(repository, file))
-    except Exception as e:  # of the hub, of its HTTP client, of the disk
-        refusals = [x for x in (e, e.__cause__) if isinstance(x, HfHubHTTPError)]  # the hub wraps some of its own
+    except Exception as e:  # errors of the hub, its HTTP client or the disk
+        refusals = [x for x in (e, e.__cause__) if isinstance(x, HfHubHTTPError)]  # the hub wraps some of its errors
         status = refusals[0].response.status_code if refusals else 0
-        if status >= 400 and status not in TEMPORARY:  # gone, closed or renamed: waiting does not help
+        if status >= 400 and status not in TEMPORARY:  # gone, closed or renamed: a retry does not help
             raise WeightsError(f"the hub does not give {file} (HTTP {status}); {by_hand}") from e
         raise TemporaryError(f"{file} cannot be fetched ({type(e).__name__}); try again later, or {by_hand}") from e
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the hub's notices of its own retries off the terminal; progress bars stay."""
+    """Hide the hub's messages about its own retries; progress bars stay."""
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.CRITICAL)

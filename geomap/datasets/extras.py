@@ -1,4 +1,4 @@
-"""Packages that training and evaluation need beside those of maps."""
+"""Packages that training and evaluation need and mapping does not."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 from geomap.errors import InputError, install_hint
 
 PACKAGES: Final = {"sklearn": "scikit-learn"}
-"""Name to install by, where a module has another."""
+"""Name of the package to install, where it differs from the module's name."""
 
 
 def require_packages(what: str, *modules: str) -> None:
-    """Raises InputError, which says what to type, where a module is not installed. `what` needs them, for messages."""
+    """Raises InputError, which says what to type, if a module is missing. `what` names the task in the message."""
     missing = [PACKAGES.get(name, name) for name in modules if find_spec(name) is None]
     if missing:
         raise InputError(f"{what} needs {' and '.join(missing)}; type: {install_hint(*missing)}")

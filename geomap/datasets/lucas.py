@@ -1,5 +1,4 @@
-"""LUCAS survey points: codes and names -> ids of the legends, the published label table, vectors of ground photos.
-
+"""LUCAS survey points: codes to class ids, the published label table, vectors of ground photos.
 A POINT_ID of eight digits says where the point is: kilometres east and north on the LUCAS grid (EPSG:3035). The ids of
 legends start at 1 in the order of LUCAS and of the published lists; 0 is "no label".
 """
@@ -31,7 +30,7 @@ POINT: Final = re.compile(r"(?:Lucas_Point_)?(\d{8})")
 PHOTO_KEY: Final = re.compile(r"([A-Z]{2})_(\d{8})([NESW])")
 """A photo in the published dictionary: NUTS 0 code, point and direction, as in FR_34622836N."""
 NO_LABEL: Final = frozenset({"", "8", "na", "nan", "none", "notrelevant"})
-"""Values that say that there is no label (8 is LUCAS' "not relevant"), letters and digits alone, in lower case."""
+"""Values that mean "no label" (8 is LUCAS' "not relevant"), in lower case, letters and digits only."""
 
 EXTENT: Final = (-11.0, 34.4, 34.7, 71.5)
 """West, south, east and north of LUCAS (degrees): the EU without its Atlantic islands."""
@@ -61,11 +60,11 @@ def label_ids(name: str, values: Sequence[Any], where: str) -> NDArray[np.intp]:
         values: as read from a file; bytes and numbers are fine.
         where: the file, for messages.
 
-    Values that the legend does not know count as no label and are logged. Names match whatever their case, spaces and
-    hyphens: the published code itself spells "Bare Land" and "Bareland".
+    Values that are not in the legend are logged and count as no label. Case, spaces and hyphens of names do not matter:
+    the published code itself spells "Bare Land" and "Bareland".
 
     Raises:
-        ReadError: there are labels, and the legend knows none of them.
+        ReadError: there are labels, and none of them is in the legend.
     """
     keys = [_text(v) for v in values]
     found = {k: _id_of(name, k) for k in set(keys)}
@@ -88,7 +87,7 @@ def point_ids(names: Sequence[str]) -> list[str]:
 
 
 def places(ids: Sequence[str]) -> NDArray[np.float64]:
-    """Longitude and latitude (n, 2) in degrees of POINT_IDs, from the ids alone (within a metre of the published)."""
+    """Longitude and latitude (n, 2) in degrees, computed from POINT_IDs (within a metre of the published places)."""
     from pyproj import Transformer
 
     east_north = np.array([(int(i[:4]), int(i[4:])) for i in ids], np.float64).reshape(-1, 2) * 1000
@@ -97,9 +96,9 @@ def places(ids: Sequence[str]) -> NDArray[np.float64]:
 
 
 def lonlat_of(pairs: NDArray[np.float64], where: str) -> NDArray[np.float64]:
-    """Longitude and latitude (n, 2) of pairs in either order; the order is one for all, told by the extent of LUCAS.
+    """Longitude and latitude (n, 2) of pairs in either order. All pairs have one order; the extent of LUCAS decides it.
 
-    Rows of NaN stay NaN. Raises ReadError where neither order, or either, puts every point into the extent.
+    Rows of NaN stay NaN. Raises ReadError if both orders or neither put every point into the extent.
     """
     known = pairs[np.isfinite(pairs).all(1)]
     west, south, east, north = EXTENT
@@ -130,13 +129,13 @@ class LabelTable:
 
 
 def read_label_csv(path: Path) -> LabelTable:
-    """The published table of labels, a row for each point: im_id, lat, lon, lc_label, lu_label, crop_label ...
+    """Read the published table of labels, one row per point: im_id, lat, lon, lc_label, lu_label, crop_label ...
 
-    Its column `lat` holds the longitude and `lon` the latitude; a corrected copy is read as well (`lonlat_of` tells).
+    Its column `lat` holds the longitude and `lon` the latitude. A corrected copy works too (see `lonlat_of`).
 
     Raises:
         ConfigError: no such file.
-        ReadError: a missing column, a name that is no point, a point that comes twice, coordinates outside LUCAS.
+        ReadError: a missing column, a name that is not a point, a repeated point, coordinates outside LUCAS.
     """
     if not path.is_file():
         raise ConfigError(f"no label table {path}; give the path of Sen4Map_Test_all_labels.csv or one in its layout")
@@ -161,14 +160,14 @@ def read_label_csv(path: Path) -> LabelTable:
 
 
 def country_codes(names: Sequence[Any]) -> NDArray[np.str_]:
-    """NUTS 0 codes (n,) of codes or of the label table's names; "" for others."""
+    """NUTS 0 codes (n,) from codes or from the label table's country names; "" for anything else."""
     codes = set(COUNTRIES.values())
     texts = map(_text, names)
     return np.array([t if t in codes else COUNTRIES.get(t, "") for t in texts], np.dtype("<U2"))
 
 
 def with_labels(samples: Samples, table: LabelTable) -> Samples:
-    """Samples with what the table adds by point: labels, places and countries that the samples have are kept."""
+    """Fill gaps of the samples from the table, point by point; their own labels, places and countries are kept."""
     row = {i: k for k, i in enumerate(table.id.tolist())}
     at = np.array([row.get(i, -1) for i in samples.id.tolist()], np.intp)
     joined = at >= 0
@@ -185,18 +184,18 @@ def with_labels(samples: Samples, table: LabelTable) -> Samples:
 
 
 def read_photos(path: Path, ids: Sequence[str]) -> NDArray[np.float32]:
-    """Mean vector (n, D) of each point's photos, over the directions that exist, not normalised; NaN where none exists.
+    """Mean vector (n, D) of each point's photos, over the directions that exist, not normalised; NaN without photos.
 
     The mean is of the raw vectors, as the paper's code takes it (section 3.2, table A.4: the average of the photos in
     the four directions).
 
     Args:
         path: the published torch.save dictionary (FR_34622836N -> (1, 512)), or the file of `geomap photos embed`.
-        ids: POINT_IDs in the order wanted.
+        ids: POINT_IDs, in the order of the rows to return.
 
     Raises:
-        WeightsError: a file that cannot be read.
-        ReadError: no key of a photo in it, vectors of different lengths, or more than four photos of a point.
+        WeightsError: the file cannot be read.
+        ReadError: no photo key in the file, vectors of different lengths, or more than four photos of a point.
     """
     row = {i: k for k, i in enumerate(dict.fromkeys(map(str, ids)))}
     sums: NDArray[np.float32] | None = None
@@ -222,16 +221,16 @@ def read_photos(path: Path, ids: Sequence[str]) -> NDArray[np.float32]:
 
 
 def with_photos(samples: Samples, path: Path) -> Samples:
-    """Samples with the mean vectors of their points' photos; see `read_photos`."""
+    """Add the mean vector of each point's photos to the samples; see `read_photos`."""
     return replace(samples, photos=read_photos(path, samples.id.tolist()))
 
 
 def _vectors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """(key, vector) of every photo in either layout."""
+    """(key, vector) of every photo; reads both layouts."""
     from geomap.encode.checkpoint import read_tensors
 
     tensors = read_tensors(path)
-    if set(tensors) == {"keys", "vectors"}:  # of `geomap photos embed`
+    if set(tensors) == {"keys", "vectors"}:  # written by `geomap photos embed`
         for key, vector in zip(tensors["keys"].numpy(), tensors["vectors"].numpy(), strict=True):
             yield key.tobytes().decode(), vector
     else:
@@ -240,7 +239,7 @@ def _vectors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
 
 
 def _text(value: Any) -> str:
-    """A value of a file as text: bytes decoded, whole numbers without a point, arrays of one value as that value."""
+    """A file's value as text: bytes decoded, whole numbers without a decimal point, one-value arrays unpacked."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.item() if value.size == 1 else str(value)
     if isinstance(value, bytes):
@@ -251,12 +250,12 @@ def _text(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Letters and digits alone, in lower case."""
+    """Letters and digits only, in lower case."""
     return re.sub(r"[^0-9a-z]", "", text.casefold())
 
 
 def _id_of(name: str, text: str) -> int | None:
-    """Class id, 0 for no label, None for a value that the legend does not know."""
+    """Class id; 0 for no label; None for a value that is not in the legend."""
     codes, names, size = _lookup(name)
     if name in _INDEXED and re.fullmatch(r"-?\d+", text):
         return int(text) + 1 if -1 <= int(text) < size else None  # -1: outside every region
@@ -274,7 +273,7 @@ def _lookup(name: str) -> tuple[dict[str, int], dict[str, int], int]:
 
 
 _INDEXED: Final = ("habitat", "bioregion")
-_OTHER: Final = "other"  # a valid code that the legend has no class for
+_OTHER: Final = "other"  # a valid code without a class in the legend
 _LC1: Final = re.compile(r"[A-H](?:\d\d|X[12]|XX[1-9A-E])")  # B11, BX1 (photo-interpreted), CXX1 (forest type)
 
 
@@ -289,7 +288,7 @@ def _landuse_code(text: str) -> str:
 
 
 def _crop_code(text: str) -> str:
-    """LUCAS lc1 -> itself where it is a crop; other land covers, and groups of crops (B10, BX1), are no crop."""
+    """LUCAS lc1 -> the same code if it is a crop. Other land covers and groups of crops (B10, BX1) are not crops."""
     is_crop = text in _lookup("crops")[0]
     return text if is_crop or not _LC1.fullmatch(text) else _OTHER
 

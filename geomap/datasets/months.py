@@ -1,6 +1,6 @@
-"""From dates to months: two ways to make monthly composites of a point's dates, and the encoder's tokens of them.
+"""Two ways to make monthly composites from a point's dates, and the encoder's tokens from those.
 
-"masked" is what geomap maps. "official" is what the published encoder was trained on.
+"masked" is what geomap's maps use. "official" is what the published encoder was trained on.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from geomap.sentinel2 import MONTHS
 MASKED, OFFICIAL = "masked", "official"
 
 OFFICIAL_CLEAR: Final = range(9)
-"""SCL classes that the published input keeps: all below 9, cloud shadow and medium cloud too."""
+"""SCL classes that the published input keeps: all below 9, cloud shadow and medium cloud included."""
 
 
 def masked_np(dn: NDArray[np.uint16], scl: NDArray[np.uint8], scenes: Sequence[str], year: int) -> NDArray[np.uint16]:
-    """Monthly medians of clear DNs as geomap's maps have them.
+    """Monthly medians of clear DNs, as in geomap's maps.
 
     Args:
         dn: (dates, 10, h, w), 0 = nodata.
         scl: (dates, h, w).
-        scenes: names of the dates' scenes; scenes with one sensing time are one observation. Those of 2018 carry no
-            radiometric offset.
-        year: the year to take.
+        scenes: scene name of each date; scenes with the same sensing time are one observation. Scenes of 2018 carry
+            no radiometric offset.
+        year: dates of other years are left out.
 
     Returns:
         (12, 10, h, w), 0 where a month has no clear value.
@@ -44,11 +44,11 @@ def masked_np(dn: NDArray[np.uint16], scl: NDArray[np.uint8], scenes: Sequence[s
 
 
 def official_np(dn: NDArray[np.uint16], scl: NDArray[np.uint8], scenes: Sequence[str], year: int) -> NDArray[np.uint16]:
-    """Monthly medians as the published input was made (TimeSenCLIP's data loader), oddities included.
+    """Monthly medians made like the published input (TimeSenCLIP's data loader), oddities included.
 
-    Pixels with SCL of 9 and more are set to 0 and stay in the median; of an even count the lower middle value is taken
-    (torch.median); a month is every scene whose name contains YYYYMM; a month without a scene takes the median over the
-    scenes of all months; 1 DN is added. So 1 says that the median was a masked pixel. Arguments as of `masked_np`.
+    Pixels with SCL of 9 and more are set to 0 and stay in the median. Even counts take the lower middle value
+    (torch.median). A month is every scene whose name contains YYYYMM; a month without a scene takes the median over the
+    scenes of all months. 1 DN is added, so 1 means that the median was a masked pixel. Arguments: see `masked_np`.
     """
     kept = np.where(np.isin(scl, OFFICIAL_CLEAR)[:, None], dn, 0)
     months = [[i for i, s in enumerate(scenes) if f"{year}{m:02d}" in s] for m in range(1, MONTHS + 1)]
@@ -61,7 +61,7 @@ COMPOSE: Final = {MASKED: masked_np, OFFICIAL: official_np}
 
 
 def _lower_median_np(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """Median over the first axis, the lower of the middle two of an even count."""
+    """Median over the first axis; even counts take the lower of the middle two."""
     middle: NDArray[np.uint16] = np.sort(values, axis=0)[(len(values) - 1) // 2]
     return middle
 
@@ -69,7 +69,7 @@ def _lower_median_np(values: NDArray[np.uint16]) -> NDArray[np.uint16]:
 def tokens_np(image: NDArray[np.uint16], composite: str) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
     """A point's image (12, 10, h, w) as the encoder takes it: (12, 10 * h * w) band-major, and valid months (12,)."""
     months, bands, h, w = image.shape
-    if composite == OFFICIAL:  # 0 occurs where a file was cut without the +1; both scale to 0
+    if composite == OFFICIAL:  # 0 occurs if a file was cut without the +1; 0 and 1 both scale to 0
         return np.maximum(image, 1).reshape(months, -1), np.ones(months, bool)
     whole: NDArray[np.bool_] = np.asarray((image > 0).all(axis=1))  # (12, h, w) pixels with all bands
     valid = whole[:, h // 2, w // 2]

@@ -1,11 +1,10 @@
-"""LUCAS ground photos -> frozen CLIP vectors, batch by batch, with nothing lost when the program is stopped.
-
+"""Turns LUCAS ground photos into frozen CLIP vectors, batch by batch, and resumes after a stop.
 Photos are `<country>/.../<POINT_ID><direction>.jpg`, as in Eurostat's archive (FR/346/283/34622836N.jpg): the country
-is the nearest folder with a NUTS 0 code as its name, directions are N, E, S and W. Other files, such as the photos of
-the point itself (P), are left alone.
+is the nearest folder named by a NUTS 0 code; directions are N, E, S and W. Other files, such as the photos of the point
+itself (P), are ignored.
 
-Each batch becomes a file of its own beside the result, named by what decides its content; a second run takes up what is
-there. Batches are the same however often the work was interrupted, so the result's bytes are, too.
+Each batch becomes its own file beside the result, named by a digest of its inputs; a second run resumes with the files
+that are there. Batches do not depend on interruptions, so neither do the bytes of the result.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ log = logging.getLogger(__name__)
 PHOTO: Final = re.compile(r"(\d{8}[NESW])\.jpe?g", re.IGNORECASE)
 PHOTOS_AT_ONCE: Final = 64
 KEY_LENGTH: Final = len("FR_34622836N")
-MAX_DECODERS: Final = 16  # threads that decode JPEGs; beyond, one GPU waits no longer for them
-META: Final = "geomap"  # the one key of the files' metadata: safetensors writes several in any order
+MAX_DECODERS: Final = 16  # threads that decode JPEGs; with more, one GPU gets no faster
+META: Final = "geomap"  # the only key in the files' metadata: safetensors writes several keys in any order
 
 
 @dataclass(frozen=True)
@@ -56,17 +55,17 @@ class Photo:
 
 @dataclass(frozen=True)
 class Embedded:
-    """What came out."""
+    """Counts of one run."""
 
     photos: int  # embedded
-    points: int  # with a photo at least
+    points: int  # with at least one photo
     unreadable: tuple[str, ...]  # paths relative to the folder, left out
 
 
 def find_photos(folder: Path) -> list[Photo]:
     """The photos of a folder, sorted by key.
 
-    Raises InputError: no such folder, no photo in it, a photo in no country's folder, or two photos with one key.
+    Raises InputError: no such folder, no photo in it, a photo outside a country's folder, or two photos with one key.
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder}; give the folder of the unpacked LUCAS photos")
@@ -92,14 +91,13 @@ def find_photos(folder: Path) -> list[Photo]:
 def embed_photos(
     folder: Path, out: Path, batch: int = PHOTOS_AT_ONCE, device: str = "auto", progress: Progress = silent
 ) -> Embedded:
-    """Embed a folder's photos with CLIP ViT-B/32 (`label.towers.load_clip`) and write them as one safetensors
-    file.
+    """Embed a folder's photos with CLIP ViT-B/32 (`label.towers.load_clip`) into one safetensors file.
 
     Args:
         folder: photos in the layout above.
         out: the file to write: keys (n, 12) uint8 ASCII, sorted, and vectors (n, 512) float32, as the model gives them
             (not normalised). `lucas.read_photos` reads it.
-        batch: photos per forward; a stop loses at most as many.
+        batch: photos per forward pass; a stop loses at most one batch.
         device: auto, cpu or cuda.
         progress: called after every batch.
 
@@ -108,7 +106,7 @@ def embed_photos(
     Raises:
         InputError: see `find_photos`; an unknown device.
         OutputError: `out` exists, or cannot be written; DiskFullError.
-        WeightsError: CLIP cannot be had.
+        WeightsError: CLIP cannot be loaded.
         ReadError: no photo can be decoded.
     """
     if out.exists():
@@ -147,7 +145,7 @@ class _ImageTower:
         self.identity = {"space": towers.CLIP_SPACE, "sha256": weights.hexdigest(), "device": self._device.type}
 
     def digest(self, photos: Sequence[Photo]) -> str:
-        """What decides a batch's vectors: the weights, the kind of device, and the photos by key and size."""
+        """Digest of all that a batch's vectors depend on: weights, kind of device, and the photos' keys and sizes."""
         content = [self.identity, [(p.key, p.size) for p in photos]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -182,14 +180,14 @@ def _join(parts: Sequence[Path], out: Path, tower: _ImageTower) -> Embedded:
         raise ReadError(f"none of {len(unreadable)} photos can be decoded, such as {unreadable[0]}; unpack them again")
     vectors = np.empty((len(keys), towers.OpenClipTower.dim), np.float32)
     at = 0
-    for path, (part_keys, _) in zip(parts, contents, strict=True):  # one part in memory beside the result
+    for path, (part_keys, _) in zip(parts, contents, strict=True):  # only one part in memory beside the result
         vectors[at : at + len(part_keys)] = _read_part(path)[2]
         at += len(part_keys)
     temporary = files.temporary(out)
     with files.disk_errors(out.parent):
         meta = {META: json.dumps(tower.identity, sort_keys=True)}
         save_file({"keys": keys, "vectors": vectors}, temporary, meta)
-        temporary.chmod(0o644)  # safetensors writes for the owner alone
+        temporary.chmod(0o644)  # safetensors makes files that only the owner can read
         files.commit(temporary, out)
     return Embedded(len(keys), len(np.unique(keys[:, :-1], axis=0)), unreadable)
 
@@ -197,20 +195,20 @@ def _join(parts: Sequence[Path], out: Path, tower: _ImageTower) -> Embedded:
 def _write_part(
     path: Path, keys: Sequence[str], vectors: NDArray[np.float32], broken: Sequence[Path], folder: Path
 ) -> None:
-    """A batch's file. Keys are ASCII: a tensor for each, by name, would not fit the 100 MB of a file's header."""
+    """Write a batch's file. Keys are one ASCII tensor: one named tensor per photo would exceed the 100 MB header."""
     ascii_keys = np.frombuffer("".join(keys).encode(), np.uint8).reshape(len(keys), KEY_LENGTH)
     left_out = json.dumps([p.relative_to(folder).as_posix() for p in broken])
     files.write_bytes(path, save({"keys": ascii_keys, "vectors": vectors}, {META: left_out}))
 
 
 def _read_part(path: Path) -> tuple[NDArray[np.uint8], list[str], NDArray[np.float32]]:
-    """Keys (n, 12), what was left out, and vectors (n, 512) of a batch's file."""
+    """Keys (n, 12), photos left out, and vectors (n, 512) of a batch's file."""
     with safe_open(path, framework="np") as f:
         return f.get_tensor("keys"), json.loads(f.metadata()[META]), f.get_tensor("vectors")
 
 
 def _whole(path: Path) -> bool:
-    """Whether a part is there and can be read."""
+    """Whether a part exists and can be read."""
     try:
         _read_part(path)
     except (OSError, SafetensorError):

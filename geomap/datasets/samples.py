@@ -1,4 +1,4 @@
-"""Labelled monthly series in memory: what every reader gives, and what training and evaluation take."""
+"""Labelled monthly series in memory: readers return them, training and evaluation take them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from geomap import legends
 from geomap.errors import InputError
 
 COVER, CLIMATE = "cover", "climate"
-"""Labels beside those of legends: place in the simulation's tables of covers and climates, from 1."""
+"""Labels that are not of a legend: position in the simulation's tables of covers and climates, from 1."""
 
 CELL: Final = 1.0  # degrees: samples of one cell are in one fold
 ARRAYS: Final = ("id", "dn", "valid", "groups", "scores", "photos", "country", "lonlat")
@@ -26,12 +26,12 @@ class Samples:
     name: str
     id: NDArray[np.str_]  # (n,) for example a LUCAS point id
     dn: NDArray[np.uint16]  # (n, 12, bands * patch^2), band-major as the encoder takes them, 0 = nodata
-    valid: NDArray[np.bool_]  # (n, 12) False where a month is no token
+    valid: NDArray[np.bool_]  # (n, 12) False where a month is not a token
     labels: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)  # legend, COVER ... -> (n,) id, 0 = none
-    groups: NDArray[np.intp] | None = None  # (n,) as `folds` takes them; None: by place
+    groups: NDArray[np.intp] | None = None  # (n,) that `folds` keeps together; None: by place
     grouped_by: str = "group"  # what a group is, in words
     scores: NDArray[np.float64] | None = None  # (n,) how scenic people find the place; NaN where unknown
-    photos: NDArray[np.float32] | None = None  # (n, D) ground photos' mean vector, not normalised; NaN rows have none
+    photos: NDArray[np.float32] | None = None  # (n, D) mean vector of ground photos, not normalised; NaN: no photos
     country: NDArray[np.str_] | None = None  # (n,) NUTS 0 codes
     lonlat: NDArray[np.float64] | None = None  # (n, 2) degrees, NaN where unknown
 
@@ -39,13 +39,13 @@ class Samples:
         return len(self.dn)
 
     def rows(self, which: NDArray[np.intp] | NDArray[np.bool_]) -> Samples:
-        """The samples of some rows."""
+        """The samples of the given rows."""
         arrays = {name: array[which] for name in ARRAYS if (array := getattr(self, name)) is not None}
         return replace(self, labels={k: v[which] for k, v in self.labels.items()}, **arrays)
 
     @property
     def labelled(self) -> tuple[str, ...]:
-        """Built-in legends that some sample has a class of."""
+        """Built-in legends for which at least one sample has a class."""
         known = legends.builtin_names()
         return tuple(name for name, ids in self.labels.items() if name in known and (ids > 0).any())
 
@@ -58,16 +58,16 @@ class Samples:
         return {"country": np.where(names[index] == "", 0, index + 1)}
 
     def usable(self) -> Samples:
-        """The samples that have a valid month. Raises InputError where none has."""
+        """The samples that have a valid month. Raises InputError if none has."""
         some: NDArray[np.bool_] = np.asarray(self.valid.any(1))
         if not some.any():
             raise InputError(f"no sample of {self.name} has a month with all ten bands; there is nothing to evaluate")
         return self if some.all() else self.rows(some)
 
     def folds(self) -> tuple[NDArray[np.intp], str]:
-        """(n,) groups that folds must not part, and what a group is in words.
+        """(n,) groups that folds must not split, and what a group is in words.
 
-        The samples' own groups, else cells of a degree; where places are unknown every sample is a group of its own.
+        The samples' own groups, else cells of one degree; without places, every sample is its own group.
         """
         if self.groups is not None:
             return self.groups, self.grouped_by
@@ -77,6 +77,6 @@ class Samples:
         return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1), "cells of one degree"
 
     def refuse_overlap(self, train: Samples) -> None:
-        """Raises InputError where a sample is in the training set too."""
+        """Raises InputError if a sample is also in the training set."""
         if shared := len(np.intersect1d(self.id, train.id)):
             raise InputError(f"{shared:,} samples of {self.name} are in the training set too; leave --train out")

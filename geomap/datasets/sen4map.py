@@ -1,13 +1,13 @@
-"""Sen4Map's HDF5 files, and the smaller files cut from them, as labelled samples.
+"""Reads Sen4Map's HDF5 files, and the smaller files cut from them, as labelled samples.
 
-Two layouts, one group `Lucas_Point_<POINT_ID>` for each point:
+Two layouts, both with one group `Lucas_Point_<POINT_ID>` per point:
 
     original    B2 ... B12 and SCL, each (dates, 64, 64); attributes Image_ID, lc1, lu1, nuts0 ...
-    cut         image (12, 10, h, w): monthly composites of the centre; the same attributes but Image_ID, and where
-                known Coordinates, EUNIS_L2, bioregion_class_code
+    cut         image (12, 10, h, w): monthly composites of the centre; the same attributes without Image_ID, and,
+                where known, Coordinates, EUNIS_L2, bioregion_class_code
 
-Two ways to make months of dates: "masked" as geomap's maps have them, "official" as the published input was made. A cut
-file of geomap says which one in the attribute `composite` of its root; files without it are the published ones.
+Two ways to make months from dates: "masked", as in geomap's maps, and "official", as in the published input. Cut files
+of geomap name theirs in the root attribute `composite`; files without it are the published ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 ATTRIBUTES: Final = {
     "landcover": "lc1", "landuse": "lu1", "crops": "lc1", "habitat": "EUNIS_L2", "bioregion": "bioregion_class_code",
 }  # fmt: skip
-"""Attribute of a point by the legend that it is read for."""
+"""Legend -> the attribute of a point that holds its label."""
 
 PATCHES: Final = (1, 5, 9)
 """Sides of a crop in pixels that the paper's encoders take (table 8)."""
@@ -46,7 +46,7 @@ LAYERS: Final = tuple(re.sub(r"^B0", "B", b) for b in BANDS)
 EXCLUDED: Final = frozenset({"45061526", "45281654", "47501690"})
 """Points that the published training leaves out (list in its data loader)."""
 LUCAS_YEAR: Final = 2018
-"""The year of LUCAS that Sen4Map goes with."""
+"""The year of the LUCAS survey that Sen4Map uses."""
 
 
 def read_original(
@@ -63,12 +63,13 @@ def read_original(
 
     Returns:
         dn (n, 12, 10 * patch^2) and labels of landcover, landuse and crops. A month is valid where the centre pixel has
-        all bands; in a "masked" month a pixel without all bands takes the centre's. All "official" months are valid.
+        all bands; other pixels of a "masked" month that lack a band take the centre's values. All "official" months
+        are valid.
 
     Raises:
         ConfigError: no such file.
         InputError: another patch or composite.
-        ReadError: a file or a point that breaks the layout, points of EXCLUDED apart, which are left out if they do.
+        ReadError: a file or a point that breaks the layout. Points of EXCLUDED that break it are left out.
     """
     _check(patch, composite)
     with _open(path) as f:
@@ -77,11 +78,11 @@ def read_original(
 
 
 def read_cut(path: Path, patch: int | None = None, progress: Progress = silent) -> Samples:
-    """Monthly series of a cut file, as `read_original` gives them; labels of habitat and bioregion where it has them.
+    """Monthly series of a cut file, as from `read_original`; with labels of habitat and bioregion if it has them.
 
     Args:
         path: a published file (split_wise/1x1_crops/train.h5 ...) or one that `cut_file` wrote.
-        patch: side wanted, cropped from the centre; None: as stored.
+        patch: side to crop from the centre, in pixels; None: as stored.
         progress: called after every point.
 
     Raises:
@@ -106,8 +107,8 @@ def cut_file(
 ) -> int:
     """Write the monthly composites of an original file's centres as a cut file; returns the number of points.
 
-    Images are uint16 (12, 10, patch, patch), 0 = missing; attributes are kept but for Image_ID. The file appears whole
-    or not at all. Arguments and errors are those of `read_original`, and DiskFullError, OutputError.
+    Images are uint16 (12, 10, patch, patch), 0 = missing; all attributes but Image_ID are kept. The file appears whole
+    or not at all. Arguments and errors as in `read_original`; also raises DiskFullError, OutputError.
     """
     _check(patch, composite)
     n = 0
@@ -152,7 +153,7 @@ def _points(
             (id_,) = lucas.point_ids([name])
             group = file[name]
             yield _Point(id_, image_of(group), dict(group.attrs))
-        except (KeyError, ValueError, TypeError, OSError, RuntimeError) as e:  # as h5py and numpy find faults
+        except (KeyError, ValueError, TypeError, OSError, RuntimeError) as e:  # what h5py and numpy raise
             reason = e.args[0] if isinstance(e, KeyError) and e.args else e
             if name.removeprefix("Lucas_Point_") not in EXCLUDED:
                 raise ReadError(f"{path}: {name} cannot be read: {reason}; docs/training-data.md has the layout") from e
@@ -192,8 +193,8 @@ def _stored(group: Any, patch: int | None) -> NDArray[np.uint16]:
 
 
 def _dn(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """Whole numbers of 0..65535 as uint16; raises ValueError for others, such as values that were scaled."""
-    with np.errstate(invalid="ignore"):  # NaN, which the comparison finds
+    """Whole numbers 0..65535 as uint16. Raises ValueError for other values, such as scaled ones."""
+    with np.errstate(invalid="ignore"):  # NaN: the comparison below finds it
         dn = values.astype(np.uint16)
     if values.dtype != np.uint16 and not (dn == values).all():
         raise ValueError(f"values of {values.min()} to {values.max()} are no DNs (whole numbers of 0..65535)")
@@ -230,7 +231,7 @@ def _samples(path: Path, points: Iterator[_Point], size: int, composite: str) ->
 
 
 def _reading(path: Path) -> str:
-    """Stage of progress while a file is read."""
+    """Name of the progress stage while a file is read."""
     return f"{path.stem} read"
 
 
@@ -242,7 +243,7 @@ def _check(patch: int, composite: str) -> None:
 
 
 def _text_type(value: Any) -> Any:
-    """The HDF5 type of an array of texts, which h5py asks for; None for what it knows itself."""
+    """The HDF5 type that h5py needs for an array of strings; None for types that it knows."""
     import h5py
 
     return h5py.string_dtype() if isinstance(value, np.ndarray) and value.dtype == object else None

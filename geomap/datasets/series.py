@@ -1,4 +1,4 @@
-"""Series of one pixel in three lengths, months left out at random, and their embeddings."""
+"""Shortens series to quarters or years, leaves months out at random, and embeds series."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LENGTHS: Final = {"monthly": 12, "quarterly": 4, "annual": 1}
 """Steps of a series by name (paper, section 4: T = 12, 4 and 1)."""
 
 SERIES_AT_ONCE: Final = 4096
-"""Series embedded at once: the activations of the paper's encoder fit into 2 GB."""
+"""Series embedded at once; the activations of the paper's encoder then fit into 2 GB."""
 CPU: Final = torch.device("cpu")
 
 
@@ -39,7 +39,7 @@ class Series:
 def shorten(dn: NDArray[np.uint16], valid: NDArray[np.bool_], length: str) -> Series:
     """Monthly series (n, 12, F) with their valid months (n, 12) in one of LENGTHS.
 
-    A quarter (January to March, ...) or a year is the median of its valid months, value by value; of an even count the
+    A quarter (January to March, ...) or a year is the median of its valid months, value by value. Even counts take the
     mean of the middle two, rounded down, as in the monthly composites. A step without a valid month is not valid.
     """
     steps = LENGTHS[length]
@@ -55,7 +55,7 @@ def shorten(dn: NDArray[np.uint16], valid: NDArray[np.bool_], length: str) -> Se
 
 
 def some_months(rng: np.random.Generator, valid: NDArray[np.bool_], count: int) -> NDArray[np.bool_]:
-    """A random `count` of each row's valid months (n, 12); rows with fewer keep theirs."""
+    """Keep `count` random valid months (n, 12) of each row; rows that have fewer keep all."""
     order = np.where(valid, rng.random(valid.shape), 2.0).argsort(1).argsort(1)  # rank of each month, valid ones first
     kept: NDArray[np.bool_] = valid & (order < count)
     return kept
@@ -72,7 +72,7 @@ def embed_samples(
 ) -> Tensor:
     """Unit embeddings (n, D), float32 on the CPU, of samples in one of LENGTHS; every sample needs a valid month.
 
-    By the encoder's own forward, in float32: maps take the faster `encode.engine`.
+    Uses the encoder's own forward pass in float32; maps use the faster `encode.engine`.
     """
     encoder = encoder.eval().to(device)
     series = shorten(samples.dn, samples.valid, length)

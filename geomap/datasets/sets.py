@@ -1,4 +1,4 @@
-"""A set of labelled samples by its name or file, as `geomap evaluate` and training configurations give it."""
+"""Finds a set of labelled samples by the name or file that evaluation and training are given."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def read_set(
     """Samples by their source: FILE.h5, FILE.csv, FILE.parquet, or flanders=, corsica=, east_africa=PATH.
 
     Args:
-        source: as typed.
+        source: as the user typed it.
         patch: pixels per side that the weights take.
-        photos: ground photos' vectors by point (`geomap.datasets.lucas`).
-        labels: more labels by point, in the layout of the published CSV files.
+        photos: file of ground photo vectors by point (`geomap.datasets.lucas`).
+        labels: file of more labels by point, in the layout of the published CSV files.
         scenicness: CSV with the columns id and score.
         progress: called while points are read.
 
     Raises:
-        InputError: an unknown source, a patch that the file does not hold, a file that is missing or breaks its format.
+        InputError: an unknown source, a patch that the file lacks, a file that is missing or breaks its format.
         ReadError: a table, an HDF5 file or photo vectors that break their layout.
     """
     kind, sep, path = source.partition("=")
@@ -60,7 +60,7 @@ def read_set(
 
 
 def read_pixels(name: str, path: Path, patch: int = 1) -> Samples:
-    """A set of single pixels: a measured set where `name` is one of READERS, else a user's table, called `name`.
+    """A set of single pixels: a measured set if `name` is in READERS, else a user's table with that name.
 
     Raises InputError, ConfigError, ReadError.
     """
@@ -70,7 +70,7 @@ def read_pixels(name: str, path: Path, patch: int = 1) -> Samples:
 
 
 def _scores(path: Path, samples: Samples) -> NDArray[np.float64]:
-    """(n,) score of each sample by its id, NaN where the file has none."""
+    """(n,) score of each sample, found by its id; NaN where the file has none."""
     of: dict[str, float] = {}
     if not path.is_file():
         raise InputError(f"no file {path} with scenicness scores")

@@ -1,4 +1,4 @@
-"""What a cover of the simulation says about a sample: its classes in the legends; and simulated series as samples."""
+"""Simulated series as samples, and the classes that a simulated cover has in each legend."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from geomap.simulate.covers import table
 from geomap.simulate.series import simulate
 
 COVER_LEGENDS: Final = {"landcover": "landcover", "crops": "crop"}
-"""Legends that a cover decides, and its attribute with the class id. Land use and habitat it only suggests."""
+"""Legends that a cover decides -> its attribute with the class id. A cover only suggests land use and habitat."""
 
 
 def cover_labels(cover: NDArray[np.intp], climate: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:
-    """Labels of samples from their places (n,) in the tables of covers and climates."""
+    """Labels of samples, from their positions (n,) in the tables of covers and climates."""
     of_legend = {
         name: np.array([getattr(c, attribute) for c in table().cover], np.intp)[cover]
         for name, attribute in COVER_LEGENDS.items()
@@ -25,7 +25,7 @@ def cover_labels(cover: NDArray[np.intp], climate: NDArray[np.intp]) -> dict[str
 
 
 def simulated_samples(rng: np.random.Generator, n: int) -> Samples:
-    """N simulated series, labelled by their covers."""
+    """Simulate `n` series, labelled by their covers."""
     made = simulate(rng, n)
     ids = np.array([f"simulated/{i}" for i in range(n)])
     return Samples("simulated", ids, made.dn, made.valid, cover_labels(made.cover, made.climate))

@@ -1,4 +1,4 @@
-"""A user's own labelled series: a CSV or Parquet file with a row for each sample (columns: docs/training-data.md)."""
+"""Reads a user's own labelled series from CSV or Parquet (columns: docs/training-data.md)."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ log = logging.getLogger(__name__)
 
 SUFFIXES: Final = (".csv", ".parquet")
 LABEL_COLUMNS: Final = ("landcover", "landuse", "habitat", "crops", "bioregion")
-"""Columns of labels: the class's name, code or id, as `geomap legends show` has them; empty where there is none."""
+"""Columns of labels: a class's name, code or id, as `geomap legends show` prints them; empty for no label."""
 PLACE: Final = ("lon", "lat")
 LARGEST_DN: Final = 65535
 
 
 def read_table(path: Path, name: str | None = None) -> Samples:
-    """The samples of a table, called `name` or as the file.
+    """The samples of a table, one row each, called `name` or by the file's name.
 
-    A month counts where all ten bands have a value above 0.
+    A month counts if all ten bands have a value above 0.
 
     Raises:
         InputError: no such file, or pyarrow is not installed.
-        ReadError: the file is no table, lacks columns, repeats an id, or a value is not what its column holds.
+        ReadError: the file is not a table, lacks columns, repeats an id, or has a value that its column does not take.
     """
     table = _frame(path)
     labels = _labels(table, path)
@@ -55,7 +55,7 @@ def read_table(path: Path, name: str | None = None) -> Samples:
 
 
 def _frame(path: Path) -> DataFrame:
-    """The table; columns that nothing reads are logged."""
+    """Read the table; unused columns are logged."""
     import pandas as pd
 
     if not path.is_file():
@@ -67,7 +67,7 @@ def _frame(path: Path) -> DataFrame:
             table = pd.read_parquet(path)
         else:
             table = pd.read_csv(path, encoding="utf-8-sig", dtype=texts, keep_default_na=False, na_values=[""])
-    except (ValueError, OSError) as e:  # pandas' and pyarrow's own errors are of these kinds
+    except (ValueError, OSError) as e:  # errors of pandas and pyarrow derive from these
         raise ReadError(f"cannot read {path} as a table: {' '.join(str(e).split())}") from e
     if not len(table):
         raise ReadError(f"{path} has no rows")
@@ -78,12 +78,12 @@ def _frame(path: Path) -> DataFrame:
 
 
 def _column(band: str, month: int) -> str:
-    """B02_01 is January's."""
+    """Name of a band's column in a month: B02_01 is January."""
     return f"{band}_{month + 1:02d}"
 
 
 def _dn(table: DataFrame, path: Path) -> NDArray[np.uint16]:
-    """(n, 12, 10) DNs, 0 where a cell is empty or a month has no column at all."""
+    """(n, 12, 10) DNs, 0 where a cell is empty or a month has no columns."""
     dn = np.zeros((len(table), MONTHS, len(BANDS)), np.uint16)
     there = [m for m in range(MONTHS) if any(_column(b, m) in table for b in BANDS)]
     if not there:
@@ -114,7 +114,7 @@ def _numbers(table: DataFrame, columns: Sequence[str], path: Path) -> NDArray[np
 
 
 def _ids(table: DataFrame, path: Path) -> NDArray[np.str_]:
-    """Ids of the samples; numbered where the table has none."""
+    """Ids of the samples; numbers if the table has no ids."""
     if "id" not in table:
         return np.array([f"{path.stem}/{i}" for i in range(len(table))])
     ids: NDArray[np.str_] = table["id"].to_numpy(str)
@@ -125,7 +125,7 @@ def _ids(table: DataFrame, path: Path) -> NDArray[np.str_]:
 
 
 def _labels(table: DataFrame, path: Path) -> dict[str, NDArray[np.intp]]:
-    """Labels by legend: of their own columns, and land cover and crops of `cover` where they have none."""
+    """Labels by legend, from their own columns; land cover and crops without a column follow from `cover`."""
     labels = {}
     if COVER in table:
         places = {c.key: i for i, c in enumerate(covers.table().cover, start=1)}
@@ -144,7 +144,7 @@ def _labels(table: DataFrame, path: Path) -> dict[str, NDArray[np.intp]]:
 
 
 def _looked_up(table: DataFrame, column: str, ids: Mapping[str, int], path: Path) -> NDArray[np.intp]:
-    """(n,) ids of a column's values, whatever their case; 0 where a cell is empty. Raises ReadError."""
+    """(n,) ids of a column's values, ignoring case; 0 where a cell is empty. Raises ReadError."""
     known = {key.casefold(): value for key, value in ids.items()} | {"": 0}
     texts = [_plain(value) for value in table[column]]
     for row, text in enumerate(texts, start=1):
@@ -155,7 +155,7 @@ def _looked_up(table: DataFrame, column: str, ids: Mapping[str, int], path: Path
 
 
 def _plain(value: Any) -> str:
-    """A cell as text in lower case: whole numbers without a point, "" where it is empty."""
+    """A cell as lower-case text: whole numbers without a decimal point, "" for an empty cell."""
     if value is None or value != value:  # NaN
         return ""
     number = isinstance(value, float) and value.is_integer()

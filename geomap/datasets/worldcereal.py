@@ -1,6 +1,6 @@
-"""Readers of three small real sets of labelled monthly Sentinel-2 series, all in one layout.
+"""Reads three small real sets of labelled monthly Sentinel-2 series into one layout.
 
-The files are those of the WorldCereal project's repository (MIT licence; Copernicus Sentinel-2 data): a raw series of a
+The files come from the WorldCereal project's repository (MIT licence; Copernicus Sentinel-2 data): a raw series of a
 Flemish landscape in 2019 with pixel labels, 500 parcels of Corsica in 2022, 500 points of East Africa in 2017.
 """
 
@@ -30,7 +30,7 @@ NO_VALUE: Final = 65535
 
 B8A_OF_B08: Final = 1.045
 """B8A / B08 where B8A is missing (Corsica): midway between the medians of the Flemish series (1.00 in green months) and
-of East Africa (1.09). Training varies every band's gain, so the constant ratio is no mark of the set's origin."""
+of East Africa (1.09). Training varies every band's gain, so the constant ratio does not give the set away."""
 
 CROP_TYPE: Final = {
     1110: "winter_wheat", 1200: "maize", 1500: "spring_barley", 1510: "winter_barley", 5100: "potato",
@@ -51,7 +51,7 @@ WORLDCEREAL: Final = {
     2001020021: "dry_grassland", 2001020022: "dry_grassland", 2501000000: "wooded_pasture", 4000000000: "evergreen_oak",
     4102000040: "broadleaved_forest", 4300000000: "savanna_trees", 6000000000: "town",
 }  # fmt: skip
-"""Labels `ewoc_code` of the point files by the simulation's cover that they come closest to; others are left out."""
+"""Closest cover of the simulation for each label `ewoc_code` of the point files; other labels are left out."""
 
 
 def read_flanders(path: Path) -> Samples:
@@ -76,7 +76,7 @@ def read_flanders(path: Path) -> Samples:
 
 
 def fields_np(label: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
-    """Number (h, w) of the field of every pixel: connected pixels (by an edge) of one label."""
+    """Field number (h, w) of every pixel; a field is pixels of one label that touch by an edge."""
     from scipy import ndimage
 
     fields = np.zeros(label.shape, np.intp)
@@ -115,7 +115,7 @@ READERS: Final[dict[str, Callable[[Path], Samples]]] = {
 
 
 def _points(name: str, dn: NDArray[np.int64], code: NDArray[np.int64], climate: str) -> Samples:
-    """A set of points, labels that no cover stands for are left out."""
+    """A set of points; points whose label has no cover are left out."""
     known = np.isin(code, list(WORLDCEREAL))
     valid = ((dn != NO_VALUE) & (dn > 0)).all(-1)
     dn = np.where(valid[..., None], np.minimum(dn, NO_VALUE - 1), 0)[known]
@@ -131,7 +131,7 @@ def _labelled(
     field: NDArray[np.intp],
     climate: str,
 ) -> Samples:
-    """Samples (n,) of one climate, from the keys of their covers and the numbers of the fields that they lie in."""
+    """Samples (n,) of one climate, from the keys of their covers and the numbers of their fields."""
     ids = np.array([f"{name}/{i}" for i in range(len(dn))])
     climates = np.full(len(dn), list(covers.table().climate).index(climate))
     return Samples(name, ids, dn, valid, cover_labels(covers.cover_index(cover), climates), field, "field")

@@ -1,1 +1,1 @@
-"""Evaluation as in the paper (arXiv 2508.11919v3, sections 4 and 5): metrics, baselines, protocol, report."""
+"""Evaluation as in the paper (arXiv 2508.11919v3, sections 4 and 5)."""

@@ -1,7 +1,7 @@
-"""What an encoder is compared with: the commonest class, a random forest on the series, a linear probe on embeddings.
+"""Baselines for the encoder: majority class, random forest on series, linear probe on embeddings.
 
-Each takes plain arrays and gives predictions: for a test set, fitted on a training set; or for every sample of one set,
-by k folds whose groups are parted, so that no sample is predicted by a model that saw its group.
+Each takes plain arrays and returns predictions: for a test set, fitted on a training set; or for every sample of one
+set, by k folds that keep groups whole, so that no sample is predicted by a model that saw its group.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_ITERATIONS: Final = 1000
 
 
 def series_table(dn: NDArray[np.uint16], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Features (n, 12 * F): DNs (n, 12, F) of all months, a month that is not valid (n, 12) taking the series' mean."""
+    """Features (n, 12 * F): DNs (n, 12, F) of all months; months that are not valid (n, 12) take the series' mean."""
     x = dn.astype(np.float32)
     weight = valid[..., None]
     mean = (x * weight).sum(1, keepdims=True) / np.maximum(weight.sum(1, keepdims=True), 1)
@@ -33,7 +33,7 @@ def series_table(dn: NDArray[np.uint16], valid: NDArray[np.bool_]) -> NDArray[np
 
 
 def majority(x: Features, y: Ints, x_test: Features) -> Ints:
-    """The commonest class of `y`; of equally common ones the lowest id."""
+    """The commonest class of `y`; ties go to the lowest id."""
     return np.full(len(x_test), np.bincount(y).argmax(), np.intp)
 
 
@@ -46,7 +46,7 @@ def forest(x: Features, y: Ints, x_test: Features) -> Ints:
 
 
 def linear_probe(x: Features, y: Ints, x_test: Features) -> Ints:
-    """Logistic regression (L2, C = 1) on standardised features; the class itself where `y` has only one."""
+    """Logistic regression (L2, C = 1) on standardised features; if `y` has only one class, that class."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -58,14 +58,14 @@ def linear_probe(x: Features, y: Ints, x_test: Features) -> Ints:
 
 
 def cross_validated(method: Method, x: Features, y: Ints, groups: NDArray[np.generic], folds: int = FOLDS) -> Ints:
-    """Predictions (n,) for one set by k folds that part its groups; seeded.
+    """Predictions (n,) for one set by k folds that keep its groups whole; seeded.
 
     Args:
         method: `majority`, `forest` or `linear_probe`.
         x: (n, F).
         y: (n,) class ids.
-        groups: (n,) samples with the same value are never parted between fitting and prediction.
-        folds: at most; as many as there are groups where they are fewer.
+        groups: (n,) samples with the same value are never split between fitting and prediction.
+        folds: number of folds; fewer if there are fewer groups.
 
     Raises:
         ValueError: fewer than two groups.
@@ -79,8 +79,8 @@ def cross_validated(method: Method, x: Features, y: Ints, groups: NDArray[np.gen
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=0) if stratified else GroupKFold(count)
     predicted = np.zeros(len(y), np.intp)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # it is then missed in some folds
-        warnings.filterwarnings("ignore", message="The number of unique classes")  # ids of few samples are no quantity
+        warnings.filterwarnings("ignore", message="The least populated class")  # some folds then lack it
+        warnings.filterwarnings("ignore", message="The number of unique classes")  # ids are not quantities
         for fit, test in splitter.split(x, y, groups):
             if len(test):
                 predicted[test] = method(x[fit], y[fit], x[test])

@@ -1,4 +1,4 @@
-"""Scores of the baselines on a test set: fitted on a training set, or by folds inside the test set."""
+"""Scores baselines on a test set, fitted on a training set or by folds inside the test set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HOW_TRAINED: Final = "fitted on {name} ({n:,} samples)"
 
 
 def by_folds(test: Samples, known: Sequence[Legend], embeddings: Tensor, progress: Progress) -> Iterator[Score]:
-    """Scores by folds inside the test set; the majority class is that of the whole set. `embeddings`: (n, D)."""
+    """Scores by folds inside the test set, except the majority class: the whole set's. `embeddings`: (n, D)."""
     features = _features(test, embeddings)
     for done, legend in enumerate(known):
         y, rows = _labelled(test, legend)
@@ -51,7 +51,7 @@ def by_training_set(
     of_train: Tensor,
     progress: Progress,
 ) -> Iterator[Score]:
-    """Scores of baselines fitted on a training set; legends that it has no labels of are left out."""
+    """Scores of baselines fitted on a training set; legends without labels there are left out."""
     features, seen = _features(test, of_test), _features(train, of_train)
     for done, legend in enumerate(known):
         if legend.name in train.labelled:

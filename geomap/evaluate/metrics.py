@@ -1,4 +1,7 @@
-"""Metrics on plain arrays: classification, calibration, retrieval and correlation. Numpy alone, but for correlation."""
+"""Metrics on plain arrays: classification, calibration, retrieval, correlation.
+
+All but correlation need only numpy.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,17 @@ def top_k(truth: Ints, scores: NDArray[np.floating], k: int) -> float:
 
     Args:
         truth: (n,) column of the row's class in `scores`.
-        scores: (n, K). Of equal scores the first columns count as higher, as in `argmax`; k may exceed K.
+        scores: (n, K). Among equal scores the first columns count as higher, as in `argmax`; k may exceed K.
         k: 1 or more.
     """
     own = np.take_along_axis(scores, truth[:, None], axis=1)  # (n, 1)
     before = np.arange(scores.shape[1]) < truth[:, None]
-    rank = ((scores > own) | ((scores == own) & before)).sum(1)  # columns ahead of the own one
+    rank = ((scores > own) | ((scores == own) & before)).sum(1)  # columns ranked above the row's own class
     return float((rank < k).mean())
 
 
 def confusion(truth: Ints, predicted: Ints, classes: Sequence[int]) -> Ints:
-    """Counts (K, K): row = class in `truth`, column = class in `predicted`, both (n,) ids in the order of `classes`.
+    """Counts (K, K), in the order of `classes`: row = class in `truth`, column = class in `predicted`, both (n,) ids.
 
     Raises ValueError for an id that is not in `classes`.
     """
@@ -68,7 +71,7 @@ def balanced_accuracy(matrix: Ints) -> float:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Confidence against accuracy in equal-width bins of (0, 1]; empty bins hold NaN."""
+    """Confidence and accuracy in equal-width bins of (0, 1]; empty bins hold NaN."""
 
     count: Ints  # (bins,)
     confidence: Floats  # (bins,) mean confidence
@@ -82,7 +85,7 @@ class Reliability:
 
 
 def reliability(confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = BINS) -> Reliability:
-    """Bins of (n,) confidences in 0..1 and whether each answer was right. Bin m holds ((m - 1) / bins, m / bins]."""
+    """Bin (n,) confidences in 0..1 with whether each answer was right. Bin m holds ((m - 1) / bins, m / bins]."""
     index = (np.ceil(confidence * bins).astype(np.intp) - 1).clip(0, bins - 1)
     count = np.bincount(index, minlength=bins)
     with np.errstate(invalid="ignore"):
@@ -96,19 +99,19 @@ def recall_at(query: Ints, found: Ints, k: int) -> float:
 
     Args:
         query: (n,) class of each query.
-        found: (n, M) classes of what was retrieved, nearest first; M at least k, or the whole gallery.
+        found: (n, M) classes of the retrieved items, nearest first; M at least k, or the whole gallery.
         k: 1 or more.
     """
     return float((found[:, :k] == query[:, None]).any(1).mean())
 
 
 def pearson(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Pearson's R of two (n,) arrays; NaN where one of them is constant or n < 2."""
+    """Pearson's R of two (n,) arrays; NaN if one of them is constant or n < 2."""
     return _correlation("pearsonr", a, b)
 
 
 def kendall(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:
-    """Kendall's tau-b of two (n,) arrays; NaN where one of them is constant or n < 2."""
+    """Kendall's tau-b of two (n,) arrays; NaN if one of them is constant or n < 2."""
     return _correlation("kendalltau", a, b)
 
 

@@ -1,4 +1,4 @@
-"""Figures of an evaluation as PNG: confusion matrices, reliability diagrams, accuracy by clear months."""
+"""Plots an evaluation as PNG: confusion matrices, reliability, accuracy by clear months."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 DPI = 110
 INCHES_A_CLASS = 0.28
-NUMBERED = 16  # classes up to which the cells hold numbers
+NUMBERED = 16  # most classes for which the cells show numbers
 
 
 def plot_all(result: SetResult, out: Path) -> list[Path]:
-    """Write the figures of a set into a folder, their names starting with the set's; returns the paths."""
+    """Write a set's figures into a folder and return their paths; file names start with the set's name."""
     paths = []
     for stem, figure in _figures(result):
         paths.append(out / f"{result.name}_{stem}.png")
@@ -69,7 +69,7 @@ def plot_confusion(score: Score) -> Figure:
 
 
 def plot_reliability(scores: list[Score]) -> Figure:
-    """A panel per legend: accuracy and count of the samples by confidence."""
+    """One panel per legend: accuracy and number of samples by confidence."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(3.2 * len(scores), 3.4), layout="constrained")
@@ -88,7 +88,7 @@ def plot_reliability(scores: list[Score]) -> Figure:
 
 
 def plot_months(result: SetResult) -> Figure:
-    """Accuracy by the months left, one line a legend."""
+    """Accuracy by the number of months kept, one line per legend."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5, 3.8), layout="constrained")

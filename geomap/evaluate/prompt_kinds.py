@@ -1,4 +1,4 @@
-"""The three ways in which the paper names classes to the text tower, and their class vectors."""
+"""The paper's three kinds of class prompts for the text tower, and their class vectors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KINDS: Final = {"C": "class names", "G": "generic templates", "D": "descriptive 
 """Kinds of prompts by the paper's letters (table 3): the bare name, templates with the name, the legend's prompts."""
 
 GENERIC: Final = ("a satellite image of {}", "{} in a picture taken from space", "a photo of a place with {}")
-"""Templates of kind G, averaged; own words in the manner of the paper's "a centered satellite image of {name}"."""
+"""Templates of kind G, averaged; our own words, like the paper's "a centered satellite image of {name}"."""
 
 
 def kinds(letters: str) -> tuple[str, ...]:
@@ -26,7 +26,7 @@ def kinds(letters: str) -> tuple[str, ...]:
 
 
 def asked(legend: Legend, kind: str) -> Legend:
-    """The legend with the prompts of a kind, one of KINDS."""
+    """The legend with the prompts of one of KINDS."""
     if kind == "D":
         return legend
     templates = GENERIC if kind == "G" else ("{}",)
@@ -37,7 +37,7 @@ def asked(legend: Legend, kind: str) -> Legend:
 
 
 def vectors(weights: Weights, legend: Legend, kind: str = "D") -> Tensor:
-    """(K, D) unit vectors of a legend's classes (or rated prompts): those stored with the weights, or the tower's."""
+    """(K, D) unit vectors of a legend's classes (or rated prompts), stored with the weights or made by the tower."""
     named = asked(legend, kind)
     stored = weights.class_vectors.get(named.digest)
     return towers.cached_class_vectors(named, weights.card.text_space) if stored is None else stored

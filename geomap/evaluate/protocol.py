@@ -1,7 +1,8 @@
-"""What is measured on a set of labelled series, in the paper's manner (arXiv 2508.11919v3, sections 4 and 5).
+"""Measures weights on a set of labelled series as in the paper (arXiv 2508.11919v3).
 
-A prediction is the class with the highest cosine: a function of one sample, the weights and the prompts. No statistic
-of the test set enters; the published code's second figure, logits over each class's mean in the test set, is left out.
+The measures are those of sections 4 and 5. A prediction is the class with the highest cosine: it depends on one sample,
+the weights and the prompts, and on no statistic of the test set. The published code's second figure is left out: it
+divides logits by each class's mean over the test set.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ PAPER_LEGENDS: Final = ("landcover", "landuse", "habitat", "crops", "bioregion")
 RECALLS: Final = (1, 5, 10)
 MONTHS_LEFT: Final = (12, 6, 3, 1)
 VOTERS: Final = (2, 5, 8, 10)
-"""Late ensembling counts voters with at least so many prompts (paper, table A.1)."""
-QUERIES: Final = 2048  # retrieved at a time
+"""Late ensembling counts voters with at least this many prompts (paper, table A.1)."""
+QUERIES: Final = 2048  # compared with the gallery at once
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class Options:
     """What to measure and where."""
 
     kinds: tuple[str, ...] = tuple(prompt_kinds.KINDS)
-    draws: int = 5  # of the months that are left; 0 leaves that table out
+    draws: int = 5  # random draws of the months to keep; 0 leaves that table out
     device: str = "auto"
     progress: Progress = silent
 
 
 def measure(weights: Weights, test: Samples, options: Options, train: Samples | None = None) -> SetResult:
-    """Everything that a set's labels, photos and scores allow.
+    """Measure everything that a set's labels, photos and scores allow.
 
     Raises:
         InputError: an unknown device, no valid month in any sample, photo vectors of another size than the embeddings.
@@ -89,10 +90,10 @@ def measure(weights: Weights, test: Samples, options: Options, train: Samples | 
 
 
 def retrieve(test: Samples, of_length: Embeddings, options: Options) -> Iterator[Retrieval]:
-    """Recalls both ways between pixels and ground photos, for every legend and the country (paper, table 4).
+    """Recall between pixels and ground photos, both ways, for every legend and the country (paper, table 4).
 
-    A hit is an item of the query's class. Queries and gallery are the samples that have both a photo and a class; the
-    query's own place stays in the gallery.
+    A hit is an item of the query's class. Queries and gallery are the samples with a photo and a class; the query's own
+    place stays in the gallery.
     """
     photos = test.photos
     if photos is None:
@@ -119,7 +120,7 @@ def retrieve(test: Samples, of_length: Embeddings, options: Options) -> Iterator
 
 
 def scenicness(weights: Weights, test: Samples, of_length: Embeddings) -> Iterator[Scenicness]:
-    """Correlations of the legend's scores with people's, by early and late ensembling (paper, tables 5 and A.1)."""
+    """Correlation of the legend's scores with people's, for early and late ensembling (paper, tables 5 and A.1)."""
     if test.scores is None:
         return
     rows = np.isfinite(test.scores)
@@ -139,7 +140,7 @@ def scenicness(weights: Weights, test: Samples, of_length: Embeddings) -> Iterat
 
 @torch.inference_mode()
 def nearest(query: Tensor, gallery: Tensor, k: int, device: torch.device) -> Ints:
-    """(n, k) indices into the gallery (m, D) of the highest cosines of queries (n, D), highest first; k at most m."""
+    """(n, k) indices of the k items of a gallery (m, D) nearest to each query (n, D), nearest first; k at most m."""
     held = gallery.to(device)
     parts = [
         (query[i : i + QUERIES].to(device) @ held.T).topk(min(k, len(held)), dim=1).indices.cpu()
@@ -153,7 +154,7 @@ def months_left(
 ) -> Iterator[MonthsLeft]:
     """Accuracy with at most 12, 6, 3 and 1 of each sample's valid months, drawn at random; prompts of kind D.
 
-    All samples count in every column; those with fewer valid months keep what they have.
+    All samples count in every column; those with fewer valid months keep all of them.
     """
     named = {legend.name: prompt_kinds.vectors(weights, legend) for legend in known}
     device = pick_device(options.device)

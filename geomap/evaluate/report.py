@@ -1,4 +1,4 @@
-"""The report of an evaluation: results.md, results.json, confusion matrices as CSV, figures as PNG."""
+"""Writes an evaluation's results.md, results.json, confusion matrices (CSV) and figures (PNG)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from geomap.evaluate.results import Score, SetResult
 
 
 def write_report(out: Path, weights: Weights, results: Sequence[SetResult]) -> list[Path]:
-    """Write the report into a folder, made where it is not there; files of the same names are replaced.
+    """Write the report into a folder, created if it does not exist; files of the same names are replaced.
 
-    Returns the paths of what was written.
+    Returns the paths of the written files.
     """
     out.mkdir(parents=True, exist_ok=True)
     text, values = out / "results.md", out / "results.json"
@@ -44,7 +44,7 @@ def markdown(weights: Weights, results: Sequence[SetResult]) -> str:
 
 
 def remarks(result: SetResult) -> str:
-    """What to know of a set: its size, what was left out, and whether the weights have seen it."""
+    """What the reader must know about a set: its size, what was left out, whether the weights have seen it."""
     said = [f"{result.samples:,} samples."]
     if result.without_months:
         said.append(f"{result.without_months:,} without a valid month are left out.")
@@ -71,7 +71,7 @@ def notes(weights: Weights) -> str:
 
 
 def as_json(weights: Weights, results: Sequence[SetResult]) -> dict[str, Any]:
-    """All figures as JSON values: shares of 1, null where there is none."""
+    """All figures as JSON values: shares of 1, null where a figure does not exist."""
     return {
         "weights": {
             "name": weights.card.name,
@@ -87,7 +87,7 @@ def as_json(weights: Weights, results: Sequence[SetResult]) -> dict[str, Any]:
 
 
 def _score(s: Score) -> dict[str, Any]:
-    """A score without its matrix (that of the main one is in a CSV file), with the F1 of the classes that occur."""
+    """A score with the F1 of the classes that occur, without its matrix (the main score's goes into a CSV file)."""
     f1 = metrics.class_f1(s.confusion)
     names = [c.name for c in legends.load(s.legend).classes]
     whole = {f.name: getattr(s, f.name) for f in dataclasses.fields(s) if f.name not in ("confusion", "reliability")}
@@ -109,7 +109,7 @@ def _plain(value: Any) -> Any:
 
 
 def _write_confusion(out: Path, result: SetResult, legend: str) -> Path:
-    """Counts of the main score: a line per true class, a column per predicted class."""
+    """Write the main score's counts: one line per true class, one column per predicted class."""
     path = out / f"{result.name}_confusion_{legend}.csv"
     names = [c.name for c in legends.load(legend).classes]
     with path.open("w", encoding="utf-8", newline="") as f:

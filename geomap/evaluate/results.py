@@ -1,4 +1,4 @@
-"""What evaluation finds, as frozen values: one per row of a table."""
+"""The results of an evaluation as frozen values, one per row of a table."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from geomap.evaluate.metrics import Reliability
 
 @dataclass(frozen=True)
 class Score:
-    """One legend labelled in one way."""
+    """The score of one legend, labelled in one way."""
 
     legend: str
     method: str  # "encoder", "majority", "random forest" or "linear probe"
-    length: str  # of the series that the method saw
+    length: str  # length of the series that the method saw
     prompts: str  # kind of prompts, "" for baselines
     n: int
     top1: float
@@ -30,20 +30,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Recall of items of the query's class."""
+    """Recall between photos and pixels; a hit is an item of the query's class."""
 
     classes: str  # a legend's name, or "country"
     query: str  # "photo" or "pixel"
     length: str
-    n: int  # queries, and as many items in the gallery
-    recall: Mapping[int, float]  # by k
+    n: int  # number of queries, and of items in the gallery
+    recall: Mapping[int, float]  # k -> recall
 
 
 @dataclass(frozen=True)
 class Scenicness:
-    """Correlation of scores with people's."""
+    """Correlation of the encoder's scores with people's."""
 
-    ensembling: str  # "early", or "late" with the fewest prompts of a voter
+    ensembling: str  # "early", or "late" with the smallest number of prompts per voter
     length: str
     n: int
     pearson: float
@@ -55,8 +55,8 @@ class MonthsLeft:
     """Accuracy with few clear months."""
 
     legend: str
-    months: int  # at most
-    kept: float  # mean months of a sample
+    months: int  # most months kept per sample
+    kept: float  # mean months kept per sample
     n: int
     mean: float  # over the draws
     sd: float  # over the draws, n - 1 in the divisor; NaN for a single draw
@@ -64,12 +64,12 @@ class MonthsLeft:
 
 @dataclass(frozen=True)
 class SetResult:
-    """All that was measured on a set."""
+    """Everything measured on one set."""
 
     name: str
     samples: int
     without_months: int  # samples without a valid month, left out
-    trained_on: bool  # the card says that the weights were trained on this set: no test of them
+    trained_on: bool  # the card names this set as training data: it cannot test these weights
     baselines: str  # how the baselines were fitted, in words
     scores: tuple[Score, ...]
     retrieval: tuple[Retrieval, ...] = ()

@@ -1,4 +1,4 @@
-"""Results as tables of text, the paper's figures beside them."""
+"""Lays results out as text tables, beside the paper's figures."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from geomap.evaluate.prompt_kinds import KINDS
 from geomap.evaluate.results import Score, SetResult
 
 OVERALL: Final = "overall"
-"""The mean over the five legends, as in the paper; only where a set has labels of all five."""
-_FIVE, _SIX = 5, 6  # legends; legends and the country
+"""The mean over the five legends, as in the paper; only for sets with labels of all five."""
+_FIVE, _SIX = 5, 6  # number of legends; of legends and the country
 FITTED: Final = ("random forest", "linear probe")
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table ready to be written: cells as text, "" where there is nothing to say."""
+    """A table ready to be written: cells as text, "" for empty cells."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    printed: bool = True  # on a terminal too; the longest tables are in the files alone
+    printed: bool = True  # also on the terminal; the longest tables are only in the files
 
     def markdown(self) -> str:
-        """A title and a table in Markdown."""
+        """The title and the table in Markdown."""
         lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
         body = "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
         return f"### {self.title}\n\n{body}\n"
@@ -41,7 +41,7 @@ class TextTable:
 
 @cache
 def paper() -> dict[str, Any]:
-    """Figures of the paper that stand beside ours (paper.json)."""
+    """The paper's figures to show beside ours (paper.json)."""
     found: dict[str, Any] = json.loads((resources.files("geomap.evaluate") / "paper.json").read_text("utf-8"))
     return found
 
@@ -87,7 +87,7 @@ def class_table(result: SetResult) -> TextTable:
 
 
 def retrieval_table(result: SetResult) -> TextTable:
-    """Recalls between pixels and ground photos."""
+    """Recall between pixels and ground photos."""
     known = paper()["retrieval"]["values"]
     rows = []
     for r in result.retrieval:
@@ -105,7 +105,7 @@ def retrieval_table(result: SetResult) -> TextTable:
 
 
 def scenicness_table(result: SetResult) -> TextTable:
-    """Correlations of scores with people's."""
+    """Correlation of the encoder's scores with people's."""
     known = paper()["scenicness"]["values"]
     rows = []
     for s in result.scenicness:
@@ -117,7 +117,7 @@ def scenicness_table(result: SetResult) -> TextTable:
 
 
 def months_table(result: SetResult) -> TextTable:
-    """Accuracy by the months that are left."""
+    """Accuracy by the number of months kept."""
     rows = [
         (
             m.legend,
@@ -134,7 +134,7 @@ def months_table(result: SetResult) -> TextTable:
 
 
 def main_score(result: SetResult, legend: str) -> Score:
-    """The encoder's score on monthly series with the most descriptive of the prompts that were asked."""
+    """The encoder's score on monthly series, for the most descriptive kind of prompts measured."""
     own = [s for s in result.scores if (s.legend, s.method, s.length) == (legend, "encoder", "monthly")]
     return max(own, key=lambda s: list(KINDS).index(s.prompts))
 
@@ -164,7 +164,7 @@ def _method(s: Score) -> str:
 
 
 def _overall(scores: Sequence[Score]) -> Iterator[tuple[str, ...]]:
-    """Mean top-1 over the five legends, for every way of labelling that has all five."""
+    """Mean top-1 over the five legends, for every way of labelling that covers all five."""
     ways = [(_method(s), s.length, s.prompts) for s in scores]
     for way in dict.fromkeys(ways):
         of = [s.top1 for s, w in zip(scores, ways, strict=True) if w == way]

@@ -1,4 +1,4 @@
-"""Classes by the highest cosine, and how often they are right."""
+"""Labels samples with the class of highest cosine, and scores how often that is right."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Embeddings = Mapping[str, Tensor]
 
 
 def nearest_class(embeddings: Tensor, vectors: Tensor, legend: Legend) -> Ints:
-    """Id (n,) of the class whose vector, of (K, D) in the legend's order, is nearest to each of (n, D) embeddings."""
+    """Ids (n,) of the class nearest to each embedding (n, D); class vectors (K, D) are in the legend's order."""
     ids = np.array([c.id for c in legend.classes], np.intp)
     nearest: Ints = ids[(embeddings @ vectors.T).argmax(1).numpy()]
     return nearest
@@ -28,9 +28,9 @@ def nearest_class(embeddings: Tensor, vectors: Tensor, legend: Legend) -> Ints:
 def zero_shot_scores(
     legend: Legend, test: Samples, of_length: Embeddings, of_kind: Mapping[str, Tensor], logit_scale: float
 ) -> Iterator[Score]:
-    """Scores of the samples that have a class of the legend, by length and kind of prompts; all its classes compete.
+    """Scores of the samples with a class of the legend, by length and kind of prompts; all its classes compete.
 
-    `of_kind`: (K, D) class vectors by kind of prompts.
+    `of_kind`: kind of prompts -> (K, D) class vectors.
     """
     truth = test.labels[legend.name]
     rows = truth > 0
@@ -42,9 +42,9 @@ def zero_shot_scores(
 def score_cosines(
     legend: Legend, truth: Ints, embeddings: Tensor, vectors: Tensor, logit_scale: float, length: str, kind: str
 ) -> Score:
-    """Scores of (n, D) unit embeddings and (K, D) class vectors for `truth` (n,) class ids of the legend.
+    """Score (n, D) unit embeddings and (K, D) class vectors against `truth`, (n,) class ids of the legend.
 
-    Confidence is that of maps: the softmax over the legend's classes of `logit_scale` x cosine.
+    Confidence is computed as in maps: softmax over the legend's classes of `logit_scale` x cosine.
     """
     ids = np.array([c.id for c in legend.classes])
     index, confidence = classify(embeddings, vectors, logit_scale)

@@ -1,4 +1,4 @@
-"""Simulated Sentinel-2: labelled pixel series for training, and a landscape with known truth for the demo and tests."""
+"""Simulated Sentinel-2: pixel series for training, and a landscape for the demo and tests."""
 
 from geomap.simulate.archive import Archive, write_archive
 from geomap.simulate.landscape import Landscape, landscape

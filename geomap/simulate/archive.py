@@ -1,6 +1,7 @@
-"""A landscape's year as a STAC archive of COGs, the way Earth Search serves Collection 1 (sentinel-2-c1-l2a).
+"""Writes a simulated landscape's year as a STAC archive of COGs, laid out like Earth Search.
 
-The pixels are simulated and every item says so. Baseline 05.09: DNs carry +1000, and the metadata state it.
+The layout is that of its Collection 1 (sentinel-2-c1-l2a). The pixels are simulated and every item says so. Baseline
+05.09: DNs carry +1000, and the metadata say so.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ ASSETS: Final = (
 """Asset keys of the collection, in sentinel2.BANDS order, then SCL."""
 
 WATER: Final = 7
-"""Land cover id of water, which the scene classification tells by class here and not by its spectrum."""
+"""Land cover id of water: the scene classification takes water from the land cover, not from the spectrum."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """Where the files of a simulated year lie."""
+    """Paths of a simulated year's files."""
 
     items: Path  # items.json, an ItemCollection with relative hrefs
-    truth_landcover: Path  # GeoTIFF of ids of the legend landcover
-    truth_crops: Path  # GeoTIFF of ids of the legend crops, 0 where no crop grows
+    truth_landcover: Path  # GeoTIFF of class ids of the legend landcover
+    truth_crops: Path  # GeoTIFF of class ids of the legend crops, 0 where no crop grows
     bbox: tuple[float, float, float, float]  # degrees
     dates: tuple[datetime, ...]
 
@@ -71,10 +72,10 @@ def write_archive(
     """Write items.json, cogs/<item>/<asset>.tif and the truth rasters; the same bytes for the same arguments.
 
     Args:
-        folder: made where absent.
-        seed: of landscape and weather.
-        year: of the acquisitions.
-        size: pixels a side, even, 64 or more.
+        folder: created if it does not exist.
+        seed: seed of landscape and weather.
+        year: year of the acquisitions.
+        size: pixels per side, even, 64 or more.
         missing: months (1..12) without any scene.
         overcast: months whose scenes are all cloud.
     """
@@ -95,7 +96,7 @@ def write_archive(
 
 
 def acquisition_times(rng: np.random.Generator, year: int, missing: Sequence[int]) -> list[datetime]:
-    """Every fifth day at 10:56 UTC; one in four was too cloudy to be published, but each month keeps four or more."""
+    """Every fifth day at 10:56 UTC; one in four is left out as too cloudy, but each month keeps four or more."""
     first = datetime(year, 1, 2, 10, 56, 21, tzinfo=UTC)
     every = [first + timedelta(days=5 * k) for k in range(73)]
     out = []
@@ -111,7 +112,7 @@ def acquisition_times(rng: np.random.Generator, year: int, missing: Sequence[int
 def _look(
     rng: np.random.Generator, land: Landscape, clean: Array, texture: Array, when: datetime, number: int, overcast: bool
 ) -> _Look:
-    """What the sensor sees at one date."""
+    """Simulate what the sensor sees on one date."""
     size = land.grid.width
     day = when.timetuple().tm_yday
     r = clean[:, min(day, 365) - 1][land.unit]  # (y, x, 10)
@@ -132,7 +133,7 @@ def _look(
     r = r * shade[..., None] + surface("haze") * max(0.0, rng.normal(0.05, 0.15))
     r = r * (1 - thick[..., None]) + surface("cloud") * (1.15 * thick)[..., None]
     x, y = np.meshgrid(np.arange(size), np.arange(size))
-    edge = (x + 3 * y < 0.35 * size) if number % 3 == 1 else np.zeros((size, size), bool)  # the other orbit's rim
+    edge = (x + 3 * y < 0.35 * size) if number % 3 == 1 else np.zeros((size, size), bool)  # the other orbit's edge
     scl = _classify(r, thick, 1 - shade, land.ids("landcover") == WATER, edge)
     return _Look(when, "sentinel-2" + "ab"[number % 2], r.transpose(2, 0, 1).astype(np.float32), scl, edge)
 
@@ -140,7 +141,7 @@ def _look(
 def _classify(
     r: Array, thick: Array, shadow: Array, water: NDArray[np.bool_], edge: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
-    """Scene classes (y / 2, x / 2) from what was done to the pixels."""
+    """Scene classes (y / 2, x / 2) from the simulated cloud, shadow, water and edge."""
     nir, red = _halve(r[..., 6]), _halve(r[..., 2])
     cloud, dark = _halve(thick), _halve(shadow)
     scl = np.where((nir - red) > 0.35 * (nir + red), 4, 5)
@@ -194,7 +195,7 @@ def _write_item(folder: Path, grid: Grid, look: _Look) -> dict[str, Any]:
 
 
 def _digital_numbers(look: _Look, band: Band) -> NDArray[Any]:
-    """What the file of a band holds: DN with the offset, 0 outside the swath; or the scene classes."""
+    """Content of a band's file: DNs with the offset, 0 outside the swath; or the scene classes."""
     if band.name == SCL:
         return look.scl
     layer, edge = look.reflectance[BANDS.index(band.name)], look.edge
@@ -220,7 +221,7 @@ def _asset(href: str, band: str, grid: Grid) -> dict[str, Any]:
 
 
 def _write(path: Path, data: NDArray[Any], grid: Grid) -> None:
-    """A COG without overviews; bytes depend on nothing but the arguments."""
+    """Write a COG without overviews; its bytes depend only on the arguments."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
         path, "w", driver="COG", height=data.shape[0], width=data.shape[1], count=1, dtype=data.dtype, crs=grid.epsg,

@@ -1,12 +1,13 @@
-"""Make `emulator.npz`: a small network that stands in for PROSAIL (python -m geomap.simulate.build_emulator).
+"""Makes `emulator.npz`, a small network that replaces PROSAIL in the simulation.
 
-Needs the PyPI package `prosail` (the optional extra `train`); the simulation itself reads only the file that this
-module writes. PROSPECT-D (Feret et al. 2017) gives the leaf, 4SAIL (Verhoef et al. 2007) the canopy. The ground below
-is kept out of the network: at one wavelength the reflectance over a ground of reflectance r is
+Run it with python -m geomap.simulate.build_emulator. It needs the PyPI package `prosail` (the optional extra `train`);
+the simulation itself reads only the file written here. PROSPECT-D (Feret et al. 2017) models the leaf, 4SAIL (Verhoef
+et al. 2007) the canopy. The network leaves the ground out: at one wavelength the reflectance over a ground of
+reflectance r is
 
     R(r) = a + d r + b r / (1 - c r)
 
-(4SAIL's own algebra; d, the hot spot's correction, is small), so that three grounds give a, b, c of every band with d
+(4SAIL's own algebra; d, the hot spot's correction, is small). So three grounds give a, b, c of every band, with d
 folded into b, and any soil, litter, water or snow can lie below any canopy.
 """
 
@@ -29,14 +30,14 @@ BANDWIDTH_NM = (66, 36, 31, 15, 15, 20, 106, 21, 91, 175)
 """Full widths of the ten bands, Sentinel-2A (ESA Sentinel-2 User Handbook); taken as box responses."""
 
 GROUNDS = (0.05, 0.25, 0.6)
-"""Reflectances of the three grounds that a, b and c are solved from."""
+"""Reflectances of the three grounds from which a, b and c are solved."""
 
 VIEW_ZENITH, RELATIVE_AZIMUTH, HOT_SPOT = 4.0, 100.0, 0.1
-"""Near-nadir view of Sentinel-2 (within 10.3 degrees), across the sun's plane; a common hot-spot size."""
+"""Sentinel-2's near-nadir view (within 10.3 degrees), across the sun's plane; a common hot-spot size."""
 
 
 def sample_parameters(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    """(n, 8) canopies spread over PARAMETERS' ranges; LAI denser at small values, where the spectra change most."""
+    """Draw (n, 8) canopies over the ranges of PARAMETERS; small LAI more often, where spectra change most."""
     u = rng.random((n, len(PARAMETERS)))
     u[:, 0] = u[:, 0] ** 1.6
     low = np.array([p.low for p in PARAMETERS.values()])
@@ -72,7 +73,7 @@ def band_coefficients(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
 def solve_ground(
     reflectance: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """(a, b, c), each (bands,), of R = a + b r / (1 - c r) through the reflectances (3, bands) over GROUNDS."""
+    """Solve R = a + b r / (1 - c r) for (a, b, c), each (bands,), from reflectances (3, bands) over GROUNDS."""
     r1, r2, r3 = GROUNDS
     y1, y2, y3 = reflectance
     # (y2 - y1) / (y3 - y1) does not depend on a and b; its equation in c is linear: b r / (1 - c r) = b / (1 / r - c)
@@ -86,7 +87,7 @@ def solve_ground(
 def fit(
     x: NDArray[np.float64], y: NDArray[np.float64], width: int, steps: int, seed: int
 ) -> dict[str, NDArray[np.float32]]:
-    """A network of two hidden layers fitted to y (n, 30) over x (n, 8) scaled to -1..1, as its arrays."""
+    """Fit a network with two hidden layers to y (n, 30) from x (n, 8) scaled to -1..1; returns its arrays."""
     torch.manual_seed(seed)
     low = np.array([p.low for p in PARAMETERS.values()])
     high = np.array([p.high for p in PARAMETERS.values()])
@@ -123,7 +124,7 @@ def fit(
 
 
 def build() -> None:
-    """Sample PROSAIL, fit, report the error on spectra that the fit has not seen, write the file."""
+    """Sample PROSAIL, fit, report the error on unseen spectra, write the file."""
     parser = argparse.ArgumentParser(description=build.__doc__)
     parser.add_argument("--spectra", type=int, default=30_000)
     parser.add_argument("--steps", type=int, default=6000)

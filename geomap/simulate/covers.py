@@ -1,4 +1,4 @@
-"""The table of covers and climates (`covers.toml`), checked and laid out as arrays that many pixels are drawn from."""
+"""Reads and checks the table of covers and climates (`covers.toml`), and draws pixels' seasons."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MonthlyValues = Annotated[tuple[float, ...], Field(min_length=12, max_length=12)
 
 
 class Canopy(Strict):
-    """What is drawn of a canopy that grows and declines: limits of uniform draws; days are those of the year."""
+    """A canopy that grows and declines: limits of uniform draws for each value; days are days of the year."""
 
     lai: Pair
     up: Pair = (-900, -800)
@@ -45,18 +45,18 @@ class Canopy(Strict):
 
 
 class Season(Canopy):
-    """A canopy, how likely it is, and whether it is one that is sown again after a harvest."""
+    """A canopy, its probability, and whether it is sown again after a harvest."""
 
     p: float = 1.0
     again: bool = False
 
 
 FIELDS: Final = tuple(Canopy.model_fields)
-"""Names of the drawn values of a season, in the order of the last axis of CanopyLayer.low and CanopyLayer.high."""
+"""Names of a season's drawn values, in the order of the last axis of CanopyLayer.low and CanopyLayer.high."""
 
 
 class Climate(Strict):
-    """Where a pixel lies: sun, warmth (as a shift of days), cloud, snow and drought."""
+    """The climate of a pixel: sun, warmth (as a shift of days), cloud, snow and drought."""
 
     bioregion: int
     latitude: float
@@ -72,7 +72,7 @@ class Climate(Strict):
 
 
 class Cover(Strict):
-    """A kind of land: its classes, its names and how it looks through the year."""
+    """A kind of land: its classes, names and looks through the year."""
 
     key: str
     landcover: int
@@ -100,12 +100,12 @@ class Cover(Strict):
 
     @property
     def woody(self) -> bool:
-        """Whether drought and mowing act on the layer below (trees, bushes) and not on the canopy itself."""
+        """Whether drought and mowing affect the layer below the canopy (trees, bushes) and not the canopy."""
         return self.fraction is not None
 
 
 class CoverTable(Strict):
-    """The whole file."""
+    """The content of `covers.toml`."""
 
     before: dict[str, tuple[Season, ...]]
     after: dict[str, tuple[Season, ...]]
@@ -144,7 +144,7 @@ class CanopyLayer:
     def draw(self, rng: np.random.Generator, cover: NDArray[np.intp], again: Array) -> dict[str, Array]:
         """Values (n, seasons) of every field for covers (n,); an absent season has LAI 0.
 
-        `again` (n,) is the share of the fields that are sown again after a harvest which the climate allows.
+        `again` (n,) is the share of fields that the climate allows to be sown again after a harvest.
         """
         low, high = self.low[cover], self.high[cover]
         values = low + (high - low) * rng.random(low.shape, dtype=np.float32)
@@ -157,19 +157,19 @@ class CanopyLayer:
 
 @cache
 def table() -> CoverTable:
-    """The table of the package."""
+    """Read the package's table, once."""
     return CoverTable.model_validate(tomllib.loads(Path(__file__).with_name("covers.toml").read_text("utf-8")))
 
 
 def cover_index(keys: NDArray[np.str_]) -> NDArray[np.intp]:
-    """Places in the table of the covers called `keys` (n,). Raises KeyError."""
+    """Positions in the table of the covers with these keys (n,). Raises KeyError."""
     position = {c.key: i for i, c in enumerate(table().cover)}
     return np.array([position[str(k)] for k in keys], np.intp)
 
 
 @cache
 def layers() -> tuple[CanopyLayer, CanopyLayer]:
-    """(upper, under) of all covers; what comes before and after a crop belongs to the upper layer."""
+    """(upper, under) layers of all covers; plants before and after a crop belong to the upper layer."""
     covers = table().cover
     upper = [
         c.upper + (table().before["spring"] if c.spring else ()) + table().after.get(c.rotation or "", ())
@@ -179,7 +179,7 @@ def layers() -> tuple[CanopyLayer, CanopyLayer]:
 
 
 def _pad(rows: list[tuple[Season, ...]]) -> CanopyLayer:
-    """Seasons of each cover side by side; the missing ones never occur."""
+    """Pad the covers' seasons to the same number; the added ones have probability 0."""
     width = max(map(len, rows))
     nothing = Season(lai=(0, 0), p=0)
     grid = [[*row, *[nothing] * (width - len(row))] for row in rows]

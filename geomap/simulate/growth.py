@@ -1,4 +1,4 @@
-"""Clear-sky reflectance of simulated pixels on any days: canopies as they grow, the ground, the sun."""
+"""Computes clear-sky reflectance of simulated pixels for any days, from canopy, ground and sun."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ OVERPASS_HOUR_ANGLE = np.float32(np.deg2rad(-22.5))
 """Sentinel-2 passes at 10:30 mean local solar time, an hour and a half before noon."""
 
 SUN_ZENITHS = (25.0, 72.0)
-"""Between these (degrees) shadows grow: spectra hold for a high sun, and products leave out scenes with a lower one."""
+"""Shadows grow between these (degrees): spectra hold for a high sun, and products leave out scenes with a lower sun."""
 SLOPE_LIGHT = (0.35, 1.6)
-"""Least and most light on a slope beside level ground."""
+"""Least and most light on a slope, relative to level ground."""
 _GREEN = BANDS.index("B03")
 
 
@@ -32,10 +32,10 @@ def reflectance(pixels: Pixels, days: Array) -> Array:
 
     Args:
         pixels: from draw_pixels.
-        days: (n, T) days of the year; below 1 they lie in the year before.
+        days: (n, T) days of the year; days below 1 are in the year before.
     """
     t = days - pixels.shift[:, None]
-    around = days % DAYS  # the dry season, the mower and the sun do not know last year from this
+    around = days % DAYS  # dry season, mowing and sun are the same every year
     sun = sun_zenith(np.array([c.latitude for c in climates()], np.float32)[pixels.climate][:, None], around)
     dry = _gate(around, pixels.dry, 12.0, 15.0) * pixels.drought[:, None]
     cut = np.ones_like(around)
@@ -63,10 +63,10 @@ def reflectance(pixels: Pixels, days: Array) -> Array:
 
 
 def light(pixels: Pixels, sun: Array) -> Array:
-    """Factor (n, T) of the reflectance at sun zeniths (n, T, degrees): shadows that grow with a low sun, and slopes.
+    """Factor (n, T) on the reflectance at sun zeniths (n, T, degrees): shadows, longer at low sun, and slopes.
 
-    Slopes follow the cosine law of inclined planes, in the share that the terrain correction of level-2A products
-    leaves (`pixels.tilt`).
+    Slopes follow the cosine law of inclined planes, scaled by the share that the terrain correction of level-2A
+    products leaves (`pixels.tilt`).
     """
     shadows = np.tan(np.deg2rad(np.clip(sun, *SUN_ZENITHS))) - np.tan(np.deg2rad(SUN_ZENITHS[0]))
     slopes = 1 + pixels.tilt[:, None] * np.tan(np.deg2rad(np.minimum(sun, SUN_ZENITHS[1])))
@@ -75,14 +75,14 @@ def light(pixels: Pixels, sun: Array) -> Array:
 
 
 def _grown(emulator: Emulator, canopy: Array, ground: Array, pigment: Array) -> Array:
-    """Reflectance (n, T, 10) of a canopy (n, T, 8) over a ground, less the green light that pigments (n,) take."""
+    """Reflectance (n, T, 10) of a canopy (n, T, 8) over a ground, minus the green light that pigments (n,) absorb."""
     seen = emulator.reflectance(canopy, ground)
     seen[..., _GREEN] *= 1 - pigment[:, None] * (1 - np.exp(-0.6 * canopy[..., 0]))
     return seen
 
 
 def sun_zenith(latitude: Array, day: Array) -> Array:
-    """Sun zenith angle (degrees) at the satellite's passage; declination after Cooper (1969)."""
+    """Sun zenith angle (degrees) at the satellite's overpass; declination after Cooper (1969)."""
     declination = np.deg2rad(23.45 * np.sin(2 * np.pi * (284 + day) / DAYS))
     phi = np.deg2rad(latitude)
     cosine = np.sin(phi) * np.sin(declination) + np.cos(phi) * np.cos(declination) * np.cos(OVERPASS_HOUR_ANGLE)
@@ -114,7 +114,7 @@ def _layer(
         until = _sigmoid((s["down"][:, None] + s["straw"][:, None] - day) / 3.0)
         standing = np.where(here, s["ripe"][:, None] * np.minimum(s["lai"][:, None] / 1.5, 1) * down * up * until, 0)
         straw = np.maximum(straw, standing.max(-1))
-    if evergreen is not None:  # the first season of an evergreen is not touched by the herbs' summer
+    if evergreen is not None:  # summer drought of herbs spares the first season of evergreens
         herbs = np.where(evergreen[:, None], 1, herbs)
     lai = lai * herbs[..., None]
     total = lai.sum(-1)
@@ -129,7 +129,7 @@ def _layer(
 
 
 def _ground(pixels: Pixels, around: Array, dry: Array, straw: Array) -> Array:
-    """Reflectance (n, T, 10) of soil (moist, with residues), leaf litter, hard surfaces and standing water."""
+    """Ground reflectance (n, T, 10): soil (moist, with residues), leaf litter, hard surfaces, standing water."""
     month = np.minimum((around / 30.44).astype(int), 11)
     wet = np.array([c.wet for c in climates()], np.float32)[pixels.climate[:, None], month]
     wet = np.clip(wet + pixels.moist[:, None], 0, 1)[..., None]
@@ -149,7 +149,7 @@ def _ground(pixels: Pixels, around: Array, dry: Array, straw: Array) -> Array:
 
 
 def _gate(t: Array, days: Array, rise: float, drop: float) -> Array:
-    """(n, T) between 0 and 1: on from days[:, 0] to days[:, 1], and the same one year on."""
+    """(n, T) between 0 and 1: on from days[:, 0] to days[:, 1], and one year before and after."""
     start, end = days[:, 0, None], days[:, 1, None]
     on = [_sigmoid((t - start - y) / rise) * _sigmoid((end + y - t) / drop) for y in (0.0, DAYS, -DAYS)]
     gate: Array = np.maximum.reduce(on)

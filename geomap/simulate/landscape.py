@@ -1,4 +1,4 @@
-"""A small landscape with known truth: parcels, forest, river, lake, town and road, drawn from a seed."""
+"""Draws a small landscape with known truth: parcels, forest, river, lake, town and road."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ PARCELS: Final = (
     "potato", "bare_soil", "winter_wheat", "spring_barley", "pasture", "winter_barley", "fruit_orchard", "maize",
     "meadow",
 )  # fmt: skip
-"""What parcels grow, in turn; so every kind occurs in a landscape of this many parcels or more."""
+"""Covers given to parcels in turn; all occur in a landscape with at least this many parcels."""
 
 WOODS: Final = ("broadleaved_forest", "mixed_forest", "coniferous_forest")
 VARIANTS: Final = 16
-"""Individual stands, houses or waters that a patch is made of."""
+"""Number of individual stands, houses or waters in a patch."""
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """What stands on every pixel of `grid`."""
+    """The cover of every pixel of `grid`."""
 
     grid: Grid
     cover: NDArray[np.intp]  # (y, x) index in table().cover
-    unit: NDArray[np.intp]  # (y, x) row of `pixels`: a parcel, a stand, a house
+    unit: NDArray[np.intp]  # (y, x) row of `pixels`: one parcel, stand or house
     pixels: Pixels
 
     def ids(self, attribute: str) -> NDArray[np.uint8]:
@@ -47,7 +47,7 @@ class Landscape:
 
 
 def landscape(seed: int = 0, size: int = SIDE) -> Landscape:
-    """A landscape of `size` x `size` pixels (an even number, 64 or more)."""
+    """Draw a landscape of `size` x `size` pixels (an even number, 64 or more)."""
     if size < 64 or size % 2:
         raise ValueError(f"size must be even and 64 or more, not {size}")
     rng = np.random.default_rng([seed, 1])
@@ -56,7 +56,7 @@ def landscape(seed: int = 0, size: int = SIDE) -> Landscape:
     unit = parcel.copy()
 
     def put(where: NDArray[np.bool_], key: str, patch: int) -> None:
-        """Cover `where` with `key`, in patches of `patch` pixels of different looks."""
+        """Give the pixels `where` the cover `key`, in patches of `patch` pixels that look different."""
         index = table().index(key)
         stand = rng.integers(0, VARIANTS, (size // patch + 1,) * 2).repeat(patch, 0).repeat(patch, 1)[:size, :size]
         kind[where] = index
@@ -81,7 +81,7 @@ def landscape(seed: int = 0, size: int = SIDE) -> Landscape:
     cover = kind.ravel()[rows]
     climate = np.full(len(cover), list(table().climate).index(CLIMATE))
     pixels = draw_pixels(rng, cover, climate)
-    pixels = replace(pixels, shift=pixels.shift * 0.5)  # one landscape has one spring
+    pixels = replace(pixels, shift=pixels.shift * 0.5)  # spring varies less within one landscape
     return Landscape(replace(GRID, width=size, height=size), kind, dense.reshape(size, size), pixels)
 
 
@@ -99,7 +99,7 @@ def noise(rng: np.random.Generator, size: int, cells: int) -> Array:
 
 
 def _parcels(rng: np.random.Generator, size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(cover, parcel number), both (size, size): rectangles cut from a turned sheet."""
+    """(cover, parcel number), both (size, size): rectangles cut from a rotated sheet."""
     angle = rng.uniform(0.15, 0.5)
     y, x = np.mgrid[0:size, 0:size]
     u = (x * np.cos(angle) + y * np.sin(angle)).astype(int)
@@ -114,7 +114,7 @@ def _parcels(rng: np.random.Generator, size: int) -> tuple[NDArray[np.intp], NDA
 
 
 def _cut(rng: np.random.Generator, part: NDArray[np.intp], count: list[int]) -> None:
-    """Number the parcels of a sheet in place, halving what is longer than a field (16 to 44 pixels)."""
+    """Number the parcels of a sheet in place; parts longer than a field (16 to 44 pixels) are halved."""
     axis = 0 if part.shape[0] >= part.shape[1] else 1
     if part.shape[axis] < rng.integers(16, 44):
         part[:] = count[0]

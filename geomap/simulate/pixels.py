@@ -1,4 +1,4 @@
-"""What is drawn once for a simulated pixel: its seasons, its soil, its weather, its neighbours' crowns."""
+"""Draws what is fixed for a simulated pixel: its seasons, soil, weather and neighbouring crowns."""
 
 from __future__ import annotations
 
@@ -14,50 +14,50 @@ from geomap.simulate.spectra import SOILS, Array, surface
 
 DAYS = 365.0
 NEVER = 9999.0
-"""A day that does not come."""
+"""A day that never comes."""
 
 SLOPE = np.array([5, 3, 2.5, 9, 9, 7, 6, 0, 0.5], np.float32)
-"""Mean slope (degrees) by land cover id, 0 where a cover has none: estimates; fields are flat, what cannot be ploughed
-lies steeper. Fields of trees and vines: ORCHARD_SLOPE."""
+"""Mean slope (degrees) by land cover id, 0 where a cover has none: estimates. Fields are flat, land that cannot be
+ploughed is steeper. Fields of trees and vines: ORCHARD_SLOPE."""
 ORCHARD_SLOPE = 5.0
 MAX_SLOPE = 35.0
 ROUGH, ROUGH_WOODY, ROUGH_WATER = 0.12, 0.22, 0.0
-"""Most that the shadows of clods, stems and crowns take of the light for one unit of tan(sun zenith): estimates. On
-average evergreen woods of Corsica lose a fifth of their reflectance from June to January; a third was measured."""
+"""Largest share of light lost to shadows of clods, stems and crowns per unit of tan(sun zenith): estimates. With them
+evergreen woods of Corsica lose on average a fifth of their reflectance from June to January; a third was measured."""
 SOWN_IN_AUTUMN = (-150, 0)
-"""Days between which winter crops come up."""
+"""First and last day on which winter crops come up."""
 PIGMENT = (0.05, 0.30)
-"""Share of a closed canopy's green light that pigments other than chlorophyll take: the emulator's leaves have none,
-and measured canopies are darker in B03 by 15 to 20 % than it says."""
+"""Share of a closed canopy's green light that pigments other than chlorophyll absorb: the emulator's leaves have none,
+and measured canopies are 15 to 20 % darker in B03 than it says."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Everything drawn once for n pixels; arrays have n rows, days are those of the year."""
+    """Everything drawn once for n pixels; arrays have n rows, days are days of the year."""
 
     cover: NDArray[np.intp]  # index in table().cover
     climate: NDArray[np.intp]  # index in the order of table().climate
-    shift: Array  # days that this pixel's year is late
-    turn: NDArray[np.bool_]  # whether seasons come back every year at the same place
+    shift: Array  # days by which this pixel's year is late
+    turn: NDArray[np.bool_]  # whether the same seasons return every year
     upper: dict[str, Array]  # season values (n, seasons)
     under: dict[str, Array]
-    fraction: Array  # of the ground under the upper canopy
+    fraction: Array  # share of the ground under the upper canopy
     shade: Array
     litter: Array
     withered: Array  # dead leaves in the canopy
-    dead: Array  # of the bare ground under residues
+    dead: Array  # share of the bare ground under residues
     soil: Array  # (n, 10) reflectance of the dry soil
     bottom: Array  # (n, 10) reflectance of surfaces that are not soil
-    hard: Array  # share of the ground that is such a surface
+    hard: Array  # share of the ground with such a surface
     straw: Array  # (n, 10)
-    drought: Array  # strength 0..1 on the herbs
-    dry: Array  # (n, 2) first and last day of it
-    mown: Array  # (n, 6) days, NEVER where not
+    drought: Array  # effect on herbs, 0..1
+    dry: Array  # (n, 2) first and last day of drought
+    mown: Array  # (n, 6) days of mowing, or NEVER
     flood: Array  # (n, 2) first and last day of standing water, or NEVER
     flowers: Array  # (n, 3) first and last day, or NEVER, and share of the ground
-    pigment: Array  # of the green light, lost in a closed canopy
-    rough: Array  # of the light, lost to shadows for each unit of tan(sun zenith)
-    tilt: Array  # gain of light for each unit of tan(sun zenith), by slopes towards the sun or away from it
+    pigment: Array  # share of the green light absorbed in a closed canopy
+    rough: Array  # share of the light lost to shadows per unit of tan(sun zenith)
+    tilt: Array  # gain of light per unit of tan(sun zenith), on slopes towards the sun or away from it
     moist: Array  # how much wetter than usual the soil is
 
 
@@ -68,18 +68,18 @@ def climates() -> tuple[Climate, ...]:
 
 @dataclass(frozen=True)
 class _Draw:
-    """Uniform draws between limits that depend on the cover or the climate of each pixel."""
+    """Uniform draws between limits set by each pixel's cover or climate."""
 
     rng: np.random.Generator
     cover: NDArray[np.intp]
     climate: NDArray[np.intp]
 
     def by_cover(self, limits: Callable[[Cover], tuple[float, float]]) -> Array:
-        """(n,) between the limits of each pixel's cover."""
+        """(n,) values between the limits of each pixel's cover."""
         return self.between(np.array([limits(c) for c in table().cover])[self.cover])
 
     def by_climate(self, limits: Callable[[Climate], tuple[float, float]]) -> Array:
-        """(n,) between the limits of each pixel's climate."""
+        """(n,) values between the limits of each pixel's climate."""
         return self.between(np.array([limits(c) for c in climates()])[self.climate])
 
     def between(self, limits: Array) -> Array:
@@ -90,7 +90,7 @@ class _Draw:
 
 
 def draw_pixels(rng: np.random.Generator, cover: NDArray[np.intp], climate: NDArray[np.intp] | None = None) -> Pixels:
-    """Pixels of covers (n,), each in one of its cover's climates unless `climate` (n,) says where."""
+    """Draw pixels of covers (n,), each in `climate` (n,) or, by default, in one of its cover's climates."""
     n = len(cover)
     if climate is None:
         climate = _climates_of(rng, cover)
@@ -101,8 +101,8 @@ def draw_pixels(rng: np.random.Generator, cover: NDArray[np.intp], climate: NDAr
     shift = (1 - still) * draw.by_climate(lambda c: c.shift) + rng.normal(0, 6, n).astype(np.float32)
     turn = _constant(lambda c: c.rotation is None)[cover] > 0
     sown = ~turn[:, None] & (upper["up"] > SOWN_IN_AUTUMN[0]) & (upper["up"] < SOWN_IN_AUTUMN[1])
-    upper["up"] -= np.where(sown, 2 * shift[:, None], 0)  # where spring is early winter crops are sown late
-    for layer in (upper, under):  # where spring is late autumn is early, though by less
+    upper["up"] -= np.where(sown, 2 * shift[:, None], 0)  # early spring: winter crops are sown late
+    for layer in (upper, under):  # late spring: autumn is early, by less
         autumn = turn[:, None] & (layer["down"] > 230) & (layer["down"] < 400)
         layer["down"] = layer["down"] - np.where(autumn, 1.4 * shift[:, None], 0)
     bottom, hard = _surfaces(rng, cover)
@@ -124,7 +124,7 @@ def draw_pixels(rng: np.random.Generator, cover: NDArray[np.intp], climate: NDAr
 
 
 def _rough(rng: np.random.Generator, cover: NDArray[np.intp]) -> Array:
-    """Loss of light (n,) to shadows of the ground's own making, for each unit of tan(sun zenith)."""
+    """Share of light (n,) lost to shadows that the ground casts on itself, per unit of tan(sun zenith)."""
     most = _constant(
         lambda c: ROUGH_WATER if c.landcover == 7 else ROUGH_WOODY if c.woody or c.landcover == 1 else ROUGH
     )
@@ -133,9 +133,9 @@ def _rough(rng: np.random.Generator, cover: NDArray[np.intp]) -> Array:
 
 
 def _tilt(rng: np.random.Generator, cover: NDArray[np.intp]) -> Array:
-    """Gain of light (n,) by slopes for each unit of tan(sun zenith), as the cosine law has it: tan(slope) cos(aspect).
+    """Gain of light (n,) on slopes per unit of tan(sun zenith); by the cosine law, tan(slope) cos(aspect).
 
-    Level-2A products correct for terrain; what they leave is between a tenth and four fifths of it.
+    Level-2A products correct for terrain and leave between a tenth and four fifths of it.
     """
     n = len(cover)
     mean = _constant(lambda c: ORCHARD_SLOPE if c.crop and c.woody else SLOPE[c.landcover])[cover]
@@ -145,26 +145,26 @@ def _tilt(rng: np.random.Generator, cover: NDArray[np.intp]) -> Array:
 
 
 def _constant(value: Callable[[Cover], float]) -> Array:
-    """(covers,) a value of every cover."""
+    """(covers,) one value per cover."""
     return np.array([value(c) for c in table().cover], np.float32)
 
 
 def _climates_of(rng: np.random.Generator, cover: NDArray[np.intp]) -> NDArray[np.intp]:
-    """(n,) one of its cover's climates for every pixel."""
+    """(n,) climate of every pixel, drawn from its cover's climates."""
     names = list(table().climate)
     options = [np.array([names.index(c) for c in k.climates]) for k in table().cover]
     return np.array([options[c][int(u * len(options[c]))] for c, u in zip(cover, rng.random(len(cover)), strict=True)])
 
 
 def _event(draw: _Draw, days: Callable[[Cover], tuple[tuple[float, float], ...] | None]) -> Array:
-    """(n, 2) first and last day of something that some covers know, NEVER for the others."""
+    """(n, 2) first and last day of an event that only some covers have; NEVER for the others."""
     known = [days(c) or ((NEVER, NEVER),) * 2 for c in table().cover]
     limits = np.array([k[:2] for k in known])[draw.cover]  # (n, 2 days, 2 limits)
     return np.stack([draw.between(limits[:, i]) for i in (0, 1)], 1)
 
 
 def _flowering(draw: _Draw, shift: Array) -> Array:
-    """(n, 3) days of flowering, moved with the season, and the share of ground that flowers hide."""
+    """(n, 3) first and last day of flowering, shifted with the season, and the share of ground that flowers hide."""
     days = _event(draw, lambda c: c.flowers) + shift[:, None]
     share = draw.by_cover(lambda c: c.flowers[2] if c.flowers else (0, 0))
     return np.concatenate([days, share[:, None]], 1)
@@ -198,7 +198,7 @@ def _soils(rng: np.random.Generator, n: int) -> Array:
 
 
 def _surfaces(rng: np.random.Generator, cover: NDArray[np.intp]) -> tuple[Array, Array]:
-    """What the ground is made of besides soil: mean reflectance (n, 10) and its share of the ground (n,)."""
+    """Ground that is not soil: its mean reflectance (n, 10) and its share of the ground (n,)."""
     bottom = np.zeros((len(cover), len(BANDS)), np.float32)
     hard = np.zeros(len(cover), np.float32)
     for i, kind in enumerate(table().cover):

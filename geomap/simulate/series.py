@@ -1,4 +1,4 @@
-"""Monthly series of simulated pixels as the composite stage would deliver them, with their classes and captions."""
+"""Simulates monthly pixel series as the composite stage would return them, with their covers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from geomap.simulate.pixels import DAYS, Pixels, climates, draw_pixels
 from geomap.simulate.spectra import Array, surface
 
 LOOKS_A_MONTH = 3
-"""Observations a month before clouds: one per dekad."""
+"""Observations per month before clouds: one per dekad."""
 
 CHUNK = 4096
 """Pixels simulated at once; bounds the memory (about 300 MB)."""
@@ -37,7 +37,7 @@ class SimulatedSeries:
 
 
 def simulate(rng: np.random.Generator, n: int, cover: NDArray[np.intp] | None = None) -> SimulatedSeries:
-    """Series of the covers given (n,), or of n covers drawn by land cover and weight."""
+    """Simulate series of the given covers (n,), or of n covers drawn by land cover and weight."""
     if cover is None:
         cover = draw_covers(rng, n)
     parts = [_simulate(rng, cover[i : i + CHUNK]) for i in range(0, n, CHUNK)]
@@ -47,7 +47,7 @@ def simulate(rng: np.random.Generator, n: int, cover: NDArray[np.intp] | None = 
 
 
 def draw_covers(rng: np.random.Generator, n: int) -> NDArray[np.intp]:
-    """(n,) covers by weight, cropland's sum tempered so that every land cover is met often."""
+    """Draw (n,) covers by weight; land cover totals, cropland's above all, are tempered so that each occurs often."""
     covers = table().cover
     weight = np.array([c.weight for c in covers])
     total = np.bincount([c.landcover for c in covers], weight)
@@ -70,10 +70,10 @@ def _simulate(rng: np.random.Generator, cover: NDArray[np.intp]) -> SimulatedSer
 
 
 def observation_days(rng: np.random.Generator, south: NDArray[np.bool_]) -> Array:
-    """(n, 36) days, three a month from January; months before a window's start belong to the next year of the window.
+    """(n, 36) days, three per month from January; months before a window's start are in the window's next year.
 
-    Half of the windows are calendar years; the others begin in September to December of the year before. In the south
-    the days are those of the north with the same sun, half a year away.
+    Half of the windows are calendar years; the others start in September to December of the year before. In the south
+    the days are those with the same sun in the north, half a year away.
     """
     n = len(south)
     looks = MONTHS * LOOKS_A_MONTH
@@ -86,7 +86,7 @@ def observation_days(rng: np.random.Generator, south: NDArray[np.bool_]) -> Arra
 
 
 def mixed(rng: np.random.Generator, pixels: Pixels, clean: Array) -> Array:
-    """A fifth of the pixels take in 5-35 % of a neighbour that shares their climate."""
+    """Mix 5-35 % of a neighbour in the same climate into a fifth of the pixels."""
     other = np.arange(len(clean))
     for c in np.unique(pixels.climate):
         rows = np.flatnonzero(pixels.climate == c)
@@ -99,9 +99,9 @@ def mixed(rng: np.random.Generator, pixels: Pixels, clean: Array) -> Array:
 def observe(
     rng: np.random.Generator, clean: Array, days: Array, climate: NDArray[np.intp]
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Reflectance as the sensor's product gives it, and which looks are clear: (n, T, 10), (n, T).
+    """Reflectance (n, T, 10) as in the sensor's product, and which looks are clear (n, T).
 
-    Sun and view gain, haze, thin cloud and shadow that the cloud mask let pass, snow, dew, and noise.
+    Adds sun and view gain, haze, thin cloud and shadow missed by the cloud mask, snow, dew, and noise.
     """
     n, looks = clean.shape[:2]
     month = np.minimum((days % DAYS / (DAYS / MONTHS)).astype(int), MONTHS - 1)
@@ -110,7 +110,7 @@ def observe(
     clear = rng.random((n, looks)) < np.clip(chance * luck, 0.02, 0.98)
     clear[np.arange(n), rng.integers(0, looks, n)] = True
     snow = rng.random((n, looks)) < np.array([c.snow for c in climates()])[climate[:, None], month]
-    clear &= ~snow | (rng.random((n, looks)) < 0.25)  # most snow is masked, some is taken for ground
+    clear &= ~snow | (rng.random((n, looks)) < 0.25)  # most snow is masked, some is mistaken for ground
     depth = np.where(snow & clear, rng.uniform(0, 1, (n, looks)) ** 2, 0)[..., None]
     r = clean * (1 - 0.9 * depth) + surface("snow") * 0.9 * depth
     film = np.array([c.wet for c in climates()])[climate[:, None], month] * rng.uniform(0, 0.22, (n, looks))

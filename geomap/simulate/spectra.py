@@ -1,4 +1,4 @@
-"""Reflectance of canopies (a PROSAIL emulator) and of surfaces without leaves, in the ten bands."""
+"""Ten-band reflectance of canopies (a PROSAIL emulator) and of surfaces without leaves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EMULATOR: Final = Path(__file__).with_name("emulator.npz")
 
 
 class Range(NamedTuple):
-    """Limits between which the emulator holds."""
+    """Limits of a parameter within which the emulator is valid."""
 
     low: float
     high: float
@@ -62,7 +62,7 @@ class Emulator:
 SURFACES: Final = {
     # Reflectance in sentinel2.BANDS order. Soils "prosail_*" are the two that come with PROSAIL (Jacquemoud et al.
     # 2009), averaged over the bands; those named after a place, and straw and dead_grass, follow the medians of
-    # unvegetated months in the measured series that train.real reads; the others are the project's estimates of common
+    # unvegetated months in the measured series (datasets.worldcereal); the others are the project's estimates of common
     # materials, with the shapes of the ECOSTRESS library (Meerdink et al. 2019).
     "prosail_dry": (0.232, 0.263, 0.318, 0.338, 0.359, 0.379, 0.400, 0.413, 0.509, 0.493),
     "prosail_wet": (0.025, 0.029, 0.038, 0.043, 0.051, 0.057, 0.067, 0.072, 0.158, 0.113),
@@ -100,9 +100,9 @@ SOILS: Final = (
     "prosail_dry", "prosail_wet", "loess_flanders", "field_corsica", "field_south_sudan", "red_field_uganda",
     "black_earth", "sandy_soil", "chalky_soil",
 )  # fmt: skip
-"""The soils that a pixel's own soil is mixed from."""
+"""The soils from which a pixel's own soil is mixed."""
 
 
 def surface(name: str) -> Array:
-    """Reflectance (10,) of a surface of the table."""
+    """Reflectance (10,) of a surface in the table."""
     return np.array(SURFACES[name], np.float32)

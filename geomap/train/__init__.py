@@ -1,1 +1,1 @@
-"""Training of the encoder, by one of two methods: captions of classes, or ground photos (crossview)."""
+"""Training of the encoder from captions of classes, or from ground photos (crossview)."""

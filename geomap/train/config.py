@@ -1,4 +1,4 @@
-"""What a training run reads from its YAML file; unknown keys and values out of range are errors."""
+"""The config of a training run, read from YAML; unknown keys and bad values are errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Weight = Annotated[float, Field(ge=0, le=100)]
 
 
 class Augment(Strict):
-    """Changes made to every series of a batch (fractions and DN)."""
+    """Random changes to every series of a batch (fractions and DN)."""
 
     some_months: Fraction = 0.35  # chance to keep a random subset of 3..11 months (paper, section 3)
     window: Fraction = 0.15  # chance to keep 3..11 months in a row
@@ -46,13 +46,13 @@ class Levels(Strict):
 
 
 class Evaluation(Strict):
-    """Runs that leave each measured set out in turn, for the card."""
+    """Extra runs for the card, each with one measured set left out."""
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 600
 
 
 def _sets(paths: dict[str, str]) -> dict[str, str]:
-    """Measured sets that a reader knows: those of worldcereal by their names, and users' tables by any other."""
+    """Check the measured sets: names of worldcereal mean its sets, any other name means a user's table."""
     for name, path in paths.items():
         if name not in READERS and Path(path).suffix.casefold() not in SUFFIXES:
             raise ValueError(f"{name} is none of {', '.join(READERS)}, and its file is no {' or '.join(SUFFIXES)}")
@@ -60,7 +60,7 @@ def _sets(paths: dict[str, str]) -> dict[str, str]:
 
 
 class TrainConfig(Strict):
-    """A training run."""
+    """A training run of method `captions`."""
 
     method: Literal["captions"] = "captions"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,60}$")]
@@ -68,15 +68,15 @@ class TrainConfig(Strict):
     version: str = "1"
     licence: str
     encoder: Literal["small", "timesenclip"] = "small"
-    dropout: Fraction = 0.0  # of the encoder; augmentation does the work, and dropout doubles the time on a CPU
+    dropout: Fraction = 0.0  # in the encoder; augmentation regularises, and dropout doubles the time on a CPU
     text_space: str = "sentence-transformers/all-MiniLM-L6-v2"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # results repeat to the bit for the same number
     simulated: Annotated[int, Field(ge=100, le=10_000_000)] = 60_000  # series, drawn once
     real: Annotated[dict[str, str], AfterValidator(_sets)] = Field(
         default_factory=dict
-    )  # measured sets: name -> path from the file's folder
-    real_share: Fraction = 0.3  # of every batch, where there are measured sets
+    )  # measured sets: name -> path relative to the YAML file's folder
+    real_share: Fraction = 0.3  # of every batch, if there are measured sets
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 1500
     batch: Annotated[int, Field(ge=8, le=65_536)] = 512
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
@@ -84,39 +84,39 @@ class TrainConfig(Strict):
     warmup: Annotated[int, Field(ge=0, le=10_000_000)] = 60  # steps
     augment: Augment = Augment()
     levels: Levels = Levels()
-    held_out: Annotated[int, Field(ge=10, le=1_000_000)] = 4000  # simulated series, of another seed, for a first score
+    held_out: Annotated[int, Field(ge=10, le=1_000_000)] = 4000  # simulated series from another seed, for a first score
     evaluation: Evaluation | None = None
     recipe: str = ""  # for the card: how to make these weights again
     limits: tuple[str, ...] = ()  # for the card: where they fail
 
 
 PATHS = ("train", "validation", "photos")
-"""Keys of CrossViewData that are paths."""
+"""Keys of CrossViewData that hold paths."""
 
 
 class CrossViewData(Strict):
-    """Published files of series and photos; paths are relative to the configuration's folder."""
+    """Published files of series and photos; paths are relative to the config's folder."""
 
     name: str  # for the card
     kind: Literal["measured", "simulated"] = "measured"
     licence: str
     note: str = ""
     train: str  # cut HDF5 file (sen4map.read_cut)
-    validation: str  # cut HDF5 file: chooses the epoch that is kept
+    validation: str  # cut HDF5 file that decides which epoch is kept
     photos: str  # CLIP vectors of the ground photos (lucas.read_photos)
 
 
 class MaskingChances(Strict):
-    """Months and bands that training leaves out (paper, section 3.2)."""
+    """How often training leaves out months and bands (paper, section 3.2)."""
 
-    temporal: Fraction = 0.5  # of the batches: annual median, three months in a row or a random subset, equally likely
-    spectral: bool = False  # zero each band but B02, B03, B04 with chance 1/2; the paper's best runs do not (table 7)
+    temporal: Fraction = 0.5  # of batches: annual median, three months in a row or a random subset, equally likely
+    spectral: bool = False  # zero each band but B02, B03, B04 with chance 1/2; off in the paper's best runs (table 7)
 
 
 class CrossViewConfig(Strict):
     """A run of the paper's method: contrast of pixel series with ground photos. Defaults are the paper's (section 5.1).
 
-    `docs/training.md` names what the paper leaves open or the published code does otherwise.
+    `docs/training.md` lists what the paper leaves open and where the published code differs.
     """
 
     method: Literal["crossview"]
@@ -131,11 +131,11 @@ class CrossViewConfig(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: str = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # on a CPU, results repeat to the bit for the same number
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that have it
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast on CUDA devices that support it
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 200
     warmup: Annotated[int, Field(ge=0, le=100_000)] = 10  # epochs
     batch: Annotated[int, Field(ge=2, le=1_048_576)] = 1024  # of all processes together
-    queue: Annotated[int, Field(ge=1, le=10_000_000)] = 2048  # past ground vectors
+    queue: Annotated[int, Field(ge=1, le=10_000_000)] = 2048  # number of past ground vectors
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-6
     masking: MaskingChances = MaskingChances()
@@ -144,7 +144,7 @@ class CrossViewConfig(Strict):
 
 
 def read_captions(path: Path) -> TrainConfig:
-    """The run of method `captions` that a YAML file describes, its paths made absolute. Raises ConfigError."""
+    """Read a run of method `captions` from a YAML file and make its paths absolute. Raises ConfigError."""
     config = read_config(path)
     if isinstance(config, CrossViewConfig):
         raise ConfigError(f"{path} is of method crossview; run it with: geomap train {path}")
@@ -152,7 +152,7 @@ def read_captions(path: Path) -> TrainConfig:
 
 
 def read_config(path: Path) -> TrainConfig | CrossViewConfig:
-    """The run that a YAML file describes, its paths made absolute; `method` says which. Raises ConfigError."""
+    """Read a run of either `method` from a YAML file and make its paths absolute. Raises ConfigError."""
     raw = yamlfile.read_yaml(path, "training configuration", "pipelines/train_default.yaml")
     if raw.get("method", "captions") not in ("captions", "crossview"):
         raise ConfigError(f"{path}: method: must be captions or crossview, not {raw['method']!r}")

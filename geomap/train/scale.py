@@ -1,4 +1,4 @@
-"""The logit scale that both methods learn: where it starts and where it stops."""
+"""Start value and upper limit of the logit scale that both training methods learn."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Method `captions`: simulated and measured series with class labels, against captions of the classes."""
+"""Method `captions`: labelled series, simulated and measured, against captions of their classes."""

@@ -1,8 +1,8 @@
-"""What a training series may be called: captions of every class at several levels, as vectors of the text tower.
+"""Captions of every class at several levels, as text vectors for training.
 
-A level is a set of classes that compete in one softmax: the covers of the simulation, and the built-in legends whose
-classes the simulation knows. A class vector of a training step is the mean of a few captions drawn at random, so that
-the encoder meets single names, sentences and the means that a legend's prompts give.
+A level is a set of classes that compete in one softmax: the covers of the simulation, or the classes of a built-in
+legend that the simulation knows. In each training step a class vector is the mean of a few random captions, so that the
+encoder meets single names, sentences and means like those of a legend's prompts.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ TEMPLATES: Final = (
     "a pixel of {}",
     "{} on a plain",
 )
-"""Ways of saying a name in training; but for the bare name, typed classes (legend.TYPED_TEMPLATES) use others."""
+"""Templates for names in training; those of typed classes (legend.TYPED_TEMPLATES) differ, except for the bare name."""
 
 CROP_TEMPLATES: Final = ("{} crop", "{} growing", "{} plants", "a field of {}")
-"""Said of crops as well: names of some covers have such forms, and a form must not tell covers apart."""
+"""More templates for crops: some covers' names have these forms, and a form must not tell covers apart."""
 
 TEMPLATES_A_NAME: Final = 5
 """Templates used for each name besides the bare one, in turn."""
 
 CAPTIONS_A_STEP: Final = 5
-"""At most as many captions are averaged as a legend's class has prompts at least."""
+"""Most captions averaged for one vector: the least number of prompts that a class of a legend has."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """Classes that compete: K of them, with their caption vectors."""
+    """K classes that compete in one softmax, with their caption vectors."""
 
     name: str
-    vectors: Tensor  # (K, M, D) unit vectors, short lists of captions repeated
-    by: Literal["cover", "climate"]  # what decides the class of a series
-    index: Tensor  # (covers,) or (climates,) class, -1 where this level has none
+    vectors: Tensor  # (K, M, D) unit vectors; short lists of captions are repeated
+    by: Literal["cover", "climate"]  # what determines the class of a series
+    index: Tensor  # (covers,) or (climates,) class; -1: no class at this level
 
     def draw(self, rng: np.random.Generator) -> Tensor:
         """(K, D) unit vectors: for each class the mean of 1..CAPTIONS_A_STEP captions."""
@@ -106,7 +106,7 @@ def make_levels(tower: TextTower) -> tuple[Level, ...]:
 
 
 def _legend_level(name: str, ids: Sequence[int], tower: TextTower, names: bool = False) -> Level:
-    """The classes of a legend that some cover has; `ids` are those of the covers, `names` adds the covers' names."""
+    """The classes of a legend that covers have; `ids` are the covers' class ids, `names` adds the covers' names."""
     classes = [c for c in legends.load(name).classes if c.id in ids]  # a class never seen would only be pushed away
     captions = [[c.name, *c.prompts] for c in classes]
     if names:
@@ -117,7 +117,7 @@ def _legend_level(name: str, ids: Sequence[int], tower: TextTower, names: bool =
 
 
 def _bioregions(tower: TextTower) -> Level:
-    """The climates, by their own words and, where the legend has them, by the prompts of their bioregion."""
+    """The climates, with their own captions and the prompts of their bioregion, if the legend has it."""
     known = {c.id: [c.name, *c.prompts] for c in legends.load("bioregion").classes if c.name != "Outside"}
     climates = table().climate.values()
     captions = [[f"a place in {w}" for w in c.words] + known.get(c.bioregion, []) for c in climates]

@@ -1,4 +1,4 @@
-"""The training loop: AdamW, averaged weights, seeded; and `train_captions`, from a configuration to weights."""
+"""The training loop (AdamW, averaged weights), and `train_captions`, from config to weights."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ MAX_GRADIENT = 1.0
 LOG_EVERY = 50  # steps
 
 AVERAGED_FROM = 0.4
-"""Share of the steps after which the weights of every step enter the mean that is kept.
+"""Share of the steps after which every step's weights enter the mean that is kept.
 
-Averages over the path of training lie in flatter minima and hold better at places unlike those seen (Izmailov et al.
-2018, arXiv:1803.05407; of every step, for other domains: Cha et al. 2021, arXiv:2102.08405)."""
+Averages over the path of training lie in flatter minima and generalise better to unseen places (Izmailov et al. 2018,
+arXiv:1803.05407; averaging every step, for other domains: Cha et al. 2021, arXiv:2102.08405)."""
 LAST_RATE = 0.4
 """Share of the learning rate at the last step: it stays high, so that the averaged weights differ."""
 
 
 def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = silent) -> Card:
-    """Train an encoder as configured and save it, with class vectors of the built-in legends, in `out`.
+    """Train an encoder and save it in `out`, with class vectors of the built-in legends.
 
     Args:
         config: the run, or the path of its YAML file.
-        out: folder of the weights, made where absent; written to at the end only.
+        out: folder of the weights, created if it does not exist; written only at the end.
         progress: called after every step.
 
-    Results repeat to the bit on the same machine and number of threads. With `evaluation` in the configuration, an
-    encoder is trained without each measured set first, and the logit scale is the one that suits those left-out sets.
+    Results repeat to the bit on the same machine with the same number of threads. With `evaluation` in the config,
+    extra encoders are trained first, each without one measured set; the logit scale is fitted on the left-out sets.
 
     Raises:
         ConfigError: an unknown key, a value out of range, or a measured set whose file is missing.
-        InputError: a package that is not installed.
-        ReadError: a measured set that breaks its format.
+        InputError: a package is not installed.
+        ReadError: a measured set breaks its format.
         WeightsError: an unknown text space.
     """
     if isinstance(config, Path):
@@ -97,7 +97,7 @@ def _left_out(
     tower: towers.TextTower,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Scores of every measured set by an encoder that has not seen it, for the card."""
+    """Scores for the card: of every measured set, by an encoder that has not seen it."""
     steps = config.evaluation.steps if config.evaluation else config.steps
     held = []
     for samples in measured:
@@ -108,7 +108,7 @@ def _left_out(
 
 
 def sources(config: TrainConfig, measured: Sequence[Samples]) -> tuple[TrainingSource, ...]:
-    """What the card says about the samples."""
+    """The card's entries about the training samples."""
     simulated = TrainingSource(
         name="geomap.simulate", kind="simulated", samples=config.simulated, licence="Apache-2.0",
         note="PROSAIL canopies and surface spectra on estimated calendars, calibrated to class medians of the measured"
@@ -131,7 +131,7 @@ def fit_encoder(
     progress: Progress = silent,
     stage: str = "train",
 ) -> PixelEncoder:
-    """An encoder trained for `steps` on simulated and measured series, in eval mode: the mean of its later steps."""
+    """Train an encoder for `steps` on simulated and measured series; returns the mean of later steps, in eval mode."""
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 7])
     encoder = PixelEncoder(
@@ -173,12 +173,12 @@ def fit_encoder(
 
 
 def linear_rate(step: int, steps: int, warmup: int) -> float:
-    """Share of the learning rate at a step: linear warm-up, under a line from one to LAST_RATE."""
+    """Share of the learning rate at a step: linear warm-up times a linear fall from one to LAST_RATE."""
     return min(1.0, (step + 1) / warmup if warmup else 1.0) * (1 - (1 - LAST_RATE) * step / steps)
 
 
 def _bias(level: Level, measured: Sequence[Pool], simulated: Pool) -> Tensor:
-    """(pools, K) how common the level's classes are in each pool, beside the simulated one, as logits."""
+    """(pools, K) logits: how common the level's classes are in each pool, relative to the simulated one."""
     *shares, common = [level.shares(p.cover, p.climate, p.chance) for p in (*measured, simulated)]
     return origin_bias(shares, common)
 
@@ -186,6 +186,6 @@ def _bias(level: Level, measured: Sequence[Pool], simulated: Pool) -> Tensor:
 def _targets(
     rng: np.random.Generator, batch: Batch, levels: Sequence[Level]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Class vectors of a fresh caption draw and the class of every row, by level."""
+    """By level: class vectors from newly drawn captions, and the class of every row."""
     of = {"cover": batch.cover, "climate": batch.climate}
     return {v.name: v.draw(rng) for v in levels}, {v.name: v.index[of[v.by]] for v in levels}

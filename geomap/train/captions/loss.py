@@ -1,4 +1,4 @@
-"""The loss: at every level, a softmax over the cosines of an embedding with the class vectors of one caption draw."""
+"""The caption loss: at every level, a softmax over cosines of embeddings and class vectors."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from geomap.train.scale import INITIAL_SCALE, MAX_SCALE
 
 OTHER_SHARE = 0.1
-"""Share of a real set's classes that are taken to be as common as in the simulation, whatever the set holds."""
+"""Weight of the simulation's class shares when they are mixed into those of a real set."""
 
 
 def origin_bias(shares: Sequence[NDArray[np.float64]], common: NDArray[np.float64]) -> Tensor:
-    """(sets + 1, K) logits that say how common a class is in each real set, beside the simulation; last, zeros for it.
+    """(sets + 1, K) logits: how common a class is in each real set, relative to the simulation (last row, zeros).
 
-    A real set holds few classes. Told beforehand which, the encoder need not learn them from the look of real series,
-    and a set teaches to tell its own classes apart, not that others occur nowhere (logit adjustment: Menon et al. 2021,
+    A real set holds few classes. The bias says which, so the encoder need not learn that from the look of real series:
+    it learns to tell the set's classes apart, not that others occur nowhere (logit adjustment: Menon et al. 2021,
     arXiv:2007.07314).
 
     Args:
-        shares: of the classes (K,) in each real set.
-        common: of the classes (K,) in the simulation.
+        shares: class shares (K,) of each real set.
+        common: class shares (K,) of the simulation.
     """
     usual = common + 1e-4
     usual = usual / usual.sum()
@@ -52,14 +52,14 @@ class CaptionLoss(nn.Module):
         weights: Mapping[str, float],
         bias: Mapping[str, Tensor],
     ) -> Tensor:
-        """Weighted mean over the levels of the mean loss over the rows that have a class there.
+        """Each level's mean loss over the rows that have a class there, averaged over the levels by weight.
 
         Args:
             embeddings: (N, D) unit vectors.
             vectors: level -> (K, D) unit class vectors.
             labels: level -> (N,) class index, -1 where the level has no class for the row.
             weights: level -> weight.
-            bias: level -> (N, K) what is added to the logits (`origin_bias`).
+            bias: level -> (N, K) added to the logits (`origin_bias`).
         """
         total = embeddings.new_zeros(())
         for level, v in vectors.items():

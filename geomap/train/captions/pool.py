@@ -1,4 +1,4 @@
-"""Pools of simulated and of measured series, and the augmented batches that are drawn from them."""
+"""Pools of simulated and measured series, and the augmented batches drawn from them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 MAX_DN = 20_000.0
 FEWEST_MONTHS = 3
-"""Fewest months left by augmentation; maps ask for as many (min_clear_months)."""
+"""Fewest months that augmentation keeps; maps need as many (min_clear_months)."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Samples of one origin that batches are drawn from, and the chance of each to be drawn."""
+    """Samples of one origin, and the chance of each to be drawn into a batch."""
 
     samples: Samples
     chance: NDArray[np.float64]  # (n,)
@@ -37,12 +37,12 @@ class Pool:
 
     @property
     def cover(self) -> NDArray[np.intp]:
-        """(n,) places in the table of covers."""
+        """(n,) positions in the table of covers."""
         return self.samples.labels[COVER] - 1
 
     @property
     def climate(self) -> NDArray[np.intp]:
-        """(n,) places in the table of climates."""
+        """(n,) positions in the table of climates."""
         return self.samples.labels[CLIMATE] - 1
 
 
@@ -54,28 +54,28 @@ class Batch:
     valid: Tensor  # (N, 12) bool
     cover: Tensor  # (N,)
     climate: Tensor  # (N,)
-    pool: Tensor  # (N,) 0.. for the measured sets in turn, then the simulated one
+    pool: Tensor  # (N,) measured sets from 0 in their order, then the simulated one
 
 
 def simulated_pool(rng: np.random.Generator, n: int) -> Pool:
-    """A pool of n simulated series, each as likely as the others."""
+    """A pool of n simulated series, all equally likely."""
     return Pool(simulated_samples(rng, n), np.full(n, 1 / n), measured=False)
 
 
 def measured_pool(samples: Samples) -> Pool:
-    """A measured set; a cover is drawn by the square root of its size, so that the small ones are met."""
+    """A pool of a measured set; covers are drawn by the square root of their size, so that small ones occur."""
     _, inverse, count = np.unique(samples.labels[COVER], return_inverse=True, return_counts=True)
     chance = 1 / np.sqrt(count[inverse])
     return Pool(samples, chance / chance.sum(), measured=True)
 
 
 def read_measured(name: str, path: Path) -> Samples:
-    """A measured set as it is, or the samples of a user's table that have a cover, a climate and a valid month.
+    """A measured set unchanged, or those samples of a user's table that have a cover, a climate and a valid month.
 
-    Raises ConfigError where there is none, and what `sets.read_pixels` raises.
+    Raises ConfigError if no sample has them, and the errors of `sets.read_pixels`.
     """
     samples = read_pixels(name, path)
-    if name in READERS:  # two parcels of Corsica have no month; the default weights were trained with them
+    if name in READERS:  # kept whole: the default weights saw Corsica's two parcels without a month
         return samples
     nothing = np.zeros(len(samples), np.intp)
     known = (samples.labels.get(COVER, nothing) > 0) & (samples.labels.get(CLIMATE, nothing) > 0)
@@ -90,7 +90,7 @@ def read_measured(name: str, path: Path) -> Samples:
 def draw_batch(
     rng: np.random.Generator, simulated: Pool, measured: Sequence[Pool], size: int, share: float, augment: Augment
 ) -> Batch:
-    """A batch: `share` of it from the measured sets in equal parts, the rest simulated."""
+    """Draw a batch: `share` of it from the measured sets in equal parts, the rest simulated."""
     each = round(size * share / len(measured)) if measured else 0
     parts = [_pick(rng, pool, each, augment) for pool in measured]
     parts.append(_pick(rng, simulated, size - each * len(measured), augment))
@@ -114,7 +114,7 @@ def _pick(
 def _shift_np(
     rng: np.random.Generator, dn: NDArray[np.float32], valid: NDArray[np.bool_], chance: float
 ) -> NDArray[np.float32]:
-    """Series moved by up to half a month: each month mixed with its neighbour where both are valid."""
+    """Move series by up to half a month: mix each month with its neighbour where both are valid."""
     n = len(dn)
     step = np.where(rng.random(n) < 0.5, 1, -1)
     neighbour = (np.arange(MONTHS) + step[:, None]) % MONTHS
@@ -125,7 +125,7 @@ def _shift_np(
 
 
 def keep_months_np(rng: np.random.Generator, valid: NDArray[np.bool_], augment: Augment) -> NDArray[np.bool_]:
-    """Months left (n, 12): all, a random subset or a run of them; series that would keep none keep what they have."""
+    """Months kept (n, 12): all, a random subset or months in a row. A series that would lose all months keeps all."""
     n = len(valid)
     count = rng.integers(FEWEST_MONTHS, MONTHS, (n, 1))
     subset = rng.permuted(np.tile(np.arange(MONTHS), (n, 1)), axis=1) < count

@@ -1,4 +1,4 @@
-"""The figures of a card: zero-shot labels by the legends' prompts, beside majority, forest and probe."""
+"""Computes a card's figures: zero-shot labels beside the majority, forest and probe baselines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TYPED: Final = {
     "groundnut": "peanut cultivation", "pulses": "bean field", "savanna_trees": "dry savanna wood",
     "cherry_orchard": "peach and cherry orchard",
 }  # fmt: skip
-"""Typed names in phrases that are no caption of the training, to test how phrasing matters."""
+"""Typed names in phrases that training did not use as captions, to test how much phrasing matters."""
 
 MIN_TYPED = 10
 """Classes of a set with fewer samples are left out of that test."""
@@ -52,7 +52,7 @@ def _majority(truth: NDArray[np.intp]) -> dict[str, float]:
 
 
 def score_samples(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
-    """Zero-shot scores of samples at the legends that covers decide, the whole legend competing."""
+    """Zero-shot scores of samples in the legends that covers decide; all classes of a legend compete."""
     embeddings = embed_samples(encoder, samples)
     out: dict[str, Any] = {}
     for name in COVER_LEGENDS:
@@ -66,7 +66,7 @@ def score_samples(encoder: PixelEncoder, samples: Samples, tower: towers.TextTow
 
 
 def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
-    """Scores with classes typed in words that training did not use; the set's own classes compete."""
+    """Scores with class names typed in words that training did not use; only the set's classes compete."""
     keys = np.array([c.key for c in table().cover])[samples.labels[COVER] - 1]
     present = [k for k in TYPED if (keys == k).sum() >= MIN_TYPED]
     if not present:
@@ -83,16 +83,16 @@ def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A measured set, the encoder that was trained without it, and what that encoder thinks of its land cover."""
+    """A measured set, an encoder trained without it, and that encoder's cosines for land cover."""
 
     samples: Samples
     encoder: PixelEncoder
-    cosines: Tensor  # (n, 8) with land cover's class vectors, of the rows that have a land cover
+    cosines: Tensor  # (n, 8) with the class vectors of land cover; rows that have a land cover
     truth: Tensor  # (n,) index of the class
 
 
 def held_out(samples: Samples, encoder: PixelEncoder, tower: towers.TextTower) -> HeldOut:
-    """A set that an encoder has not seen, as `card_metrics` takes it."""
+    """Prepare a set that the encoder has not seen for `card_metrics`."""
     return HeldOut(samples, encoder, *_landcover(encoder, samples, tower))
 
 
@@ -106,14 +106,14 @@ def _landcover(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower)
 
 
 def fit_scale(judged: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """The logit scale with the least cross-entropy over (cosines (n, K), truth (n,)), each set counting the same."""
+    """The logit scale with the lowest cross-entropy over sets of (cosines (n, K), truth (n,)), weighted equally."""
     scales = np.geomspace(1, 200, 107)
     losses = [np.mean([F.cross_entropy(s * c, y).item() for c, y in judged]) for s in scales]
     return round(float(scales[int(np.argmin(losses))]), 2)
 
 
 def simulated_scale(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> float:
-    """The logit scale of a run without measured sets: fitted on held-out simulated series."""
+    """The logit scale for a run without measured sets, fitted on held-out simulated series."""
     return fit_scale([_landcover(encoder, samples, tower)])
 
 
@@ -137,7 +137,7 @@ def card_metrics(held: Sequence[HeldOut], tower: towers.TextTower) -> dict[str, 
 
 
 def _baselines(held: HeldOut, others: Sequence[Samples], legend: str) -> dict[str, Any]:
-    """What others make of the set: a forest trained on the other sets; forest and linear probe trained inside it."""
+    """Baseline scores of a set: a forest trained on the other sets; forest and linear probe trained inside it."""
     samples = held.samples.rows(held.samples.labels[legend] > 0)
     x, y = _features(samples), samples.labels[legend]
     out: dict[str, Any] = {}
@@ -157,12 +157,12 @@ def _baselines(held: HeldOut, others: Sequence[Samples], legend: str) -> dict[st
 
 
 def _features(samples: Samples) -> NDArray[np.float32]:
-    """(n, 120)"""
+    """Features (n, 120)."""
     return baselines.series_table(samples.dn, samples.valid)
 
 
 def calibration(held: Sequence[HeldOut]) -> dict[str, Any]:
-    """Confidence of land cover against accuracy; each set's scale is fitted on the other sets, so that it is unseen."""
+    """Confidence of land cover beside accuracy; each set's scale is fitted on the other sets only."""
     confidence, right = [], []
     errors: dict[str, float] = {}
     for h in held:

@@ -1,8 +1,8 @@
-"""The contrast of a pixel series with ground photos: InfoNCE from the satellite's side, and its queue of negatives.
+"""The contrastive loss of pixel series and ground photos: InfoNCE with a queue of negatives.
 
-One positive, the sample's own ground vector, stands against the other ground vectors of the batch and a queue of past
-ones (paper section 3.3: K = 2048, learned temperature from 0.07). The ground side is frozen, so the queue's vectors
-never age and there is no momentum encoder to keep.
+The loss runs from the satellite to the ground. The positive is the sample's own ground vector; the negatives are the
+other ground vectors of the batch and a queue of past ones (paper section 3.3: K = 2048, learned temperature from 0.07).
+The ground side is frozen, so the queue's vectors never age and no momentum encoder is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from geomap.encode.model import PixelEncoder
 from geomap.train.scale import INITIAL_SCALE, MAX_SCALE
 
 NOBODY: Final = -1
-"""Sample number of a slot of the queue that nothing fills yet."""
+"""Sample number of a queue slot that is still empty."""
 
 
 def info_nce(
@@ -33,14 +33,14 @@ def info_nce(
         positive: (n,) row of `ground` that belongs to each satellite vector; the other rows are negatives.
         scale: () logit scale, 1 / temperature.
         queue: (Q, D) further negatives.
-        same: (n, Q) True where an entry of the queue is the sample's own vector of an earlier epoch: no negative.
+        same: (n, Q) True where a queue entry is the sample's own vector from an earlier epoch, so not a negative.
 
     Returns:
         (n,) losses.
     """
     logits = scale * (satellite @ ground.T)
     if queue is not None and len(queue):
-        past = scale * (satellite @ queue.T)  # masked once scaled: 0 x inf would make the scale's gradient NaN
+        past = scale * (satellite @ queue.T)  # masked after scaling: 0 x inf would make the scale's gradient NaN
         logits = torch.cat([logits, past if same is None else past.masked_fill(same, -math.inf)], dim=1)
     return F.cross_entropy(logits, positive, reduction="none")
 
@@ -51,11 +51,11 @@ class Queue:
     def __init__(self, size: int, dim: int, device: torch.device) -> None:
         self.vectors = torch.zeros(size, dim, device=device)
         self.samples = torch.full((size,), NOBODY, device=device)
-        self.next = 0  # slot that is written next
+        self.next = 0  # next slot to write
         self.filled = 0
 
     def push(self, vectors: Tensor, samples: Tensor) -> None:
-        """Add (n, D) unit vectors in order, the oldest giving way; of more than K the last K are kept."""
+        """Add (n, D) unit vectors in order in place of the oldest; of more than K, the last K are kept."""
         size = len(self.vectors)
         vectors, samples = vectors[-size:], samples[-size:]
         slots = (torch.arange(len(vectors), device=self.vectors.device) + self.next) % size
@@ -65,11 +65,11 @@ class Queue:
 
     def entries(self) -> tuple[Tensor, Tensor]:
         """Filled slots: (Q, D) vectors and (Q,) sample numbers."""
-        return self.vectors[: self.filled], self.samples[: self.filled]  # slots fill from 0 on
+        return self.vectors[: self.filled], self.samples[: self.filled]  # slots fill from 0
 
 
 class CrossView(nn.Module):
-    """The encoder with its learned logit scale; the forward gives the losses of some rows of a batch."""
+    """The encoder with its learned logit scale; forward returns the losses of some rows of a batch."""
 
     def __init__(self, encoder: PixelEncoder, bf16: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a run leaves for the eye: one line of metrics per epoch, and a plot of them."""
+"""Writes a run's metrics, one line per epoch, and a plot of them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Epoch:
     """Figures of one epoch; all but `samples_per_s` repeat to the bit on one thread of a CPU."""
 
     epoch: int  # from 1
-    loss: float  # mean over the training samples, masked as they were
+    loss: float  # mean over the training samples, with their masking
     scale: float  # logit scale at the epoch's end
     learning_rate: float  # of the last step
-    val_loss: float  # mean over the validation samples, against their batch alone, without the queue
+    val_loss: float  # mean over the validation samples, against their batch only, without the queue
     val_recall_at_1: float  # share of validation series whose own photos are the nearest of all the set's
     samples_per_s: float
 
@@ -39,7 +39,7 @@ def write_metrics(out: Path, epochs: Sequence[Epoch]) -> None:
 
 def write_plot(out: Path, epochs: Sequence[Epoch]) -> None:
     """Write loss.png into `out`: the two losses, and recall beneath."""
-    from matplotlib.figure import Figure  # in the extra `train`; without pyplot it draws by Agg
+    from matplotlib.figure import Figure  # in the extra `train`; without pyplot it draws with Agg
 
     x = [e.epoch for e in epochs]
     figure = Figure(figsize=(6.4, 6.4), layout="constrained")

@@ -1,7 +1,7 @@
-"""Training as in the paper (arXiv 2508.11919v3): pixel series against the frozen CLIP vectors of ground photos.
+"""Trains as in the paper (arXiv 2508.11919v3): pixel series against frozen ground photo vectors.
 
-`docs/training.md` says where the paper and the published code disagree and what is done here. On one thread of a CPU a
-run repeats to the bit, also when it is stopped and started again.
+The photo vectors are CLIP's. `docs/training.md` says where the paper and the published code disagree and what geomap
+does. On one CPU thread a run repeats to the bit, even if it is stopped and resumed.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ BETAS: Final = (0.9, 0.999)
 """Of AdamW (paper section 5.1)."""
 RECALL_CHUNK: Final = 2048  # queries compared with every photo vector at once
 MAY_CHANGE: Final = frozenset({"device", "threads"})
-"""Keys of the configuration that may change before a run is resumed; of the data the content counts, not the paths."""
+"""Config keys that may change before a run is resumed. Data paths may change too, the content of the data may not."""
 
 
 def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progress = silent) -> Card:
-    """Train an encoder on series and photos, and save the best epoch's in `out`, with checkpoints, metrics and a plot.
+    """Train an encoder on series and photos; save the best epoch in `out`, with checkpoints, metrics and a plot.
 
     Args:
         config: the run, or the path of its YAML file.
-        out: folder of the weights. Where it holds an unfinished run of the same configuration and data, that goes on.
-        progress: called after every step, with the steps of all epochs.
+        out: folder of the weights. An unfinished run of the same config and data in it is resumed.
+        progress: called after every step; counts the steps of all epochs.
 
     Under torchrun the processes share each batch; `out` must be a folder that all of them see.
 
     Raises:
         ConfigError: a bad configuration, missing files, or photo vectors of another space.
         OutputError: `out` holds another run.
-        InputError: a device that is not there.
+        InputError: the device does not exist.
     """
     if isinstance(config, Path):
         read = read_config(config)
@@ -90,7 +90,7 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
 
 
 def start(config: CrossViewConfig, dim: int, device: torch.device) -> TrainingState:
-    """A run's state before its first step; `dim` is the size of the ground vectors."""
+    """The state of a run before its first step; `dim` is the size of the ground vectors."""
     torch.manual_seed(config.seed)
     shape = replace(CONFIGS[config.encoder], patch=config.patch, out=dim, dropout=config.dropout)
     encoder = PixelEncoder(shape, torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
@@ -113,10 +113,10 @@ def train_epoch(
     group: Group,
     progress: Progress = silent,
 ) -> float:
-    """One pass over the samples in an order that (seed, epoch) decides; returns the mean loss.
+    """One pass over the samples, in an order set by (seed, epoch); returns the mean loss.
 
-    Every process draws the same batches and maskings and holds all ground vectors, so in-batch negatives and queue are
-    those of the whole batch without any exchange but the gradients'.
+    Every process draws the same batches and maskings and holds all ground vectors. So in-batch negatives and queue are
+    those of the whole batch, and the processes exchange only gradients.
     """
     rng = np.random.default_rng([config.seed, epoch])
     torch.manual_seed(int(np.random.default_rng([config.seed, epoch, 1 + group.rank]).integers(2**63)))  # dropout
@@ -130,7 +130,7 @@ def train_epoch(
             parameters["lr"] = config.learning_rate * share
         drawn = masking.draw(rng, config.masking.temporal, config.masking.spectral)
         loss = train_step(state, stepper, train, rows, drawn, group)
-        total += loss.detach() * len(rows)  # read once an epoch: the device need not wait for the host
+        total += loss.detach() * len(rows)  # read once per epoch, so the device need not wait for the host
         if group.first:
             progress("train", step + 1, config.epochs * len(batches))
     mean = float(group.mean(total)) / len(train)
@@ -149,7 +149,7 @@ def cosine_rate(step: int, steps: int, warmup: int) -> float:
 def train_step(
     state: TrainingState, stepper: nn.Module, train: Views, rows: NDArray[np.intp], drawn: masking.Masking, group: Group
 ) -> Tensor:
-    """One step on the samples `rows` of the whole batch; returns () this process's loss as batch_loss does."""
+    """One step on the samples `rows` of the whole batch; returns () this process's loss from `batch_loss`."""
     ground = torch.from_numpy(train.ground[rows]).to(group.device, non_blocking=True)
     numbers = torch.from_numpy(rows).to(group.device, non_blocking=True)
     loss = batch_loss(state.queue, stepper, train, rows, ground, numbers, drawn, group)
@@ -174,8 +174,8 @@ def batch_loss(
     """() loss of this process's share of a batch, scaled so that the mean over the processes is the batch's mean.
 
     Args:
-        queue: past ground vectors, as they were before this batch.
-        stepper: the CrossView, alone or in DistributedDataParallel.
+        queue: past ground vectors, without those of this batch.
+        stepper: the CrossView, bare or wrapped in DistributedDataParallel.
         train: the training set.
         rows: (N,) samples of the whole batch.
         ground: (N, D) their unit vectors.
@@ -185,7 +185,7 @@ def batch_loss(
     """
     positive = np.arange(len(rows))[group.rank :: group.size]
     share = len(positive) * group.size / len(rows)
-    if not len(positive):  # a last batch smaller than the group: take part in the exchange, with no weight
+    if not len(positive):  # last batch smaller than the group: join the exchange with weight 0
         positive = np.zeros(1, np.intp)
     picked = rows[positive]
     masked = masking.apply_np(drawn, train.samples.dn[picked], train.samples.valid[picked])
@@ -200,7 +200,7 @@ def batch_loss(
 
 
 def validate(config: CrossViewConfig, model: CrossView, val: Views, device: torch.device) -> tuple[float, float]:
-    """(loss, recall@1) of unmasked series: against their batch without the queue, and among all of the set's photos."""
+    """(loss, recall@1) of unmasked series: loss against their batch without the queue, recall among all photos."""
     found = embed_samples(model.encoder, val.samples, device=device)
     ground = torch.from_numpy(val.ground)
     losses = [
@@ -212,7 +212,7 @@ def validate(config: CrossViewConfig, model: CrossView, val: Views, device: torc
 
 
 def identity(config: CrossViewConfig, train: Views, val: Views) -> dict[str, Any]:
-    """What makes two runs the same run: the configuration but for MAY_CHANGE, and the content of the data."""
+    """What must match to resume a run: the config except MAY_CHANGE, and the content of the data."""
     asked = config.model_dump(mode="json", exclude=set(MAY_CHANGE))
     asked["data"] = {k: v for k, v in asked["data"].items() if k not in PATHS}
     return asked | {"samples": digest((train, val))}
@@ -221,7 +221,7 @@ def identity(config: CrossViewConfig, train: Views, val: Views) -> dict[str, Any
 def _measure(
     config: CrossViewConfig, state: TrainingState, val: Views, loss: float, speed: float, device: torch.device
 ) -> None:
-    """Add the epoch that has just ended to the history."""
+    """Measure the epoch that has just ended and add it to the history."""
     val_loss, recall = validate(config, state.model, val, device)
     epoch = Epoch(
         len(state.history) + 1, loss, state.model.scale.item(), state.optimiser.param_groups[0]["lr"], val_loss,
@@ -265,7 +265,7 @@ def _save(config: CrossViewConfig, state: TrainingState, train: Views, val: View
 
 
 def _class_vectors() -> dict[str, Tensor]:
-    """Vectors of the built-in legends by digest; none where CLIP cannot be had: maps then make them at first use."""
+    """Digest -> vectors of the built-in legends; empty if CLIP cannot be loaded: maps then make them at first use."""
     try:
         tower = towers.tower(towers.CLIP_SPACE)
     except WeightsError as e:

@@ -1,7 +1,7 @@
-"""The paper's maskings of training series (section 3.2): fewer months, one annual median, fewer bands.
+"""Masks training series as in the paper (section 3.2): fewer months, annual median, fewer bands.
 
-One draw decides for a whole batch. A month that is masked keeps its place and is no token of the encoder, so the others
-keep their own months' positions. Only training draws maskings; evaluation sees series as they are.
+One draw holds for a whole batch. A masked month keeps its place but is not a token of the encoder, so the others keep
+the positions of their own months. Only training masks; evaluation sees series unchanged.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from geomap.sentinel2 import BANDS, MONTHS
 WINDOW_MONTHS: Final = 3
 """Months of a contiguous window; it starts in January to October and does not wrap."""
 RGB: Final = ("B02", "B03", "B04")
-"""Bands that spectral masking leaves alone."""
+"""Bands that spectral masking never zeroes."""
 SPECTRAL_CHANCE: Final = 0.5
-"""Chance of every other band to be zeroed (paper section 3.2)."""
+"""Chance of each other band to be zeroed (paper section 3.2)."""
 
 TemporalKind = Literal["none", "median", "window", "subset"]
 TEMPORAL: Final[tuple[TemporalKind, ...]] = ("median", "window", "subset")
@@ -29,7 +29,7 @@ TEMPORAL: Final[tuple[TemporalKind, ...]] = ("median", "window", "subset")
 
 @dataclass(frozen=True, slots=True)
 class Masking:
-    """What one batch goes through."""
+    """The masking of one batch."""
 
     kind: TemporalKind
     months: NDArray[np.bool_]  # (12,) kept
@@ -37,7 +37,7 @@ class Masking:
 
 
 def draw(rng: np.random.Generator, temporal: float, spectral: bool) -> Masking:
-    """A masking: with chance `temporal` one of TEMPORAL, and with `spectral` fewer bands."""
+    """Draw a masking: one of TEMPORAL with chance `temporal`; fewer bands if `spectral`."""
     kind: TemporalKind = TEMPORAL[rng.integers(len(TEMPORAL))] if rng.random() < temporal else "none"
     months = np.ones(MONTHS, np.bool_)
     if kind == "window":
@@ -59,10 +59,10 @@ def apply_np(masking: Masking, dn: NDArray[np.uint16], valid: NDArray[np.bool_])
         valid: (n, 12) months with a value; every row needs one.
 
     Returns:
-        Twelve steps, the masked months not valid; a row that would lose its last month keeps all it has. The annual
-        median is one step: the median of the valid months' composites, in the mean of the twelve positions.
+        Twelve steps with masked months not valid; a row that would lose all its months keeps them all. The annual
+        median is one step: the median of the valid months' composites, at the mean of the twelve positions.
     """
-    if not masking.bands.all():  # DN 0 lies below every band's low constant: the encoder's input is then exactly 0
+    if not masking.bands.all():  # DN 0 is below every band's low constant, so the encoder's input is exactly 0
         dn = dn * masking.bands.astype(np.uint16).repeat(dn.shape[-1] // len(BANDS))
     if masking.kind == "median":
         return shorten(dn, valid, "annual")

@@ -1,4 +1,7 @@
-"""The processes of a training run: one, or those that torchrun starts, one per GPU (or per share of a CPU)."""
+"""The processes of a training run: one, or several started by torchrun.
+
+torchrun starts one per GPU (or per share of a CPU).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from geomap.encode.engine import pick_device
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One process among all: its number, how many there are, and its device."""
+    """One process: its number, the number of processes, and its device."""
 
     rank: int
     size: int
@@ -24,11 +27,11 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that measures, writes and reports."""
+        """Whether this is the process that measures, writes and reports."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Wait until every process has reached this point."""
         if self.size > 1:
             dist.barrier()
 
@@ -41,9 +44,9 @@ class Group:
 
 @contextmanager
 def processes(device: str) -> Iterator[Group]:
-    """The group that the environment describes (torchrun's RANK, LOCAL_RANK and WORLD_SIZE), or one process alone.
+    """The group given by torchrun's RANK, LOCAL_RANK and WORLD_SIZE in the environment, or a single process.
 
-    Gradients travel by NCCL between GPUs, by gloo between CPU processes. Raises InputError for an absent device.
+    Gradients travel by NCCL between GPUs, by gloo between CPU processes. Raises InputError for a missing device.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

@@ -1,7 +1,7 @@
-"""The state of a cross-view run after an epoch: one safetensors file, with plain values as JSON in its header.
+"""Writes a cross-view run's state after each epoch, and resumes from it.
 
-One file, renamed into place, cannot be half old and half new. Nothing is pickled. Random numbers need no place in it:
-every epoch seeds its own from the run's seed and its number.
+The state is one safetensors file with plain values as JSON in its header. One file, renamed into place, cannot be half
+old and half new. Nothing is pickled. No random state is stored: every epoch seeds from the run's seed and its number.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ class TrainingState:
 
     @property
     def best(self) -> Epoch:
-        """The epoch with the least validation loss, the first of equals."""
+        """The epoch with the lowest validation loss; ties go to the first."""
         return min(self.history, key=lambda e: e.val_loss)
 
 
 def write_state(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
-    """Write the state, and the best model where this epoch's is; `identity` is what resuming must meet again."""
+    """Write the state, and the model if this epoch is the best so far; `identity` must match on resume."""
     folder = out / CHECKPOINT_FOLDER
     model = {f"model.{k}": v for k, v in state.model.state_dict().items()}
-    if state.best is state.history[-1]:  # first: a crash in between repeats this epoch and writes it again
+    if state.best is state.history[-1]:  # first: a crash in between repeats this epoch and rewrites it
         _save(folder / BEST, model, {"epoch": state.best.epoch})
     moments = {f"adam.{i}.{k}": v for i, s in state.optimiser.state_dict()["state"].items() for k, v in s.items()}
     queue = {"queue.vectors": state.queue.vectors, "queue.samples": state.queue.samples}
@@ -58,7 +58,7 @@ def write_state(out: Path, state: TrainingState, identity: dict[str, Any]) -> No
 
 
 def resume(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
-    """Take up the state in `out`, if there is one. Raises OutputError where it is another run's or cannot be read."""
+    """Resume from the state in `out`, if there is one. Raises OutputError if it is another run's or unreadable."""
     path = out / CHECKPOINT_FOLDER / LAST
     if not path.is_file():
         return
@@ -85,7 +85,7 @@ def resume(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
 
 
 def load_best(out: Path, model: CrossView) -> None:
-    """Give the model the parameters of the best epoch. Raises OutputError."""
+    """Load the parameters of the best epoch into the model. Raises OutputError."""
     tensors, _ = _load(out / CHECKPOINT_FOLDER / BEST)
     model.load_state_dict(_part(tensors, "model."))
 

@@ -1,4 +1,4 @@
-"""The two views of a training sample: a pixel's series from above, and what the photos on the ground show."""
+"""The two views of a training sample: a pixel's series from above, and its ground photos."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Views:
 
 
 def read_views(config: CrossViewConfig) -> tuple[Views, Views]:
-    """Training and validation set. Raises ConfigError, and what the readers raise."""
+    """Read the training and validation set. Raises ConfigError, and the readers' errors."""
     files = (config.data.train, config.data.validation)
     train, val = (sen4map.read_cut(Path(path), config.patch) for path in files)
     both = set(train.id.tolist()) & set(val.id.tolist())
@@ -58,7 +58,7 @@ def read_views(config: CrossViewConfig) -> tuple[Views, Views]:
 def views_of(samples: Samples) -> Views:
     """The samples that have photos and a valid month. Photos: the mean of the raw vectors, then normalised.
 
-    Raises ValueError where the samples carry no photos at all.
+    Raises ValueError if no photos were read for the samples.
     """
     if samples.photos is None:
         raise ValueError(f"{samples.name} carries no photos")
@@ -68,7 +68,7 @@ def views_of(samples: Samples) -> Views:
 
 
 def digest(sets: tuple[Views, ...]) -> str:
-    """sha256 of all that training reads of the sets."""
+    """sha256 of everything that training reads from the sets."""
     found = hashlib.sha256()
     for views in sets:
         found.update("\n".join(views.samples.id).encode())
