@@ -42,8 +42,8 @@ def measure(batch: int | None, steps: int, patch: int, device: str, threads: int
     from geomap.datasets.samples import Samples
     from geomap.encode.engine import pick_device
     from geomap.label.towers import OpenClipTower
-    from geomap.train import crossview
     from geomap.train.config import CrossViewConfig
+    from geomap.train.crossview import loop as crossview
     from geomap.train.crossview.masking import draw
     from geomap.train.crossview.processes import Group
     from geomap.train.crossview.views import views_of
