@@ -29,7 +29,6 @@ RESOLUTION: Final = 10  # m
 TILE_PX: Final = 1024  # pixels per side of a tile
 SNAP: Final = 20  # m; Sentinel-2's 10 m and 20 m grids both start at multiples of 20 m in every zone
 
-_TILE_M = TILE_PX * RESOLUTION
 _LATITUDES = (-80, 0, 56, 64, 72, 84)  # degrees; zones change at these and at multiples of 3 degrees of longitude
 _EDGE_POINTS = 65  # points along each edge of a grid seen from another zone, where the edge is curved
 _STRIDE = 32  # pixels between the first samples of a tile on a border
@@ -58,7 +57,7 @@ def tiles(area: Area) -> tuple[Tile, ...]:
         region = MultiPolygon(polygons_of(_in_zone(area, epsg, _territory(epsg))))
         if region.is_empty:
             continue
-        west, south, east, north = (v / _TILE_M for v in region.bounds)
+        west, south, east, north = (v / (TILE_PX * RESOLUTION) for v in region.bounds)
         outer = _snap(_in_zone(area, epsg, _neighbourhood(epsg)).bounds)  # a tile is cut to the area, not the zone
         shapely.prepare(region)
         for row in range(math.floor(south), math.ceil(north)):
@@ -209,8 +208,9 @@ def _snap(bounds: tuple[float, float, float, float]) -> tuple[int, int, int, int
 
 def _cut(epsg: int, col: int, row: int, outer: tuple[int, int, int, int]) -> Tile | None:
     """The zone's tile (col, row), cut to bounds; None if nothing is left."""
-    west, south = max(col * _TILE_M, outer[0]), max(row * _TILE_M, outer[1])
-    east, north = min((col + 1) * _TILE_M, outer[2]), min((row + 1) * _TILE_M, outer[3])
+    side = TILE_PX * RESOLUTION  # m
+    west, south = max(col * side, outer[0]), max(row * side, outer[1])
+    east, north = min((col + 1) * side, outer[2]), min((row + 1) * side, outer[3])
     if west >= east or south >= north:
         return None
     grid = Grid(epsg, west, north, (east - west) // RESOLUTION, (north - south) // RESOLUTION)

@@ -12,31 +12,41 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from geomap.encode.card import Q_HIGH, Q_LOW, Card
+from geomap.run.request import Request
+from geomap.types import Period
 from tests.support import REPOSITORY
+from tests.support.archive import Series, measured, simulated, write_archive
+from tests.support.requests import request_for, tiles_of
+
+SHARED = Path(os.environ.get("GEOMAP_SHARED", REPOSITORY.parent / "shared"))
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real Sentinel-2 data and tools that lies beside a developer's checkout."""
-    folder = Path(os.environ.get("GEOMAP_SHARED", REPOSITORY.parent / "shared"))
-    if not (folder / "data").is_dir():
-        pytest.skip(f"no real Sentinel-2 data at {folder} (set GEOMAP_SHARED)")
-    return folder
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real Sentinel-2 data at {SHARED} (set GEOMAP_SHARED)")
+    return SHARED
 
 
 @pytest.fixture(scope="session")
-def archive(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes STAC archives of real COGs: a folder with items.json, collection.json and cogs/, made once per request.
+def series() -> Series:
+    """The patch at its 72 dates: measured where `shared` is there, simulated elsewhere."""
+    path = SHARED / "data/patch_belgium_2019/series.npz"
+    return measured(path) if path.is_file() else simulated()
+
+
+@pytest.fixture(scope="session")
+def archive(series: Series, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes STAC archives of the patch: a folder with items.json, collection.json and cogs/, made once per request.
 
     archive(provider="earth-search", baseline="02.12", base_url=None, dates=None); providers: earth-search,
     earth-search-c1, planetary-computer, cdse. Hrefs are absolute paths, or start with `base_url`. `dates` keeps the
-    first so many of the 72 real scenes (about 0.1 s each).
+    first so many of the 72 dates (about 0.2 s each).
     """
-    series = shared / "data/patch_belgium_2019/series.npz"
     made: dict[tuple[object, ...], Path] = {}
 
     def make(
@@ -45,16 +55,7 @@ def archive(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
         key = (provider, baseline, base_url, dates)
         if key not in made:
             folder = tmp_path_factory.mktemp(f"{provider}_{baseline}")
-            source = series
-            if dates is not None:
-                source = folder / "series.npz"
-                with np.load(series) as layers:
-                    cut = {n: v[:dates] if v.shape[:1] == layers["time"].shape else v for n, v in layers.items()}
-                np.savez(source, **cut)
-            command = [sys.executable, str(shared / "tools/make_archive.py"), str(source), str(folder)]
-            command += ["--provider", provider, "--baseline", baseline]
-            subprocess.run(command + (["--base-url", base_url] if base_url else []), check=True, capture_output=True)
-            made[key] = folder
+            made[key] = write_archive(folder, series.first(dates), provider, baseline, base_url)
         return made[key]
 
     return make
@@ -197,21 +198,24 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(made, "width", 240)
 
 
-@pytest.fixture
-def nine_tiles(archive: Callable[..., Path], untrained: str, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A request for nine dates of the real patch, in nine tiles of 32 pixels."""
-    from geomap import aoi, grid, legends
-    from geomap.run.request import Request
-    from geomap.types import Period
+@pytest.fixture(scope="session")
+def asking(untrained: str) -> Callable[..., Request]:
+    """Requests by untrained weights: asking(items, period=..., ...), see tests.support.requests."""
 
-    monkeypatch.setattr(grid, "TILE_PX", 32)
-    monkeypatch.setattr(grid, "_TILE_M", 320)
-    return Request(
-        area=aoi.parse_area("4.0585,50.7431,4.0676,50.7489"),
-        period=Period(2018, 9, 1),
-        stac=str(archive(dates=9) / "items.json"),
-        legends=(legends.load("landcover"),),
-        weights=untrained,
-        min_clear_months=1,
-        device="cpu",
-    )
+    def make(stac: str | Path, **changes: Any) -> Request:
+        return request_for(stac, **({"weights": untrained} | changes))
+
+    return make
+
+
+@pytest.fixture
+def small_tiles() -> Iterator[None]:
+    """Tiles of 32 pixels: the patch becomes several."""
+    with tiles_of(32):
+        yield
+
+
+@pytest.fixture
+def nine_tiles(archive: Callable[..., Path], untrained: str, small_tiles: None) -> Request:
+    """A request for nine dates of the patch, in nine tiles."""
+    return request_for(archive(dates=9) / "items.json", untrained, period=Period(2018, 9, 1))

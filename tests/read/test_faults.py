@@ -28,10 +28,10 @@ from geomap.types import Composite, Dark, Grid, Missed, Period, Scene, SceneAsse
 from tests.support.server import Answer, Server
 
 AREA = aoi.parse_area("4.0588,50.7434,4.0664,50.7480")
-"""Inside the real patch."""
+"""Inside the patch."""
 PERIOD = Period(2018, 8, 1)
 DATES = 4
-"""Real scenes of August 2018: the first and the third are clear, wholly or in part."""
+"""Scenes of August 2018: the first and the third are clear, wholly or in part."""
 
 Archive = Callable[..., Path]
 
@@ -41,10 +41,8 @@ PAGE = Answer(body=b"<html>Down for maintenance</html>")
 
 @pytest.fixture
 def server(archive: Archive) -> Iterator[Server]:
-    served = Server(archive(dates=DATES))
-    yield served
-    served.http.shutdown()
-    served.http.server_close()
+    with Server(archive(dates=DATES)) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -200,12 +198,11 @@ def test_a_refused_connection_is_temporary_and_not_a_missing_file(archive: Archi
         with pytest.raises(SourceUnavailableError, match="run the same command again later"):
             compose(scenes, deadline=0.2)
     late: list[Server] = []
-    threading.Timer(0.5, lambda: late.append(Server(archive(dates=DATES), port))).start()
+    threading.Timer(0.5, lambda: late.append(Server(archive(dates=DATES), port=port))).start()
     made = compose(scenes, deadline=60)
     assert_equal(made, healthy)
     assert made.missed == ()
-    late[0].http.shutdown()
-    late[0].http.server_close()
+    late[0].close()
 
 
 # --- a server that wants another token
@@ -225,7 +222,7 @@ def test_a_refused_token_is_replaced_once(
     monkeypatch.setattr(pipeline, "gdal_options", lambda scenes: options)  # the host is not the provider's
     made = compose(scenes)
     assert_equal(made, healthy)
-    assert len([path for _, path in server.seen if path.startswith("/token/sentinel-2-l2a")]) == 1
+    assert len([path for path in server.paths() if path.startswith("/token/sentinel-2-l2a")]) == 1
 
     server.token = "sig=of-tomorrow"
     server.seen.clear()

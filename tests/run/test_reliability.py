@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,35 +11,23 @@ import numpy as np
 import pytest
 import rasterio
 
-from geomap import aoi, files, legends
+from geomap import files
 from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.types import Period
+from tests.support.archive import items_of, served, write_items
 from tests.support.outputs import digests
 from tests.support.server import Answer, Server
 
 Archive = Callable[..., Path]
-PATCH = "4.0585,50.7431,4.0676,50.7489"
 PART = "4.0600,50.7440,4.0630,50.7460"
-TWO_MONTHS = Period(2018, 8, 2)
 
 
 @pytest.fixture(scope="module")
-def request_for(untrained: str) -> Callable[..., Request]:
-    """A request for the patch: request_for(items, period, ...)."""
-
-    def make(items: Path, period: Period = TWO_MONTHS, **changes: Any) -> Request:
-        made = Request(aoi.parse_area(PATCH), period, str(items), (legends.load("landcover"),), untrained)
-        return replace(made, **({"min_clear_months": 1, "device": "cpu"} | changes))
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def quiet(archive: Archive, request_for: Callable[..., Request], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quiet(archive: Archive, asking: Callable[..., Request], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The maps of two months, from local files in their order."""
     out = tmp_path_factory.mktemp("quiet") / "out"
-    map_area(request_for(archive(dates=9) / "items.json"), out)
+    map_area(asking(archive(dates=9) / "items.json"), out)
     return out
 
 
@@ -52,22 +39,6 @@ def maps(folder: Path) -> dict[str, str]:
 def pixels(path: Path) -> Any:
     with rasterio.open(path) as m:
         return m.read(1)
-
-
-def items_of(folder: Path) -> list[dict[str, Any]]:
-    content: list[dict[str, Any]] = json.loads((folder / "items.json").read_text())["features"]
-    return content
-
-
-def written(items: list[dict[str, Any]], path: Path) -> Path:
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-    return path
-
-
-def served(folder: Path, base: str, path: Path) -> Path:
-    """The archive's items with its files at `base`."""
-    path.write_text((folder / "items.json").read_text().replace(str(folder.resolve()), base))
-    return path
 
 
 # --- servers
@@ -91,14 +62,10 @@ class Unsteady(Server):
         return super().answer(path, query)
 
 
-def test_a_server_that_refuses_every_third_request_costs_time_and_no_byte(archive, request_for, quiet, tmp_path):
+def test_a_server_that_refuses_every_third_request_costs_time_and_no_byte(archive, asking, quiet, tmp_path):
     folder = archive(dates=9)
-    server = Unsteady(folder)
-    try:
-        result = map_area(request_for(served(folder, server.base, tmp_path / "items.json")), tmp_path / "out")
-    finally:
-        server.http.shutdown()
-        server.http.server_close()
+    with Unsteady(folder) as server:
+        result = map_area(asking(served(folder, server.base, tmp_path / "items.json")), tmp_path / "out")
     assert server.refused > 0.2 * len(server.seen) > 20
     assert result.missed == 0
     assert maps(tmp_path / "out") == maps(quiet)
@@ -110,36 +77,28 @@ class Limited(Server):
     def __init__(self, folder: Path, limit: int) -> None:
         super().__init__(folder)
         self.limit = limit
-        self.now = self.most = self.refused = 0
+        self.refused = 0
 
     def answer(self, path: str, query: str) -> Answer:
         with self.lock:
-            self.now += 1
-            self.most = max(self.most, self.now)
-            over = self.now > self.limit
+            over = self.in_hand > self.limit
             self.refused += over
-        time.sleep(0.02)
-        with self.lock:
-            self.now -= 1
-        return Answer(429, {"Retry-After": "1"}, b"") if over else super().answer(path, query)
+        given = Answer(429, {"Retry-After": "1"}, b"") if over else super().answer(path, query)
+        return replace(given, wait=0.02)
 
 
 @pytest.mark.parametrize(("provider", "limit", "known"), [("cdse", 4, True), ("earth-search", 6, False)])
 def test_a_limit_of_connections_is_kept_where_it_is_known_and_survived_where_it_is_not(
-    archive, request_for, quiet, tmp_path, provider, limit, known
+    archive, asking, quiet, tmp_path, provider, limit, known
 ):
     folder = archive(provider, dates=9)
-    server = Limited(folder, limit)
-    try:
-        map_area(request_for(served(folder, server.base, tmp_path / "items.json")), tmp_path / "out")
-    finally:
-        server.http.shutdown()
-        server.http.server_close()
+    with Limited(folder, limit) as server:
+        map_area(asking(served(folder, server.base, tmp_path / "items.json")), tmp_path / "out")
     if known:
-        assert server.most == server.most_open == server.limit
+        assert server.most_in_hand == server.most_open == server.limit
         assert not server.refused
     else:
-        assert server.most > server.limit
+        assert server.most_in_hand > server.limit
         assert server.refused
     assert maps(tmp_path / "out") == maps(quiet)
 
@@ -162,7 +121,7 @@ def clouded(items: list[dict[str, Any]], month: str, folder: Path) -> list[dict[
     return made
 
 
-def test_a_month_of_clouds_is_a_month_without_scenes_and_never_a_month_of_zeros(archive, request_for, tmp_path):
+def test_a_month_of_clouds_is_a_month_without_scenes_and_never_a_month_of_zeros(archive, asking, tmp_path):
     """Three ways for a September to be missing: cloud, no scene, not asked for."""
     folder = archive(dates=14)
     items, september = items_of(folder), "2018-09"
@@ -170,7 +129,7 @@ def test_a_month_of_clouds_is_a_month_without_scenes_and_never_a_month_of_zeros(
     assert 0 < len(kept) < len(items)
     three = Period(2018, 8, 3)
     for name, found in {"whole": items, "empty": kept, "cloudy": clouded(items, september, tmp_path / "scl")}.items():
-        map_area(request_for(written(found, tmp_path / f"{name}.json"), three), tmp_path / name)
+        map_area(asking(write_items(found, tmp_path / f"{name}.json"), period=three), tmp_path / name)
     assert maps(tmp_path / "cloudy") == maps(tmp_path / "empty")
     clear, less = (pixels(tmp_path / name / "clear_months.tif") for name in ("whole", "cloudy"))
     assert clear[clear != 255].max() == 3
@@ -180,9 +139,9 @@ def test_a_month_of_clouds_is_a_month_without_scenes_and_never_a_month_of_zeros(
     assert (labels != pixels(tmp_path / "whole/landcover.tif")).any()  # September told something
 
 
-def test_nothing_but_clouds_is_a_map_without_a_class(archive, request_for, tmp_path):
+def test_nothing_but_clouds_is_a_map_without_a_class(archive, asking, tmp_path):
     items = clouded(items_of(archive(dates=4)), "2018-08", tmp_path / "scl")
-    result = map_area(request_for(written(items, tmp_path / "items.json"), Period(2018, 8, 1)), tmp_path / "out")
+    result = map_area(asking(write_items(items, tmp_path / "items.json"), period=Period(2018, 8, 1)), tmp_path / "out")
     assert not result.quarantined
     assert not pixels(tmp_path / "out/landcover.tif").any()
     assert (pixels(tmp_path / "out/landcover_confidence.tif") == 255).all()
@@ -190,13 +149,13 @@ def test_nothing_but_clouds_is_a_map_without_a_class(archive, request_for, tmp_p
     assert files.verify(tmp_path / "out") == ()
 
 
-def test_fewer_months_mean_less_confidence(archive, request_for, tmp_path):
+def test_fewer_months_mean_less_confidence(archive, asking, tmp_path):
     """Of the default weights, on real pixels; of a single pixel it need not hold."""
     folder, spring = archive(), ("2019-04", "2019-05")
-    four = request_for(folder / "items.json", Period(2019, 3, 4), weights="default", area=aoi.parse_area(PART))
+    four = asking(folder / "items.json", period=Period(2019, 3, 4), weights="default", area=PART)
     map_area(four, tmp_path / "four")
     kept = [item for item in items_of(folder) if not item["properties"]["datetime"].startswith(spring)]
-    map_area(replace(four, stac=str(written(kept, tmp_path / "less.json"))), tmp_path / "less")
+    map_area(replace(four, stac=str(write_items(kept, tmp_path / "less.json"))), tmp_path / "less")
     one, other = (pixels(tmp_path / name / "landcover_confidence.tif").astype(float) for name in ("four", "less"))
     both = (one != 255) & (other != 255)
     assert both.sum() > 100
@@ -206,11 +165,11 @@ def test_fewer_months_mean_less_confidence(archive, request_for, tmp_path):
 # --- order
 
 
-def test_the_order_of_items_does_not_show(archive, request_for, quiet, tmp_path):
+def test_the_order_of_items_does_not_show(archive, asking, quiet, tmp_path):
     items = items_of(archive(dates=9))
     random.Random(1).shuffle(items)
     assert items != items_of(archive(dates=9))
-    map_area(request_for(written(items, tmp_path / "items.json")), tmp_path / "out")
+    map_area(asking(write_items(items, tmp_path / "items.json")), tmp_path / "out")
     one, other = digests(quiet), digests(tmp_path / "out")
     assert one.keys() == other.keys()
     assert {n for n in one if one[n] != other[n]} == {"run.json", files.SUMS}  # it names the item file by its sha256

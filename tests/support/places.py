@@ -1,4 +1,4 @@
-"""An archive of real scenes whose files also lie 20 km to the east: two places, of which one can be broken."""
+"""An archive whose files also lie 20 km to the east: two places, of which one can be broken."""
 
 import json
 from collections.abc import Callable
@@ -8,9 +8,10 @@ from typing import Any
 import rasterio
 from pyproj import Transformer
 
-from geomap import aoi, legends
+from geomap import aoi
 from geomap.run.request import Request
 from geomap.types import Period
+from tests.support.requests import request_for
 
 EAST = 20_480  # metres between the places, two tiles of the grid
 BOX = (574700, 5621820, 575300, 5622420)  # EPSG:32631, inside the patch
@@ -38,15 +39,7 @@ def area() -> aoi.Area:
 
 def request(archive: Callable[..., Path], weights: str, folder: Path) -> Request:
     """Two tiles, 20 km apart, from 9 dates whose items and eastern files are written into a folder."""
-    return Request(
-        area=area(),
-        period=Period(2018, 9, 1),
-        stac=str(two_places(archive(dates=9), folder)),
-        legends=(legends.load("landcover"),),
-        weights=weights,
-        min_clear_months=1,
-        device="cpu",
-    )
+    return request_for(two_places(archive(dates=9), folder), weights, area=area(), period=Period(2018, 9, 1))
 
 
 def remove_east(folder: Path) -> None:
