@@ -20,6 +20,7 @@ from geomap.types import Period
 from tests.support import REPOSITORY
 from tests.support.archive import Series, measured, simulated, write_archive
 from tests.support.requests import request_for, tiles_of
+from tests.support.stac_items import WORLD, granule, month_of
 
 SHARED = Path(os.environ.get("GEOMAP_SHARED", REPOSITORY.parent / "shared"))
 
@@ -135,7 +136,6 @@ def stac_server() -> Iterator[Callable[[Path], str]]:
 def find(tmp_path: Path) -> Callable[..., Any]:
     """Searches STAC items by writing them to a file: find(items, area=the world, period=the first item's month)."""
     from geomap.catalog.search import search
-    from tests.support.stac_items import WORLD, month_of
 
     def find(items: list[dict[str, Any]], area: Any = WORLD, period: Any = None, **options: Any) -> Any:
         path = tmp_path / "items.json"
@@ -146,11 +146,9 @@ def find(tmp_path: Path) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def pc(shared: Path) -> dict[str, Any]:
-    """A real item of the Planetary Computer, baseline 04.00."""
-    from tests.support.stac_items import real_items
-
-    return real_items(shared, "planetary_computer_2022")[0]
+def pc() -> dict[str, Any]:
+    """An item of the Planetary Computer, baseline 04.00."""
+    return granule("planetary-computer", "24XWR", "2022-06-12T18:29:19.024000Z", "04.00", "b", cloud=30.5)
 
 
 @pytest.fixture(scope="session")

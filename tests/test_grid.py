@@ -18,8 +18,7 @@ from shapely.geometry import MultiPolygon, Point, Polygon, box, mapping
 from geomap import aoi, grid
 from geomap.errors import AoiError
 from geomap.types import Grid
-
-PATCH = "4.0585,50.7431,4.0676,50.7489"  # in Belgium, zone 31
+from tests.support.archive import PATCH
 
 
 def test_bbox_tiles_lie_on_the_sentinel_grid():

@@ -7,32 +7,26 @@ of files (test_files).
 
 import ast
 import json
-import os
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import yaml
-from RangeHTTPServer import RangeRequestHandler
 from shapely.geometry import box
-from typer.testing import CliRunner
 
-from geomap import aoi, config, files, grid, legends, pipeline
+from geomap import aoi, config, files, grid, pipeline
 from geomap.catalog.search import search
-from geomap.cli import app
 from geomap.errors import HrefError, ReadError
 from geomap.run.map import map_area
-from geomap.run.request import Request
 from geomap.types import Period
 from tests.support import REPOSITORY
+from tests.support.archive import PATCH, items_of, served
+from tests.support.requests import request_for
+from tests.support.runner import geomap, typed
+from tests.support.server import Answer, Server
 
 PACKAGE = REPOSITORY / "geomap"
-PATCH = "4.0585,50.7431,4.0676,50.7489"
 PERIOD = Period(2018, 8, 3)
 DATES = 10
 CANARY = "c4n4ry-s1gn4ture"
@@ -41,45 +35,6 @@ Archive = Callable[..., Path]
 
 
 # --- files that are not what their name says
-
-
-class Server(RangeRequestHandler):
-    """Serves a folder; notes every path that is asked for."""
-
-    asked: ClassVar[list[str]] = []
-    once: ClassVar[set[str]] = set()  # ends of paths that are answered 503 the first time
-    missing: ClassVar[set[str]] = set()  # ends of paths that are answered 404
-
-    def send_head(self) -> Any:
-        self.asked.append(self.path)
-        self.path = self.path.partition("?")[0]
-        busy = {end for end in self.once if self.path.endswith(end)}
-        if busy or any(self.path.endswith(end) for end in self.missing):
-            self.once.difference_update(busy)
-            self.send_error(503 if busy else 404)
-            return None
-        return super().send_head()
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Path], tuple[str, type[Server]]]]:
-    """A real range server over a folder: (URL, its handler)."""
-    servers: list[ThreadingHTTPServer] = []
-
-    def start(folder: Path) -> tuple[str, type[Server]]:
-        handler = type("Handler", (Server,), {"asked": [], "once": set(), "missing": set()})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: handler(*a, directory=str(folder)))  # type: ignore[arg-type]
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}", handler
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
 
 
 def items_with(folder: Path, change: Callable[[int, dict[str, Any]], None]) -> Path:
@@ -109,25 +64,25 @@ def lies(subclass: str, source: str) -> str:
 @pytest.mark.parametrize("subclass", ["plain", "warped"])
 @pytest.mark.parametrize("target", ["local file", "another host"])
 def test_a_tif_over_http_that_is_a_virtual_raster_is_not_opened(
-    archive: Archive, serve: Callable[[Path], tuple[str, type[Server]]], tmp_path: Path, subclass: str, target: str
+    archive: Archive, tmp_path: Path, subclass: str, target: str
 ) -> None:
     """The server's file names a file of this machine, or an address inside the network: neither is touched."""
     folder = archive(dates=DATES)
     secret = next((folder / "cogs").rglob("*.tif"))
-    inner, asked_inside = serve(secret.parent)
-    source = str(secret) if target == "local file" else f"/vsicurl/{inner}/{secret.name}"
-    (tmp_path / "blue.tif").write_text(lies(subclass, source))
-    url, handler = serve(tmp_path)
-
-    def point(number: int, item: dict[str, Any]) -> None:
-        item["assets"]["blue"]["href"] = f"{url}/blue.tif?{number}"
-
+    (tmp_path / "web").mkdir()
     area = aoi.parse_area(PATCH)
-    scenes = search(area.geometry, PERIOD, str(items_with(folder, point))).scenes
-    with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized"):
-        pipeline.compose(scenes, grid.tiles(area)[0].grid, PERIOD, max_missed=0)
-    assert any(path.startswith("/blue.tif") for path in handler.asked)
-    assert asked_inside.asked == []
+    with Server(secret.parent) as inside, Server(tmp_path / "web") as server:
+        source = str(secret) if target == "local file" else f"/vsicurl/{inside.base}/{secret.name}"
+        (tmp_path / "web/blue.tif").write_text(lies(subclass, source))
+
+        def point(number: int, item: dict[str, Any]) -> None:
+            item["assets"]["blue"]["href"] = f"{server.base}/blue.tif?{number}"
+
+        scenes = search(area.geometry, PERIOD, str(items_with(folder, point))).scenes
+        with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized"):
+            pipeline.compose(scenes, grid.tiles(area)[0].grid, PERIOD, max_missed=0)
+        assert server.times("/blue.tif")
+        assert inside.seen == []
 
 
 @pytest.mark.parametrize(
@@ -150,7 +105,7 @@ def test_a_map_of_a_hostile_item_is_refused_before_a_file_is_made(
             item["assets"]["red"]["href"] = href
 
     items = items_with(archive(dates=DATES), point)
-    asked = Request(aoi.parse_area(PATCH), PERIOD, str(items), (legends.load("landcover"),), untrained)
+    asked = request_for(items, untrained, period=PERIOD)
     with pytest.raises(HrefError, match="refuse to open"):
         map_area(asked, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -180,9 +135,7 @@ def test_ids_of_items_never_become_paths(archive: Archive, untrained: str, tmp_p
     items = items_with(archive(dates=DATES), rename)
     home = tmp_path / "a/b/c"
     home.mkdir(parents=True)
-    asked = Request(
-        aoi.parse_area(PATCH), PERIOD, str(items), (legends.load("landcover"),), untrained, min_clear_months=1
-    )
+    asked = request_for(items, untrained, period=PERIOD)
     map_area(asked, home / "out")
     assert [p for p in tmp_path.rglob("*") if p.is_file() and home / "out" not in p.parents] == []
     assert not Path("/tmp/geomap-escaped").exists()
@@ -209,77 +162,45 @@ def test_ids_of_items_never_become_paths(archive: Archive, untrained: str, tmp_p
 @pytest.mark.parametrize("status", [302, 307])
 def test_a_catalogue_may_not_redirect_into_the_network(target: str, status: int) -> None:
     """The catalogue is 127.0.0.2, which the user typed; 127.0.0.1 is this machine, with a service that listens."""
-    asked: list[str] = []
-
-    class Inside(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(404)
-
-        def do_POST(self) -> None:
-            self.do_GET()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    inside = ThreadingHTTPServer(("127.0.0.1", 0), Inside)
-    away = target.format(port=inside.server_port)
-
-    class Catalogue(Inside):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Location", away)
-            self.end_headers()
-
-    outside = ThreadingHTTPServer(("127.0.0.2", 0), Catalogue)
-    for server in (inside, outside):
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
+    with Server() as inside, Server(host="127.0.0.2") as catalogue:
+        catalogue.replies = [Answer(status, {"Location": target.format(port=inside.port)})]
         with pytest.raises(HrefError, match="refuse to open"):
-            search(box(4, 50, 5, 51), PERIOD, f"http://127.0.0.2:{outside.server_port}")
-    finally:
-        for server in (inside, outside):
-            server.shutdown()
-            server.server_close()
-    assert asked == []
+            search(box(4, 50, 5, 51), PERIOD, catalogue.base)
+        assert inside.seen == []
 
 
 # --- secrets
 
 
-def test_a_token_is_shown_nowhere_and_kept_nowhere(
-    archive: Archive, serve: Callable[[Path], tuple[str, type[Server]]], untrained: str, tmp_path: Path
-) -> None:
+def test_a_token_is_shown_nowhere_and_kept_nowhere(archive: Archive, untrained: str, tmp_path: Path) -> None:
     """The whole command with -v, one file refused at first and one missing; then what tells of the run."""
     folder = archive(dates=DATES)
-    url, handler = serve(folder)
-    content = json.loads((folder / "items.json").read_text())
-
-    def sign(number: int, item: dict[str, Any]) -> None:
-        for asset in item["assets"].values():
-            asset["href"] = asset["href"].replace(str(folder.resolve()), url) + f"?sv=1&sig={CANARY}"
-
-    names = [item["id"] for item in content["features"]]
-    handler.once.add(f"{names[1]}/scl.tif")
-    handler.missing.add(f"{names[4]}/scl.tif")
-    items = items_with(folder, sign)
-    program = [str(Path(sys.executable).with_name("geomap"))]
-    env = os.environ | {"NO_COLOR": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    request = ["map", PATCH, "--start", "2018-08", "--months", "3", "--stac", str(items), "--weights", untrained]
-    options = ["--legend", "landcover", "--min-clear-months", "1", "--max-missed", "50", "--out", "out", "--verbose"]
-
-    def geomap(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*program, *words], capture_output=True, text=True, cwd=tmp_path, env=env, timeout=200)
-
-    told: list[Any] = [geomap(*request, *options)]
-    assert told[0].returncode == 0, told[0].stderr
-    assert any(CANARY in path for path in handler.asked)  # it was used
-    assert f"{names[4]}/scl.tif" in told[0].stderr + (tmp_path / "out/run.json").read_text()
-    assert not handler.once
-    told += [CliRunner().invoke(app, [command, str(tmp_path / "out")]) for command in ("explain", "status", "verify")]
-    handler.missing.add("scl.tif")
-    told.append(geomap(*request, *options[:-2], "bad", "--verbose"))
-    assert told[-1].returncode == 1, told[-1].stderr
+    with Server(folder) as server:
+        items = served(folder, server.base, folder / "signed.json", f"?sv=1&sig={CANARY}")
+        names = [item["id"] for item in items_of(folder)]
+        server.script[f"{names[1]}/scl.tif"] = [Answer(503)]
+        server.always[f"{names[4]}/scl.tif"] = Answer(404)
+        request = ["map", PATCH, "--start", "2018-08", "--months", "3", "--stac", str(items), "--weights", untrained]
+        options = [
+            "--legend",
+            "landcover",
+            "--min-clear-months",
+            "1",
+            "--max-missed",
+            "50",
+            "--out",
+            "out",
+            "--verbose",
+        ]
+        told: list[Any] = [typed(*request, *options, cwd=tmp_path, OMP_NUM_THREADS="1")]
+        assert told[0].returncode == 0, told[0].stderr
+        assert any(CANARY in path for path in server.paths())  # it was used
+        assert f"{names[4]}/scl.tif" in told[0].stderr + (tmp_path / "out/run.json").read_text()
+        assert not any(server.script.values())
+        told += [geomap(command, tmp_path / "out") for command in ("explain", "status", "verify")]
+        server.always["scl.tif"] = Answer(404)
+        told.append(typed(*request, *options[:-2], "bad", "--verbose", cwd=tmp_path, OMP_NUM_THREADS="1"))
+        assert told[-1].returncode == 1, told[-1].stderr
     for done in told:
         assert CANARY not in done.stdout + done.stderr
     kept = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]

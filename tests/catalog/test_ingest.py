@@ -1,4 +1,4 @@
-"""From catalogue to composite on real pixels: one surface in every dialect, each pass counted once, decisions told."""
+"""From catalogue to composite: one surface in every dialect, each pass counted once, decisions told."""
 
 import copy
 import json
@@ -12,32 +12,27 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
-from typer.testing import CliRunner
 
-from geomap import aoi, grid, legends, pipeline
+from geomap import aoi, grid, pipeline
 from geomap.catalog import offset_check
 from geomap.catalog.search import search
-from geomap.cli import app
 from geomap.errors import OffsetError
 from geomap.run import record
 from geomap.run.map import map_area
-from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
 from geomap.types import Composite, Dark, Grid, Period
+from tests.support.archive import Series, items_of
+from tests.support.requests import request_for
+from tests.support.runner import geomap, refused
 
 AREA = aoi.parse_area("4.0588,50.7434,4.0664,50.7480")
-"""Inside the real patch."""
+"""Inside the patch."""
 PERIOD = Period(2018, 8, 2)
 DATES = 7
-"""Real scenes of August and September 2018: the first, the third and the last are clear, wholly or in part."""
+"""Scenes of August and September 2018: the first, the third and the last are clear, wholly or in part."""
 
 Item = dict[str, Any]
 Archive = Callable[..., Path]
-
-
-def items_of(folder: Path) -> list[Item]:
-    content: list[Item] = json.loads((folder / "items.json").read_text())["features"]
-    return content
 
 
 def composed(items: list[Item], folder: Path, **options: Any) -> tuple[Composite, tuple[Any, ...]]:
@@ -58,20 +53,19 @@ def assert_equal(one: Composite, other: Composite) -> None:
 
 
 @pytest.fixture(scope="module")
-def truth(shared: Path) -> Composite:
+def truth(series: Series) -> Composite:
     """Medians and counts by numpy alone, from the series itself."""
     (tile,) = grid.tiles(AREA)
-    with np.load(shared / "data/patch_belgium_2019/series.npz") as f:
-        series = {band: f[band][:DATES] for band in (*BANDS, "SCL")}
-        month = f["time"][:DATES].astype("datetime64[s]").astype("datetime64[M]").astype(int) % 12 - 7
-        row, col = tile.grid.offset_in(Grid(32631, int(f["west"]), int(f["north"]), 64, 64))
-    clear = ~np.isin(series["SCL"], SCL_NOT_CLEAR)
+    seen = series.first(DATES)
+    month = seen.times.astype("datetime64[M]").astype(int) % 12 - 7
+    row, col = tile.grid.offset_in(Grid(seen.epsg, seen.west, seen.north, 64, 64))
+    clear = ~np.isin(seen.layers["SCL"], SCL_NOT_CLEAR)
     here = np.s_[:, row : row + tile.grid.height, col : col + tile.grid.width]
     dn = np.zeros((2, 10, *tile.grid.shape), np.uint16)
     count = np.stack([twice(clear[month == m].sum(axis=0)[None])[here][0] for m in (0, 1)]).astype(np.uint8)
     for m in (0, 1):
         for b, band in enumerate(BANDS):
-            values = series[band][month == m]
+            values = seen.layers[band][month == m]
             mask = twice(clear[month == m]) if band in BANDS_10M else clear[month == m]
             median = np.ma.median(np.ma.masked_where(~mask | (values == 0), values.astype(float)), axis=0)
             median = np.floor(np.ma.filled(median, 0)).astype(np.uint16)[None]
@@ -139,16 +133,14 @@ def test_a_wrong_flag_stops_the_run_and_names_the_item(
     path = tmp_path / "items.json"
     features = flagged(items_of(archive(provider, "05.10", dates=DATES)), flag)
     path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    asked = Request(
-        AREA, PERIOD, str(path), (legends.load("landcover"),), untrained, offset=policy, min_clear_months=1
-    )  # fmt: skip
+    asked = request_for(path, untrained, area=AREA, period=PERIOD, offset=policy)
     help_ = {(False, "auto"): "type --offset applied", (False, "applied"): "type --offset unapplied"}
     advice = help_.get((flag, policy), "map from an item file without this scene")
     with pytest.raises(OffsetError, match=rf"item S2A_31UES_2018\d+_\d_L2A, B02: offset .*{advice}"):
         map_area(asked, tmp_path / "out")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"tiles"}
     assert not record.inputs(tmp_path / "out").finished
-    told = CliRunner(env={"COLUMNS": "220", "NO_COLOR": "1"}).invoke(app, ["explain", str(tmp_path / "out")])
+    told = geomap("explain", tmp_path / "out", columns=220)
     assert told.exit_code == 0
     assert "7 scenes, not finished" in told.stdout
     assert ("--offset applied" if policy == "applied" else f"boa_offset_applied is {str(flag).lower()}") in told.stdout
@@ -254,9 +246,7 @@ def test_run_json_the_item_and_explain_tell_every_decision(archive: Archive, unt
     old_last = next(f for f in old if f["id"] == gap["id"])
     copies = [{**old[0], "id": "copy"}, old_last]
     items.write_text(json.dumps({"type": "FeatureCollection", "features": [*features, *copies, incomplete]}))
-    asked = Request(
-        AREA, PERIOD, str(items), (legends.load("landcover"),), untrained, min_clear_months=1, max_cloud=90
-    )  # fmt: skip
+    asked = request_for(items, untrained, area=AREA, period=PERIOD, max_cloud=90)
     map_area(asked, tmp_path / "out")
     run = json.loads((tmp_path / "out/run.json").read_text())
     by_id = {scene["id"]: scene for scene in run["scenes"]}
@@ -284,7 +274,7 @@ def test_run_json_the_item_and_explain_tell_every_decision(archive: Archive, unt
         ("earth-search-c1", -1000, len(by_id) - 1),
         ("earth-search-l2a", 0, 1),
     ]
-    told = CliRunner(env={"COLUMNS": "240", "NO_COLOR": "1"}).invoke(app, ["explain", str(tmp_path / "out")])
+    told = geomap("explain", tmp_path / "out", columns=240)
     assert told.exit_code == 0
     for text in (
         "earth-search-c1", "sentinel-2a", "2018-09-18", "05.10", "-1000", "already taken off", "1 agrees",
@@ -295,9 +285,6 @@ def test_run_json_the_item_and_explain_tell_every_decision(archive: Archive, unt
 
 
 def test_explain_of_what_is_no_run_is_one_line(tmp_path: Path) -> None:
-    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
-    assert runner.invoke(app, ["explain", str(tmp_path)]).exit_code == 2
+    refused(geomap("explain", tmp_path), 2)
     (tmp_path / "run.json").write_text('{"scenes": []}')
-    done = runner.invoke(app, ["explain", str(tmp_path)])
-    assert done.exit_code == 2
-    assert "is damaged or of another version" in done.stderr
+    refused(geomap("explain", tmp_path), 2, "is damaged or of another version")

@@ -1,9 +1,8 @@
-import http.server
 import json
 import logging
 import socket
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ from geomap.catalog import search as catalog
 from geomap.catalog import stac
 from geomap.errors import CatalogUnavailableError, GeomapError, HrefError, InputError, NoScenesError
 from geomap.types import Period, Scene
-from tests.support.stac_items import WORLD, month_of, real_items
+from tests.support.server import Answer, Server
+from tests.support.stac_items import WORLD, granule, month_of
 
 # --- a real STAC API
 
@@ -104,45 +104,25 @@ def _with_href(folder: Path, href: str) -> Path:
 
 
 Reply = tuple[int, dict[str, str], str]
+Scripted = Callable[..., tuple[str, Server]]
 
 
 @pytest.fixture
-def scripted() -> Iterator[Callable[..., tuple[str, list[str]]]]:
-    """A real HTTP server that answers with the given replies in turn, the last one for ever; and its log."""
-    servers: list[http.server.ThreadingHTTPServer] = []
+def scripted() -> Iterator[Scripted]:
+    """A server that answers with the given replies in turn, the last one for ever; {url} in them is its address.
 
-    def start(*replies: Reply, host: str = "127.0.0.1") -> tuple[str, list[str]]:
-        log: list[str] = []
+    Returns the address and the server.
+    """
+    with ExitStack() as running:
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                status, headers, body = replies[min(len(log), len(replies) - 1)]
-                log.append(f"{self.command} {self.path}")
-                content = body.replace("{url}", url).encode()
-                self.send_response(status)
-                for name, value in ({"Content-Type": "application/json"} | headers).items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+        def start(*replies: Reply, host: str = "127.0.0.1") -> tuple[str, Server]:
+            server = running.enter_context(Server(host=host))
+            for status, headers, body in replies:
+                content = body.replace("{url}", server.base).encode()
+                server.replies.append(Answer(status, {"Content-Type": "application/json"} | headers, content))
+            return server.base, server
 
-            def do_POST(self) -> None:
-                self.do_GET()
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer((host, 0), Handler)
-        url = f"http://{host}:{server.server_port}"
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return url, log
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def landing(search: str = "{url}/search", item_search: bool = True, root: str = "{url}") -> Reply:
@@ -202,21 +182,19 @@ def test_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         ask("https://stac.invalid/v1")  # RFC 2606: never there
 
 
-def test_a_busy_catalogue_is_given_up_when_patience_ends(
-    monkeypatch: pytest.MonkeyPatch, scripted: Callable[..., tuple[str, list[str]]]
-) -> None:
+def test_a_busy_catalogue_is_given_up_when_patience_ends(monkeypatch: pytest.MonkeyPatch, scripted: Scripted) -> None:
     monkeypatch.setattr(stac, "PATIENCE", 1.5)  # of the longest wait, 0 + 1 + 2 ... s between tries
-    url, log = scripted(BUSY)
+    url, server = scripted(BUSY)
     with pytest.raises(CatalogUnavailableError, match=rf"{url} answers HTTP 503; try"):
         ask(url)
-    assert len(log) == 3
+    assert len(server.log()) == 3
 
 
-def test_a_catalogue_is_not_asked_before_the_time_it_names(scripted: Callable[..., tuple[str, list[str]]]) -> None:
-    url, log = scripted((429, {"Retry-After": "3600"}, "slow down"))
+def test_a_catalogue_is_not_asked_before_the_time_it_names(scripted: Scripted) -> None:
+    url, server = scripted((429, {"Retry-After": "3600"}, "slow down"))
     with pytest.raises(CatalogUnavailableError, match="answers HTTP 429"):
         ask(url)
-    assert len(log) == 1
+    assert len(server.log()) == 1
 
 
 def test_the_longest_wait_is_under_a_minute() -> None:
@@ -224,9 +202,7 @@ def test_the_longest_wait_is_under_a_minute() -> None:
     assert stac.CONNECT_TIMEOUT + stac.PATIENCE + stac.CONNECT_TIMEOUT < 60
 
 
-def test_a_silent_catalogue_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, scripted: Callable[..., tuple[str, list[str]]]
-) -> None:
+def test_a_silent_catalogue_is_given_up(monkeypatch: pytest.MonkeyPatch, scripted: Scripted) -> None:
     monkeypatch.setattr(stac, "READ_TIMEOUT", 0.2)
     monkeypatch.setattr(stac, "PATIENCE", 0.5)
     with (
@@ -236,13 +212,13 @@ def test_a_silent_catalogue_is_given_up(
         ask(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_a_search_survives_a_hiccup(shared: Path, scripted: Callable[..., tuple[str, list[str]]]) -> None:
-    item = real_items(shared, "earth_search_l2a_2023")[0]
+def test_a_search_survives_a_hiccup(scripted: Scripted) -> None:
+    item = granule("earth-search-l2a", "32TPS", "2023-06-02T10:18:03.169000Z")
     page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
-    url, log = scripted(BUSY, landing(), BUSY, COLLECTION, BUSY, page)
+    url, server = scripted(BUSY, landing(), BUSY, COLLECTION, BUSY, page)
     (scene,) = catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a").scenes
     assert scene.id == item["id"]
-    assert log[-2:] == ["POST /search"] * 2  # a search changes nothing and is repeated
+    assert server.log()[-2:] == ["POST /search"] * 2  # a search changes nothing and is repeated
 
 
 @pytest.mark.parametrize(
@@ -257,14 +233,14 @@ def test_a_search_survives_a_hiccup(shared: Path, scripted: Callable[..., tuple[
         (landing(item_search=False), "has no item search"),
     ],
 )
-def test_what_is_no_stac_api(scripted: Callable[..., tuple[str, list[str]]], reply: Reply, message: str) -> None:
-    url, log = scripted(reply)
+def test_what_is_no_stac_api(scripted: Scripted, reply: Reply, message: str) -> None:
+    url, server = scripted(reply)
     with pytest.raises(InputError, match=f"{url}.*{message}"):
         ask(url)
-    assert len(log) == 1
+    assert len(server.log()) == 1
 
 
-def test_garbage_in_the_middle_is_temporary(scripted: Callable[..., tuple[str, list[str]]]) -> None:
+def test_garbage_in_the_middle_is_temporary(scripted: Scripted) -> None:
     replies: list[tuple[str, type[Exception]]] = [
         ("<html>proxy error</html>", CatalogUnavailableError),
         ('{"features": 1}', CatalogUnavailableError),
@@ -280,8 +256,8 @@ def test_garbage_in_the_middle_is_temporary(scripted: Callable[..., tuple[str, l
             ask(url)
 
 
-def test_a_catalogue_may_not_send_requests_elsewhere(scripted: Callable[..., tuple[str, list[str]]]) -> None:
-    url, log = scripted(landing(search="http://169.254.169.254/latest"), COLLECTION)
+def test_a_catalogue_may_not_send_requests_elsewhere(scripted: Scripted) -> None:
+    url, server = scripted(landing(search="http://169.254.169.254/latest"), COLLECTION)
     with pytest.raises(HrefError, match=r"169\.254\.169\.254"):
         ask(url)
     page = {
@@ -289,39 +265,37 @@ def test_a_catalogue_may_not_send_requests_elsewhere(scripted: Callable[..., tup
         "features": [{"type": "Feature", "id": "a"}],
         "links": [{"rel": "next", "href": "http://10.0.0.5/search"}],
     }
-    url, log = scripted(landing(), COLLECTION, (200, {}, json.dumps(page)))
+    url, server = scripted(landing(), COLLECTION, (200, {}, json.dumps(page)))
     with pytest.raises(HrefError, match=r"10\.0\.0\.5"):
         ask(url)
-    assert len(log) == 3
+    assert len(server.log()) == 3
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_catalogue_may_not_redirect_elsewhere(
-    scripted: Callable[..., tuple[str, list[str]]], shared: Path, status: int
-) -> None:
-    item = real_items(shared, "earth_search_l2a_2023")[0]
+def test_a_catalogue_may_not_redirect_elsewhere(scripted: Scripted, status: int) -> None:
+    item = granule("earth-search-l2a", "32TPS", "2023-06-02T10:18:03.169000Z")
     page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
     other, asked = scripted(page, host="127.0.0.2")
     away: Reply = (status, {"Location": f"{other}/search"}, "")
     for replies in ((away,), (landing(), away), (landing(), COLLECTION, away)):
-        url, log = scripted(*replies)
+        url, server = scripted(*replies)
         with pytest.raises(HrefError, match=r"refuse to open 'http://127\.0\.0\.2:.*type --allow-host 127\.0\.0\.2"):
             ask(url)
-        assert len(log) == len(replies)
-    assert asked == []
+        assert len(server.log()) == len(replies)
+    assert asked.seen == []
     hop: Reply = (status, {"Location": "/elsewhere"}, "")  # on the same host
-    url, log = scripted(landing(), COLLECTION, hop, away)
+    url, server = scripted(landing(), COLLECTION, hop, away)
     with pytest.raises(HrefError, match=r"127\.0\.0\.2"):
         ask(url)
-    assert log[-1].endswith(" /elsewhere")
-    assert asked == []
+    assert server.log()[-1].endswith(" /elsewhere")
+    assert asked.seen == []
     url, _ = scripted(landing(), COLLECTION, away)
     scenes = catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a", allow_hosts=["127.0.0.2"]).scenes
     assert [scene.id for scene in scenes] == [item["id"]]
-    assert len(asked) == 1
+    assert len(asked.seen) == 1
 
 
-def test_an_endless_redirect(scripted: Callable[..., tuple[str, list[str]]]) -> None:
+def test_an_endless_redirect(scripted: Scripted) -> None:
     url, _ = scripted((302, {"Location": "/again"}, ""))
     with pytest.raises(CatalogUnavailableError, match=r"does not answer \(too many redirects\)"):
         ask(url)
@@ -335,19 +309,15 @@ def test_an_endless_redirect(scripted: Callable[..., tuple[str, list[str]]]) -> 
         ("{url}/no-catalogue", "has a link to what is no STAC object"),
     ],
 )
-def test_an_api_whose_root_is_elsewhere(
-    scripted: Callable[..., tuple[str, list[str]]], root: str, message: str
-) -> None:
+def test_an_api_whose_root_is_elsewhere(scripted: Scripted, root: str, message: str) -> None:
     url, _ = scripted(landing(root=root), (200, {}, '{"hello": "world"}'))
     with pytest.raises(InputError, match=message) as refused:
         ask(url)
     assert "\n" not in str(refused.value)
 
 
-def test_an_odd_api_is_searched_without_warnings(
-    scripted: Callable[..., tuple[str, list[str]]], shared: Path, recwarn: pytest.WarningsRecorder
-) -> None:
-    item = real_items(shared, "earth_search_l2a_2023")[0]
+def test_an_odd_api_is_searched_without_warnings(scripted: Scripted, recwarn: pytest.WarningsRecorder) -> None:
+    item = granule("earth-search-l2a", "32TPS", "2023-06-02T10:18:03.169000Z")
     page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
     content = json.loads(landing()[2])
     content["links"] = [link for link in content["links"] if link["rel"] not in ("data", "search")]
@@ -360,7 +330,7 @@ def test_an_odd_api_is_searched_without_warnings(
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_no_message_shows_the_query_of_the_address(scripted: Callable[..., tuple[str, list[str]]]) -> None:
+def test_no_message_shows_the_query_of_the_address(scripted: Scripted) -> None:
     empty: Reply = (200, {}, '{"type": "FeatureCollection", "features": [], "links": []}')
     scripts: list[tuple[Reply, ...]] = [
         (landing(), COLLECTION, empty),
@@ -373,18 +343,18 @@ def test_no_message_shows_the_query_of_the_address(scripted: Callable[..., tuple
         ((501, {}, "no"),),
     ]
     for replies in scripts:
-        url, log = scripted(*replies)
+        url, server = scripted(*replies)
         with pytest.raises(GeomapError, match=f"{url}") as error:
             ask(f"{url}/v1/search?token=secret")
-        assert log[0] == "GET /v1?token=secret"
+        assert server.log()[0] == "GET /v1?token=secret"
         assert "secret" not in str(error.value)
         assert str(error.value).isprintable()
 
 
 def test_the_cloud_limit_is_sent_only_where_it_is_understood(
-    shared: Path, scripted: Callable[..., tuple[str, list[str]]], caplog: pytest.LogCaptureFixture
+    scripted: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    item = real_items(shared, "earth_search_l2a_2023")[0]
+    item = granule("earth-search-l2a", "32TPS", "2023-06-02T10:18:03.169000Z")
     page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
     plain = landing()
     knows: Reply = (

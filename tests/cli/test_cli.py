@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,26 +14,10 @@ import rasterio
 from geomap import legends
 from geomap.cli import console
 from geomap.encode.card import weight_names
+from tests.support.archive import PATCH
+from tests.support.runner import PROGRAM, refused, typed
 
-PATCH = "4.0585,50.7431,4.0676,50.7489"
-GEOMAP = str(Path(sys.executable).with_name("geomap"))
 REAL = ["--start", "2019-04", "--months", "4"]
-
-
-def geomap(*args: str, cwd: Path | None = None, columns: int = 200, **env: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"} | env
-    return subprocess.run([GEOMAP, *args], capture_output=True, text=True, cwd=cwd, env=environment, timeout=200)
-
-
-def refused(done: subprocess.CompletedProcess[str], code: int, *says: str) -> str:
-    """The one line on stderr, without the progress bars; asserts that it is one, and what it says."""
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("geomap: ")]
-    assert len(lines) == 1, done.stderr
-    for text in says:
-        assert text in lines[0]
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -69,19 +51,19 @@ def refused(done: subprocess.CompletedProcess[str], code: int, *says: str) -> st
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, says):
-    refused(geomap(*args, cwd=tmp_path), 2, *says)
+    refused(typed(*args, cwd=tmp_path), 2, *says)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unreachable_catalogue_is_a_temporary_failure(tmp_path):
-    done = geomap("map", PATCH, "--year", "2019", "--stac", "http://127.0.0.1:9", cwd=tmp_path)
+    done = typed("map", PATCH, "--year", "2019", "--stac", "http://127.0.0.1:9", cwd=tmp_path)
     refused(done, 75, "http://127.0.0.1:9")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_area_in_the_west_is_no_option(archive, tmp_path):
     items = str(archive() / "items.json")
-    refused(geomap("map", "-3.70,40.40,-3.69,40.41", *REAL, "--stac", items, cwd=tmp_path), 2, "no Sentinel-2 scene")
+    refused(typed("map", "-3.70,40.40,-3.69,40.41", *REAL, "--stac", items, cwd=tmp_path), 2, "no Sentinel-2 scene")
 
 
 def test_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
@@ -93,7 +75,7 @@ def test_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
     (tmp_path / "items.json").write_text(json.dumps(content))
     command = ["map", PATCH, "--start", "2019-06", "--months", "1", "--stac", "items.json", "--out", "m", "--verbose"]
     command += ["--deadline", "1"]
-    done = geomap(*command, cwd=tmp_path)
+    done = typed(*command, cwd=tmp_path)
     refused(done, 75, "127.0.0.1:9", "again later")
     assert "SECRET" not in done.stdout + done.stderr
     what = "HTTP error code: 503 - https://a.example/b.tif?sig=SECRET&x=1. Retrying"
@@ -104,7 +86,7 @@ def test_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
 def test_swapped_coordinates_find_no_scene_and_say_so(archive, tmp_path):
     items = str(archive() / "items.json")
     swapped = "50.7431,4.0585,50.7489,4.0676"
-    refused(geomap("map", swapped, *REAL, "--stac", items, cwd=tmp_path), 2, PATCH)
+    refused(typed("map", swapped, *REAL, "--stac", items, cwd=tmp_path), 2, PATCH)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,14 +98,14 @@ def test_altered_weights_are_refused(archive, untrained, tmp_path):
     with (folder / "model.safetensors").open("r+b") as f:
         f.seek(-1, os.SEEK_END)
         f.write(b"\x7f")
-    done = geomap("map", PATCH, *REAL, "--stac", str(archive() / "items.json"), "--weights", "w", cwd=tmp_path)
+    done = typed("map", PATCH, *REAL, "--stac", str(archive() / "items.json"), "--weights", "w", cwd=tmp_path)
     refused(done, 2, "sha256 differs")
     assert {p.name for p in tmp_path.iterdir()} == {"w"}
 
 
 def test_a_legend_file_with_a_misspelt_key_is_refused(tmp_path):
     (tmp_path / "mine.toml").write_text('name = "mine"\ntitel = "Mine"\n')
-    done = geomap("map", PATCH, *REAL, "--legend", "mine.toml", cwd=tmp_path)
+    done = typed("map", PATCH, *REAL, "--legend", "mine.toml", cwd=tmp_path)
     refused(done, 2, "mine.toml", "titel")
 
 
@@ -136,7 +118,7 @@ def test_maps_of_real_scenes_with_a_legend_of_ones_own(archive, tmp_path):
     )
     items = str(archive() / "items.json")
     command = ["map", PATCH, *REAL, "--stac", items, "--legend", "landcover", "--legend", "fields.toml", "--out", "m"]
-    done = geomap(*command, cwd=tmp_path)
+    done = typed(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for text in ("scenes in 4 months", "search", "composite", "encode", "write"):
         assert text in done.stderr
@@ -147,11 +129,11 @@ def test_maps_of_real_scenes_with_a_legend_of_ones_own(archive, tmp_path):
         counts = {int(v): int((m.read(1) == v).sum()) for v in (3, 7)}
     run = json.loads((tmp_path / "m/run.json").read_text())
     assert {int(k): v for k, v in run["maps"]["fields"]["counts"].items()} == {k: v for k, v in counts.items() if v}
-    assert geomap("verify", "m", cwd=tmp_path).returncode == 0
+    assert typed("verify", "m", cwd=tmp_path).returncode == 0
     with (tmp_path / "m/fields.tif").open("r+b") as f:
         f.seek(300)
         f.write(b"\xff")
-    done = geomap("verify", "m", cwd=tmp_path)
+    done = typed("verify", "m", cwd=tmp_path)
     refused(done, 1)
     assert "fields.tif: changed" in done.stderr
 
@@ -164,7 +146,7 @@ def test_ctrl_c_stops_at_once_and_resumes(tmp_path, archive):
             for asset in item["assets"].values():
                 asset["href"] = f"http://127.0.0.1:{silent.getsockname()[1]}/{Path(asset['href']).name}"
         (tmp_path / "items.json").write_text(json.dumps(content))
-        command = [GEOMAP, "map", PATCH, *REAL, "--stac", "items.json", "--out", "m"]
+        command = [PROGRAM, "map", PATCH, *REAL, "--stac", "items.json", "--out", "m"]
         process = subprocess.Popen(
             command,
             cwd=tmp_path,
@@ -173,8 +155,8 @@ def test_ctrl_c_stops_at_once_and_resumes(tmp_path, archive):
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell in the background ignores it
         )
-        held, _ = silent.accept()  # the first read has begun
-        time.sleep(0.5)
+        held, _ = silent.accept()
+        assert held.recv(1)  # the first read has begun
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=20)
         held.close()
@@ -186,27 +168,30 @@ def test_ctrl_c_stops_at_once_and_resumes(tmp_path, archive):
 def test_class_names_are_shown_as_typed(archive, tmp_path):
     items = str(archive() / "items.json")
     names = "wood [/x] & [red]field[/red], água"
-    done = geomap("map", PATCH, *REAL, "--stac", items, "--classes", names, "--out", "m", cwd=tmp_path)
+    done = typed("map", PATCH, *REAL, "--stac", items, "--classes", names, "--out", "m", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "wood [/x] & [red]field[/red]" in done.stdout or "água" in done.stdout
-    again = geomap("map", PATCH, *REAL, "--stac", items, "--classes", names, "--out", "m", cwd=tmp_path)
+    counts = json.loads((tmp_path / "m/run.json").read_text())["maps"]["classes"]["counts"]
+    met = [name for number, name in enumerate(names.split(", "), 1) if str(number) in counts]
+    assert met
+    assert all(name in done.stdout for name in met)
+    again = typed("map", PATCH, *REAL, "--stac", items, "--classes", names, "--out", "m", cwd=tmp_path)
     assert "complete already" in again.stderr
     assert "Classes typed by the user" in again.stdout
 
 
 def test_a_legend_of_ones_own_starts_from_a_built_in_one(tmp_path):
     mine = tmp_path / "mine.toml"
-    mine.write_text(geomap("legends", "show", "landcover", "--toml").stdout)
+    mine.write_text(typed("legends", "show", "landcover", "--toml").stdout)
     assert legends.load(str(mine)) == legends.load("landcover")
 
 
 def test_help_and_lists_teach():
-    assert "geomap demo" in geomap("--help").stdout
-    assert "--classes" in geomap("map", "--help").stdout
-    table = geomap("legends", "list").stdout
+    assert "geomap demo" in typed("--help").stdout
+    assert "--classes" in typed("map", "--help").stdout
+    table = typed("legends", "list").stdout
     assert all(name in table for name in legends.builtin_names())
-    assert all(name in geomap("weights", "list").stdout for name in weight_names())
-    card = json.loads(geomap("weights", "show", "default", columns=100_000).stdout)
+    assert all(name in typed("weights", "list").stdout for name in weight_names())
+    card = json.loads(typed("weights", "show", "default", columns=100_000).stdout)
     assert card["name"] == "default"
-    assert "Wetlands" in geomap("legends", "show", "landcover").stdout
-    assert geomap("--version").stdout.startswith("geomap ")
+    assert "Wetlands" in typed("legends", "show", "landcover").stdout
+    assert typed("--version").stdout.startswith("geomap ")

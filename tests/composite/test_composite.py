@@ -19,9 +19,9 @@ from geomap.composite.mask import Mask, clear_np
 from geomap.read.access import Access
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
 from geomap.types import Grid, Period
+from tests.support.archive import PATCH
 
 PERIOD = Period(2018, 12)
-PATCH = "4.0585,50.7431,4.0676,50.7489"
 ASSETS = ("blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "swir16", "swir22")
 CLOUDY, EMPTY = (2019, 5), (2019, 3)
 

@@ -10,18 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from typer.testing import CliRunner
 
-from geomap import aoi, grid, legends, pipeline
+from geomap import aoi, grid, pipeline
 from geomap.catalog.search import search
-from geomap.cli import app
 from geomap.composite.mask import Mask, clear_np
 from geomap.errors import ConfigError
 from geomap.run.identity import identity_of
 from geomap.run.prepare import prepare
-from geomap.run.request import Request
 from geomap.sentinel2 import SCL_NOT_CLEAR
 from geomap.types import Period
+from tests.support.requests import request_for
+from tests.support.runner import geomap, refused
 
 AREA = aoi.parse_area("4.0588,50.7434,4.0664,50.7480")
 PERIOD = Period(2018, 8, 1)
@@ -96,7 +95,7 @@ def test_tiles_do_not_show(archive: Callable[..., Path], mask: Mask) -> None:
 
 def test_the_mask_is_part_of_the_request(untrained: str) -> None:
     """What the maps are made from decides whether a run can be resumed; a deadline does not change them."""
-    plain = Request(AREA, PERIOD, "items.json", (legends.load("landcover"),), untrained, min_clear_months=1)
+    plain = request_for("items.json", untrained, area=AREA, period=PERIOD)
     grown = replace(plain, mask=Mask((3, 8, 9), dilation=2), deadline=5, max_missed=0.5)
     one, other = identity_of(prepare(plain)), identity_of(prepare(grown))
     assert {key for key in one if one[key] != other[key]} == {"mask"}
@@ -106,7 +105,5 @@ def test_the_mask_is_part_of_the_request(untrained: str) -> None:
 @pytest.mark.parametrize(("classes", "said"), [("0,12", "no class 12"), ("cloud", "numbers of SCL classes")])
 def test_mask_classes_that_are_none_are_bad_input(classes: str, said: str, tmp_path: Path) -> None:
     command = ["map", "4.05,50.74,4.06,50.75", "--year", "2019", "--out", str(tmp_path / "out")]
-    done = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, [*command, "--mask-classes", classes])
-    assert done.exit_code == 2
-    assert said in done.stderr
+    refused(geomap(*command, "--mask-classes", classes), 2, said)
     assert not (tmp_path / "out").exists()

@@ -11,12 +11,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import load_file
-from typer.testing import CliRunner
 
-from geomap.cli import app
 from geomap.datasets import lucas, photos
 from geomap.errors import InputError, OutputError, ReadError
 from geomap.label import towers
+from tests.support.runner import geomap
 
 VIEWS = ["FR/346/283/34622836" + d for d in "NESW"] + ["BG/550/236/55082360" + d for d in "NE"]
 CORRUPT = "BG/550/236/55082360S"
@@ -119,14 +118,14 @@ def test_a_killed_run_resumes_to_the_same_bytes(folder, embedded, tmp_path, monk
 
     monkeypatch.setattr(photos._ImageTower, "embed", counted)
     command = ["photos", "embed", str(folder), "--out", str(out), "--batch", "2", "--device", "cpu"]
-    done = CliRunner().invoke(app, command)
+    done = geomap(*command)
     assert done.exit_code == 0
     assert "6 photos of 2 points" in done.output
-    assert f"{CORRUPT}.jpg" in done.output.replace("\n", "")
+    assert f"{CORRUPT}.jpg" in done.output
     assert sorted(calls) == [1, 2, 2]
     assert out.read_bytes() == embedded[0].read_bytes()
     assert not parts.exists()
-    assert CliRunner().invoke(app, command).exit_code == OutputError.exit_code  # it is there
+    assert geomap(*command).exit_code == OutputError.exit_code  # it is there
 
 
 def test_folders_without_usable_photos_are_refused(folder, tmp_path) -> None:

@@ -9,10 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from geomap import legends
-from geomap.cli import app
 from geomap.datasets.extras import require_packages
 from geomap.datasets.samples import Samples
 from geomap.datasets.sets import read_set
@@ -23,6 +21,7 @@ from geomap.label import towers
 from geomap.sentinel2 import BANDS
 from geomap.simulate.covers import table
 from tests.support import REPOSITORY
+from tests.support.runner import geomap, refused
 
 JULY = [f"{b}_07" for b in BANDS]
 
@@ -137,7 +136,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
 def test_the_command_measures_a_table(tmp_path: Path, frame: pd.DataFrame, untrained: str) -> None:
     path = written(frame, tmp_path / "mine.csv")
     arguments = ["evaluate", untrained, "--data", str(path), "--prompts", "D", "--draws", "0", "--out"]
-    done = CliRunner().invoke(app, [*arguments, str(tmp_path / "out")])
+    done = geomap(*arguments, tmp_path / "out")
     assert done.exit_code == 0, done.output
     (found,) = json.loads((tmp_path / "out" / "results.json").read_text())["sets"]
     (own,) = [
@@ -186,9 +185,8 @@ def test_a_missing_package_is_named_with_this_pythons_own_command(
         "evaluation needs scikit-learn and no_such_package; "
         "type: /venv/bin/python -m pip install scikit-learn no_such_package"
     )
-    done = CliRunner().invoke(app, ["evaluate", untrained, "--data", "x.csv", "--out", str(tmp_path / "o")])
-    assert done.exit_code == 2
-    assert "-m pip install scikit-learn" in " ".join(done.output.split())
+    done = geomap("evaluate", untrained, "--data", "x.csv", "--out", tmp_path / "o")
+    refused(done, 2, "-m pip install scikit-learn")
     assert not (tmp_path / "o").exists()
 
 

@@ -6,12 +6,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from geomap.cli import app
 from geomap.datasets import sen4map
 from geomap.errors import ConfigError, InputError, ReadError
 from tests.support import layouts
+from tests.support.runner import geomap
 
 POINTS = ["34622836", "55082360", "40683280"]
 ATTRIBUTES = {"lc1": ["B11", "A22", ""], "lu1": ["U111", "U312", "U420"], "nuts0": ["FR", "BG", "NL"]}
@@ -154,15 +153,15 @@ def test_labels_and_places_of_an_original(original: Path) -> None:
 def test_the_command_cuts_and_refuses_other_patches(original: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "c.h5"
     command = ["samples", "cut", str(original), "--out", str(out), "--composite", "official"]
-    done = CliRunner().invoke(app, [*command, "--patch", "9"])
+    done = geomap(*command, "--patch", "9")
     assert done.exit_code == 0
     assert "3 points of 9 x 9 pixels" in done.output
     got = sen4map.read_cut(out)
     np.testing.assert_array_equal(got.dn, sen4map.read_original(original, 9, "official").dn)
     before = out.read_bytes()
-    assert CliRunner().invoke(app, [*command, "--patch", "3"]).exit_code == 2
+    assert geomap(*command, "--patch", "3").exit_code == 2
     assert out.read_bytes() == before
-    same = CliRunner().invoke(app, ["samples", "cut", str(original), "--out", str(original)])
+    same = geomap("samples", "cut", original, "--out", original)
     assert same.exit_code == 2
     assert sen4map.read_original(original).id.tolist() == sorted(POINTS)
 

@@ -8,13 +8,10 @@ import ast
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
 from types import ModuleType
 from typing import Any
 
@@ -24,17 +21,17 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from typer.testing import CliRunner, Result
 
 from geomap import convert, legends
 from geomap import convert as published
-from geomap.cli.weights import weights_app
 from geomap.encode import _checkpoint_child as child
 from geomap.encode import checkpoint, weights
 from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.errors import ConfigError, TemporaryError, WeightsError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
+from tests.support.runner import geomap, refused, typed
+from tests.support.server import Answer, Server
 
 LOW, HIGH = torch.tensor(Q_LOW), torch.tensor(Q_HIGH)
 SWAP = [2, 1, 0, *range(3, 10)]
@@ -388,16 +385,11 @@ def no_clip(monkeypatch) -> None:
     monkeypatch.setattr(towers, "TOWERS", {})
 
 
-def geomap(*args: str | Path) -> Result:
-    """A command of `geomap weights`, in this process."""
-    return CliRunner().invoke(weights_app, [str(a) for a in args], env={"COLUMNS": "200"})
-
-
 @pytest.mark.usefixtures("no_clip")
 def test_the_command_converts_a_lightning_checkpoint_without_clip(tmp_path):
     module = official()
     torch.save(lightning(module), tmp_path / "Time Sen.ckpt")
-    done = geomap("convert", tmp_path / "Time Sen.ckpt", "--out", tmp_path / "w", "--licence", "MIT")
+    done = geomap("weights", "convert", tmp_path / "Time Sen.ckpt", "--out", tmp_path / "w", "--licence", "MIT")
     assert done.exit_code == 0, done.output
     assert "band order: B02 first" in done.stdout
     made = weights.load_weights(str(tmp_path / "w"))
@@ -512,47 +504,29 @@ def test_a_name_that_no_card_may_have_is_refused(tmp_path):
 # ---- fetching ----
 
 
+PUBLISHED = "/pallavijainpj/TimeSenCLIP/resolve/main/TimeSenCLIP_1x1.ckpt"
+
+
 @pytest.fixture
-def hub(tmp_path, monkeypatch) -> Any:
-    """A hub on loopback that gives one published file, or an error: hub.content, hub.status."""
+def hub(tmp_path, monkeypatch) -> Iterator[Server]:
+    """A hub on loopback, which gives what `always` holds for PUBLISHED."""
     from huggingface_hub import constants
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.do_GET()
-
-        def do_GET(self) -> None:
-            found = self.path == "/pallavijainpj/TimeSenCLIP/resolve/main/TimeSenCLIP_1x1.ckpt"
-            body = server.content if found and server.status == 200 else b""
-            self.send_response(server.status if found else 404)
-            self.send_header("ETag", '"1"')
-            self.send_header("X-Repo-Commit", "c" * 40)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.content, server.status, url = b"", 200, f"http://127.0.0.1:{server.server_address[1]}"
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)  # both are made of HF_ENDPOINT at import
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with Server() as server:
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.base)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)  # both: of HF_ENDPOINT at import
+        monkeypatch.setattr(constants, "ENDPOINT", server.base)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+        yield server
 
 
 @pytest.mark.usefixtures("no_clip")
 def test_a_published_checkpoint_is_fetched_and_converted(hub, tmp_path):
     module = official()
     torch.save(lightning(module), tmp_path / "a.ckpt")
-    hub.content = (tmp_path / "a.ckpt").read_bytes()
-    done = geomap("fetch", "timesenclip", "--out", tmp_path / "w")
+    told = {"ETag": '"1"', "X-Repo-Commit": "c" * 40}
+    hub.always[PUBLISHED] = Answer(headers=told, body=(tmp_path / "a.ckpt").read_bytes())
+    done = geomap("weights", "fetch", "timesenclip", "--out", tmp_path / "w")
     assert done.exit_code == 0, done.output
     made = weights.load_weights(str(tmp_path / "w"))
     assert made.card.name == "timesenclip"
@@ -561,27 +535,22 @@ def test_a_published_checkpoint_is_fetched_and_converted(hub, tmp_path):
 
 
 def test_without_network_the_command_says_how_to_convert_by_hand(tmp_path):
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "COLUMNS": "200", "NO_COLOR": "1"}
-    program = Path(sys.executable).with_name("geomap")
-    command = [program, "weights", "fetch", "timesenclip", "--out", tmp_path / "w"]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=200)
-    assert done.returncode == 75, done.stderr
-    (line,) = done.stderr.splitlines()
-    assert "try again later" in line
-    assert "geomap weights convert TimeSenCLIP_1x1.ckpt --out DIR" in line
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = typed("weights", "fetch", "timesenclip", "--out", tmp_path / "w", **offline)
+    line = refused(done, 75, "try again later", "geomap weights convert TimeSenCLIP_1x1.ckpt --out DIR")
+    assert done.stderr.splitlines() == [line]
     assert not (tmp_path / "w").exists()
 
 
 def test_a_hub_that_refuses_and_one_that_does_not_answer_are_told_apart(hub, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # the hub's client waits longer before each retry
-    hub.status = 401
+    hub.always[PUBLISHED] = Answer(401)
     with pytest.raises(WeightsError, match=r"does not give TimeSenCLIP_1x1\.ckpt \(HTTP 401\)"):
         published.fetch("timesenclip")
-    hub.status = 503
+    hub.always[PUBLISHED] = Answer(503)
     with pytest.raises(TemporaryError, match="cannot be fetched"):
         published.fetch("timesenclip")
-    hub.shutdown()
-    hub.server_close()  # from here on, connections are refused
+    hub.close()  # from here on, connections are refused
     with pytest.raises(TemporaryError, match="cannot be fetched") as e:
         published.fetch("timesenclip")
     assert e.value.exit_code == 75

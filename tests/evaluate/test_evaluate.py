@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics as sk
-from typer.testing import CliRunner
 
 from geomap import legends
-from geomap.cli import app
 from geomap.datasets.samples import Samples
 from geomap.datasets.series import embed_samples, shorten, some_months
 from geomap.datasets.sets import read_set
@@ -26,6 +24,7 @@ from geomap.evaluate import baselines, compare, metrics, plots, prompt_kinds, pr
 from geomap.label import towers
 from geomap.simulate import covers
 from tests.support.layouts import write_cut, write_label_csv, write_photo_dictionary
+from tests.support.runner import geomap
 
 CPU = torch.device("cpu")
 QUIET = protocol.Options(device="cpu", kinds=("D",), draws=2)
@@ -477,7 +476,7 @@ def parse(markdown: str, title: str) -> list[dict[str, str]]:
 
 
 def command(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["evaluate", *arguments], env={"COLUMNS": "120"})
+    return geomap("evaluate", *arguments, columns=120)
 
 
 def test_command_on_a_cut_file(tmp_path: Path, cut: dict[str, Any], untrained: str, loaded: Weights) -> None:

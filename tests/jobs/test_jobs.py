@@ -16,7 +16,6 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from typer.testing import CliRunner
 
 from geomap import aoi
 from geomap.catalog import stac
@@ -26,13 +25,14 @@ from geomap.errors import AoiError, ConfigError, GeomapError, InputError, Weight
 from geomap.jobs.file import KEYS, JobKeys, JobPeriod, JobResources, read_job
 from geomap.types import Period
 from tests.support import REPOSITORY
+from tests.support.archive import PATCH
+from tests.support.runner import geomap, refused
 from tests.support.stac_items import WORLD, month_of
 
 SHIPPED = sorted(p for p in (REPOSITORY / "pipelines").glob("*.yaml") if not p.name.startswith("train_"))
-PATCH = [4.0585, 50.7431, 4.0676, 50.7489]
 MINIMAL: dict[str, Any] = {
     "name": "patch",
-    "area": PATCH,
+    "area": [float(v) for v in PATCH.split(",")],
     "period": {"year": 2019},
     "legends": ["landcover"],
     "outputs": {"directory": "maps"},
@@ -43,18 +43,6 @@ def write(folder: Path, content: dict[str, Any] | str, name: str = "job.yaml") -
     path = folder / name
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
     return path
-
-
-def geomap(*args: str | Path) -> Any:
-    """A command in this process; `stderr` without line breaks of rich."""
-    return CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"}).invoke(app, [str(a) for a in args])
-
-
-def refused(done: Any, code: int) -> str:
-    assert done.exit_code == code, (done.exit_code, done.stderr, done.exception)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("geomap: ")]
-    assert len(lines) == 1, done.stderr
-    return lines[0]
 
 
 # --- what a job file may say
@@ -475,7 +463,7 @@ def real_job(archive: Callable[..., Path], untrained: str, tmp_path: Path) -> Ca
     def make(**changes: Any) -> Path:
         content: dict[str, Any] = {
             "name": "patch",
-            "area": PATCH,
+            "area": [float(v) for v in PATCH.split(",")],
             "period": {"start": "2018-09", "months": 3},
             "catalogue": {"stac": str(archive(dates=20) / "items.json")},
             "legends": ["landcover"],

@@ -18,13 +18,12 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from geomap.cli import app
 from geomap.errors import InputError
 from geomap.jobs import schedule
 from geomap.jobs.schedule import Schedule
 from tests.support import REPOSITORY
+from tests.support.runner import geomap
 
 ODD = 'it\'s 100% "odd" $HOME ${x} é;&'
 """A folder's name with everything that systemd, cron and sh take for something else, but for what they cannot take."""
@@ -258,10 +257,6 @@ def job(tmp_path: Path) -> Path:
     }
     path.write_text(yaml.safe_dump(content))
     return path
-
-
-def geomap(*args: str | Path) -> Any:
-    return CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"}).invoke(app, [str(a) for a in args])
 
 
 @pytest.mark.parametrize("user", [False, True])

@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from geomap import legends
-from geomap.cli import app
 from geomap.cli.legends import CAVEAT
 from geomap.datasets.series import embed_samples
 from geomap.datasets.worldcereal import read_flanders
@@ -19,6 +17,7 @@ from geomap.evaluate.zero_shot import nearest_class
 from geomap.label import check as prompts
 from geomap.label import towers
 from geomap.legends import Legend, LegendClass, RatedPrompt
+from tests.support.runner import geomap
 
 SCALE = 19.0
 
@@ -178,7 +177,7 @@ def loaded_once(minilm: towers.TextTower, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("loaded_once")
 def test_the_command_says_what_is_close() -> None:
-    done = CliRunner().invoke(app, ["legends", "check", "--classes", "maize field, maize fields, a [red] lake"])
+    done = geomap("legends", "check", "--classes", "maize field, maize fields, a [red] lake", columns=80)
     assert done.exit_code == 0
     assert "): maize field / maize fields. Keep one" in done.stdout
     assert "a [red] lake" in done.stdout
@@ -191,7 +190,7 @@ def test_the_command_checks_rated_prompts(tmp_path: Path) -> None:
     prompt = '\n[[prompts]]\nrating = {}\ntext = "{}"\n'
     scenes = prompt.format(9, "a mountain lake") + prompt.format(8, "an alpine lake") + prompt.format(1, "a car park")
     file.write_text('name = "view"\ntitle = "View"\nkind = "score"\nrange = [1, 10]\n' + scenes)
-    done = CliRunner().invoke(app, ["legends", "check", str(file)])
+    done = geomap("legends", "check", file)
     assert done.exit_code == 0
     assert "3 prompts" in done.stdout
     assert done.stdout.index("a car park") < done.stdout.index("a mountain lake")  # the furthest from the others
@@ -199,7 +198,7 @@ def test_the_command_checks_rated_prompts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("args", [[], ["crops", "--classes", "a, b"], ["no-such"], ["crops", "--weights", "no-such"]])
 def test_the_command_refuses_bad_input(args: list[str]) -> None:
-    assert CliRunner().invoke(app, ["legends", "check", *args]).exit_code == 2
+    assert geomap("legends", "check", *args).exit_code == 2
 
 
 # Synonyms

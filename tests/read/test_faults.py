@@ -12,11 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-from typer.testing import CliRunner
 
 from geomap import aoi, grid, pipeline
 from geomap.catalog.search import search
-from geomap.cli import app
 from geomap.errors import DamagedError, ReadError, SourceUnavailableError
 from geomap.read.access import Access
 from geomap.read.stack import scene_classes, stack
@@ -25,6 +23,8 @@ from geomap.sentinel2 import BANDS, SCL
 from geomap.sources import retry_after
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Composite, Dark, Grid, Missed, Period, Scene, SceneAsset
+from tests.support.archive import served, write_items
+from tests.support.runner import geomap, refused
 from tests.support.server import Answer, Server
 
 AREA = aoi.parse_area("4.0588,50.7434,4.0664,50.7480")
@@ -60,13 +60,9 @@ def without_third(archive: Archive) -> Composite:
 def found(archive: Archive, base: str | None, without: int | None = None, query: str = "") -> tuple[Scene, ...]:
     """The archive's scenes, over HTTP where `base` is given."""
     folder = archive(dates=DATES)
-    features = json.loads((folder / "items.json").read_text())["features"]
-    for item in features:
-        for asset in item["assets"].values():
-            asset["href"] = asset["href"].replace(str(folder.resolve()), base or str(folder.resolve())) + query
-    path = folder / "changed.json"
-    kept = [item for i, item in enumerate(features) if i != without]
-    path.write_text(json.dumps({"type": "FeatureCollection", "features": kept}))
+    path = served(folder, base or str(folder.resolve()), folder / "changed.json", query)
+    kept = [item for i, item in enumerate(json.loads(path.read_text())["features"]) if i != without]
+    write_items(kept, path)
     return search(AREA.geometry, PERIOD, str(path)).scenes
 
 
@@ -360,11 +356,10 @@ def test_run_json_the_item_and_explain_name_what_was_missed(
     scenes = found(archive, server.base)
     server.always[place(scenes[2], "B11")] = PAGE
     items = archive(dates=DATES) / "changed.json"
-    runner = CliRunner(env={"COLUMNS": "240", "NO_COLOR": "1"})
     area = ",".join(map(str, AREA.geometry.bounds))
     command = ["map", area, "--start", "2018-08", "--months", "1", "--stac", str(items), "--weights", untrained]
     command += ["--min-clear-months", "1", "--out", str(tmp_path / "out")]
-    done = runner.invoke(app, command)
+    done = geomap(*command)
     assert done.exit_code == 0, done.stderr
     assert "warning: 1 scene is left out of some tile, missing or damaged" in done.stderr
     run = json.loads((tmp_path / "out/run.json").read_text())
@@ -378,10 +373,8 @@ def test_run_json_the_item_and_explain_name_what_was_missed(
     }
     (item,) = (tmp_path / "out/stac").glob("geomap-*.json")
     assert json.loads(item.read_text())["properties"]["geomap:scenes_missed"] == 1
-    told = runner.invoke(app, ["explain", str(tmp_path / "out")])
+    told = geomap("explain", tmp_path / "out")
     assert "missing or damaged: 1 scenes" in told.stdout
     assert scenes[2].id in told.stdout
-    refused = runner.invoke(app, [*command[:-1], str(tmp_path / "other"), "--max-missed", "0"])
-    assert refused.exit_code == 1
-    assert scenes[2].id in refused.stderr
+    refused(geomap(*command[:-1], tmp_path / "other", "--max-missed", "0"), 1, scenes[2].id)
     assert not list(tmp_path.glob("other/*.tif"))

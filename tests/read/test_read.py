@@ -1,19 +1,13 @@
 """Reads that fail over real HTTP: the cause is named, no token is shown, nothing becomes nodata."""
 
-import json
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import rasterio
 from pyproj import Transformer
-from RangeHTTPServer import RangeRequestHandler
 
 from geomap import aoi, grid, pipeline
 from geomap.catalog.search import search
@@ -24,64 +18,29 @@ from geomap.sentinel2 import BANDS_10M, BANDS_20M
 from geomap.sources import hrefs
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Grid, Period, Scene, SceneAsset
+from tests.support.archive import PATCH, items_of, served, write_items
+from tests.support.server import Answer, Server
 
-PATCH = "4.0585,50.7431,4.0676,50.7489"
 PERIOD = Period(2018, 12, 1)
 
 
-class Server(RangeRequestHandler):
-    """A range server over a folder; `broken` maps a path's end to a status, or to bytes served in its place."""
-
-    broken: ClassVar[dict[str, int | bytes]] = {}
-
-    def send_head(self):
-        for end, what in self.broken.items():
-            if self.path.split("?")[0].endswith(end):
-                if isinstance(what, int):
-                    self.send_error(what)
-                    return None
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(what)))
-                self.end_headers()
-                self.wfile.write(what)
-                return None
-        return super().send_head()
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def http(archive, monkeypatch) -> Iterator[tuple[str, type[Server]]]:
-    """The archive over HTTP on loopback: (items file, handler whose `broken` a test sets)."""
-    folder = archive()
-    handler = type("Handler", (Server,), {"broken": {}})
-
-    def make(*args, **kwargs):
-        return handler(*args, directory=str(folder), **kwargs)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), make)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def server(archive, monkeypatch) -> Iterator[Server]:
+    """The archive over HTTP on loopback."""
     monkeypatch.setitem(read.GDAL_OPTIONS, "GDAL_HTTP_MAX_RETRY", 1)
     monkeypatch.setitem(read.GDAL_OPTIONS, "GDAL_HTTP_RETRY_DELAY", "0.05")
-    yield f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
+    with Server(archive()) as server:
+        yield server
 
 
 def scenes_over_http(archive, base: str, tmp_path, query: str = ""):
-    folder = archive()
-    content = json.loads((folder / "items.json").read_text())
-    for item in content["features"]:
-        for asset in item["assets"].values():
-            asset["href"] = asset["href"].replace(str(folder.resolve()), base) + query
-    items = tmp_path / "items.json"
-    items.write_text(json.dumps(content))
+    items = served(archive(), base, tmp_path / "items.json", query)
     area = aoi.parse_area(PATCH)
     return search(area.geometry, PERIOD, str(items)).scenes, grid.tiles(area)[0].grid
 
 
-def test_http_gives_the_same_pixels_as_local_files(archive, http, tmp_path):
-    scenes, tile = scenes_over_http(archive, http[0], tmp_path)
+def test_http_gives_the_same_pixels_as_local_files(archive, server, tmp_path):
+    scenes, tile = scenes_over_http(archive, server.base, tmp_path)
     area = aoi.parse_area(PATCH)
     local = search(area.geometry, PERIOD, str(archive() / "items.json")).scenes
     remote, plain = pipeline.compose(scenes, tile, PERIOD), pipeline.compose(local, tile, PERIOD)
@@ -89,52 +48,31 @@ def test_http_gives_the_same_pixels_as_local_files(archive, http, tmp_path):
     assert plain.dn.any()
 
 
-def test_planetary_computer_addresses_are_signed_when_they_are_read(archive, http, tmp_path, monkeypatch):
+def test_planetary_computer_addresses_are_signed_when_they_are_read(archive, server, tmp_path, monkeypatch):
     """GDAL asks the signing service for each address; the server gives pixels to signed requests alone."""
-    base, handler = http
-    scenes, tile = scenes_over_http(archive, base, tmp_path)
-    seen: list[str] = []
-
-    def send_head(self):
-        path, _, query = self.path.partition("?")
-        seen.append(self.path)
-        if path == "/sign":
-            href = unquote(query.removeprefix("href="))
-            body = json.dumps({"href": f"{href}?sig=secret-token", "msft:expiry": "2999-01-01T00:00:00Z"}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-            return None
-        if query != "sig=secret-token":
-            self.send_error(403)
-            return None
-        self.path = path
-        return Server.send_head(self)
-
-    monkeypatch.setattr(handler, "send_head", send_head, raising=False)
+    server.sign = lambda path: "sig=secret-token"
+    server.token = "sig=secret-token"
+    scenes, tile = scenes_over_http(archive, server.base, tmp_path)
     options = dict(PROVIDERS["planetary-computer"].gdal_options)
-    signing = {"VSICURL_PC_SAS_SIGN_HREF_URL": f"{base}/sign?href="}
+    signing = {"VSICURL_PC_SAS_SIGN_HREF_URL": f"{server.base}/sign?href="}
     monkeypatch.setattr(pipeline, "gdal_options", lambda scenes: options | signing)  # the host is not the provider's
     made = pipeline.compose(scenes, tile, PERIOD)
     assert made.dn.any()
-    assert any(path.startswith("/sign?href=") for path in seen)
-    assert all("sig=secret-token" in path for path in seen if not path.startswith("/sign"))
+    assert any(path.startswith("/sign?href=") for path in server.paths())
+    assert all("sig=secret-token" in path for path in server.paths() if not path.startswith("/sign"))
 
 
-def test_a_server_that_wants_credentials_is_no_damaged_file(archive, http, tmp_path):
-    base, handler = http
-    scenes, tile = scenes_over_http(archive, base, tmp_path)
-    handler.broken["/swir16.tif"] = 403
+def test_a_server_that_wants_credentials_is_no_damaged_file(archive, server, tmp_path):
+    scenes, tile = scenes_over_http(archive, server.base, tmp_path)
+    server.always["/swir16.tif"] = Answer(403)
     with pytest.raises(ReadError, match=r"swir16\.tif may not be read \(HTTP 403\)"):
         pipeline.compose(scenes, tile, PERIOD)
 
 
 @pytest.mark.parametrize("status", [503, 429, 500])
-def test_a_server_that_refuses_is_a_temporary_failure(archive, http, tmp_path, status):
-    base, handler = http
-    scenes, tile = scenes_over_http(archive, base, tmp_path, query="?sig=secret-token")
-    handler.broken["/red.tif"] = status
+def test_a_server_that_refuses_is_a_temporary_failure(archive, server, tmp_path, status):
+    scenes, tile = scenes_over_http(archive, server.base, tmp_path, query="?sig=secret-token")
+    server.always["/red.tif"] = Answer(status)
     with pytest.raises(SourceUnavailableError, match=r"red\.tif cannot be read now") as e:
         pipeline.compose(scenes, tile, PERIOD, deadline=0.5)
     assert e.value.exit_code == 75
@@ -142,39 +80,34 @@ def test_a_server_that_refuses_is_a_temporary_failure(archive, http, tmp_path, s
     assert "\n" not in str(e.value)
 
 
-def test_a_missing_file_is_an_error_and_never_nodata(archive, http, tmp_path):
-    base, handler = http
-    scenes, tile = scenes_over_http(archive, base, tmp_path)
-    handler.broken["/nir.tif"] = 404
+def test_a_missing_file_is_an_error_and_never_nodata(archive, server, tmp_path):
+    scenes, tile = scenes_over_http(archive, server.base, tmp_path)
+    server.always["/nir.tif"] = Answer(404)
     with pytest.raises(ReadError, match=r"nir\.tif cannot be read \(HTTP 404\)"):
         pipeline.compose(scenes, tile, PERIOD)
 
 
 @pytest.mark.parametrize("content", [b"<html>sorry</html>", b"II*\x00" + bytes(200)], ids=["html", "truncated"])
-def test_a_file_that_is_not_what_it_says_is_an_error(archive, http, tmp_path, content):
-    base, handler = http
-    scenes, tile = scenes_over_http(archive, base, tmp_path)
-    handler.broken["/scl.tif"] = content
+def test_a_file_that_is_not_what_it_says_is_an_error(archive, server, tmp_path, content):
+    scenes, tile = scenes_over_http(archive, server.base, tmp_path)
+    server.always["/scl.tif"] = Answer(body=content)
     with pytest.raises(ReadError, match=r"scl\.tif cannot be read"):
         pipeline.compose(scenes, tile, PERIOD)
 
 
 def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
-    folder = archive()
-    content = json.loads((folder / "items.json").read_text())
+    items = items_of(archive())
     vrt = tmp_path / "blue.tif"
-    source = next(iter(content["features"]))["assets"]["blue"]["href"]
+    source = items[0]["assets"]["blue"]["href"]
     vrt.write_text(
         '<VRTDataset rasterXSize="64" rasterYSize="64"><SRS>EPSG:32631</SRS><GeoTransform>574680,10,0,5622440,0,-10'
         '</GeoTransform><VRTRasterBand dataType="UInt16" band="1"><SimpleSource><SourceFilename>'
         f"{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
     )
-    for item in content["features"]:
+    for item in items:
         item["assets"]["blue"]["href"] = str(vrt)
-    items = tmp_path / "items.json"
-    items.write_text(json.dumps(content))
     area = aoi.parse_area(PATCH)
-    scenes = search(area.geometry, PERIOD, str(items)).scenes
+    scenes = search(area.geometry, PERIOD, str(write_items(items, tmp_path / "items.json"))).scenes
     with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized as being in a supported"):
         pipeline.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
 
@@ -182,17 +115,15 @@ def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
 @pytest.mark.parametrize("dtype", ["float32", "int16", "uint8"])
 def test_files_of_another_type_are_refused(archive, tmp_path, dtype):
     """Reflectance as floats, say, would otherwise be cut to 0 and 1."""
-    content = json.loads((archive() / "items.json").read_text())
-    with rasterio.open(content["features"][0]["assets"]["red"]["href"]) as source:
+    items = items_of(archive())
+    with rasterio.open(items[0]["assets"]["red"]["href"]) as source:
         profile = source.profile | {"dtype": dtype, "driver": "GTiff", "predictor": 1}
         with rasterio.open(tmp_path / "red.tif", "w", **profile) as target:
             target.write((source.read(1) / 40).astype(dtype), 1)
-    for item in content["features"]:
+    for item in items:
         item["assets"]["red"]["href"] = str(tmp_path / "red.tif")
-    items = tmp_path / "items.json"
-    items.write_text(json.dumps(content))
     area = aoi.parse_area(PATCH)
-    scenes = search(area.geometry, PERIOD, str(items)).scenes
+    scenes = search(area.geometry, PERIOD, str(write_items(items, tmp_path / "items.json"))).scenes
     with pytest.raises(ReadError, match=f"holds {dtype}, not the uint16"):
         pipeline.compose(scenes, grid.tiles(area)[0].grid, PERIOD)
 

@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cloudpickle
@@ -20,9 +19,8 @@ import dask
 import psutil
 import pytest
 from distributed import Client, WorkerPlugin
-from typer.testing import CliRunner
 
-from geomap import cli, files, grid, simulate
+from geomap import files, grid, simulate
 from geomap.errors import ClusterError, InputError
 from geomap.run import cluster, worker
 from geomap.run.map import map_area
@@ -32,9 +30,10 @@ from geomap.run.workers import Resources
 from geomap.sources import leases
 from tests.support import REPOSITORY
 from tests.support.outputs import digests
+from tests.support.runner import geomap
+from tests.support.server import Answer, Server
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
-PATCH = "4.0585,50.7431,4.0676,50.7489"
 
 
 @pytest.fixture
@@ -213,25 +212,9 @@ def test_a_lost_scheduler_is_a_temporary_failure_and_finished_tiles_are_kept(
 
 def test_connections_to_a_provider_are_limited_over_all_workers_and_threads(two_workers, asked):
     """CDSE allows four: eight threads on two workers hold no more, counted by a server that they ask."""
-    now, most, lock = [0], [0], threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            with lock:
-                now[0] += 1
-                most[0] = max(most[0], now[0])
-            time.sleep(0.05)
-            with lock:
-                now[0] -= 1
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/"
+    server = Server()
+    server.replies = [Answer(body=b"", wait=0.05)]
+    url = server.base
 
     def fetch(part: int) -> None:  # six reads by six threads
         def read(_: int) -> None:
@@ -245,9 +228,9 @@ def test_connections_to_a_provider_are_limited_over_all_workers_and_threads(two_
         client.register_plugin(worker.PreparedPlugin("limits", prepare(asked), None))
         client.gather([client.submit(fetch, part, pure=False) for part in range(4)])
         client.unregister_worker_plugin("geomap-limits")
-    server.shutdown()
+    server.close()
     assert leases.limits() == {"cdse": 4}
-    assert most[0] == 4
+    assert server.most_in_hand == 4
 
 
 def authority(folder: Path) -> dict[str, str]:
@@ -357,9 +340,9 @@ def test_the_job_of_the_documentation(tmp_path, tmp_path_factory):
         path = tmp_path / "pipelines/job.yaml"
         changed = job.replace("tcp://127.0.0.1:8786", processes.address).replace("earth-search", str(archive.items))
         path.write_text(changed)
-        done = CliRunner().invoke(cli.app, ["run", str(path)])
+        done = geomap("run", path)
         assert done.exit_code == 0, done.output
         assert files.verify(tmp_path / "maps/brussels_cluster") == ()
-        assert "was complete already" in CliRunner().invoke(cli.app, ["run", str(path)]).output
+        assert "was complete already" in geomap("run", path).output
     finally:
         processes.stop()

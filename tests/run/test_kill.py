@@ -14,31 +14,29 @@ from pyproj import Transformer
 
 from geomap import files
 from geomap.run.status import find_problems, status
+from tests.support.archive import PATCH, write_archive
 from tests.support.outputs import digests
 
 KILLS = 20
-PATCH = "4.0585,50.7431,4.0676,50.7489"
 CODE = """
 import sys
 from pathlib import Path
-from geomap import aoi, grid, legends as legend
-from geomap.run.cluster import Resources
 from geomap.run.map import map_area
-from geomap.run.request import Request
+from geomap.run.workers import Resources
 from geomap.types import Period
+from tests.support.requests import request_for, tiles_of
 
 def tell(stage, done, total):
     print(stage, done, total, flush=True)
 
 if __name__ == "__main__":
     items, weights, out, side, workers, stores, box = sys.argv[1:]
-    grid.TILE_PX, grid._TILE_M = int(side), 10 * int(side)
-    request = Request(
-        aoi.parse_area(box), Period(2018, 9, 1), items,
-        (legend.load("landcover"), legend.load("crops")), weights, min_clear_months=1, device="cpu",
+    request = request_for(
+        items, weights, area=box, period=Period(2018, 9, 1), legends=("landcover", "crops"),
         save_composites=stores == "True", save_embeddings=stores == "True",
     )
-    result = map_area(request, Path(out), tell, resources=Resources(workers=int(workers)))
+    with tiles_of(int(side)):
+        result = map_area(request, Path(out), tell, resources=Resources(workers=int(workers)))
     assert not result.quarantined
 """
 
@@ -121,19 +119,17 @@ def test_kills_at_random_moments(start, tmp_path, record_property, workers, stor
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-def test_memory_does_not_grow_with_the_area(start, archive, shared, tmp_path, record_property):
+def test_memory_does_not_grow_with_the_area(start, series, tmp_path, record_property):
     """5 km x 5 km, and four times that, in tiles of 256 pixels: the same peak over all processes within 5 %.
 
     Both hold whole tiles, which a smaller area does not.
     """
-    small = archive(dates=9)
-    tool = [sys.executable, str(shared / "tools/make_archive.py"), str(small / "series.npz"), str(tmp_path / "large")]
-    subprocess.run([*tool, "--provider", "earth-search", "--mosaic", "16"], check=True, capture_output=True)
+    large = write_archive(tmp_path / "large", series.first(9).repeated(16))
     lonlat = Transformer.from_crs(32631, 4326, always_xy=True)
     peaks = []
     for side in (5120, 10240):  # metres
         box = lonlat.transform_bounds(574680, 5622440 - side, 574680 + side, 5622440)
-        process = start(tmp_path / str(side), 256, 0, False, tmp_path / "large/items.json", ",".join(map(str, box)))
+        process = start(tmp_path / str(side), 256, 0, False, large / "items.json", ",".join(map(str, box)))
         peaks.append(0)
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):

@@ -9,32 +9,28 @@ import numpy as np
 import pytest
 import rasterio
 
-from geomap import aoi, files, grid, legends
-from geomap.cli import app
+from geomap import files, grid, legends
 from geomap.encode import weights
 from geomap.errors import InputError, LegendError, OutputError, ReadError, WeightsError
 from geomap.run.map import map_area
 from geomap.run.relabel import LabelRequest, label_store, map_similar
-from geomap.run.request import Request
 from geomap.store import store
 from geomap.types import Grid, Period
 from geomap.write.layer import Layer
+from tests.support.requests import request_for, tiles_of
+from tests.support.runner import geomap
 
-PATCH = "4.0585,50.7431,4.0676,50.7489"
 PLACE = (4.062, 50.746)  # inside the scenes
 LEGENDS = ("landcover", "crops", "habitat", "scenicness")
 
 
 @pytest.fixture(scope="module")
 def run(archive, tmp_path_factory) -> Path:
-    """The real Belgian patch by the default weights, in tiles of 64 pixels, with its embeddings; five months."""
+    """The patch by the default weights, in tiles of 64 pixels, with its embeddings; five months."""
     out = tmp_path_factory.mktemp("stored") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "TILE_PX", 64)
-        patch.setattr(grid, "_TILE_M", 640)
-        asked = tuple(legends.load(name) for name in LEGENDS)
-        items = str(archive() / "items.json")
-        map_area(Request(aoi.parse_area(PATCH), Period(2019, 4, 5), items, asked, save_embeddings=True), out)
+    asked = {"period": Period(2019, 4, 5), "legends": LEGENDS, "min_clear_months": 3, "save_embeddings": True}
+    with tiles_of(64):
+        map_area(request_for(archive() / "items.json", "default", **asked), out)
     return out
 
 
@@ -190,14 +186,12 @@ def test_no_store_and_no_legend(ask, run, tmp_path):
 
 
 def test_the_commands(run, tmp_path, monkeypatch):
-    from typer.testing import CliRunner
-
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["label", str(run), "--legend", "landuse", "--out", "use"])
+    done = geomap("label", run, "--legend", "landuse", "--out", "use")
     assert done.exit_code == 0, done.output
     assert pixels(tmp_path / "use/landuse.tif").any()
-    done = CliRunner().invoke(app, ["similar", str(run / store.EMBEDDINGS), "--at", "-3.7,40.4", "--out", "like"])
+    done = geomap("similar", run / store.EMBEDDINGS, "--at", "-3.7,40.4", "--out", "like")
     assert done.exit_code == 2
-    done = CliRunner().invoke(app, ["similar", str(run), "--at", "here", "--out", "like"])
+    done = geomap("similar", run, "--at", "here", "--out", "like")
     assert done.exit_code == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["use"]

@@ -1,88 +1,46 @@
-"""What a map would take: clear sky against numpy on the real scenes, over real HTTP, with files that fail."""
+"""What a map would take: clear sky against numpy on every scene, over real HTTP, with files that fail."""
 
+import functools
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
 import rasterio
 from pyproj import Transformer
-from RangeHTTPServer import RangeRequestHandler
-from typer.testing import CliRunner
 
 from geomap import aoi, grid
 from geomap.catalog.search import search
-from geomap.cli import app
 from geomap.run import plan as plans
 from geomap.run.plan import plan_request
 from geomap.run.request import Request
-from geomap.sentinel2 import SCL_NOT_CLEAR
+from geomap.sentinel2 import SCL, SCL_NOT_CLEAR
 from geomap.types import Grid, Period
+from tests.support.archive import Series
+from tests.support.runner import geomap, refused
+from tests.support.server import Answer, Server
 
 AREA = "4.0588,50.7434,4.0640,50.7480"
-"""Inside the real patch."""
+"""Inside the patch."""
 PERIOD = Period(2018, 8, 6)
 DATES = 19
-"""Real scenes, August to November 2018: December and January have none."""
-
-
-class Counted:
-    """A file that notes the bytes written to it."""
-
-    def __init__(self, file, sent: list[int]) -> None:
-        self.file, self.sent = file, sent
-
-    def write(self, data: bytes) -> int:
-        self.sent.append(len(data))
-        return self.file.write(data)
-
-
-class Server(RangeRequestHandler):
-    """A range server over a folder; `broken` ends of paths are missing; `sent` counts bytes."""
-
-    broken: ClassVar[set[str]] = set()
-    sent: ClassVar[list[int]] = []
-
-    def send_head(self):
-        if any(self.path.endswith(end) for end in self.broken):
-            self.send_error(404)
-            return None
-        return super().send_head()
-
-    def copyfile(self, source, outputfile):
-        super().copyfile(source, Counted(outputfile, self.sent))
-
-    def log_message(self, *args):
-        pass
+"""Scenes, August to November 2018: December and January have none."""
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory) -> Iterator[tuple[Path, str, type[Server]]]:
-    """(folder, its URL, handler)."""
-    folder = tmp_path_factory.mktemp("served")
-    handler = type("Handler", (Server,), {"broken": set(), "sent": []})
-
-    def make(*args, **kwargs):
-        return handler(*args, directory=str(folder), **kwargs)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), make)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
+def served(tmp_path_factory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("served")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def api(served, archive, stac_server) -> str:
     """The archive behind a real STAC API, its files behind a real range server."""
-    folder, url, _ = served
-    source = archive(base_url=f"{url}/cogs", dates=DATES)
-    (folder / "cogs").symlink_to(source / "cogs")
+    source = archive(base_url=f"{served.base}/cogs", dates=DATES)
+    (served.folder / "cogs").symlink_to(source / "cogs")
     address: str = stac_server(source)
     return address
 
@@ -90,37 +48,26 @@ def api(served, archive, stac_server) -> str:
 @pytest.fixture(scope="module")
 def local(api, served, archive, tmp_path_factory) -> Path:
     """The same items with their files' paths."""
-    folder, url, _ = served
-    source = archive(base_url=f"{url}/cogs", dates=DATES)
+    source = archive(base_url=f"{served.base}/cogs", dates=DATES)
     items = tmp_path_factory.mktemp("local") / "items.json"
-    items.write_text((source / "items.json").read_text().replace(url, str(folder)))
+    items.write_text((source / "items.json").read_text().replace(served.base, str(served.folder)))
     return items
 
 
-@pytest.fixture
-def request_for(untrained) -> Callable[..., Request]:
-    def make(stac: str, **changes: object) -> Request:
-        fields: dict[str, object] = {
-            "area": aoi.parse_area(AREA),
-            "period": PERIOD,
-            "stac": stac,
-            "legends": (),
-            "weights": untrained,
-            "allow_hosts": ("127.0.0.1",),
-        }
-        return Request(**(fields | changes))
-
-    return make
+@pytest.fixture(scope="session")
+def asking(asking) -> Callable[..., Request]:
+    """No map of a half year, unless changed."""
+    return functools.partial(asking, area=AREA, period=PERIOD, legends=(), allow_hosts=("127.0.0.1",))
 
 
 @pytest.fixture(scope="module")
-def truth(shared: Path) -> dict[datetime, float]:
+def truth(series: Series) -> dict[datetime, float]:
     """Share of the area that is clear at each date: the pixel centres inside, by pyproj and numpy alone."""
-    with np.load(shared / "data/patch_belgium_2019/series.npz") as f:
-        scl, times = f["SCL"][:DATES], f["time"][:DATES].astype("datetime64[s]")
-        west, north = float(f["west"]), float(f["north"])
+    scl, times = series.layers[SCL][:DATES], series.times[:DATES]
     rows, cols = np.mgrid[:32, :32] + 0.5
-    lon, lat = Transformer.from_crs(32631, 4326, always_xy=True).transform(west + 20 * cols, north - 20 * rows)
+    lon, lat = Transformer.from_crs(32631, 4326, always_xy=True).transform(
+        series.west + 20 * cols, series.north - 20 * rows
+    )
     left, bottom, right, top = map(float, AREA.split(","))
     inside = (lon > left) & (lon < right) & (lat > bottom) & (lat < top)
     assert inside.sum() > 200
@@ -132,8 +79,8 @@ def expected(truth: dict[datetime, float], month: int) -> list[float]:
     return [share for time, share in truth.items() if (time.year, time.month) == (2018, month)]
 
 
-def test_clear_sky_equals_numpy_on_every_real_scene(api, request_for, truth):
-    made = plan_request(request_for(api))
+def test_clear_sky_equals_numpy_on_every_scene(api, asking, truth):
+    made = plan_request(asking(api))
     assert (made.scenes, made.measured, made.failed) == (DATES, DATES, 0)
     for m in made.months:
         shares = expected(truth, m.month) if m.year == 2018 else []
@@ -155,9 +102,9 @@ def test_clear_sky_equals_numpy_on_every_real_scene(api, request_for, truth):
     assert made.encode_seconds > 0
 
 
-def test_scenes_that_are_not_measured_are_taken_at_their_word(api, request_for, truth, monkeypatch):
+def test_scenes_that_are_not_measured_are_taken_at_their_word(api, asking, truth, monkeypatch):
     monkeypatch.setattr(plans, "SAMPLE_SCENES", 7)
-    made = plan_request(request_for(api))
+    made = plan_request(asking(api))
     assert made.measured == 7
     assert all(m.measured >= 1 for m in made.months if m.passes)  # drawn from every month
     scenes = search(aoi.parse_area(AREA).geometry, PERIOD, api, allow_hosts=["127.0.0.1"]).scenes
@@ -171,18 +118,18 @@ def test_scenes_that_are_not_measured_are_taken_at_their_word(api, request_for, 
         assert m.observations == pytest.approx(sum(shares))
 
 
-def test_files_that_fail_are_counted_and_the_rest_is_measured(local, served, request_for, truth, tmp_path):
-    folder, url, handler = served
+def test_files_that_fail_are_counted_and_the_rest_is_measured(local, served, asking, truth, tmp_path):
+    folder = served.folder
     (folder / "again").symlink_to(folder)  # addresses that GDAL has not read yet
     items = tmp_path / "items.json"
-    items.write_text(local.read_text().replace(str(folder), f"{url}/again"))
+    items.write_text(local.read_text().replace(str(folder), f"{served.base}/again"))
     scenes = search(aoi.parse_area(AREA).geometry, PERIOD, str(items)).scenes
     broken = scenes[3]
-    handler.broken.add(f"/{broken.id}/scl.tif")
+    served.always[f"/{broken.id}/scl.tif"] = Answer(404, body=b"")
     try:
-        made = plan_request(request_for(str(items)))
+        made = plan_request(asking(items))
     finally:
-        handler.broken.clear()
+        served.always.clear()
     assert (made.measured, made.failed) == (DATES - 1, 1)
     assert f"{broken.id}/scl.tif cannot be read (HTTP 404)" in str(made.failure)
     shares = expected(truth, broken.time.month)
@@ -192,7 +139,7 @@ def test_files_that_fail_are_counted_and_the_rest_is_measured(local, served, req
     assert here.observations == pytest.approx(sum(shares) - truth[broken.time.replace(tzinfo=None)] + stated)
 
 
-def test_where_no_file_can_be_read_there_is_a_plan_without_a_rate(local, request_for, tmp_path):
+def test_where_no_file_can_be_read_there_is_a_plan_without_a_rate(local, asking, tmp_path):
     content = json.loads(local.read_text())
     for item in content["features"]:
         item["assets"]["scl"]["href"] = str(tmp_path / "missing.tif")
@@ -200,14 +147,14 @@ def test_where_no_file_can_be_read_there_is_a_plan_without_a_rate(local, request
     for item in content["features"][4:]:
         del item["properties"]["eo:cloud_cover"]
     (tmp_path / "items.json").write_text(json.dumps(content))
-    made = plan_request(request_for(str(tmp_path / "items.json")))
+    made = plan_request(asking(tmp_path / "items.json"))
     assert (made.measured, made.failed, made.read_seconds, made.requests) == (0, DATES, None, 0)
     assert made.months[0].observations == pytest.approx(sum(august))
     unknown = made.months[2]
     assert (unknown.clear, unknown.empty) == (None, False)  # nothing known is not the same as nothing there
 
 
-def test_granules_of_one_pass_count_once(local, request_for, truth, tmp_path):
+def test_granules_of_one_pass_count_once(local, asking, truth, tmp_path):
     content = json.loads(local.read_text())
     content["features"] += [
         json.loads(json.dumps(item).replace("31UES", "31UFS"))
@@ -215,7 +162,7 @@ def test_granules_of_one_pass_count_once(local, request_for, truth, tmp_path):
         for item in content["features"]
     ]
     (tmp_path / "items.json").write_text(json.dumps(content))
-    made = plan_request(request_for(str(tmp_path / "items.json")))
+    made = plan_request(asking(tmp_path / "items.json"))
     assert made.scenes == 2 * DATES
     assert sum(m.passes for m in made.months) == DATES
     assert sum(m.observations for m in made.months) == pytest.approx(sum(truth.values()))
@@ -223,22 +170,21 @@ def test_granules_of_one_pass_count_once(local, request_for, truth, tmp_path):
 
 def test_a_large_area_is_read_from_the_overviews(served, local):
     """A classification of noise cannot be compressed: what is sent tells what was read."""
-    folder, url, handler = served
     rng = np.random.default_rng(0)
     field = rng.random((2048, 2048)) < np.linspace(0.1, 0.9, 2048)
     classes = np.where(field, rng.choice([4, 5, 6, 7], field.shape), rng.choice([3, 8, 9, 10], field.shape))
-    path = folder / "noise.tif"
+    path = served.folder / "noise.tif"
     lies = rasterio.Affine(20, 0, 500_000, 0, -20, 5_600_000)
     profile = {"width": 2048, "height": 2048, "count": 1, "dtype": "uint8", "crs": 32631, "transform": lies}
     with rasterio.open(path, "w", driver="COG", compress="DEFLATE", overview_resampling="NEAREST", **profile) as out:
         out.write(classes.astype(np.uint8), 1)
     scene = search(aoi.parse_area(AREA).geometry, Period(2018, 8, 1), str(local)).scenes[0]
-    asset = replace(scene.assets["SCL"], href=f"{url}/noise.tif")
+    asset = replace(scene.assets["SCL"], href=f"{served.base}/noise.tif")
     scene = replace(scene, assets={**scene.assets, "SCL": asset})
     where = Grid(32631, 500_000, 5_600_000, 128, 128, 320)
-    handler.sent.clear()
+    before = served.sent
     seen = plans.clear_sky(scene, where)
-    assert sum(handler.sent) < path.stat().st_size / 8
+    assert 0 < served.sent - before < path.stat().st_size / 8
     np.testing.assert_allclose(seen.mean(axis=0), np.linspace(0.1, 0.9, 128), atol=0.2)
     assert abs(seen.mean() - field.mean()) < 0.02
     shifted = plans.clear_sky(scene, replace(where, west=500_000 + 64 * 320))  # half of it outside the file
@@ -264,14 +210,12 @@ def test_the_sample_grid_covers_every_tile():
 def test_the_command_prints_a_table_and_writes_nothing(local, untrained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--start", "2018-08", "--months", "6", "--stac", str(local), "--weights", untrained, "--max-cloud", "99"]
-    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"})
-    done = runner.invoke(app, ["plan", AREA, *options])
+    done = geomap("plan", AREA, *options, columns=200)
     assert done.exit_code == 0, done.stderr
     for text in ("2018-08", "2019-01", "clear share", "of local files", "encoding", "cloudy"):
         assert text in done.stdout
     assert "expected to be empty: " in done.stderr
     assert "2018-12 (no scenes), 2019-01 (no scenes)" in done.stderr
     assert list(tmp_path.iterdir()) == []
-    done = runner.invoke(app, ["plan", AREA, "--start", "2030-01", "--stac", str(local), "--weights", untrained])
-    assert done.exit_code == 2
-    assert "no Sentinel-2 scene over" in done.stderr
+    done = geomap("plan", AREA, "--start", "2030-01", "--stac", local, "--weights", untrained)
+    refused(done, 2, "no Sentinel-2 scene over")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import rasterio
-from typer.testing import CliRunner
 
-from geomap import cli, files, grid
+from geomap import files, grid
 from geomap.errors import ReadError, SourceUnavailableError
 from geomap.run import retries
 from geomap.run.map import map_area
 from geomap.run.request import Request
 from tests.support import places
 from tests.support.outputs import digests
+from tests.support.runner import geomap
 
 
 @pytest.fixture
@@ -99,19 +99,18 @@ def test_a_server_that_does_not_answer_stops_the_run_and_what_is_done_is_kept(as
     assert os.listdir(tmp_path / "out") == [files.STATE]
 
 
-def test_the_command_line_says_which_tile_is_missing_and_exits_with_3(asked, tmp_path, untrained, monkeypatch):
+def test_the_command_line_says_which_tile_is_missing_and_exits_with_3(asked, tmp_path, untrained):
     places.remove_east(tmp_path)
     (tmp_path / "area.wkt").write_text(asked.area.geometry.wkt)
-    typed = ["map", asked.area.geometry.wkt, "--start", "2018-09", "--months", "1", "--min-clear-months", "1"]
-    typed += ["--stac", asked.stac, "--weights", untrained, "--device", "cpu", "--out", str(tmp_path / "out")]
-    monkeypatch.setenv("COLUMNS", "4000")
+    asking = ["map", asked.area.geometry.wkt, "--start", "2018-09", "--months", "1", "--min-clear-months", "1"]
+    asking += ["--stac", asked.stac, "--weights", untrained, "--device", "cpu", "--out", str(tmp_path / "out")]
     _, east = (tile.name for tile in grid.tiles(asked.area))
-    done = CliRunner().invoke(cli.app, typed)
+    done = geomap(*asking, columns=4000)
     assert done.exit_code == 3
     assert f"lacks 1 of 2 tiles, nodata in the maps, which failed twice: {east}; the first: ReadError" in done.output
     assert "--retry-quarantined" in done.output
-    assert CliRunner().invoke(cli.app, typed).exit_code == 3  # still
-    shown = CliRunner().invoke(cli.app, ["status", str(tmp_path / "out"), "--json"])
+    assert geomap(*asking, columns=4000).exit_code == 3  # still
+    shown = geomap("status", tmp_path / "out", "--json")
     assert json.loads(shown.stdout)["quarantined"][east].startswith("ReadError")
     places.mend_east(tmp_path)
-    assert CliRunner().invoke(cli.app, [*typed, "--retry-quarantined"]).exit_code == 0
+    assert geomap(*asking, "--retry-quarantined").exit_code == 0

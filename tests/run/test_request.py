@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import shapely
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from geomap import legends
 from geomap.aoi import Area, parse_area
@@ -18,6 +17,7 @@ from geomap.composite.mask import Mask
 from geomap.errors import AoiError, InputError
 from geomap.run.request import Request, RequestKeys, declared, request_of
 from geomap.types import Period
+from tests.support.runner import geomap
 
 BOX = "4.40,50.85,4.45,50.88"
 
@@ -99,7 +99,7 @@ def test_every_declared_option_is_one_of_map_with_its_default_and_bounds() -> No
         if isinstance(default, tuple):
             default = ",".join(map(str, default)) or None
         assert shown.default == default, key
-    help_ = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1"}).invoke(app, ["map", "--help"]).stdout
+    help_ = geomap("map", "--help", columns=200).stdout
     for flag, bounds in (("max-cloud", "0<=x<=100"), ("min-clear-months", "1<=x<=12"), ("mask-open", "0<=x<=50")):
         assert re.search(rf"--{flag} .*\[{bounds}\]", help_)
 

@@ -1,6 +1,6 @@
 """Rolling updates: the same bytes as a run from scratch, and nothing read or encoded that had been before.
 
-Real scenes, one or none a month; in November of both years half the patch is cloudy, so some pixels keep their input.
+Scenes, one or none a month; in November of both years part of the patch is cloudy, so some pixels keep their input.
 """
 
 import json
@@ -17,10 +17,8 @@ import rasterio
 import torch
 import yaml
 from distributed import LocalCluster
-from typer.testing import CliRunner
 
-from geomap import aoi, files, grid, legends
-from geomap.cli import app
+from geomap import aoi, files, legends
 from geomap.encode import weights
 from geomap.encode.engine import Engine
 from geomap.errors import UpdateError
@@ -32,8 +30,10 @@ from geomap.run.update import changes_np, earlier, same_month_np, shared
 from geomap.run.workers import Resources
 from geomap.store import store
 from geomap.types import Composite, Period
+from tests.support.requests import request_for, tiles_of
+from tests.support.runner import geomap, refused
 
-PATCH = "4.0605,50.7440,4.0660,50.7475"
+PART = "4.0605,50.7440,4.0660,50.7475"
 BEFORE, NOW = Period(2018, 11, 12), Period(2018, 12, 12)
 OLD = ("20181102", "20181212", "20190121", "20190215", "20190317", "20190401",
        "20190511", "20190620", "20190705", "20190824", "20190918", "20191013")  # fmt: skip
@@ -74,24 +74,14 @@ class World:
             place.rename(self.cogs / place.name)
 
     def request(self, period: Period, **changes: object) -> Request:
-        fields: dict[str, object] = {
-            "area": aoi.parse_area(PATCH),
-            "period": period,
-            "stac": str(self.items),
-            "legends": tuple(map(legends.load, LEGENDS)),
-            "save_composites": True,
-            "save_embeddings": True,
-            "device": "cpu",
-        }
-        return Request(**(fields | changes))
+        kept = {"legends": LEGENDS, "min_clear_months": 3, "save_composites": True, "save_embeddings": True}
+        return request_for(self.items, **({"weights": "default", "area": PART, "period": period} | kept | changes))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_tiles() -> Iterator[None]:
     """Tiles of 64 pixels: of each, the stores keep a whole one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "TILE_PX", 64)
-        patch.setattr(grid, "_TILE_M", 640)
+    with tiles_of(64):
         yield
 
 
@@ -381,12 +371,8 @@ def test_other_weights_and_other_requests_are_refused(whole, before, untrained, 
 # --- commands
 
 
-def geomap(*args: str | Path):
-    return CliRunner(env={"COLUMNS": "1000", "NO_COLOR": "1"}).invoke(app, [str(a) for a in args])
-
-
 def test_the_command_line_updates_and_says_what_it_took_over(whole, before, updated, tmp_path):
-    asked = ["map", PATCH, "--start", "2018-12", "--stac", whole.items, "--out", tmp_path / "out", "--device", "cpu"]
+    asked = ["map", PART, "--start", "2018-12", "--stac", whole.items, "--out", tmp_path / "out", "--device", "cpu"]
     for name in LEGENDS:
         asked += ["--legend", name]
     done = geomap(*asked, "--save-composites", "--save-embeddings", "--update-from", before)
@@ -395,8 +381,7 @@ def test_the_command_line_updates_and_says_what_it_took_over(whole, before, upda
     assert f"{updated.update.encoded:,} of " in done.stdout
     assert "crops: " in done.stdout
     assert differing(updated.directory, tmp_path / "out") <= {"run.json", "SHA256SUMS"}  # max_cloud 100 and 100.0
-    refused = geomap(*asked, "--update-from", tmp_path)
-    assert refused.exit_code == 2
+    refused(geomap(*asked, "--update-from", tmp_path), 2, "cannot update")
 
 
 def test_a_rolling_job_updates_the_map_before_by_itself(whole, untrained, tmp_path, caplog):
@@ -405,7 +390,7 @@ def test_a_rolling_job_updates_the_map_before_by_itself(whole, untrained, tmp_pa
 
     keys = {
         "name": "patch",
-        "area": [float(v) for v in PATCH.split(",")],
+        "area": [float(v) for v in PART.split(",")],
         "period": {"last": 12},
         "catalogue": {"stac": str(whole.items), "max_cloud": 100},
         "legends": ["landcover"],

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from geomap import cli, files
+from geomap import files
 from geomap.errors import BusyError, InputError
 from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.run.status import find_problems, status
+from tests.support.runner import geomap
 
 
 @pytest.fixture
@@ -83,18 +83,17 @@ def test_time_to_go_is_unknown_before_the_first_tile(asked, tmp_path):
     assert (seen.state, seen.done, seen.seconds_left) == ("running", 0, None)
 
 
-def test_a_stopped_run(asked, tmp_path, monkeypatch):
+def test_a_stopped_run(asked, tmp_path):
     out = tmp_path / "out"
     interrupt(asked, out, 4)
     seen = status(out)
     assert (seen.state, seen.done, seen.running, seen.pending) == ("stopped", 4, (), 5)
     assert seen.seconds_left is not None  # at the pace that it had
-    monkeypatch.setenv("COLUMNS", "200")
-    shown = CliRunner().invoke(cli.app, ["status", str(out)])
+    shown = geomap("status", out)
     assert shown.exit_code == 0
     assert "4 of 9 done, 0 in hand, 5 to come" in shown.stdout
     assert "once it is started again" in shown.stdout
-    parsed = json.loads(CliRunner().invoke(cli.app, ["status", str(out), "--json"]).stdout)
+    parsed = json.loads(geomap("status", out, "--json").stdout)
     assert (parsed["state"], parsed["done"], parsed["tiles"]) == ("stopped", 4, 9)
 
 
@@ -124,20 +123,19 @@ def test_a_flipped_byte_in_a_kept_tile_is_found_and_that_tile_alone_made_again(a
     assert find_problems(out) == ()
 
 
-def test_a_flipped_byte_in_a_map_is_found_and_the_map_made_again(asked, tmp_path, monkeypatch):
+def test_a_flipped_byte_in_a_map_is_found_and_the_map_made_again(asked, tmp_path):
     out = tmp_path / "out"
     map_area(asked, out)
     assert find_problems(out) == ()
     before = (out / "landcover.tif").read_bytes()
     flip(out / "landcover.tif", 0.5)
     assert [line.partition(";")[0] for line in find_problems(out)] == ["landcover.tif: changed"]
-    monkeypatch.setenv("COLUMNS", "400")
-    shown = CliRunner().invoke(cli.app, ["verify", str(out)])
+    shown = geomap("verify", out)
     assert shown.exit_code == 1
     assert "landcover.tif: changed; type the run's command again" in shown.output
     map_area(asked, out)
     assert (out / "landcover.tif").read_bytes() == before
-    assert CliRunner().invoke(cli.app, ["verify", str(out)]).exit_code == 0
+    assert geomap("verify", out).exit_code == 0
 
 
 def test_files_beside_the_maps_are_checked_too(asked, tmp_path):

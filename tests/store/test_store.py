@@ -1,5 +1,6 @@
 """Zarr stores: bytes, order, edges, what other libraries read, and runs that fill them and start from them."""
 
+import functools
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import rasterio
 import torch
 import xarray as xr
 
-from geomap import aoi, files, grid, legends
+from geomap import aoi, files
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.encode.model import EncoderConfig, PixelEncoder
@@ -29,8 +30,9 @@ from geomap.sentinel2 import BANDS
 from geomap.store import store
 from geomap.store.codec import cosines, decode
 from geomap.types import Grid, Period, Tile
+from tests.support.requests import tiles_of
+from tests.support.runner import start
 
-PATCH = "4.0585,50.7431,4.0676,50.7489"
 PERIOD = Period(2019, 6, 3)
 SIDE = 64
 WHOLE = Tile("whole", Grid(32631, 57 * 640, 100 * 640, SIDE, SIDE))
@@ -234,25 +236,17 @@ def test_an_encoder_of_more_directions_keeps_the_128_strongest():
 
 
 @pytest.fixture
-def request_for(untrained, archive) -> Callable[..., Request]:
-    def make(**changes: object) -> Request:
-        fields: dict[str, object] = {
-            "area": aoi.parse_area(PATCH),
-            "period": PERIOD,
-            "stac": str(archive() / "items.json"),
-            "legends": (legends.load("landcover"), legends.load("crops")),
-            "weights": untrained,
-        }
-        return Request(**(fields | changes))
-
-    return make
+def asking(archive, asking) -> Callable[..., Request]:
+    """Two maps of three months, unless changed."""
+    items = archive() / "items.json"
+    return functools.partial(asking, items, period=PERIOD, legends=("landcover", "crops"), min_clear_months=3)
 
 
 @pytest.fixture
-def small_tiles(monkeypatch):
+def small_tiles() -> Iterator[None]:
     """Tiles of 64 pixels: the patch becomes several, cut at its edges."""
-    monkeypatch.setattr(grid, "TILE_PX", 64)
-    monkeypatch.setattr(grid, "_TILE_M", 640)
+    with tiles_of(64):
+        yield
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -260,12 +254,12 @@ def pixels(path: Path) -> np.ndarray:
         return m.read(1)
 
 
-def test_maps_from_saved_composites_are_those_of_the_run_that_saved_them(request_for, tmp_path, small_tiles):
-    result = map_area(request_for(save_composites=True), tmp_path / "one")
+def test_maps_from_saved_composites_are_those_of_the_run_that_saved_them(asking, tmp_path, small_tiles):
+    result = map_area(asking(save_composites=True), tmp_path / "one")
     assert files.verify(tmp_path / "one") == ()
     assert "composites.zarr/composite/zarr.json" in (tmp_path / "one/SHA256SUMS").read_text()
     assert not list((tmp_path / "one/tiles").glob("*.zarr"))
-    map_area(request_for(composites=tmp_path / "one"), tmp_path / "two")
+    map_area(asking(composites=tmp_path / "one"), tmp_path / "two")
     for path in result.paths:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     kept = store.open_store(tmp_path / "one", store.COMPOSITES)
@@ -278,48 +272,49 @@ def test_maps_from_saved_composites_are_those_of_the_run_that_saved_them(request
     assert len(asked["composites"]) == 64
     # a part of the area will do; more, or another period, will not
     part = aoi.parse_area("4.0600,50.7440,4.0630,50.7460")
-    map_area(request_for(composites=tmp_path / "one", area=part), tmp_path / "part")
+    map_area(asking(composites=tmp_path / "one", area=part), tmp_path / "part")
     assert pixels(tmp_path / "part/landcover.tif").any()
     more = aoi.parse_area("4.0585,50.7431,4.0676,50.7600")
     for changed in ({"area": more}, {"period": Period(2019, 7, 3)}):
         with pytest.raises(InputError, match=r"composites\.zarr (does not cover|is of 2019-06_2019-08)"):
-            map_area(request_for(composites=tmp_path / "one", **changed), tmp_path / "not")
+            map_area(asking(composites=tmp_path / "one", **changed), tmp_path / "not")
     assert not (tmp_path / "not").exists()
 
 
-def test_saving_changes_no_map_and_is_part_of_the_request(request_for, tmp_path):
-    plain = map_area(request_for(), tmp_path / "plain")
-    map_area(request_for(save_embeddings=True), tmp_path / "kept")
+def test_saving_changes_no_map_and_is_part_of_the_request(asking, tmp_path):
+    plain = map_area(asking(), tmp_path / "plain")
+    map_area(asking(save_embeddings=True), tmp_path / "kept")
     for path in plain.paths:
         assert path.read_bytes() == (tmp_path / "kept" / path.name).read_bytes()
     with pytest.raises(OutputError, match="differs in: save"):
-        map_area(request_for(save_embeddings=True), tmp_path / "plain")
+        map_area(asking(save_embeddings=True), tmp_path / "plain")
     # a lost shard of a finished run is noticed, and made again to the same bytes
     before = digests(tmp_path / "kept/embeddings.zarr")
     next((tmp_path / "kept/embeddings.zarr/embedding").glob("c/0/*/*")).unlink()
-    map_area(request_for(save_embeddings=True), tmp_path / "kept")
+    map_area(asking(save_embeddings=True), tmp_path / "kept")
     assert digests(tmp_path / "kept/embeddings.zarr") == before
     assert files.verify(tmp_path / "kept") == ()
 
 
+KILLED = """
+import sys
+from pathlib import Path
+from geomap.run.map import map_area
+from geomap.types import Period
+from tests.support.requests import request_for, tiles_of
+
+items, weights, out = sys.argv[1:]
+with tiles_of(64):
+    request = request_for(items, weights, period=Period(2019, 4, 2), save_composites=True, save_embeddings=True)
+    print(map_area(request, Path(out)).resumed)
+"""
+
+
 def test_a_run_killed_while_it_fills_its_stores_resumes_to_the_same_bytes(archive, untrained, tmp_path):
-    items = archive() / "items.json"
-    code = (
-        "import sys; from pathlib import Path; from geomap import aoi, grid, legends as legend\n"
-        "from geomap.types import Period; from geomap.run.map import map_area; from geomap.run.request import Request\n"
-        "grid.TILE_PX, grid._TILE_M = 64, 640\n"
-        f"request = Request(aoi.parse_area('{PATCH}'), Period(2019, 4, 2), {str(items)!r},\n"
-        f"    (legend.load('landcover'),), {untrained!r}, min_clear_months=1,\n"
-        "    save_composites=True, save_embeddings=True)\n"
-        "print(map_area(request, Path(sys.argv[1])).resumed)"
-    )
-
-    def start(out: Path) -> subprocess.Popen[str]:
-        return subprocess.Popen([sys.executable, "-c", code, str(out)], stdout=subprocess.PIPE, text=True)
-
-    whole = start(tmp_path / "whole")
+    given = (archive() / "items.json", untrained)
+    whole = start(KILLED, *given, tmp_path / "whole")
     out = tmp_path / "killed"
-    process = start(out)
+    process = start(KILLED, *given, out)
     while len(list(out.glob("tiles/embeddings.zarr/embedding/c/0/*/*"))) < 2:
         assert process.poll() is None
         time.sleep(0.002)
@@ -329,7 +324,7 @@ def test_a_run_killed_while_it_fills_its_stores_resumes_to_the_same_bytes(archiv
     finished = len(list(out.glob("tiles/*.npz")))
     shard = max(out.glob("tiles/embeddings.zarr/embedding/c/0/*/*"), key=os.path.getmtime)
     (shard.parent / f"{shard.name}.0123.partial").write_bytes(b"torn")  # what zarr leaves when killed in a write
-    last = start(out)
+    last = start(KILLED, *given, out)
     assert int(last.communicate()[0]) == finished
     assert whole.wait() == 0
     for name in (store.EMBEDDINGS, store.COMPOSITES):

@@ -10,10 +10,21 @@ from typer.testing import CliRunner, Result
 from geomap.cli import app
 from tests.support import REPOSITORY
 
+PROGRAM = str(Path(sys.executable).with_name("geomap"))
+
 
 def geomap(*words: str | Path, columns: int = 1000) -> Result:
     """A command in this process; no line of its output is broken."""
     return CliRunner(env={"COLUMNS": str(columns), "NO_COLOR": "1"}).invoke(app, [str(word) for word in words])
+
+
+def typed(
+    *words: str | Path, cwd: Path | None = None, columns: int = 200, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """A command as it is typed in a folder: a process of its own."""
+    environment = os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1"} | env
+    command = [PROGRAM, *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=200)
 
 
 def refused(done: Result | subprocess.CompletedProcess[str], code: int, *says: str) -> str:

@@ -82,6 +82,10 @@ class Server:
             return Answer(403, body=b"")
         return next((a for end, a in self.always.items() if path.endswith(end)), Answer())
 
+    def log(self) -> list[str]:
+        """Method and path of all requests."""
+        return [f"{seen.method} {seen.path}" for seen in self.seen]
+
     def paths(self) -> list[str]:
         """Of all requests, with their queries."""
         return [seen.path for seen in self.seen]
