@@ -156,7 +156,7 @@ class Engine:
         made, usable = Composite(dn, np.ones((steps, *dn.shape[2:]), np.uint8)), np.ones(dn.shape[2:], bool)
         done, start = -usable.size, time.perf_counter()
         while (elapsed := time.perf_counter() - start) < 0.2 or done <= 0:
-            if done < 0:
+            if done <= 0:
                 start = time.perf_counter()  # the first round is a warm-up
             for _, embeddings in self.embed(made, usable, range(steps)):
                 embeddings.sum().item()  # .item() waits for the device

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,15 +192,28 @@ def test_a_caller_that_stops_early_leaves_no_threads(encoder, composite, usable,
     assert not any(thread.name.startswith("encode") for thread in threading.enumerate())
 
 
-def test_speed_is_measured(encoder):
-    assert 10 < encode.Engine(encoder, "cpu").pixels_per_second(12) < 1e9
+def test_speed_is_that_of_the_rounds_after_the_warm_up(encoder, monkeypatch):
+    """By a clock on which the first round takes a minute, and every other an eighth of a second."""
+    engine, now, pixels = encode.Engine(encoder, "cpu"), [0.0], []
+    embed = engine.embed
+
+    def counted(made, usable, months):
+        yield from embed(made, usable, months)
+        now[0] += 0.125 if pixels else 60
+        pixels.append(usable.size)
+
+    monkeypatch.setattr(engine, "embed", counted)
+    monkeypatch.setattr(encode.time, "perf_counter", lambda: now[0])
+    assert engine.pixels_per_second(12) == 8 * pixels[0]
+    assert len(pixels) == 3
 
 
-def test_bfloat16_is_chosen_where_the_processor_multiplies_it():
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():
-        pytest.skip("needs Linux")
-    wanted = torch.bfloat16 if "amx_bf16" in cpuinfo.read_text() else torch.float32
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [({"amx_bf16": True}, torch.bfloat16), ({"amx_bf16": False}, torch.float32), ({}, torch.float32)],
+)
+def test_bfloat16_is_chosen_where_the_processor_multiplies_it(monkeypatch, found, wanted):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
     assert encode.pick_dtype(torch.device("cpu")) == wanted
 
 
