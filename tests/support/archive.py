@@ -48,6 +48,7 @@ class Series:
     west: int = 574_680  # metres
     north: int = 5_622_440
     tile: str = "31UES"
+    real: bool = False  # measured by a satellite
 
     def first(self, dates: int | None) -> "Series":
         """The first so many dates; None: all."""
@@ -65,7 +66,7 @@ def measured(path: Path) -> Series:
     """The real patch, from its series.npz."""
     with np.load(path, allow_pickle=False) as f:
         where = (int(f["epsg"]), int(f["west"]), int(f["north"]), str(f["tile"]))
-        return Series(f["time"].astype("datetime64[s]"), {name: f[name] for name in (*BANDS, SCL)}, *where)
+        return Series(f["time"].astype("datetime64[s]"), {name: f[name] for name in (*BANDS, SCL)}, *where, real=True)
 
 
 def simulated() -> Series:
