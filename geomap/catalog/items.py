@@ -1,4 +1,4 @@
-"""STAC items as granules: the fields that geomap needs, by their provider's conventions; and which copies to keep."""
+"""STAC items read as granules by their provider's conventions, and which copies to keep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from geomap.lonlat import Box, meet, unwrapped
 from geomap.sources.providers import OFFSET_FLAG, PROVIDERS, Provider
 
 SPLIT_SHARE: Final = 0.05
-"""A copy of an acquisition with more than this share of its footprint outside the copies kept is another datastrip.
+"""A copy of an acquisition is another datastrip if more than this share of its footprint lies outside the copies kept.
 Footprints of one granule in two collections are equal (the real items of the tests); datastrips hardly overlap."""
 
 _BASELINE_SUFFIX: Final = re.compile(r"_N\d{2}\.\d{2}$")
@@ -31,7 +31,7 @@ _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class GranuleAsset:
-    """What an item says of one band."""
+    """What an item says about one band."""
 
     href: object  # as served, unchecked
     stated: int | None  # offset in DN
@@ -41,7 +41,7 @@ class GranuleAsset:
 
 @dataclass(frozen=True, slots=True)
 class Granule:
-    """What an item says of one granule of one acquisition."""
+    """What an item says about one granule of one acquisition."""
 
     id: str
     collection: str
@@ -49,19 +49,19 @@ class Granule:
     time: datetime  # UTC
     platform: str  # lower case
     acquisition: str  # platform and datatake without its baseline, or platform and time to the second
-    tile: str  # MGRS, such as 31UES; empty where not told
+    tile: str  # MGRS, such as 31UES; empty where not stated
     epsg: int
     footprint: BaseGeometry  # degrees; longitudes beyond 180 where it crosses the antimeridian
     assets: Mapping[str, GranuleAsset]  # by band; bands that the item lacks are absent
     link: str | None  # the item's own address
     baseline: str | None
-    offset_flag: bool | None  # the catalogue says that it took the DN offset off
+    offset_flag: bool | None  # the catalogue says that it removed the DN offset
     generated: datetime
     cloud_cover: float | None  # percent
 
     @property
     def missing(self) -> list[str]:
-        """Bands, SCL included, that the item has no asset for."""
+        """Bands, SCL included, for which the item has no asset."""
         return [band for band in self.provider.assets if band not in self.assets]
 
     @property
@@ -130,11 +130,11 @@ def _asset(asset: Mapping[str, Any]) -> GranuleAsset:
 
 
 def unique(granules: Iterable[Granule]) -> tuple[list[Granule], list[tuple[Granule, Granule]]]:
-    """One copy of each granule: the highest baseline, but every part of a datastrip split.
+    """Keep one copy of each granule, of the highest baseline; where datastrips split a granule, keep every part.
 
     Returns:
-        The granules kept, and each one dropped with the best of those kept in its place. An item that pages repeat is
-        dropped silently: it is used.
+        The granules kept, and each dropped granule paired with the best one kept in its place. An item that pages
+        repeat is not listed as dropped: it is used.
     """
     copies: dict[tuple[str, str], list[Granule]] = defaultdict(list)
     for granule in granules:

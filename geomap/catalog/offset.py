@@ -1,8 +1,8 @@
-"""Whether a scene's pixels carry the radiometric offset of processing baseline 04.00: one decision, with its reason.
+"""Decides whether a scene's pixels carry the offset of processing baseline 04.00, and says why.
 
-From baseline 04.00 (25 January 2022, and every older scene reprocessed since) ESA adds 1000 to all DNs, so that
+Since baseline 04.00 (25 January 2022, and every older scene reprocessed since) ESA adds 1000 to all DNs, so that
 reflectance = (DN + BOA_ADD_OFFSET) / 10000 with BOA_ADD_OFFSET = -1000 (Sentinel-2 Products Specification Document).
-The acquisition date tells nothing. Catalogues differ in whether they took the offset off again; some tell it wrongly.
+The acquisition date does not decide. Some catalogues remove the offset again, some do not, and some state it wrongly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from geomap.sentinel2 import BOA_OFFSET_DN, OFFSET_BASELINE, REFLECTANCE_SCALE, 
 from geomap.sources.providers import OFFSET_FLAG, OffsetTold
 
 OffsetPolicy = Literal["auto", "applied", "unapplied"]
-"""`--offset`: what to believe of scenes whose metadata do not decide; "applied" = the catalogue took the offset off."""
+"""`--offset`: what to assume where a scene's metadata do not decide; "applied" = the catalogue removed the offset."""
 
 _BASELINE: Final = re.compile(r"N?(\d{1,2})\.(\d{1,2})")
 
@@ -63,13 +63,13 @@ def decide_offset(
     Args:
         band: band name; SCL holds classes and never carries the offset.
         told: "flag": `earthsearch:boa_offset_applied` decides and the stated offset is known to be wrong;
-            "stated": the stated offset must agree with the baseline; "baseline": the baseline alone may tell.
+            "stated": the stated offset must agree with the baseline; "baseline": only the baseline counts.
         item: item id, for the message.
         baseline: processing baseline, such as "05.10".
-        flag: the catalogue says that it took the offset off.
+        flag: the catalogue says that it removed the offset.
         stated: offset in DN that the asset states.
         policy: decides where the metadata do not. It also overrides a flag of False from baseline 04.00 on, since
-            Earth Search is known to say False of shifted pixels (Element84/earth-search issues 66 and 71).
+            Earth Search is known to say False for shifted pixels (Element84/earth-search issues 66 and 71).
 
     Raises:
         OffsetError: the metadata are missing or contradict each other, and `policy` is "auto".
@@ -104,7 +104,7 @@ def decide_offset(
 def remedy(reason: str, offset: int) -> str:
     """What to type so that an asset gets `offset` instead of the one that was decided for `reason`.
 
-    Where the metadata were plain, no policy changes the decision: then the scene has to be left out.
+    Where the metadata are clear, no policy changes the decision: then the scene has to be left out.
     """
     without = "map from an item file without this scene"
     if reason.startswith(_TYPED) or (_FLAG_FALSE in reason and offset == 0):

@@ -1,9 +1,9 @@
-"""Whether pixels agree with the DN offset that was decided for their scene: the darkest land tells.
+"""Checks on the darkest vegetation whether a scene's pixels agree with the DN offset decided.
 
 Leaves absorb blue and red light (chlorophyll) and short-wave infrared (water), so most pixels of the scene class
 "vegetation" have reflectances below 0.1 there: DNs of at most 1000. A scene whose +1000 DN of baseline 04.00 is still
 in the data has hardly any, since its reflectances would be negative. The scene class itself does not depend on the
-offset. Snow, sand, bare soil and cloud are bright with and without the offset and are not asked.
+offset. Snow, sand, bare soil and cloud are bright with and without the offset and are not used.
 
 Measured on real scenes of a Belgian field landscape, 72 dates of 2018 and 2019, haze included: without the offset 30 to
 100 % of the values are dark in every window of 20 pixels of vegetation or more, 57 % or more where there are 200; with
@@ -26,31 +26,31 @@ from geomap.sentinel2 import BOA_OFFSET_DN, OFFSET_BASELINE
 from geomap.types import Dark, Scene
 
 GUARD_BANDS: Final = ("B02", "B04", "B12")
-"""Bands whose DNs are counted, each on the grid of 20 m, so that they weigh the same."""
+"""Bands whose DNs are counted, all on the 20 m grid, so that each has the same weight."""
 
 VEGETATION: Final = 4
-"""The scene class asked (sentinel2.SCL_CLASSES)."""
+"""The scene class counted (sentinel2.SCL_CLASSES)."""
 
 DARK_DN: Final = -BOA_OFFSET_DN
 """Greatest DN that counts as dark: with the offset in the data, a reflectance of 0."""
 
 SHIFTED_AT_MOST: Final = 0.02
-"""Dark share at or below which the +1000 DN is in the data: three times the greatest of the real scenes with it."""
+"""Up to this dark share the +1000 DN is in the data: three times the greatest share of the real scenes with it."""
 
 PLAIN_AT_LEAST: Final = 0.2
-"""Dark share from which the +1000 DN is not in the data: a third of the least of the real scenes of enough pixels."""
+"""From this dark share on the +1000 DN is not in the data: a third of the least of real scenes with enough pixels."""
 
 ENOUGH: Final = 600
-"""Values that make evidence strong: 200 pixels of 20 m, 8 ha, in three bands."""
+"""Values needed for strong evidence: 200 pixels of 20 m, 8 ha, in three bands."""
 
 FEW: Final = 60
-"""Values, of 20 pixels, below which nothing is told: shreds between clouds may all be bright."""
+"""Fewer values than these of 20 pixels decide nothing: shreds between clouds may all be bright."""
 
 Says = Literal["agrees", "contradicts", "unclear", "not asked"]
 
 
 class DarkCount:
-    """Counts a tile's dark vegetation while its pixels pass by (composite.Watch); safe for threads."""
+    """Counts a tile's dark vegetation while its pixels are processed (composite.Watch); safe for threads."""
 
     bands: Sequence[str] = GUARD_BANDS
 
@@ -72,7 +72,7 @@ class DarkCount:
 
 
 def dark_np(dn: NDArray[np.uint16], vegetation: NDArray[np.bool_]) -> Dark:
-    """Count raw DNs, 0 = nodata, over vegetation: (y, x), and a mask of that shape or of pixels twice as large."""
+    """Count (y, x) raw DNs, 0 = nodata, in a vegetation mask of the same shape or of pixels twice as large."""
     step = dn.shape[0] // vegetation.shape[0]
     sample = dn[::step, ::step]
     values = np.count_nonzero(vegetation & (sample != 0))
@@ -81,7 +81,7 @@ def dark_np(dn: NDArray[np.uint16], vegetation: NDArray[np.bool_]) -> Dark:
 
 
 def total(parts: Iterable[Mapping[str, Dark]]) -> dict[str, Dark]:
-    """The counts of many tiles, by scene id."""
+    """The counts of many tiles added up, by scene id."""
     counts: dict[str, Dark] = {}
     for part in parts:
         for scene, count in part.items():
@@ -90,7 +90,7 @@ def total(parts: Iterable[Mapping[str, Dark]]) -> dict[str, Dark]:
 
 
 def judge(scene: Scene, count: Dark) -> Says:
-    """What a scene's pixels say of its decided offset.
+    """What a scene's pixels say about its decided offset.
 
     "not asked": fewer than FEW values, or a baseline before 04.00, whose products never carried the offset.
     """
@@ -105,10 +105,10 @@ def judge(scene: Scene, count: Dark) -> Says:
 
 
 def check(scenes: Sequence[Scene], counts: Mapping[str, Dark]) -> dict[str, str]:
-    """Weigh the counts of many tiles, by scene id.
+    """Judge the counts of many tiles, by scene id.
 
     Returns:
-        By scene id, what is doubtful without being proven wrong: a line for the log.
+        By scene id, a line for the log about each decision that is doubtful but not proven wrong.
 
     Raises:
         OffsetError: a scene's pixels plainly contradict its offset.
@@ -125,7 +125,7 @@ def check(scenes: Sequence[Scene], counts: Mapping[str, Dark]) -> dict[str, str]
 
 
 def _other(scene: Scene) -> int:
-    """The offset that was not decided."""
+    """The other of the two possible offsets."""
     return 0 if scene.assets[GUARD_BANDS[0]].offset else BOA_OFFSET_DN
 
 

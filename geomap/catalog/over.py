@@ -1,4 +1,4 @@
-"""Scenes over a grid: which touch it, the zone they are composed in, and which granule of one pass comes first."""
+"""Scenes over a grid: which touch it, in which zone they are composed, which granule comes first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def over(scenes: Sequence[Scene], tile: Grid) -> list[Scene]:
 
 
 def made_in(near: Sequence[Scene], tile: Grid) -> int:
-    """EPSG code of the zone in which a tile's composite is made: its own, unless all scenes lie in one other zone."""
+    """EPSG code of the zone of a tile's composite: the tile's own, unless all scenes lie in one other zone."""
     zones = {scene.epsg for scene in near}
     return zones.pop() if len(zones) == 1 else tile.epsg
 

@@ -1,9 +1,9 @@
-"""From a STAC API or item file to Scenes: one per granule of an acquisition, with every asset's DN offset decided.
+"""Finds Scenes in a STAC API or item file: one per granule, each asset's DN offset decided.
 
     items (stac) -> convention (providers) -> within area, period and cloud limit -> duplicates dropped (granules)
     -> hrefs checked (hrefs) and offsets decided (offset) -> Scenes in order of time and id
 
-Whatever a server filters is filtered again here: servers differ in what they honour.
+All filters are applied again here, since servers differ in which ones they honour.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from geomap.types import LeftOut, Period, Scene, SceneAsset
 log = logging.getLogger(__name__)
 
 MAX_TEXT: Final = 200
-"""Characters of a catalogue's own words that are kept of an item left out."""
+"""Most characters kept of what a catalogue says about an item left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a search found for a request: the scenes to read, and what lies there too and is not used."""
+    """What a search found for a request: the scenes to read, and the items that are not used."""
 
     scenes: tuple[Scene, ...]  # in order of time and id, each acquisition once
     left_out: tuple[LeftOut, ...]  # in order of cause and id
-    period: Period  # that was searched
+    period: Period  # the months searched
 
 
 def search(
@@ -124,7 +124,7 @@ class _Source:
         )
 
     def policy(self, provider: Provider) -> HrefPolicy:
-        """A preset's pixels lie on its own storage; elsewhere on any public host and on those that the user named."""
+        """Where pixels may lie: a preset's on its storage, others on any public host; all on hosts that the user named."""
         trusted = named(self.allow_hosts)
         if self.preset:
             return HrefPolicy(trusted, provider.hosts, provider.buckets)
@@ -156,7 +156,7 @@ def _source(stac: str, collection: str | None, allow_hosts: tuple[str, ...]) -> 
 
 @dataclass(frozen=True, slots=True)
 class _Sieve:
-    """Lets through the granules that were asked for, and keeps why it held back the others."""
+    """Lets through the granules that were asked for, and records why the others are left out."""
 
     area: BaseGeometry
     period: Period
@@ -169,7 +169,7 @@ class _Sieve:
         shapely.prepare(self.area)
 
     def leave_out(self, name: object, cause: str, detail: str) -> None:
-        """Keep why an item is not used; `name` and `detail` may hold whatever a catalogue wrote."""
+        """Record why an item is not used; `name` and `detail` may hold whatever a catalogue wrote."""
         shown = name if isinstance(name, str) and name.isprintable() else repr(name)
         self.left_out.append(LeftOut(shown[:MAX_TEXT], cause, " ".join(detail.split())[:MAX_TEXT]))
 
@@ -216,7 +216,7 @@ def _asset(band: str, granule: Granule, policy: HrefPolicy, offset_policy: Offse
     except HrefError as error:
         raise HrefError(f"item {granule.id}, {band}: {error}") from None
     if granule.provider.owns(href):
-        href = href.partition("?")[0]  # a signature of another day, and a secret
+        href = href.partition("?")[0]  # an old signature, and a secret
     offset, reason = decide_offset(
         band,
         granule.provider.offset_told,
@@ -230,7 +230,7 @@ def _asset(band: str, granule: Granule, policy: HrefPolicy, offset_policy: Offse
 
 
 def _nothing(source: str, sieve: _Sieve) -> str:
-    """Why a search found nothing, as the request was understood, and what to type instead."""
+    """Why a search found nothing, how the request was understood, and what to type instead."""
     west, south, east, north = (f"{v:.6g}" for v in astuple(Box.around(sieve.area)))
     last = sieve.period.end - timedelta(days=1)
     text = (

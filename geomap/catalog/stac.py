@@ -1,4 +1,4 @@
-"""STAC items from an API or a file, as plain dicts. No catalogue's conventions here: see catalog and providers.
+"""Reads STAC items from an API or a file, as plain dicts; knows no catalogue's conventions.
 
 Items stay the JSON that was served: pystac would migrate them (proj:epsg becomes proj:code, fields move to `bands`).
 """
@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT: Final = 6.0  # s
 READ_TIMEOUT: Final = 20.0  # s without a byte
-PATIENCE: float = 15.0  # s of retries after a request's first failure: a dead catalogue is told within a minute
+PATIENCE: float = 15.0  # s of retries after a request's first failure: a dead catalogue is reported within a minute
 PAGE_SIZE: Final = 100  # items; some catalogues time out on larger pages
-MAX_ITEMS: Final = 200_000  # no catalogue has more scenes of one area that geomap takes; stops endless paging
+MAX_ITEMS: Final = 200_000  # more than any catalogue has for an area that geomap takes; stops endless paging
 MAX_VERTICES: Final = 500  # of the outline sent; the exact area is checked on this side
 
 Item = dict[str, Any]
@@ -63,7 +63,7 @@ _CAUSES: Final[tuple[tuple[type[OSError], str], ...]] = (
 
 
 class _Retry(Retry):
-    """Retries until PATIENCE is over; a longer `Retry-After` ends them at once."""
+    """Retries for PATIENCE seconds; a longer `Retry-After` ends them at once."""
 
     deadline: float | None = None
 
@@ -115,7 +115,7 @@ class _CatalogIO(StacApiIO):
             self.session.mount(scheme, HTTPAdapter(max_retries=retry))
 
     def request(self, href: str, *args: Any, **kwargs: Any) -> str:
-        check_url(href, self.policy)  # `next` and `search` links are the server's words
+        check_url(href, self.policy)  # `next` and `search` links come from the server
         try:
             with _untold_retries():
                 return super().request(href, *args, **kwargs)
@@ -127,7 +127,7 @@ class _CatalogIO(StacApiIO):
 
 @contextmanager
 def _untold_retries() -> Iterator[None]:
-    """Keeps urllib3's warning of each retry from the log: what comes of them is told once, at the end."""
+    """Keep urllib3's warning about each retry out of the log: the outcome is reported once, at the end."""
     talker = logging.getLogger("urllib3.connectionpool")
 
     def untold(record: logging.LogRecord) -> bool:
@@ -158,14 +158,14 @@ def search_items(
         area: polygons in EPSG:4326, cut at the antimeridian.
         period: the months asked for.
         collections: ids to search.
-        required: every one of `collections` must be there; otherwise those that are there are searched.
+        required: whether all of `collections` must exist; if not, those that exist are searched.
         max_cloud: percent; sent only to servers that know the query extension. Filter again on this side.
         allow_hosts: further hosts that the API's links may name.
         page_size: items a page.
 
     Raises:
-        CatalogUnavailableError: no answer, or a server error, beyond the retries.
-        InputError: not a STAC API with item search, or a collection that it does not have.
+        CatalogUnavailableError: no answer, or a server error, after all retries.
+        InputError: not a STAC API with item search, or it lacks a collection.
         HrefError: the API's links or redirects lead to a host that may not be asked.
     """
     address = landing_page(url)
@@ -202,7 +202,7 @@ def search_items(
         raise _api_error(url, error) from error
     except STACError as error:
         raise _link_error(url, error) from error
-    except _GARBAGE as error:  # the landing page was STAC, this is not
+    except _GARBAGE as error:  # the landing page was STAC, this page is not
         raise CatalogUnavailableError(f"the catalogue {url} answers garbage ({_short(error)}); try later") from error
 
 
@@ -268,7 +268,7 @@ def _present(client: Client, url: str, wanted: Collection[str], required: bool) 
 
 
 def _simple(parts: list[BaseGeometry]) -> BaseGeometry:
-    """An outline that holds all parts, of at most MAX_VERTICES where a hull of each part suffices."""
+    """An outline around all parts, of at most MAX_VERTICES if a hull of each part is enough for that."""
     outline = parts[0] if len(parts) == 1 else MultiPolygon(parts)
     if shapely.get_num_coordinates(outline) <= MAX_VERTICES:
         return outline
@@ -287,7 +287,7 @@ def _api_error(url: str, error: APIError) -> GeomapError:
 
 
 def _link_error(url: str, error: STACError) -> GeomapError:
-    """Why a link of the API cannot be followed: pystac wraps what stopped it."""
+    """Why a link of the API cannot be followed: pystac wraps the cause."""
     match error.__cause__:
         case GeomapError() as cause:
             return cause
@@ -297,7 +297,7 @@ def _link_error(url: str, error: STACError) -> GeomapError:
 
 
 def _cause(error: APIError) -> str:
-    """Why no response came, in few words: the first error of the system beneath those of the HTTP libraries."""
+    """Why no response came, in a few words: the first system error beneath those of the HTTP libraries."""
     cause = error.__context__
     while cause is not None:
         if isinstance(cause, OSError) and not isinstance(cause, RequestException):

@@ -1,1 +1,1 @@
-"""Job files: what to map regularly, which periods are due, and how a scheduler starts them."""
+"""Job files: what to map regularly, which periods are due, and how a scheduler starts a job."""

@@ -1,4 +1,4 @@
-"""From a job file to requests, and through them to maps: what `geomap run` does, as a function."""
+"""Turns a job file into requests and runs them: what `geomap run` does, as a function."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from geomap.types import UPDATE, Period, Progress
 log = logging.getLogger(__name__)
 
 MAX_BEGUN = 12
-"""Months back that an unfinished map of a rolling period is looked for, and a finished one to update."""
+"""How many months back to look for an unfinished map of a rolling period, or for a finished one to update."""
 
 
 def today() -> date:
-    """The day that rolling periods are counted from (UTC, as scenes are dated)."""
+    """The day from which rolling periods are counted (UTC, as scenes are dated)."""
     return datetime.now(UTC).date()
 
 
@@ -40,13 +40,13 @@ def run_job(
     refresh: bool = False,
     retry_quarantined: bool = False,
 ) -> Iterator[Result]:
-    """Map the periods that are due on `day`, oldest first; a period that is complete costs nothing.
+    """Map the periods that are due on `day`, oldest first; a complete period takes no time.
 
-    An older map that cannot be finished is logged and does not hold up the newer one; its error comes at the end.
+    An older map that cannot be finished is logged and does not stop the newer one; its error is raised at the end.
     `refresh` and `retry_quarantined` are those of `map_area`.
 
     Raises:
-        GeomapError: as `map_area`, in terms of the job file.
+        GeomapError: as `map_area`, in words of the job file.
     """
     failure: GeomapError | None = None
     due = periods(job, day)
@@ -80,7 +80,7 @@ def run_job(
 
 
 def _mapped(job: MapJob, period: Period, run: Callable[[Request, Path], Result], refresh: bool) -> Result:
-    """The maps of a period; of a new one without an update where the earlier map does not fit, of old weights, say."""
+    """Map a period; a new map is made from scratch if the earlier one does not fit, for example by old weights."""
     asked, out = request(job, period), job.directory(period)
     try:
         with in_keys(job.path):
@@ -93,9 +93,9 @@ def _mapped(job: MapJob, period: Period, run: Callable[[Request, Path], Result],
 
 
 def earlier_of(job: MapJob, period: Period) -> Earlier | None:
-    """The newest finished map before a period, which its own updates; of a map that was begun, the one it began with.
+    """The newest finished map before a period, to update; a map that was begun keeps the one it began with.
 
-    None where the job asks for no updates, or there is no such map.
+    None if the job asks for no updates, or there is no such map.
     """
     if not job.keys.outputs.update:
         return None
@@ -106,7 +106,7 @@ def earlier_of(job: MapJob, period: Period) -> Earlier | None:
     try:
         known = read_begun(directory).request.get(UPDATE)
     except InputError:
-        return None  # the run itself will say what is wrong with it
+        return None  # the run itself will report what is wrong with it
     return next((e for e in found if str(e.period) == known), None)
 
 
@@ -115,9 +115,9 @@ def _request_file(directory: Path) -> Path:
 
 
 def periods(job: MapJob, day: date) -> tuple[Period, ...]:
-    """The periods to map on `day`: rolling ones that were begun and not finished, then that of the day.
+    """The periods to map on `day`: unfinished rolling ones first, then that of the day.
 
-    A run that stops in one month and goes on in the next thus keeps the period it began with.
+    So a run that stops in one month and resumes in the next keeps the period it began with.
     """
     current = job.keys.period.at(day)
     if job.keys.period.last is None:
@@ -127,7 +127,7 @@ def periods(job: MapJob, day: date) -> tuple[Period, ...]:
 
 
 def request(job: MapJob, period: Period) -> Request:
-    """What a job asks for in a period. Raises WeightsError where the weights are not those that the job pins."""
+    """What a job asks for in a period. Raises WeightsError if the weights are not those that the job pins."""
     made = request_of(job.keys, job.area, period, job.legends)
     return replace(
         made,
@@ -148,7 +148,7 @@ def _catalogue(job: MapJob) -> str:
 
 
 def _weights(job: MapJob) -> str:
-    """Name or folder of the weights, once they are known to be those that the job means."""
+    """Name or folder of the weights, after a check that they are those that the job pins."""
     asked = job.keys.weights
     name = asked.name if asked.name in weight_names() else str(job.file(asked.name))
     if asked.sha256 is not None:

@@ -1,8 +1,8 @@
-"""Job files: what to map, regularly, in YAML. docs/jobs.md is the reference; pipelines/ has examples.
+"""Reads job files: YAML that says what to map regularly.
 
-The keys are those of run.request, and what only a job may say. Unknown keys and values out of range are errors, all
-told at once and before anything heavy is loaded. Paths are relative to the job file, so that a job means the same from
-any directory. A job holds no secrets: credentials come from the environment.
+docs/jobs.md is the reference; pipelines/ has examples. The keys are those of run.request and some that only jobs have.
+Unknown keys and values out of range are errors, reported together before anything heavy is loaded. Paths are relative
+to the job file, so a job means the same from any directory. It holds no secrets: credentials come from the environment.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from geomap.types import Period
 PERIOD: Final = "{period}"
 """Stands for the months of a map in `outputs.directory`."""
 OWN_BYTES: Final = 2 * 1024**3
-"""What the process that leads workers takes: libraries, and the region's maps while they are written."""
+"""Memory of the process that leads workers: libraries, and the region's maps while they are written."""
 KEYS: Final = {d.option.flag: d.key for d in declared()} | {
     "--out": "outputs.directory",
     "--update-from": "outputs.update",
 }
-"""Options of the command line that messages name -> the keys that say the same in a job file."""
+"""Options of the command line that messages name -> the same keys of a job file."""
 
 
 def _corners(value: Any) -> Any:
@@ -118,14 +118,14 @@ class JobCatalogue(CatalogueKeys):
 class JobWeights(WeightsKeys):
     """Which weights, and which version of them."""
 
-    sha256: _Sum | None = None  # of card.json, which names its files'
+    sha256: _Sum | None = None  # of card.json, which holds those of its files
 
 
 class JobOutputs(OutputKeys):
     """Where maps go, and what is kept beside them."""
 
     directory: Line  # {period} stands for the months
-    update: Flag = False  # each map from the one before; keeps the composites
+    update: Flag = False  # make each map from the one before; keeps the composites
 
     @model_validator(mode="after")
     def _plain(self) -> JobOutputs:
@@ -139,7 +139,7 @@ class JobOutputs(OutputKeys):
 class JobResources(ResourceKeys):
     """What a run may use."""
 
-    threads: Annotated[int, Field(strict=True, ge=1, le=4096)] = 2  # tiles that a worker has in hand
+    threads: Annotated[int, Field(strict=True, ge=1, le=4096)] = 2  # tiles that a worker processes at once
     memory: _Memory | None = None  # of each worker
 
     @field_validator("scheduler")
@@ -155,7 +155,7 @@ class JobResources(ResourceKeys):
 
     @property
     def memory_bytes(self) -> int | None:
-        """What the whole run may take on this machine: its workers' memory and that of the process they work for."""
+        """Memory of the whole run on this machine: that of its workers and of the process that leads them."""
         if self.memory is None:
             return None
         number, unit = re.fullmatch(r"([\d.]+) ?(\w+)", self.memory, re.ASCII).groups()  # type: ignore[union-attr]
@@ -164,7 +164,7 @@ class JobResources(ResourceKeys):
 
 
 def _refuse_secrets(text: str) -> str:
-    """Any text but an address with a user or a query, where passwords and tokens live."""
+    """Return the text unless it is an address with a user or a query, where passwords and tokens stand."""
     try:
         parts = urlsplit(text if "//" in text else f"//{text}")
     except ValueError as e:
@@ -176,7 +176,7 @@ def _refuse_secrets(text: str) -> str:
 
 @contextmanager
 def _as_problem() -> Iterator[None]:
-    """Errors of geomap as pydantic takes them, to be told with all others."""
+    """Pass errors of geomap to pydantic, to be reported with all others."""
     try:
         yield
     except GeomapError as e:
@@ -202,7 +202,7 @@ def _classes(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class JobKeys(RequestKeys):
-    """The keys of a job file; validated with its folder as context, where the area and legends lie."""
+    """The keys of a job file, validated with its folder as context, where area and legends are looked for."""
 
     name: _Name  # of its systemd units, too
     area: Annotated[str, BeforeValidator(_corners), AfterValidator(_area)]
@@ -235,12 +235,12 @@ class MapJob:
 
     @cached_property
     def area(self) -> aoi.Area:
-        """The area, read from its file where it is one. Raises AoiError."""
+        """The area, read from its file if it is one. Raises AoiError."""
         with in_keys(self.path):
             return aoi.parse_area(self.keys.area, self.path.parent)
 
     def file(self, text: str) -> Path:
-        """A path as the job file means it: relative to the file."""
+        """A path of the job file, which is relative to the file."""
         return Path(os.path.normpath(self.path.parent / text))
 
     def directory(self, period: Period) -> Path:
@@ -249,10 +249,10 @@ class MapJob:
 
 
 def read_job(path: Path) -> MapJob:
-    """Read and check a job file, its legends, and its area but for the content of an area file.
+    """Read and check a job file, its legends and its area, but not the content of an area file.
 
     Raises:
-        ConfigError: no such file, not YAML, unknown keys, values out of range, an area or legends that cannot be: all
+        ConfigError: no such file, not YAML, unknown keys, values out of range, an impossible area or legend: all
             problems at once.
     """
     raw = config.read_yaml(path, "job file", "pipelines/rolling_update_monthly.yaml")
@@ -267,7 +267,7 @@ def read_job(path: Path) -> MapJob:
 
 @contextmanager
 def in_keys(path: Path) -> Iterator[None]:
-    """Errors in terms of a job file: its path comes first, and keys take the place of options."""
+    """Word errors for a job file: its path comes first, and keys replace options."""
     try:
         yield
     except GeomapError as e:

@@ -1,4 +1,4 @@
-"""Schedules of a job on one machine, as text: a systemd service with its timer, and a line for cron.
+"""Writes a job's schedule for one machine as text: a systemd service, its timer, a cron line.
 
 Nothing is installed here. Options of the units are those of systemd.service(5), systemd.timer(5) and systemd.unit(5) of
 version 245 or newer; cron means crontab(5) as Vixie cron and cronie have it.
@@ -18,10 +18,10 @@ from geomap.errors import InputError
 EVERY: Final = {"monthly": "0 3 5 * *", "weekly": "0 3 * * 1", "daily": "0 3 * * *"}
 """Cron expressions. Monthly is the fifth: scenes of the last days of a month take days to reach a catalogue."""
 RETRIED: Final = {"0 3 5 * *": "0 3 5-11 * *"}
-"""What cron gets instead: it does not try again by itself, and a map that is finished costs nothing to ask for."""
+"""What cron gets instead: it does not retry by itself, and a run whose map is finished takes no time."""
 RETRY: Final = "Cron does not try again, so it asks on seven days in a row; a finished map is left as it is."
 NOTIFY: Final = "geomap-notify@.service"
-"""File of the notice of failure, which all jobs share and users edit."""
+"""Unit file of the failure notice, which all jobs share and users may edit."""
 RETRY_AFTER: Final = "15min"
 MAX_STARTS: Final = 20  # in 12 h: retries for five hours, and the timer's own starts
 TEMPORARY: Final = 75  # EX_TEMPFAIL of sysexits.h: errors.TemporaryError
@@ -34,7 +34,7 @@ _WEEKDAY: Final = ("weekday", 0, 7, _DAYS)
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A job that runs again and again."""
+    """A job that runs regularly."""
 
     name: str  # of the job, as jobfile.JobKeys allows it
     job: Path  # absolute
@@ -66,7 +66,7 @@ def files(schedule: Schedule) -> dict[str, str]:
 def calendars(cron: str) -> tuple[str, ...]:
     """A cron expression as systemd's OnCalendar expressions, every value written out. Raises InputError.
 
-    Where both the day of the month and the weekday are restricted, cron means either; two expressions say that.
+    Where both the day of the month and the weekday are restricted, cron means either: that takes two expressions.
     """
     fields = cron.split()
     if len(fields) != 5:

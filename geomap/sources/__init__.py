@@ -1,1 +1,1 @@
-"""What catalogues and servers want: their conventions as data, what may be opened, leases, retries."""
+"""Catalogues and servers: their conventions as data, what may be opened, leases, retries."""

@@ -1,19 +1,20 @@
-"""Which asset addresses geomap opens. A catalogue is somebody else's input, and GDAL opens far more than rasters.
+"""Decides which asset addresses geomap opens: catalogues are not trusted.
 
-GDAL and rasterio treat an href as a small language: inline VRT XML, `vrt://`, `/vsi...` chains, driver prefixes such as
-`GTIFF_DIR:` and local paths. What passes here is a plain raster at a place that the provider or the user named:
+GDAL opens far more than rasters. It and rasterio treat an href as a small language: inline VRT XML, `vrt://`,
+`/vsi...` chains, driver prefixes such as `GTIFF_DIR:` and local paths. Only plain rasters pass here, at a place that
+the provider or the user named:
 
     https   a host of the provider (presets); any public host (a catalogue or item file that the user typed)
     s3      a bucket of the provider: GDAL signs with the user's own keys
     http    only hosts that the user named
     local   only for an item file that the user named
 
-A host that is a private, link-local or loopback address, or no public name, must be named by the user.
+A host that is a private, link-local or loopback address, or not a public name, must be named by the user.
 
 Not covered: redirects of the servers that hold pixels. GDAL follows them to any host, and GDAL 3.10 has no option
-against it (requests to a catalogue are geomap's own: every hop of those is checked). Nor is a public name that
-resolves to a private address told. Where a catalogue is not trusted, and the machine can reach what others must not,
-let it out only through a proxy that refuses such hosts (GDAL_HTTP_PROXY, HTTPS_PROXY) or behind a firewall.
+against it (requests to a catalogue are geomap's own: every hop of those is checked). Nor does geomap notice a public
+name that resolves to a private address. If you do not trust a catalogue, and the machine can reach private hosts, run
+geomap behind a firewall or a proxy that refuses such hosts (GDAL_HTTP_PROXY, HTTPS_PROXY).
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ def check_href(href: object, policy: HrefPolicy, *, base: str | None = None) -> 
     Args:
         href: as the item states it.
         policy: what the item's catalogue may point to.
-        base: the item's `self` link, against which a relative href is resolved; without a URL there, a relative href
-            is resolved against `policy.folder`.
+        base: the item's `self` link, against which a relative href is resolved; if it is no URL, `policy.folder` is
+            used instead.
 
     Raises:
         HrefError: the href is refused; the message shows it without its query string.
@@ -169,17 +170,17 @@ def without_secrets(url: str) -> str:
 
 
 def redact(href: str) -> str:
-    """An address that is to be opened or kept, without what may be secret, in full; a local path as it is."""
+    """A whole address, to be opened or kept, without its parts that may be secret; a local path stays as it is."""
     return _bare(href) if urlsplit(href).scheme else href
 
 
 def redacted(text: str) -> str:
-    """Text as messages and logs show it: every address in it, and every path, without query, fragment and user."""
+    """Text as messages and logs show it: every address and path in it without query, fragment and user."""
     return _WORD.sub(lambda word: _redacted_word(word[0]), text)
 
 
 def _redacted_word(word: str) -> str:
-    """A word without secrets; what closes it, a quote or a full stop, stays."""
+    """A word without secrets; a quote or full stop at its end stays."""
     end = len(word.rstrip(_CLOSING))
     before_query = word[:end].partition("?")[0]
     shown = _bare(word[:end]) if "://" in before_query else before_query

@@ -1,7 +1,7 @@
-"""How many files of one provider are open at once, where the provider sets a limit: in this process, or on a cluster.
+"""Limits how many files of one provider are open at once, where the provider sets a limit.
 
-A read of a limited provider holds one of its leases. By default the leases are this process's own; on a cluster each
-worker is given leases that all of its workers, and all runs on it, share (run/worker.py).
+A read of a limited provider holds one of its leases. By default the leases belong to this process; on a cluster all
+workers and all runs share them (run/worker.py).
 """
 
 from __future__ import annotations
@@ -31,5 +31,5 @@ def limits() -> dict[str, int]:
 
 
 def share(key: str, leases: Lease) -> None:
-    """Take leases of provider `key` that other processes take too, in place of this process's own."""
+    """For provider `key`, use leases that other processes share in place of this process's own."""
     _leases[key] = leases

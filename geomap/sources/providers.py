@@ -1,4 +1,4 @@
-"""What each Sentinel-2 L2A catalogue does its own way, as data. No other module knows a catalogue by name.
+"""The conventions of each Sentinel-2 L2A catalogue, as data; no other module names a catalogue.
 
 A provider is one set of conventions: one collection of one catalogue. The order of PROVIDERS is the order of
 preference between copies of one scene at the same processing baseline.
@@ -35,7 +35,7 @@ class Provider:
     assets: Mapping[str, str]  # band name, SCL included -> asset key
     offset_told: OffsetTold
     marks: tuple[str, ...] = ()
-    """Properties that tell the convention where a copy has another collection id. Empty: only the id is trusted,
+    """Properties that identify the convention where a copy has another collection id. Empty: only the id is trusted,
     since nothing in the items says whether a copy still carries the offset."""
     baseline_property: str = "s2:processing_baseline"
     datatake_property: str = "s2:datatake_id"
@@ -44,8 +44,8 @@ class Provider:
     hosts: frozenset[str] = frozenset()  # https hosts of its pixels
     buckets: frozenset[str] = frozenset()  # s3 buckets of its pixels
     gdal_options: Mapping[str, str] = field(default_factory=dict)
-    """What GDAL needs to read its own hrefs, and only those (see `owns`). Credentials come from the environment."""
-    max_connections: int | None = None  # open at once, over all workers; None: no stated limit
+    """Options of GDAL for the provider's own hrefs only (see `owns`). Credentials come from the environment."""
+    max_connections: int | None = None  # files open at once, over all workers; None: no stated limit
 
     def owns(self, href: str) -> bool:
         """Whether `href` lies on the provider's own storage, where `gdal_options` and `max_connections` apply."""
@@ -131,10 +131,10 @@ _PROVIDERS: Final = (
 )
 
 SIGN_AGAIN: Final = "/vsicurl?pc_url_signing=yes&pc_collection=sentinel-2-l2a&url="
-"""Opens an address of the Planetary Computer, which follows escaped, with a token of its collection.
+"""Prefix that opens an escaped address of the Planetary Computer with a token of its collection.
 
-GDAL keeps the token of an address until it expires and cannot be told to drop it (cpl_vsil_curl.cpp); that of the
-collection it asks for apart."""
+GDAL keeps an address's token until it expires and cannot be told to drop it (cpl_vsil_curl.cpp); it requests the
+collection's token separately."""
 
 PROVIDERS: Final[Mapping[str, Provider]] = {p.key: p for p in _PROVIDERS}
 """Conventions by key, preferred first."""
@@ -144,7 +144,7 @@ PRESETS: Final[Mapping[str, tuple[Provider, ...]]] = {
 }
 """What `--stac NAME` searches.
 
-`earth-search` searches both of its collections and keeps one copy of each scene: Collection 1 tells its offset
+`earth-search` searches both of its collections and keeps one copy of each scene: Collection 1 states its offset
 reliably but lacks scenes of 2016 to 2019 and of 2022; sentinel-2-l2a has those, while some of its newer items state the
 offset wrongly. So the second fills the gaps of the first.
 """

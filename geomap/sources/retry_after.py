@@ -1,9 +1,9 @@
-"""What servers answer to GDAL, thread by thread: the last status, and how long a server wants no more requests.
+"""Notes what servers answer to GDAL, per thread: the last status, and how long to wait.
 
-GDAL 3.10 asks again where it is refused, but ignores Retry-After, and its errors do not always tell the status: "not
+GDAL 3.10 retries a refused request but ignores Retry-After, and its errors do not always hold the status: "not
 recognized as being in a supported file format" may be a 503. Its debug messages hold the headers of every response;
-rasterio hands them to its logger `rasterio._env` in the thread that asks, while GDAL waits. They are read there, and
-kept from the log: a thread that is told to retry later sleeps before GDAL can ask again.
+rasterio passes them to its logger `rasterio._env` in the requesting thread, while GDAL waits. Here they are read and
+kept out of the log. A thread that is told to retry later sleeps before GDAL can send its next request.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from geomap import process
 from geomap.sources.hrefs import redacted
 
 HEADER_OPTIONS: Final = {"CPL_CURL_VERBOSE": "YES", "CPL_DEBUG": "CURL_INFO_HEADER_IN"}
-"""GDAL reports the headers of responses, and nothing else: requests would hold tokens (cpl_http.cpp)."""
+"""GDAL reports the headers of responses only: those of requests would hold tokens (cpl_http.cpp)."""
 
 TEMPORARY: Final = frozenset({408, 425, 429, *range(500, 600)})
-"""Statuses that may change when the request comes again: the server's own errors, a request that came too slowly, too
-early or too often (RFC 9110, 6585, 8470). All others are for good."""
+"""Statuses worth a retry: the server's own errors, and requests that came too slowly, too early or too often (RFC 9110,
+6585, 8470). All others are final."""
 
 _MARK: Final = "CURL_INFO_HEADER_IN: "
 _here = threading.local()
@@ -37,11 +37,11 @@ _hold: dict[str, float] = {}
 
 @dataclass
 class Answers:
-    """Of one thread's requests to one host."""
+    """The answers of one host to one thread."""
 
     host: str
-    deadline: float  # time.monotonic after which nothing is waited for
-    stopped: threading.Event  # set: nothing is waited for
+    deadline: float  # time.monotonic at which waiting ends
+    stopped: threading.Event  # set: waiting ends
     status: int = 0  # of the last response; 0: none yet
 
     def see(self, header: str) -> None:
@@ -71,7 +71,7 @@ def seconds(retry_after: str) -> float:
 
 @contextmanager
 def watched(href: str, deadline: float, stopped: threading.Event) -> Iterator[Answers]:
-    """Watch the requests that this thread makes for one file, once its host wants any; GDAL_OPTIONS must be set."""
+    """Wait until the file's host accepts requests, then watch this thread's; GDAL_OPTIONS must be set."""
     answers = Answers(urlsplit(href).netloc, deadline, stopped)
     if not answers.host:  # a local file
         yield answers

@@ -1,7 +1,7 @@
-"""The arrays of a store's zone: shapes, shards, names of dimensions, coordinates, CRS and transform (store.py).
+"""The arrays of a store's zone: shapes, shards, dimension names, coordinates, CRS, transform.
 
 Sources: CF conventions 1.11, sections 4.4 (time), 5.6 and appendix F (grid_mapping); GDAL's Zarr and netCDF drivers for
-`spatial_ref` and `GeoTransform`; the attribute `coordinates` lets xarray take spatial_ref for a coordinate unasked.
+`spatial_ref` and `GeoTransform`; the attribute `coordinates` makes xarray read spatial_ref as a coordinate by default.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ COMPOSITE_ARRAYS: Final = (
     ),
     TiledArray("clear", np.uint8, ("month",), 0, {"long_name": "clear observations"}),
 )  # fmt: skip
-"""The large array of a store and the small one, which has a file for each tile that was written, even of nothing."""
+"""The large array of a store, and the small one, which has a file for each tile written, even where it is empty."""
 
 
 def georeference(group: Any, grid: Grid) -> None:

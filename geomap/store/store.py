@@ -1,4 +1,4 @@
-"""Georeferenced Zarr v3 stores of what a run computes on its way to the maps: embeddings and monthly composites.
+"""Georeferenced Zarr v3 stores of a run's embeddings and monthly composites.
 
     <store>.zarr/            attributes "geomap": what it holds, from what, and its tiles
       embedding              (component, y, x) int8, all 0 = no data      in embeddings.zarr
@@ -11,8 +11,8 @@
 This is a store of one UTM zone: `xarray.open_zarr(PATH)` opens it. Over several zones all but `basis` lie in groups,
 one for each zone, named by its EPSG code.
 
-A tile is one shard of the large arrays and one chunk of the small ones, on the zone's own grid of tiles, so tiles are
-written by any process, in any order, alone or again, and give the same bytes. CRS and transform follow the CF
+A tile is one shard of the large arrays and one chunk of the small ones, on the zone's own grid of tiles. So any process
+can write tiles, in any order, alone or again, and the bytes are the same. CRS and transform follow the CF
 conventions (section 5.6, grid_mapping) with GDAL's additions `GeoTransform` and `spatial_ref`, which GDAL, xarray and
 rioxarray read. Large arrays are sharded (zarr-specs, codec sharding_indexed), which GDAL reads from 3.13 on.
 """
@@ -59,7 +59,7 @@ _ARRAYS: Final = {EMBEDDINGS: EMBEDDING_ARRAYS, COMPOSITES: COMPOSITE_ARRAYS}
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store that is there."""
+    """A store on the disk."""
 
     path: Path
     kind: str  # EMBEDDINGS or COMPOSITES
@@ -67,7 +67,7 @@ class Store:
     tiles: tuple[Tile, ...]
     zones: Mapping[int, Grid]  # by EPSG code: the whole tiles of a zone, which its arrays cover
     period: Period
-    about: Mapping[str, Any]  # what the run says of it: weights, masks ...
+    about: Mapping[str, Any]  # what the run says about it: weights, masks ...
     missing: frozenset[str] = frozenset()  # names of tiles that could not be made: no data
 
     def zone(self, epsg: int) -> Grid:
@@ -90,13 +90,13 @@ class Store:
                 y, x = row * self.side, column * self.side
                 shard = _padded(pixels, self.side, rows, columns, array.fill_value)
                 array[..., y : y + self.side, x : x + self.side] = shard
-                if (file := self._file(tile, name)).is_file():  # none of a shard of nothing but the fill value
+                if (file := self._file(tile, name)).is_file():  # a shard of only the fill value has no file
                     files.flush(file)
 
     def read(self, name: str, grid: Grid, tile: Tile, first: int | None = None) -> NDArray[Any]:
-        """(..., y, x) of an array over a grid that lies in a stored tile, or of it at one `first` index (a month).
+        """(..., y, x) of an array over a grid inside a stored tile; with `first`, only of that index (a month).
 
-        Raises ReadError where it is damaged.
+        Raises ReadError if it is damaged.
         """
         if not self.has(tile):
             raise damaged(self.path, f"it lacks the tile {tile.name}")
@@ -138,7 +138,7 @@ class Store:
         return self.path / (self.group(tile.grid.epsg) or "") / array.file(*self._place(tile))
 
     def _open(self, epsg: int, name: str, mode: Any) -> Any:
-        _, small = _ARRAYS[self.kind]  # tells by its files which tiles were written: those of nothing too
+        _, small = _ARRAYS[self.kind]  # its files show which tiles were written, empty ones too
         array = zarr.open_array(self.path / (self.group(epsg) or "") / name, mode=mode)
         return array.with_config({"write_empty_chunks": name == small.name})
 
@@ -151,11 +151,11 @@ def create(
     about: Mapping[str, Any],
     basis: NDArray[np.float32] | None = None,
 ) -> Store:
-    """Make an empty store, in place of what may lie there; it appears whole or not at all.
+    """Make an empty store, replacing what is there; it appears whole or not at all.
 
     Args:
         path: its name is EMBEDDINGS or COMPOSITES, and decides which it is.
-        tiles: that will be written.
+        tiles: those that will be written.
         side: pixels per side of a tile that is not cut (grid.TILE_PX).
         period: the months.
         about: JSON values.
@@ -163,7 +163,7 @@ def create(
 
     Raises:
         DiskFullError, OutputError: it cannot be written.
-        ValueError: a path of another name, or a basis too many or missing.
+        ValueError: a path of another name, or a basis that is missing or does not belong.
     """
     kind, part = path.name, files.temporary(path)
     if kind not in _ARRAYS or (kind == EMBEDDINGS) != (basis is not None):
@@ -198,7 +198,7 @@ def create(
 
 
 def open_store(path: Path, kind: str | None = None) -> Store:
-    """A store by its directory, or (with `kind`, EMBEDDINGS or COMPOSITES) by that of the run that made it.
+    """Open a store by its directory, or (with `kind`, EMBEDDINGS or COMPOSITES) by that of the run that made it.
 
     Raises:
         InputError: no store of that kind there, or one of another version.
@@ -229,7 +229,7 @@ def open_store(path: Path, kind: str | None = None) -> Store:
 
 
 def name_missing(path: Path, tiles: Collection[str]) -> None:
-    """Write into a store's attributes which tiles could not be made. Raises DiskFullError, OutputError."""
+    """Write the tiles that could not be made into a store's attributes. Raises DiskFullError, OutputError."""
     content = json.loads((path / "zarr.json").read_bytes())
     content["attributes"]["geomap"][MISSING] = sorted(tiles)
     files.write_json(path / "zarr.json", content)  # under a new inode: the state's own file stays as it is
@@ -268,9 +268,9 @@ def _whole(grids: Iterable[Grid], side: int) -> Grid:
 
 
 def _consolidate(root: Any) -> None:
-    """Repeat the metadata of all arrays in the root's own, where xarray looks for them; others pass over it."""
+    """Copy the metadata of all arrays into the root's own, where xarray looks for them; other readers ignore it."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)  # that the specification does not know it yet
+        warnings.simplefilter("ignore", ZarrUserWarning)  # "not in the specification yet"
         zarr.consolidate_metadata(root.store)
 
 
