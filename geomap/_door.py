@@ -33,6 +33,9 @@ class CallablePackage(ModuleType):
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._function(*args, **options)
 
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return import_module, (self.__name__,)  # by its name, as functions are pickled
+
     @property
     def __signature__(self) -> inspect.Signature:
         import inspect  # takes as long to load as all of geomap's own door

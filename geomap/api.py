@@ -12,40 +12,48 @@ that do not fit, or work that must survive a crash, use a run: `geomap.map_area`
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import rasterio
 import rioxarray  # noqa: F401  gives arrays their `.rio`
 import torch
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
 
-from geomap import legends as books
 from geomap import pipeline
 from geomap.aoi import Area
+from geomap.api_checks import (
+    checked_embeddings,
+    checked_least,
+    checked_legends,
+    checked_series,
+    checked_share,
+    checked_within,
+)
 from geomap.catalog import offset_check
 from geomap.catalog.offset import OffsetPolicy
 from geomap.catalog.over import over
 from geomap.catalog.search import Found
-from geomap.catalog.search import search as find
 from geomap.composite.mask import DEFAULT_MASK, Mask
 from geomap.encode.engine import Engine
 from geomap.encode.weights import Weights
 from geomap.encode.weights import load_weights as load_weights
-from geomap.errors import InputError, WeightsError
+from geomap.errors import InputError, NoScenesError, WeightsError
 from geomap.grid import inside, mosaic_grid, tiles
 from geomap.label.classify import TileLabels
 from geomap.legends import Legend
 from geomap.read.access import DEADLINE, MAX_MISSED
 from geomap.run.map import map_area
-from geomap.run.prepare import with_base
+from geomap.run.prepare import find_scenes, with_base
+from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, NODATA_DN
 from geomap.store import store as stored
 from geomap.store.store import COMPOSITES, EMBEDDINGS
-from geomap.types import CLEAR_MONTHS, Composite, Grid, Period, Progress, silent
+from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Composite, Grid, Period, Progress, silent
 from geomap.write.layer import Layer, layers_of
 
 __all__ = ["composite", "embed", "label", "load_weights", "map_area", "open_store", "search"]
@@ -83,16 +91,16 @@ def search(
         InputError: the area, period or catalogue cannot be read.
         CatalogUnavailableError: the catalogue does not answer; try again later.
     """
-    where, when = _area(area), _period(period)
-    return find(
-        where.geometry,
-        when,
-        stac,
+    asked = Request(
+        area=area,
+        period=period if isinstance(period, Period) else str(period),
+        stac=str(stac),
         collection=collection,
         max_cloud=max_cloud,
-        offset_policy=offset,
-        allow_hosts=allow_hosts,
+        offset=offset,
+        allow_hosts=tuple(allow_hosts) if isinstance(allow_hosts, list | set) else allow_hosts,
     )
+    return find_scenes(asked, silent)
 
 
 def composite(
@@ -123,7 +131,10 @@ def composite(
         ReadError, SourceUnavailableError: files cannot be read.
         OffsetError: the pixels of a scene contradict its radiometric offset.
     """
-    where, period = _area(area), scenes.period
+    if not isinstance(scenes, Found):
+        raise InputError(f"give composite what geomap.search found, not {type(scenes).__name__}")
+    asked = Request(area=area, period=scenes.period, mask=mask, max_missed=max_missed, deadline=deadline)
+    where, period = asked.area, asked.period
     parts = tiles(where)
     if len(zones := {tile.grid.epsg for tile in parts}) > 1:
         names = ", ".join(f"EPSG:{epsg}" for epsg in sorted(zones))
@@ -132,9 +143,10 @@ def composite(
     dn = np.zeros((period.months, len(BANDS), *whole.shape), np.uint16)
     clear = np.zeros((period.months, *whole.shape), np.uint8)
     within = np.zeros(whole.shape, bool)
-    dark = offset_check.total([])
+    dark, seen = offset_check.total([]), False
     for done, tile in enumerate(parts, 1):
         near = over(scenes.scenes, tile.grid)
+        seen = seen or bool(near)
         made = pipeline.compose(near, tile.grid, period, mask, max_missed, deadline)
         dark = offset_check.total([dark, made.dark])
         offset_check.check(scenes.scenes, dark)
@@ -143,6 +155,8 @@ def composite(
         within[part] = mine = inside(where, tile.grid)
         dn[part], clear[part] = made.dn * mine, made.clear * mine
         progress("composite", done, len(parts))
+    if not seen:
+        raise NoScenesError("none of these scenes lies over the area; give composite the area that was searched")
     return _composite_array(dn, clear, within, whole, period)
 
 
@@ -170,16 +184,14 @@ def embed(
     Raises:
         WeightsError, InputError: the weights or the device do not exist.
     """
-    loaded = load_weights(weights) if isinstance(weights, str) else weights
-    period = _months_of(series)
+    loaded = weights if isinstance(weights, Weights) else load_weights(str(weights))
+    dn, steps, inside = checked_series(series)
+    least = checked_least(min_clear_months, len(steps))
     engine = Engine(loaded.encoder, device)
-    dn = np.ascontiguousarray(series.transpose("month", "band", "y", "x").values)
     made = Composite(dn, np.zeros((0, *dn.shape[2:]), np.uint8))
-    area = series.coords["inside"].values if "inside" in series.coords else np.ones(made.shape, bool)
-    least = min(3, period.months) if min_clear_months is None else min_clear_months
-    months, usable = pipeline.usable_pixels(made, area, least)
+    months, usable = pipeline.usable_pixels(made, inside, least)
     out = np.full((engine.execution.cfg.out, usable.size), np.nan, np.float32)
-    for index, vectors in pipeline.embed_pixels(engine, made, usable, period):
+    for index, vectors in pipeline.embed_pixels(engine, made, usable, steps):
         out[:, index] = vectors.cpu().numpy().T
         progress("encode", int(index[-1]) + 1, usable.size)
     card = loaded.card
@@ -200,7 +212,7 @@ def label(
     legends: Legend | str | Sequence[Legend | str] = (),
     weights: Weights | str | None = None,
     min_confidence: float = 0.0,
-    within: tuple[str, str] | None = None,
+    within: tuple[str, str] | str | None = None,
 ) -> xr.Dataset:
     """Map each embedding to the class whose prompts are nearest.
 
@@ -222,16 +234,15 @@ def label(
         WeightsError: the embeddings come from another model.
     """
     loaded = _weights_of(embeddings, weights)
-    asked, base = with_base(_legends(classes, legends), within)
-    questions = pipeline.questions(asked, loaded, min_confidence)
-    found = embeddings.transpose("component", "y", "x")
-    shape = (found.sizes["y"], found.sizes["x"])
-    months = np.asarray(found.coords[CLEAR_MONTHS].values, np.uint8)
-    made = pipeline.label_pixels(_windows(found), TileLabels(questions, shape), months, base)
-    place = _place(found)
+    asked, base = with_base(checked_legends(classes, legends), checked_within(within))
+    least = checked_share("min_confidence", min_confidence)
+    vectors, months = checked_embeddings(embeddings, loaded.card.config().out)
+    questions = pipeline.questions(asked, loaded, least)
+    made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape), months, base)
+    place = _place(embeddings)
     layers = {
         layer.stem: xr.DataArray(made[layer.stem], dims=("y", "x"), coords=place, attrs=_layer_attrs(layer))
-        for layer in layers_of(asked, min_confidence)
+        for layer in layers_of(asked, least)
     }
     return xr.Dataset(layers)
 
@@ -254,10 +265,11 @@ def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
     folder = Path(path)
     kinds = [kind for kind in (COMPOSITES, EMBEDDINGS) if (folder / kind).is_dir()]
     stores = [stored.open_store(folder, kind) for kind in kinds] or [stored.open_store(folder)]
-    return xr.merge([_opened(kept, epsg) for kept in stores], compat="override", combine_attrs="drop_conflicts")
+    zone = None if epsg is None else int(epsg)
+    return xr.merge([_opened(kept, zone, folder) for kept in stores], compat="override", combine_attrs="drop_conflicts")
 
 
-def _opened(kept: stored.Store, epsg: int | None) -> xr.Dataset:
+def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
     """One zone of a store as arrays like those of `composite` and `embed`."""
     zones = sorted({tile.grid.epsg for tile in kept.tiles})
     if epsg is None and len(zones) > 1:
@@ -270,8 +282,9 @@ def _opened(kept: stored.Store, epsg: int | None) -> xr.Dataset:
     part = {"y": slice(row, row + where.height), "x": slice(column, column + where.width)}
     found = xr.open_zarr(kept.path, group=kept.group(zone), mask_and_scale=False, consolidated=False).isel(part)
     if kept.kind == COMPOSITES:
-        composites: xr.Dataset = found.assign_coords(clear=found["clear"])
-        return composites
+        composites: xr.Dataset = found.drop_attrs(deep=False).assign_coords(clear=found["clear"])
+        inside = _inside(run, zone, where)
+        return composites if inside is None else composites.assign_coords(inside=(("y", "x"), inside))
     codes = found["embedding"].astype(np.float32)
     length = np.sqrt((codes * codes).sum("component"))
     basis = xr.DataArray(kept.basis(), dims=("dimension", "component"))
@@ -283,39 +296,23 @@ def _opened(kept: stored.Store, epsg: int | None) -> xr.Dataset:
     return opened
 
 
-def _area(area: Area | str) -> Area:
-    return area if isinstance(area, Area) else Area(area)
-
-
-def _period(period: Period | str) -> Period:
-    if isinstance(period, Period):
-        return period
-    try:
-        return Period.parse(period)
-    except ValueError as e:
-        raise InputError(str(e)) from e
-
-
-def _months_of(series: xr.DataArray) -> Period:
-    """The period of a composite, whose months must be consecutive."""
-    months = series.indexes["month"]
-    return Period(months[0].year, months[0].month, len(months))
-
-
-def _legends(classes: str | Sequence[str] | None, legends: Legend | str | Sequence[Legend | str]) -> tuple[Legend, ...]:
-    named = [legends] if isinstance(legends, Legend | str) else list(legends)
-    if classes is None:
-        return tuple(x if isinstance(x, Legend) else books.load(x) for x in named or ["landcover"])
-    typed = books.typed(classes if isinstance(classes, str) else ",".join(classes))
-    return (*_legends(None, named), typed) if named else (typed,)
+def _inside(run: Path, zone: int, where: Grid) -> NDArray[np.bool_] | None:
+    """(y, x) pixels of the area, as the run's map of clear months tells; None of a store without its run."""
+    for path in (run / f"{CLEAR_MONTHS}.tif", run / f"{CLEAR_MONTHS}_{zone}.tif"):
+        if path.is_file():
+            with rasterio.open(path) as source:
+                months: NDArray[np.uint8] = source.read(1)
+            return months != NOT_MAPPED if months.shape == where.shape else None
+    return None
 
 
 def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weights:
     """The weights that made the embeddings. Raises WeightsError if others are given."""
-    name, digest = embeddings.attrs.get("weights"), embeddings.attrs.get("weights_sha256")
+    about = getattr(embeddings, "attrs", {})
+    name, digest = about.get("weights"), about.get("weights_sha256")
     if name is None or digest is None:
         raise WeightsError("these embeddings do not name their weights; keep the attributes that embed sets")
-    loaded = weights if isinstance(weights, Weights) else load_weights(weights or name)
+    loaded = weights if isinstance(weights, Weights) else load_weights(str(weights or name))
     if loaded.digest != digest:
         raise WeightsError(
             f"these are embeddings of weights {name} {digest[:12]}, not of {loaded.card.name} {loaded.digest[:12]}; "
@@ -324,9 +321,9 @@ def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weig
     return loaded
 
 
-def _windows(embeddings: xr.DataArray) -> Iterator[tuple[NDArray[np.intp], torch.Tensor]]:
-    """The embedded pixels, one window at a time (pipeline.Embedded)."""
-    pixels = np.asarray(embeddings.values, np.float32).reshape(embeddings.sizes["component"], -1)
+def _windows(vectors: NDArray[np.float32]) -> pipeline.Embedded:
+    """The embedded pixels of (D, y, x) vectors, a window at a time."""
+    pixels = vectors.reshape(len(vectors), -1)
     where = np.flatnonzero(~np.isnan(pixels[0]))
     for start in range(0, len(where), WINDOW):
         index = where[start : start + WINDOW]

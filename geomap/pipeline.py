@@ -89,9 +89,9 @@ def usable_pixels(
     return np.where(inside, months, np.uint8(NOT_MAPPED)), inside & (months >= least)
 
 
-def embed_pixels(engine: Engine, made: Composite, usable: NDArray[np.bool_], period: Period) -> Embedded:
-    """Encode the usable pixels; each must have a valid month."""
-    return engine.embed(made, usable, period.calendar_months)
+def embed_pixels(engine: Engine, made: Composite, usable: NDArray[np.bool_], months: Sequence[int]) -> Embedded:
+    """Encode the usable pixels, each of which has a valid month; `months` are the calendar months 0..11 of the steps."""
+    return engine.embed(made, usable, months)
 
 
 def questions(asked: Sequence[Legend], weights: Weights, min_confidence: float = 0.0) -> tuple[Question, ...]:

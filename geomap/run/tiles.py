@@ -194,7 +194,7 @@ def label_tile(
             codes[:, kept] = known.codes.reshape(len(codes), -1)[:, kept]
 
     def pixels() -> pipeline.Embedded:
-        for where, embeddings in pipeline.embed_pixels(engine, made, usable, asked.period):
+        for where, embeddings in pipeline.embed_pixels(engine, made, usable, asked.period.calendar_months):
             yield where, embeddings
             if codes is not None and codec is not None:
                 codes[:, where] = codec.encode(embeddings).cpu().numpy().T

@@ -1,0 +1,128 @@
+"""What the Python API accepts, and the line that says why anything else is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from geomap import legends as books
+from geomap.errors import InputError, LegendError
+from geomap.legends import Legend
+from geomap.run.request import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, class_of
+from geomap.sentinel2 import BANDS
+from geomap.types import CLEAR_MONTHS
+
+SERIES = ("month", "band", "y", "x")
+EMBEDDING = ("component", "y", "x")
+RESERVED = frozenset({"x", "y", "spatial_ref", CLEAR_MONTHS})
+"""Names in a Dataset of maps that no legend may have."""
+LENGTH_WITHIN = 0.01
+"""Tolerance of an embedding's length; stored embeddings are unit vectors to 1e-6."""
+
+
+def checked_series(series: xr.DataArray) -> tuple[NDArray[np.uint16], tuple[int, ...], NDArray[np.bool_]]:
+    """(T, C, y, x) DNs with bands in sentinel2.BANDS order, the calendar month 0..11 of each step, and (y, x) inside.
+
+    Takes any whole numbers 0..65535, NaN as nodata: arithmetic and files turn a composite into floats.
+
+    Raises InputError.
+    """
+    _require_dims(series, SERIES, "a composite, as geomap.composite gives it")
+    if sorted(names := [str(band) for band in series.coords["band"].values]) != sorted(BANDS):
+        raise InputError(f"embed needs the bands {', '.join(BANDS)}, each once, not {', '.join(names)}")
+    dates = series.coords["month"].values
+    if not np.issubdtype(dates.dtype, np.datetime64):
+        raise InputError("the coordinate month must hold dates, such as 2023-04-01")
+    months = tuple(int(month) % 12 for month in dates.astype("datetime64[M]").astype(int))
+    if not months or len(set(months)) < len(months):
+        raise InputError("embed needs 1 to 12 months, each calendar month at most once")
+    ordered = series.assign_coords(band=names).sel(band=list(BANDS)).transpose(*SERIES)
+    inside = np.ones(ordered.shape[2:], bool)
+    if "inside" in series.coords:
+        inside = np.asarray(series.coords["inside"].transpose("y", "x").values, bool)
+    return _digital_numbers(ordered.values), months, inside
+
+
+def _digital_numbers(values: NDArray[np.generic]) -> NDArray[np.uint16]:
+    if values.dtype == np.uint16:
+        return np.ascontiguousarray(values)
+    plain = np.nan_to_num(np.asarray(values, np.float64), nan=0.0)
+    if not (
+        np.isfinite(plain).all() and (plain == np.floor(plain)).all() and plain.min() >= 0 and plain.max() <= 65535
+    ):
+        raise InputError("embed needs reflectance x 10000 as whole numbers 0..65535, as geomap.composite gives it")
+    return np.ascontiguousarray(plain.astype(np.uint16))
+
+
+def checked_embeddings(embeddings: xr.DataArray, dimensions: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """(D, y, x) unit vectors, NaN in all components where not mapped, and the (y, x) clear months. Raises InputError."""
+    _require_dims(embeddings, EMBEDDING, "embeddings, as geomap.embed gives them")
+    if CLEAR_MONTHS not in embeddings.coords:
+        raise InputError(f"the embeddings lack the coordinate {CLEAR_MONTHS}, which geomap.embed gives them")
+    vectors = np.array(embeddings.transpose(*EMBEDDING).values, np.float32)
+    if len(vectors) != dimensions:
+        raise InputError(f"the embeddings have {len(vectors)} components, and their weights {dimensions}")
+    length = np.sqrt((vectors * vectors).sum(axis=0))
+    vectors[:, ~np.isfinite(length)] = np.nan
+    if (np.abs(length[np.isfinite(length)] - 1) > LENGTH_WITHIN).any():
+        raise InputError("label needs unit vectors; divide each pixel's vector by its length")
+    return vectors, np.asarray(embeddings.coords[CLEAR_MONTHS].transpose("y", "x").values, np.uint8)
+
+
+def _require_dims(array: object, dims: Sequence[str], what: str) -> None:
+    if not isinstance(array, xr.DataArray) or sorted(map(str, array.dims)) != sorted(dims):
+        found = (
+            f"dimensions ({', '.join(map(str, array.dims))})"
+            if isinstance(array, xr.DataArray)
+            else type(array).__name__
+        )
+        raise InputError(f"give {what}: an xarray.DataArray of ({', '.join(dims)}), not {found}")
+    if 0 in array.shape:
+        raise InputError(f"there is no pixel in {what.partition(',')[0]} of shape {array.shape}")
+
+
+def checked_least(least: int | None, months: int) -> int:
+    """Clear months that a pixel needs, 3 unless there are fewer. Raises InputError."""
+    if least is None:
+        return min(MIN_CLEAR_MONTHS, months)
+    if isinstance(least, bool) or not isinstance(least, int | np.integer) or not 1 <= least <= months:
+        raise InputError(f"min_clear_months must be a whole number 1..{months}, not {least!r}")
+    return int(least)
+
+
+def checked_share(name: str, value: float) -> float:
+    """A number 0..1. Raises InputError."""
+    if isinstance(value, str | bool) or not (math.isfinite(value) and 0 <= value <= 1):
+        raise InputError(f"{name} must be a share 0..1, not {value!r}")
+    return float(value)
+
+
+def checked_within(within: tuple[str, str] | str | None) -> tuple[str, str] | None:
+    """(legend, class), from text as the command takes it too. Raises InputError."""
+    try:
+        given = class_of(within) if isinstance(within, str) else within
+        if given is None or (len(given) == 2 and all(isinstance(part, str) for part in given)):
+            return None if given is None else (given[0], given[1])
+    except (ValueError, TypeError) as e:
+        raise InputError(f"within: {e}") from e
+    raise InputError(f'within must be (legend, class), such as ("landcover", "Cropland"), not {within!r}')
+
+
+def checked_legends(
+    classes: str | Sequence[str] | None, legends: Legend | str | Sequence[Legend | str]
+) -> tuple[Legend, ...]:
+    """The legends of a call of `label`; land cover where nothing is named. Raises LegendError."""
+    named = [legends] if isinstance(legends, Legend) or not isinstance(legends, list | tuple) else list(legends)
+    found = [one if isinstance(one, Legend) else books.load(str(one)) for one in named]
+    if classes is not None:
+        names = classes.split(",") if isinstance(classes, str) else list(classes)
+        if odd := [name for name in names if not isinstance(name, str) or "," in name]:
+            raise LegendError(f"classes must be names without a comma, not {odd[0]!r}")
+        found.append(books.typed(",".join(names)))
+    if taken := sorted({legend.name for legend in found} & RESERVED):
+        raise LegendError(f"a legend may not be called {taken[0]}: maps have a coordinate of that name; rename it")
+    return tuple(found) or (books.load(DEFAULT_LEGEND),)
