@@ -1,4 +1,4 @@
-"""Commands that look and write nothing: plan, before a map is made; explain, what it was made from."""
+"""Commands that write nothing: plan, before a map is made; explain, what it was made from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from geomap.run.record import Inputs, MissedScene, OffsetGroup
 
 MANY_ITEMS = 40
-"""Items left out that `explain` names; run.json has all."""
+"""Most items left out that `explain` names; run.json has all."""
 
 
 @options.asking(
@@ -65,7 +65,7 @@ def plan_command(
 
 
 def _of_job(keys: RequestKeys, path: str) -> Request:
-    """What a job file asks for today; beside it no option means anything."""
+    """What a job file asks for today; options beside it are refused."""
     from geomap.jobs.file import read_job
 
     if others := list(options.typed_classes(keys)):

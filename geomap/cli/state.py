@@ -1,4 +1,4 @@
-"""Commands that look at the directory of a run: status, verify."""
+"""Commands that inspect the directory of a run: status, verify."""
 
 from __future__ import annotations
 

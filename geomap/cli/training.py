@@ -1,4 +1,4 @@
-"""Commands that train encoders and measure them."""
+"""The command that trains encoders."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def train(
     A crossview run that was stopped goes on when the same command is given again; on several GPUs, start it with
     `torchrun --nproc-per-node 4 -m geomap.cli train CONFIG --out DIR`.
     """
-    first = os.environ.get("RANK", "0") == "0"  # torchrun's other processes keep quiet
+    first = os.environ.get("RANK", "0") == "0"  # torchrun's other processes print nothing
     log_to_stderr(first)
     from geomap.train.config import CrossViewConfig, read_config
 

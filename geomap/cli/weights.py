@@ -94,7 +94,7 @@ def _pixels(labelled: str | None) -> Samples | None:
 
 
 def _report(card: Card, out: Path) -> None:
-    """What was decided, and what to type next."""
+    """Print what was decided, and what to type next."""
     order = card.metrics["band_order"]
     for way, accuracy in order.get("accuracy", {}).items():
         line = f"{accuracy:6.1%} of {order['samples']} pixels of {order['tested_on']}: {way}"
