@@ -81,7 +81,7 @@ def explain_command(
 ) -> None:
     """Which scenes a run reads, the DN offset decided for them and why, and what was found and left out.
 
-    The last column counts scenes by what their darkest vegetation says of the decision: "not asked" where a scene has
+    The last column counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene has
     none there, or its products never carried the offset.
     """
     from geomap.run import record

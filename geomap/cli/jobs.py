@@ -32,11 +32,11 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but problems.")] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Map what a job file says. What is finished is left as it is, what is not goes on.
+    """Map what a job file says. A finished map is left as it is, an unfinished one resumes.
 
-    A rolling period (`period: {last: 12}`) is counted from today; one that was begun and not finished comes first.
+    A rolling period (`period: {last: 12}`) is counted from today; an unfinished one comes first.
 
-    Exit code: 0 complete, 1 failed, 2 bad input, 3 complete but for tiles in quarantine, 75 try again later.
+    Exit code: 0 complete, 1 failed, 2 bad input, 3 complete except for tiles in quarantine, 75 try again later.
     """
     log_to_stderr(verbose)
     from geomap.jobs import file

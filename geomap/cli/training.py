@@ -22,7 +22,7 @@ def train(
     """Train an encoder as a configuration says, and write its weights and card.
 
     The configuration's `method` is captions (class names, no photos needed) or crossview (the paper's: ground photos).
-    A crossview run that was stopped goes on when the same command is given again; on several GPUs, start it with
+    A crossview run that was stopped resumes when you type the same command again; on several GPUs, start it with
     `torchrun --nproc-per-node 4 -m geomap.cli train CONFIG --out DIR`.
     """
     first = os.environ.get("RANK", "0") == "0"  # torchrun's other processes print nothing
