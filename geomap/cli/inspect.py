@@ -44,7 +44,7 @@ def plan_command(
 ) -> None:
     """What a map would take and how much clear sky it would find, month by month. Writes no file.
 
-    Takes the options of `geomap map` that decide what is read, or a job file, which says it all. The clear share is
+    Takes the options of `geomap map` that decide what is read, or a job file instead of them. The clear share is
     measured on the scene classification of up to 60 scenes, read coarsely; for the others it is what their items say of
     clouds.
 

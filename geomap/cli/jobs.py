@@ -78,8 +78,8 @@ def schedule(
 ) -> None:
     """Write a systemd service with its timer, and a cron line, that run a job. Installs nothing.
 
-    Runs never overlap, start late where the machine was off, try again every quarter of an hour where that may help,
-    and say so when they fail for good.
+    Runs never overlap, start late if the machine was off, retry every quarter of an hour if that may help, and say so
+    when they fail for good.
 
     Example: `geomap schedule pipelines/rolling_update_monthly.yaml --monthly --user`
     """
