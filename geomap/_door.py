@@ -1,4 +1,4 @@
-"""What makes `import geomap` light: attributes that load when asked for, and two stage folders that can be called."""
+"""Makes `import geomap` light: attributes load on first use, and two stage folders can be called."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ HOMES: Final = {
 """Names that `geomap` offers -> the modules that define them."""
 
 STAGES: Final = ("composite", "label")
-"""Names that are a function of the API and a stage's folder: the folder can be called."""
+"""Names of both an API function and a stage folder: the folder can be called."""
 
 
 class CallablePackage(ModuleType):
-    """A package that forwards a call to the function of its name in geomap.api."""
+    """A package that forwards a call to the function of the same name in geomap.api."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._function(*args, **options)
@@ -38,7 +38,7 @@ class CallablePackage(ModuleType):
 
     @property
     def __signature__(self) -> inspect.Signature:
-        import inspect  # takes as long to load as all of geomap's own door
+        import inspect  # takes as long to load as all else that `import geomap` loads
 
         return inspect.signature(self._function)
 
@@ -53,7 +53,7 @@ def callable_package(name: str) -> None:
 
 
 def lookup(name: str) -> Any:
-    """The attribute of `geomap` of that name, loaded when it is first asked for. Raises AttributeError."""
+    """The attribute of `geomap` of that name, loaded on first use. Raises AttributeError."""
     if name in STAGES:
         return import_module(f"geomap.{name}")
     if name not in HOMES:

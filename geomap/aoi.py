@@ -1,4 +1,4 @@
-"""Areas of interest: boxes, WKT and area files -> polygons in longitude and latitude, checked."""
+"""Reads areas of interest (boxes, WKT, area files) as checked polygons in longitude and latitude."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BBOX = re.compile(rf"^\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}$")
 _WKT = re.compile(r"^\s*(?:SRID=(\d+);)?\s*((?:(?:MULTI)?POLYGON|GEOMETRYCOLLECTION)\b.*)$", re.IGNORECASE | re.DOTALL)
 _GEOJSON_TYPES = ("Polygon", "MultiPolygon", "GeometryCollection", "Feature", "FeatureCollection")
-_EDGE_M = 1000.0  # m; a straight edge this long and its image in degrees part by 0.02 m at 45 N, 0.1 m at 78 N
+_EDGE_M = 1000.0  # m; a straight edge this long and its image in degrees differ by 0.02 m at 45 N, 0.1 m at 78 N
 _FARTHEST_M = 1e8  # m; no projected coordinate is larger, zone numbers in false eastings included
 
 
@@ -43,7 +43,7 @@ class Area:
     geometry: MultiPolygon
 
     def __init__(self, geometry: str | Path | BaseGeometry) -> None:
-        """From what `parse_area` takes, or polygons of shapely in EPSG:4326; a MultiPolygon is kept as it is.
+        """Takes what `parse_area` takes, or shapely polygons in EPSG:4326; a MultiPolygon is kept as it is.
 
         Raises:
             AoiError: as `parse_area`.
@@ -68,7 +68,7 @@ def parse_area(text: str, folder: Path = Path()) -> Area:
 
 
 def require_area(text: str, folder: Path = Path()) -> None:
-    """Refuse what `parse_area` refuses, as far as that is known without GDAL: files are there, but are not opened.
+    """Refuse what `parse_area` refuses, as far as possible without GDAL: files must exist but are not opened.
 
     Raises AoiError.
     """
@@ -85,7 +85,7 @@ def _read(text: str, folder: Path) -> GeometryCollection:
 
 
 def _typed(text: str, folder: Path) -> BaseGeometry | None:
-    """The polygons of a box or WKT; None for GeoJSON and for a file that is there."""
+    """The polygons of a box or WKT; None for GeoJSON and for a file that exists."""
     if _BBOX.match(text):
         return _from_bbox([float(v) for v in text.split(",")])
     if wkt := _WKT.match(text):
@@ -142,7 +142,7 @@ def _require_geojson(text: str) -> None:
 def _exists(text: str) -> bool:
     try:
         return Path(text).exists()
-    except OSError as e:  # a name too long, a folder closed to us
+    except OSError as e:  # a name too long, a folder that may not be read
         raise AoiError(
             f"cannot read the area {_short(text)}: {e.strerror}; give minx,miny,maxx,maxy in degrees, "
             "WKT or GeoJSON polygons, or the path of a file that you may read"
@@ -155,7 +155,7 @@ def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
 
     try:
         listed = geopandas.list_layers(source)
-        layers = listed.name[listed.geometry_type.notna()]  # the others are plain tables
+        layers = listed.name[listed.geometry_type.notna()]  # other layers are plain tables
         table = geopandas.read_file(source, layer=int(layers.index[0])) if len(layers) == 1 else None
     except Exception as e:  # pyogrio and GDAL raise many kinds
         raise AoiError(f"cannot read {name}: {_line(e)}; give a GeoJSON, GPKG or Shapefile") from e
@@ -172,7 +172,7 @@ def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
 
 
 def _in_degrees(shapes: geopandas.GeoSeries, name: str) -> geopandas.GeoSeries:
-    """Shapes in EPSG:4326, the straight edges of a projected CRS followed along their curve."""
+    """Shapes in EPSG:4326; straight edges of a projected CRS become the curves that they are in degrees."""
     if shapes.crs.equals("EPSG:4326", ignore_axis_order=True):
         return shapes
     if not shapes.crs.is_geographic:
@@ -186,7 +186,7 @@ def _in_degrees(shapes: geopandas.GeoSeries, name: str) -> geopandas.GeoSeries:
         raise AoiError(f"{name} cannot be brought to EPSG:4326: {_line(e)}") from e
     if not np.isfinite(moved.total_bounds).all():
         raise AoiError(f"{name} has coordinates beyond its coordinate system {shapes.crs.name}")
-    return moved.make_valid(method="structure", keep_collapsed=False)  # rings that touch may cross by a rounding
+    return moved.make_valid(method="structure", keep_collapsed=False)  # rings that touch may cross after rounding
 
 
 def _require_valid(shape: BaseGeometry, where: str) -> None:
@@ -203,12 +203,12 @@ def _line(error: Exception) -> str:
 
 
 def polygons_of(geometry: BaseGeometry) -> list[BaseGeometry]:
-    """The polygons of a geometry and of all collections within it; points and lines, as borders leave, do not count."""
+    """The polygons of a geometry and all collections in it; points and lines, left where borders touch, are dropped."""
     return [part for part in _parts(geometry) if part.geom_type == "Polygon"]
 
 
 def _parts(geometry: BaseGeometry) -> list[BaseGeometry]:
-    """The points, lines and polygons of a geometry and of all collections within it; empty ones are left out."""
+    """The points, lines and polygons of a geometry and all collections in it; empty ones are left out."""
     parts = np.array([geometry])
     while (shapely.get_type_id(parts) > 3).any():  # a collection of some kind
         parts = shapely.get_parts(parts)
@@ -224,7 +224,7 @@ def _united(geometry: BaseGeometry) -> MultiPolygon:
 
 
 def _require_polygons(geometry: BaseGeometry) -> None:
-    """Refuse what is no area of interest: not polygons, not in degrees, without an inside, too large."""
+    """Refuse what is no area of interest: not polygons, not in degrees, without a surface, too large."""
     _require_valid(geometry, "the area")
     parts = _parts(geometry)
     others = sorted({g.geom_type for g in parts} - {"Polygon"})

@@ -98,7 +98,7 @@ def search(
         collection=collection,
         max_cloud=max_cloud,
         offset=offset,
-        allow_hosts=tuple(allow_hosts) if isinstance(allow_hosts, list | set) else allow_hosts,
+        allow_hosts=allow_hosts if isinstance(allow_hosts, str) else tuple(allow_hosts),  # type: ignore[arg-type]
     )
     return find_scenes(asked, silent)
 

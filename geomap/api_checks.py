@@ -51,9 +51,7 @@ def _digital_numbers(values: NDArray[np.generic]) -> NDArray[np.uint16]:
     if values.dtype == np.uint16:
         return np.ascontiguousarray(values)
     plain = np.nan_to_num(np.asarray(values, np.float64), nan=0.0)
-    if not (
-        np.isfinite(plain).all() and (plain == np.floor(plain)).all() and plain.min() >= 0 and plain.max() <= 65535
-    ):
+    if not ((plain >= 0) & (plain <= 65535) & (plain == np.floor(plain))).all():
         raise InputError("embed needs reflectance x 10000 as whole numbers 0..65535, as geomap.composite gives it")
     return np.ascontiguousarray(plain.astype(np.uint16))
 

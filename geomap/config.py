@@ -1,6 +1,7 @@
-"""YAML files that users write, read as plain data: no tags, no aliases, no repeated keys, nothing large or deep.
+"""Reads the YAML files that users write, as plain data of limited size, and words their errors.
 
-Aliases are refused whole: nine lines of them stand for gigabytes ("billion laughs"), and no file of geomap needs one.
+Tags, repeated keys and aliases are refused. Nine lines of aliases can stand for gigabytes ("billion laughs"), and no
+file of geomap needs one.
 Nothing is interpolated: a file means the same on every machine, and secrets stay out of it.
 """
 
@@ -17,11 +18,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from geomap.errors import ConfigError
 
 MAX_BYTES: Final = 1_000_000
-"""Room for the outline of a country as text; a finer one belongs into an area file."""
+"""Enough for the outline of a country as text; a finer one belongs in an area file."""
 MAX_NODES: Final = 10_000
 MAX_DEPTH: Final = 20
 MAX_PROBLEMS: Final = 20
-"""Problems of a file that are told, one line each; the rest is counted."""
+"""Most problems of a file that are listed, one line each; the rest is counted."""
 
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it
 
@@ -42,8 +43,8 @@ def read_yaml(path: Path, what: str, example: str) -> dict[str, Any]:
     """The keys of a YAML file. `what` and `example` ("job file", "pipelines/a.yaml") go into messages.
 
     Raises:
-        ConfigError: no such file, too large, not YAML, or not keys with values. The message quotes nothing of the file
-            but keys: it may hold what should not be there.
+        ConfigError: no such file, too large, not YAML, or not keys with values. The message quotes only keys of the
+            file, since its values may be secrets.
     """
     try:
         if not path.is_file():
@@ -71,7 +72,7 @@ def read_yaml(path: Path, what: str, example: str) -> dict[str, Any]:
 
 
 def _check(text: str) -> None:
-    """Refuse what could grow or nest without end, event by event, before anything is built."""
+    """Refuse text that could grow or nest without end: checked event by event, before anything is built."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=_Base):
         opens = isinstance(event, yaml.CollectionStartEvent)
@@ -89,13 +90,13 @@ def _check(text: str) -> None:
 
 
 class Strict(BaseModel):
-    """A table of a file that users write: no other keys than these, no NaN, strings without blanks around them."""
+    """A table in a file that users write: no unknown keys, no NaN, and blanks around strings are cut off."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True, allow_inf_nan=False)
 
 
 def refusal(where: object, error: ValidationError, model: type[BaseModel]) -> str:
-    """What is wrong with a file: one line, or one line for each problem below a line that counts them."""
+    """What is wrong with a file: one line, or a line with the number of problems and one line for each."""
     return listed(where, problems(error, model))
 
 
@@ -109,10 +110,10 @@ def listed(where: object, found: Sequence[str]) -> str:
 
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """What to mend, one line each: the key ("classes.2.colour" is the second class's) and what it must be.
+    """What to correct, one line each: the key ("classes.2.colour" is the second class's) and what it must be.
 
-    Unknown keys come first. A key that is missing because it is misspelt is no second problem, nor is a list that
-    lacks what is wrong in it.
+    Unknown keys come first. A key that is missing because it is misspelt is not reported again, nor is a list that
+    is too short because an entry is wrong.
     """
     found = sorted(error.errors(), key=lambda p: p["type"] != "extra_forbidden")
     meant: set[tuple[int | str, ...]] = set()
@@ -140,12 +141,12 @@ def _printable(key: str) -> str:
 
 
 def said(message: str) -> str:
-    """A message of pydantic in geomap's words."""
+    """A message of pydantic, in the words of geomap."""
     return message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
 
 
 def _table_at(model: type[BaseModel], where: Sequence[int | str]) -> type[BaseModel]:
-    """The model that holds the keys at a place."""
+    """The model of the keys at a place in the file."""
     for part in where:
         if isinstance(part, str) and part in model.model_fields:
             model = model_in(model.model_fields[part].annotation) or model

@@ -1,7 +1,7 @@
-"""Files of a run: written whole or not at all, and listed with their sha256 once the run is complete.
+"""Writes a run's files whole or not at all, and lists them with their sha256 when it is complete.
 
 A file is first written beside its place under a temporary name, `.<name>.part`, flushed to the disk, and then renamed.
-Whatever stops the program, no half-written file bears a final name; `SHA256SUMS`, written last, marks a finished run.
+Whatever stops the program, no half-written file has a final name; `SHA256SUMS`, written last, marks a finished run.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from geomap.errors import DiskFullError, OutputError
 SUMS: Final = "SHA256SUMS"
 """The list of a finished run's files, in the format of sha256sum (GNU coreutils)."""
 STATE: Final = "tiles"
-"""The directory of the state that a run resumes from; no part of the result."""
+"""The directory of the state from which a run resumes; not part of the result."""
 
 RECORDS: Final = "composites_from"
-"""The folder of what stored composites were made from: a file for each tile."""
+"""The folder that records what stored composites were made from: a file for each tile."""
 
 _LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _PROBE: Final = 1 << 20
-"""Bytes written to learn why a library could not write: more than its buffers hold back (64 KiB in libtiff)."""
+"""Bytes written to find out why a library could not write: more than its buffers hold (64 KiB in libtiff)."""
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def clean_temporary(directory: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Bring a file or directory to the disk, so that it survives a power cut. Raises OSError."""
+    """Flush a file or directory to the disk, so that it survives a power cut. Raises OSError."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -89,7 +89,7 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def disk_errors(directory: Path, needed: int = 0) -> Iterator[None]:
-    """Tell a full disk (DiskFullError) from a place that cannot be written (OutputError); `needed` in bytes."""
+    """Raise DiskFullError for a full disk, OutputError for a place that cannot be written; `needed` in bytes."""
     try:
         yield
     except OSError as e:
@@ -106,7 +106,7 @@ def require_space(directory: Path, needed: int) -> None:
 
 
 def probe(directory: Path, needed: int) -> None:
-    """Find out why a library failed to write: raises DiskFullError or OutputError; returns if the disk is sound."""
+    """Find out why a library failed to write: raises DiskFullError or OutputError; returns if the disk is fine."""
     part = temporary(directory / "probe")
     with disk_errors(directory, needed):
         try:
@@ -138,15 +138,15 @@ def write_sums(directory: Path) -> None:
 
 
 def publish(staging: Path, directory: Path) -> None:
-    """Move a finished run's files, SHA256SUMS last, from a staging directory on the same disk to where users look.
+    """Move a finished run's files, SHA256SUMS last, from a staging directory to `directory` on the same disk.
 
-    Files of an earlier run that this one does not make again are removed. Raises OutputError, DiskFullError.
+    Files of an earlier run that this one does not have are removed. Raises OutputError, DiskFullError.
     """
     with disk_errors(directory):
         names = _listed(staging)
         if (directory / SUMS).is_file():
             before = {name for name, digest in _sums(directory) if digest and _inside(directory, name)}
-            (directory / SUMS).unlink()  # from here on to the new list, nothing here is called finished
+            (directory / SUMS).unlink()  # until the new list is there, the directory does not count as finished
             for name in before - set(names):
                 (directory / name).unlink(missing_ok=True)
         folders = {(directory / name).parent for name in names}
@@ -164,7 +164,7 @@ def verify(directory: Path) -> tuple[str, ...]:
 
     Returns:
         One line for each problem: a missing or changed file, a map that is not listed, a list that is missing or
-        broken. Empty where all is well.
+        broken. Empty if all is well.
     """
     if not (directory / SUMS).is_file():
         return (f"{SUMS}: missing, so the run did not finish",)
@@ -175,10 +175,10 @@ def verify(directory: Path) -> tuple[str, ...]:
 
 
 def damaged_maps(directory: Path, stores: bool = True) -> tuple[str, ...]:
-    """Maps of a finished run that are missing or changed, as verify says it, and the data kept beside them.
+    """Lines of `verify` about maps of a finished run, and data kept beside them, that are missing or changed.
 
-    Edited styles and metadata, and added files, are not damage. Chunks of Zarr stores, which hold checksums of their
-    own, are looked at if `stores`.
+    Edited styles and metadata, and added files, are not damage. Chunks of Zarr stores, which hold their own checksums,
+    are checked if `stores`.
     """
     sums = ((name, digest) for name, digest in _sums(directory) if _is_data(name, stores))
     return tuple(line for name, digest in sums for line in _problem(directory, name, digest))
@@ -190,14 +190,14 @@ def _is_data(name: str, stores: bool) -> bool:
 
 
 def listed_sums(directory: Path, folder: str) -> dict[str, str]:
-    """By name, the sha256 that SHA256SUMS lists of the files in a folder; empty where there is no list."""
+    """By name, the sha256 that SHA256SUMS lists for the files in a folder; empty if there is no list."""
     if not (directory / SUMS).is_file():
         return {}
     return {name: digest for name, digest in _sums(directory) if name.startswith(f"{folder}/")}
 
 
 def _sums(directory: Path) -> Iterator[tuple[str, str]]:
-    """(name, sha256) of each line of SHA256SUMS; a broken line is a file that cannot match."""
+    """(name, sha256) of each line of SHA256SUMS; a broken line yields a file that cannot match."""
     for number, line in enumerate((directory / SUMS).read_text("utf-8", "replace").splitlines(), start=1):
         match = _LINE.fullmatch(line)
         yield (match[2], match[1]) if match else (f"line {number}", "")
@@ -225,7 +225,7 @@ def _listed(directory: Path) -> list[str]:
 
 
 def _inside(directory: Path, name: str) -> bool:
-    """Whether a listed name, links followed, stays in the directory."""
+    """Whether a listed name stays in the directory when links are followed."""
     if "\0" in name or PurePosixPath(name).is_absolute():
         return False
     return (directory / name).resolve().is_relative_to(directory.resolve())

@@ -1,7 +1,7 @@
-"""Places in degrees around the antimeridian: boxes that may cross it, and polygons that do.
+"""Handles places in degrees at the antimeridian: boxes that may cross it, and polygons that do.
 
-Longitudes lie in -180..180, and a box that crosses has west > east (RFC 7946, section 5.2), unless a line says that
-they may lie beyond.
+Longitudes lie in -180..180, and a box that crosses has west > east (RFC 7946, section 5.2), unless a docstring says
+that longitudes may lie beyond.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from shapely.geometry import MultiPolygon, box
 from shapely.geometry.base import BaseGeometry
 
 _WORLD: Final = box(-180, -90, 180, 90)
-_AT_180: Final = 179.999  # degrees; an area that reaches so far on both sides was cut at the antimeridian
-_DIGITS: Final = 7  # decimals of degrees, 1 cm; a turn by 360 blurs the last ones of a float
+_AT_180: Final = 179.999  # degrees; an area that reaches this far on both sides was cut at the antimeridian
+_DIGITS: Final = 7  # decimals of degrees, 1 cm; adding 360 changes the last ones of a float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Box:
 
     @classmethod
     def around(cls, geometry: BaseGeometry) -> Box:
-        """The box around an area cut at the antimeridian, or around a shape that goes on beyond 180."""
+        """The box around an area cut at the antimeridian, or around a shape with longitudes beyond 180."""
         west, south, east, north = geometry.bounds
         groups = sides(geometry)
         if len(groups) == 2 and west < -_AT_180 and east > _AT_180:
@@ -62,7 +62,7 @@ class Box:
 
     @property
     def parts(self) -> tuple[Box, ...]:
-        """The box, or what lies on either side of the antimeridian, the eastern hemisphere's part first."""
+        """The box, or its two parts if it crosses the antimeridian, that of the eastern hemisphere first."""
         if self.west <= self.east:
             return (self,)
         return Box(self.west, self.south, 180, self.north), Box(-180, self.south, self.east, self.north)
@@ -73,7 +73,7 @@ class Box:
         return MultiPolygon([box(*astuple(part)) for part in self.parts])
 
     def touches(self, other: Box) -> bool:
-        """Whether the boxes share a place, if only on their edges."""
+        """Whether the boxes share a place; touching edges count."""
         if other.south > self.north or other.north < self.south:
             return False
         return (self.west - other.west) % 360 <= other.width or (other.west - self.west) % 360 <= self.width
@@ -90,13 +90,13 @@ def wrapped(lon: float) -> float:
 
 
 def continuous(lon: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) longitudes of points near each other, each within half a turn of the first, maybe beyond 180."""
+    """(n,) longitudes of points near each other, each within 180 degrees of the first, maybe beyond 180."""
     near: NDArray[np.float64] = lon - 360 * np.round((lon - lon[0]) / 360)
     return near
 
 
 def unwrapped(geometry: BaseGeometry) -> BaseGeometry:
-    """A shape wider than half the globe is taken to cross the antimeridian: its longitudes become 0..360."""
+    """Give longitudes 0..360 to a shape wider than half the globe: it is taken to cross the antimeridian."""
     west, _, east, _ = geometry.bounds
 
     def turn(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -90,7 +90,7 @@ def usable_pixels(
 
 
 def embed_pixels(engine: Engine, made: Composite, usable: NDArray[np.bool_], months: Sequence[int]) -> Embedded:
-    """Encode the usable pixels, each of which has a valid month; `months` are the calendar months 0..11 of the steps."""
+    """Encode the usable pixels, each of which has a valid month; `months`: calendar month 0..11 of each step."""
     return engine.embed(made, usable, months)
 
 

@@ -1,6 +1,6 @@
-"""What holds for a whole process: torch's threads, memory that was freed, how much a log tells.
+"""Settings of a whole process: torch's threads, freed memory, the level of a log.
 
-The command line and the workers of a cluster set such things for good; the library puts back what it changes.
+The command line and the workers of a cluster set them for good; the library puts back what it changes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ M_MMAP_THRESHOLD: Final = -3
 """Parameters of mallopt (glibc, malloc.h)."""
 
 MAPPED_FROM: Final = 32 * 2**20
-"""Bytes from which an array gets pages of its own: the most that glibc's own adaptation comes to on 64 bits."""
+"""Bytes from which an array gets its own pages: the most that glibc's adaptation reaches on 64 bits."""
 
 
 def keep_freed() -> None:
-    """Let glibc keep freed memory of this process up to what its own adaptation would, from the start: for good.
+    """Let glibc keep as much freed memory from the start as it would after adapting; not undone in this process.
 
     By default it adapts to the sizes that a process frees, but dask starts its workers with a fixed, low threshold
     (MALLOC_TRIM_THRESHOLD_): every array then comes in fresh pages, which the kernel fills with zeros one by one, and
@@ -56,7 +56,7 @@ def threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def side_by_side(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads, in each of which torch's arithmetic stays; what still waits at the end is dropped."""
+    """A pool of threads, in each of which torch uses one thread; jobs still queued at the end are dropped."""
     import torch
 
     before = torch.get_num_threads()
@@ -69,7 +69,7 @@ def side_by_side(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 class Overhearing(logging.Filter):
-    """A context that reads a log, debug messages too; what others see of the log stays as their level has it.
+    """A context that reads a log with its debug messages; others see the log at its own level as before.
 
     Any number of threads may be inside. The log's level is put back when the last one leaves.
     """

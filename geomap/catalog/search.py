@@ -124,7 +124,7 @@ class _Source:
         )
 
     def policy(self, provider: Provider) -> HrefPolicy:
-        """Where pixels may lie: a preset's on its storage, others on any public host; all on hosts that the user named."""
+        """Where pixels may lie: a preset's on its storage, others on any public host; all on hosts the user named."""
         trusted = named(self.allow_hosts)
         if self.preset:
             return HrefPolicy(trusted, provider.hosts, provider.buckets)

@@ -166,7 +166,7 @@ def search_items(
     Raises:
         CatalogUnavailableError: no answer, or a server error, after all retries.
         InputError: not a STAC API with item search, or it lacks a collection.
-        HrefError: the API's links or redirects lead to a host that may not be asked.
+        HrefError: the API's links or redirects lead to a host that may not be contacted.
     """
     address = landing_page(url)
     url = without_secrets(address)  # as messages show it
@@ -257,7 +257,7 @@ def _open(address: str, policy: HrefPolicy) -> Client:
 
 
 def _present(client: Client, url: str, wanted: Collection[str], required: bool) -> list[str]:
-    """The collections to search. Raises InputError, listing what is there, where one is missing."""
+    """The collections to search. Raises InputError, with a list of those there are, if one is missing."""
     present = [name for name in wanted if client.get_collection(name) is not None]
     if present and (len(present) == len(wanted) or not required):
         return present

@@ -17,11 +17,11 @@ from geomap.cli.console import fail, say
 from geomap.errors import GeomapError, InputError
 
 STOPPED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 
 class Commands(TyperGroup):
-    """The commands, all of whose foreseen errors are one line on stderr and their exit code."""
+    """The commands; each expected error becomes one line on stderr and an exit code."""
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> NoReturn:
         """Run a command, and leave with its exit code."""
@@ -90,16 +90,16 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         if e.code:
-            os._exit(int(e.code))  # reads that still wait for a server must not hold the exit; files on disk are whole
+            os._exit(int(e.code))  # reads that wait for a server must not delay the exit; files on disk are whole
 
 
 def _negative_numbers(args: Sequence[str]) -> list[str]:
-    """Let an area in the west, "-3.70,40.40,-3.69,40.41", pass for an argument, not for an option called -3."""
+    """Let an area in the west, "-3.70,40.40,-3.69,40.41", be an argument, not an option called -3."""
     return [f" {arg}" if re.match(r"-[\d.]", arg) else arg for arg in args]
 
 
 def _refuse(error: typer.TyperException) -> int:
-    """Say what is wrong with the words of a command; nothing where none was typed: its help has been printed."""
+    """Say what is wrong with a command's words; say nothing if none was typed, since its help has been printed."""
     context = getattr(error, "ctx", None)
     if message := error.format_message().rstrip("."):
         fail(f"{message}; see {context.command_path if context else 'geomap'} --help")

@@ -1,4 +1,4 @@
-"""What every command shares: consoles, plain lines, progress bars and the log."""
+"""Output of all commands: consoles, plain lines, progress bars and the log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ err_console = Console(stderr=True)
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A plain line on stdout: as it is, not broken at the terminal's width."""
+    """A plain line on stdout, not broken at the terminal's width."""
     out_console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -34,14 +34,14 @@ def warn(text: str, style: str | None = None) -> None:
 
 
 def fail(message: str) -> None:
-    """What went wrong, on stderr, as geomap says it: one line, and one for each of several problems."""
+    """An error on stderr in geomap's form: one line, and one more for each of several problems."""
     first, *rest = message.splitlines() or [""]
     for line in (f"geomap: {' '.join(first.split())}", *rest):
         warn(line, style="red")
 
 
 def log_to_stderr(verbose: bool) -> None:
-    """Geomap's own log; with --verbose also what GDAL says of each retry, and times. Addresses lose their queries."""
+    """Geomap's own log; with --verbose also times and what GDAL says about each retry. Addresses lose their queries."""
     handler = logging.StreamHandler()
     when = "%(asctime)s " if verbose else ""
     handler.setFormatter(Redacted(f"{when}%(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
@@ -51,7 +51,7 @@ def log_to_stderr(verbose: bool) -> None:
 
 
 class Redacted(logging.Formatter):
-    """A formatter that cuts what may be secret off every address."""
+    """A formatter that removes from every address what may be secret."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redacted(super().format(record))
@@ -59,7 +59,7 @@ class Redacted(logging.Formatter):
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars per stage on stderr, as a callable."""
+    """A progress callback that shows a bar per stage on stderr."""
     columns = (
         TextColumn("{task.description:<10}"),
         BarColumn(),

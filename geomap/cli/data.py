@@ -13,14 +13,14 @@ from geomap.cli.console import log_to_stderr, progress_bars, say, warn
 from geomap.run.request import RequestKeys
 
 NAMED_UNREADABLE = 10
-"""Photos that could not be decoded, named at the end; the log has all."""
+"""Most photos that could not be decoded to name at the end; the log has all."""
 
 photos = typer.Typer(no_args_is_help=True, help="Ground photos for training.")
 samples = typer.Typer(no_args_is_help=True, help="Satellite series for training.")
 
 
 class MonthlyWay(StrEnum):
-    """Ways to make months of dates."""
+    """Ways to make monthly values from dates."""
 
     masked = "masked"
     official = "official"

@@ -95,7 +95,7 @@ def _check(tests: Sequence[Samples], train: Samples | None) -> None:
 
 
 def _print(table: TextTable) -> None:
-    """Tables by legend fit a terminal in parts, one for each legend."""
+    """Print a table; one with legends in parts, one for each legend, to fit a terminal."""
     say(f"\n{table.title}", style="bold")
     parted = table.columns[0] == "legend"
     for value in dict.fromkeys(row[0] for row in table.rows) if parted else (None,):

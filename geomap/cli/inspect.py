@@ -1,4 +1,4 @@
-"""Commands that look and write nothing: plan, before a map is made; explain, what it was made from."""
+"""Commands that write nothing: plan, before a map is made; explain, what it was made from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from geomap.run.record import Inputs, MissedScene, OffsetGroup
 
 MANY_ITEMS = 40
-"""Items left out that `explain` names; run.json has all."""
+"""Most items left out that `explain` names; run.json has all."""
 
 
 @options.asking(
@@ -44,7 +44,7 @@ def plan_command(
 ) -> None:
     """What a map would take and how much clear sky it would find, month by month. Writes no file.
 
-    Takes the options of `geomap map` that decide what is read, or a job file, which says it all. The clear share is
+    Takes the options of `geomap map` that decide what is read, or a job file instead of them. The clear share is
     measured on the scene classification of up to 60 scenes, read coarsely; for the others it is what their items say of
     clouds.
 
@@ -65,10 +65,10 @@ def plan_command(
 
 
 def _of_job(keys: RequestKeys, path: str) -> Request:
-    """What a job file asks for today; beside it no option means anything."""
+    """What a job file asks for today; options beside it are refused."""
     from geomap.jobs.file import read_job
 
-    if others := list(options.typed_classes(keys)):
+    if others := list(options.typed_options(keys)):
         raise InputError(f"{others[0]} goes with an area; {path} says what to map and how")
     job = read_job(Path(path))
     from geomap.jobs import due
@@ -81,7 +81,7 @@ def explain_command(
 ) -> None:
     """Which scenes a run reads, the DN offset decided for them and why, and what was found and left out.
 
-    The last column counts scenes by what their darkest vegetation says of the decision: "not asked" where a scene has
+    The last column counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene has
     none there, or its products never carried the offset.
     """
     from geomap.run import record

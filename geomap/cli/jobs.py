@@ -32,17 +32,17 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but problems.")] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Map what a job file says. What is finished is left as it is, what is not goes on.
+    """Map what a job file says. A finished map is left as it is, an unfinished one resumes.
 
-    A rolling period (`period: {last: 12}`) is counted from today; one that was begun and not finished comes first.
+    A rolling period (`period: {last: 12}`) is counted from today; an unfinished one comes first.
 
-    Exit code: 0 complete, 1 failed, 2 bad input, 3 complete but for tiles in quarantine, 75 try again later.
+    Exit code: 0 complete, 1 failed, 2 bad input, 3 complete except for tiles in quarantine, 75 try again later.
     """
     log_to_stderr(verbose)
     from geomap.jobs import file
 
     read = file.read_job(job)
-    from geomap.jobs.due import (  # torch and GDAL take seconds to import: only once the input is sound
+    from geomap.jobs.due import (  # torch and GDAL take seconds to import: only after the input is checked
         run_job,
         today,
     )
@@ -51,7 +51,7 @@ def run(
     try:
         with nullcontext(_silent) if quiet else progress_bars() as progress:
             estimated = _silent if quiet else print_estimate
-            done.extend(  # keeps what came before an error
+            done.extend(  # keeps the results from before an error
                 run_job(
                     read,
                     today(),
@@ -78,8 +78,8 @@ def schedule(
 ) -> None:
     """Write a systemd service with its timer, and a cron line, that run a job. Installs nothing.
 
-    Runs never overlap, start late where the machine was off, try again every quarter of an hour where that may help,
-    and say so when they fail for good.
+    Runs never overlap, start late if the machine was off, retry every quarter of an hour if that may help, and say so
+    when they fail for good.
 
     Example: `geomap schedule pipelines/rolling_update_monthly.yaml --monthly --user`
     """
@@ -100,7 +100,7 @@ def schedule(
         memory=read.keys.resources.memory_bytes,
     )
     for name, content in plans.files(plan).items():
-        if name != plans.NOTIFY or not (out / name).exists():  # it may have been edited, for mail
+        if name != plans.NOTIFY or not (out / name).exists():  # the user may have edited it, to get mail
             files.write_bytes(out / name, content.encode())
     if read.keys.period.last is None:
         say("The period of this job is fixed: runs leave its finished map as it is. A rolling one is last: 12.")
@@ -108,7 +108,7 @@ def schedule(
 
 
 def _silent(*_: object) -> None:
-    """Progress that nobody sees."""
+    """A progress callback that shows nothing."""
 
 
 def _every(monthly: bool, weekly: bool, daily: bool) -> tuple[tuple[str, bool], ...]:
@@ -116,13 +116,13 @@ def _every(monthly: bool, weekly: bool, daily: bool) -> tuple[tuple[str, bool], 
 
 
 def _program() -> tuple[str, ...]:
-    """How a service starts this geomap."""
+    """The command with which a service starts this geomap."""
     beside = Path(sys.executable).with_name("geomap")
     return (str(beside),) if beside.is_file() else (sys.executable, "-m", "geomap.cli")
 
 
 def _account() -> str:
-    """Whose service it is: the user's who typed the command, also through sudo."""
+    """Whose service it is: that of the user who typed the command, also with sudo."""
     uid = int(os.environ.get("SUDO_UID", os.getuid()))
     try:
         return pwd.getpwuid(uid).pw_name
@@ -131,7 +131,7 @@ def _account() -> str:
 
 
 def _print_next(out: Path, name: str, user: bool) -> None:
-    """The files, and what to type to install them."""
+    """Print the files, and what to type to install them."""
     here, unit, control = shlex.quote(str(out)), f"geomap-{name}", "systemctl --user" if user else "sudo systemctl"
     home = "~/.config/systemd/user" if user else "/etc/systemd/system"
     say(f"{out / unit}.service    what runs, when it is tried again, and who is told")

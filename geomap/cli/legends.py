@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from geomap.legends import Legend
 
 WORST_RATINGS = 10
-"""Rated prompts that the check prints, those whose score by the others is furthest from their rating."""
+"""Most rated prompts that the check prints: those whose score by the others is furthest from their rating."""
 
 DIFFERENCE = "what the other lacks: what grows or stands there, how it looks, when"
 

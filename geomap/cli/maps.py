@@ -56,7 +56,7 @@ def map_command(
     """
     log_to_stderr(verbose)
     request = _request(keys, area, out, from_composites)
-    from geomap.run import map  # torch and GDAL take seconds to import: only once the input is sound
+    from geomap.run import map  # torch and GDAL take seconds to import: only after the input is checked
 
     if update_from:
         from geomap.run.update import earlier
@@ -72,7 +72,7 @@ def map_command(
 
 
 def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -> Request:
-    """What was typed, as a request; an area file is opened last, since that loads GDAL. Raises InputError."""
+    """The typed options as a request; an area file is opened last, since that loads GDAL. Raises InputError."""
     from geomap import aoi
     from geomap.encode.card import locate
 
@@ -86,7 +86,7 @@ def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -
 
 
 def _refuse_foreign(out: Path) -> None:
-    """Refuse a folder that is no run's, or a run of another version, which `map_area` would do in three seconds."""
+    """Refuse a folder that is not a run's, or a run of another version: `map_area` would too, but takes 3 s."""
     from geomap.run.directory import open_directory, read_begun, require_run
 
     if require_run(out):
@@ -94,7 +94,7 @@ def _refuse_foreign(out: Path) -> None:
 
 
 def _saved_period(composites: Path, keys: RequestKeys) -> Period:
-    """The period of saved composites, of which the keys may name no other. Raises InputError."""
+    """The period of saved composites; the keys may not name another one. Raises InputError."""
     from geomap.store.store import COMPOSITES, open_store
 
     saved = open_store(composites, COMPOSITES)

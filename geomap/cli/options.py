@@ -1,4 +1,4 @@
-"""Options of commands: those that the keys of a request declare, and those that several commands share."""
+"""Options of commands: those declared by a request's keys, and those that several commands share."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FLAGS = {d.key: d.option.flag for d in declared()}
 def asking(*keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of these keys and tables, or of all, in place of its parameter `keys`.
 
-    There it gets what was typed, checked and with the defaults of the declaration.
+    The command gets the typed values in `keys`, checked and with the declared defaults.
     """
     chosen = [d for d in declared() if not keys or any(d.key == k or d.key.startswith(f"{k}.") for k in keys)]
     names = {d.option.flag.removeprefix("--").replace("-", "_"): d for d in chosen}
@@ -60,7 +60,7 @@ def asking(*keys: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 def keys_of(values: dict[str, Any]) -> RequestKeys:
-    """Keys, checked, from values by dotted key. Raises InputError in terms of options."""
+    """Checked keys from values by dotted key. Raises InputError that names options."""
     tables: dict[str, Any] = {}
     for key, value in values.items():
         table, _, name = key.rpartition(".")
@@ -72,14 +72,14 @@ def keys_of(values: dict[str, Any]) -> RequestKeys:
 
 
 def period_of(keys: RequestKeys) -> Period:
-    """The months that --year, or --start and --months, name. Raises InputError where there are none."""
+    """The months that --year, or --start and --months, name. Raises InputError if none is given."""
     if keys.period is None:
         raise InputError(NO_PERIOD)
     return keys.period.period
 
 
 def as_option(problem: str) -> str:
-    """A problem of a key, "catalogue.max_cloud: must be ...", as one of its option; of a table, without its name."""
+    """Reword a problem of a key, "catalogue.max_cloud: must be ...", for its option; of a table, without its name."""
     key, _, what = problem.partition(": ")
     known = re.sub(r"\.\d+$", "", key)
     if known in FLAGS:
@@ -89,7 +89,7 @@ def as_option(problem: str) -> str:
 
 @contextmanager
 def in_options() -> Iterator[None]:
-    """Errors that begin with the name of a key, in terms of options."""
+    """Reword errors that begin with the name of a key, so that they name the option."""
     try:
         yield
     except InputError as e:
@@ -97,12 +97,12 @@ def in_options() -> Iterator[None]:
         raise
 
 
-def typed_classes(keys: BaseModel, prefix: str = "") -> Iterator[str]:
+def typed_options(keys: BaseModel, prefix: str = "") -> Iterator[str]:
     """The options that were typed."""
     for name in sorted(keys.model_fields_set):
         value = getattr(keys, name)
         if isinstance(value, BaseModel):
-            yield from typed_classes(value, f"{prefix}{name}.")
+            yield from typed_options(value, f"{prefix}{name}.")
         elif (key := prefix + name) in FLAGS:
             yield FLAGS[key]
 
@@ -117,7 +117,7 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 
 
 def _value(d: Declared, value: Any) -> Any:
-    """A value as the key takes it. Raises InputError."""
+    """A typed value in the form that the key takes. Raises InputError."""
     if not d.option.separated:
         return value
     parts = [part.strip() for part in value.split(",") if part.strip()]
@@ -131,7 +131,7 @@ def _value(d: Declared, value: Any) -> Any:
 
 
 def _parameter(name: str, d: Declared) -> inspect.Parameter:
-    """The parameter of a command that stands for a key: typer makes its option and help of it."""
+    """The parameter of a command for a key: typer makes the option and its help from it."""
     field, default = _present(d.field), d.field.default
     kind: Any = field.annotation
     if get_origin(kind) is tuple:
@@ -143,7 +143,7 @@ def _parameter(name: str, d: Declared) -> inspect.Parameter:
 
 
 def _present(field: FieldInfo) -> FieldInfo:
-    """The field of `X | None` as one of X."""
+    """A field of type `X | None` as one of type X."""
     found = [a for a in get_args(field.annotation) if a is not type(None)]
     optional = len(found) < len(get_args(field.annotation))
     return FieldInfo.from_annotation(found[0]) if optional else field

@@ -1,4 +1,4 @@
-"""How the result of a run looks on a terminal."""
+"""Shows the result of a run on a terminal."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from geomap.write.layer import Layer, Statistics
 
 HECTARES_PER_PIXEL = 0.01  # 10 m x 10 m
-MANY_TILES = 5  # in quarantine, that are named
+MANY_TILES = 5  # in quarantine; more are not named
 MANY_CLASSES = 12  # rows of a summary; the rest is added up
 
 
 def print_estimate(e: map.Estimate) -> None:
-    """What a run is about to cost, on stderr."""
+    """Print on stderr what a run will cost."""
     tiles = "1 tile" if e.tiles == 1 else f"{e.tiles} tiles"
     speed = "" if e.encode_seconds is None else f"; encoding takes about {duration(e.encode_seconds)}"
     warn(
@@ -62,7 +62,7 @@ def print_result(result: map.Result) -> None:
 
 
 def _print_update(result: map.Result, update: record.Update) -> None:
-    """What was taken over from an earlier run, and how much has changed since."""
+    """Print what was copied from an earlier run, and how much has changed since."""
     pixels = update.kept + update.encoded
     taken = f"{len(update.months)} months taken over from {update.since}"
     say(f"{taken}; {update.encoded:,} of {pixels:,} pixels encoded")
@@ -74,7 +74,7 @@ def _print_update(result: map.Result, update: record.Update) -> None:
 
 
 def refuse_gaps(results: Sequence[map.Result]) -> None:
-    """Raise QuarantineError where maps lack tiles that failed twice."""
+    """Raise QuarantineError if maps lack tiles that failed twice."""
     for result in results:
         if result.quarantined:
             lost = [*result.quarantined]

@@ -1,4 +1,4 @@
-"""Commands that look at the directory of a run: status, verify."""
+"""Commands that inspect the directory of a run: status, verify."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def status_command(
 ) -> None:
     """How far a run is: tiles done, in hand, failed and to come, and the time to go.
 
-    Works while the run is going, after it has finished, and after it was killed. The time to go is that of the pixels
-    left at the pace of this run (of the last one, where none is going); it is unknown until a tile is finished.
+    Works while the run is going, after it has finished, and after it was killed. The time to go follows from the pixels
+    left and the pace of this run (of the last one, if none is going); it is unknown until a tile is finished.
     """
     from geomap.run.status import status as look
 

@@ -1,4 +1,4 @@
-"""Commands that ask stored embeddings: label, similar."""
+"""Commands that use stored embeddings: label, similar."""
 
 from __future__ import annotations
 

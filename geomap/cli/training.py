@@ -1,4 +1,4 @@
-"""Commands that train encoders and measure them."""
+"""The command that trains encoders."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def train(
     """Train an encoder as a configuration says, and write its weights and card.
 
     The configuration's `method` is captions (class names, no photos needed) or crossview (the paper's: ground photos).
-    A crossview run that was stopped goes on when the same command is given again; on several GPUs, start it with
+    A crossview run that was stopped resumes when you type the same command again; on several GPUs, start it with
     `torchrun --nproc-per-node 4 -m geomap.cli train CONFIG --out DIR`.
     """
-    first = os.environ.get("RANK", "0") == "0"  # torchrun's other processes keep quiet
+    first = os.environ.get("RANK", "0") == "0"  # torchrun's other processes print nothing
     log_to_stderr(first)
     from geomap.train.config import CrossViewConfig, read_config
 

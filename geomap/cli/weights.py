@@ -56,8 +56,8 @@ def weights_convert(
 ) -> None:
     """Convert a published TimeSenCLIP checkpoint, without running code that it may carry.
 
-    The patch (1x1, 5x5, 9x9 pixels) and the sizes follow from the tensors. Without --labelled the bands are taken to be
-    B02 first, which is a guess: published code has used other ways too. The card says what was decided, and by what.
+    The patch (1x1, 5x5, 9x9 pixels) and the sizes follow from the tensors. Without --labelled, B02 is assumed to be the
+    first band. That is a guess: published code has used other ways too. The card says what was decided, and by what.
     """
     log_to_stderr(False)
     from geomap import convert
@@ -73,8 +73,8 @@ def weights_fetch(
 ) -> None:
     """Download a published checkpoint from huggingface.co and convert it.
 
-    `timesenclip` is TimeSenCLIP_1x1.ckpt of huggingface.co/pallavijainpj/TimeSenCLIP. Neither that it is there nor its
-    licence has been verified: read the model page first. A file got by hand goes to `geomap weights convert`.
+    `timesenclip` is TimeSenCLIP_1x1.ckpt of huggingface.co/pallavijainpj/TimeSenCLIP. We have not verified that it is
+    there, nor its licence: read the model page first. For a file that you have, use `geomap weights convert`.
     """
     log_to_stderr(False)
     from geomap import convert
@@ -94,7 +94,7 @@ def _pixels(labelled: str | None) -> Samples | None:
 
 
 def _report(card: Card, out: Path) -> None:
-    """What was decided, and what to type next."""
+    """Print what was decided, and what to type next."""
     order = card.metrics["band_order"]
     for way, accuracy in order.get("accuracy", {}).items():
         line = f"{accuracy:6.1%} of {order['samples']} pixels of {order['tested_on']}: {way}"

@@ -1,14 +1,14 @@
-"""Reads one torch.save file and writes its tensors as safetensors: a program of its own, which checkpoint.py runs.
+"""Reads one torch.save file and writes its tensors as safetensors, in a process of its own.
 
     python -I _checkpoint_child.py FILE FOLDER
 
-It imports nothing of geomap. torch.load(weights_only=True) takes tensors, numbers, text, None and plain containers,
-nothing else. Two more names may occur, because Lightning writes them beside the state dict and they hold values only:
-argparse.Namespace, and AttributeDict, read as a dict. Whatever else a file names is refused by that name, also in parts
-that nobody needs (optimiser states, callbacks): nothing of it is imported, called or constructed.
+checkpoint.py runs it; it imports nothing of geomap. torch.load(weights_only=True) takes tensors, numbers, text, None
+and plain containers, nothing else. Two more names may occur, because Lightning writes them beside the state dict and
+they hold values only: argparse.Namespace, and AttributeDict, read as a dict. If a file names anything else, even in
+unused parts (optimiser states, callbacks), it is refused, and nothing of it is imported, called or constructed.
 
 FOLDER gets answer.json, {"names": [...], "parts": N} or {"error": why}, and N files 0.safetensors ... whose keys are
-positions in the list of names. Without answer.json the process was stopped by its limits.
+positions in the list of names. If answer.json is missing, the process was stopped by its limits.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ ATTRIBUTE_DICTS: Final = (
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
 )
-"""Names of Lightning's dict of hyperparameters through its versions."""
+"""Names of Lightning's dict of hyperparameters in its versions."""
 
 MEMORY_FLOOR: Final = 3 << 30  # bytes: torch itself takes about 1 GiB
 MEMORY_PER_BYTE: Final = 4  # bytes of memory per byte of file
 CPU_SECONDS: Final = 120
-CPU_BYTES_PER_SECOND: Final = 250_000  # of file, beyond CPU_SECONDS; a dict of 512-d vectors reads at 6 MB/s
+CPU_BYTES_PER_SECOND: Final = 250_000  # of file, in addition to CPU_SECONDS; a dict of 512-d vectors is read at 6 MB/s
 MAX_GROWTH: Final = 4
-"""Tensors together are at most so many times the file: torch.save packs nothing, but names may share a tensor."""
+"""All tensors are at most this many times the file: torch.save does not compress, but names may share a tensor."""
 MAX_DEPTH: Final = 32  # of nested containers
-PART_TENSORS: Final = 50_000  # of one file of the answer; the header of safetensors may have 100 MB
+PART_TENSORS: Final = 50_000  # in one file of the answer; the header of safetensors may have 100 MB
 PART_BYTES: Final = 256 << 20
 
 
 class _RefusedError(Exception):
-    """Why a file is not read, to follow the file's name in a sentence."""
+    """Why a file is not read: words that follow the file's name in a sentence."""
 
 
 def _main(path: Path, folder: Path) -> None:
@@ -85,14 +85,14 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
         except MemoryError:
             raise
-        except Exception as e:  # pickle, zip and torch each have their own
+        except Exception as e:  # pickle, zip and torch each raise their own
             if "allocate memory" in str(e):
                 raise MemoryError from e
             _refuse_by_name(path, e)
 
 
 def _check_archive(path: Path) -> None:
-    """torch.save stores its records as they are: what is packed, or larger than the file, is no checkpoint."""
+    """Refuse compressed records, and records larger than the file: torch.save writes neither."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -107,7 +107,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _refuse_by_name(path: Path, error: Exception) -> NoReturn:
-    """Say which global a refused pickle asked for; names are the file's own words and are shown as plain ASCII."""
+    """Say which global a refused pickle asked for; names come from the file and are shown as plain ASCII."""
     import torch
 
     try:
@@ -126,8 +126,8 @@ def _refuse_by_name(path: Path, error: Exception) -> NoReturn:
 def _flatten(root: Any, size: int) -> Iterator[tuple[str, Tensor]]:
     """(joined name, tensor) of every tensor in nested dicts and lists.
 
-    A pickle can nest a container in itself, or share one so often that its tree is endless: depth is bounded, and so is
-    the number of values, of which a file of `size` bytes can hold no more.
+    A pickle can nest a container in itself, or share one so often that its tree is endless. So depth is limited, and
+    the number of values to what a file of `size` bytes can hold.
     """
     import torch
 
@@ -147,11 +147,11 @@ def _flatten(root: Any, size: int) -> Iterator[tuple[str, Tensor]]:
 
 
 def _write_parts(tensors: Iterator[tuple[str, Tensor]], folder: Path, size: int) -> dict[str, Any]:
-    """Write tensors to safetensors files whose keys are positions in the list of names; the answer tells both."""
+    """Write tensors to safetensors files whose keys are positions in a list; returns the names and number of files."""
     import torch
     from safetensors.torch import save_file
 
-    names: dict[str, None] = {}  # ordered, and quick to look up
+    names: dict[str, None] = {}  # ordered, with fast look-up
     part: dict[str, Tensor] = {}
     parts, total, held = 0, 0, 0  # bytes so far, and in this part
 

@@ -1,8 +1,8 @@
-"""One file of a scene over a tile's grid: copied where the grids agree, else the nearest pixel; errors that name it.
+"""Reads one file of a scene over a tile's grid: a copy if the grids agree, else nearest pixels.
 
-Bands and SCL of a neighbouring UTM zone are brought over by nearest neighbour: the value of the source pixel in which
-the centre of the target pixel lies, found exactly for each pixel. Kernels that mix pixels would mix in clouds: what is
-clear is told by SCL, pixel by pixel, after the reading.
+Bands and SCL of a neighbouring UTM zone are resampled by nearest neighbour: the value of the source pixel in which the
+centre of the target pixel lies, found exactly for each pixel. Kernels that mix pixels would mix in clouds, since SCL
+is applied pixel by pixel after reading. Errors name the file.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from geomap.sources.providers import SIGN_AGAIN
 log = logging.getLogger(__name__)
 
 DTYPES: Final = {"uint16": ("uint16",), "uint8": ("uint8", "uint16")}
-"""What a file may hold where DNs (uint16) or scene classes (uint8) are read."""
+"""Data types that a file may have where DNs (uint16) or scene classes (uint8) are read."""
 
 LONGEST_PAUSE: Final = 15.0
-"""Seconds between two tries at most; the first pause is a second, each following twice as long."""
+"""Most seconds between two tries; the first pause is a second, and each next one is twice as long."""
 
 LOOKS: Final = 2
-"""Tries of a remote file that comes damaged: the transfer may have been cut, not the file."""
+"""Tries of a remote file that arrives damaged: perhaps only the transfer was cut."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ class SceneReader:
     scale_offset: tuple[float, float]  # (1, 0): offsets are applied in the composite
     gdal_env: LayeredEnv
     errors_as_nodata: tuple[Exception, ...] = ()  # part of the protocol; none
-    needed: Mapping[str, Window] = field(default_factory=dict)  # by url: the part of the grid that is of use
+    needed: Mapping[str, Window] = field(default_factory=dict)  # by url: the part of the grid that is needed
     access: Access = field(default_factory=Access)
 
     def read(self, window: Window, **kwargs: Any) -> NDArray[Any]:
-        """(y, x) values of a window of the grid, 0 outside the file and outside the part that is of use.
+        """(y, x) values of a window of the grid, 0 outside the file and outside the part that is needed.
 
-        A refused file is asked for again until the deadline, an unsigned one signed again once, and one that comes
-        damaged is looked at twice. A damaged file goes to `access.faults`, where there are any.
+        If the server refuses, the read is retried until the deadline; if access is denied, the address is signed again
+        once; a remote file that arrives damaged is read twice. `access.faults`, if given, records damaged files.
 
         Raises:
-            DamagedError: missing, truncated or corrupt, or no GeoTIFF or JPEG 2000 file.
+            DamagedError: missing, truncated or corrupt, or not a GeoTIFF or JPEG 2000 file.
             ReadError: access denied, or not DNs of one band.
             SourceUnavailableError: the server refuses or does not answer until the deadline.
         """
@@ -86,7 +86,7 @@ class SceneReader:
             return np.zeros((window.height, window.width), self.dtype)
 
     def _patiently(self, window: Window, part: Window) -> NDArray[Any]:
-        """`_once`, and again where that may help."""
+        """`_once`, with retries where they may help."""
         deadline = time.monotonic() + self.access.deadline
         path, pause = self.url, 1.0
         looks = LOOKS if urlsplit(self.url).scheme else 1
@@ -96,7 +96,7 @@ class SceneReader:
             except SourceUnavailableError as e:
                 left = deadline - time.monotonic()
                 log.info("%s", e)
-                wait = min(left, pause * random.uniform(0.75, 1))  # not all threads at once
+                wait = min(left, pause * random.uniform(0.75, 1))  # so that threads do not retry all at once
                 if left <= 0 or self.access.stopped.wait(wait):
                     raise SourceUnavailableError(f"{e} (tried for {self.access.deadline:g} s)") from None
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -119,7 +119,7 @@ class SceneReader:
                     self._fill(values, dataset, window, part)
             except (GeomapError, MemoryError):
                 raise
-            except Exception as e:  # rasterio lets errors of GDAL through that share no other base
+            except Exception as e:  # rasterio passes on errors of GDAL that share no other base
                 raise read_error(e, self.url, heard.status) from None
         return values
 
@@ -147,7 +147,7 @@ class SceneReader:
             _copy(dataset, there, values[_within(window, back)])
 
     def _nearest(self, values: NDArray[Any], dataset: Any, window: Window, part: Window) -> None:
-        """`_fill` from another grid: of each target pixel's centre, the source pixel in which it lies."""
+        """`_fill` from another grid: each target pixel gets the source pixel in which its centre lies."""
         grid, crs = (self.spec.epsg, self.spec.transform, window), dataset.crs.to_wkt()
         located = _source_pixels(*grid, crs, dataset.transform, dataset.shape)
         rows, cols, found = (v[_within(window, part)] for v in located)
@@ -170,7 +170,7 @@ class SceneReader:
 def _source_pixels(
     epsg: int, transform: Affine, window: Window, crs: str, source: Affine, shape: tuple[int, int]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
-    """Where the pixel centres of a grid's window lie in a file: rows and columns, the nearest where outside; inside."""
+    """File rows and columns of the pixel centres of a grid's window, the nearest if outside; and whether inside."""
     east = transform.c + transform.a * (window.col_off + np.arange(window.width) + 0.5)
     north = transform.f + transform.e * (window.row_off + np.arange(window.height) + 0.5)
     x, y = Transformer.from_crs(epsg, crs, always_xy=True).transform(*np.meshgrid(east, north))
@@ -182,7 +182,7 @@ def _source_pixels(
 
 
 def _copy(dataset: Any, window: Window, out: NDArray[Any]) -> None:
-    """Read a window into `out`; values that the file masks by another value than 0 become 0."""
+    """Read a window into `out`; pixels that the file masks become 0, whatever its nodata value."""
     if dataset.nodata == 0 or MaskFlags.all_valid in dataset.mask_flag_enums[0]:
         dataset.read(1, window=window, out=out)
     else:
@@ -190,18 +190,18 @@ def _copy(dataset: Any, window: Window, out: NDArray[Any]) -> None:
 
 
 def _common(one: Window, other: Window) -> Window | None:
-    """The pixels that both windows hold."""
+    """The pixels that lie in both windows."""
     return windows.intersection(one, other) if windows.intersect(one, other) else None
 
 
 def _within(outer: Window, inner: Window) -> tuple[slice, slice]:
-    """The slices of `inner` in an array that covers `outer`."""
+    """The slices for `inner` in an array that covers `outer`."""
     top, left = inner.row_off - outer.row_off, inner.col_off - outer.col_off
     return slice(top, top + inner.height), slice(left, left + inner.width)
 
 
 class _DeniedError(ReadError):
-    """A server wants other credentials."""
+    """A server requires other credentials."""
 
 
 _TRANSIENT = re.compile(
@@ -210,7 +210,7 @@ _TRANSIENT = re.compile(
     re.IGNORECASE,
 )
 _OURS = re.compile(r"out of memory|cannot allocate|too many open files|no space left|permission denied", re.IGNORECASE)
-"""What this machine lacks: no fault of the file."""
+"""Errors of this machine, not of the file."""
 _GONE = re.compile(r"no such file|does not exist", re.IGNORECASE)
 _HTTP_CODE = re.compile(r"HTTP (?:response|error) code ?: (\d{3})")
 _DENIED = frozenset({401, 403, 409})  # 409: Azure, public access is not permitted
@@ -218,7 +218,7 @@ _MISSING = frozenset({404, 410})
 
 
 def read_error(error: BaseException, href: str, status: int = 0) -> GeomapError:
-    """The geomap error for a failed read: temporary where the server refuses or does not answer.
+    """The geomap error for a failed read: temporary if the server refuses or does not answer.
 
     Args:
         error: of GDAL, as rasterio raises it.
@@ -249,7 +249,7 @@ def read_error(error: BaseException, href: str, status: int = 0) -> GeomapError:
 
 
 def _without_address(text: str, href: str) -> str:
-    """`text` with a file's name in place of its address, which may be a secret or a local path."""
+    """`text` with a file's name in place of its address, which may hold a secret or a local path."""
     return text.replace(href, PurePosixPath(urlsplit(redact(href)).path).name)
 
 

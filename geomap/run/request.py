@@ -1,8 +1,8 @@
-"""What is asked for: the keys of a request, as command line and job files take them, and the Request they make.
+"""Declares the keys of a request, for the command line and job files, and the Request they make.
 
 A new option is declared here, once: a key with its type, bounds, default and, for the command line, its spelling and a
 sentence of help; its field of Request; and the line of `request_of` that joins them. Job files, `geomap map --help`
-and messages follow. What is left is the place that uses it.
+and messages follow by themselves. The only other change is the code that uses it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 YEARS = (2015, 2100)
 """First and last year of a period; the first Sentinel-2 scenes are of 2015."""
 DEFAULT_LEGEND = "landcover"
-"""What is mapped unless legends or classes are named."""
+"""The legends mapped by default, if no legends or classes are named."""
 NO_PERIOD = "give the time to map as --year 2023, or as --start 2022-10 with --months"
 MIN_CLEAR_MONTHS = 3
-"""Months with a clear observation that a pixel needs to be mapped, unless the period is shorter."""
+"""Months with a clear observation that a pixel must have to be mapped, unless the period is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Option:
     flag: str
     help: str  # a sentence
     metavar: str | None = None
-    separated: bool = False  # several values are one text with commas, not the option again and again
+    separated: bool = False  # several values are one text with commas, not the option repeated
 
 
 # --- types of values
@@ -204,7 +204,7 @@ class OutputKeys(Strict):
 
 
 class ResourceKeys(Strict):
-    """What a run may use; decides nothing of the maps but by the kind of device."""
+    """What a run may use; only the kind of device affects the maps."""
 
     device: Annotated[Line, Option("--device", "auto, cpu or cuda.")] = "auto"
     workers: Annotated[
@@ -224,7 +224,7 @@ class ResourceKeys(Strict):
 
 
 class RequestKeys(Strict):
-    """What a request may say."""
+    """All keys of a request."""
 
     period: PeriodKeys | None = None
     legends: Annotated[
@@ -254,18 +254,18 @@ class RequestKeys(Strict):
     resources: ResourceKeys = ResourceKeys()
 
     def chosen(self, folder: Path = Path()) -> tuple[Legend, ...]:
-        """The legends that are named, files in `folder`, and the one of typed classes. Raises LegendError."""
+        """The legends named (files relative to `folder`), and the one of typed classes. Raises LegendError."""
         named = [legends.load(in_folder(name, folder)) for name in self.legends]
         return (*named, *([legends.typed(",".join(self.classes))] if self.classes else []))
 
 
 def in_folder(legend: str, folder: Path) -> str:
-    """A legend as `legends.load` takes it: a built-in one by name, or a file, whose path is relative to `folder`."""
+    """A legend as `legends.load` takes it: a built-in one by name, or a file with its path relative to `folder`."""
     return str(folder / legend) if legend.endswith(".toml") else legend
 
 
 class Declared(NamedTuple):
-    """A key that the command line has too."""
+    """A key that is also an option of the command line."""
 
     key: str  # with dots, as messages about job files write it
     option: Option
@@ -298,7 +298,7 @@ Kept = TypeVar("Kept", covariant=True)
 
 
 class Converted(Generic[Given, Kept]):
-    """A field of a dataclass that takes other forms of its value too, such as text: its descriptor."""
+    """The descriptor of a dataclass field that also takes other forms of its value, such as text."""
 
     def __init__(self, convert: Callable[[Any, Given], Kept], *default: Given) -> None:
         self._convert, self._default = convert, default
@@ -311,11 +311,11 @@ class Converted(Generic[Given, Kept]):
             kept: Kept = instance.__dict__[self._name]
             return kept
         if not self._default:
-            raise AttributeError(self._name)  # so that the dataclass takes it for required
+            raise AttributeError(self._name)  # so that the dataclass treats it as required
         return cast(Kept, self._default[0])
 
     def __set__(self, instance: object, value: Given) -> None:
-        """Raises InputError, by the field's name."""
+        """Raises InputError that begins with the field's name."""
         try:
             instance.__dict__[self._name] = self._convert(instance, value)
         except (GeomapError, ValueError, TypeError) as e:
@@ -360,13 +360,13 @@ def class_of(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Request:
-    """What a map is made of: where, when, from which scenes, of which classes, and what is kept beside it.
+    """What to map: where, when, from which scenes, with which classes, and what is kept beside the maps.
 
-    `Request(area="4.40,50.85,4.45,50.88", period="2023")` asks what `geomap map` asks with the same words. Text stands
-    for areas (as `aoi.Area`), periods (as `types.Period.parse`), legends (names, .toml files) and "LEGEND=CLASS".
+    `Request(area="4.40,50.85,4.45,50.88", period="2023")` asks for the same as `geomap map` with these words. Text may
+    give areas (as `aoi.Area`), periods (as `types.Period.parse`), legends (names, .toml files) and "LEGEND=CLASS".
 
     Raises:
-        InputError: a value is none that the command line takes; the message begins with the field's name.
+        InputError: the command line would not take a value; the message begins with the field's name.
     """
 
     area: Converted[Area | str | Path, Area] = Converted(_area)
@@ -381,18 +381,18 @@ class Request:
     min_clear_months: Converted[int | None, int] = Converted(_min_clear_months, None)
     min_confidence: Share = RequestKeys().min_confidence / 100  # 0..1
     within: Converted[str | tuple[str, str] | None, tuple[str, str] | None] = Converted(_within, None)
-    # ^ (legend, class): the other maps cover this class alone
+    # ^ (legend, class): the other maps cover only this class
     device: Line = ResourceKeys().device
     mask: Mask = DEFAULT_MASK
-    max_missed: Share = CatalogueKeys().max_missed / 100  # of a tile's scenes
-    deadline: Seconds = CatalogueKeys().deadline  # for which a server may refuse a file
+    max_missed: Share = CatalogueKeys().max_missed / 100  # share of a tile's scenes
+    deadline: Seconds = CatalogueKeys().deadline  # how long a server may refuse a file
     save_composites: Flag = False  # keep the monthly composites beside the maps, in composites.zarr
     save_embeddings: Flag = False  # keep the embeddings, in embeddings.zarr
-    composites: Path | None = None  # composites.zarr of an earlier run, read in place of scenes: `stac` does not matter
-    update: Earlier | None = None  # take over what has not changed since this run, and map what has
+    composites: Path | None = None  # composites.zarr of an earlier run, read instead of scenes: `stac` is ignored
+    update: Earlier | None = None  # copy what has not changed since this run, and map the rest
 
     def __post_init__(self) -> None:
-        """Raises InputError, by the field's name."""
+        """Raises InputError that begins with the field's name."""
         for name, check in _checks().items():
             try:
                 object.__setattr__(self, name, check.validate_python(getattr(self, name)))
@@ -402,7 +402,7 @@ class Request:
 
 @cache
 def _checks() -> Mapping[str, TypeAdapter[Any]]:
-    """By field that is not converted, what checks its type and bounds."""
+    """By field that is not converted, the adapter that checks its type and bounds."""
     from geomap.aoi import Area
 
     hints = get_type_hints(Request, localns={"Area": Area}, include_extras=True)
@@ -413,7 +413,7 @@ def _checks() -> Mapping[str, TypeAdapter[Any]]:
 def request_of(
     keys: RequestKeys, area: Area, period: Period, asked: Sequence[Legend], composites: Path | None = None
 ) -> Request:
-    """The request that keys make, over an area and period that they name in ways of their own."""
+    """The Request of these keys, with an area and a period that the caller read from them in its own way."""
     return Request(
         area=area,
         period=period,

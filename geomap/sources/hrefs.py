@@ -188,7 +188,7 @@ def _redacted_word(word: str) -> str:
 
 
 def _bare(url: str) -> str:
-    """An address without query, fragment and user; without its host too where a password seems to hold ? or #."""
+    """An address without query, fragment and user; also without its host if a password seems to hold ? or #."""
     if unclear := _UNCLEAR_USER.search(url):
         url = f"{url[: unclear.start()]}//..."
     return _USERINFO.sub("//", re.split("[?#]", url, maxsplit=1)[0])

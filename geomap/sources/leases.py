@@ -21,12 +21,12 @@ _leases: dict[str, Lease] = {
 
 
 def lease(href: str) -> Lease:
-    """The lease that reading `href` takes; none where no limited provider owns it."""
+    """The lease that reading `href` takes; an empty one if `href` belongs to no limited provider."""
     return next((held for key, held in _leases.items() if PROVIDERS[key].owns(href)), nullcontext())
 
 
 def limits() -> dict[str, int]:
-    """Files open at once by provider, where there is a limit."""
+    """Most files open at once, by provider that has a limit."""
     return {key: p.max_connections for key, p in PROVIDERS.items() if p.max_connections is not None}
 
 

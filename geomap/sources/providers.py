@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from geomap.sentinel2 import BAND_TABLE, BANDS, SCL
 
 OffsetTold = Literal["flag", "stated", "baseline"]
-"""How a catalogue tells whether the +1000 DN of baseline 04.00 is still in its pixels (see offset.decide_offset)."""
+"""How a catalogue states whether the +1000 DN of baseline 04.00 is still in its pixels (see offset.decide_offset)."""
 
 OFFSET_FLAG: Final = "earthsearch:boa_offset_applied"
 

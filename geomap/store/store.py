@@ -236,7 +236,7 @@ def name_missing(path: Path, tiles: Collection[str]) -> None:
 
 
 def damaged(path: Path, what: str) -> ReadError:
-    """The error of a store that does not hold what it should."""
+    """The error for a store whose content is not what it should be."""
     return ReadError(f"{path} is damaged ({what}); copy the whole store again, or make it again")
 
 
