@@ -57,7 +57,7 @@ def _digital_numbers(values: NDArray[np.generic]) -> NDArray[np.uint16]:
 
 
 def checked_embeddings(embeddings: xr.DataArray, dimensions: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """(D, y, x) unit vectors, NaN in all components where not mapped, and the (y, x) clear months. Raises InputError."""
+    """(D, y, x) unit vectors, NaN where not mapped, and the (y, x) clear months. Raises InputError."""
     _require_dims(embeddings, EMBEDDING, "embeddings, as geomap.embed gives them")
     if CLEAR_MONTHS not in embeddings.coords:
         raise InputError(f"the embeddings lack the coordinate {CLEAR_MONTHS}, which geomap.embed gives them")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,8 +141,8 @@ def test_stores_open_lazily_and_label_as_the_command_does(run: Path, series: xr.
 
 def test_composites_of_a_store_are_embedded_as_those_of_scenes(run: Path, embeddings: xr.DataArray) -> None:
     again = geomap.embed(geomap.open_store(run)["composite"], device="cpu")
-    inside = embeddings.coords["clear_months"] != 255
-    np.testing.assert_array_equal(again.where(inside), embeddings.where(inside))
+    np.testing.assert_array_equal(again, embeddings)  # pixels outside the area included
+    np.testing.assert_array_equal(again.clear_months, embeddings.clear_months)
 
 
 def test_what_cannot_be_is_told(
@@ -161,6 +162,77 @@ def test_what_cannot_be_is_told(
         geomap.open_store(tmp_path)
 
 
+def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataArray, embeddings: xr.DataArray) -> None:
+    """What arithmetic, files and selections make of a composite is the same input, or is refused."""
+    part = {"y": slice(20, 30), "x": slice(20, 40)}
+    window, wanted = series.isel(part), embeddings.isel(part)
+    for same in (
+        window.isel(band=slice(None, None, -1)),
+        window.sortby("month", ascending=False),
+        window.transpose("x", "y", "month", "band"),
+        window.where(window > 0),  # float32 with NaN, as a file read back has
+        window.chunk({"y": 5}),
+    ):
+        np.testing.assert_array_equal(geomap.embed(same, device="cpu"), wanted)
+    summer = window.sel(month=window.month.dt.month.isin([4, 6, 9]))
+    masked = window.where(window.month.dt.month.isin([4, 6, 9]), 0)
+    few, rest = (geomap.embed(s, min_clear_months=1, device="cpu") for s in (summer, masked))
+    np.testing.assert_array_equal(few, rest)
+    for odd, why in (
+        (window / 10_000, "whole numbers 0..65535"),
+        (window.astype("int32") + 70_000, "whole numbers 0..65535"),
+        (window.isel(band=[0, 1, 2]), "needs the bands"),
+        (window.isel(month=[0, 0]), "each calendar month at most once"),
+        (window.isel(month=0), "of \\(month, band, y, x\\)"),
+        (window.values, "not ndarray"),
+    ):
+        with pytest.raises(InputError, match=why):
+            geomap.embed(odd, device="cpu")
+
+
+def test_only_whole_unit_vectors_are_labelled(embeddings: xr.DataArray) -> None:
+    part = embeddings.isel(y=slice(20, 30), x=slice(20, 30))
+    plain = geomap.label(part, "maize, grass")
+    spoilt = part.copy(deep=True)
+    spoilt[5, 3, 4] = np.nan
+    maps = geomap.label(spoilt, "maize, grass")
+    assert (maps["classes"][3, 4], maps["classes_confidence"][3, 4]) == (0, 255)
+    assert ((maps["classes"] != plain["classes"]).sum()) == 1
+    with pytest.raises(InputError, match="unit vectors"):
+        geomap.label((2 * part).assign_attrs(part.attrs), "maize, grass")
+    with pytest.raises(InputError, match="components"):
+        geomap.label(part.isel(component=slice(0, 9)), "maize, grass")
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        ({"min_confidence": 50}, "share 0..1"),
+        ({"min_confidence": float("nan")}, "share 0..1"),
+        ({"within": "landcover"}, "LEGEND=CLASS"),
+        ({"classes": ["water, deep", "forest"]}, "without a comma"),
+        ({"classes": [1, 2]}, "without a comma"),
+        ({"legends": [3]}, "unknown legend '3'"),
+    ],
+)
+def test_wrong_words_to_label_are_told(embeddings: xr.DataArray, call: dict[str, Any], why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        geomap.label(embeddings, **{"classes": "maize, grass"} | call)
+
+
+def test_wrong_words_to_search_and_composite_are_told(scenes: Archive, area: str, series: xr.DataArray) -> None:
+    for wrong in ({"offset": "Applied"}, {"max_cloud": float("nan")}, {"allow_hosts": "example.org"}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            geomap.search(area, "2023", scenes.items, **wrong)
+    found = geomap.search(area, 2023, scenes.items)  # a path and a number will do
+    with pytest.raises(NoScenesError, match="the area that was searched"):
+        geomap.composite(found, "10,50.9,10.002,50.902")
+    with pytest.raises(InputError, match=r"what geomap\.search found"):
+        geomap.composite(found.scenes, area)
+    with pytest.raises(InputError, match=r"whole number 1..12"):
+        geomap.embed(series, min_clear_months=13)
+
+
 def test_an_area_over_two_zones_is_for_a_run(scenes: Archive) -> None:
     west, south, _, north = scenes.bbox
     wide = f"{west},{south},6.01,{north}"
@@ -176,6 +248,7 @@ def test_the_door_is_light_and_complete() -> None:
         "assert set(geomap.__all__) <= set(dir(geomap))\n"
         "import geomap.composite.median as median, geomap.label.classify\n"
         "assert median.median_np\n"
+        "import pickle; assert pickle.loads(pickle.dumps(geomap.label)) is geomap.label\n"
         "assert all(callable(getattr(geomap, name)) for name in geomap.__all__)\n"
         "import inspect; print(*inspect.signature(geomap.composite).parameters)\n"
         "try: geomap.nothing\n"
