@@ -28,7 +28,7 @@ MAX_LATITUDE: Final = 84.0  # degrees; UTM ends at 84 N and 80 S
 MIN_LATITUDE: Final = -80.0
 
 _GEOD = Geod(ellps="WGS84")
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # digits match in one way: no backtracking
 _BBOX = re.compile(rf"^\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}$")
 _WKT = re.compile(r"^\s*(?:SRID=(\d+);)?\s*((?:(?:MULTI)?POLYGON|GEOMETRYCOLLECTION)\b.*)$", re.IGNORECASE | re.DOTALL)
 _GEOJSON_TYPES = ("Polygon", "MultiPolygon", "GeometryCollection", "Feature", "FeatureCollection")
@@ -122,8 +122,8 @@ def _from_bbox(values: list[float]) -> BaseGeometry:
 
 
 def _from_wkt(wkt: str, srid: str | None) -> BaseGeometry:
-    if srid is not None and int(srid) != 4326:
-        raise AoiError(f"the area is in SRID {srid}; give it in EPSG:4326, longitude first")
+    if srid is not None and srid.lstrip("0") != "4326":
+        raise AoiError(f"the area is in SRID {srid[:12]}; give it in EPSG:4326, longitude first")
     try:
         return shapely.from_wkt(wkt)
     except shapely.errors.ShapelyError as e:

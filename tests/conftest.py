@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from geomap.encode.card import Q_HIGH, Q_LOW, Card
 from geomap.errors import install_hint
@@ -22,6 +23,11 @@ from tests.support import REPOSITORY
 from tests.support.archive import Series, measured, simulated, write_archive
 from tests.support.requests import request_for, tiles_of
 from tests.support.stac_items import WORLD, granule, month_of
+
+# The same examples in every run, so that a failure is of the change at hand; `make soak` draws new ones.
+settings.register_profile("geomap", deadline=None, derandomize=True)
+settings.register_profile("fuzz", deadline=None, print_blob=True)
+settings.load_profile("geomap")
 
 SHARED = Path(os.environ.get("GEOMAP_SHARED", REPOSITORY.parent / "shared"))
 

@@ -271,7 +271,7 @@ def test_a_file_without_a_coordinate_system_or_polygon_is_refused(tmp_path):
         aoi.parse_area(str(point))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 def test_any_text_is_an_area_or_an_aoi_error(text):
     with contextlib.suppress(AoiError):

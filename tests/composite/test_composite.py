@@ -32,7 +32,7 @@ def floor_median(values: np.ndarray) -> np.ndarray:
     return np.floor(np.ma.filled(median, 0)).astype(np.uint16)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.arrays(
         np.uint16,
@@ -80,7 +80,7 @@ def test_one_pass_counts_once_and_its_first_clear_granule_wins():
     assert merged((7, 8, 9)) == [[55, 20]]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 7), st.sampled_from([1, 2]), st.integers(1, 40))
 def test_a_month_of_scenes_equals_numpy(seed, scenes, scale, rows):
     """Masks on the pixels' own grid or on one of 20 m, offsets, nodata, strips of several heights."""

@@ -41,7 +41,7 @@ def opened(pixels: NDArray[np.bool_], radius: int) -> NDArray[np.bool_]:
     return within(centres, radius)[radius : len(wide) - radius, radius : len(wide[0]) - radius]
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2), st.integers(0, 3))
 def test_opening_and_dilation_are_those_of_disks(seed: int, opening: int, dilation: int) -> None:
     rng = np.random.default_rng(seed)

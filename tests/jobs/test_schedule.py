@@ -112,7 +112,7 @@ PRINTABLE = st.text(st.characters(exclude_categories=("C", "Z")) | st.just(" "),
 
 
 @given(PRINTABLE, st.text(st.sampled_from(" %$;&{}é-=~*a"), max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_path_reaches_the_program_as_it_is(job: str, program: str) -> None:
     plan = made(job=Path("/") / job, program=(f"/{program}", "-m", "geomap.cli"))
     service = parsed(schedule.files(plan)["geomap-patch.service"])["Service"]
@@ -200,7 +200,7 @@ def test_expressions_that_cron_would_not_take_are_refused(cron: str, says: str) 
 
 
 @given(st.text(st.sampled_from("0123456789*/,-? abjfmonsu\n"), max_size=25))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_is_a_time_or_an_input_error(text: str) -> None:
     try:
         found = schedule.calendars(text)
