@@ -14,7 +14,7 @@ test: $(VENV)/.installed-dev  ## the test suite, in two processes
 	$(BIN)/pytest -n 2
 
 soak: $(VENV)/.installed-dev  ## the long reliability tests: kills, clusters, memory, in minutes
-	$(BIN)/pytest -m soak --timeout 3600
+	$(BIN)/pytest -m soak --timeout 3600 --hypothesis-profile fuzz
 
 train-smoke: $(VENV)/.installed-dev  ## train, evaluate and map on a tiny simulated set, in minutes: a check, no weights to use
 	$(BIN)/python -m tests.train.smoke_train
