@@ -66,7 +66,7 @@ def subcommand(words: list[str]) -> tuple[Any, list[str]]:
     """The command that words name, and what follows its name."""
     command, rest = typer.main.get_command(app), words[1:]
     while rest and rest[0] in getattr(command, "commands", {}):
-        command = command.commands[rest.pop(0)]
+        command = command.resolve_command(typer.Context(command), [rest.pop(0)])[1]
     assert not hasattr(command, "commands") or not rest or rest[0].startswith("--"), f"no such command: {words}"
     return command, rest
 

@@ -5,19 +5,45 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from geomap import __version__, process
-from geomap.cli import data, evaluation, inspect, jobs, legends, maps, state, stored, training, weights
-from geomap.cli.console import fail, say
+from geomap.cli.console import Lenient, fail, lenient_streams, say, warn
 from geomap.errors import GeomapError, InputError
 
 STOPPED = 130
 """Exit code after Ctrl-C, as in shells."""
+
+
+COMMANDS: Final = {
+    "map": ("maps.map_command", "Map an area: search, composite, encode, label and write."),
+    "label": ("stored.label_command", "Map other legends, or classes of your own, from stored embeddings."),
+    "similar": ("stored.similar_command", "Map how much every stored pixel's year looks like that of one place."),
+    "run": ("jobs.run", "Map what a job file says."),
+    "schedule": ("jobs.schedule", "Write a systemd service with its timer, and a cron line, that run a job."),
+    "plan": ("inspect.plan_command", "What a map would take, and how much clear sky it would find month by month."),
+    "explain": ("inspect.explain_command", "Which scenes a run reads, why their DN offsets, and what was left out."),
+    "demo": ("maps.demo", "Simulate a small landscape with known classes, map it, and compare."),
+    "status": ("state.status_command", "How far a run is, and the time to go."),
+    "verify": ("state.verify_command", "Check every file of a run against its checksum."),
+    "train": ("training.train", "Train an encoder as a configuration says, and write its weights and card."),
+    "evaluate": ("evaluation.evaluate", "Measure weights on labelled series, beside baselines and published figures."),
+    "legends": ("legends.legends_app", "Legends that come with geomap, and how to write one."),
+    "weights": ("weights.weights_app", "Weights that come with geomap or from elsewhere."),
+    "photos": ("data.photos", "Ground photos for training."),
+    "samples": ("data.samples", "Satellite series for training."),
+}
+"""Name -> (file in cli/ and function, its line in --help). A command's file is loaded when it is typed."""
+
+
+TEXT: Final = {"status", "explain", "verify", "plan", "legends", "list", "show"}
+"""Commands, and commands of groups, that make nothing but text."""
 
 
 class Commands(TyperGroup):
@@ -41,7 +67,29 @@ class Commands(TyperGroup):
         except OSError as e:
             fail(f"{e.strerror or e}{f': {e.filename}' if e.filename else ''}")
             code = GeomapError.exit_code
+        except Exception as e:  # of a library, or a fault of geomap
+            fail(_unexpected(e))
+            if {"-v", "--verbose"} & set(given):
+                warn("".join(traceback.format_exception(e)))
+            code = GeomapError.exit_code
         sys.exit(code or 0)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The typed command, loaded from its file; `commands` holds only what --help lists."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, listed and command(str(listed.name)), rest
+
+
+def command(name: str) -> Any:
+    """The parser of a command or of a group of commands."""
+    module, _, attribute = COMMANDS[name][0].partition(".")
+    found = getattr(import_module(f"geomap.cli.{module}"), attribute)
+    alone = typer.Typer(rich_markup_mode="markdown", add_completion=False)
+    if isinstance(found, typer.Typer):
+        alone.add_typer(found, name=name)
+        return typer.main.get_group(alone).commands[name]
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
 
 
 app = typer.Typer(
@@ -55,26 +103,15 @@ app = typer.Typer(
     "Try `geomap demo` first: it needs no network. Then map a place of your own:\n\n"
     '`geomap map "4.40,50.85,4.45,50.88" --year 2023 --stac earth-search --out brussels`',
 )
-app.command("map")(maps.map_command)
-app.command("label")(stored.label_command)
-app.command("similar")(stored.similar_command)
-app.command()(jobs.run)
-app.command()(jobs.schedule)
-app.command("plan")(inspect.plan_command)
-app.command("explain")(inspect.explain_command)
-app.command()(maps.demo)
-app.command("status")(state.status_command)
-app.command("verify")(state.verify_command)
-app.command()(training.train)
-app.command()(evaluation.evaluate)
-app.add_typer(legends.legends_app, name="legends")
-app.add_typer(weights.weights_app, name="weights")
-app.add_typer(data.photos, name="photos")
-app.add_typer(data.samples, name="samples")
+for _name, (_, _line) in COMMANDS.items():
+    app.command(_name, help=_line)(lambda: None)
 
 
 @app.callback(invoke_without_command=True)
-def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show where an unexpected error arose.")] = False,
+) -> None:
     """Options of geomap itself."""
     if version:
         say(f"geomap {__version__}")
@@ -84,13 +121,15 @@ def root(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Entry point."""
     process.keep_freed()
+    stdout = lenient_streams()
     try:
         app()
     except SystemExit as e:
         sys.stdout.flush()
         sys.stderr.flush()
-        if e.code:
-            os._exit(int(e.code))  # reads that wait for a server must not delay the exit; files on disk are whole
+        code = int(e.code or 0) or _lost(stdout)
+        if code:
+            os._exit(code)  # reads that wait for a server must not delay the exit; files on disk are whole
 
 
 def _negative_numbers(args: Sequence[str]) -> list[str]:
@@ -104,3 +143,20 @@ def _refuse(error: typer.TyperException) -> int:
     if message := error.format_message().rstrip("."):
         fail(f"{message}; see {context.command_path if context else 'geomap'} --help")
     return InputError.exit_code
+
+
+def _unexpected(error: Exception) -> str:
+    """One line for an error that no part of geomap expects."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; close other programs, or map a smaller area"
+    words = " ".join(str(error).split())[:300]
+    return f"unexpected {type(error).__name__}{f': {words}' if words else ''}; for a report, type the command with -v"
+
+
+def _lost(stdout: Lenient) -> int:
+    """Say that stdout could not be written; an exit code other than 0 only for commands that make nothing else."""
+    if stdout.lost is None:
+        return 0
+    if not isinstance(stdout.lost, BrokenPipeError):  # whoever closes a pipe, as `head` does, has read enough
+        warn(f"geomap: cannot write to standard output: {stdout.lost.strerror}")
+    return GeomapError.exit_code if TEXT & set(sys.argv[1:3]) else 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +21,43 @@ from rich.progress import (
 )
 
 from geomap.sources.hrefs import redacted
+
+
+class Lenient(io.TextIOWrapper):
+    """A stream to a disk that may be full or a pipe that may be closed: a finished map is not failed by its report."""
+
+    lost: OSError | None = None  # the last error
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as e:
+            self.lost = e
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as e:
+            self.lost = e
+
+
+def lenient_streams() -> Lenient:
+    """Make stdout and stderr lenient, and write characters that they cannot encode as escapes. Returns stdout."""
+    while (null := os.open(os.devnull, os.O_RDWR)) <= 2:  # a closed one: else the next file opened would be stdout
+        os.set_inheritable(null, True)
+    os.close(null)
+    sys.stdout, sys.stderr = (
+        Lenient(
+            os.fdopen(number, "wb", closefd=False),
+            encoding=getattr(stream, "encoding", "utf-8"),
+            errors="backslashreplace",
+            line_buffering=True,
+        )
+        for number, stream in ((1, sys.stdout), (2, sys.stderr))
+    )
+    return sys.stdout
+
 
 out_console = Console()
 err_console = Console(stderr=True)

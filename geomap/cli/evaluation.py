@@ -50,7 +50,7 @@ def evaluate(
     keys: RequestKeys,
     verbose: options.Verbose = False,
 ) -> None:
-    """Measure weights on labelled series, beside baselines and the paper's figures.
+    """Measure weights on labelled series, beside baselines and published figures.
 
     Writes results.md, results.json, confusion matrices (CSV, PNG), reliability diagrams and accuracy by clear months
     into --out. docs/evaluation.md says how each figure is made.

@@ -42,11 +42,11 @@ def plan_command(
     keys: RequestKeys,
     verbose: options.Verbose = False,
 ) -> None:
-    """What a map would take and how much clear sky it would find, month by month. Writes no file.
+    """What a map would take, and how much clear sky it would find month by month.
 
-    Takes the options of `geomap map` that decide what is read, or a job file instead of them. The clear share is
-    measured on the scene classification of up to 60 scenes, read coarsely; for the others it is what their items say of
-    clouds.
+    Writes no file. Takes the options of `geomap map` that decide what is read, or a job file instead of them. The clear
+    share is measured on the scene classification of up to 60 scenes, read coarsely; for the others it is what their
+    items say of clouds.
 
     Example: `geomap plan "4.40,50.85,4.45,50.88" --year 2023`
     """
@@ -79,7 +79,7 @@ def _of_job(keys: RequestKeys, path: str) -> Request:
 def explain_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")],
 ) -> None:
-    """Which scenes a run reads, the DN offset decided for them and why, and what was found and left out.
+    """Which scenes a run reads, why their DN offsets, and what was left out.
 
     The last column counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene has
     none there, or its products never carried the offset.

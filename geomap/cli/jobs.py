@@ -32,9 +32,10 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but problems.")] = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Map what a job file says. A finished map is left as it is, an unfinished one resumes.
+    """Map what a job file says.
 
-    A rolling period (`period: {last: 12}`) is counted from today; an unfinished one comes first.
+    A finished map is left as it is, an unfinished one resumes. A rolling period (`period: {last: 12}`) is counted from
+    today; an unfinished one comes first.
 
     Exit code: 0 complete, 1 failed, 2 bad input, 3 complete except for tiles in quarantine, 75 try again later.
     """
@@ -76,10 +77,10 @@ def schedule(
     user: Annotated[bool, typer.Option("--user", help="Units of your own, which need no root.")] = False,
     out: Annotated[Path, typer.Option(help="Directory of the files.")] = Path("geomap-schedule"),
 ) -> None:
-    """Write a systemd service with its timer, and a cron line, that run a job. Installs nothing.
+    """Write a systemd service with its timer, and a cron line, that run a job.
 
-    Runs never overlap, start late if the machine was off, retry every quarter of an hour if that may help, and say so
-    when they fail for good.
+    Installs nothing. Runs never overlap, start late if the machine was off, retry every quarter of an hour if that may
+    help, and say so when they fail for good.
 
     Example: `geomap schedule pipelines/rolling_update_monthly.yaml --monthly --user`
     """

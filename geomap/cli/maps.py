@@ -109,11 +109,11 @@ def demo(
     keys: RequestKeys,
     out: Annotated[Path, typer.Option(help="Directory of the scenes and maps.")] = Path("geomap-demo"),
 ) -> None:
-    """Simulate a small landscape with known classes, map it, and compare: no network needed.
+    """Simulate a small landscape with known classes, map it, and compare.
 
-    The scenes are simulated, with clouds, shadows and a month without any; the maps are made by the same command that
-    maps real scenes. Agreement with the simulated truth says that the pipeline works, not how well real places are
-    mapped: for that see `geomap weights show default`.
+    Needs no network. The scenes are simulated, with clouds, shadows and a month without any; the maps are made by the
+    same command that maps real scenes. Agreement with the simulated truth says that the pipeline works, not how well
+    real places are mapped: for that see `geomap weights show default`.
     """
     log_to_stderr(False)
     from geomap.demo import run_demo

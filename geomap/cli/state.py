@@ -25,7 +25,7 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory
 def status_command(
     directory: Directory, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
 ) -> None:
-    """How far a run is: tiles done, in hand, failed and to come, and the time to go.
+    """How far a run is, and the time to go.
 
     Works while the run is going, after it has finished, and after it was killed. The time to go follows from the pixels
     left and the pace of this run (of the last one, if none is going); it is unknown until a tile is finished.
@@ -40,7 +40,10 @@ def status_command(
 
 
 def verify_command(directory: Directory) -> None:
-    """Check every file of a run: maps against SHA256SUMS, tiles that are kept against their own checksums."""
+    """Check every file of a run against its checksum.
+
+    Maps and the files beside them against SHA256SUMS, tiles that are kept against their own checksums.
+    """
     from geomap.run.status import find_problems
 
     if not directory.is_dir():

@@ -31,9 +31,10 @@ def label_command(
     ] = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """Map other legends, or classes of your own, from stored embeddings: seconds, no scenes, no encoder.
+    """Map other legends, or classes of your own, from stored embeddings.
 
-    Writes the same files as `geomap map` over the pixels that the store holds.
+    Takes seconds: no scene is read, no encoder runs. Writes the same files as `geomap map` over the pixels that the
+    store holds.
 
     Example: `geomap label brussels --classes "allotment garden, park, cemetery" --out brussels-green`
     """
@@ -54,7 +55,9 @@ def similar_command(
     out: Annotated[Path, typer.Option(help="Directory of the map.")] = Path("geomap-similar"),
     verbose: options.Verbose = False,
 ) -> None:
-    """Map how much every stored pixel's year looks like that of one place: similarity.tif, cosine, 1 = alike.
+    """Map how much every stored pixel's year looks like that of one place.
+
+    Writes similarity.tif: the cosine, 1 = alike.
 
     Example: `geomap similar brussels --at 4.42,50.86 --out like-this-field`
     """

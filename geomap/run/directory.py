@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from geomap import files
@@ -28,6 +27,8 @@ from geomap.run.tile_file import DAMAGED, About, Finished, Task, encode, read_ab
 from geomap.types import LeftOut, Scene, Tile
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from geomap.store.store import Store
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The result of the work on one tile, and the file that keeps it.
 
-Results are plain values, so any worker can send them. A file is a zip of arrays (numpy's npz, no pickle): one array for
-each layer, compressed where the tile was made, and one that holds the rest as JSON. The zip's comment is the sha256 of
+Results are plain values, so any worker can send them. A file is a zip: one array for each layer (numpy's npz, no
+pickle), compressed where the tile was made, and a JSON file with the rest. The zip's comment is the sha256 of
 everything before it, so any changed byte is found.
 """
 
@@ -14,18 +14,18 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from geomap.types import Dark, Layers, Missed, Scene, Tile
 
+if TYPE_CHECKING:  # numpy takes 0.15 s to load; `geomap status` reads the JSON alone
+    from numpy.typing import NDArray
+
 _LAYER: Final = "layer "
 """Prefix of layers in a file: without it, a legend could have the name of one of numpy's arguments."""
-_ABOUT: Final = "about"
-"""Name of the JSON array in a file."""
+_ABOUT: Final = "about.json"
 _DIGEST: Final = hashlib.sha256().digest_size
 DAMAGED: Final = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 """Exceptions from reading a file that is missing, truncated or changed."""
@@ -87,6 +87,8 @@ _about: Final = TypeAdapter(About)
 
 def pack(layers: Layers) -> bytes:
     """The layers as a zip of arrays."""
+    import numpy as np
+
     buffer = io.BytesIO()
     arrays = {f"{_LAYER}{stem}": pixels for stem, pixels in layers.items()}
     np.savez_compressed(buffer, allow_pickle=False, **arrays)
@@ -97,8 +99,8 @@ def encode(layers: bytes, about: About) -> bytes:
     """The bytes of a tile's file."""
     buffer = io.BytesIO(layers)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as z:
-        with z.open(f"{_ABOUT}.npy", "w") as f:
-            np.lib.format.write_array(f, np.frombuffer(_about.dump_json(about), np.uint8))
+        with z.open(_ABOUT, "w") as f:
+            f.write(_about.dump_json(about))
         z.comment = bytes(_DIGEST)
     content = buffer.getvalue()[:-_DIGEST]
     return content + hashlib.sha256(content).digest()
@@ -106,6 +108,8 @@ def encode(layers: bytes, about: About) -> bytes:
 
 def read_layer(path: Path, stem: str) -> NDArray[Any]:
     """(y, x) pixels of one layer. Raises DAMAGED."""
+    import numpy as np
+
     with np.load(path, allow_pickle=False) as f:
         pixels: NDArray[Any] = f[f"{_LAYER}{stem}"]
     return pixels
@@ -113,8 +117,8 @@ def read_layer(path: Path, stem: str) -> NDArray[Any]:
 
 def read_about(path: Path) -> About:
     """What a file holds besides its layers. Raises DAMAGED."""
-    with np.load(path, allow_pickle=False) as f:
-        return _about.validate_json(f[_ABOUT].tobytes())
+    with zipfile.ZipFile(path) as z:
+        return _about.validate_json(z.read(_ABOUT))
 
 
 def intact(path: Path) -> bool:

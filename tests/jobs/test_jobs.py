@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from geomap import aoi
 from geomap.catalog import stac
 from geomap.catalog.search import search
-from geomap.cli import app
+from geomap.cli import command
 from geomap.errors import AoiError, ConfigError, GeomapError, InputError, WeightsError
 from geomap.jobs.file import KEYS, JobKeys, JobPeriod, JobResources, read_job
 from geomap.types import Period
@@ -407,10 +407,7 @@ def test_the_reference_names_every_key_and_its_default() -> None:
 
 
 def test_messages_name_keys_that_exist_for_options_that_exist() -> None:
-    from typer.main import get_command
-
-    command = get_command(app)
-    options = {o for name in ("map", "run") for p in command.commands[name].params for o in p.opts}  # type: ignore[attr-defined]
+    options = {o for name in ("map", "run") for p in command(name).params for o in p.opts}
     assert set(KEYS) <= options
     assert set(KEYS.values()) <= keys_of(JobKeys).keys()
 

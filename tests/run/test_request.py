@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import shapely
-from typer.main import get_command
 
 from geomap import legends
 from geomap.aoi import Area, parse_area
-from geomap.cli import app
+from geomap.cli import command
 from geomap.composite.mask import Mask
 from geomap.errors import AoiError, InputError
 from geomap.run.request import Request, RequestKeys, declared, request_of
@@ -90,8 +89,7 @@ def test_a_wrong_value_is_an_input_error_that_names_the_field(change: dict[str, 
 
 
 def test_every_declared_option_is_one_of_map_with_its_default_and_bounds() -> None:
-    command = get_command(app).commands["map"]  # type: ignore[attr-defined]
-    options = {option: p for p in command.params for option in p.opts}
+    options = {option: p for p in command("map").params for option in p.opts}
     for key, option, field in declared():
         shown = options[option.flag]
         assert option.help == shown.help, key
