@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
@@ -62,8 +61,10 @@ def try_tiles(
     done, again = len(ready), list(pending)
     for attempt in range(1, ATTEMPTS + 1):
         failed: list[tuple[Task, Exception]] = []
+        missing = {task.tile.name for task in again}
         with closing(make(again, tracker, attempt > 1)) as outcomes:
             for outcome in outcomes:
+                missing.remove(outcome.task.tile.name)
                 if outcome.finished is None:
                     failed.append((outcome.task, _failure(outcome, attempt)))
                     tracker.failed(outcome.task, cause(failed[-1][1]))
@@ -76,6 +77,8 @@ def try_tiles(
                 done += 1
                 seconds.update(outcome.finished.about.seconds)
                 del outcome  # the tile after next is already being read
+        if missing:
+            raise GeomapError(f"{len(missing)} tiles were not tried, such as {min(missing)}; the same command resumes")
         again = [task for task, _ in failed]
     if failed and not done:
         raise failed[0][1]
@@ -111,8 +114,16 @@ def _failure(outcome: Outcome, attempt: int) -> Exception:
     log.warning(
         "tile %s failed (attempt %d of %d): %s", outcome.task.tile.name, attempt, ATTEMPTS, cause(error), exc_info=bug
     )
-    traceback.clear_frames(error.__traceback__)  # tracebacks hold the tile's arrays
+    _forget_frames(error)
     return error
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks of an error and its causes: they hold the tile's arrays."""
+    cause: BaseException | None = error
+    while cause is not None and cause.__traceback__ is not None:  # causes may form a ring
+        cause.__traceback__ = None
+        cause = cause.__cause__ or cause.__context__
 
 
 def cause(error: Exception) -> str:

@@ -13,8 +13,10 @@ from geomap.errors import ReadError, SourceUnavailableError
 from geomap.run import retries
 from geomap.run.map import map_area
 from geomap.run.request import Request
+from geomap.types import Period
 from tests.support import places
 from tests.support.outputs import digests
+from tests.support.requests import request_for
 from tests.support.runner import geomap
 
 
@@ -69,6 +71,20 @@ def test_an_unfinished_run_skips_what_is_in_quarantine_until_its_scenes_change(a
     (tmp_path / "east").rename(tmp_path / "moved")
     Path(asked.stac).write_text(renamed)
     assert not map_area(asked, tmp_path / "out", refresh=True).quarantined
+
+
+@pytest.mark.parametrize("broken", [{0}, {1}, {2}, {0, 1}, {0, 2}], ids=str)
+def test_tiles_that_fail_stop_no_other_whichever_they_are(broken, archive, untrained, tmp_path):
+    items = places.more_places(archive(dates=3), tmp_path, 3, broken)
+    where = places.area(3)
+    asked = request_for(items, untrained, area=where, period=Period(2018, 8, 1), min_clear_months=1)
+    names = [tile.name for tile in grid.tiles(where)]
+    result = map_area(asked, tmp_path / "out")
+    assert set(result.quarantined) == {names[n] for n in broken}
+    with rasterio.open(tmp_path / "out/landcover.tif") as m:
+        mapped = m.read(1).any(axis=0)
+    thirds = (len(mapped) // 3 * n for n in range(3))
+    assert [mapped[start : start + len(mapped) // 3].any() for start in thirds] == [n not in broken for n in range(3)]
 
 
 def test_where_no_tile_can_be_read_there_is_no_map(asked, tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
-"""An archive whose files also lie 20 km to the east: two places, of which one can be broken."""
+"""An archive whose files also lie 20 km to the east, and farther: places, of which some can be broken."""
 
 import json
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,26 @@ def two_places(archive: Path, folder: Path) -> Path:
     return items
 
 
-def area() -> aoi.Area:
+def more_places(archive: Path, folder: Path, count: int, broken: Collection[int]) -> Path:
+    """Write items.json of scenes at so many places in a row; files of broken ones are missing. Returns the items."""
+    content = json.loads((archive / "items.json").read_text())
+    features = []
+    for n in range(count):
+        for item in content["features"]:
+            moved = _moved(item, folder / str(n), n * EAST)
+            features.append(moved)
+            if n in broken:
+                shutil.rmtree(folder / str(n) / moved["id"])
+    items = folder / "items.json"
+    items.write_text(json.dumps(content | {"features": features}))
+    return items
+
+
+def area(count: int = 2) -> aoi.Area:
     """A box at each place."""
     lonlat = Transformer.from_crs(32631, 4326, always_xy=True).transform
     polygons = []
-    for shift in (0, EAST):
+    for shift in range(0, count * EAST, EAST):
         west, south, east, north = BOX[0] + shift, BOX[1], BOX[2] + shift, BOX[3]
         ring = [lonlat(*p) for p in ((west, south), (east, south), (east, north), (west, north), (west, south))]
         polygons.append("((" + ", ".join(f"{x:.6f} {y:.6f}" for x, y in ring) + "))")
@@ -52,21 +68,22 @@ def mend_east(folder: Path) -> None:
     (folder / "east.gone").rename(folder / "east")
 
 
-def _moved(item: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _moved(item: dict[str, Any], folder: Path, shift: int = EAST) -> dict[str, Any]:
     copy: dict[str, Any] = json.loads(json.dumps(item))
-    copy["id"] = item["id"].replace("31UES", "31UFS")
-    copy["properties"]["grid:code"] = "MGRS-31UFS"
+    if shift:
+        copy["id"] = item["id"].replace("31UES", "31UFS") + (f"_{shift}" if shift > EAST else "")
+        copy["properties"]["grid:code"] = "MGRS-31UFS"
     bounds = None
     for key, asset in copy["assets"].items():
         target = folder / copy["id"] / f"{key}.tif"
         target.parent.mkdir(parents=True, exist_ok=True)
         with rasterio.open(asset["href"]) as f:
-            transform = rasterio.Affine.translation(EAST, 0) @ f.transform
+            transform = rasterio.Affine.translation(shift, 0) @ f.transform
             with rasterio.open(target, "w", **{**f.profile, "transform": transform}) as moved:
                 moved.write(f.read())
                 bounds = moved.bounds
         asset["href"] = str(target)
-        asset["proj:transform"][2] += EAST
+        asset["proj:transform"][2] += shift
     lonlat = Transformer.from_crs(32631, 4326, always_xy=True).transform_bounds(*bounds)
     west, south, east, north = copy["bbox"] = list(lonlat)
     copy["geometry"]["coordinates"] = [[[west, south], [east, south], [east, north], [west, north], [west, south]]]
