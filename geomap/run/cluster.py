@@ -90,7 +90,7 @@ class Cluster:
     def __exit__(self, *error: Any) -> None:
         self._exit.close()
 
-    def speed(self, prepared: Prepared) -> None:
+    def speed(self, prepared: Prepared, months: int) -> None:
         """Not known."""
 
     def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:

@@ -23,7 +23,16 @@ from geomap.catalog.search import Found
 from geomap.run import stores, update
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import identity_of, tasks
-from geomap.run.prepare import PIXELS_PER_KM2, Prepared, Product, disk_space, find_scenes, prepare, read_bytes
+from geomap.run.prepare import (
+    PIXELS_PER_KM2,
+    Prepared,
+    Product,
+    disk_space,
+    find_scenes,
+    months_with_data,
+    prepare,
+    read_bytes,
+)
 from geomap.run.publish import Maps, publish_maps, published
 from geomap.run.record import Update
 from geomap.run.request import Request
@@ -185,7 +194,7 @@ def estimate(prepared: Prepared, crew: Workers, scenes: Sequence[Scene], pending
     pixels = round(len(pending) / len(prepared.tiles) * asked.area.square_km * PIXELS_PER_KM2)
     months = len({asked.period.step(scene.time) for scene in scenes})
     seen = sum(read_bytes(task.tile.grid, _to_read(asked, task)) for task in pending)
-    speed = crew.speed(prepared) if pending else 1.0
+    speed = crew.speed(prepared, months_with_data(asked.period, scenes)) if pending else 1.0
     seconds = None if speed is None else pixels / speed
     return Estimate(len(pending), len(scenes), months, pixels, int(seen), seconds)
 

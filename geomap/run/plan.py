@@ -30,7 +30,7 @@ from geomap.errors import GeomapError
 from geomap.lonlat import Box
 from geomap.read import reader
 from geomap.read.access import GDAL_OPTIONS, all_local, driver, gdal_options, threads
-from geomap.run.prepare import PIXELS_PER_KM2, find_scenes, read_bytes
+from geomap.run.prepare import PIXELS_PER_KM2, find_scenes, months_with_data, read_bytes
 from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, SCL
 from geomap.types import Grid, Period, Scene, Tile
@@ -116,7 +116,7 @@ def plan_request(request: Request, progress: Callable[[str, int, int], None] = l
         requests=0 if all_local(found.scenes) else round(reads) * REQUESTS_PER_READ,
         read_bytes=round(size),
         read_seconds=reads / sky.rate if sky.rate else None,
-        encode_seconds=pixels / engine.pixels_per_second(request.period.months),
+        encode_seconds=pixels / engine.pixels_per_second(months_with_data(request.period, found.scenes)),
     )
 
 

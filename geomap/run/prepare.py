@@ -25,7 +25,7 @@ from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
-from geomap.types import Grid, Period, Progress, Tile
+from geomap.types import Grid, Period, Progress, Scene, Tile
 from geomap.write.layer import Layer, change_layers, layers_of, require_distinct
 
 PIXELS_PER_KM2 = 10_000
@@ -170,6 +170,11 @@ def find_scenes(request: Request, progress: Progress) -> Found:
     )
     progress("search", 1, 1)
     return found
+
+
+def months_with_data(period: Period, scenes: Sequence[Scene]) -> int:
+    """Months that a pixel may have values in: those of the scenes; all of them if saved composites are read."""
+    return len({period.step(scene.time) for scene in scenes}) or period.months
 
 
 def disk_space(prepared: Prepared) -> int:

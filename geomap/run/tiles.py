@@ -62,9 +62,9 @@ class Here:
     def __exit__(self, *error: Any) -> None:
         self._engine = None
 
-    def speed(self, prepared: Prepared) -> float:
-        """Pixels encoded per second, measured in a short trial."""
-        return self._ready(prepared).pixels_per_second(prepared.request.period.months)
+    def speed(self, prepared: Prepared, months: int) -> float:
+        """Pixels of so many months encoded per second, measured in a short trial."""
+        return self._ready(prepared).pixels_per_second(months)
 
     def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
         return _work(prepared, self._ready(prepared), tasks, tracker, alone)

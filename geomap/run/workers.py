@@ -44,8 +44,8 @@ class Workers(Protocol):
 
     def __exit__(self, *error: Any) -> None: ...
 
-    def speed(self, prepared: Prepared) -> float | None:
-        """Pixels encoded per second; None if that is not known."""
+    def speed(self, prepared: Prepared, months: int) -> float | None:
+        """Pixels with so many months encoded per second; None if that is not known."""
 
     def work(self, prepared: Prepared, tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
         """Make the tiles in any order, one at a time if `alone`; a tile's error is part of its outcome."""
