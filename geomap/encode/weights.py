@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -128,25 +129,24 @@ def _tensors(path: Path, wanted: Mapping[str, list[int]] | None, misfit: str = "
     except SafetensorError as e:
         raise WeightsError(f"{path} is not a safetensors file: {e}; choose other --weights") from e
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        if not np.isfinite(tensor.numpy()).all():  # torch would wake all its threads for it
             raise WeightsError(f"{path}: {name} holds NaN or infinite values; choose other --weights")
     return tensors
 
 
 def _try(encoder: PixelEncoder, path: Path) -> None:
-    """Embed two series: values that are finite but absurd give no unit vectors. Raises WeightsError."""
+    """Embed one month: values that are finite but absurd give no unit vector. Raises WeightsError."""
     cfg = encoder.cfg
-    middle, months = encoder.low + encoder.high / 2, torch.arange(cfg.months)
-    series = torch.stack([middle, middle / 2]).expand(2, cfg.bands, cfg.patch**2).reshape(2, 1, cfg.features)
+    middle = (encoder.low + encoder.high / 2).expand(cfg.bands, cfg.patch**2).reshape(1, 1, cfg.features)
     with torch.inference_mode():
-        made = encoder(series.expand(2, cfg.months, cfg.features), torch.ones(2, cfg.months, dtype=torch.bool), months)
+        made = encoder(middle, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
     if not _unit(made):
-        raise WeightsError(f"{path}: the encoder gives no unit vectors for a plain series; choose other --weights")
+        raise WeightsError(f"{path}: the encoder gives no unit vector for a plain series; choose other --weights")
 
 
 def _unit(vectors: Tensor) -> bool:
     """Whether all rows have length 1 (no NaN), to the precision of any sensible writer."""
-    return bool(((vectors.norm(dim=1) - 1).abs() < _UNIT).all())
+    return bool((np.abs(np.linalg.norm(vectors.double().numpy(), axis=1) - 1) < _UNIT).all())
 
 
 def _load_vectors(path: Path, out: int) -> dict[str, Tensor]:
