@@ -32,7 +32,7 @@ _FOLDERS: Final = ("stac", "zones", files.RECORDS)
 _STATISTICS: Final = frozenset([
     "PAMDataset", "PAMRasterBand", "Metadata", "MDI", "CategoryNames", "Category", "Histograms", "HistItem", "HistMin",
     "HistMax", "BucketCount", "IncludeOutOfRange", "Approximate", "HistCounts", "GDALRasterAttributeTable", "FieldDefn",
-    "Name", "Type", "Usage", "Row", "F",
+    "Name", "Type", "Usage", "Row", "F", "Description", "UnitType",
 ])  # fmt: skip
 """Elements of a GDAL side file that say nothing of where the map lies or which pixels it has."""
 _MOST_XML: Final = 2**24
