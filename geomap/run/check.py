@@ -90,8 +90,9 @@ def _guard(directory: Path, known: Mapping[str, str]) -> Iterator[str]:
     """What run.json says must be listed and is not."""
     try:
         record = read_record(directory)
-    except InputError as e:
-        yield f"{FILE}: {e}; {UNDO}"
+    except InputError:
+        if FILE not in known or files.problem(directory, FILE, known[FILE]):  # else as a version of geomap wrote it
+            yield f"{FILE}: missing or not readable; {RERUN}"
         return
     for name in _required(record):
         if name not in known:
