@@ -260,11 +260,17 @@ def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
         coordinate `clear` (month, y, x).
 
     Raises:
-        InputError: no store, a store of another version, or several zones without `epsg`.
+        InputError: no store, a store of another version or without all of its files, or several zones without `epsg`.
+
+    The arrays are read when they are used. Zarr's own checksums then find changed bytes in a chunk, but not a chunk
+    that was exchanged for another; `geomap verify DIR` compares every file with its sha256.
     """
     folder = Path(path)
     kinds = [kind for kind in (COMPOSITES, EMBEDDINGS) if (folder / kind).is_dir()]
     stores = [stored.open_store(folder, kind) for kind in kinds] or [stored.open_store(folder)]
+    for kept in stores:
+        if lost := kept.lost():
+            raise InputError(f"{kept.path} lacks {lost}; copy the whole store again, or type its run's command again")
     zone = None if epsg is None else int(epsg)
     return xr.merge([_opened(kept, zone, folder) for kept in stores], compat="override", combine_attrs="drop_conflicts")
 

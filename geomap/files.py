@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -123,18 +123,31 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def write_sums(directory: Path) -> None:
-    """List every file of the run in SHA256SUMS, which marks the run as finished: call it last.
+def digests(directory: Path) -> dict[str, str]:
+    """By name, the sha256 of every file of a run: all but hidden files and the state in `tiles/`.
 
-    Left out: hidden and temporary files, and the state in `tiles/`. Raises OutputError, DiskFullError.
+    Raises OutputError, DiskFullError.
     """
     with disk_errors(directory):
         names = _listed(directory)
         for name in names:
             if not _inside(directory, name) or re.search(r"[\\\n\r]", name):
                 raise OutputError(f"{directory} holds {name!r}, which is not part of a run; move it elsewhere")
-        lines = [f"{sha256(directory / name)}  {name}\n" for name in names]
-    write_bytes(directory / SUMS, "".join(lines).encode())
+        return {name: sha256(directory / name) for name in names}
+
+
+def write_sums(directory: Path, known: Mapping[str, str] | None = None) -> None:
+    """List every file of the run in SHA256SUMS, which marks the run as finished: call it last.
+
+    `known`: their sha256, where they have been computed. Raises OutputError, DiskFullError.
+    """
+    sums = digests(directory) if known is None else known
+    write_bytes(directory / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
+
+
+def seal(sums: Mapping[str, str]) -> str:
+    """One sha256 over the names and sha256 of files: it changes if a line of a list is lost, added or changed."""
+    return hashlib.sha256("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()).hexdigest()
 
 
 def publish(staging: Path, directory: Path) -> None:
@@ -169,24 +182,14 @@ def verify(directory: Path) -> tuple[str, ...]:
     if not (directory / SUMS).is_file():
         return (f"{SUMS}: missing, so the run did not finish",)
     known = dict(_sums(directory))
-    problems = [line for name, digest in known.items() for line in _problem(directory, name, digest)]
+    problems = [line for name, digest in known.items() for line in problem(directory, name, digest)]
     maps = (name for name in _listed(directory) if name.endswith(".tif"))
     return (*problems, *(f"{name}: not listed in {SUMS}" for name in maps if name not in known))
 
 
-def damaged_maps(directory: Path, stores: bool = True) -> tuple[str, ...]:
-    """Lines of `verify` about maps of a finished run, and data kept beside them, that are missing or changed.
-
-    Edited styles and metadata, and added files, are not damage. Chunks of Zarr stores, which hold their own checksums,
-    are checked if `stores`.
-    """
-    sums = ((name, digest) for name, digest in _sums(directory) if _is_data(name, stores))
-    return tuple(line for name, digest in sums for line in _problem(directory, name, digest))
-
-
-def _is_data(name: str, stores: bool) -> bool:
-    chunk = ".zarr/" in name and not name.endswith(".json")
-    return name.endswith(".tif") or name.startswith(f"{RECORDS}/") or (stores and chunk)
+def sums(directory: Path) -> dict[str, str]:
+    """By name, the sha256 that SHA256SUMS lists; a broken line is a name without one. Empty without a list."""
+    return dict(_sums(directory)) if (directory / SUMS).is_file() else {}
 
 
 def listed_sums(directory: Path, folder: str) -> dict[str, str]:
@@ -203,7 +206,8 @@ def _sums(directory: Path) -> Iterator[tuple[str, str]]:
         yield (match[2], match[1]) if match else (f"line {number}", "")
 
 
-def _problem(directory: Path, name: str, digest: str) -> list[str]:
+def problem(directory: Path, name: str, digest: str) -> list[str]:
+    """What is wrong with a listed file: a line, or none."""
     path = directory / name
     if not digest:
         return [f"{SUMS}: {name} is not a sha256 and a name"]
@@ -222,6 +226,12 @@ def _listed(directory: Path) -> list[str]:
     paths = (p.relative_to(directory) for p in directory.rglob("*") if p.is_file() or p.is_symlink())
     kept = (p for p in paths if p.parts[0] not in (STATE, SUMS) and not any(part.startswith(".") for part in p.parts))
     return sorted(p.as_posix() for p in kept)
+
+
+def present(directory: Path) -> list[str]:
+    """Names that `_listed` gives, and the hidden files in stores, where Zarr might read them."""
+    hidden = (p for p in directory.glob("*.zarr/**/.*") if p.is_file() or p.is_symlink())
+    return sorted({*_listed(directory), *(p.relative_to(directory).as_posix() for p in hidden)})
 
 
 def _inside(directory: Path, name: str) -> bool:

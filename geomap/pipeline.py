@@ -102,7 +102,7 @@ def questions(asked: Sequence[Legend], weights: Weights, min_confidence: float =
 
 def vectors_of(legend: Legend, weights: Weights) -> Tensor:
     """(K, D) unit vectors, one for each class or rated prompt, in the order of the legend."""
-    stored = weights.class_vectors.get(legend.digest)
+    stored = weights.stored(legend.digest, len(legend.classes) or len(legend.prompts))
     return towers.cached_class_vectors(legend, weights.card.text_space) if stored is None else stored
 
 

@@ -42,18 +42,21 @@ def status_command(
 def verify_command(directory: Directory) -> None:
     """Check every file of a run against its checksum.
 
-    Maps and the files beside them against SHA256SUMS, tiles that are kept against their own checksums.
+    Maps and the files beside them against SHA256SUMS, tiles that are kept against their own checksums. Statistics and
+    styles that other programs wrote beside the maps are named, but are no problem.
     """
-    from geomap.run.status import find_problems
+    from geomap.run.status import verified
 
     if not directory.is_dir():
         raise InputError(f"no directory {directory}")
-    found = find_problems(directory)
-    for problem in found:
+    found = verified(directory)
+    for problem in found.problems:
         warn(problem, style="red")
-    if found:
-        raise GeomapError(f"{len(found)} problems in {directory}")
-    say(f"{directory}: every file is as it was written")
+    for line in found.side:
+        say(line)
+    if found.problems:
+        raise GeomapError(f"{len(found.problems)} problems in {directory}")
+    say(f"{directory}: every file of the run is as it was written")
 
 
 def _print(s: Status) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field, ValidationError
 
@@ -31,7 +31,15 @@ Q_LOW = (67.0, 122.0, 93.27, 158.5, 160.77, 174.27, 162.27, 149.0, 84.5, 66.27)
 
 Q_HIGH = (2089.0, 2598.45, 3214.5, 3620.45, 4033.61, 4613.0, 4825.45, 4945.72, 5140.84, 4414.45)
 
-_TenNumbers = Annotated[tuple[float, ...], Field(min_length=len(BANDS), max_length=len(BANDS))]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_TEN: Any = Field(min_length=len(BANDS), max_length=len(BANDS))
+
+SIZES: Final = {
+    "bands": (len(BANDS), len(BANDS)), "patch": (1, 64), "dim": (1, 8192), "depth": (1, 96), "heads": (1, 512),
+    "mlp": (1, 65_536), "out": (1, 65_536), "months": (12, 12),
+}  # fmt: skip
+"""Least and most of each whole number in a card's encoder."""
 
 
 class TrainingSource(Strict):
@@ -53,8 +61,8 @@ class Card(Strict):
     licence: str
     encoder: dict[str, Any]  # fields of EncoderConfig
     bands: tuple[str, ...] = BANDS
-    low: _TenNumbers = Q_LOW  # DN
-    high: _TenNumbers = Q_HIGH  # DN
+    low: Annotated[tuple[_Finite, ...], _TEN] = Q_LOW  # DN
+    high: Annotated[tuple[_Above0, ...], _TEN] = Q_HIGH  # DN
     text_space: str  # id of the text tower whose space the embeddings share
     logit_scale: Annotated[float, Field(gt=0, le=1000)]  # cosine -> logit, calibrated; confidence = softmax
     training: tuple[TrainingSource, ...]
@@ -64,13 +72,25 @@ class Card(Strict):
     files: dict[str, str] = Field(default_factory=dict)  # file name -> sha256
 
     def config(self) -> EncoderConfig:
-        """The architecture. Raises WeightsError for an unknown field."""
+        """The architecture. Raises WeightsError for an unknown field or an absurd size."""
         from geomap.encode.model import EncoderConfig  # loads torch
 
+        for name, (least, most) in SIZES.items():
+            value = self.encoder.get(name, least)
+            if type(value) is not int or not least <= value <= most:
+                raise WeightsError(
+                    f"weights {self.name}: the card's encoder has {name} {str(value)[:40]}; it must be "
+                    + (f"{least}" if least == most else f"{least} to {most}")
+                )
         try:
-            return EncoderConfig(**self.encoder)
+            cfg = EncoderConfig(**self.encoder)
         except TypeError as e:
             raise WeightsError(f"weights {self.name}: the card's encoder does not fit this version: {e}") from e
+        if cfg.dim % cfg.heads or not isinstance(cfg.dropout, int | float) or not 0 <= cfg.dropout < 1:
+            raise WeightsError(
+                f"weights {self.name}: the card's encoder does not fit: dim must be a multiple of heads, dropout 0 to 1"
+            )
+        return cfg
 
 
 def homes() -> tuple[Path, ...]:

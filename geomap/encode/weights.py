@@ -13,8 +13,9 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -35,13 +36,27 @@ class Weights:
     class_vectors: Mapping[str, Tensor]  # legend digest -> (K, D) float32 unit vectors, in the legend's order
     digest: str
 
+    def stored(self, legend_digest: str, rows: int) -> Tensor | None:
+        """The stored class vectors of a legend, (rows, D); None if there are none. Raises WeightsError."""
+        vectors = self.class_vectors.get(legend_digest)
+        if vectors is not None and len(vectors) != rows:
+            raise WeightsError(
+                f"weights {self.card.name}: {VECTORS_FILE} holds {len(vectors)} class vectors for a legend of {rows}; "
+                "make the weights again or choose other --weights"
+            )
+        return vectors
+
+
+_UNIT: Final = 1e-3
+"""By how much the length of a class vector or an embedding may differ from 1."""
+
 
 def load_weights(name_or_dir: str) -> Weights:
     """Load and verify weights.
 
     Raises:
         WeightsError: the name is unknown, the card is broken, a file's sha256 differs from the card's, the bands are
-            not those of this version, or the tensors do not fit the architecture.
+            not those of this version, or the tensors do not fit the architecture or are not finite float32.
     """
     folder = locate(name_or_dir)
     card_bytes = _read(folder / CARD_FILE)
@@ -50,9 +65,12 @@ def load_weights(name_or_dir: str) -> Weights:
         raise WeightsError(f"weights {card.name} expect bands {' '.join(card.bands)}; geomap reads {' '.join(BANDS)}")
     for file in (MODEL_FILE, VECTORS_FILE):
         _check_file(folder / file, card)
-    encoder = PixelEncoder(card.config(), torch.tensor(card.low), torch.tensor(card.high))
-    _load_tensors(folder / MODEL_FILE, encoder)
-    return Weights(card, encoder.eval(), _load_vectors(folder / VECTORS_FILE, card), _sha256(card_bytes))
+    cfg = card.config()
+    tensors = _tensors(folder / MODEL_FILE, _shapes(cfg), "do not fit the card's architecture")
+    encoder = PixelEncoder(cfg, torch.tensor(card.low), torch.tensor(card.high))
+    encoder.load_state_dict(tensors)
+    _try(encoder.eval(), folder / MODEL_FILE)
+    return Weights(card, encoder, _load_vectors(folder / VECTORS_FILE, cfg.out), _sha256(card_bytes))
 
 
 def save(folder: Path, encoder: PixelEncoder, card: Card, class_vectors: Mapping[str, Tensor]) -> Card:
@@ -87,24 +105,55 @@ def _check_file(path: Path, card: Card) -> None:
         )
 
 
-def _load_tensors(path: Path, encoder: PixelEncoder) -> None:
-    wanted = {k: list(v.shape) for k, v in encoder.state_dict().items()}
+def _shapes(cfg: EncoderConfig) -> dict[str, list[int]]:
+    """Shapes of an encoder's tensors, by name; nothing is allocated."""
+    with torch.device("meta"):
+        like = PixelEncoder(cfg, torch.zeros(cfg.bands), torch.zeros(cfg.bands))
+    return {name: list(tensor.shape) for name, tensor in like.state_dict().items()}
+
+
+def _tensors(path: Path, wanted: Mapping[str, list[int]] | None, misfit: str = "") -> dict[str, Tensor]:
+    """The tensors of a file, all float32 and finite, of the `wanted` names and shapes if given. Raises WeightsError."""
     try:
         with safe_open(path, framework="pt") as f:
-            found = {k: f.get_slice(k).get_shape() for k in f.keys()}  # noqa: SIM118
-            # ^ shapes come from the header, so nothing is allocated before they are known to fit
-            if found != wanted:
+            slices = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
+            # ^ shapes and types come from the header, so nothing is allocated before they are known to fit
+            found = {name: part.get_shape() for name, part in slices.items()}
+            if wanted is not None and found != wanted:
                 odd = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
-                raise WeightsError(f"{path}: tensors do not fit the card's architecture, first {odd[0]}")
-            encoder.load_state_dict({k: f.get_tensor(k).float() for k in wanted})
+                raise WeightsError(f"{path}: tensors {misfit}, first {odd[0]}")
+            for name, part in slices.items():
+                if part.get_dtype() != "F32":
+                    raise WeightsError(f"{path}: {name} is {part.get_dtype()}, not F32; save the weights as float32")
+            tensors = {name: f.get_tensor(name) for name in found}
     except SafetensorError as e:
-        raise WeightsError(f"{path} is not a safetensors file: {e}") from e
+        raise WeightsError(f"{path} is not a safetensors file: {e}; choose other --weights") from e
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor.numpy()).all():  # torch would wake all its threads for it
+            raise WeightsError(f"{path}: {name} holds NaN or infinite values; choose other --weights")
+    return tensors
 
 
-def _load_vectors(path: Path, card: Card) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as f:
-        vectors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+def _try(encoder: PixelEncoder, path: Path) -> None:
+    """Embed one month: values that are finite but absurd give no unit vector. Raises WeightsError."""
+    cfg = encoder.cfg
+    middle = (encoder.low + encoder.high / 2).expand(cfg.bands, cfg.patch**2).reshape(1, 1, cfg.features)
+    with torch.inference_mode():
+        made = encoder(middle, torch.ones(1, 1, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
+    if not _unit(made):
+        raise WeightsError(f"{path}: the encoder gives no unit vector for a plain series; choose other --weights")
+
+
+def _unit(vectors: Tensor) -> bool:
+    """Whether all rows have length 1 (no NaN), to the precision of any sensible writer."""
+    return bool((np.abs(np.linalg.norm(vectors.double().numpy(), axis=1) - 1) < _UNIT).all())
+
+
+def _load_vectors(path: Path, out: int) -> dict[str, Tensor]:
+    vectors = _tensors(path, None)
     for v in vectors.values():
-        if v.ndim != 2 or v.shape[1] != card.config().out:
-            raise WeightsError(f"{path}: class vectors {tuple(v.shape)} do not fit embeddings of {card.config().out}")
+        if v.ndim != 2 or v.shape[1] != out:
+            raise WeightsError(f"{path}: class vectors {tuple(v.shape)} do not fit embeddings of {out}")
+        if not len(v) or not _unit(v):
+            raise WeightsError(f"{path}: class vectors are not of length 1; make them again")
     return vectors

@@ -39,5 +39,5 @@ def asked(legend: Legend, kind: str) -> Legend:
 def vectors(weights: Weights, legend: Legend, kind: str = "D") -> Tensor:
     """(K, D) unit vectors of a legend's classes (or rated prompts), stored with the weights or made by the tower."""
     named = asked(legend, kind)
-    stored = weights.class_vectors.get(named.digest)
+    stored = weights.stored(named.digest, len(named.classes) or len(named.prompts))
     return towers.cached_class_vectors(named, weights.card.text_space) if stored is None else stored

@@ -139,9 +139,11 @@ def cached_class_vectors(legend: Legend, space: str) -> Tensor:
     if path.is_file():
         with contextlib.suppress(ValueError, OSError, EOFError):
             cached = torch.from_numpy(np.load(path, allow_pickle=False))
-            if len(cached) == (len(legend.classes) or len(legend.prompts)):
+            rows = len(legend.classes) or len(legend.prompts)
+            fits = cached.dtype == torch.float32 and cached.ndim == 2 and len(cached) == rows
+            if fits and bool(((cached.norm(dim=1) - 1).abs() < 1e-3).all()):  # NaN is not
                 return cached
-        log.warning("the cached class vectors %s cannot be read; making them again", path)
+        log.warning("the cached class vectors %s are damaged; making them again", path)
     vectors = class_vectors(legend, tower(space))
     with contextlib.suppress(OSError):  # without a cache, only seconds are lost
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ from stackstac.raster_spec import RasterSpec
 from stackstac.rio_env import LayeredEnv
 
 from geomap.errors import DamagedError, GeomapError, ReadError, SourceUnavailableError
+from geomap.read import blocks
 from geomap.read.access import Access, driver
 from geomap.sources import leases, retry_after
 from geomap.sources.hrefs import redact, redacted
@@ -121,6 +122,8 @@ class SceneReader:
                 raise
             except Exception as e:  # rasterio passes on errors of GDAL that share no other base
                 raise read_error(e, self.url, heard.status) from None
+            finally:
+                blocks.forget(path)
         return values
 
     def close(self) -> None:
@@ -183,7 +186,9 @@ def _source_pixels(
 
 def _copy(dataset: Any, window: Window, out: NDArray[Any]) -> None:
     """Read a window into `out`; pixels that the file masks become 0, whatever its nodata value."""
-    if dataset.nodata == 0 or MaskFlags.all_valid in dataset.mask_flag_enums[0]:
+    if blocks.checkable(dataset):
+        blocks.read(dataset, window, out)
+    elif dataset.nodata == 0 or MaskFlags.all_valid in dataset.mask_flag_enums[0]:
         dataset.read(1, window=window, out=out)
     else:
         out[:] = dataset.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)

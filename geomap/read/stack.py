@@ -34,6 +34,9 @@ CHUNK_PX: Final = 1024
 MONTH_BYTES: Final = 64 * 2**20
 """Most bytes of one month of one band, which is in memory for its median; chunks shrink to stay below it."""
 
+_CACHED: Final = {"CPL_VSIL_CURL_NON_CACHED": ""}
+"""GDAL's cache is kept while SceneReader reads a file, which is opened twice, and cleared by it afterwards."""
+
 
 def scene_classes(scenes: Sequence[Scene], grid: Grid, access: Access, margin: int = 0) -> da.Array:
     """(scene, y, x) lazy SCL values at 20 m over a grid of 10 m pixels; 0 where a scene has none.
@@ -144,7 +147,7 @@ def _layers(
         xy_coords=False,
         properties=False,
         band_coords=False,
-        gdal_env=LayeredEnv(always={**GDAL_OPTIONS, **access.options}),
+        gdal_env=LayeredEnv(always={**GDAL_OPTIONS, **_CACHED, **access.options}),
         errors_as_nodata=(),
         reader=functools.partial(SceneReader, needed=needed, access=access),
     )

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from geomap import files
-from geomap.errors import BusyError, InputError, OutputError
+from geomap.errors import BusyError, InputError, OutputError, ReadError
 from geomap.run.tile_file import DAMAGED, About, Finished, Task, encode, read_about, read_layer, whole
 from geomap.types import LeftOut, Scene, Tile
 
@@ -190,16 +190,20 @@ class RunDirectory:
         """Keep a tile; its own file, which makes it count, is written last. Raises DiskFullError, OutputError."""
         for store in self.stores:
             store.write(task.tile, finished.kept[store.kind])
-        files.write_bytes(self._file(task.tile), encode(finished.layers, finished.about))
+        about = replace(finished.about, stored={store.kind: store.digests(task.tile) for store in self.stores})
+        files.write_bytes(self._file(task.tile), encode(finished.layers, about))
 
     def has(self, task: Task, stems: Sequence[str]) -> bool:
-        """Whether the tile is finished with this fingerprint, readable, and in every store."""
-        if not all(store.has(task.tile) for store in self.stores):
-            return False
+        """Whether the tile is finished with this fingerprint, readable, and in every store as it was written."""
         try:
-            same = self.about(task.tile).fingerprint == task.fingerprint
-            return same and whole(self._file(task.tile), task.tile.grid.shape, stems)
-        except DAMAGED:
+            about = self.about(task.tile)
+            same = about.fingerprint == task.fingerprint and all(store.has(task.tile) for store in self.stores)
+            return (
+                same
+                and whole(self._file(task.tile), task.tile.grid.shape, stems)
+                and all(store.digests(task.tile) == about.stored.get(store.kind) for store in self.stores)
+            )
+        except (*DAMAGED, ReadError):
             return False
 
     def load(self, tile: Tile, stem: str) -> NDArray[Any]:

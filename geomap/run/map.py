@@ -20,7 +20,7 @@ from typing import Final
 
 from geomap import files
 from geomap.catalog.search import Found
-from geomap.run import stores, update
+from geomap.run import check, stores, update
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import identity_of, tasks
 from geomap.run.prepare import (
@@ -173,7 +173,7 @@ def _crew(resources: Resources, device: str) -> Workers:
 
 def _unmark_damaged(prepared: Prepared, run: RunDirectory) -> RunDirectory:
     """Treat a finished run as unfinished if maps are missing or changed. Raises UpdateError."""
-    damaged = files.damaged_maps(run.path) if run.complete else ()
+    damaged = check.damaged(run.path) if run.complete else ()
     if damaged:
         update.require(prepared, identity_of(prepared))
         log.warning("%s: %s; mapping again", run.path, ", ".join(damaged))

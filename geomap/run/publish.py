@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from geomap import __version__, files, grid
 from geomap.catalog import offset_check
+from geomap.errors import ReadError
 from geomap.run import stores
 from geomap.run.directory import RunDirectory
 from geomap.run.prepare import Product
 from geomap.run.record import (
+    FILE,
     Record,
     Update,
     merge,
@@ -80,6 +82,7 @@ def publish_maps(
     Raises:
         DiskFullError, OutputError: the maps cannot be written.
         OffsetError: the pixels of a scene contradict its offset.
+        ReadError: a store changed after a tile was written to it.
     """
     ready = [task for task in tasks if task.tile.name not in missing]
     staging = run.staging()
@@ -88,14 +91,30 @@ def publish_maps(
     vrt.write_vrts(staging, maps)
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
     recorded = _recorded(product, run, asked, missing, statistics, abouts)
-    write_record(staging, recorded)
     _write_stac(staging, maps, product, recorded)
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
     stores.link(run.stores, staging, missing)
-    files.write_sums(staging)
+    sums = files.digests(staging)
+    _check_stores(run, ready, abouts, sums)
+    write_record(staging, replace(recorded, files=len(sums), seal=files.seal(sums)))
+    files.write_sums(staging, {**sums, FILE: files.sha256(staging / FILE)})
     files.publish(staging, run.path)
     return _maps(product, run.path, recorded)
+
+
+def _check_stores(
+    run: RunDirectory, tasks: Sequence[Task], abouts: Mapping[str, About], sums: Mapping[str, str]
+) -> None:
+    """Raise ReadError if a tile in a store is no longer what was written."""
+    for task in tasks:
+        for kept in run.stores:
+            for file, digest in abouts[task.tile.name].stored[kept.kind].items():
+                if sums.get(f"{kept.kind}/{file}", "") != digest:
+                    raise ReadError(
+                        f"{kept.path / file} changed after tile {task.tile.name} was written; type the run's command "
+                        "again: that tile is made again"
+                    )
 
 
 def published(product: Product, directory: Path) -> Maps:

@@ -97,6 +97,8 @@ class Record:
     vectors: dict[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
     update: Update | None = None
     software: dict[str, str] = field(default_factory=lambda: software())
+    files: int = 0  # number of the other files of the run
+    seal: str = ""  # files.seal of their sha256: SHA256SUMS must list just these
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def software() -> dict[str, str]:
 def write_record(directory: Path, record: Record) -> None:
     """Write run.json. Raises DiskFullError, OutputError."""
     content = _record.dump_python(record, mode="json", exclude={"maps": {"__all__": {"std"}}})
-    for key in ("vectors", "update"):
+    for key in ("vectors", "update", "files", "seal"):
         if not content[key]:  # left out if the run has none
             del content[key]
     files.write_json(directory / FILE, content)

@@ -21,6 +21,7 @@ from geomap.label.classify import Question, TileLabels
 from geomap.legends import Legend
 from geomap.lonlat import Box
 from geomap.pipeline import vectors_of
+from geomap.run import check
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import legends_digests, store_digest
 from geomap.run.map import Result, result
@@ -90,6 +91,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     }
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
+        kept.check(tile)
         months = kept.read(CLEAR_MONTHS, tile.grid, tile)
         labels = TileLabels(questions, tile.grid.shape)
 
@@ -123,6 +125,7 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with that of one place."
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
+        kept.check(tile)
         usable = _mapped(kept, kept.read(CLEAR_MONTHS, tile.grid, tile))
         likeness = np.full(usable.size, np.nan, np.float32)
 
@@ -182,7 +185,7 @@ def _map(
     with run.lock():
         run = open_directory(out, asked)
         files.clean_temporary(out)
-        if run.complete and not files.damaged_maps(out):
+        if run.complete and not check.damaged(out):
             return result(product, run, published(product, out), len(tasks), {})
         (out / files.SUMS).unlink(missing_ok=True)
         run = run.begin(asked, (), (), tasks)
@@ -265,6 +268,7 @@ def _code_at(kept: Store, lon: float, lat: float) -> torch.Tensor:
     tile = kept.holding(pixel)
     if tile is None or tile.name in kept.missing:
         raise InputError(f"{place} lies outside {kept.path}, which covers {_covered(kept)}")
+    kept.check(tile)
     months = kept.read(CLEAR_MONTHS, pixel, tile)
     if not _mapped(kept, months)[0, 0]:
         least = kept.about["min_clear_months"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from geomap import files
+from geomap.run.check import Checked, check
 from geomap.run.directory import (
     Listed,
     held,
@@ -71,13 +72,18 @@ def status(directory: Path) -> Status:
 
 
 def find_problems(directory: Path) -> tuple[str, ...]:
+    """The problems of `verified`."""
+    return verified(directory).problems
+
+
+def verified(directory: Path) -> Checked:
     """Compare a run's files with their checksums: one line for each difference, with what to do about it.
 
     Maps and the files beside them are checked against SHA256SUMS, kept tiles against their own checksums. Raises
     InputError if there is no run.
     """
-    begun = read_begun(directory)
-    found = [f"{line}; {_remedy(line)}" for line in files.verify(directory)]
+    begun, checked = read_begun(directory), check(directory)
+    found = list(checked.problems)
     for name, tile in begun.tiles.items():
         path = directory / files.STATE / f"{name}.npz"
         if not path.is_file():
@@ -86,16 +92,7 @@ def find_problems(directory: Path) -> tuple[str, ...]:
             found.append(f"tile {name}: {path.name} is changed or cut; type the run's command again to remake it")
         elif _print(path) != tile.fingerprint:
             found.append(f"tile {name}: made from other scenes or settings; type the run's command again to remake it")
-    return tuple(found)
-
-
-def _remedy(line: str) -> str:
-    """What to do about a line from files.verify."""
-    if line.startswith(f"{files.SUMS}:"):
-        return "type the run's command again: it resumes from the finished tiles"
-    if line.partition(":")[0].endswith(".tif") and "not listed" not in line:
-        return "type the run's command again: it remakes the maps, from kept tiles if there are any"
-    return f"if that was not you, remove {files.SUMS} and type the run's command again"
+    return Checked(tuple(found), checked.side)
 
 
 def _print(path: Path) -> str | None:

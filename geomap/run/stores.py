@@ -101,6 +101,7 @@ def composite_over(kept: Store, tile: Tile) -> Composite:
     holding = kept.holding(tile.grid)
     if holding is None or holding.name in kept.missing:
         raise ReadError(f"{kept.path} holds no composite of {tile.name}: its scenes could not be read in that run")
+    kept.check(holding)
     return Composite(*medians(kept, tile.grid, holding))
 
 
@@ -121,9 +122,10 @@ def _ready(prepared: Prepared, asked: Mapping[str, Any], path: Path) -> Store:
     about = _about(prepared, asked, path.name)
     kept = _existing(path)
     like = (grid.TILE_PX, prepared.tiles, prepared.request.period, about)
-    if kept is not None and (kept.side, kept.tiles, kept.period, kept.about) == like:
-        return kept
     basis = prepared.codec.basis if path.name == EMBEDDINGS and prepared.codec else None
+    if kept is not None and (kept.side, kept.tiles, kept.period, kept.about) == like:
+        store.mend(kept, basis)
+        return kept
     return store.create(path, prepared.tiles, grid.TILE_PX, prepared.request.period, about, basis)
 
 

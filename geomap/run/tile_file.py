@@ -62,6 +62,7 @@ class About:
     seconds: Mapping[str, float] = field(default_factory=dict)  # by stage
     reused: Reused = field(default_factory=Reused)
     fingerprint: str = ""  # fingerprint of the task; written with the file
+    stored: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # store -> file -> sha256 (store.digests)
 
 
 @dataclass(frozen=True, slots=True)

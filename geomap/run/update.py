@@ -30,6 +30,7 @@ from rasterio.windows import Window
 from geomap import files
 from geomap.errors import InputError, ReadError, UpdateError
 from geomap.legends import UNCLASSIFIED_ID
+from geomap.run import check
 from geomap.run.directory import RunDirectory
 from geomap.run.identity import SEARCH, month_keys
 from geomap.run.prepare import Prepared
@@ -106,7 +107,7 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
         return "it was made with another version of torch or other class vectors"
     if not ((directory / COMPOSITES).is_dir() and (directory / files.RECORDS).is_dir()):
         return "it kept no composites of its own (--save-composites)"
-    damaged = files.damaged_maps(directory, stores=False)
+    damaged = check.damaged(directory, stores=False)
     return f"{damaged[0]}: run its command again" if damaged else None
 
 
@@ -139,6 +140,7 @@ def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) ->
     update = prepared.request.update
     assert update is not None
     kept = _open(update.directory, COMPOSITES)
+    kept.check(tile)
     for step, before in found.steps.items():
         made.dn[step], made.clear[step] = medians(kept, tile.grid, tile, before)
     same = _same_input(made, prepared.request.period, kept, tile, found)
@@ -148,7 +150,9 @@ def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) ->
         if not (update.directory / EMBEDDINGS).is_dir():
             same[:] = False  # so all embeddings are computed
         else:
-            codes = _open(update.directory, EMBEDDINGS).read("embedding", tile.grid, tile)
+            embeddings = _open(update.directory, EMBEDDINGS)
+            embeddings.check(tile)
+            codes = embeddings.read("embedding", tile.grid, tile)
     return Known(same, layers, codes)
 
 

@@ -26,7 +26,7 @@ import shutil
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,6 +69,7 @@ class Store:
     period: Period
     about: Mapping[str, Any]  # what the run says about it: weights, masks ...
     missing: frozenset[str] = frozenset()  # names of tiles that could not be made: no data
+    listed: Mapping[str, str] = field(default_factory=dict)  # file -> sha256, as its run's SHA256SUMS has it, if any
 
     def zone(self, epsg: int) -> Grid:
         """The whole tiles of a zone, which its arrays cover."""
@@ -111,6 +112,26 @@ class Store:
         """Whether the tile was written."""
         _, small = _ARRAYS[self.kind]
         return self._file(tile, small.name).is_file()
+
+    def places(self, tile: Tile) -> tuple[str, ...]:
+        """The files that may hold a tile, by path in the store."""
+        return tuple(self._file(tile, a.name).relative_to(self.path).as_posix() for a in _ARRAYS[self.kind])
+
+    def digests(self, tile: Tile) -> dict[str, str]:
+        """sha256 of the files that hold a tile, by path in the store; empty where there is none, as for only nodata."""
+        with _reading(self.path):
+            return {n: files.sha256(self.path / n) if (self.path / n).is_file() else "" for n in self.places(tile)}
+
+    def check(self, tile: Tile) -> None:
+        """Raise ReadError if a tile is not what the run's SHA256SUMS lists; a store that lies alone has no list."""
+        if self.listed:
+            for name, digest in self.digests(tile).items():
+                if digest != self.listed.get(name, ""):
+                    raise damaged(self.path, f"{name} of tile {tile.name} is not the file that {files.SUMS} lists")
+
+    def lost(self) -> str | None:
+        """A file that the run's SHA256SUMS lists and that is gone, or None."""
+        return next((name for name in self.listed if not (self.path / name).is_file()), None)
 
     def holding(self, grid: Grid) -> Tile | None:
         """The stored tile that a grid lies in, or None."""
@@ -168,33 +189,70 @@ def create(
     kind, part = path.name, files.temporary(path)
     if kind not in _ARRAYS or (kind == EMBEDDINGS) != (basis is not None):
         raise ValueError(f"{path} must be called {COMPOSITES}, or {EMBEDDINGS} and have a basis")
-    names = {tile.name: [tile.grid.epsg, *tile.grid.bounds] for tile in tiles}
-    content = {
+    content = _content(kind, tiles, side, period, about)
+    with files.disk_errors(path.parent):
+        _make(part, kind, tiles, side, period, content, basis)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(part, path)
+    return open_store(path)
+
+
+def mend(kept: Store, basis: NDArray[np.float32] | None) -> None:
+    """Make metadata and coordinates as they were created, and remove files that are not the store's.
+
+    Tiles are left as they are. Raises DiskFullError, OutputError.
+    """
+    path, part = kept.path, files.temporary(kept.path, "fresh")
+    content = _content(kept.kind, kept.tiles, kept.side, kept.period, kept.about)
+    with files.disk_errors(path.parent):
+        _make(part, kept.kind, kept.tiles, kept.side, kept.period, content, basis)
+        fresh = set(store_files(part))
+        tiles = {Path(name) for tile in kept.tiles for name in kept.places(tile)}
+        for name in set(store_files(path)) - fresh - tiles:
+            (path / name).unlink()
+        for name in fresh:
+            if not (path / name).is_file() or (path / name).read_bytes() != (part / name).read_bytes():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(part / name, path / name)
+        shutil.rmtree(part)
+
+
+def _content(kind: str, tiles: Sequence[Tile], side: int, period: Period, about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the root's attributes say of the store."""
+    return {
         "format": FORMAT,
         "kind": kind.removesuffix(".zarr"),
         "side": side,
         "period": [period.year, period.month, period.months],
-        "tiles": names,
+        "tiles": {tile.name: [tile.grid.epsg, *tile.grid.bounds] for tile in tiles},
         "about": dict(about),
     }
-    with files.disk_errors(path.parent):
-        shutil.rmtree(part, ignore_errors=True)
-        root = zarr.create_group(part, attributes={"geomap": content})
-        if basis is not None:
-            coordinate(root, "basis", basis, ("dimension", "component"), {"long_name": "directions of the components"})
-        zones = _zones(tiles, side)
-        sizes = (period.months, len(BANDS)) if basis is None else basis.shape[1:]
-        for epsg, whole in zones.items():
-            group = root.create_group(str(epsg)) if len(zones) > 1 else root
-            georeference(group, whole)
-            if basis is None:
-                months_and_bands(group, period)
-            for array in _ARRAYS[kind]:
-                array.create(group, whole, side, sizes[: len(array.dims)])
-        _consolidate(root)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(part, path)
-    return open_store(path)
+
+
+def _make(
+    part: Path,
+    kind: str,
+    tiles: Sequence[Tile],
+    side: int,
+    period: Period,
+    content: Mapping[str, Any],
+    basis: NDArray[np.float32] | None,
+) -> None:
+    """An empty store at a temporary place."""
+    shutil.rmtree(part, ignore_errors=True)
+    root = zarr.create_group(part, attributes={"geomap": dict(content)})
+    if basis is not None:
+        coordinate(root, "basis", basis, ("dimension", "component"), {"long_name": "directions of the components"})
+    zones = _zones(tiles, side)
+    sizes = (period.months, len(BANDS)) if basis is None else basis.shape[1:]
+    for epsg, whole in zones.items():
+        group = root.create_group(str(epsg)) if len(zones) > 1 else root
+        georeference(group, whole)
+        if basis is None:
+            months_and_bands(group, period)
+        for array in _ARRAYS[kind]:
+            array.create(group, whole, side, sizes[: len(array.dims)])
+    _consolidate(root)
 
 
 def open_store(path: Path, kind: str | None = None) -> Store:
@@ -221,11 +279,27 @@ def open_store(path: Path, kind: str | None = None) -> Store:
         tiles = tuple(Tile(name, _grid(*place)) for name, place in content["tiles"].items())
         missing = frozenset(content.get(MISSING, ()))
         side, period = content["side"], Period(*content["period"])
-        return Store(path, found, side, tiles, _zones(tiles, side), period, content["about"], missing)
+        kept = Store(path, found, side, tiles, _zones(tiles, side), period, content["about"], missing, _listed(path))
     except GeomapError:
         raise
     except Exception as e:  # whatever zarr raises for broken metadata
         raise InputError(f"{path} is damaged or no store of geomap ({type(e).__name__}: {e}); make it again") from e
+    shards = {name for tile in kept.tiles for name in kept.places(tile)} if kept.listed else set()
+    for name in kept.listed.keys() - shards:
+        if not (path / name).is_file() or files.sha256(path / name) != kept.listed[name]:
+            raise InputError(f"{path} is damaged ({name} is not the file that {files.SUMS} lists); make it again")
+    return kept
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """By file in the store, the sha256 that the run's SHA256SUMS lists; empty if the store lies alone."""
+    listed = files.listed_sums(path.parent, path.name)
+    if not listed and (path.parent / files.SUMS).is_file():
+        raise InputError(
+            f"{path} is not listed in the {files.SUMS} beside it; geomap verify {path.parent} tells more, or copy the "
+            "store into a folder of its own"
+        )
+    return {name.removeprefix(f"{path.name}/"): digest for name, digest in listed.items()}
 
 
 def name_missing(path: Path, tiles: Collection[str]) -> None:

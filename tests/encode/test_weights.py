@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from geomap import legends
+from geomap import legends, pipeline
 from geomap.encode import weights
 from geomap.errors import WeightsError
 from geomap.sentinel2 import BANDS
@@ -103,3 +106,105 @@ def test_the_default_weights_load_and_carry_every_built_in_legend():
     assert default.card.training
     assert default.card.limits
     assert default.card.metrics
+
+
+# --- values with a right sha256
+
+
+def rewrite(folder: Path, file: str, change: Callable[[dict[str, Tensor]], None]) -> None:
+    """Change tensors, and the card's sha256 with them."""
+    tensors = load_file(folder / file)
+    change(tensors)
+    save_file(tensors, folder / file)
+    card = json.loads((folder / "card.json").read_text())
+    edit_card(folder, files=card["files"] | {file: weights._sha256((folder / file).read_bytes())})
+
+
+def refused_as(folder: Path, says: str) -> None:
+    with pytest.raises(WeightsError, match=says) as e:
+        weights.load_weights(str(folder))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("file", ["model.safetensors", "class_vectors.safetensors"])
+def test_a_value_that_is_not_finite_is_refused(folder: Path, file: str, value: float) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[max(tensors)].view(-1)[-1] = value
+
+    rewrite(folder, file, change)
+    refused_as(folder, f"{file}: .* holds NaN or infinite values")
+
+
+@pytest.mark.parametrize(("dtype", "called"), [(torch.float16, "F16"), (torch.int8, "I8"), (torch.float64, "F64")])
+@pytest.mark.parametrize("file", ["model.safetensors", "class_vectors.safetensors"])
+def test_another_data_type_is_refused(folder: Path, file: str, dtype: torch.dtype, called: str) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[max(tensors)] = tensors[max(tensors)].to(dtype)
+
+    rewrite(folder, file, change)
+    refused_as(folder, f"{file}: .* is {called}, not F32")
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e38])
+def test_finite_weights_that_give_no_embeddings_are_refused(folder: Path, factor: float) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        for tensor in tensors.values():
+            tensor *= factor
+
+    rewrite(folder, "model.safetensors", change)
+    refused_as(folder, r"no unit vector|infinite")
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1e20])
+def test_class_vectors_of_another_length_are_refused(folder: Path, factor: float) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        tensors[max(tensors)] *= factor
+
+    rewrite(folder, "class_vectors.safetensors", change)
+    refused_as(folder, "not of length 1")
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 9, 600])
+def test_too_few_or_too_many_class_vectors_are_refused(folder: Path, rows: int) -> None:
+    legend = legends.load("landcover")
+
+    def change(tensors: dict[str, Tensor]) -> None:
+        old = tensors[legend.digest]
+        tensors[legend.digest] = old.repeat(rows // 8 + 1, 1)[:rows].contiguous()
+
+    rewrite(folder, "class_vectors.safetensors", change)
+    with pytest.raises(WeightsError, match=f"holds {rows} class vectors for a legend of 8|not of length 1"):
+        pipeline.vectors_of(legend, weights.load_weights(str(folder)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dim": 10**12}, {"dim": -8}, {"dim": 0}, {"dim": 32.5}, {"dim": "32"}, {"dim": True}, {"depth": 10**9},
+        {"heads": 0}, {"heads": 5}, {"mlp": 10**15}, {"out": 10**18}, {"months": 13}, {"bands": 3}, {"patch": 10**6},
+        {"dropout": 2}, {"dropout": "no"}, {"dim": 8192, "depth": 96}, {"dim": None},
+    ],
+)  # fmt: skip
+def test_absurd_sizes_in_a_card_are_refused_before_anything_is_allocated(folder: Path, changes: Any) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    edit_card(folder, encoder=card["encoder"] | changes)
+    refused_as(folder, "encoder|architecture")
+
+
+@pytest.mark.parametrize("key", ["low", "high", "logit_scale"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_of_a_card_are_finite(folder: Path, key: str, value: float) -> None:
+    edit_card(folder, **{key: value if key == "logit_scale" else [value] * 10})
+    refused_as(folder, key)
+
+
+def test_a_file_that_is_no_safetensors_is_refused(folder: Path) -> None:
+    for file in ("model.safetensors", "class_vectors.safetensors"):
+        whole = (folder / file).read_bytes()
+        (folder / file).write_bytes(b"\xff" * 9)
+        card = json.loads((folder / "card.json").read_text())
+        edit_card(folder, files=card["files"] | {file: weights._sha256(b"\xff" * 9)})
+        refused_as(folder, f"{file} is not a safetensors file")
+        (folder / file).write_bytes(whole)
+        edit_card(folder, files=card["files"])

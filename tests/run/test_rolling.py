@@ -161,6 +161,8 @@ def test_maps_and_stores_equal_those_from_scratch_though_only_the_new_month_can_
     assert update["months"] == {f"{y}-{m:02d}": 1 for y, m in NOW.year_months[:-1]}
     assert told["request"].pop("update") == update["since"]
     told["maps"] = {stem: s for stem, s in told["maps"].items() if stem in fresh["maps"]}
+    for key in ("files", "seal"):  # the change layers are more files
+        assert told.pop(key) != fresh.pop(key)
     assert told == fresh  # what the pixels say of every scene's offset included
 
 
@@ -232,12 +234,13 @@ def test_a_month_in_which_a_file_was_missing_is_made_anew_when_it_is_there(whole
     assert differing(scratch, tmp_path / "updated") > {"landcover_confidence.tif"}
 
 
-def test_damage_to_the_earlier_composites_costs_time_and_not_the_map(whole, before, scratch, tmp_path, caplog):
+@pytest.mark.parametrize("gone", [None, "composites.zarr/composite/c/*/*/*/*", "embeddings.zarr/embedding/c/*/*/*"])
+def test_damage_to_the_earlier_stores_costs_time_and_not_the_map(whole, before, scratch, tmp_path, caplog, gone):
     shutil.copytree(before, tmp_path / "before")
-    (victim,) = (tmp_path / "before").glob("composites.zarr/composite/c/*/*/*/*")
+    (victim,) = (tmp_path / "before").glob(gone or "composites.zarr/composite/c/*/*/*/*")
     content = bytearray(victim.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 40] = b"!" * 40
-    victim.write_bytes(content)
+    victim.unlink() if gone else victim.write_bytes(content)
     with caplog.at_level(logging.WARNING):
         result = map_area(whole.request(NOW, update=earlier(tmp_path / "before")), tmp_path / "updated")
     assert "is made from all its scenes" in caplog.text
