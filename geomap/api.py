@@ -46,14 +46,14 @@ from geomap.errors import InputError, NoScenesError, WeightsError
 from geomap.grid import inside, mosaic_grid, tiles
 from geomap.label.classify import TileLabels
 from geomap.legends import Legend
-from geomap.read.access import DEADLINE, MAX_MISSED
+from geomap.read.access import DEADLINE
 from geomap.run.map import map_area
 from geomap.run.prepare import find_scenes, with_base
 from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, NODATA_DN
 from geomap.store import store as stored
 from geomap.store.store import COMPOSITES, EMBEDDINGS
-from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Composite, Grid, Period, Progress, silent
+from geomap.types import CLEAR_MONTHS, MAX_MISSED, NOT_MAPPED, Composite, Grid, Period, Progress, silent
 from geomap.write.layer import Layer, layers_of
 
 __all__ = ["composite", "embed", "label", "load_weights", "map_area", "open_store", "search"]
@@ -71,6 +71,8 @@ def search(
     max_cloud: float = 100,
     offset: OffsetPolicy = "auto",
     allow_hosts: Collection[str] = (),
+    exclude: Collection[str] = (),
+    max_missed: float = MAX_MISSED,
 ) -> Found:
     """Find the Sentinel-2 L2A scenes over an area in a period.
 
@@ -82,6 +84,8 @@ def search(
         max_cloud: highest `eo:cloud_cover` of an item, in percent.
         offset: "auto", "applied" or "unapplied", for scenes whose metadata do not say whether the offset is applied.
         allow_hosts: additional hosts and s3 buckets that may be read, besides those of the catalogue.
+        exclude: ids of scenes to leave out.
+        max_missed: share of the scenes that may be left out for a mistake in their items.
 
     Returns:
         `.scenes`, in time order, and `.left_out`: the items that are not used, each with its cause.
@@ -99,6 +103,8 @@ def search(
         max_cloud=max_cloud,
         offset=offset,
         allow_hosts=allow_hosts if isinstance(allow_hosts, str) else tuple(allow_hosts),  # type: ignore[arg-type]
+        exclude=exclude if isinstance(exclude, str) else tuple(exclude),  # type: ignore[arg-type]
+        max_missed=max_missed,
     )
     return find_scenes(asked, silent)
 

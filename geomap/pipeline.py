@@ -28,11 +28,11 @@ from geomap.errors import DamagedError
 from geomap.label import towers
 from geomap.label.classify import Question, TileLabels
 from geomap.legends import Legend
-from geomap.read.access import DEADLINE, MAX_MISSED, Access, gdal_options, threads
+from geomap.read.access import DEADLINE, Access, gdal_options, threads
 from geomap.read.faults import check_missed, missed_scenes
 from geomap.read.stack import scene_classes, stack
 from geomap.sentinel2 import BANDS
-from geomap.types import NOT_MAPPED, Composite, Grid, Layers, Missed, Period, Scene, Stack
+from geomap.types import MAX_MISSED, NOT_MAPPED, Composite, Grid, Layers, Missed, Period, Scene, Stack
 
 Embedded = Iterator[tuple[NDArray[np.intp], Tensor]]
 """Flat indices (n,) into (y, x), ascending, and their (n, D) unit embeddings; yielded one window at a time."""

@@ -5,6 +5,7 @@ Grids are north-up in a UTM zone. Row 0 is the northern edge; coordinates are th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -173,8 +174,25 @@ class LeftOut:
     """An item that the catalogue found for the request but no map uses."""
 
     id: str
-    cause: str  # "copy", "cloudy", "incomplete", "invalid" or "foreign"
+    cause: str  # "copy", "cloudy", "excluded" or "foreign"; or one of FAULTS
     detail: str
+
+
+FAULTS = ("contradiction", "incomplete", "invalid", "undecided", "unopenable")
+"""Causes of items left out that are mistakes; --max-missed limits them.
+
+Two of its fields disagree on its place, or its pixels disagree with its DN offset; a band has no asset; a field cannot be
+read; its DN offset cannot be decided; an address is refused or not given.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """How many items a search was given. The scenes found, the items left out and these are all of them."""
+
+    items: int = 0
+    elsewhere: int = 0  # outside the area or the period
+    repeated: int = 0  # the same item again
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +201,17 @@ class Missed:
 
     scene: str  # id
     band: str  # the first unreadable one, in the order SCL, then the bands
-    cause: str  # "missing" or "damaged"
+    cause: str  # "missing", "damaged", or "contradiction" where the file is not what its item says
     detail: str
+
+
+MAX_MISSED = 0.1
+"""Share of scenes that may be left out for a fault, of a search or over a tile; if above 0, at least one may."""
+
+
+def may_miss(scenes: int, limit: float) -> int:
+    """How many of so many scenes may be left out for a fault, if `limit` is the allowed share."""
+    return max(1, math.floor(limit * scenes + 1e-9)) if limit > 0 else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +279,9 @@ CLEAR_MONTHS = "clear_months"
 
 NOT_MAPPED = 255
 """Its nodata value: pixels outside the area."""
+
+EXCLUDE = "exclude"
+"""Request key for the scenes to leave out; an unfinished run may go on with other ones."""
 
 UPDATE = "update"
 """Request key for the period of the earlier run; it decides which files accompany the maps, not the maps."""

@@ -32,6 +32,8 @@ MANY_ITEMS = 40
     "catalogue.max_cloud",
     "catalogue.offset",
     "catalogue.allow_hosts",
+    "catalogue.exclude",
+    "catalogue.max_missed",
     "weights",
     "masks",
     "resources.device",
