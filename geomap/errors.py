@@ -86,6 +86,12 @@ class QuarantineError(GeomapError):
     exit_code = 3
 
 
+class NothingMappedError(GeomapError):
+    """The maps are written, but hold no mapped pixel (exit code 3)."""
+
+    exit_code = 3
+
+
 class TemporaryError(GeomapError):
     """Trying again later may help (exit code 75, EX_TEMPFAIL of sysexits.h)."""
 

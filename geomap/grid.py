@@ -96,7 +96,7 @@ def lonlat_box(grid: Grid) -> Box:
 
 @functools.lru_cache(maxsize=4096)
 def outline(crs: int | str, bounds: tuple[float, float, float, float]) -> Polygon:
-    """A box in metres, (west, south, east, north), as a polygon in degrees; longitudes beyond 180 across the antimeridian.
+    """A box in metres, (west, south, east, north), as a polygon in degrees, maybe beyond 180.
 
     `crs` is an EPSG code or WKT. Raises ValueError if the box lies outside what the CRS can describe.
     """

@@ -118,7 +118,7 @@ def shared(one: BaseGeometry, other: BaseGeometry) -> float:
 
 def agree(one: BaseGeometry, other: BaseGeometry) -> bool:
     """Whether two outlines in degrees show one place: see AGREE."""
-    smaller = min(one.area, other.area)
+    smaller = float(min(one.area, other.area))
     return smaller == 0 or shared(one, other) >= AGREE * smaller
 
 

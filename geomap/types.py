@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -181,8 +181,8 @@ class LeftOut:
 FAULTS = ("contradiction", "incomplete", "invalid", "undecided", "unopenable")
 """Causes of items left out that are mistakes; --max-missed limits them.
 
-Two of its fields disagree on its place, or its pixels disagree with its DN offset; a band has no asset; a field cannot be
-read; its DN offset cannot be decided; an address is refused or not given.
+Two of its fields disagree on its place, or its pixels disagree with its DN offset; a band has no asset; a field cannot
+be read; its DN offset cannot be decided; an address is refused or not given.
 """
 
 
@@ -212,6 +212,10 @@ MAX_MISSED = 0.1
 def may_miss(scenes: int, limit: float) -> int:
     """How many of so many scenes may be left out for a fault, if `limit` is the allowed share."""
     return max(1, math.floor(limit * scenes + 1e-9)) if limit > 0 else 0
+
+
+Gave = Literal["clear", "unclear", "nothing"]
+"""What a scene gave a tile: clear pixels; pixels, but none of them clear; no pixel at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +253,7 @@ class Stack:
     step: tuple[int, ...]  # month index of each scene
     acquisition: tuple[int, ...]  # scenes with the same number belong to one pass and count once
     scl: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # scene id -> (y, x) at 20 m
+    gave: Mapping[str, Gave] = field(default_factory=dict)  # by id of each scene over the tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +264,7 @@ class Composite:
     clear: NDArray[np.uint8]  # (month, y, x), number of clear observations, at most 255
     dark: Mapping[str, Dark] = field(default_factory=dict)  # scene id -> evidence on its offset
     missed: tuple[Missed, ...] = ()  # by scene id
+    gave: Mapping[str, Gave] = field(default_factory=dict)  # by id of each scene that was read
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -37,6 +37,7 @@ Footprints of one granule in two collections are equal (the real items of the te
 _BASELINE_SUFFIX: Final = re.compile(r"_N\d{2}\.\d{2}$")
 _EPSG: Final = re.compile(r"EPSG:(\d+)", re.IGNORECASE)
 _ORDER: Final = {key: -index for index, key in enumerate(PROVIDERS)}
+_MALFORMED: Final = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 
@@ -95,14 +96,7 @@ def read_granule(item: Mapping[str, Any], provider: Provider) -> Granule:
     """
     try:
         return _read(item, provider)
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-        shapely.errors.ShapelyError,
-    ) as error:
+    except (*_MALFORMED, shapely.errors.ShapelyError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 

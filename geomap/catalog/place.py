@@ -33,7 +33,7 @@ Bounds = tuple[float, float, float, float]
 
 
 def mgrs_tile(text: object) -> str:
-    """ "MGRS-5CAB" or "5CAB" -> "05CAB"; empty for anything else."""
+    """The tile that a text names, MGRS-5CAB or 5CAB, as 05CAB; empty for anything else."""
     match = _MGRS.fullmatch(str(text))
     return f"{int(match[1]):02d}{match[2]}{match[3]}" if match else ""
 

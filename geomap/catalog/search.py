@@ -3,8 +3,8 @@
     items (stac) -> convention (providers) -> within area, period and cloud limit -> duplicates dropped (granules)
     -> hrefs checked (hrefs) and offsets decided (offset) -> Scenes in order of time and id
 
-All filters are applied again here, since servers differ in which ones they honour. An item with a mistake is left out by
-name; where more than a share of the scenes would be lost in this way, the search is refused.
+All filters are applied again here, since servers differ in which ones they honour. An item with a mistake is left out
+by name; where more than a share of the scenes would be lost in this way, the search is refused.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Found:
     scenes: tuple[Scene, ...]  # in order of time and id, each acquisition once
     left_out: tuple[LeftOut, ...]  # in order of cause and id
     period: Period  # the months searched
-    searched: Searched = Searched()
+    searched: Searched = field(default_factory=Searched)
 
 
 def search(
@@ -251,7 +251,7 @@ class _Sieve:
             log.warning("--exclude: no item has the id %s", ", ".join(sorted(unknown)))
 
     def check_faults(self, kept: Sequence[Granule], refused: HrefError | OffsetError | None, limit: float) -> None:
-        """Raise the first error, or InputError, if more scenes are lost than allowed; those with a good copy are not."""
+        """Raise the first error, or InputError, if more scenes are lost than allowed; not those with a good copy."""
         have = {(granule.acquisition, granule.tile) for granule in kept}
         used = {granule.id for granule in kept} - self.lost.keys()
         lost = sorted(
@@ -264,15 +264,15 @@ class _Sieve:
         if not lost or (len(lost) <= allowed and len(lost) < whole):
             return
         said = (
-            f"{len(lost)} of {whole} scenes have a mistake in their items, {allowed} may (--max-missed {100 * limit:g}): "
-            f"{', '.join(lost[:MANY])}{', ...' if len(lost) > MANY else ''}"
+            f"{len(lost)} of {whole} scenes have a mistake in their items, {allowed} may have one (--max-missed "
+            f"{100 * limit:g}): {', '.join(lost[:MANY])}{', ...' if len(lost) > MANY else ''}"
         )
         if refused is not None:
             raise type(refused)(f"{refused}; {said}" if len(lost) > 1 else str(refused))
         first = next(item for item in self.left_out if item.cause in FAULTS)
         raise InputError(
-            f"{said}; the first: {first.id}: {first.cause}, {first.detail}; type --exclude ID for each to leave them out, "
-            "or correct the items"
+            f"{said}; the first: {first.id}: {first.cause}, {first.detail}; type --exclude ID for each to leave them "
+            "out, or correct the items"
         )
 
 

@@ -101,8 +101,8 @@ class SceneReader:
         once; a remote file that arrives damaged is read twice. `access.faults`, if given, records damaged files.
 
         Raises:
-            DamagedError: missing, truncated or corrupt, not a GeoTIFF or JPEG 2000 file, not DNs of one band, or not where
-                its item says.
+            DamagedError: missing, truncated or corrupt, not a GeoTIFF or JPEG 2000 file, not DNs of one band, or not
+                where its item says.
             ReadError: access denied.
             SourceUnavailableError: the server refuses or does not answer until the deadline.
         """
@@ -177,8 +177,9 @@ class SceneReader:
         if dataset.crs is None:
             if said is None:
                 raise self._contradicts("does not say its coordinate system")
-            given = transform == Affine.identity() and said.transform is not None
-            place = _Place(said.epsg, Affine(*said.transform) if given else transform, dataset.shape)
+            if transform == Affine.identity() and said.transform is not None:
+                transform = Affine(*said.transform)
+            place = _Place(said.epsg, transform, dataset.shape)
         else:
             place = _Place(dataset.crs.to_epsg() or dataset.crs.to_wkt(), transform, dataset.shape)
         if said is not None and (odd := _elsewhere(place, said)) is not None:
@@ -317,8 +318,8 @@ def read_error(error: BaseException, href: str, status: int = 0) -> GeomapError:
         return ReadError(f"{name} cannot be read on this machine ({what}); see to that and run again")
     gone = status in _MISSING or bool(_GONE.search(causes))
     return DamagedError(
-        f"{name} cannot be read ({what}); the file is {'missing' if gone else 'damaged'}: try again later, or --exclude "
-        "its scene",
+        f"{name} cannot be read ({what}); the file is {'missing' if gone else 'damaged'}: try again later, or "
+        "--exclude its scene",
         "missing" if gone else "damaged",
         what,
     )

@@ -34,7 +34,7 @@ CHUNK_PX: Final = 1024
 """Pixels per side of a 10 m chunk: a whole tile, so that a file is opened once and each of its blocks decoded once."""
 
 MOST_OF: Final = 0.5
-"""Share of a scene's box in degrees that its rasters cover at least: the box is wider than the granule, which is turned."""
+"""Share of a scene's box in degrees that its rasters cover at least; the granule is turned in it."""
 
 MONTH_BYTES: Final = 64 * 2**20
 """Most bytes of one month of one band, which is in memory for its median; chunks shrink to stay below it."""
@@ -182,7 +182,8 @@ def _fills(scene: Scene, asset: SceneAsset) -> bool:
     If not, stackstac gets the scene's box alone, so that the file is opened wherever the scene is said to lie, and is
     found to be smaller or not.
     """
-    assert asset.transform and asset.shape
+    assert asset.transform
+    assert asset.shape
     (rows, columns), (a, _, west, _, e, north) = asset.shape, asset.transform[:6]
     return _covers(scene.epsg, (west, north + e * rows, west + a * columns, north), scene.bbox)
 
@@ -191,7 +192,7 @@ def _fills(scene: Scene, asset: SceneAsset) -> bool:
 def _covers(epsg: int, raster: tuple[float, float, float, float], bbox: tuple[float, float, float, float]) -> bool:
     """Whether a raster in metres covers most of a box in degrees."""
     whole = box(*Box(*bbox).bounds)
-    return shared(outline(epsg, raster), whole) >= MOST_OF * whole.area
+    return shared(outline(epsg, raster), whole) >= MOST_OF * float(whole.area)
 
 
 def _item(scene: Scene, bands: Sequence[str]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Begun:
     scenes: tuple[Scene, ...] = ()  # with their addresses, until the run is finished
     left_out: tuple[LeftOut, ...] = ()
     finished: bool = False
-    searched: Searched = Searched()
+    searched: Searched = field(default_factory=Searched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class RunDirectory:
     left_out: tuple[LeftOut, ...] = ()
     finished: bool = False  # of this request, or of one that differs only in keys of `renew`
     stores: tuple[Store, ...] = ()  # stores that tiles are also written to
-    searched: Searched = Searched()
+    searched: Searched = field(default_factory=Searched)
 
     @property
     def home(self) -> Path:

@@ -3,8 +3,8 @@
 GDAL 3.10 retries a refused request but ignores Retry-After, and its errors do not always hold the status: "not
 recognized as being in a supported file format" may be a 503. Its debug messages hold the headers of every response;
 rasterio passes them to its loggers `rasterio._env` and `rasterio._err` in the requesting thread, while GDAL waits. Here
-they are read and kept out of the log. A thread that is told to retry later sleeps before GDAL can send its next request.
-GDAL also only warns of parts of a header that it could not read; that is noted too.
+they are read and kept out of the log. A thread that is told to retry later sleeps before GDAL can send its next
+request. GDAL also only warns of parts of a header that it could not read; that is noted too.
 """
 
 from __future__ import annotations
