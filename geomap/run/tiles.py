@@ -141,7 +141,8 @@ def _updated(prepared: Prepared, task: Task, earlier: Earlier) -> tuple[Composit
         log.warning("tile %s is made from all its scenes: %s", task.tile.name, e)
         return _from_scenes(asked, task), (), None
     names = asked.period.month_names
-    return replace(made, dark={**made.dark, **found.dark}), tuple(names[step] for step in sorted(found.steps)), known
+    made = replace(made, dark={**made.dark, **found.dark}, gave={**made.gave, **found.gave})
+    return made, tuple(names[step] for step in sorted(found.steps)), known
 
 
 def finish_tile(
