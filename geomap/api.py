@@ -12,7 +12,9 @@ that do not fit, or work that must survive a crash, use a run: `geomap.map_area`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,17 +48,19 @@ from geomap.errors import InputError, NoScenesError, WeightsError
 from geomap.grid import inside, mosaic_grid, tiles
 from geomap.label.classify import TileLabels
 from geomap.legends import Legend
-from geomap.read.access import DEADLINE, MAX_MISSED
+from geomap.read.access import DEADLINE
 from geomap.run.map import map_area
 from geomap.run.prepare import find_scenes, with_base
 from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, NODATA_DN
 from geomap.store import store as stored
 from geomap.store.store import COMPOSITES, EMBEDDINGS
-from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Composite, Grid, Period, Progress, silent
+from geomap.types import CLEAR_MONTHS, MAX_MISSED, NOT_MAPPED, Composite, Grid, Period, Progress, may_miss, silent
 from geomap.write.layer import Layer, layers_of
 
 __all__ = ["composite", "embed", "label", "load_weights", "map_area", "open_store", "search"]
+
+log = logging.getLogger(__name__)
 
 WINDOW: Final = 32_768
 """Pixels labelled at once."""
@@ -71,6 +75,8 @@ def search(
     max_cloud: float = 100,
     offset: OffsetPolicy = "auto",
     allow_hosts: Collection[str] = (),
+    exclude: Collection[str] = (),
+    max_missed: float = MAX_MISSED,
 ) -> Found:
     """Find the Sentinel-2 L2A scenes over an area in a period.
 
@@ -82,6 +88,8 @@ def search(
         max_cloud: highest `eo:cloud_cover` of an item, in percent.
         offset: "auto", "applied" or "unapplied", for scenes whose metadata do not say whether the offset is applied.
         allow_hosts: additional hosts and s3 buckets that may be read, besides those of the catalogue.
+        exclude: ids of scenes to leave out.
+        max_missed: share of the scenes that may be left out for a mistake in their items.
 
     Returns:
         `.scenes`, in time order, and `.left_out`: the items that are not used, each with its cause.
@@ -99,6 +107,8 @@ def search(
         max_cloud=max_cloud,
         offset=offset,
         allow_hosts=allow_hosts if isinstance(allow_hosts, str) else tuple(allow_hosts),  # type: ignore[arg-type]
+        exclude=exclude if isinstance(exclude, str) else tuple(exclude),  # type: ignore[arg-type]
+        max_missed=max_missed,
     )
     return find_scenes(asked, silent)
 
@@ -143,18 +153,23 @@ def composite(
     dn = np.zeros((period.months, len(BANDS), *whole.shape), np.uint16)
     clear = np.zeros((period.months, *whole.shape), np.uint8)
     within = np.zeros(whole.shape, bool)
-    dark, seen = offset_check.total([]), False
+    dark, seen, allowed = offset_check.total([]), False, may_miss(len(scenes.scenes), asked.max_missed)
     for done, tile in enumerate(parts, 1):
         near = over(scenes.scenes, tile.grid)
         seen = seen or bool(near)
         made = pipeline.compose(near, tile.grid, period, mask, max_missed, deadline)
         dark = offset_check.total([dark, made.dark])
-        offset_check.check(scenes.scenes, dark)
+        offset_check.weigh(scenes.scenes, dark, allowed, so_far=True)
         row, column = tile.grid.offset_in(whole)
         part = (..., slice(row, row + tile.grid.height), slice(column, column + tile.grid.width))
         within[part] = mine = inside(where, tile.grid)
         dn[part], clear[part] = made.dn * mine, made.clear * mine
         progress("composite", done, len(parts))
+    if wrong := offset_check.weigh(scenes.scenes, dark, allowed).wrong:
+        for evidence in wrong.values():
+            log.warning("left out: %s", evidence)
+        rest = replace(scenes, scenes=tuple(scene for scene in scenes.scenes if scene.id not in wrong))
+        return composite(rest, area, mask=mask, max_missed=max_missed, deadline=deadline, progress=progress)
     if not seen:
         raise NoScenesError("none of these scenes lies over the area; give composite the area that was searched")
     return _composite_array(dn, clear, within, whole, period)

@@ -62,11 +62,13 @@ class ReadError(GeomapError):
 
 
 class DamagedError(ReadError):
-    """A scene file is missing, truncated or corrupt; the scene is left out."""
+    """A scene file is missing, truncated, corrupt, or not what its item says; the scene is left out."""
 
-    def __init__(self, message: str, cause: Literal["missing", "damaged"] = "damaged", detail: str = "") -> None:
+    def __init__(
+        self, message: str, cause: Literal["missing", "damaged", "contradiction"] = "damaged", detail: str = ""
+    ) -> None:
         super().__init__(message)
-        self.cause: Literal["missing", "damaged"] = cause
+        self.cause: Literal["missing", "damaged", "contradiction"] = cause
         self.detail = detail  # a few words, without the address
 
 
@@ -80,6 +82,12 @@ class UpdateError(InputError):
 
 class QuarantineError(GeomapError):
     """The maps are complete except for tiles that failed twice (exit code 3)."""
+
+    exit_code = 3
+
+
+class NothingMappedError(GeomapError):
+    """The maps are written, but hold no mapped pixel (exit code 3)."""
 
     exit_code = 3
 

@@ -17,12 +17,12 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj import Transformer
-from shapely.geometry import MultiPolygon, box
+from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from geomap.aoi import Area, polygons_of
 from geomap.errors import AoiError
-from geomap.lonlat import Box
+from geomap.lonlat import Box, continuous
 from geomap.types import Grid, Tile
 
 RESOLUTION: Final = 10  # m
@@ -92,6 +92,20 @@ def lonlat_box(grid: Grid) -> Box:
     """The box in degrees around a grid."""
     to_lonlat = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
     return Box(*to_lonlat.transform_bounds(*grid.bounds, densify_pts=21))
+
+
+@functools.lru_cache(maxsize=4096)
+def outline(crs: int | str, bounds: tuple[float, float, float, float]) -> Polygon:
+    """A box in metres, (west, south, east, north), as a polygon in degrees, maybe beyond 180.
+
+    `crs` is an EPSG code or WKT. Raises ValueError if the box lies outside what the CRS can describe.
+    """
+    ring = shapely.segmentize(box(*bounds).exterior, max(bounds[2] - bounds[0], bounds[3] - bounds[1]) / 8)
+    x, y = shapely.get_coordinates(ring).T
+    lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(x, y)
+    if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
+        raise ValueError(f"{bounds} lies outside {crs}")
+    return Polygon(np.column_stack([continuous(lon), lat]))
 
 
 def covering(grid: Grid, epsg: int) -> Grid:

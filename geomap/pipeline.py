@@ -28,11 +28,11 @@ from geomap.errors import DamagedError
 from geomap.label import towers
 from geomap.label.classify import Question, TileLabels
 from geomap.legends import Legend
-from geomap.read.access import DEADLINE, MAX_MISSED, Access, gdal_options, threads
+from geomap.read.access import DEADLINE, Access, gdal_options, threads
 from geomap.read.faults import check_missed, missed_scenes
 from geomap.read.stack import scene_classes, stack
 from geomap.sentinel2 import BANDS
-from geomap.types import NOT_MAPPED, Composite, Grid, Layers, Missed, Period, Scene, Stack
+from geomap.types import MAX_MISSED, NOT_MAPPED, Composite, Gave, Grid, Layers, Missed, Period, Scene, Stack
 
 Embedded = Iterator[tuple[NDArray[np.intp], Tensor]]
 """Flat indices (n,) into (y, x), ascending, and their (n, D) unit embeddings; yielded one window at a time."""
@@ -138,7 +138,7 @@ def _medians(
         return Composite(empty, np.zeros((period.months, *grid.shape), np.uint8))
     watch = DarkCount(opened.scl)
     made = compute(opened, period.months, workers=threads(scenes), watch=watch)
-    return replace(made, dark=watch.counts())
+    return replace(made, dark=watch.counts(), gave=opened.gave)
 
 
 def open_stack(scenes: Sequence[Scene], grid: Grid, period: Period, mask: Mask, access: Access) -> Stack | None:
@@ -149,8 +149,17 @@ def open_stack(scenes: Sequence[Scene], grid: Grid, period: Period, mask: Mask, 
     margin = mask.reach  # the clear pixels at an edge must not depend on how the area is cut into tiles
     scl = read_classes(scene_classes(near, grid, access, margin), workers=threads(near))
     inner = (slice(None), slice(margin, scl.shape[1] - margin), slice(margin, scl.shape[2] - margin))
-    opened = stack(near, grid, period, access, clear_np(scl, mask)[inner])
-    return replace(opened, scl={scene.id: classes for scene, classes in zip(near, scl[inner], strict=True)})
+    clear = clear_np(scl, mask)[inner]
+    opened = stack(near, grid, period, access, clear)
+    gave = {scene.id: _gave(*seen) for scene, *seen in zip(near, scl[inner], clear, strict=True)}
+    return replace(opened, scl={scene.id: seen for scene, seen in zip(near, scl[inner], strict=True)}, gave=gave)
+
+
+def _gave(classes: NDArray[np.uint8], clear: NDArray[np.bool_]) -> Gave:
+    """What a scene gives a tile, by its (y, x) scene classes."""
+    if clear.any():
+        return "clear"
+    return "unclear" if classes.any() else "nothing"
 
 
 def _under(grid: Grid, made: Composite, there: Grid) -> Composite:

@@ -5,11 +5,12 @@ Grids are north-up in a UTM zone. Row 0 is the northern edge; coordinates are th
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -173,8 +174,25 @@ class LeftOut:
     """An item that the catalogue found for the request but no map uses."""
 
     id: str
-    cause: str  # "copy", "cloudy", "incomplete", "invalid" or "foreign"
+    cause: str  # "copy", "cloudy", "excluded" or "foreign"; or one of FAULTS
     detail: str
+
+
+FAULTS = ("contradiction", "incomplete", "invalid", "undecided", "unopenable")
+"""Causes of items left out that are mistakes; --max-missed limits them.
+
+Two of its fields disagree on its place, or its pixels disagree with its DN offset; a band has no asset; a field cannot
+be read; its DN offset cannot be decided; an address is refused or not given.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """How many items a search was given. The scenes found, the items left out and these are all of them."""
+
+    items: int = 0
+    elsewhere: int = 0  # outside the area or the period
+    repeated: int = 0  # the same item again
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +201,21 @@ class Missed:
 
     scene: str  # id
     band: str  # the first unreadable one, in the order SCL, then the bands
-    cause: str  # "missing" or "damaged"
+    cause: str  # "missing", "damaged", or "contradiction" where the file is not what its item says
     detail: str
+
+
+MAX_MISSED = 0.1
+"""Share of scenes that may be left out for a fault, of a search or over a tile; if above 0, at least one may."""
+
+
+def may_miss(scenes: int, limit: float) -> int:
+    """How many of so many scenes may be left out for a fault, if `limit` is the allowed share."""
+    return max(1, math.floor(limit * scenes + 1e-9)) if limit > 0 else 0
+
+
+Gave = Literal["clear", "unclear", "nothing"]
+"""What a scene gave a tile: clear pixels; pixels, but none of them clear; no pixel at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +253,7 @@ class Stack:
     step: tuple[int, ...]  # month index of each scene
     acquisition: tuple[int, ...]  # scenes with the same number belong to one pass and count once
     scl: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # scene id -> (y, x) at 20 m
+    gave: Mapping[str, Gave] = field(default_factory=dict)  # by id of each scene over the tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +264,7 @@ class Composite:
     clear: NDArray[np.uint8]  # (month, y, x), number of clear observations, at most 255
     dark: Mapping[str, Dark] = field(default_factory=dict)  # scene id -> evidence on its offset
     missed: tuple[Missed, ...] = ()  # by scene id
+    gave: Mapping[str, Gave] = field(default_factory=dict)  # by id of each scene that was read
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -252,6 +285,9 @@ CLEAR_MONTHS = "clear_months"
 
 NOT_MAPPED = 255
 """Its nodata value: pixels outside the area."""
+
+EXCLUDE = "exclude"
+"""Request key for the scenes to leave out; an unfinished run may go on with other ones."""
 
 UPDATE = "update"
 """Request key for the period of the earlier run; it decides which files accompany the maps, not the maps."""

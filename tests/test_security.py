@@ -105,7 +105,7 @@ def test_a_map_of_a_hostile_item_is_refused_before_a_file_is_made(
             item["assets"]["red"]["href"] = href
 
     items = items_with(archive(dates=DATES), point)
-    asked = request_for(items, untrained, period=PERIOD)
+    asked = request_for(items, untrained, period=PERIOD, max_missed=0)
     with pytest.raises(HrefError, match="refuse to open"):
         map_area(asked, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,18 @@ from shapely.geometry import Polygon, box, shape
 from shapely.geometry.base import BaseGeometry
 
 from geomap.catalog.offset import parse_baseline, stated_offset
+from geomap.catalog.place import (
+    Bounds,
+    checked_bounds,
+    checked_shape,
+    checked_transform,
+    contradiction,
+    mgrs_tile,
+    raster_bounds,
+    tile_in,
+    zone_of,
+)
+from geomap.grid import outline
 from geomap.lonlat import Box, meet, unwrapped
 from geomap.sources.providers import OFFSET_FLAG, PROVIDERS, Provider
 
@@ -24,8 +36,8 @@ Footprints of one granule in two collections are equal (the real items of the te
 
 _BASELINE_SUFFIX: Final = re.compile(r"_N\d{2}\.\d{2}$")
 _EPSG: Final = re.compile(r"EPSG:(\d+)", re.IGNORECASE)
-_MGRS: Final = re.compile(r"(?:MGRS-)?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z]{2})")
 _ORDER: Final = {key: -index for index, key in enumerate(PROVIDERS)}
+_MALFORMED: Final = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _LONG_AGO: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 
@@ -58,6 +70,8 @@ class Granule:
     offset_flag: bool | None  # the catalogue says that it removed the DN offset
     generated: datetime
     cloud_cover: float | None  # percent
+    contradiction: str | None = None  # what two of its fields say differently about its place
+    claims: tuple[BaseGeometry, ...] = ()  # where else than at its footprint it may lie, if they contradict each other
 
     @property
     def missing(self) -> list[str]:
@@ -70,8 +84,8 @@ class Granule:
         return parse_baseline(self.baseline) or (-1, -1), _ORDER[self.provider.key], self.generated, self.id
 
     def touches(self, area: BaseGeometry) -> bool:
-        """Whether the footprint meets an area whose longitudes lie within -180..180."""
-        return meet(area, self.footprint)
+        """Whether it may lie over an area whose longitudes lie within -180..180."""
+        return any(meet(area, place) for place in (self.footprint, *self.claims))
 
 
 def read_granule(item: Mapping[str, Any], provider: Provider) -> Granule:
@@ -82,7 +96,7 @@ def read_granule(item: Mapping[str, Any], provider: Provider) -> Granule:
     """
     try:
         return _read(item, provider)
-    except (KeyError, TypeError, AttributeError, IndexError, OverflowError, shapely.errors.ShapelyError) as error:
+    except (*_MALFORMED, shapely.errors.ShapelyError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
@@ -95,11 +109,16 @@ def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
     platform = str(properties.get("platform") or "unknown").lower()
     datatake = properties.get(provider.datatake_property)
     passage = _BASELINE_SUFFIX.sub("", str(datatake)) if datatake else f"{time:%Y%m%dT%H%M%S}"
-    tile = _tile(properties, provider)
+    tiles = _tiles(properties, provider)
+    tile = next(iter(tiles), "")
     baseline = properties.get(provider.baseline_property)
     generated = properties.get(provider.generated_property)
     cloud = properties.get("eo:cloud_cover")
     flag = properties.get(OFFSET_FLAG)
+    epsg, footprint = _epsg([properties, *assets.values()], tile), _footprint(item)
+    rasters = _rasters(properties, assets)
+    codes = [code for fields in (properties, *assets.values()) if (code := _stated_epsg(fields)) is not None]
+    odd = contradiction([*tiles, tile_in(name)], codes, rasters, epsg, footprint, _frame(item))
     return Granule(
         id=name,
         collection=str(item.get("collection")),
@@ -108,25 +127,45 @@ def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
         platform=platform,
         acquisition=f"{platform}_{passage}",
         tile=tile,
-        epsg=_epsg([properties, *assets.values()], tile),
-        footprint=_footprint(item),
+        epsg=epsg,
+        footprint=footprint,
         assets={band: _asset(asset) for band, asset in assets.items()},
         link=next((str(link["href"]) for link in item.get("links") or [] if link.get("rel") == "self"), None),
         baseline=None if baseline is None else str(baseline),
         offset_flag=flag if isinstance(flag, bool) else None,
         generated=_time(generated) if generated else _LONG_AGO,
-        cloud_cover=None if cloud is None else float(cloud),
+        cloud_cover=None if cloud is None else _percent(float(cloud)),
+        contradiction=odd,
+        claims=tuple(outline(epsg, bounds) for bounds in rasters) if odd else (),
     )
+
+
+def _percent(value: float) -> float:
+    if not 0 <= value <= 100:
+        raise ValueError(f"eo:cloud_cover {value} is no percentage")
+    return value
 
 
 def _asset(asset: Mapping[str, Any]) -> GranuleAsset:
-    transform, shape_ = asset.get("proj:transform"), asset.get("proj:shape")
     return GranuleAsset(
         href=asset.get("href"),
         stated=stated_offset(asset),
-        transform=tuple(float(v) for v in transform[:6]) if transform else None,
-        shape=(int(shape_[0]), int(shape_[1])) if shape_ else None,
+        transform=checked_transform(asset.get("proj:transform")),
+        shape=checked_shape(asset.get("proj:shape")),
     )
+
+
+def _rasters(properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> dict[Bounds, str]:
+    """The bounds of all rasters in metres, each with the field that states it."""
+    found: dict[Bounds, str] = {}
+    for fields in (properties, *assets.values()):
+        if (bounds := checked_bounds(fields.get("proj:bbox"))) is not None:
+            found.setdefault(bounds, "proj:bbox")
+    for asset in assets.values():
+        transform, size = checked_transform(asset.get("proj:transform")), checked_shape(asset.get("proj:shape"))
+        if transform and size:
+            found.setdefault(raster_bounds(transform, size), "proj:transform")
+    return found
 
 
 def unique(granules: Iterable[Granule]) -> tuple[list[Granule], list[tuple[Granule, Granule]]]:
@@ -158,16 +197,29 @@ def unique(granules: Iterable[Granule]) -> tuple[list[Granule], list[tuple[Granu
 
 def _footprint(item: Mapping[str, Any]) -> BaseGeometry:
     """The item's geometry, or its bbox where it has none."""
-    if item.get("geometry"):
-        outline = shapely.force_2d(shape(item["geometry"]))
-    else:
-        corners = [float(v) for v in item["bbox"]]
-        west, south, east, north = corners[:2] + corners[len(corners) // 2 :][:2]
-        outline = box(*Box(west, south, east, north).bounds)
-    if outline.is_empty or not np.isfinite(outline.bounds).all():
+    found = _on_globe(shapely.force_2d(shape(item["geometry"]))) if item.get("geometry") else _box(item["bbox"])
+    return found if found.is_valid else shapely.make_valid(found)
+
+
+def _frame(item: Mapping[str, Any]) -> BaseGeometry | None:
+    """The item's bbox, if it has a geometry as well."""
+    return _box(item["bbox"]) if item.get("geometry") and item.get("bbox") else None
+
+
+def _box(bbox: Any) -> BaseGeometry:
+    corners = [float(v) for v in bbox]
+    west, south, east, north = corners[:2] + corners[len(corners) // 2 :][:2]
+    return _on_globe(box(*Box(west, south, east, north).bounds))
+
+
+def _on_globe(found: BaseGeometry) -> BaseGeometry:
+    """An outline, with longitudes 0..360 if it crosses the antimeridian. Raises ValueError if it cannot be a place."""
+    if found.is_empty or not np.isfinite(found.bounds).all():
         raise ValueError("empty or infinite geometry")
-    outline = unwrapped(outline)  # no granule is wider than half the globe
-    return outline if outline.is_valid else shapely.make_valid(outline)
+    west, south, east, north = found.bounds
+    if west < -360 or east > 540 or south < -90.01 or north > 90.01:
+        raise ValueError(f"a geometry of longitude {west:g} to {east:g}, latitude {south:g} to {north:g}")
+    return unwrapped(found)  # no granule is wider than half the globe
 
 
 def _time(text: str) -> datetime:
@@ -175,19 +227,18 @@ def _time(text: str) -> datetime:
     return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
-def _tile(properties: Mapping[str, Any], provider: Provider) -> str:
+def _tiles(properties: Mapping[str, Any], provider: Provider) -> list[str]:
+    """The MGRS tiles that the properties name, the provider's own first; more than one only by mistake."""
     parts = [str(properties.get(f"mgrs:{part}", "")) for part in ("utm_zone", "latitude_band", "grid_square")]
-    for text in (*(properties.get(name) for name in provider.tile_properties), "".join(parts)):
-        if match := _MGRS.fullmatch(str(text)):
-            return f"{int(match[1]):02d}{match[2]}{match[3]}"
-    return ""
+    found = (mgrs_tile(text) for text in (*(properties.get(name) for name in provider.tile_properties), "".join(parts)))
+    return list(dict.fromkeys(tile for tile in found if tile))
 
 
 def _epsg(stated: Iterable[Mapping[str, Any]], tile: str) -> int:
     """The first code stated (projection extension 2: proj:code; 1: proj:epsg), or the UTM zone of the MGRS tile."""
     code = next((code for fields in stated if (code := _stated_epsg(fields)) is not None), None)
     if code is None and tile:
-        code = (32600 if tile[2] >= "N" else 32700) + int(tile[:2])
+        code = zone_of(tile)
     if code is None or not (code // 100 in (326, 327) and 1 <= code % 100 <= 60):
         raise ValueError(f"EPSG code {code} is no UTM zone, in which every Level-2A product lies")
     return code

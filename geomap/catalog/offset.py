@@ -18,6 +18,9 @@ from geomap.sources.providers import OFFSET_FLAG, OffsetTold
 OffsetPolicy = Literal["auto", "applied", "unapplied"]
 """`--offset`: what to assume where a scene's metadata do not decide; "applied" = the catalogue removed the offset."""
 
+MOST_REFLECTANCE: Final = 1e6
+"""Scales and offsets from here on are no reflectances."""
+
 _BASELINE: Final = re.compile(r"N?(\d{1,2})\.(\d{1,2})")
 
 _FLAG_FALSE: Final = f"{OFFSET_FLAG} is false"
@@ -44,7 +47,10 @@ def stated_offset(asset: Mapping[str, Any]) -> int | None:
         (bands[0].get("raster:offset"), bands[0].get("raster:scale")),
     ):
         if offset is not None:
-            return round(float(offset) / float(scale or 1 / REFLECTANCE_SCALE))
+            per_dn = 1 / REFLECTANCE_SCALE if scale is None else float(scale)
+            if not (0 < per_dn < MOST_REFLECTANCE and abs(float(offset)) < MOST_REFLECTANCE):
+                raise ValueError(f"raster:bands with scale {scale} and offset {offset} are no reflectances")
+            return round(float(offset) / per_dn)
     return None
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from geomap.catalog.offset import parse_baseline, remedy
@@ -107,24 +108,59 @@ def judge(scene: Scene, count: Dark) -> Says:
     return "agrees" if shifted == (offset != 0) else "contradicts"
 
 
-def check(scenes: Sequence[Scene], counts: Mapping[str, Dark]) -> dict[str, str]:
-    """Judge the counts of many tiles, by scene id.
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the pixels of all scenes say about their decided offsets."""
 
-    Returns:
-        By scene id, a line for the log about each decision that is doubtful but not proven wrong.
+    wrong: Mapping[str, str]  # scene id -> evidence that plainly contradicts its offset, in words
+    doubts: Mapping[str, str]  # scene id -> evidence that is weak or between the thresholds
+    agreeing: int  # scenes whose pixels plainly agree
 
-    Raises:
-        OffsetError: a scene's pixels plainly contradict its offset.
-    """
+
+def verdict(scenes: Sequence[Scene], counts: Mapping[str, Dark]) -> Verdict:
+    """Judge the counts of many tiles, by scene id."""
+    wrong: dict[str, str] = {}
     doubts: dict[str, str] = {}
+    agreeing = 0
     for scene in scenes:
         count = counts.get(scene.id, Dark())
-        says = judge(scene, count)
-        if says == "contradicts" and count.values >= ENOUGH:
-            raise OffsetError(f"{_told(scene, count)}: {remedy(scene.assets[GUARD_BANDS[0]].reason, _other(scene))}")
-        if says == "contradicts" or (says == "unclear" and count.values >= ENOUGH):
+        says, strong = judge(scene, count), count.values >= ENOUGH
+        if says == "contradicts" and strong:
+            wrong[scene.id] = _told(scene, count)
+        elif says == "contradicts" or (says == "unclear" and strong):
             doubts[scene.id] = _told(scene, count)
-    return doubts
+        agreeing += says == "agrees" and strong
+    return Verdict(wrong, doubts, agreeing)
+
+
+def weigh(scenes: Sequence[Scene], counts: Mapping[str, Dark], allowed: int = 0, so_far: bool = False) -> Verdict:
+    """Judge the counts of many tiles, and raise if offsets are wrong in general.
+
+    A single scene may be odd: its dark leaves may be slightly below zero reflectance, or its item alone may be wrong.
+    It is weighed against the others and can be left out. Where more scenes contradict their offsets than `allowed`, or
+    more than agree with them, the offsets are wrong.
+
+    Args:
+        scenes: of the run.
+        counts: by scene id.
+        allowed: how many scenes may still be left out.
+        so_far: not all tiles are counted yet, so that the others may still agree.
+
+    Raises:
+        OffsetError: the first scene whose pixels plainly contradict its offset, if that is general.
+    """
+    found = verdict(scenes, counts)
+    general = len(found.wrong) > allowed or (len(found.wrong) > found.agreeing and not so_far)
+    if found.wrong and general:
+        scene = next(scene for scene in scenes if scene.id in found.wrong)
+        advice = remedy(scene.assets[GUARD_BANDS[0]].reason, _other(scene))
+        raise OffsetError(f"{found.wrong[scene.id]}: {advice}")
+    return found
+
+
+def check(scenes: Sequence[Scene], counts: Mapping[str, Dark]) -> Mapping[str, str]:
+    """By scene id, what is doubtful about its offset but not proven wrong. Raises OffsetError for what is wrong."""
+    return weigh(scenes, counts).doubts
 
 
 def _other(scene: Scene) -> int:

@@ -3,14 +3,15 @@
     items (stac) -> convention (providers) -> within area, period and cloud limit -> duplicates dropped (granules)
     -> hrefs checked (hrefs) and offsets decided (offset) -> Scenes in order of time and id
 
-All filters are applied again here, since servers differ in which ones they honour.
+All filters are applied again here, since servers differ in which ones they honour. An item with a mistake is left out
+by name; where more than a share of the scenes would be lost in this way, the search is refused.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -22,13 +23,16 @@ from shapely.geometry.base import BaseGeometry
 from geomap.catalog.items import Granule, read_granule, unique
 from geomap.catalog.offset import OffsetPolicy, decide_offset
 from geomap.catalog.stac import landing_page, read_items, search_items
-from geomap.errors import HrefError, InputError, NoScenesError
+from geomap.errors import HrefError, InputError, NoScenesError, OffsetError
 from geomap.lonlat import Box
 from geomap.sources.hrefs import HrefPolicy, check_href, named, without_secrets
 from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
-from geomap.types import LeftOut, Period, Scene, SceneAsset
+from geomap.types import FAULTS, MAX_MISSED, LeftOut, Period, Scene, SceneAsset, Searched, may_miss
 
 log = logging.getLogger(__name__)
+
+MANY: Final = 5
+"""Most items named in an error."""
 
 MAX_TEXT: Final = 200
 """Most characters kept of what a catalogue says about an item left out."""
@@ -41,6 +45,7 @@ class Found:
     scenes: tuple[Scene, ...]  # in order of time and id, each acquisition once
     left_out: tuple[LeftOut, ...]  # in order of cause and id
     period: Period  # the months searched
+    searched: Searched = field(default_factory=Searched)
 
 
 def search(
@@ -52,6 +57,8 @@ def search(
     max_cloud: float = 100,
     offset_policy: OffsetPolicy = "auto",
     allow_hosts: Collection[str] = (),
+    exclude: Collection[str] = (),
+    max_missed: float = MAX_MISSED,
 ) -> Found:
     """Scenes over `area` in `period`, each acquisition once, and the items left out.
 
@@ -63,17 +70,22 @@ def search(
         max_cloud: percent of an item's `eo:cloud_cover`; items that do not state it are kept.
         offset_policy: decides for scenes whose metadata do not (see offset.decide_offset).
         allow_hosts: hosts and s3 buckets to read from besides those of hrefs.HrefPolicy.
+        exclude: ids of items to leave out.
+        max_missed: share of the scenes that may be left out for a mistake in their items; if above 0, at least one may.
 
     Raises:
         NoScenesError: nothing there.
-        InputError: no such catalogue, collection or file, or none of its items follows a known convention.
+        InputError: no such catalogue, collection or file, none of its items follows a known convention, or too many
+            have a mistake.
         CatalogUnavailableError: the catalogue does not answer.
-        OffsetError, HrefError: a scene whose offset cannot be decided, or whose pixels geomap refuses to open.
+        OffsetError, HrefError: too many scenes whose offset cannot be decided, or whose pixels geomap refuses to open.
     """
     source = _source(stac, collection, tuple(allow_hosts))
-    sieve = _Sieve(area, period, max_cloud)
+    sieve = _Sieve(area, period, max_cloud, frozenset(exclude))
     granules: list[Granule] = []
+    items = 0
     for item in source.items(area, period, max_cloud):
+        items += 1
         provider = recognise(item, source.providers)
         if provider is None or collection not in (None, item.get("collection")):
             sieve.leave_out(item.get("id"), "foreign", f"collection {item.get('collection')}: not Sentinel-2 L2A")
@@ -88,15 +100,42 @@ def search(
             f"no item of {where} follows conventions that geomap knows (collections found: "
             f"{', '.join(sorted(sieve.strangers))}); looked for {describe(source.providers)}"
         )
+    sieve.tell_unknown()
     if not granules:
         raise NoScenesError(_nothing(source.name, sieve))
-    kept, dropped = unique(granules)
+    scenes = _usable(granules, source, offset_policy, sieve, max_missed)
+    left_out = sorted(set(sieve.left_out), key=lambda item: (item.cause, item.id, item.detail))
+    elsewhere = len(sieve.elsewhere)
+    repeated = items - elsewhere - len(scenes) - len(left_out)
+    return Found(scenes, tuple(left_out), period, Searched(items, elsewhere, repeated))
+
+
+def _usable(
+    granules: Sequence[Granule], source: _Source, offset_policy: OffsetPolicy, sieve: _Sieve, max_missed: float
+) -> tuple[Scene, ...]:
+    """One scene of each granule, in order of time and id; where the best copy has a mistake, the next one.
+
+    Raises HrefError, OffsetError, InputError if more scenes have a mistake than allowed.
+    """
+    refused: dict[int, HrefError | OffsetError] = {}
+    while True:
+        kept, dropped = unique(g for g in granules if id(g) not in refused)
+        scenes: list[Scene] = []
+        before = len(refused)
+        for granule in kept:
+            try:
+                scenes.append(_scene(granule, source.policy(granule.provider), offset_policy))
+            except (HrefError, OffsetError) as error:
+                refused[id(granule)] = error
+                cause = "unopenable" if isinstance(error, HrefError) else "undecided"
+                sieve.at_fault(granule, cause, str(error))
+        if len(refused) == before:
+            break
     for copy, better in dropped:
         sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
-    scenes = [_scene(granule, source.policy(granule.provider), offset_policy) for granule in kept]
-    log.info("%s: %d scenes, %d copies dropped", source.name, len(scenes), len(granules) - len(scenes))
-    left_out = sorted(set(sieve.left_out), key=lambda item: (item.cause, item.id, item.detail))
-    return Found(tuple(sorted(scenes, key=lambda scene: (scene.time, scene.id))), tuple(left_out), period)
+    sieve.check_faults(kept, next(iter(refused.values()), None), max_missed)
+    log.info("%s: %d scenes, %d copies dropped", source.name, len(scenes), len(dropped))
+    return tuple(sorted(scenes, key=lambda scene: (scene.time, scene.id)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +200,11 @@ class _Sieve:
     area: BaseGeometry
     period: Period
     max_cloud: float
+    exclude: frozenset[str] = frozenset()
     left_out: list[LeftOut] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)  # ids of items outside the area or the period
     strangers: Counter[str] = field(default_factory=Counter)  # items of each unknown collection
+    lost: dict[str, Granule | None] = field(default_factory=dict)  # id of an item with a mistake -> what it shows
 
     def __post_init__(self) -> None:
         shapely.prepare(self.area)
@@ -173,12 +214,22 @@ class _Sieve:
         shown = name if isinstance(name, str) and name.isprintable() else repr(name)
         self.left_out.append(LeftOut(shown[:MAX_TEXT], cause, " ".join(detail.split())[:MAX_TEXT]))
 
+    def at_fault(self, granule: Granule, cause: str, detail: str) -> None:
+        """Leave out an item for a mistake that is one of FAULTS."""
+        log.warning("left out scene %s: %s", granule.id, detail)
+        self.leave_out(granule.id, cause, detail)
+        self.lost[granule.id] = granule
+
     def take(self, item: dict[str, Any], provider: Provider) -> Granule | None:
+        if item.get("id") in self.exclude:
+            self.leave_out(item["id"], "excluded", "--exclude")
+            return None
         try:
             granule = read_granule(item, provider)
         except ValueError as error:
             log.warning("left out item %r: not a valid STAC item (%s)", item.get("id"), error)
             self.leave_out(item.get("id"), "invalid", str(error))
+            self.lost[str(item.get("id"))] = None
             return None
         if self.period.step(granule.time) is None or not granule.touches(self.area):
             self.elsewhere.append(granule.id)
@@ -187,10 +238,42 @@ class _Sieve:
             self.leave_out(granule.id, "cloudy", f"{granule.cloud_cover:.0f} % cloud")
             return None
         if granule.missing:
-            log.warning("left out scene %s: it has no asset for %s", granule.id, ", ".join(granule.missing))
-            self.leave_out(granule.id, "incomplete", f"no asset for {', '.join(granule.missing)}")
+            self.at_fault(granule, "incomplete", f"no asset for {', '.join(granule.missing)}")
+            return None
+        if granule.contradiction:
+            self.at_fault(granule, "contradiction", granule.contradiction)
             return None
         return granule
+
+    def tell_unknown(self) -> None:
+        """Warn about ids to exclude that are none of the items: they may be misspelt."""
+        if unknown := self.exclude - {item.id for item in self.left_out if item.cause == "excluded"}:
+            log.warning("--exclude: no item has the id %s", ", ".join(sorted(unknown)))
+
+    def check_faults(self, kept: Sequence[Granule], refused: HrefError | OffsetError | None, limit: float) -> None:
+        """Raise the first error, or InputError, if more scenes are lost than allowed; not those with a good copy."""
+        have = {(granule.acquisition, granule.tile) for granule in kept}
+        used = {granule.id for granule in kept} - self.lost.keys()
+        lost = sorted(
+            name
+            for name, granule in self.lost.items()
+            if granule is None or (name not in used and ((granule.acquisition, granule.tile) not in have))
+        )
+        whole = len(used | {*lost})
+        allowed = may_miss(whole, limit)
+        if not lost or (len(lost) <= allowed and len(lost) < whole):
+            return
+        said = (
+            f"{len(lost)} of {whole} scenes have a mistake in their items, {allowed} may have one (--max-missed "
+            f"{100 * limit:g}): {', '.join(lost[:MANY])}{', ...' if len(lost) > MANY else ''}"
+        )
+        if refused is not None:
+            raise type(refused)(f"{refused}; {said}" if len(lost) > 1 else str(refused))
+        first = next(item for item in self.left_out if item.cause in FAULTS)
+        raise InputError(
+            f"{said}; the first: {first.id}: {first.cause}, {first.detail}; type --exclude ID for each to leave them "
+            "out, or correct the items"
+        )
 
 
 def _scene(granule: Granule, policy: HrefPolicy, offset_policy: OffsetPolicy) -> Scene:
@@ -242,8 +325,12 @@ def _nothing(source: str, sieve: _Sieve) -> str:
     causes = Counter(item.cause for item in sieve.left_out)
     if cloudy := causes["cloudy"]:
         text += f" ({cloudy} are cloudier)"
-    if unusable := causes["invalid"] + causes["incomplete"]:
-        text += f"; {unusable} lack a band or valid metadata (see the log)"
+    if excluded := causes["excluded"]:
+        text += f"; {excluded} are left out by --exclude"
+    faults = [item for item in sieve.left_out if item.cause in FAULTS]
+    if faults:
+        first = f"{faults[0].id}: {faults[0].cause}, {faults[0].detail}"
+        text += f"; {len(faults)} lack a band or valid metadata, the first: {first}"
     if max(abs(float(west)), abs(float(east))) <= 90:
         text += f"; if longitude and latitude were swapped, type {south},{west},{north},{east}"
     return text

@@ -15,6 +15,7 @@ from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars, say, warn
 from geomap.cli.show import HECTARES_PER_PIXEL, duration
 from geomap.errors import InputError
+from geomap.run.account import summary
 from geomap.run.request import Request, RequestKeys, request_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ MANY_ITEMS = 40
     "catalogue.max_cloud",
     "catalogue.offset",
     "catalogue.allow_hosts",
+    "catalogue.exclude",
+    "catalogue.max_missed",
     "weights",
     "masks",
     "resources.device",
@@ -79,7 +82,7 @@ def _of_job(keys: RequestKeys, path: str) -> Request:
 def explain_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")],
 ) -> None:
-    """Which scenes a run reads, why their DN offsets, and what was left out.
+    """Which scenes a run reads, what became of each, why their DN offsets, and what was left out.
 
     The last column counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene has
     none there, or its products never carried the offset.
@@ -142,8 +145,9 @@ def _print_inputs(directory: Path, found: Inputs) -> None:
         table.add_row(*(escape(cell) for cell in _row(group)))
     out_console.print(table)
     _print_missed(directory, found.missed)
+    _print_account(directory, found)
     if not found.left_out:
-        say("nothing that was found is left out")
+        say("no item was left out before its files were read")
         return
     table = Table("why", "item", "", title=f"Found and left out: {len(found.left_out)} items")
     for item in found.left_out[:MANY_ITEMS]:
@@ -151,6 +155,26 @@ def _print_inputs(directory: Path, found: Inputs) -> None:
     out_console.print(table)
     if (rest := len(found.left_out) - MANY_ITEMS) > 0:
         say(f"and {rest} more in {directory / 'run.json'}")
+
+
+def _print_account(directory: Path, found: Inputs) -> None:
+    """What became of the scenes, and how much of the area is mapped."""
+    if found.odd:
+        table = Table("use", "scene", "why", "tiles", title=f"Not used, or in part: {len(found.odd)} scenes")
+        for scene in found.odd[:MANY_ITEMS]:
+            tiles = ", ".join(f"{n} {what}" for what, n in scene.fate.tiles.items()) or "none"
+            table.add_row(*(escape(cell) for cell in (scene.fate.use, scene.id, scene.fate.why, tiles)))
+        out_console.print(table)
+        if (rest := len(found.odd) - MANY_ITEMS) > 0:
+            say(f"and {rest} more in {directory / 'run.json'}")
+    if found.account is not None:
+        say(summary(found.account))
+    if found.mapped is not None:
+        m = found.mapped
+        months = f", {len(m.months)} months with a clear observation" if m.months else ""
+        say(f"{m.mapped:,} of the area's {m.pixels:,} pixels are mapped ({m.share:.1%}){months}")
+        if m.note:
+            say(f"WARNING: {m.note}")
 
 
 def _print_missed(directory: Path, missed: Sequence[MissedScene]) -> None:

@@ -14,7 +14,7 @@ import typer
 
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, progress_bars, say
-from geomap.cli.show import print_estimate, print_result, refuse_gaps
+from geomap.cli.show import print_estimate, print_result, refuse_gaps, warn_of_holes
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def run(
     A finished map is left as it is, an unfinished one resumes. A rolling period (`period: {last: 12}`) is counted from
     today; an unfinished one comes first.
 
-    Exit code: 0 complete, 1 failed, 2 bad input, 3 complete except for tiles in quarantine, 75 try again later.
+    Exit code: 0 complete, 1 failed, 2 bad input, 3 complete but tiles are in quarantine or no pixel is mapped, 75 try
+    again later.
     """
     log_to_stderr(verbose)
     from geomap.jobs import file
@@ -63,8 +64,8 @@ def run(
                 )
             )
     finally:
-        for result in done if not quiet else ():
-            print_result(result)
+        for result in done:
+            (warn_of_holes if quiet else print_result)(result)
     refuse_gaps(done)
 
 

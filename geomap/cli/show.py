@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli.console import out_console, say, warn
-from geomap.errors import QuarantineError
+from geomap.errors import NothingMappedError, QuarantineError
+from geomap.run.account import summary
 
 if TYPE_CHECKING:
     from geomap.run import map, record
@@ -59,6 +60,15 @@ def print_result(result: map.Result) -> None:
         say(str(path))
     names = "run.json, stac/ and SHA256SUMS"
     say(f"with a .qml style beside each map, {names} in {result.directory}")
+    if result.account is not None:
+        say(f"{summary(result.account)}; geomap explain {result.directory} names them")
+    warn_of_holes(result)
+
+
+def warn_of_holes(result: map.Result) -> None:
+    """Say loudly if little of the area is mapped."""
+    if result.mapped is not None and result.mapped.note:
+        warn(f"WARNING: {result.directory}: {result.mapped.note}", style="bold red")
 
 
 def _print_update(result: map.Result, update: record.Update) -> None:
@@ -74,7 +84,7 @@ def _print_update(result: map.Result, update: record.Update) -> None:
 
 
 def refuse_gaps(results: Sequence[map.Result]) -> None:
-    """Raise QuarantineError if maps lack tiles that failed twice."""
+    """Raise QuarantineError if maps lack tiles that failed twice, NothingMappedError if they hold nothing."""
     for result in results:
         if result.quarantined:
             lost = [*result.quarantined]
@@ -83,6 +93,11 @@ def refuse_gaps(results: Sequence[map.Result]) -> None:
                 f"{result.directory} lacks {len(lost)} of {result.tiles} tiles, nodata in the maps, which failed "
                 f"twice: {named}; the first: {result.quarantined[lost[0]]}; once that is mended, type the same command "
                 "with --retry-quarantined"
+            )
+        if result.mapped is not None and not result.mapped.mapped:
+            raise NothingMappedError(
+                f"{result.directory}: {result.mapped.note}; the maps are written and hold nothing but nodata; geomap "
+                f"explain {result.directory} tells what became of each scene"
             )
 
 

@@ -19,6 +19,9 @@ DRIVERS: Final = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 """Suffix -> the only driver that may open the file. GDAL otherwise picks the format by content, and a VRT under a .tif
 name would make it open whatever the VRT names."""
 
+STALLED: Final = 30
+"""Seconds after which an answer that brings hardly a byte is given up."""
+
 DEADLINE: Final = 120.0
 """Seconds for which a file is retried while its server refuses or does not answer."""
 
@@ -42,10 +45,10 @@ GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no requests for sidecar files
     "GDAL_HTTP_MAX_RETRY": 3,  # for a single request, after 0.1, 0.2 and 0.5 s; then reader.SceneReader retries
     "GDAL_HTTP_RETRY_DELAY": "0.1",
-    "GDAL_HTTP_TIMEOUT": 60,  # s
+    "GDAL_HTTP_TIMEOUT": 600,  # s for one request, however it goes on: a slow file is not damaged
     "GDAL_HTTP_CONNECTTIMEOUT": 10,  # s
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,  # bytes/s ...
-    "GDAL_HTTP_LOW_SPEED_TIME": 30,  # ... for 30 s: give up and retry
+    "GDAL_HTTP_LOW_SPEED_TIME": STALLED,  # ... for so long: give up and retry
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,  # a COG's header in one request
@@ -83,7 +86,3 @@ def threads(scenes: Sequence[Scene]) -> int:
         return os.cpu_count() or 1
     limits = [PROVIDERS[scene.provider].max_connections for scene in scenes]
     return min([REMOTE_THREADS, *(limit for limit in limits if limit is not None)])
-
-
-MAX_MISSED = 0.1
-"""Share of the scenes over a tile that may be left out as missing or damaged; if above 0, at least one may."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 
 from geomap.errors import DamagedError, ReadError
 from geomap.sentinel2 import BANDS, SCL
-from geomap.types import Missed, Scene
+from geomap.types import Missed, Scene, may_miss
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ def check_missed(scenes: int, missed: Mapping[str, Missed], faults: Mapping[str,
 
     `limit` is the allowed share; if it is above 0, one scene may always be missed, but never all of them.
     """
-    allowed = max(1, math.floor(limit * scenes + 1e-9)) if limit > 0 else 0
+    allowed = may_miss(scenes, limit)
     if missed and (len(missed) > allowed or len(missed) == scenes):
         first = next(iter(faults.values()))
         raise ReadError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import random
 import re
 import time
@@ -23,15 +24,20 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio import windows
 from rasterio.enums import MaskFlags, Resampling
 from rasterio.windows import Window
+from shapely.errors import ShapelyError
+from shapely.geometry import box
 from stackstac.raster_spec import RasterSpec
 from stackstac.rio_env import LayeredEnv
 
 from geomap.errors import DamagedError, GeomapError, ReadError, SourceUnavailableError
+from geomap.grid import outline
+from geomap.lonlat import Box, agree
 from geomap.read import blocks
-from geomap.read.access import Access, driver
+from geomap.read.access import STALLED, Access, driver
 from geomap.sources import leases, retry_after
 from geomap.sources.hrefs import redact, redacted
 from geomap.sources.providers import SIGN_AGAIN
@@ -48,6 +54,31 @@ LOOKS: Final = 2
 """Tries of a remote file that arrives damaged: perhaps only the transfer was cut."""
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an item says of the place of a file."""
+
+    epsg: int
+    bbox: tuple[float, float, float, float]  # degrees
+    transform: tuple[float, ...] | None = None
+    shape: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the pixels of an open file lie."""
+
+    crs: int | str  # EPSG code, or WKT if it has none
+    transform: Affine
+    shape: tuple[int, int]
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) of a raster that is north up."""
+        t = self.transform
+        return t.c, t.f + t.e * self.shape[0], t.c + t.a * self.shape[1], t.f
+
+
 @dataclass(frozen=True)
 class SceneReader:
     """stackstac's reader protocol (stackstac.reader_protocol.Reader): one file over the grid `spec`."""
@@ -62,6 +93,7 @@ class SceneReader:
     errors_as_nodata: tuple[Exception, ...] = ()  # part of the protocol; none
     needed: Mapping[str, Window] = field(default_factory=dict)  # by url: the part of the grid that is needed
     access: Access = field(default_factory=Access)
+    said: Mapping[str, Said] = field(default_factory=dict)  # by url; a file that is elsewhere is not read
 
     def read(self, window: Window, **kwargs: Any) -> NDArray[Any]:
         """(y, x) values of a window of the grid, 0 outside the file and outside the part that is needed.
@@ -70,8 +102,9 @@ class SceneReader:
         once; a remote file that arrives damaged is read twice. `access.faults`, if given, records damaged files.
 
         Raises:
-            DamagedError: missing, truncated or corrupt, or not a GeoTIFF or JPEG 2000 file.
-            ReadError: access denied, or not DNs of one band.
+            DamagedError: missing, truncated or corrupt, not a GeoTIFF or JPEG 2000 file, not DNs of one band, or not
+                where its item says.
+            ReadError: access denied.
             SourceUnavailableError: the server refuses or does not answer until the deadline.
         """
         part = _common(window, self.needed.get(self.url, window))
@@ -105,9 +138,9 @@ class SceneReader:
                 if path != self.url or "VSICURL_PC_URL_SIGNING" not in self.access.options:
                     raise
                 path = SIGN_AGAIN + quote(self.url, safe="")
-            except DamagedError:
+            except DamagedError as e:
                 looks -= 1
-                if not looks:
+                if not looks or e.cause == "contradiction":
                     raise
 
     def _once(self, path: str, window: Window, part: Window, deadline: float) -> NDArray[Any]:
@@ -116,11 +149,15 @@ class SceneReader:
         with retry_after.watched(self.url, deadline, self.access.stopped) as heard:
             try:
                 with self.gdal_env.open, rasterio.open(path, driver=driver(self.url), sharing=False) as dataset:
+                    if heard.cut:
+                        raise _cut(self.url, heard.cut)
                     self._check(dataset)
-                    self._fill(values, dataset, window, part)
+                    self._fill(values, dataset, self._place(dataset), window, part)
             except (GeomapError, MemoryError):
                 raise
             except Exception as e:  # rasterio passes on errors of GDAL that share no other base
+                if heard.status and time.monotonic() - heard.since >= STALLED - 1:
+                    raise _stalled(self.url) from None
                 raise read_error(e, self.url, heard.status) from None
             finally:
                 blocks.forget(path)
@@ -131,17 +168,36 @@ class SceneReader:
 
     def _check(self, dataset: Any) -> None:
         if dataset.count != 1:
-            raise ReadError(f"{redact(self.url)} holds {dataset.count} bands; every asset must be one band")
-        if dataset.crs is None:
-            raise ReadError(f"{redact(self.url)} does not say its coordinate system")
+            raise self._contradicts(f"holds {dataset.count} bands; every asset must be one band")
         if (found := dataset.dtypes[0]) not in DTYPES[self.dtype.name]:  # floats, say, would be cut to 0 and 1
-            raise ReadError(f"{redact(self.url)} holds {found}, not the {self.dtype} DNs of Sentinel-2 L2A")
+            raise self._contradicts(f"holds {found}, not the {self.dtype} DNs of Sentinel-2 L2A")
 
-    def _fill(self, values: NDArray[Any], dataset: Any, window: Window, part: Window) -> None:
+    def _place(self, dataset: Any) -> _Place:
+        """Where the file's pixels lie: as it says itself, or as its item says if it does not. Raises DamagedError."""
+        said, transform = self.said.get(self.url), dataset.transform
+        if not (all(map(math.isfinite, transform[:6])) and transform.determinant):
+            raise self._contradicts(f"has the transform {[*transform[:6]]}, which is no place")
+        if dataset.crs is None:
+            if said is None:
+                raise self._contradicts("does not say its coordinate system")
+            if transform == Affine.identity() and said.transform is not None:
+                transform = Affine(*said.transform)
+            place = _Place(said.epsg, transform, dataset.shape)
+        else:
+            place = _Place(dataset.crs.to_epsg() or dataset.crs.to_wkt(), transform, dataset.shape)
+        if said is not None and (odd := _elsewhere(place, said)) is not None:
+            raise self._contradicts(odd)
+        return place
+
+    def _contradicts(self, what: str) -> DamagedError:
+        text = f"{redact(self.url)} {what}; --exclude leaves its scene out"
+        return DamagedError(text, "contradiction", f"the file {what}")
+
+    def _fill(self, values: NDArray[Any], dataset: Any, place: _Place, window: Window, part: Window) -> None:
         """Write `part` of the grid into `values`, which cover `window`."""
-        shift = self._shift(dataset)
+        shift = self._shift(place)
         if shift is None:
-            return self._nearest(values, dataset, window, part)
+            return self._nearest(values, dataset, place, window, part)
         rows, cols = shift
         moved = Window(part.col_off + cols, part.row_off + rows, part.width, part.height)
         there = _common(moved, Window(0, 0, dataset.width, dataset.height))
@@ -149,10 +205,9 @@ class SceneReader:
             back = Window(there.col_off - cols, there.row_off - rows, there.width, there.height)
             _copy(dataset, there, values[_within(window, back)])
 
-    def _nearest(self, values: NDArray[Any], dataset: Any, window: Window, part: Window) -> None:
+    def _nearest(self, values: NDArray[Any], dataset: Any, place: _Place, window: Window, part: Window) -> None:
         """`_fill` from another grid: each target pixel gets the source pixel in which its centre lies."""
-        grid, crs = (self.spec.epsg, self.spec.transform, window), dataset.crs.to_wkt()
-        located = _source_pixels(*grid, crs, dataset.transform, dataset.shape)
+        located = _source_pixels(self.spec.epsg, self.spec.transform, window, place.crs, place.transform, place.shape)
         rows, cols, found = (v[_within(window, part)] for v in located)
         if found.any():
             top, left = int(rows.min()), int(cols.min())
@@ -161,17 +216,39 @@ class SceneReader:
             _copy(dataset, Window(left, top, width, height), source)
             values[_within(window, part)] = source.ravel()[(rows - top) * width + (cols - left)] * found
 
-    def _shift(self, dataset: Any) -> tuple[int, int] | None:
+    def _shift(self, place: _Place) -> tuple[int, int] | None:
         """(rows, columns) from the grid's corner to the same pixel in the file; None where the grids differ."""
-        grid, file = self.spec.transform, dataset.transform
+        grid, file = self.spec.transform, place.transform
         cols, rows = (grid.c - file.c) / grid.a, (grid.f - file.f) / grid.e
         same = file[:2] == grid[:2] and file[3:5] == grid[3:5] and cols == int(cols) and rows == int(rows)
-        return (int(rows), int(cols)) if same and dataset.crs.to_epsg() == self.spec.epsg else None
+        return (int(rows), int(cols)) if same and place.crs == self.spec.epsg else None
+
+
+@functools.lru_cache(maxsize=4096)
+def _elsewhere(place: _Place, said: Said) -> str | None:
+    """How a file's place differs from what its item says, or None."""
+    if isinstance(place.crs, int) and place.crs != said.epsg:
+        return f"lies in EPSG:{place.crs}, but its item says EPSG:{said.epsg}"
+    if said.transform is not None and isinstance(place.crs, int):
+        stated = _Place(said.epsg, Affine(*said.transform), said.shape or place.shape)
+        apart = max(abs(one - other) for one, other in zip(place.bounds, stated.bounds, strict=True))
+        if apart <= abs(place.transform.a) / 2:
+            return None
+        return f"covers {_shown(place)}, but its item says {_shown(stated)} (metres of EPSG:{said.epsg})"
+    try:
+        same = agree(outline(place.crs, place.bounds), box(*Box(*said.bbox).bounds))
+    except (ValueError, ProjError, ShapelyError):
+        same = False
+    return None if same else f"covers {_shown(place)} of its coordinate system, away from its item's bbox"
+
+
+def _shown(place: _Place) -> str:
+    return ", ".join(f"{v:.0f}" for v in place.bounds)
 
 
 @functools.lru_cache(maxsize=8)  # 9 MB for 1024 x 1024 pixels; granules of one place share a transform and a shape
 def _source_pixels(
-    epsg: int, transform: Affine, window: Window, crs: str, source: Affine, shape: tuple[int, int]
+    epsg: int, transform: Affine, window: Window, crs: int | str, source: Affine, shape: tuple[int, int]
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_]]:
     """File rows and columns of the pixel centres of a grid's window, the nearest if outside; and whether inside."""
     east = transform.c + transform.a * (window.col_off + np.arange(window.width) + 0.5)
@@ -246,10 +323,26 @@ def read_error(error: BaseException, href: str, status: int = 0) -> GeomapError:
         return ReadError(f"{name} cannot be read on this machine ({what}); see to that and run again")
     gone = status in _MISSING or bool(_GONE.search(causes))
     return DamagedError(
-        f"{name} cannot be read ({what}); the file is {'missing' if gone else 'damaged'}: try again later, or map "
-        "from an item file without this scene",
+        f"{name} cannot be read ({what}); the file is {'missing' if gone else 'damaged'}: try again later, or "
+        "--exclude its scene",
         "missing" if gone else "damaged",
         what,
+    )
+
+
+def _cut(href: str, warning: str) -> DamagedError:
+    """The error for a file of whose header GDAL read only a part."""
+    what = _last_line(_without_address(warning, href))
+    return DamagedError(
+        f"{redact(href)} cannot be read ({what}); its header is cut off: try again later, or --exclude its scene",
+        "damaged",
+        what,
+    )
+
+
+def _stalled(href: str) -> SourceUnavailableError:
+    return SourceUnavailableError(
+        f"{redact(href)} cannot be read now (its server sends too slowly); run the same command again later"
     )
 
 

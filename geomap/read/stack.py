@@ -19,17 +19,22 @@ import stackstac
 from numpy.typing import NDArray
 from rasterio import windows
 from rasterio.windows import Window
+from shapely.geometry import box
 from stackstac.rio_env import LayeredEnv
 
 from geomap.errors import ReadError
-from geomap.lonlat import Box
+from geomap.grid import outline
+from geomap.lonlat import Box, shared
 from geomap.read.access import GDAL_OPTIONS, Access
-from geomap.read.reader import SceneReader
+from geomap.read.reader import Said, SceneReader
 from geomap.sentinel2 import BANDS_10M, BANDS_20M, SCL
-from geomap.types import BandStack, Grid, Period, Scene, Stack
+from geomap.types import BandStack, Grid, Period, Scene, SceneAsset, Stack
 
 CHUNK_PX: Final = 1024
 """Pixels per side of a 10 m chunk: a whole tile, so that a file is opened once and each of its blocks decoded once."""
+
+MOST_OF: Final = 0.5
+"""Share of a scene's box in degrees that its rasters cover at least; the granule is turned in it."""
 
 MONTH_BYTES: Final = 64 * 2**20
 """Most bytes of one month of one band, which is in memory for its median; chunks shrink to stay below it."""
@@ -149,7 +154,7 @@ def _layers(
         band_coords=False,
         gdal_env=LayeredEnv(always={**GDAL_OPTIONS, **_CACHED, **access.options}),
         errors_as_nodata=(),
-        reader=functools.partial(SceneReader, needed=needed, access=access),
+        reader=functools.partial(SceneReader, needed=needed, access=access, said=_said(scenes, bands)),
     )
     if not cube.sizes["time"]:  # the boxes in degrees overlap but the rasters do not
         return nothing
@@ -168,13 +173,38 @@ def _all_scenes(cube: da.Array, ids: list[str], scenes: Sequence[Scene], wanted:
     return whole
 
 
+def _said(scenes: Sequence[Scene], bands: Sequence[str]) -> dict[str, Said]:
+    """By address, what the items say of the places of their files."""
+    found = ((scene, scene.assets[band]) for scene in scenes for band in bands)
+    return {a.href: Said(scene.epsg, scene.bbox, a.transform, a.shape) for scene, a in found}
+
+
+def _fills(scene: Scene, asset: SceneAsset) -> bool:
+    """Whether a raster covers most of its scene, as its item states it.
+
+    If not, stackstac gets the scene's box alone, so that the file is opened wherever the scene is said to lie, and is
+    found to be smaller or not.
+    """
+    assert asset.transform
+    assert asset.shape
+    (rows, columns), (a, _, west, _, e, north) = asset.shape, asset.transform[:6]
+    return _covers(scene.epsg, (west, north + e * rows, west + a * columns, north), scene.bbox)
+
+
+@functools.lru_cache(maxsize=4096)
+def _covers(epsg: int, raster: tuple[float, float, float, float], bbox: tuple[float, float, float, float]) -> bool:
+    """Whether a raster in metres covers most of a box in degrees."""
+    whole = box(*Box(*bbox).bounds)
+    return shared(outline(epsg, raster), whole) >= MOST_OF * float(whole.area)
+
+
 def _item(scene: Scene, bands: Sequence[str]) -> dict[str, Any]:
     """The scene as a STAC item for stackstac."""
     assets: dict[str, dict[str, Any]] = {}
     for band in bands:
         asset = scene.assets[band]
         assets[band] = {"href": asset.href, "type": "image/tiff"}
-        if asset.transform and asset.shape:
+        if asset.transform and asset.shape and _fills(scene, asset):
             assets[band] |= {"proj:transform": list(asset.transform), "proj:shape": list(asset.shape)}
     return {
         "type": "Feature",

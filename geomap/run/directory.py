@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 from geomap import files
 from geomap.errors import BusyError, InputError, OutputError, ReadError
 from geomap.run.tile_file import DAMAGED, About, Finished, Task, encode, read_about, read_layer, whole
-from geomap.types import LeftOut, Scene, Tile
+from geomap.types import EXCLUDE, LeftOut, Scene, Searched, Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,6 +59,7 @@ class Begun:
     scenes: tuple[Scene, ...] = ()  # with their addresses, until the run is finished
     left_out: tuple[LeftOut, ...] = ()
     finished: bool = False
+    searched: Searched = field(default_factory=Searched)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,7 @@ class RunDirectory:
     left_out: tuple[LeftOut, ...] = ()
     finished: bool = False  # of this request, or of one that differs only in keys of `renew`
     stores: tuple[Store, ...] = ()  # stores that tiles are also written to
+    searched: Searched = field(default_factory=Searched)
 
     @property
     def home(self) -> Path:
@@ -165,11 +167,12 @@ class RunDirectory:
         scenes: Sequence[Scene],
         left_out: Sequence[LeftOut] = (),
         tasks: Sequence[Task] = (),
+        searched: Searched = Searched(),  # noqa: B008
     ) -> RunDirectory:
         """Write the request, its tiles and the scenes found. Raises DiskFullError, OutputError."""
-        self._write(Begun(dict(request), _listed(tasks), tuple(scenes), tuple(left_out)))
+        self._write(Begun(dict(request), _listed(tasks), tuple(scenes), tuple(left_out), searched=searched))
         (self.home / REQUEST_FILE).chmod(0o600)  # addresses may contain tokens, until `finish` removes them
-        return replace(self, scenes=tuple(scenes), left_out=tuple(left_out), finished=False)
+        return replace(self, scenes=tuple(scenes), left_out=tuple(left_out), finished=False, searched=searched)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -256,7 +259,8 @@ def open_directory(directory: Path, request: Mapping[str, Any], renew: Collectio
     """The run of `request` in a directory: new, unfinished or complete. Nothing is written.
 
     A run that stopped before its first tile counts as new: it searches again, whatever its request was. If the request
-    differs from the previous one only in keys of `renew`, the run's tiles are checked again.
+    differs from the previous one only in keys of `renew`, or in the scenes to leave out and that run is unfinished, the
+    run searches again and its tiles are checked.
 
     Raises:
         OutputError: the directory holds the run of another request or unrelated files, or cannot be read.
@@ -270,13 +274,13 @@ def open_directory(directory: Path, request: Mapping[str, Any], renew: Collectio
         raise OutputError(f"{path} is damaged; remove {directory} or choose another --out") from e
     now = json.loads(json.dumps(request))
     differs = sorted(k for k in before.request.keys() | now.keys() if before.request.get(k) != now.get(k))
-    if set(differs) - set(renew):
+    if set(differs) - {*renew, *(() if before.finished else (EXCLUDE,))}:
         raise OutputError(
             f"{directory} holds a run of another request (differs in: {', '.join(differs)}); choose another --out"
         )
     if before.finished or differs:
         return RunDirectory(directory, None, finished=before.finished and not differs)
-    return RunDirectory(directory, before.scenes, before.left_out)
+    return RunDirectory(directory, before.scenes, before.left_out, searched=before.searched)
 
 
 def require_run(directory: Path) -> bool:

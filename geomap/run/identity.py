@@ -25,9 +25,9 @@ from geomap.run.request import Request
 from geomap.run.tile_file import Task
 from geomap.sources.hrefs import redact
 from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
-from geomap.types import UPDATE, Grid, Period, Scene
+from geomap.types import EXCLUDE, UPDATE, Grid, Period, Scene
 
-SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds"})
+SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds", EXCLUDE})
 """Keys of a request's identity that decide only which scenes are found."""
 
 
@@ -103,6 +103,7 @@ def _input(r: Request) -> dict[str, Any]:
         "max_cloud": r.max_cloud,
         "offset_policy": r.offset,
         "mask": asdict(r.mask),
+        **({EXCLUDE: sorted(r.exclude)} if r.exclude else {}),
     }
 
 

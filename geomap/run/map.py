@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from geomap import files
+from geomap import files, grid
+from geomap.catalog import offset_check
 from geomap.catalog.search import Found
 from geomap.run import check, stores, update
+from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import identity_of, tasks
 from geomap.run.prepare import (
@@ -36,11 +39,11 @@ from geomap.run.prepare import (
 from geomap.run.publish import Maps, publish_maps, published
 from geomap.run.record import Update
 from geomap.run.request import Request
-from geomap.run.retries import try_tiles
+from geomap.run.retries import Make, may_leave_out, try_tiles
 from geomap.run.tile_file import Task
 from geomap.run.tiles import Here
 from geomap.run.workers import Resources, Workers
-from geomap.types import UPDATE, Progress, Scene, silent
+from geomap.types import UPDATE, LeftOut, Progress, Scene, silent
 from geomap.write.layer import Layer, Statistics
 
 log = logging.getLogger(__name__)
@@ -76,6 +79,8 @@ class Result:
     quarantined: Mapping[str, str] = field(default_factory=dict)  # tiles that failed twice -> cause; nodata in the maps
     missed: int = 0  # scenes left out of at least one tile because a file is missing or damaged
     update: Update | None = None  # what was reused from an earlier run
+    account: Account | None = None  # what became of the scenes; None if none were searched
+    mapped: Mapped | None = None  # how much of the area; None of runs of earlier versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,21 +150,69 @@ def map_area(
             if run.scenes is None:
                 files.require_space(out, disk_space(prepared))
                 found = found or find_scenes(request, progress)
-            found = found or Found(run.scenes or (), run.left_out, request.period)
+            found = found or Found(run.scenes or (), run.left_out, request.period, run.searched)
             all_tasks = tasks(prepared, found.scenes)
             pending = _pending(prepared, run, all_tasks, retry_quarantined)
             if run.complete and not pending:
                 return _finished(prepared.product, run)
-            run = run.begin(asked, found.scenes, found.left_out, all_tasks)
+            run = run.begin(asked, found.scenes, found.left_out, all_tasks, found.searched)
             on_estimate(estimate(prepared, crew, found.scenes, pending))
-            tried = try_tiles(run, all_tasks, pending, partial(crew.work, prepared), progress)
-            missing = {name: q.kind for name, q in tried.quarantined.items()}
+            resumed = len(all_tasks) - len(pending)
+            made = _made(prepared, asked, run, all_tasks, pending, partial(crew.work, prepared), progress)
+            run, all_tasks, missing = made.run, made.tasks, made.missing
             start = time.perf_counter()
             changes = update.changes(prepared, run)
-            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, changes)
+            lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
+            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, changes, lost)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
-            seconds = {**tried.seconds, "write": time.perf_counter() - start}
-            return result(prepared.product, run, maps, len(all_tasks) - len(pending), seconds)
+            seconds = {**made.seconds, "write": time.perf_counter() - start}
+            return result(prepared.product, run, maps, resumed, seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """The tiles of a run, made or not."""
+
+    run: RunDirectory
+    tasks: tuple[Task, ...]
+    missing: Mapping[str, str]  # tile that failed twice -> kind of error
+    seconds: Mapping[str, float]  # by stage
+
+
+def _made(
+    prepared: Prepared,
+    asked: Mapping[str, Any],
+    run: RunDirectory,
+    all_tasks: tuple[Task, ...],
+    pending: Sequence[Task],
+    make: Make,
+    progress: Progress,
+) -> _Made:
+    """Make the pending tiles; if a scene's pixels contradict its offset, unlike the others', make its tiles without it.
+
+    Raises as try_tiles.
+    """
+    limit, seconds = prepared.request.max_missed, Counter[str]()
+    while True:
+        tried = try_tiles(run, all_tasks, pending, make, progress, limit)
+        seconds.update(tried.seconds)
+        missing = {name: q.kind for name, q in tried.quarantined.items()}
+        dark = offset_check.total(run.about(task.tile).dark for task in all_tasks if task.tile.name not in missing)
+        wrong = offset_check.weigh(run.scenes or (), dark, may_leave_out(run, limit)).wrong
+        if not wrong:
+            return _Made(run, all_tasks, missing, seconds)
+        for evidence in wrong.values():
+            log.warning("left out: %s", evidence)
+        scenes = [scene for scene in run.scenes or () if scene.id not in wrong]
+        left_out = (*run.left_out, *(LeftOut(name, "contradiction", text) for name, text in sorted(wrong.items())))
+        all_tasks = tasks(prepared, scenes)
+        pending = _pending(prepared, run, all_tasks, False)
+        run = run.begin(asked, scenes, left_out, all_tasks, run.searched)
+
+
+def _inside(request: Request, task: Task) -> int:
+    """Pixels of the area in a tile."""
+    return int(grid.inside(request.area, task.tile.grid).sum())
 
 
 def _crew(resources: Resources, device: str) -> Workers:
@@ -224,4 +277,6 @@ def result(product: Product, run: RunDirectory, maps: Maps, resumed: int, second
         quarantined={name: q.cause for name, q in run.quarantined().items()},
         missed=maps.missed,
         update=maps.update,
+        account=maps.account,
+        mapped=maps.mapped,
     )

@@ -167,6 +167,8 @@ def find_scenes(request: Request, progress: Progress) -> Found:
         max_cloud=request.max_cloud,
         offset_policy=request.offset,
         allow_hosts=request.allow_hosts,
+        exclude=request.exclude,
+        max_missed=request.max_missed,
     )
     progress("search", 1, 1)
     return found

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from geomap import __version__, files, grid
 from geomap.catalog import offset_check
 from geomap.errors import ReadError
-from geomap.run import stores
+from geomap.run import account, stores
+from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory
 from geomap.run.prepare import Product
 from geomap.run.record import (
@@ -57,6 +58,8 @@ class Maps:
     statistics: Mapping[str, Statistics]  # by layer stem, over all zones
     missed: int = 0  # scenes left out of at least one tile because a file is missing or damaged
     update: Update | None = None  # what was reused from an earlier run
+    account: Account | None = None  # what became of the scenes; None if none were searched
+    mapped: Mapped | None = None  # None of runs of earlier versions
 
 
 def publish_maps(
@@ -67,6 +70,7 @@ def publish_maps(
     missing: Mapping[str, str],
     progress: Progress,
     derived: Derived = MappingProxyType({}),
+    not_made: int = 0,
 ) -> Maps:
     """Write one COG per layer and zone and the metadata, all in staging; then move everything into place.
 
@@ -78,6 +82,7 @@ def publish_maps(
         missing: tile name -> kind of error, for tiles that are nodata in the maps.
         progress: callback for maps written.
         derived: layers of the product that are computed, not kept by the run.
+        not_made: pixels of the area in the tiles that are missing.
 
     Raises:
         DiskFullError, OutputError: the maps cannot be written.
@@ -90,7 +95,10 @@ def publish_maps(
     statistics = _write_maps(maps, [task.tile for task in ready], run, _tags(product), progress, derived)
     vrt.write_vrts(staging, maps)
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
-    recorded = _recorded(product, run, asked, missing, statistics, abouts)
+    recorded = replace(_recorded(product, run, tasks, asked, missing, abouts), maps=statistics)
+    least = asked.get("min_clear_months")
+    seen = account.mapped((a.seen for a in abouts.values()), not_made, product.period, least, recorded.account)
+    recorded = replace(recorded, mapped=seen)
     _write_stac(staging, maps, product, recorded)
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
@@ -135,26 +143,28 @@ def _files(product: Product, directory: Path) -> list[MapFile]:
 def _recorded(
     product: Product,
     run: RunDirectory,
+    tasks: Sequence[Task],
     asked: Mapping[str, Any],
     missing: Mapping[str, str],
-    statistics: Mapping[str, Statistics],
     abouts: Mapping[str, About],
 ) -> Record:
-    """The content of run.json. Raises OffsetError; warns about offsets that are doubtful but not proven wrong."""
+    """The content of run.json but for its pixels. Raises OffsetError; warns about offsets that are doubtful."""
     scenes = run.scenes or ()
     dark = offset_check.total(about.dark for about in abouts.values())
     for doubt in offset_check.check(scenes, dark).values():
         log.warning("the offset is doubtful: %s", doubt)
+    fates = account.fates(scenes, tasks, abouts, product.period)
     return Record(
         request=dict(asked),
-        scenes=used_scenes(scenes, dark),
+        scenes=used_scenes(scenes, dark, fates),
         left_out=run.left_out,
         missed=missed_by_scene({name: about.missed for name, about in abouts.items()}),
         tiles=tuple(tile.name for tile in product.tiles),
         quarantined=dict(missing),
-        maps=dict(statistics),
+        maps={},
         vectors=dict(product.vectors),
         update=updated(asked, (about.reused for about in abouts.values())),
+        account=account.account(run.searched, run.left_out, fates) if run.searched.items else None,
     )
 
 
@@ -178,7 +188,7 @@ def _write_stac(staging: Path, maps: Sequence[MapFile], product: Product, record
 
 def _maps(product: Product, directory: Path, recorded: Record) -> Maps:
     paths = tuple(m.path for m in _files(product, directory))
-    return Maps(paths, recorded.maps, _missed(recorded), recorded.update)
+    return Maps(paths, recorded.maps, _missed(recorded), recorded.update, recorded.account, recorded.mapped)
 
 
 def _missed(recorded: Record) -> int:

@@ -1,8 +1,8 @@
 """run.json: the request, the versions, the scenes and the results.
 
 The bytes of the file depend on these alone.
-For every scene it holds the DN offset of each band, the reason for it, and the evidence from the pixels; for every item
-that was found but not used, the reason.
+For every scene it holds what it was used for, the DN offset of each band, the reason for it, and the evidence from the
+pixels; for every item that was found but not used, the reason. The numbers of `account` add up to the items found.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -19,6 +20,7 @@ from pydantic import TypeAdapter
 from geomap import __version__, files
 from geomap.catalog.offset_check import Says, judge
 from geomap.errors import InputError
+from geomap.run.account import Account, Fate, Mapped
 from geomap.run.directory import read_begun
 from geomap.run.tile_file import Reused
 from geomap.sentinel2 import BANDS
@@ -48,7 +50,7 @@ class Vegetation:
 
 @dataclass(frozen=True, slots=True)
 class UsedScene:
-    """A scene that was read, without addresses, which may be local paths; offsets with reasons and evidence."""
+    """A scene that was to be read, without addresses, which may be local paths; offsets with reasons and evidence."""
 
     id: str
     collection: str
@@ -60,6 +62,7 @@ class UsedScene:
     cloud_cover: float | None  # percent
     offsets: tuple[Decision, ...]
     vegetation: Vegetation
+    fate: Fate = field(default_factory=Fate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Record:
     maps: dict[str, Statistics]  # by layer stem
     vectors: dict[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
     update: Update | None = None
+    account: Account | None = None  # None if no scene was searched
+    mapped: Mapped | None = None
     software: dict[str, str] = field(default_factory=lambda: software())
     files: int = 0  # number of the other files of the run
     seal: str = ""  # files.seal of their sha256: SHA256SUMS must list just these
@@ -124,7 +129,10 @@ class Inputs:
     groups: tuple[OffsetGroup, ...]
     left_out: tuple[LeftOut, ...]
     finished: bool
-    missed: tuple[MissedScene, ...] = ()  # known only for a finished run
+    missed: tuple[MissedScene, ...] = ()  # this and the rest are known only for a finished run
+    odd: tuple[UsedScene, ...] = ()  # scenes that are not used, or in part
+    account: Account | None = None
+    mapped: Mapped | None = None
 
 
 _record: Final = TypeAdapter(Record)
@@ -139,7 +147,7 @@ def software() -> dict[str, str]:
 def write_record(directory: Path, record: Record) -> None:
     """Write run.json. Raises DiskFullError, OutputError."""
     content = _record.dump_python(record, mode="json", exclude={"maps": {"__all__": {"std"}}})
-    for key in ("vectors", "update", "files", "seal"):
+    for key in ("vectors", "update", "account", "mapped", "files", "seal"):
         if not content[key]:  # left out if the run has none
             del content[key]
     files.write_json(directory / FILE, content)
@@ -161,7 +169,9 @@ def inputs(directory: Path) -> Inputs:
     """The inputs of the run in a directory, finished or not. Raises InputError if there is none."""
     if (directory / FILE).is_file():
         found = read_record(directory)
-        return Inputs(offset_groups(found.scenes), found.left_out, True, found.missed)
+        odd = tuple(scene for scene in found.scenes if scene.fate.use in ("in part", "left out"))
+        groups = offset_groups(found.scenes)
+        return Inputs(groups, found.left_out, True, found.missed, odd, found.account, found.mapped)
     begun = read_begun(directory)
     return Inputs(offset_groups(used_scenes(begun.scenes, {})), begun.left_out, False)
 
@@ -197,12 +207,14 @@ def merge(parts: Sequence[Statistics]) -> Statistics:
     )
 
 
-def used_scenes(scenes: Sequence[Scene], dark: Mapping[str, Dark]) -> tuple[UsedScene, ...]:
+def used_scenes(
+    scenes: Sequence[Scene], dark: Mapping[str, Dark], fates: Mapping[str, Fate] = MappingProxyType({})
+) -> tuple[UsedScene, ...]:
     """Scenes as run.json holds them; `dark` maps scene ids to the evidence from the pixels of all tiles."""
-    return tuple(_used(scene, dark.get(scene.id, Dark())) for scene in scenes)
+    return tuple(_used(scene, dark.get(scene.id, Dark()), fates.get(scene.id, Fate())) for scene in scenes)
 
 
-def _used(scene: Scene, dark: Dark) -> UsedScene:
+def _used(scene: Scene, dark: Dark, fate: Fate) -> UsedScene:
     decisions: dict[tuple[int, str], list[str]] = {}
     for band in BANDS:
         asset = scene.assets[band]
@@ -218,6 +230,7 @@ def _used(scene: Scene, dark: Dark) -> UsedScene:
         cloud_cover=scene.cloud_cover,
         offsets=tuple(Decision(dn, reason, tuple(bands)) for (dn, reason), bands in decisions.items()),
         vegetation=Vegetation(dark.values, dark.dark, judge(scene, dark)),
+        fate=fate,
     )
 
 

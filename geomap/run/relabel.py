@@ -27,7 +27,7 @@ from geomap.run.identity import legends_digests, store_digest
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, with_base
 from geomap.run.publish import publish_maps, published
-from geomap.run.tile_file import Finished, Task, pack
+from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
@@ -193,7 +193,7 @@ def _map(
             log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))
         start = time.perf_counter()
         ready = [task for task in tasks if task.tile.name not in missing]
-        resumed = _make(run, ready, [layer.stem for layer in layers], make, progress)
+        resumed = _make(kept, run, ready, [layer.stem for layer in layers], make, progress)
         labelled = time.perf_counter()
         maps = publish_maps(product, run, tasks, asked, missing, progress)
         run.finish(asked, tasks)
@@ -201,7 +201,9 @@ def _map(
         return result(product, run, maps, resumed, seconds)
 
 
-def _make(run: RunDirectory, tasks: Sequence[Task], stems: Sequence[str], make: Maker, progress: Progress) -> int:
+def _make(
+    kept: Store, run: RunDirectory, tasks: Sequence[Task], stems: Sequence[str], make: Maker, progress: Progress
+) -> int:
     """Make the tiles that are not finished; returns how many already were."""
     pending = [task for task in tasks if not run.has(task, stems)]
     done, total = 0, sum(task.pixels for task in pending)
@@ -210,10 +212,17 @@ def _make(run: RunDirectory, tasks: Sequence[Task], stems: Sequence[str], make: 
         progress("label", done + pixels, total)
 
     for task in pending:
-        run.save(task, Finished(pack(make(task.tile, advance))))
+        layers = make(task.tile, advance)
+        run.save(task, Finished(pack(layers), About(seen=_seen(kept, task.tile))))
         done += task.pixels
         progress("label", done, total)
     return len(tasks) - len(pending)
+
+
+def _seen(kept: Store, tile: Tile) -> Seen:
+    """How much of the area in a tile has an embedding; in which months it was seen, the store does not tell."""
+    months = kept.read(CLEAR_MONTHS, tile.grid, tile)
+    return Seen(int((months != NOT_MAPPED).sum()), int(_mapped(kept, months).sum()))
 
 
 def _mapped(kept: Store, months: NDArray[np.uint8]) -> NDArray[np.bool_]:

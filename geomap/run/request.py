@@ -23,9 +23,9 @@ from geomap.composite.mask import DEFAULT_MASK, MOST_PX, Mask
 from geomap.config import Strict
 from geomap.errors import GeomapError, InputError
 from geomap.legends import Legend
-from geomap.read.access import DEADLINE, MAX_MISSED
+from geomap.read.access import DEADLINE
 from geomap.sentinel2 import SCL_CLASSES, SCL_NOT_CLEAR
-from geomap.types import Period
+from geomap.types import MAX_MISSED, Period
 
 if TYPE_CHECKING:
     from geomap.aoi import Area  # shapely and pyproj: loaded where an area is made
@@ -156,9 +156,13 @@ class CatalogueKeys(Strict):
         tuple[Line, ...],
         Option("--allow-host", "Also open http(s) addresses on this host; repeat for several."),
     ] = ()
+    exclude: Annotated[
+        tuple[Line, ...],
+        Option("--exclude", "Leave out the scene with this id; repeat for several.", "ID"),
+    ] = ()
     max_missed: Annotated[
         Percent,
-        Option("--max-missed", "Percent of a tile's scenes that may be missing or damaged; above 0, one may."),
+        Option("--max-missed", "Percent of scenes that may be left out as missing or faulty; above 0, one may."),
     ] = round(100 * MAX_MISSED)
     deadline: Annotated[
         Seconds, Option("--deadline", "Seconds for which a server of pixels may refuse a file.")
@@ -378,13 +382,14 @@ class Request:
     max_cloud: Percent = CatalogueKeys().max_cloud  # percent of a scene
     offset: OffsetPolicy = CatalogueKeys().offset
     allow_hosts: tuple[Line, ...] = ()
+    exclude: tuple[Line, ...] = ()  # ids of scenes to leave out
     min_clear_months: Converted[int | None, int] = Converted(_min_clear_months, None)
     min_confidence: Share = RequestKeys().min_confidence / 100  # 0..1
     within: Converted[str | tuple[str, str] | None, tuple[str, str] | None] = Converted(_within, None)
     # ^ (legend, class): the other maps cover only this class
     device: Line = ResourceKeys().device
     mask: Mask = DEFAULT_MASK
-    max_missed: Share = CatalogueKeys().max_missed / 100  # share of a tile's scenes
+    max_missed: Share = CatalogueKeys().max_missed / 100  # share of the scenes, of the search and of each tile
     deadline: Seconds = CatalogueKeys().deadline  # how long a server may refuse a file
     save_composites: Flag = False  # keep the monthly composites beside the maps, in composites.zarr
     save_embeddings: Flag = False  # keep the embeddings, in embeddings.zarr
@@ -424,6 +429,7 @@ def request_of(
         max_cloud=keys.catalogue.max_cloud,
         offset=keys.catalogue.offset,
         allow_hosts=keys.catalogue.allow_hosts,
+        exclude=keys.catalogue.exclude,
         min_clear_months=keys.min_clear_months,
         min_confidence=keys.min_confidence / 100,
         within=keys.within,

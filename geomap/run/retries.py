@@ -15,7 +15,7 @@ from geomap.run.directory import Quarantined, RunDirectory
 from geomap.run.progress import Tracker
 from geomap.run.tile_file import Outcome, Task
 from geomap.sources.hrefs import redacted
-from geomap.types import Dark, Progress
+from geomap.types import FAULTS, MAX_MISSED, Progress, may_miss
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,12 @@ class Tried:
 
 
 def try_tiles(
-    run: RunDirectory, all_tasks: Sequence[Task], pending: Sequence[Task], make: Make, progress: Progress
+    run: RunDirectory,
+    all_tasks: Sequence[Task],
+    pending: Sequence[Task],
+    make: Make,
+    progress: Progress,
+    max_missed: float = MAX_MISSED,
 ) -> Tried:
     """Make the pending tiles and keep each one as soon as it is finished; quarantine the tiles that fail twice.
 
@@ -48,10 +53,11 @@ def try_tiles(
         pending: tasks to do.
         make: does the tasks.
         progress: callback for tiles read and pixels encoded.
+        max_missed: share of the scenes that may be left out for a fault.
 
     Raises:
         TemporaryError: raised by the first tile that meets one; run again later.
-        OffsetError: the pixels of a scene contradict its offset.
+        OffsetError: the pixels of more scenes than may be left out contradict their offsets.
         Exception: the error of the first tile, if no tile could be made.
     """
     tracker = Tracker(run, pending, progress)
@@ -71,7 +77,8 @@ def try_tiles(
                     if not done and len(failed) >= HOPELESS:
                         raise failed[0][1]
                     continue
-                dark = _checked(run, dark, outcome.finished.about.dark)
+                dark = offset_check.total([dark, outcome.finished.about.dark])
+                offset_check.weigh(run.scenes or (), dark, may_leave_out(run, max_missed), so_far=True)
                 run.save(outcome.task, outcome.finished)
                 tracker.done(outcome.task)
                 done += 1
@@ -98,11 +105,10 @@ def _before(
     return left_out, [task for task in all_tasks if task.tile.name not in todo | left_out.keys()]
 
 
-def _checked(run: RunDirectory, before: Mapping[str, Dark], new: Mapping[str, Dark]) -> dict[str, Dark]:
-    """The evidence from all tiles so far. Raises OffsetError."""
-    total = offset_check.total([before, new])
-    offset_check.check(run.scenes or (), total)
-    return total
+def may_leave_out(run: RunDirectory, limit: float) -> int:
+    """How many more scenes of a run may be left out for a fault, if `limit` is the allowed share."""
+    faults = sum(item.cause in FAULTS for item in run.left_out)
+    return max(0, may_miss(len(run.scenes or ()) + faults, limit) - faults)
 
 
 def _failure(outcome: Outcome, attempt: int) -> Exception:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ from geomap.run.prepare import Prepared
 from geomap.run.tile_file import About, Task
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import UPDATE, Composite, Grid, Period, Tile
+from geomap.types import UPDATE, Composite, Gave, Grid, Period, Tile
 
 _UNTOLD: Final = frozenset({"bounds", "stac", "max_cloud", "offset_policy", "save", UPDATE})
 """Identity keys that a store does not repeat: how scenes were searched, which run.json holds."""
@@ -65,6 +65,7 @@ class MadeFrom:
 
     months: dict[str, str | None]  # month, as 2023-04 -> identity.month_keys; None: a scene was unreadable
     dark: dict[str, tuple[int, int]]  # scene id -> values and dark ones (types.Dark)
+    gave: dict[str, Gave] = field(default_factory=dict)  # scene id -> what it gave the tile
 
 
 _made_from: Final = TypeAdapter(MadeFrom)
@@ -83,6 +84,7 @@ def write_made_from(staging: Path, tasks: Iterable[Task], period: Period, abouts
         made = MadeFrom(
             {name: None if i in gaps else keys[i] for i, name in enumerate(period.month_names)},
             {scene: (d.values, d.dark) for scene, d in seen.dark.items()},
+            dict(sorted(seen.gave.items())),
         )
         files.write_json(_made_from_file(staging, task.tile), _made_from.dump_python(made, mode="json"))
 

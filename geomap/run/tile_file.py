@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter
 
-from geomap.types import Dark, Layers, Missed, Scene, Tile
+from geomap.types import Dark, Gave, Layers, Missed, Scene, Tile
 
 if TYPE_CHECKING:  # numpy takes 0.15 s to load; `geomap status` reads the JSON alone
     from numpy.typing import NDArray
@@ -54,6 +54,15 @@ class Reused:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """How much of the area in a tile is mapped."""
+
+    pixels: int = 0  # inside the area
+    mapped: int = 0  # of these, with enough clear months
+    months: tuple[str, ...] = ()  # months with a clear observation inside, as 2023-04
+
+
+@dataclass(frozen=True, slots=True)
 class About:
     """What is known about a finished tile besides its layers."""
 
@@ -63,6 +72,8 @@ class About:
     reused: Reused = field(default_factory=Reused)
     fingerprint: str = ""  # fingerprint of the task; written with the file
     stored: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # store -> file -> sha256 (store.digests)
+    gave: Mapping[str, Gave] = field(default_factory=dict)  # by id of each scene that was read
+    seen: Seen = field(default_factory=Seen)
 
 
 @dataclass(frozen=True, slots=True)

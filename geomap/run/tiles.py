@@ -23,7 +23,7 @@ from geomap.run.prepare import Prepared
 from geomap.run.progress import Tracker
 from geomap.run.request import Earlier, Request
 from geomap.run.stores import composite_over
-from geomap.run.tile_file import About, Finished, Outcome, Reused, Task, pack
+from geomap.run.tile_file import About, Finished, Outcome, Reused, Seen, Task, pack
 from geomap.run.update import Known
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.types import CLEAR_MONTHS, Composite, Layers
@@ -141,7 +141,8 @@ def _updated(prepared: Prepared, task: Task, earlier: Earlier) -> tuple[Composit
         log.warning("tile %s is made from all its scenes: %s", task.tile.name, e)
         return _from_scenes(asked, task), (), None
     names = asked.period.month_names
-    return replace(made, dark={**made.dark, **found.dark}), tuple(names[step] for step in sorted(found.steps)), known
+    made = replace(made, dark={**made.dark, **found.dark}, gave={**made.gave, **found.gave})
+    return made, tuple(names[step] for step in sorted(found.steps)), known
 
 
 def finish_tile(
@@ -159,8 +160,18 @@ def finish_tile(
         kept[EMBEDDINGS] = {"embedding": codes, CLEAR_MONTHS: layers[CLEAR_MONTHS]}
     seconds = {"composite": composed.seconds, "encode": time.perf_counter() - start}
     reused = Reused(composed.months, labelled.kept, labelled.encoded)
-    about = About(made.dark, made.missed, seconds, reused, composed.task.fingerprint)
+    seen = _seen(asked, composed, layers[CLEAR_MONTHS])
+    about = About(made.dark, made.missed, seconds, reused, composed.task.fingerprint, gave=made.gave, seen=seen)
     return Finished(pack(layers), about, kept)
+
+
+def _seen(asked: Request, composed: Composed, months: NDArray[np.uint8]) -> Seen:
+    """How much of the area in a tile is mapped; `months` are its (y, x) clear months."""
+    inside, clear = composed.inside, composed.made.clear
+    names = asked.period.month_names
+    held = tuple(name for name, seen in zip(names, clear, strict=True) if (seen[inside] > 0).any())
+    mapped = int(np.count_nonzero(inside & (months >= asked.min_clear_months)))
+    return Seen(int(np.count_nonzero(inside)), mapped, held)
 
 
 @dataclass(frozen=True, slots=True)

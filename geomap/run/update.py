@@ -41,7 +41,7 @@ from geomap.run.stores import medians, read_made_from
 from geomap.run.tile_file import Task
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import UPDATE, Composite, Dark, Grid, Layers, Period, Tile
+from geomap.types import UPDATE, Composite, Dark, Gave, Grid, Layers, Period, Tile
 from geomap.write.layer import Layer
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Shared:
 
     steps: Mapping[int, int]  # step of this run -> step of the earlier one
     dark: Mapping[str, Dark]  # scene id -> evidence on its offset
+    gave: Mapping[str, Gave]  # scene id -> what it gave the tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,9 @@ def shared(update: Earlier, task: Task, period: Period) -> Shared | None:
     for i, (month, key) in enumerate(zip(period.month_names, month_keys(near, tile.grid, period), strict=True)):
         if month in before and made.months.get(month) == key:
             steps[i] = before[month]
-    ids = (scene.id for scene in near if period.step(scene.time) in steps)
-    return Shared(steps, {scene: Dark(*made.dark[scene]) for scene in ids if scene in made.dark})
+    ids = {scene.id for scene in near if period.step(scene.time) in steps}
+    dark = {name: Dark(*values) for name, values in made.dark.items() if name in ids}
+    return Shared(steps, dark, {name: gave for name, gave in made.gave.items() if name in ids})
 
 
 def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known:

@@ -2,8 +2,9 @@
 
 GDAL 3.10 retries a refused request but ignores Retry-After, and its errors do not always hold the status: "not
 recognized as being in a supported file format" may be a 503. Its debug messages hold the headers of every response;
-rasterio passes them to its logger `rasterio._env` in the requesting thread, while GDAL waits. Here they are read and
-kept out of the log. A thread that is told to retry later sleeps before GDAL can send its next request.
+rasterio passes them to its loggers `rasterio._env` and `rasterio._err` in the requesting thread, while GDAL waits. Here
+they are read and kept out of the log. A thread that is told to retry later sleeps before GDAL can send its next
+request. GDAL also only warns of parts of a header that it could not read; that is noted too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ TEMPORARY: Final = frozenset({408, 425, 429, *range(500, 600)})
 6585, 8470). All others are final."""
 
 _MARK: Final = "CURL_INFO_HEADER_IN: "
+_CUT: Final = "IO error during reading"
+"""GDAL's warning (libtiff's) that a part of the header is not there; it goes on without that part."""
 _here = threading.local()
 _hold: dict[str, float] = {}
 """By host, the time (time.monotonic) before which it wants no request."""
@@ -43,12 +46,14 @@ class Answers:
     deadline: float  # time.monotonic at which waiting ends
     stopped: threading.Event  # set: waiting ends
     status: int = 0  # of the last response; 0: none yet
+    since: float = 0.0  # time.monotonic when it began
+    cut: str = ""  # what GDAL could not read of the file's header
 
     def see(self, header: str) -> None:
         """Note one line of a response; sleep where it says Retry-After."""
         name, _, value = header.partition(":")
         if name.startswith("HTTP/"):
-            self.status = int(name.split()[1])
+            self.status, self.since = int(name.split()[1]), time.monotonic()
         elif name.lower() == "retry-after" and self.status in TEMPORARY:
             _hold[self.host] = max(_hold.get(self.host, 0.0), time.monotonic() + seconds(value.strip()))
             self.wait()
@@ -73,13 +78,11 @@ def seconds(retry_after: str) -> float:
 def watched(href: str, deadline: float, stopped: threading.Event) -> Iterator[Answers]:
     """Wait until the file's host accepts requests, then watch this thread's; GDAL_OPTIONS must be set."""
     answers = Answers(urlsplit(href).netloc, deadline, stopped)
-    if not answers.host:  # a local file
-        yield answers
-        return
-    answers.wait()
+    if answers.host:  # else a local file
+        answers.wait()
     _here.answers = answers
     try:
-        with _headers:
+        with _opening, _reading:
             yield answers
     finally:
         _here.answers = None
@@ -89,13 +92,16 @@ def _note(record: logging.LogRecord) -> bool:
     """Take headers out of rasterio's log, and secrets out of its addresses."""
     text = record.getMessage()
     _, mark, header = text.partition(_MARK)
+    answers = getattr(_here, "answers", None)
     if mark:
-        answers = getattr(_here, "answers", None)
         if answers is not None:
             answers.see(header)
         return False
+    if answers is not None and record.levelno >= logging.WARNING and _CUT in text:
+        answers.cut = redacted(text)
     record.msg, record.args = redacted(text), None
     return True
 
 
-_headers: Final = process.Overhearing("rasterio._env", _note)
+_opening: Final = process.Overhearing("rasterio._env", _note)
+_reading: Final = process.Overhearing("rasterio._err", _note)

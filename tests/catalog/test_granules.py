@@ -4,9 +4,10 @@ from typing import Any
 import pytest
 from shapely.geometry import MultiPolygon, box, mapping
 
+from geomap.catalog.place import granule_bounds, outline
 from geomap.errors import NoScenesError
 from geomap.types import Period
-from tests.support.stac_items import Item, changed, granule, month_of
+from tests.support.stac_items import Item, changed, granule, month_of, placeless
 
 SIBERIA: list[list[float]] = [[179.0, 67], [181, 67], [181, 68], [179, 68], [179, 67]]
 
@@ -23,7 +24,8 @@ SIBERIA: list[list[float]] = [[179.0, 67], [181, 67], [181, 68], [179, 68], [179
     ids=["cut", "around the globe", "beyond 180", "beyond -180", "bbox"],
 )
 def test_antimeridian(find: Callable[..., Any], geometry: Any) -> None:
-    item = changed(granule("cdse", "36NYH", "2026-05-27T01:46:51.025000Z"), geometry=geometry, bbox=[179, 67, -179, 68])
+    plain = placeless(granule("cdse", "36NYH", "2026-05-27T01:46:51.025000Z"))
+    item = changed(plain, geometry=geometry, bbox=[179, 67, -179, 68])
     both = MultiPolygon([box(179.9, 67.4, 180, 67.6), box(-180, 67.4, -179.9, 67.6)])
     for area in (both, *both.geoms):
         (scene,) = find([item], area=area)
@@ -61,8 +63,11 @@ def test_the_highest_baseline_of_an_acquisition_is_kept(pc: Item, find: Callable
 
 
 def test_another_tile_pass_or_satellite_is_no_copy(pc: Item, find: Callable[..., Any]) -> None:
+    bounds = granule_bounds("24XWQ")
+    assert bounds
+    there = outline(32624, bounds)
     others = [
-        changed(pc, {"s2:mgrs_tile": "24XWQ"}, id="tile"),
+        changed(placeless(pc, "24XWQ"), id="tile", geometry=mapping(there), bbox=list(there.bounds)),
         changed(pc, {"s2:datatake_id": "GS2B_20220613T182919_027523_N04.00"}, id="pass"),
         changed(pc, {"platform": "Sentinel-2A"}, id="satellite"),
     ]
@@ -105,7 +110,7 @@ def test_a_scene_without_an_asset_is_left_out_with_a_warning(
     broken = reprocessed(pc, "05.10", "2024-01-01T00:00:00Z")
     del broken["assets"]["B8A"], broken["assets"]["SCL"]
     assert [s.id for s in find([pc, broken])] == [pc["id"]]  # an incomplete copy does not displace a complete one
-    assert f"left out scene {broken['id']}: it has no asset for B8A, SCL" in caplog.text
+    assert f"left out scene {broken['id']}: no asset for B8A, SCL" in caplog.text
     with pytest.raises(NoScenesError, match="1 lack a band"):
         find([broken])
 

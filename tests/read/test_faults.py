@@ -16,6 +16,8 @@ import rasterio
 from geomap import aoi, grid, pipeline
 from geomap.catalog.search import search
 from geomap.errors import DamagedError, ReadError, SourceUnavailableError
+from geomap.read import reader
+from geomap.read import stack as read
 from geomap.read.access import Access
 from geomap.read.stack import scene_classes, stack
 from geomap.run import tile_file
@@ -278,6 +280,66 @@ def test_an_observation_at_fault_is_left_out_as_if_it_were_not_there(
     assert str(archive(dates=DATES)) not in missed.detail
     assert_equal(made, without_third)
     assert (made.dn != healthy.dn).any()
+
+
+@pytest.mark.parametrize("size", range(300, 800, 50))
+def test_a_header_that_is_cut_anywhere_is_damaged_or_read_again(
+    archive: Archive, server: Server, healthy: Composite, without_third: Composite, size: int
+) -> None:
+    """GDAL only warns of parts of a header that it cannot read: the file would lie nowhere, or its nodata be pixels."""
+    scenes = found(archive, server.base)
+    end = place(scenes[2], SCL)
+    cut = Answer(sent=size / (archive(dates=DATES) / "cogs" / end).stat().st_size)
+    server.script[end] = [cut]
+    made = compose(scenes)
+    assert made.missed == ()
+    assert_equal(made, healthy)
+    server.always[end] = cut
+    made = compose(scenes)
+    assert [(m.scene, m.band, m.cause) for m in made.missed] == [(scenes[2].id, SCL, "damaged")]
+    assert_equal(made, without_third)
+
+
+def test_a_server_that_sends_hardly_a_byte_is_a_temporary_failure_and_no_damage(
+    archive: Archive, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(read.GDAL_OPTIONS, "GDAL_HTTP_LOW_SPEED_TIME", 1)
+    monkeypatch.setattr(reader, "STALLED", 2)
+    scenes = found(archive, server.base)
+    server.always[place(scenes[2], "B04")] = Answer(rate=50)
+    with pytest.raises(SourceUnavailableError, match="sends too slowly") as e:
+        compose(scenes, deadline=0.1)
+    assert e.value.exit_code == 75
+
+
+def test_a_slow_file_that_goes_on_is_healthy(
+    archive: Archive, server: Server, healthy: Composite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(read.GDAL_OPTIONS, "GDAL_HTTP_LOW_SPEED_TIME", 1)
+    scenes = found(archive, server.base)
+    server.always[place(scenes[2], "B04")] = Answer(rate=4000)
+    made = compose(scenes, deadline=0.1)
+    assert made.missed == ()
+    assert_equal(made, healthy)
+
+
+@pytest.mark.soak
+def test_a_file_that_takes_more_than_a_minute_is_healthy(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(1, 60_000, (256, 256)).astype(np.uint16)
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint16", "width": 256, "height": 256, "crs": "EPSG:32631"}
+    lies = rasterio.transform.from_origin(600000, 5500000, 10, 10)
+    with rasterio.open(tmp_path / "B02.tif", "w", **profile, transform=lies, blockysize=256) as out:
+        out.write(values, 1)
+    tile = Grid(32631, 600000, 5500000, 256, 256)
+    with Server(tmp_path) as server:
+        server.always["B02.tif"] = Answer(rate=1500)
+        assets = {band: SceneAsset(band, f"{server.base}/B02.tif", 0, "as it is") for band in BANDS}
+        scene = Scene("made", "c", "cdse", PERIOD.start, "s2a", "pass", 32631, (4.3, 49.5, 4.5, 49.7), assets)
+        start = time.monotonic()
+        clear = np.ones((1, 128, 128), bool)
+        made = stack([scene], tile, PERIOD, Access(deadline=1), clear).fine.dn[0, 0].compute()
+    assert time.monotonic() - start > 65
+    np.testing.assert_array_equal(made, values)
 
 
 @pytest.mark.parametrize("cut", [0.99, 0.7, 0.3])

@@ -1,4 +1,4 @@
-"""An archive whose files also lie 20 km to the east, and farther: places, of which some can be broken."""
+"""An archive whose files also lie 40 km to the east, and farther: places, of which some can be broken."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from geomap.run.request import Request
 from geomap.types import Period
 from tests.support.requests import request_for
 
-EAST = 20_480  # metres between the places, two tiles of the grid
+EAST = 40_960  # metres between the places, two tiles of the grid, in two granules
 BOX = (574700, 5621820, 575300, 5622420)  # EPSG:32631, inside the patch
 
 
@@ -54,7 +54,7 @@ def area(count: int = 2) -> aoi.Area:
 
 
 def request(archive: Callable[..., Path], weights: str, folder: Path) -> Request:
-    """Two tiles, 20 km apart, from 9 dates whose items and eastern files are written into a folder."""
+    """Two tiles, 40 km apart, from 9 dates whose items and eastern files are written into a folder."""
     return request_for(two_places(archive(dates=9), folder), weights, area=area(), period=Period(2018, 9, 1))
 
 

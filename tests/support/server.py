@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +22,7 @@ class Answer:
     sent: float = 1.0  # share of the body that is sent, whatever its length is said to be
     head: float = 1.0  # share of the length that HEAD states
     wait: float = 0.0  # seconds before it
+    rate: int | None = None  # bytes a second; None: as fast as it goes
 
 
 class Seen(NamedTuple):
@@ -151,8 +153,18 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.close_connection = answer.sent < 1
-            self.wfile.write(body[: int(len(body) * answer.sent)])
+            self._send(body[: int(len(body) * answer.sent)], answer.rate)
             self.server_.sent += len(body)
+
+    def _send(self, body: bytes, rate: int | None) -> None:
+        """Send at once, or ten times a second a tenth of what a second may bring."""
+        if rate is None:
+            self.wfile.write(body)
+            return
+        with suppress(OSError):  # the client may give up
+            for start in range(0, len(body), max(1, rate // 10)):
+                self.wfile.write(body[start : start + max(1, rate // 10)])
+                time.sleep(0.1)
 
     def _part(self, content: bytes, headers: dict[str, str]) -> tuple[bytes, int]:
         """The range that was asked for and its status."""

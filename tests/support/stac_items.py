@@ -8,6 +8,7 @@ from typing import Any
 
 from shapely.geometry import box, mapping
 
+from geomap.catalog.place import granule_bounds
 from geomap.sentinel2 import BANDS_10M, SCL
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Period
@@ -59,12 +60,14 @@ def granule(provider: str, tile: str, time: str, baseline: str = "05.10", unit: 
         told["proj:epsg"] = epsg
     if provider == "earth-search-l2a":
         told["earthsearch:boa_offset_applied"] = True
+    bounds = granule_bounds(tile)
+    assert bounds
     assets: Item = {}
     for band, key in known.assets.items():
         size = 10 if band in BANDS_10M else 20
         assets[key] = {
             "href": STORES[provider].format(f"{name}/{key}"), "roles": ["data"], "gsd": size,
-            "proj:shape": [109_800 // size] * 2, "proj:transform": [size, 0, 600_000, 0, -size, 5_200_020],
+            "proj:shape": [109_800 // size] * 2, "proj:transform": [size, 0, bounds[0], 0, -size, bounds[3]],
         }  # fmt: skip
         if provider == "cdse":
             assets[key]["proj:code"] = f"EPSG:{epsg}"
@@ -94,6 +97,14 @@ def real_items(shared: Path, name: str) -> list[Item]:
 def month_of(item: Item) -> Period:
     time = datetime.fromisoformat(item["properties"]["datetime"])
     return Period(time.year, time.month, 1)
+
+
+def placeless(item: Item, tile: str | None = None) -> Item:
+    """An item that says nothing of its place but its geometry, its zone and, if given, its MGRS tile."""
+    other = changed(item, {"grid:code": tile and f"MGRS-{tile}", "s2:mgrs_tile": tile}, id="placeless")
+    for asset in other["assets"].values():
+        del asset["proj:transform"], asset["proj:shape"]
+    return other
 
 
 def changed(item: Item, properties: dict[str, Any] | None = None, **fields: Any) -> Item:
