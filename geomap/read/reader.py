@@ -19,7 +19,6 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
@@ -30,7 +29,7 @@ from stackstac.raster_spec import RasterSpec
 from stackstac.rio_env import LayeredEnv
 
 from geomap.errors import DamagedError, GeomapError, ReadError, SourceUnavailableError
-from geomap.read.access import Access, driver
+from geomap.read.access import Access, opened
 from geomap.sources import leases, retry_after
 from geomap.sources.hrefs import redact, redacted
 from geomap.sources.providers import SIGN_AGAIN
@@ -114,7 +113,7 @@ class SceneReader:
         values = np.zeros((window.height, window.width), self.dtype)
         with retry_after.watched(self.url, deadline, self.access.stopped) as heard:
             try:
-                with self.gdal_env.open, rasterio.open(path, driver=driver(self.url), sharing=False) as dataset:
+                with self.gdal_env.open, opened(path, self.url) as dataset:
                     self._check(dataset)
                     self._fill(values, dataset, window, part)
             except (GeomapError, MemoryError):

@@ -260,9 +260,7 @@ def _errors(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, CommClosedError, FutureCancelledError, TimeoutError) as e:
-        raise ClusterError(
-            f"{where} does not answer ({_line(e)}); run the same command again"
-        ) from e
+        raise ClusterError(f"{where} does not answer ({_line(e)}); run the same command again") from e
 
 
 def _line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """Dask's scheduler and local workers on Unix sockets in a folder that only this user can enter: no port is open.
 
-Dask runs any code that reaches its scheduler, and every user of a machine reaches its ports on 127.0.0.1. The kernel lets
-nobody but the owner (and root) into a folder of mode 0700, so nobody else reaches a socket in it. An address is
+Dask runs any code that reaches its scheduler, and every user of a machine reaches its ports on 127.0.0.1. The kernel
+lets nobody but the owner (and root) into a folder of mode 0700, so nobody else reaches a socket in it. An address is
 `unix://<folder>:<number>`; importing this module teaches dask such addresses, in this process and in each worker.
 """
 
