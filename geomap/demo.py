@@ -60,7 +60,7 @@ def run_demo(
 
 def agreement(name: str, truth: Path, mapped: Path) -> tuple[Agreement, ...]:
     """Agreement of a map with a truth raster on the same 10 m grid: for the whole map, then by class."""
-    with rasterio.open(truth) as t, rasterio.open(mapped) as m:
+    with rasterio.open(truth, driver="GTiff") as t, rasterio.open(mapped, driver="GTiff") as m:
         wanted = t.read(1)
         found = m.read(1, window=from_bounds(*t.bounds, m.transform), boundless=True, fill_value=0)
     known = (wanted > 0) & (found > 0)

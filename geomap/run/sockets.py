@@ -1,4 +1,4 @@
-"""Dask's scheduler and local workers on Unix sockets in a folder that only this user can enter: no port is open.
+"""Dask's scheduler and local workers on Unix sockets that only this user reaches: no port is open.
 
 Dask runs any code that reaches its scheduler, and every user of a machine reaches its ports on 127.0.0.1. The kernel
 lets nobody but the owner (and root) into a folder of mode 0700, so nobody else reaches a socket in it. An address is
