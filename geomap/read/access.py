@@ -11,8 +11,6 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import rasterio
-
 from geomap.errors import DamagedError
 from geomap.sources import retry_after
 from geomap.sources.hrefs import redact
@@ -43,6 +41,8 @@ def opened(path: str, href: str) -> Iterator[Any]:
     `path` is `href`, or the same file as GDAL asks a provider for it. Raises DamagedError if the file's metadata name
     other files: GDAL would open these without asking which hosts are allowed. rasterio's errors are passed on.
     """
+    import rasterio  # not at the top: the command line loads this module for its numbers
+
     with rasterio.open(path, driver=driver(href), sharing=False) as dataset:
         for domain, key in NAMES_FILES.items():
             if key in dataset.tags(ns=domain):

@@ -65,7 +65,7 @@ class _Comm(TCP):
         self._closed = False
         Comm.__init__(self, deserialize=deserialize)
         self._local_addr, self._peer_addr, self.stream, self._extra = local, peer, stream, {}
-        self._finalizer = weakref.finalize(self, self._get_finalizer())
+        self._finalizer = weakref.finalize(self, self._get_finalizer())  # type: ignore[no-untyped-call]
         self._finalizer.atexit = False
         stream.set_close_callback(partial(_closed, weakref.ref(self)))
 
@@ -76,9 +76,9 @@ class _Connector(BaseTCPConnector):
     encrypted = False
 
     async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> _Comm:
-        stream = IOStream(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), max_buffer_size=MAX_BUFFER_SIZE)
+        stream = IOStream(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), max_buffer_size=int(MAX_BUFFER_SIZE))
         try:
-            await stream.connect(str(_socket(address)))  # type: ignore[arg-type]  # tornado is typed for TCP
+            await stream.connect(str(_socket(address)))
         except (OSError, StreamClosedError) as e:
             stream.close()
             raise CommClosedError(f"nobody listens at {self.prefix}{address}: {e}") from e
@@ -99,7 +99,7 @@ class _Listener(BaseTCPListener):
     async def start(self) -> None:
         self.port = self.port or secrets.randbelow(10**9) + 1
         self.bound_address = (self.ip, self.port)
-        self.tcp_server = TCPServer(max_buffer_size=MAX_BUFFER_SIZE)
+        self.tcp_server = TCPServer(max_buffer_size=int(MAX_BUFFER_SIZE))
         self.tcp_server.handle_stream = self._handle_stream  # type: ignore[method-assign]
         self.tcp_server.add_socket(bind_unix_socket(str(_socket(self.listen_address)), mode=0o600, backlog=BACKLOG))
 
