@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from rasterio.windows import from_bounds
 
 from geomap import aoi, files, legends, simulate
 from geomap.encode.engine import pick_device
+from geomap.run.directory import require_run
 from geomap.run.map import Estimate, Result, map_area
 from geomap.run.request import Request
 from geomap.types import Period, Progress
@@ -40,8 +40,9 @@ def run_demo(
     Maps of an earlier demonstration are removed, because another version may have made them.
     """
     pick_device(device)
-    if (out / "maps" / files.STATE).is_dir():
-        shutil.rmtree(out / "maps")
+    if require_run(out / "maps"):
+        with files.disk_errors(out):
+            files.remove(out / "maps")
     progress("simulate", 0, 1)
     archive = simulate.write_archive(out / "scenes", year=YEAR)
     progress("simulate", 1, 1)
@@ -59,7 +60,7 @@ def run_demo(
 
 def agreement(name: str, truth: Path, mapped: Path) -> tuple[Agreement, ...]:
     """Agreement of a map with a truth raster on the same 10 m grid: for the whole map, then by class."""
-    with rasterio.open(truth) as t, rasterio.open(mapped) as m:
+    with rasterio.open(truth, driver="GTiff") as t, rasterio.open(mapped, driver="GTiff") as m:
         wanted = t.read(1)
         found = m.read(1, window=from_bounds(*t.bounds, m.transform), boundless=True, fill_value=0)
     known = (wanted > 0) & (found > 0)

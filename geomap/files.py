@@ -47,7 +47,32 @@ def clean_temporary(directory: Path) -> None:
     with disk_errors(directory):
         for path in (*directory.rglob(".*.part"), *directory.rglob(".*.part.*")):
             log.info("removing %s, left by an interrupted run", path)
-            path.unlink(missing_ok=True)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (never what it points to) or a folder, which loses its name first. Raises OSError.
+
+    So a folder that is half removed when the program is killed has a temporary name, which `clean_temporary` knows.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    going = path if path.name.endswith(".part") else temporary(path, "old")
+    if going != path:
+        remove(going)
+        os.replace(path, going)
+    shutil.rmtree(going)
+
+
+def links(directory: Path) -> Iterator[Path]:
+    """The symbolic links in a directory and below it; none is followed. Raises OSError."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_symlink():
+                yield Path(entry.path)
+            elif entry.is_dir(follow_symlinks=False):
+                yield from links(Path(entry.path))
 
 
 def flush(path: Path) -> None:
@@ -66,25 +91,35 @@ def commit(part: Path, path: Path) -> None:
     flush(path.parent)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; missing directories are made. Raises DiskFullError, OutputError."""
+def write_bytes(path: Path, data: bytes, private: bool = False) -> None:
+    """Write a file whole or not at all; missing directories are made. Raises DiskFullError, OutputError.
+
+    A `private` file can be read by its owner alone, from its first byte on.
+    """
     part = temporary(path)
     with disk_errors(path.parent, len(data)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)
-            with part.open("xb") as f:  # x: never through a link that someone put there
+            with open(part, "xb", opener=_private if private else None) as f:  # x: never through a link put there
                 f.write(data)
             commit(part, path)
         finally:
             part.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def _private(name: str, flags: int) -> int:
+    """Open a new file of mode 0600, whatever the umask."""
+    fd = os.open(name, flags, 0o600)
+    os.fchmod(fd, 0o600)
+    return fd
+
+
+def write_json(path: Path, value: Any, private: bool = False) -> None:
     """Write JSON whose bytes depend on `value` alone: sorted keys, UTF-8. Raises ValueError for NaN; as write_bytes."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     # ^ a lone surrogate, from a file name that is not UTF-8, becomes the JSON escape \udcXX
-    write_bytes(path, text.encode("utf-8", "backslashreplace") + b"\n")
+    write_bytes(path, text.encode("utf-8", "backslashreplace") + b"\n", private)
 
 
 @contextmanager
@@ -110,7 +145,9 @@ def probe(directory: Path, needed: int) -> None:
     part = temporary(directory / "probe")
     with disk_errors(directory, needed):
         try:
-            part.write_bytes(bytes(_PROBE))
+            part.unlink(missing_ok=True)
+            with part.open("xb") as f:
+                f.write(bytes(_PROBE))
             flush(part)
         finally:
             part.unlink(missing_ok=True)
@@ -163,13 +200,23 @@ def publish(staging: Path, directory: Path) -> None:
             for name in before - set(names):
                 (directory / name).unlink(missing_ok=True)
         folders = {(directory / name).parent for name in names}
-        for folder in folders:
+        for folder in sorted(folders):
+            _real(directory, folder)
             folder.mkdir(parents=True, exist_ok=True)
         for name in names:
             os.replace(staging / name, directory / name)
         for folder in folders:
             flush(folder)
         commit(staging / SUMS, directory / SUMS)
+
+
+def _real(directory: Path, folder: Path) -> None:
+    """Raise OutputError if a folder of the run, or one above it inside the run, is a link: files would go elsewhere."""
+    for path in (folder, *folder.parents):
+        if path == directory:
+            return
+        if path.is_symlink():
+            raise OutputError(f"{path} is a link, and the run writes there; remove the link or choose another --out")
 
 
 def verify(directory: Path) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _YEAR = re.compile(r"\d{4}", re.ASCII)
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
+TILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
+"""Names of tiles: files are called by them, so a name that was read is checked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,23 @@ of files (test_files).
 import ast
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 import yaml
 from shapely.geometry import box
 
 from geomap import aoi, config, files, grid, pipeline
 from geomap.catalog.search import search
-from geomap.errors import HrefError, ReadError
+from geomap.errors import DamagedError, HrefError, ReadError
+from geomap.run import plan as plans
 from geomap.run.map import map_area
-from geomap.types import Period
+from geomap.sentinel2 import SCL
+from geomap.types import Grid, Period
 from tests.support import REPOSITORY
 from tests.support.archive import PATCH, items_of, served
 from tests.support.requests import request_for
@@ -83,6 +88,64 @@ def test_a_tif_over_http_that_is_a_virtual_raster_is_not_opened(
             pipeline.compose(scenes, grid.tiles(area)[0].grid, PERIOD, max_missed=0)
         assert server.times("/blue.tif")
         assert inside.seen == []
+
+
+SIDES = ("scl.tif.ovr", "scl.tif.msk", "scl.tif.aux.xml", "scl.ovr", "scl.aux.xml", "scl.tfw", "scl.prj", "scl.rpb")
+
+
+@pytest.mark.parametrize("nodata", [None, 0, 255])
+@pytest.mark.parametrize("names", ["nothing", "local overviews", "overviews of a host", "overviews beside", "places"])
+def test_a_tif_whose_metadata_name_another_file_opens_nothing_else(
+    archive: Archive, tmp_path: Path, names: str, nodata: int | None
+) -> None:
+    """A plan reads overviews, but asks no other host for them, opens no local path and looks for no side file."""
+    (tmp_path / "web").mkdir()
+    (tmp_path / "inside").mkdir()
+    secret = tmp_path / "inside/secret.tif"
+    write_scl(secret, 256, 4, None, {})
+    for side in SIDES:
+        (tmp_path / "web" / side).write_bytes(secret.read_bytes())
+    with Server(secret.parent) as inside, Server(tmp_path / "web") as server:
+        there = f"/vsicurl/{inside.base}/{secret.name}"
+        found = {
+            "nothing": {},
+            "local overviews": {"OVERVIEWS": {"OVERVIEW_FILE": str(secret)}},
+            "overviews of a host": {"OVERVIEWS": {"OVERVIEW_FILE": there}},
+            "overviews beside": {"OVERVIEWS": {"OVERVIEW_FILE": ":::BASE:::scl.tif.ovr"}},
+            "places": {"GEOLOCATION": {"X_DATASET": there, "Y_DATASET": there, "X_BAND": "1", "Y_BAND": "1"}},
+        }[names]
+        write_scl(tmp_path / "web/scl.tif", 512, 9, nodata, found)
+        scenes = search(aoi.parse_area(PATCH).geometry, PERIOD, str(archive(dates=DATES) / "items.json")).scenes
+        asset = replace(scenes[0].assets[SCL], href=f"{server.base}/scl.tif?{names.replace(' ', '-')}{nodata}")
+        hostile = replace(scenes[0], assets={SCL: asset})
+        coarse = Grid(32631, 574680, 5622440, 100, 100, 80)
+        if names == "nothing":
+            assert not plans.clear_sky(hostile, coarse).any()
+        else:
+            with pytest.raises(DamagedError, match=r"scl\.tif is not opened \(its metadata name another file"):
+                plans.clear_sky(hostile, coarse)
+        assert inside.seen == []
+        assert {path.partition("?")[0] for path in server.paths()} == {"/scl.tif"}
+
+
+def write_scl(path: Path, side: int, value: int, nodata: int | None, names: dict[str, dict[str, str]]) -> None:
+    """A tiled GeoTIFF of one class at 20 m, without overviews, whose metadata may name other files."""
+    where = {"crs": "EPSG:32631", "transform": rasterio.Affine(20, 0, 574680, 0, -20, 5622440)}
+    how = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "nodata": nodata}
+    with rasterio.open(path, "w", "GTiff", side, side, 1, dtype="uint8", **where, **how) as target:
+        target.write(np.full((1, side, side), value, np.uint8))
+        for domain, tags in names.items():
+            target.update_tags(ns=domain, **tags)
+
+
+def test_every_file_of_a_scene_is_opened_in_one_place() -> None:
+    """Elsewhere rasterio opens only geomap's own maps."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        text = path.read_text()
+        for part in text.split("rasterio.open(")[1:]:
+            call = part[: part.index(":\n")] if ":\n" in part else part
+            assert 'driver="GTiff"' in call or '"w"' in call or path.name == "access.py", f"{path}: {call}"
+        assert ("driver=driver(" in text) == (path.name == "access.py")
 
 
 @pytest.mark.parametrize(

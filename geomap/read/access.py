@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from geomap.errors import DamagedError
 from geomap.sources import retry_after
+from geomap.sources.hrefs import redact
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Scene
 
@@ -29,6 +31,29 @@ DEADLINE: Final = 120.0
 def driver(href: str) -> str:
     """The GDAL driver for an address or path; GeoTIFF's if the suffix is unknown."""
     return DRIVERS.get(PurePosixPath(urlsplit(href).path).suffix.lower(), "GTiff")
+
+
+NAMES_FILES: Final = {"OVERVIEWS": "OVERVIEW_FILE", "GEOLOCATION": "X_DATASET"}
+"""Metadata of a file (domain -> key) that make GDAL open another file or address, with any driver."""
+
+
+@contextmanager
+def opened(path: str, href: str) -> Iterator[Any]:
+    """The dataset of a scene's file, inside a rasterio.Env of GDAL_OPTIONS. Every file of a scene is opened here.
+
+    `path` is `href`, or the same file as GDAL asks a provider for it. Raises DamagedError if the file's metadata name
+    other files: GDAL would open these without asking which hosts are allowed. rasterio's errors are passed on.
+    """
+    import rasterio  # not at the top: the command line loads this module for its numbers
+
+    with rasterio.open(path, driver=driver(href), sharing=False) as dataset:
+        for domain, key in NAMES_FILES.items():
+            if key in dataset.tags(ns=domain):
+                what = f"its metadata name another file, {key}"
+                raise DamagedError(
+                    f"{redact(href)} is not opened ({what}); map from an item file without this scene", "damaged", what
+                )
+        yield dataset
 
 
 @dataclass(frozen=True)

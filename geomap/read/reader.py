@@ -20,7 +20,6 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 import numpy as np
-import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from pyproj import Transformer
@@ -37,7 +36,7 @@ from geomap.errors import DamagedError, GeomapError, ReadError, SourceUnavailabl
 from geomap.grid import outline
 from geomap.lonlat import Box, agree
 from geomap.read import blocks
-from geomap.read.access import STALLED, Access, driver
+from geomap.read.access import STALLED, Access, opened
 from geomap.sources import leases, retry_after
 from geomap.sources.hrefs import redact, redacted
 from geomap.sources.providers import SIGN_AGAIN
@@ -148,7 +147,7 @@ class SceneReader:
         values = np.zeros((window.height, window.width), self.dtype)
         with retry_after.watched(self.url, deadline, self.access.stopped) as heard:
             try:
-                with self.gdal_env.open, rasterio.open(path, driver=driver(self.url), sharing=False) as dataset:
+                with self.gdal_env.open, opened(path, self.url) as dataset:
                     if heard.cut:
                         raise _cut(self.url, heard.cut)
                     self._check(dataset)

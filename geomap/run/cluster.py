@@ -156,24 +156,25 @@ class Cluster:
         return client
 
     def _start(self) -> Client:
-        """Start workers on this machine, reachable only from this machine."""
+        """Start workers on this machine, reachable only by this user. Raises ClusterError."""
         import dask
-        from distributed import LocalCluster
+        from distributed import SpecCluster
         from distributed.system import MEMORY_LIMIT
 
+        from geomap.run import sockets
+
         r = self._resources
-        with dask.config.set(LOCAL_CONFIG):
-            cluster = LocalCluster(
-                n_workers=r.workers,
-                threads_per_worker=r.threads,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",  # for dask's own HTTP routes; port 8787 may be taken
-                scheduler_kwargs={"dashboard": False},
-                memory_limit=r.memory or MEMORY_LIMIT // r.workers,
-                silence_logs=logging.CRITICAL,  # geomap reports failures itself
-            )
-        self._exit.enter_context(cluster)
+        folder = self._exit.enter_context(sockets.private_folder())
+        memory = r.memory or MEMORY_LIMIT // r.workers
+        made = sockets.specification(folder, r.workers, r.threads, memory, logging.CRITICAL)
+        # ^ CRITICAL: geomap reports failures itself
+        try:
+            with dask.config.set(LOCAL_CONFIG):
+                cluster = self._exit.enter_context(SpecCluster(**made))
+        except (RuntimeError, OSError, TimeoutError) as e:
+            raise ClusterError(
+                f"{self._name} do not start ({_line(e)}); give fewer --workers or more memory, or leave --workers out"
+            ) from e
         return self._connect(cluster.scheduler_address)
 
     def _gpu_workers(self) -> list[str]:
@@ -259,9 +260,12 @@ def _errors(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, CommClosedError, FutureCancelledError, TimeoutError) as e:
-        raise ClusterError(
-            f"{where} does not answer ({' '.join(str(e).split())[:200]}); run the same command again"
-        ) from e
+        raise ClusterError(f"{where} does not answer ({_line(e)}); run the same command again") from e
+
+
+def _line(error: BaseException) -> str:
+    """What an error says and what caused it, on one line."""
+    return " ".join(f"{error} {error.__cause__ or ''}".split())[:200]
 
 
 def _forget(client: Client, plugin: str) -> None:

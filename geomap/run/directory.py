@@ -4,27 +4,32 @@
 `<tile>.npz` holds the finished layers of one tile and the fingerprint of its inputs; it gets this name only once it is
 complete. `<kind>.zarr` are the stores of composites and embeddings. `quarantine.json` names the tiles that failed
 twice. `running.json` is for `geomap status`. One run at a time holds the lock.
+
+The first line of `lock` says that a run made the directory: a folder called `tiles` without it, and without a request,
+is somebody else's. A run makes no links, so a directory that holds one is refused.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
-import shutil
+import os
+import stat
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from filelock import FileLock, Timeout
-from pydantic import TypeAdapter
+from pydantic import StringConstraints, TypeAdapter
 
 from geomap import files
 from geomap.errors import BusyError, InputError, OutputError, ReadError
 from geomap.run.tile_file import DAMAGED, About, Finished, Task, encode, read_about, read_layer, whole
-from geomap.types import EXCLUDE, LeftOut, Scene, Searched, Tile
+from geomap.types import EXCLUDE, TILE_NAME, LeftOut, Scene, Searched, Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +45,8 @@ LOCK_FILE: Final = "lock"
 
 LOCK_S: Final = 0.25
 """Seconds to wait for the lock: `geomap status` holds it for a moment."""
+MARK: Final = b"state of a run of geomap\n"
+"""What the lock file says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,7 @@ class Begun:
     """request.json: a run that has started."""
 
     request: dict[str, Any]  # identity.identity_of
-    tiles: dict[str, Listed]  # by name
+    tiles: dict[Annotated[str, StringConstraints(pattern=rf"^{TILE_NAME.pattern}$")], Listed]  # by name
     scenes: tuple[Scene, ...] = ()  # with their addresses, until the run is finished
     left_out: tuple[LeftOut, ...] = ()
     finished: bool = False
@@ -127,8 +134,7 @@ def read_quarantine(directory: Path) -> dict[str, Quarantined]:
 def held(directory: Path) -> bool:
     """Whether a run holds the directory. The check itself holds the lock for a moment; a starting run waits for it.
 
-    filelock is not used here, because it opens the lock file for writing, and read access must be enough to see a
-    run's progress.
+    The file is opened for reading alone, which must be enough to see a run's progress.
     """
     try:
         with (directory / files.STATE / LOCK_FILE).open() as f:
@@ -170,24 +176,24 @@ class RunDirectory:
         searched: Searched = Searched(),  # noqa: B008
     ) -> RunDirectory:
         """Write the request, its tiles and the scenes found. Raises DiskFullError, OutputError."""
-        self._write(Begun(dict(request), _listed(tasks), tuple(scenes), tuple(left_out), searched=searched))
-        (self.home / REQUEST_FILE).chmod(0o600)  # addresses may contain tokens, until `finish` removes them
+        begun = Begun(dict(request), _listed(tasks), tuple(scenes), tuple(left_out), searched=searched)
+        self._write(begun, private=True)  # addresses may contain tokens, until `finish` removes them
         return replace(self, scenes=tuple(scenes), left_out=tuple(left_out), finished=False, searched=searched)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the directory; raises BusyError if another run holds it."""
-        lock = FileLock(self.home / LOCK_FILE, timeout=LOCK_S)
+        """Lock the directory. Raises BusyError if another run holds it, OutputError if it is not of a run."""
         with files.disk_errors(self.path):
+            _require_own(self.home)
             self.home.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise BusyError(f"another run is writing {self.path}; wait for it or choose another --out") from None
+            fd = os.open(self.home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
+            _acquire(fd, self.path)
+            with files.disk_errors(self.path):
+                _mark(fd, self.home / LOCK_FILE)
             yield
         finally:
-            lock.release()
+            os.close(fd)  # releases the lock
 
     def save(self, task: Task, finished: Finished) -> None:
         """Keep a tile; its own file, which makes it count, is written last. Raises DiskFullError, OutputError."""
@@ -221,7 +227,7 @@ class RunDirectory:
         """An empty directory in which the maps are made."""
         path = self.home / "maps"
         with files.disk_errors(self.path):
-            shutil.rmtree(path, ignore_errors=True)
+            files.remove(path)
             path.mkdir()
         return path
 
@@ -239,17 +245,18 @@ class RunDirectory:
 
     def finish(self, request: Mapping[str, Any], tasks: Sequence[Task] = (), keep: bool = False) -> None:
         """Remove what a finished run no longer needs: the scenes' addresses, and the tiles unless `keep` is set."""
+        from geomap.store.store import COMPOSITES, EMBEDDINGS  # loads zarr
+
+        tiles = (
+            () if keep else (*(self._file(task.tile) for task in tasks), self.home / COMPOSITES, self.home / EMBEDDINGS)
+        )
         with files.disk_errors(self.path):
-            for path in () if keep else self.home.glob("*.npz"):
-                path.unlink()
-            for path in () if keep else self.home.glob("*.zarr"):
-                shutil.rmtree(path)
-            (self.home / RUNNING_FILE).unlink(missing_ok=True)
-        shutil.rmtree(self.home / "maps", ignore_errors=True)
+            for path in (*tiles, self.home / RUNNING_FILE, self.home / "maps"):
+                files.remove(path)
         self._write(Begun(dict(request), _listed(tasks), finished=True))
 
-    def _write(self, begun: Begun) -> None:
-        files.write_json(self.home / REQUEST_FILE, _begun.dump_python(begun, mode="json"))
+    def _write(self, begun: Begun, private: bool = False) -> None:
+        files.write_json(self.home / REQUEST_FILE, _begun.dump_python(begun, mode="json"), private)
 
     def _file(self, tile: Tile) -> Path:
         return self.home / f"{tile.name}.npz"
@@ -286,10 +293,11 @@ def open_directory(directory: Path, request: Mapping[str, Any], renew: Collectio
 def require_run(directory: Path) -> bool:
     """Whether a directory holds a run with a finished tile or maps.
 
-    Raises OutputError if the directory holds unrelated files, or cannot be read.
+    Raises OutputError if the directory holds unrelated files or links, or cannot be read.
     """
     path = directory / files.STATE / REQUEST_FILE
     try:
+        _require_own(directory / files.STATE)
         left = [p.name for p in directory.iterdir() if p.name != files.STATE] if directory.exists() else []
         begun = path.is_file() and bool(left or any(path.parent.glob("*.npz")))
     except OSError as e:
@@ -302,3 +310,56 @@ def require_run(directory: Path) -> bool:
 def _listed(tasks: Sequence[Task]) -> dict[str, Listed]:
     """Tiles as request.json lists them, for readers that do not have the request."""
     return {task.tile.name: Listed(task.pixels, task.fingerprint) for task in tasks}
+
+
+def _require_own(home: Path) -> None:
+    """Raise OutputError if a state directory is not of a run, or holds a link. One that is not there is no fault."""
+    if home.is_symlink():
+        raise OutputError(f"{home} is a link, which no run makes; remove it or choose another --out")
+    if not home.exists():
+        return
+    names = sorted(p.name for p in home.iterdir())
+    for path in files.links(home):
+        raise OutputError(f"{path} is a link, which no run makes; remove it or choose another --out")
+    if names and not _own(home, names):
+        other = next((name for name in names if name != LOCK_FILE), LOCK_FILE)
+        raise OutputError(f"{home} is not of a run of geomap (it holds {other}); move it or choose another --out")
+
+
+def _own(home: Path, names: Sequence[str]) -> bool:
+    """Whether a run made a directory: its lock file says so, or its request does, or it stopped before either."""
+    lock, request = home / LOCK_FILE, home / REQUEST_FILE
+    if lock.is_file():
+        with lock.open("rb") as f:
+            start = f.read(len(MARK))
+        if start == MARK or (not start and len(names) == 1):
+            return True
+    try:
+        return request.is_file() and bool(_begun.validate_json(request.read_bytes()))
+    except ValueError:
+        return False
+
+
+def _acquire(fd: int, directory: Path) -> None:
+    """Lock an open lock file. Raises BusyError if another run holds it, OutputError if the disk has no locks."""
+    end = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise BusyError(f"another run is writing {directory}; wait for it or choose another --out") from None
+            time.sleep(0.02)
+        except OSError as e:
+            if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            raise OutputError(f"the disk of {directory} cannot lock files ({e.strerror}); choose another --out") from e
+
+
+def _mark(fd: int, path: Path) -> None:
+    """Write into a new lock file what it is. Nothing is ever written over. Raises OutputError, OSError."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise OutputError(f"{path} is not the lock file of a run; remove it or choose another --out")
+    if not found.st_size:
+        os.write(fd, MARK)

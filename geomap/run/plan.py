@@ -29,7 +29,7 @@ from geomap.encode.engine import Engine
 from geomap.errors import GeomapError
 from geomap.lonlat import Box
 from geomap.read import reader
-from geomap.read.access import GDAL_OPTIONS, all_local, driver, gdal_options, threads
+from geomap.read.access import GDAL_OPTIONS, all_local, gdal_options, opened, threads
 from geomap.run.prepare import PIXELS_PER_KM2, find_scenes, months_with_data, read_bytes
 from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, SCL
@@ -219,7 +219,7 @@ def clear_sky(scene: Scene, where: Grid, mask: Mask = DEFAULT_MASK) -> NDArray[n
     try:
         with (
             rasterio.Env(**options),
-            rasterio.open(href, driver=driver(href), sharing=False) as source,
+            opened(href, href) as source,
             WarpedVRT(source, src_nodata=0, nodata=0, resampling=Resampling.nearest, **lies, **size) as warped,
         ):
             classes = warped.read(1, out_shape=where.shape, resampling=Resampling.nearest)

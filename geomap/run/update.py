@@ -245,7 +245,7 @@ def _path(directory: Path, layer: Layer, tile: Tile, kept: Store) -> Path:
 def _pixels(path: Path, where: Grid) -> NDArray[Any]:
     """(y, x) pixels of a finished map. Raises ReadError if it cannot be read or does not cover the grid."""
     try:
-        with rasterio.open(path) as source:
+        with rasterio.open(path, driver="GTiff", sharing=False) as source:
             whole = Grid(where.epsg, round(source.transform.c), round(source.transform.f), source.width, source.height)
             row, column = where.offset_in(whole)
             pixels: NDArray[Any] = source.read(1, window=Window(column, row, where.width, where.height))

@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,7 +44,7 @@ from geomap.store.arrays import (
     georeference,
     months_and_bands,
 )
-from geomap.types import Grid, Period, Tile
+from geomap.types import TILE_NAME, Grid, Period, Tile
 
 FORMAT: Final = 2
 """Version of the layout above; another one is refused."""
@@ -192,7 +191,7 @@ def create(
     content = _content(kind, tiles, side, period, about)
     with files.disk_errors(path.parent):
         _make(part, kind, tiles, side, period, content, basis)
-        shutil.rmtree(path, ignore_errors=True)
+        files.remove(path)
         os.replace(part, path)
     return open_store(path)
 
@@ -214,7 +213,7 @@ def mend(kept: Store, basis: NDArray[np.float32] | None) -> None:
             if not (path / name).is_file() or (path / name).read_bytes() != (part / name).read_bytes():
                 (path / name).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(part / name, path / name)
-        shutil.rmtree(part)
+        files.remove(part)
 
 
 def _content(kind: str, tiles: Sequence[Tile], side: int, period: Period, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -239,7 +238,7 @@ def _make(
     basis: NDArray[np.float32] | None,
 ) -> None:
     """An empty store at a temporary place."""
-    shutil.rmtree(part, ignore_errors=True)
+    files.remove(part)
     root = zarr.create_group(part, attributes={"geomap": dict(content)})
     if basis is not None:
         coordinate(root, "basis", basis, ("dimension", "component"), {"long_name": "directions of the components"})
@@ -276,7 +275,7 @@ def open_store(path: Path, kind: str | None = None) -> Store:
         found = f"{content['kind']}.zarr"
         if found not in _ARRAYS or (kind or found) != found:
             raise InputError(f"{path} holds {content['kind']}; make what you ask for with: geomap map AOI {flag}")
-        tiles = tuple(Tile(name, _grid(*place)) for name, place in content["tiles"].items())
+        tiles = tuple(_tile(name, *place) for name, place in content["tiles"].items())
         missing = frozenset(content.get(MISSING, ()))
         side, period = content["side"], Period(*content["period"])
         kept = Store(path, found, side, tiles, _zones(tiles, side), period, content["about"], missing, _listed(path))
@@ -319,6 +318,13 @@ def store_files(path: Path) -> Iterator[Path]:
     for file in sorted(path.rglob("*")):
         if file.is_file() and file.suffix != ".partial":
             yield file.relative_to(path)
+
+
+def _tile(name: str, *place: int) -> Tile:
+    """A tile from a store's attributes. Raises ValueError for a name or an EPSG code that could become another path."""
+    if not TILE_NAME.fullmatch(name) or not all(type(v) is int for v in place):
+        raise ValueError(f"{name!r} is no tile")
+    return Tile(name, _grid(*place))
 
 
 def _grid(epsg: int, west: int, south: int, east: int, north: int) -> Grid:

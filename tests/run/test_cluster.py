@@ -1,5 +1,6 @@
 """Tiles on real dask clusters: workers of this machine, and `dask scheduler` and `dask worker` started by hand."""
 
+import errno
 import json
 import os
 import shutil
@@ -102,22 +103,55 @@ def two_workers(tmp_path_factory) -> Iterator[str]:
 
 
 def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone(asked, here, tmp_path):
-    listening: set[str] = set()
+    """No port of this machine is open; the sockets lie in a folder that another user cannot enter (tried, as root)."""
+    ports: set[int] = set()
     children: set[int] = set()
+    folders: set[Path] = set()
+    refusals: list[int] = []
 
     def look(stage: str, done: int, total: int) -> None:
         me = psutil.Process()
         family = [me, *me.children(recursive=True)]
         children.update(p.pid for p in family[1:] if any("spawn_main" in part for part in p.cmdline()))
         for process in family:
-            listening.update(c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN)
+            ports.update(c.laddr.port for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
+            names = (Path(c.laddr) for c in process.net_connections("unix") if "geomap-" in str(c.laddr))
+            for name in names:
+                folders.add(name.parent)
+                if not refusals and os.getuid() == 0:
+                    refusals.append(as_another_user(name))
+        for folder in folders:
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert folder.stat().st_uid == os.getuid()
 
     result = map_area(asked, tmp_path / "out", look, resources=Resources(workers=2, threads=1))
     assert result.tiles == 9
     assert digests(tmp_path / "out") == here
-    assert listening == {"127.0.0.1"}
+    assert ports == set()
+    assert len(folders) == 1
+    assert not any(folder.exists() for folder in folders)
+    assert refusals == ([errno.EACCES] if os.getuid() == 0 else [])
     assert len(children) == 2
     assert not any(psutil.pid_exists(pid) for pid in children)
+
+
+def as_another_user(name: Path) -> int:
+    """The error of a process of user 65534 that connects to a socket; 0 if it succeeds."""
+    code = "import socket, sys; sys.exit(socket.socket(socket.AF_UNIX).connect_ex(sys.argv[1]))"
+    for python in (sys.executable, "/usr/bin/python3"):
+        with suppress(OSError):
+            return subprocess.run([python, "-c", code, str(name)], user=65534, check=False, cwd="/").returncode
+    return pytest.skip("no Python that another user may run")
+
+
+def test_workers_that_cannot_start_are_one_clear_error(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("distributed.nanny.Nanny.instantiate", cannot_start)
+    with pytest.raises(ClusterError, match=r"workers of this machine do not start \(.*no room for a process"):
+        map_area(asked, tmp_path / "out", resources=Resources(workers=1))
+
+
+async def cannot_start(nanny) -> None:
+    raise OSError("no room for a process")
 
 
 def test_encode_tasks_go_to_workers_that_offer_a_gpu(asked, here, tmp_path, two_workers):
