@@ -8,7 +8,9 @@ import json
 import logging
 import math
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,6 +24,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geomap.errors import AoiError
 from geomap.lonlat import Box, cut, followed, turns, wrapped
+from geomap.paths import own, there
 
 if TYPE_CHECKING:
     import geopandas
@@ -32,6 +35,7 @@ MIN_LATITUDE: Final = -80.0
 
 log = logging.getLogger(__name__)
 
+_ODD = re.compile("[!|;&\udc80-\udcff]")
 _GEOD = Geod(ellps="WGS84")
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # digits match in one way: no backtracking
 _BBOX = re.compile(rf"^\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}$")
@@ -88,20 +92,24 @@ def require_area(text: str, folder: Path = Path()) -> None:
 def _read(text: str, folder: Path) -> GeometryCollection:
     if (geometry := _typed(text, folder)) is not None:
         return GeometryCollection([_cut(geometry)])
-    if _is_json(text):
+    if _is_json(text) and not there(folder / text):
         return _from_table(io.BytesIO(text.strip().encode(errors="replace")), "the GeoJSON area")
-    return _from_table(folder / text, f"the area file {folder / text}")
+    path = own(text, folder)
+    with _plainly_named(path) as plain:
+        return _from_table(plain, f"the area file {_shown(path)}")
 
 
 def _typed(text: str, folder: Path) -> BaseGeometry | None:
     """The polygons of a box or WKT; None for GeoJSON and for a file that exists."""
     if _BBOX.match(text):
         return _from_bbox([float(v) for v in text.split(",")])
+    if there(folder / text) and text.strip():
+        return None  # whatever its name looks like
     if wkt := _WKT.match(text):
         return _from_wkt(wkt[2], srid=wkt[1])
     if _is_json(text):
         _require_geojson(text)
-    elif not text.strip() or not _exists(str(folder / text)):
+    elif not text.strip() or not _exists(str(own(text, folder))):
         raise AoiError(
             f"cannot read the area {_short(text)}: give minx,miny,maxx,maxy in degrees, WKT or GeoJSON polygons, "
             "or the path of a .geojson, .gpkg or .shp file"
@@ -169,6 +177,23 @@ def _exists(text: str) -> bool:
             f"cannot read the area {_short(text)}: {e.strerror}; give minx,miny,maxx,maxy in degrees, "
             "WKT or GeoJSON polygons, or the path of a file that you may read"
         ) from e
+
+
+@contextmanager
+def _plainly_named(path: Path) -> Iterator[Path]:
+    """The path of a vector file under a name that GDAL takes for a file's: `!`, `|` and others mean more to it."""
+    if path.is_dir() or not _ODD.search(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="geomap-") as folder:
+        for beside in path.parent.iterdir():
+            if beside.stem == path.stem:  # the parts of a Shapefile
+                (Path(folder) / f"area{beside.suffix}").symlink_to(beside.absolute())
+        yield Path(folder) / f"area{path.suffix}"
+
+
+def _shown(path: Path) -> str:
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
