@@ -182,13 +182,14 @@ def _exists(text: str) -> bool:
 @contextmanager
 def _plainly_named(path: Path) -> Iterator[Path]:
     """The path of a vector file under a name that GDAL takes for a file's: `!`, `|` and others mean more to it."""
+    path = path.absolute()  # http:a.geojson and ~a.geojson mean more at the start
     if path.is_dir() or not _ODD.search(str(path)):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="geomap-") as folder:
         for beside in path.parent.iterdir():
             if beside.stem == path.stem:  # the parts of a Shapefile
-                (Path(folder) / f"area{beside.suffix}").symlink_to(beside.absolute())
+                (Path(folder) / f"area{beside.suffix}").symlink_to(beside)
         yield Path(folder) / f"area{path.suffix}"
 
 

@@ -31,8 +31,8 @@ _DATA: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Variables that name data of PROJ and GDAL, and where the libraries' own data lie in their packages."""
 
-NOWHERE: Final = "/nonexistent"
-"""The home of a user who has none: caches in it cannot be written, and nobody else can fill them."""
+NOWHERE: Final = "/dev/null"
+"""The home of a user who has none: no folder, so that nobody, root included, can fill caches in it."""
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:
