@@ -60,7 +60,7 @@ def changed(draw: st.DrawFn, good: Any) -> Any:
         for key in way[:-1]:
             inner = inner[key]
         if draw(st.booleans()) or isinstance(inner, list):
-            inner[way[-1]] = draw(VALUES)
+            inner[way[-1]] = copy.deepcopy(draw(VALUES))
         else:
             del inner[way[-1]]
         if not isinstance(made, dict) or not made:
