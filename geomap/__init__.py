@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from geomap import _door
+from geomap import _door, process
 
 if TYPE_CHECKING:
     from geomap.aoi import Area as Area
@@ -34,6 +34,7 @@ __all__ = [
     "composite", "embed", "label", "load_weights", "map_area", "open_store", "search",
 ]  # fmt: skip
 
+process.settle()
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 # ^ MKL's "conditional numerical reproducibility": without it, a row of a float32 product depends on where the row lies
 #   in memory on some processors (measured on an AMD EPYC), and maps on how an area is cut. Read at MKL's first product.

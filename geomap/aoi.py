@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import logging
 import math
 import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import shapely
-from pyproj import Geod
+from pyproj import Geod, Proj
 from pyproj.exceptions import ProjError
 from shapely.geometry import GeometryCollection, MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
 from geomap.errors import AoiError
-from geomap.lonlat import Box
+from geomap.lonlat import Box, cut, followed, turns, wrapped
+from geomap.paths import own, there
 
 if TYPE_CHECKING:
     import geopandas
@@ -27,6 +33,9 @@ MAX_AREA_KM2: Final = 5_000_000  # about half of Europe; beyond it an AOI is mor
 MAX_LATITUDE: Final = 84.0  # degrees; UTM ends at 84 N and 80 S
 MIN_LATITUDE: Final = -80.0
 
+log = logging.getLogger(__name__)
+
+_ODD = re.compile("[!|;&\udc80-\udcff]")
 _GEOD = Geod(ellps="WGS84")
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # digits match in one way: no backtracking
 _BBOX = re.compile(rf"^\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}$")
@@ -34,6 +43,10 @@ _WKT = re.compile(r"^\s*(?:SRID=(\d+);)?\s*((?:(?:MULTI)?POLYGON|GEOMETRYCOLLECT
 _GEOJSON_TYPES = ("Polygon", "MultiPolygon", "GeometryCollection", "Feature", "FeatureCollection")
 _EDGE_M = 1000.0  # m; a straight edge this long and its image in degrees differ by 0.02 m at 45 N, 0.1 m at 78 N
 _FARTHEST_M = 1e8  # m; no projected coordinate is larger, zone numbers in false eastings included
+_MAX_DEPTH: Final = 20  # brackets of WKT inside each other
+_FROM_USE: Final = 20.0  # degrees of a great circle outside the area for which a projected CRS is made
+_SCALES: Final = 2000  # corners of an area whose scale is looked at
+_AS_LARGE: Final = 1.5  # how much an area may grow or shrink beyond what the scale at its corners tells
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -48,7 +61,7 @@ class Area:
         Raises:
             AoiError: as `parse_area`.
         """
-        made = geometry if isinstance(geometry, BaseGeometry) else _read(str(geometry), Path())
+        made = _cut(geometry) if isinstance(geometry, BaseGeometry) else _read(str(geometry), Path())
         _require_polygons(made)
         object.__setattr__(self, "geometry", made if isinstance(made, MultiPolygon) else _united(made))
 
@@ -73,26 +86,30 @@ def require_area(text: str, folder: Path = Path()) -> None:
     Raises AoiError.
     """
     if (geometry := _typed(text, folder)) is not None:
-        _require_polygons(geometry)
+        _require_polygons(_cut(geometry))
 
 
 def _read(text: str, folder: Path) -> GeometryCollection:
     if (geometry := _typed(text, folder)) is not None:
-        return GeometryCollection([geometry])
-    if _is_json(text):
+        return GeometryCollection([_cut(geometry)])
+    if _is_json(text) and not there(folder / text):
         return _from_table(io.BytesIO(text.strip().encode(errors="replace")), "the GeoJSON area")
-    return _from_table(folder / text, f"the area file {folder / text}")
+    path = own(text, folder)
+    with _plainly_named(path) as plain:
+        return _from_table(plain, f"the area file {_shown(path)}")
 
 
 def _typed(text: str, folder: Path) -> BaseGeometry | None:
     """The polygons of a box or WKT; None for GeoJSON and for a file that exists."""
     if _BBOX.match(text):
         return _from_bbox([float(v) for v in text.split(",")])
+    if there(folder / text) and text.strip():
+        return None  # whatever its name looks like
     if wkt := _WKT.match(text):
         return _from_wkt(wkt[2], srid=wkt[1])
     if _is_json(text):
         _require_geojson(text)
-    elif not _exists(str(folder / text)):
+    elif not text.strip() or not _exists(str(own(text, folder))):
         raise AoiError(
             f"cannot read the area {_short(text)}: give minx,miny,maxx,maxy in degrees, WKT or GeoJSON polygons, "
             "or the path of a .geojson, .gpkg or .shp file"
@@ -113,21 +130,34 @@ def _from_bbox(values: list[float]) -> BaseGeometry:
             f"(longitude first): did you mean {swapped}?"
         )
     if max(abs(west), abs(east)) > 180:
-        raise AoiError(f"longitudes {west:g} and {east:g} are out of range -180..180")
+        meant = ",".join(f"{v:g}" for v in (wrapped(west), south, wrapped(east), north))
+        hint = f"; did you mean {meant}, across 180?" if max(abs(west), abs(east)) <= 360 else ""
+        raise AoiError(f"longitudes {west:g} and {east:g} are out of range -180..180{hint}")
     if south >= north or west == east:
         raise AoiError(f"the box {','.join(f'{v:g}' for v in values)} is empty; the order is minx,miny,maxx,maxy")
     if 0 < west - east < 180:
         raise AoiError(f"minx {west:g} is east of maxx {east:g}; the order is minx,miny,maxx,maxy")
+    if east - west > 180:
+        raise AoiError(
+            f"the box from {west:g} to {east:g} goes round more than half the globe; cut it into regions, or, "
+            f"if it is meant across 180 degrees, type {east:g},{south:g},{west:g},{north:g}"
+        )
     return Box(west, south, east, north).polygons
 
 
 def _from_wkt(wkt: str, srid: str | None) -> BaseGeometry:
     if srid is not None and srid.lstrip("0") != "4326":
         raise AoiError(f"the area is in SRID {srid[:12]}; give it in EPSG:4326, longitude first")
+    if _depth(wkt) > _MAX_DEPTH:
+        raise AoiError(f"the area is WKT with more than {_MAX_DEPTH} levels; give one POLYGON or MULTIPOLYGON")
     try:
         return shapely.from_wkt(wkt)
     except shapely.errors.ShapelyError as e:
         raise AoiError(f"the area is not valid WKT: {_line(e)}") from e
+
+
+def _depth(wkt: str) -> int:
+    return max(itertools.accumulate((c == "(") - (c == ")") for c in wkt), default=0)
 
 
 def _require_geojson(text: str) -> None:
@@ -149,6 +179,24 @@ def _exists(text: str) -> bool:
         ) from e
 
 
+@contextmanager
+def _plainly_named(path: Path) -> Iterator[Path]:
+    """The path of a vector file under a name that GDAL takes for a file's: `!`, `|` and others mean more to it."""
+    path = path.absolute()  # http:a.geojson and ~a.geojson mean more at the start
+    if path.is_dir() or not _ODD.search(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="geomap-") as folder:
+        for beside in path.parent.iterdir():
+            if beside.stem == path.stem:  # the parts of a Shapefile
+                (Path(folder) / f"area{beside.suffix}").symlink_to(beside)
+        yield Path(folder) / f"area{path.suffix}"
+
+
+def _shown(path: Path) -> str:
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
 def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
     """The shapes of a vector file with one layer, in EPSG:4326."""
     import geopandas
@@ -166,9 +214,16 @@ def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
         raise AoiError(f"{name} holds no polygon")
     if shapes.crs is None:
         raise AoiError(f"{name} has no coordinate system; set one, for example EPSG:4326")
-    for shape in shapes:
+    if shapes.crs.is_geographic:
+        lonlat = [_cut(shape) for shape in _in_degrees(shapes, name)]
+    else:
+        for shape in shapes:
+            _require_valid(shape, name)
+        lonlat = [_cut(shape, told=False) for shape in _in_degrees(shapes, name)]
+        _require_same_size(shapes, lonlat, name)
+    for shape in lonlat:
         _require_valid(shape, name)
-    return GeometryCollection(list(_in_degrees(shapes, name)))
+    return GeometryCollection(lonlat)
 
 
 def _in_degrees(shapes: geopandas.GeoSeries, name: str) -> geopandas.GeoSeries:
@@ -186,7 +241,76 @@ def _in_degrees(shapes: geopandas.GeoSeries, name: str) -> geopandas.GeoSeries:
         raise AoiError(f"{name} cannot be brought to EPSG:4326: {_line(e)}") from e
     if not np.isfinite(moved.total_bounds).all():
         raise AoiError(f"{name} has coordinates beyond its coordinate system {shapes.crs.name}")
-    return moved.make_valid(method="structure", keep_collapsed=False)  # rings that touch may cross after rounding
+    return moved
+
+
+def _require_same_size(shapes: geopandas.GeoSeries, lonlat: Sequence[BaseGeometry], name: str) -> None:
+    """Refuse shapes far from where their CRS holds, or whose surface on the globe is not the one they have in it.
+
+    Each corner's scale of areas tells how much larger than the globe the CRS draws its surroundings.
+    """
+    if (use := shapes.crs.area_of_use) and not _near(use.bounds, lonlat):
+        raise AoiError(
+            f"{name} lies far outside {use.name[:80]}, where {shapes.crs.name} holds; set its right coordinate system"
+        )
+    metres = shapes.crs.axis_info[0].unit_conversion_factor
+    drawn = float(shapes.area.sum()) * metres**2 / 1e6
+    lon, lat = shapely.get_coordinates(lonlat).T
+    step = 1 + len(lon) // _SCALES
+    factors = Proj(shapes.crs).get_factors([wrapped(v) for v in lon[::step]], lat[::step], errcheck=False)
+    scale = np.abs(np.asarray(factors.areal_scale))
+    scale = scale[np.isfinite(scale) & (scale > 0)]
+    size = sum(map(_square_km, lonlat))
+    if scale.size and drawn and not drawn / scale.max() / _AS_LARGE <= size <= drawn / scale.min() * _AS_LARGE:
+        raise AoiError(
+            f"{name} has {drawn:,.2f} km2 in {shapes.crs.name} and {size:,.2f} km2 on the globe: its coordinates lie "
+            "where that coordinate system does not hold; give it in EPSG:4326"
+        )
+
+
+def _near(use: tuple[float, float, float, float], lonlat: Sequence[BaseGeometry]) -> bool:
+    """Whether all shapes lie within _FROM_USE degrees of a box in degrees, which may cross the antimeridian."""
+    west, south, east, north = use
+    wide = (east - west) % 360 or 360.0
+    for lon_0, lat_0, lon_1, lat_1 in (part.bounds for shape in lonlat for part in polygons_of(shape)):
+        aside = _FROM_USE / max(math.cos(math.radians(max(abs(lat_0), abs(lat_1)))), 0.1)
+        if lat_0 < south - _FROM_USE or lat_1 > north + _FROM_USE:
+            return False
+        if wide + 2 * aside < 360 and (lon_0 - west + aside) % 360 + lon_1 - lon_0 > wide + 2 * aside:
+            return False
+    return True
+
+
+def _cut(geometry: BaseGeometry, told: bool = True) -> BaseGeometry:
+    """A geometry in degrees with its polygons cut at the antimeridian; the same one if none crosses it.
+
+    The log tells of a crossing where `told`: an edge over half the globe is not always meant so. Raises AoiError.
+    """
+    parts = _parts(geometry)
+    if not any(part.geom_type == "Polygon" and turns(part) for part in parts):
+        return geometry
+    made: list[BaseGeometry] = []
+    for part in parts:
+        made += _halves(part) if part.geom_type == "Polygon" and turns(part) else [part]
+    if told:
+        around = Box.around(shapely.union_all(made))
+        log.warning("the area crosses 180 degrees: read as the part from %g to %g", around.west, around.east)
+    return GeometryCollection(made)
+
+
+def _halves(polygon: BaseGeometry) -> list[BaseGeometry]:
+    """The parts of a polygon across the antimeridian on each side of it. Raises AoiError."""
+    west, south, east, north = polygon.bounds
+    if west < -360 or east > 360 or south < -90 or north > 90:
+        raise _no_degrees(polygon.bounds)
+    shape = followed(polygon)
+    if shape is None:
+        raise AoiError(
+            f"the area goes round a pole, or from {west:g} to {east:g} round more than half the globe; "
+            "cut it into parts, also at 180 degrees"
+        )
+    _require_valid(shape, "the area")
+    return polygons_of(GeometryCollection(cut(shape)))
 
 
 def _require_valid(shape: BaseGeometry, where: str) -> None:
@@ -223,6 +347,14 @@ def _united(geometry: BaseGeometry) -> MultiPolygon:
     return MultiPolygon(polygons_of(shapely.union_all(_parts(geometry))))
 
 
+def _no_degrees(bounds: tuple[float, float, float, float]) -> AoiError:
+    west, south, east, north = bounds
+    return AoiError(
+        f"the area spans {west:g}..{east:g}, {south:g}..{north:g}, which are not degrees of longitude and "
+        "latitude; give it in EPSG:4326, longitude first"
+    )
+
+
 def _require_polygons(geometry: BaseGeometry) -> None:
     """Refuse what is no area of interest: not polygons, not in degrees, without a surface, too large."""
     _require_valid(geometry, "the area")
@@ -234,9 +366,11 @@ def _require_polygons(geometry: BaseGeometry) -> None:
     if not all(map(math.isfinite, (west, south, east, north))):
         raise AoiError("the area has coordinates that are not numbers")
     if west < -180 or east > 180 or south < -90 or north > 90:
+        raise _no_degrees((west, south, east, north))
+    if wide := [p.bounds for p in parts if p.bounds[2] - p.bounds[0] > 180]:
         raise AoiError(
-            f"the area spans {west:g}..{east:g}, {south:g}..{north:g}, which are not degrees of longitude and "
-            "latitude; give it in EPSG:4326, longitude first"
+            f"a polygon of the area goes from {wide[0][0]:g} to {wide[0][2]:g}, round more than half the globe; "
+            "cut it into parts, also at 180 degrees"
         )
     if south < MIN_LATITUDE or north > MAX_LATITUDE:
         raise AoiError(f"the area reaches latitude {south:g}..{north:g}; UTM grids end at 80 S and 84 N")

@@ -15,12 +15,13 @@ import tomllib
 import unicodedata
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from geomap.config import Strict, problems, refusal
 from geomap.errors import LegendError
+from geomap.paths import own, there
 
 NODATA_ID = 0
 """Class id of pixels that are not mapped."""
@@ -28,6 +29,9 @@ UNCLASSIFIED_ID = 255
 """Class id of pixels whose confidence is below the requested minimum."""
 MAX_CLASSES = 254
 """Most classes of a legend: ids 1..254 of a uint8 map."""
+
+MAX_BYTES: Final = 4_000_000
+"""Most bytes of a legend file."""
 
 TYPED_TEMPLATES = ("{}", "land covered by {}", "a place with {}", "{} seen from above", "{} in the countryside")
 """Prompts made for each class that the user types; the class vector is their mean."""
@@ -64,7 +68,13 @@ class RatedPrompt(Strict):
 
 
 class Legend(Strict):
-    """The classes (or the rated prompts) of one map."""
+    """The classes (or the rated prompts) of one map. Raises LegendError when it is made of anything else."""
+
+    def __init__(self, **fields: Any) -> None:
+        try:
+            super().__init__(**fields)
+        except ValidationError as e:
+            raise LegendError(refusal("the legend", e, Legend)) from e
 
     name: _Name  # also the file stem of the maps
     title: _Text
@@ -143,20 +153,22 @@ def builtin_names() -> tuple[str, ...]:
 def source(name_or_file: str) -> str:
     """The TOML of a legend that `load` accepts. Raises LegendError."""
     load(name_or_file)  # raises if something is wrong
-    path = Path(name_or_file) if name_or_file.endswith(".toml") else _home() / f"{name_or_file}.toml"
+    path = own(name_or_file) if name_or_file.endswith(".toml") else _home() / f"{name_or_file}.toml"
     return path.read_text("utf-8")
 
 
 def load(name_or_file: str) -> Legend:
     """A built-in legend by name, or a legend file by path (.toml). Raises LegendError."""
     if name_or_file.endswith(".toml"):
-        path = Path(name_or_file)
-        if not path.is_file():
+        path = own(name_or_file)
+        if not there(path) or not path.is_file():
             raise LegendError(f"no legend file {name_or_file}; built-in legends are: {', '.join(builtin_names())}")
         try:
-            return parse(path.read_bytes(), name_or_file)
+            with path.open("rb") as f:
+                content = f.read(MAX_BYTES + 1)
         except OSError as e:
             raise LegendError(f"legend file {name_or_file} cannot be read: {e.strerror}") from e
+        return parse(content, name_or_file)
     if name_or_file not in builtin_names():
         raise LegendError(
             f"unknown legend {name_or_file!r}; use one of {', '.join(builtin_names())}, a .toml file, "
@@ -167,12 +179,20 @@ def load(name_or_file: str) -> Legend:
 
 def parse(content: bytes, where: str) -> Legend:
     """A legend from TOML; `where` names it in error messages. Raises LegendError."""
+    if len(content) > MAX_BYTES:
+        raise LegendError(f"legend {where} is larger than {MAX_BYTES:,} bytes; no legend of {MAX_CLASSES} classes is")
     try:
-        return Legend.model_validate(tomllib.loads(content.decode("utf-8-sig")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise LegendError(f"legend {where} is not valid TOML: {e}") from e
-    except ValidationError as e:
-        raise LegendError(refusal(f"legend {where}", e, Legend)) from e
+        return Legend(**tomllib.loads(content.decode("utf-8-sig")))
+    except LegendError as e:
+        if not isinstance(e.__cause__, ValidationError):
+            raise
+        raise LegendError(refusal(f"legend {where}", e.__cause__, Legend)) from e.__cause__
+    except RecursionError as e:
+        raise LegendError(f"legend {where} is not valid TOML: brackets inside brackets without end") from e
+    except ValueError as e:  # TOMLDecodeError, not UTF-8, or a number or date that Python refuses
+        known = isinstance(e, tomllib.TOMLDecodeError | UnicodeDecodeError)
+        cause = e if known else "a value is not text, number or date"
+        raise LegendError(f"legend {where} is not valid TOML: {cause}") from e
 
 
 def typed(classes: str, name: str = "classes") -> Legend:
@@ -195,8 +215,10 @@ def typed(classes: str, name: str = "classes") -> Legend:
                 for i, n in enumerate(names, start=1)
             ),
         )
-    except ValidationError as e:
-        raise LegendError(f"--classes: {problems(e, Legend)[0]}") from e
+    except (ValidationError, LegendError) as e:
+        cause = e.__cause__ if isinstance(e, LegendError) else e
+        said = problems(cause, Legend)[0] if isinstance(cause, ValidationError) else str(e)
+        raise LegendError(f"--classes: {said}") from e
 
 
 def _colour(i: int) -> str:

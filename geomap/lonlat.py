@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from shapely.affinity import translate
-from shapely.geometry import MultiPolygon, box
+from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 _WORLD: Final = box(-180, -90, 180, 90)
@@ -120,6 +120,45 @@ def agree(one: BaseGeometry, other: BaseGeometry) -> bool:
     """Whether two outlines in degrees show one place: see AGREE."""
     smaller = float(min(one.area, other.area))
     return smaller == 0 or shared(one, other) >= AGREE * smaller
+
+
+def turns(polygon: BaseGeometry) -> bool:
+    """Whether a polygon in degrees crosses the antimeridian uncut: an edge over half the globe, or longitudes over 180.
+
+    Such an edge stands for the shorter way round (RFC 7946, section 3.1.9, has it cut). Infinite ones do not count.
+    """
+    rings = [lon for lon in map(_longitudes, _rings(polygon)) if np.isfinite(lon).all()]
+    return any(lon.size and (np.abs(lon).max() > 180 or np.abs(np.diff(lon)).max() > 180) for lon in rings)
+
+
+def followed(polygon: BaseGeometry) -> BaseGeometry | None:
+    """A polygon whose edges all go the shorter way round the globe, in 2D; its longitudes may lie beyond 180.
+
+    None if a ring does not close that way, because it goes round a pole, or if it is wider than half the globe.
+    """
+    shell, *holes = ((_unrolled(_longitudes(ring)), shapely.get_coordinates(ring)[:, 1]) for ring in _rings(polygon))
+    if any(lon[0] != lon[-1] for lon, _ in (shell, *holes)) or not 0 < np.ptp(shell[0]) <= 180:
+        return None
+    made = []
+    for lon, lat in (shell, *holes):
+        away = 360 * np.round((np.median(lon) - np.median(shell[0])) / 360)
+        made.append(np.column_stack([lon - away, lat]))
+    return Polygon(made[0], made[1:])
+
+
+def _rings(polygon: BaseGeometry) -> list[BaseGeometry]:
+    return [polygon.exterior, *polygon.interiors]
+
+
+def _longitudes(ring: BaseGeometry) -> NDArray[np.float64]:
+    lon: NDArray[np.float64] = shapely.get_coordinates(ring)[:, 0]
+    return lon
+
+
+def _unrolled(lon: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) longitudes along a line, each within 180 degrees of the one before, maybe beyond 180."""
+    rounds: NDArray[np.float64] = np.cumsum(np.round(np.diff(lon, prepend=lon[:1]) / 360))
+    return lon - 360 * rounds
 
 
 def cut(polygon: BaseGeometry) -> list[BaseGeometry]:

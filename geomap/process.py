@@ -1,4 +1,4 @@
-"""Settings of a whole process: torch's threads, freed memory, the level of a log.
+"""Settings of a whole process: torch's threads, freed memory, the level of a log, variables of other programs.
 
 The command line and the workers of a cluster set them for good; the library puts back what it changes.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 M_TRIM_THRESHOLD: Final = -1
@@ -19,6 +22,48 @@ M_MMAP_THRESHOLD: Final = -3
 
 MAPPED_FROM: Final = 32 * 2**20
 """Bytes from which an array gets its own pages: the most that glibc's adaptation reaches on 64 bits."""
+
+_DATA: Final[Mapping[str, tuple[str, ...]]] = {
+    "PROJ_DATA": ("rasterio/proj_data", "pyogrio/proj_data", "pyproj/proj_dir/share/proj"),
+    "PROJ_LIB": ("rasterio/proj_data", "pyogrio/proj_data", "pyproj/proj_dir/share/proj"),
+    "GDAL_DATA": ("rasterio/gdal_data", "pyogrio/gdal_data"),
+    "GDAL_DRIVER_PATH": ("rasterio/gdal_data", "pyogrio/gdal_data"),
+}
+"""Variables that name data of PROJ and GDAL, and where the libraries' own data lie in their packages."""
+
+NOWHERE: Final = "/dev/null"
+"""The home of a user who has none: no folder, so that nobody, root included, can fill caches in it."""
+
+
+def settle(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Drop paths to other programs' data where the libraries bring their own; give a user without a home one.
+
+    QGIS, conda and PostGIS set PROJ_LIB or PROJ_DATA for themselves: their proj.db is often too old for the PROJ in
+    rasterio, which then knows no coordinate system. Where the libraries bring no data, the variables stay.
+    """
+    for name, places in _DATA.items():
+        if name in environment and all(map(_brought, places)):
+            del environment[name]
+    if not environment.get("HOME") and _user_is_unknown():
+        environment["HOME"] = NOWHERE
+    if not any(environment.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")) and _user_is_unknown():
+        environment["USER"] = str(os.getuid())  # getpass, which torch asks for the name of its cache
+
+
+def _brought(place: str) -> bool:
+    package, _, inside = place.partition("/")
+    spec = find_spec(package)
+    return any((Path(home) / inside).is_dir() for home in (spec and spec.submodule_search_locations) or ())
+
+
+def _user_is_unknown() -> bool:
+    try:
+        import pwd
+
+        pwd.getpwuid(os.getuid())
+    except (ImportError, KeyError):
+        return True
+    return False
 
 
 def keep_freed() -> None:

@@ -1,4 +1,4 @@
-"""Frozen values that the stages exchange; imports nothing of geomap.
+"""Frozen values that the stages exchange; imports nothing of geomap but its errors.
 
 Grids are north-up in a UTM zone. Row 0 is the northern edge; coordinates are those of pixel corners, in metres.
 """
@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from geomap.errors import PeriodError
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -77,6 +79,10 @@ class Tile:
     grid: Grid
 
 
+def _short(numbers: tuple[int, ...]) -> str:
+    return ", ".join(str(v) if abs(v) < 10**9 else "a larger number" for v in numbers)
+
+
 @dataclass(frozen=True, slots=True)
 class Period:
     """A run of at most twelve calendar months, so that each calendar month occurs at most once."""
@@ -86,23 +92,28 @@ class Period:
     months: int = 12
 
     def __post_init__(self) -> None:
-        if not (1 <= self.month <= 12 and 1 <= self.months <= 12):
-            raise ValueError(f"month must be 1..12 and months 1..12, not {self.month} and {self.months}")
+        given = (self.year, self.month, self.months)
+        if any(isinstance(v, bool) or not hasattr(v, "__index__") for v in given):
+            raise PeriodError(f"a period is whole numbers, Period(2023, 4, 12), not {str(given)[:80]}")
+        if not (1 <= self.year <= 9998 and 1 <= self.month <= 12 and 1 <= self.months <= 12):
+            raise PeriodError(f"year must be 1..9998, month 1..12 and months 1..12, not {_short(given)}")
 
     @classmethod
     def parse(cls, text: str) -> Period:
         """A year "2023", a month "2023-04", or months "2022-10/2023-09", both included; also what str() writes.
 
-        Raises ValueError, with what to write.
+        Raises PeriodError, with what to write.
         """
+        if not isinstance(text, str):
+            raise PeriodError(f"a period is text such as 2023 or 2022-10/2023-09, not {type(text).__name__}")
         months = [part.strip() for part in re.split("[/_]", text)]
         if len(months) == 1 and _YEAR.fullmatch(months[0]):
             return cls(int(months[0]), 1)
         if len(months) > 2 or not all(map(_MONTH.fullmatch, months)):
-            raise ValueError(f"cannot read the period {text!r}; write 2023, 2023-04 or 2022-10/2023-09")
+            raise PeriodError(f"cannot read the period {text!r}; write 2023, 2023-04 or 2022-10/2023-09")
         first, last = (int(m[:4]) * 12 + int(m[5:]) - 1 for m in (months[0], months[-1]))
         if not 0 <= last - first < 12:
-            raise ValueError(f"the period {text!r} must be 1 to 12 months from the first to the last: 2022-10/2023-09")
+            raise PeriodError(f"the period {text!r} must be 1 to 12 months from the first to the last: 2022-10/2023-09")
         return cls(first // 12, first % 12 + 1, last - first + 1)
 
     @property

@@ -25,6 +25,7 @@ from geomap.catalog.offset import OffsetPolicy, decide_offset
 from geomap.catalog.stac import landing_page, read_items, search_items
 from geomap.errors import HrefError, InputError, NoScenesError, OffsetError
 from geomap.lonlat import Box
+from geomap.paths import own
 from geomap.sources.hrefs import HrefPolicy, check_href, named, without_secrets
 from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
 from geomap.types import FAULTS, MAX_MISSED, LeftOut, Period, Scene, SceneAsset, Searched, may_miss
@@ -181,16 +182,18 @@ def _source(stac: str, collection: str | None, allow_hosts: tuple[str, ...]) -> 
     if stac.lower().startswith(("http://", "https://")):
         url = landing_page(stac)
         return _Source(without_secrets(url), url, everyone, collection, allow_hosts)
+    path = own(stac)
     try:
-        found = Path(stac).exists()
-    except OSError as error:  # a folder that may not be read, a name too long
-        raise InputError(f"cannot read the item file {without_secrets(stac)!r}: {error.strerror}") from None
+        found = path.exists()
+    except (OSError, ValueError) as error:  # a folder that may not be read, a name too long, a NUL
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read the item file {without_secrets(stac)!r}: {why}") from None
     if not found:
         raise InputError(
             f"no catalogue or file {without_secrets(stac)!r}: type {', '.join(PRESETS)}, the http(s) URL of a STAC "
             "API, or the path of a STAC item file"
         )
-    return _Source(stac, Path(stac), everyone, collection, allow_hosts)
+    return _Source(stac, path, everyone, collection, allow_hosts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from geomap.config import Strict, problems
 from geomap.errors import WeightsError
+from geomap.paths import own
 from geomap.sentinel2 import BANDS
 
 if TYPE_CHECKING:
@@ -111,12 +112,12 @@ def weight_names() -> tuple[str, ...]:
 
 def locate(name_or_dir: str) -> Path:
     """The folder of weights: by name for those that come with the package, or a folder. Raises WeightsError."""
-    for folder in [*(home / name_or_dir for home in homes()), Path(name_or_dir)]:
+    for folder in [*(home / name_or_dir for home in homes()), own(name_or_dir)]:
         try:
             if (folder / CARD_FILE).is_file():
                 return folder
-        except OSError as e:
-            raise WeightsError(f"cannot read weights {name_or_dir!r}: {e.strerror}") from e
+        except (OSError, ValueError) as e:
+            raise WeightsError(f"cannot read weights {name_or_dir!r}: {getattr(e, 'strerror', None) or e}") from e
     known = ", ".join(weight_names()) or "none"
     raise WeightsError(f"no weights {name_or_dir!r}; use one of {known}, or a folder that holds {CARD_FILE}")
 

@@ -143,6 +143,8 @@ def held(directory: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError:  # a disk without locks, or a loop of links
+        return False
     return False
 
 

@@ -20,6 +20,7 @@ geomap behind a firewall or a proxy that refuses such hosts (GDAL_HTTP_PROXY, HT
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import socket
 from collections.abc import Iterable
@@ -29,6 +30,7 @@ from typing import Final
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from geomap.errors import HrefError, InputError
+from geomap.paths import own, there
 
 LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 EXTENSIONS: Final = frozenset({".tif", ".tiff", ".jp2"})
@@ -84,6 +86,24 @@ def check_href(href: object, policy: HrefPolicy, *, base: str | None = None) -> 
     Raises:
         HrefError: the href is refused; the message shows it without its query string.
     """
+    try:
+        return _checked(href, policy, base)
+    except HrefError:
+        if (path := _file_of_users(href, policy.folder)) is None:
+            raise
+        return path
+
+
+def _file_of_users(href: object, folder: Path | None) -> str | None:
+    """The path of a file that lies where an item file of the user says, whatever its name looks like; else None."""
+    if folder is None or not isinstance(href, str) or "\0" in href or len(href) > _MAX_LENGTH:
+        return None
+    path = os.path.normpath(own(href, folder).absolute())
+    plain = PurePosixPath(path).suffix.lower() in EXTENSIONS and not path.lower().startswith(("/vsi", "//"))
+    return path if plain and there(Path(path)) and os.path.isfile(path) else None
+
+
+def _checked(href: object, policy: HrefPolicy, base: str | None) -> str:
     text = _plain(href)
     if ":" not in text and base and _SCHEME.match(base) and not (text.startswith("/") and policy.folder):
         try:
@@ -96,7 +116,8 @@ def check_href(href: object, policy: HrefPolicy, *, base: str | None = None) -> 
         if policy.folder is None:
             raise _refused(text, "a local path, which only an item file of yours may hold")
         _check_extension(text, text)
-        return str(policy.folder.absolute() / text)
+        path = str(policy.folder.absolute() / text)
+        return path if "%" not in text or there(Path(path)) else unquote(path)  # an href may be percent-encoded
     _check_extension(text, unquote(check_url(text, policy).path))
     return text
 

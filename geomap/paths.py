@@ -1,0 +1,35 @@
+"""Paths as users type them: a file of that very name first, then `file:` addresses and `~`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+_FILE_URL: Final = re.compile(r"file:(?://(?:localhost)?(?=/))?(.+)", re.IGNORECASE | re.DOTALL)
+
+
+def own(text: str, folder: Path = Path()) -> Path:
+    """The path that a user means by `text`, relative to `folder`; nothing needs to be there.
+
+    A file whose name looks like an address, or begins with ~, is taken as it is.
+    """
+    plain = folder / text
+    if there(plain):
+        return plain
+    if match := _FILE_URL.fullmatch(text):
+        raw = folder / match[1]
+        return raw if there(raw) else folder / unquote(match[1], errors="surrogateescape")
+    if text.startswith("~"):
+        return folder / os.path.expanduser(text)  # unlike Path's, no error where the home is not known
+    return plain
+
+
+def there(path: Path) -> bool:
+    """Whether something lies at a path; False for names that no file can have, and for a loop of links."""
+    try:
+        return path.exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
