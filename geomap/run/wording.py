@@ -49,8 +49,8 @@ def doubts(legend: Legend, space: str) -> Iterator[str]:
         if names := [repr(doubt.name) for doubt in found if doubt.reads == reads]:
             verb = "looks" if len(names) == 1 else "look"
             yield (
-                f"{legend.title}: {_some(names)} {verb} like {looks}; the text model reads English names of land, and a "
-                "map of other words is a guess: type what covers the ground, such as 'vineyard' or 'oak forest'"
+                f"{legend.title}: {_some(names)} {verb} like {looks}; the text model reads English names of land, and "
+                "a map of other words is a guess: type what covers the ground, such as 'vineyard' or 'oak forest'"
             )
 
 
