@@ -3,8 +3,8 @@
     python benchmarks/words.py [--held-out] [--json FILE]
 
 Two sets of 100 words, half of them land in English (none of them a name or prompt that geomap knows), half not: other
-languages, Latin names, codes, nonsense, things indoors. TUNING chose the margin of label/words.py; HELD_OUT was written at
-the same time and is for the figure that is reported: do not tune by it.
+languages, Latin names, codes, nonsense, things indoors. TUNING chose the margin of label/words.py; HELD_OUT was written
+at the same time, before the words of other_words.toml, and is for the figure that is reported: do not tune by it.
 
     false alarms   share of land in English that is warned of
     missed         share of the other words that is not
@@ -137,7 +137,7 @@ def main() -> None:
         result["held_out"] = rates(found := warned_of(HELD_OUT))
         result["held_out_words"] = found
     start = time.perf_counter()
-    warned_of({SENSE: "vineyard; olive grove; maize field"})
+    warned_of({SENSE: "olive grove; maize field"})
     result["seconds_of_a_check"] = time.perf_counter() - start
     result["pairs"] = close_pairs()
     print(json.dumps(result, indent=2, ensure_ascii=False))

@@ -30,11 +30,11 @@ NEAR: Final = 0.35
 """Least cosine to the nearest name of land."""
 
 LOOKS: Final[Mapping[Reads, str]] = {
-    "language": "not English",
-    "latin": "Latin, not English",
-    "code": "a code or no word, not a name in English",
+    "language": "another language than English",
+    "latin": "a Latin name",
+    "code": "a code or no word",
     "thing": "no kind of land that can be seen from above",
-    "far": "far from every word that the encoder was trained with",
+    "far": "nothing that the encoder was trained with",
 }
 """What a doubtful class looks like, in words."""
 
