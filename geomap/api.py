@@ -47,11 +47,12 @@ from geomap.encode.weights import load_weights as load_weights
 from geomap.errors import InputError, NoScenesError, WeightsError
 from geomap.grid import inside, mosaic_grid, tiles
 from geomap.label.classify import TileLabels
-from geomap.legends import Legend
+from geomap.legends import Legend, with_others
 from geomap.read.access import DEADLINE
 from geomap.run.map import map_area
 from geomap.run.prepare import find_scenes, with_base
 from geomap.run.request import Request
+from geomap.run.wording import warn_of_words
 from geomap.sentinel2 import BANDS, NODATA_DN
 from geomap.store import store as stored
 from geomap.store.store import COMPOSITES, EMBEDDINGS
@@ -228,16 +229,18 @@ def label(
     weights: Weights | str | None = None,
     min_confidence: float = 0.0,
     within: tuple[str, str] | str | None = None,
+    others: bool = False,
 ) -> xr.Dataset:
     """Map each embedding to the class whose prompts are nearest.
 
     Args:
         embeddings: (component, y, x) from `embed` or `open_store`, or a window of them.
-        classes: names of your own, "vineyard, olive grove" or a list; their map is called `classes`.
+        classes: names of your own in English, "vineyard, olive grove" or a list; their map is called `classes`.
         legends: built-in legends by name, .toml files or `Legend`s; by default land cover, if no classes are given.
         weights: the weights that made the embeddings, if they do not come with geomap.
         min_confidence: 0..1; pixels below it get class 255, unclassified.
         within: (legend, class), such as ("landcover", "Cropland"): the other maps cover only this class.
+        others: whether `classes` and legends of your own get one more class, 254, "None of these".
 
     Returns:
         For each legend of classes, `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 =
@@ -249,9 +252,11 @@ def label(
         WeightsError: the embeddings come from another model.
     """
     loaded = _weights_of(embeddings, weights)
-    asked, base = with_base(checked_legends(classes, legends), checked_within(within))
+    chosen = checked_legends(classes, legends)
+    asked, base = with_base(with_others(chosen) if others else chosen, checked_within(within))
     least = checked_share("min_confidence", min_confidence)
     vectors, months = checked_embeddings(embeddings, loaded.card.config().out)
+    warn_of_words(chosen, loaded)
     questions = pipeline.questions(asked, loaded, least)
     made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape), months, base)
     place = _place(embeddings)

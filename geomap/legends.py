@@ -13,6 +13,8 @@ import json
 import re
 import tomllib
 import unicodedata
+from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -32,6 +34,9 @@ MAX_CLASSES = 254
 
 MAX_BYTES: Final = 4_000_000
 """Most bytes of a legend file."""
+
+OTHERS_ID = 254
+"""Class id of pixels that are none of a legend's own classes, if that is asked for."""
 
 TYPED_TEMPLATES = ("{}", "land covered by {}", "a place with {}", "{} seen from above", "{} in the countryside")
 """Prompts made for each class that the user types; the class vector is their mean."""
@@ -127,6 +132,11 @@ class Legend(Strict):
         return tuple(group for group in groups if len(group) >= self.min_prompts)
 
     @property
+    def has_others(self) -> bool:
+        """Whether the last class is "None of these" (`with_others`)."""
+        return bool(self.classes) and self.classes[-1] == others()
+
+    @property
     def digest(self) -> str:
         """sha256 of everything that decides the class vectors: ids and prompts (or ratings and prompts), in order.
 
@@ -219,6 +229,31 @@ def typed(classes: str, name: str = "classes") -> Legend:
         cause = e.__cause__ if isinstance(e, LegendError) else e
         said = problems(cause, Legend)[0] if isinstance(cause, ValidationError) else str(e)
         raise LegendError(f"--classes: {said}") from e
+
+
+@cache
+def others() -> LegendClass:
+    """The class "None of these". Its prompts name the classes of land cover, which stand for all other land."""
+    names = tuple(c.name for c in load("landcover").classes)
+    return LegendClass(id=OTHERS_ID, name="None of these", colour="#d9d9d9", prompts=names)
+
+
+def with_others(asked: Sequence[Legend]) -> tuple[Legend, ...]:
+    """The legends, those of the user with one more class, "None of these". Raises LegendError if it fits none."""
+    known = {load(name).digest for name in builtin_names()}
+    own = [legend for legend in asked if legend.digest not in known]
+    if not own:
+        raise LegendError("--others goes with --classes or a legend of your own: built-in legends cover all land")
+    return tuple(_with_others(legend) if legend in own else legend for legend in asked)
+
+
+def _with_others(legend: Legend) -> Legend:
+    if legend.kind == "score":
+        raise LegendError(f"legend {legend.name} gives scores; --others needs a legend of classes")
+    new = others()
+    if any(c.id == new.id or c.name.casefold() == new.name.casefold() for c in legend.classes):
+        raise LegendError(f"--others adds class {new.id}, {new.name}; legend {legend.name} has that id or name already")
+    return legend.model_copy(update={"classes": (*legend.classes, new)})
 
 
 def _colour(i: int) -> str:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap import grid as grids
+from geomap import legends
 from geomap.catalog.offset_check import DarkCount
 from geomap.catalog.over import made_in, rank
 from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np
@@ -26,7 +27,7 @@ from geomap.encode.engine import Engine, valid_months_np
 from geomap.encode.weights import Weights
 from geomap.errors import DamagedError
 from geomap.label import towers
-from geomap.label.classify import Question, TileLabels
+from geomap.label.classify import Question, TileLabels, with_land
 from geomap.legends import Legend
 from geomap.read.access import DEADLINE, Access, gdal_options, threads
 from geomap.read.faults import check_missed, missed_scenes
@@ -101,7 +102,13 @@ def questions(asked: Sequence[Legend], weights: Weights, min_confidence: float =
 
 
 def vectors_of(legend: Legend, weights: Weights) -> Tensor:
-    """(K, D) unit vectors, one for each class or rated prompt, in the order of the legend."""
+    """(K, D) unit vectors, one for each class or rated prompt, in the order of the legend.
+
+    For "None of these", the last class, there are several: land cover classes that are not near the other classes.
+    """
+    if legend.has_others:
+        own = legend.model_copy(update={"classes": legend.classes[:-1]})
+        return with_land(vectors_of(own, weights), vectors_of(legends.load("landcover"), weights))
     stored = weights.stored(legend.digest, len(legend.classes) or len(legend.prompts))
     return towers.cached_class_vectors(legend, weights.card.text_space) if stored is None else stored
 

@@ -72,7 +72,9 @@ def legends_show(
 @legends_app.command("check")
 def legends_check(
     name: Annotated[str | None, typer.Argument(help="Built-in legend or .toml file.")] = None,
-    classes: Annotated[str | None, typer.Option(help='Typed classes instead: "vineyard, olive grove".')] = None,
+    classes: Annotated[
+        str | None, typer.Option(help='Typed classes instead, in English: "vineyard, olive grove".')
+    ] = None,
     weights: Annotated[str, typer.Option(help="Name or folder of weights: their text tower reads the prompts.")] = (
         "default"
     ),
@@ -90,6 +92,7 @@ def legends_check(
     from geomap.encode.card import locate, read_card
     from geomap.label import towers
     from geomap.label.check import check_classes, check_ratings
+    from geomap.run.wording import doubts
 
     card = read_card(locate(weights))
     tower = towers.tower(card.text_space)
@@ -97,6 +100,8 @@ def legends_check(
         _print_ratings(found, check_ratings(found, tower, card.logit_scale))
     else:
         _print_classes(found, check_classes(found, tower, card.logit_scale))
+    for line in doubts(found, card.text_space):
+        say(line)
     say(CAVEAT)
 
 

@@ -7,12 +7,14 @@ differ, and the encoder may never have learned a word that the tower knows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Final
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from geomap.label import classify, towers
 from geomap.legends import Legend
@@ -81,8 +83,6 @@ def check_classes(legend: Legend, tower: towers.TextTower, logit_scale: float) -
     near[rows, owner] = (vectors * F.normalize(sums[owner] - vectors, dim=-1)).sum(dim=1)  # class without the prompt
     astray = near.argmax(dim=1) != owner
     between = means @ means.T
-    pairs = [(a, b, float(between[a, b])) for a, b in combinations(range(len(names)), 2)]
-    close = [(names[a], names[b], c) for a, b, c in pairs if _confidence(c, logit_scale) < CLEAR]
     between.fill_diagonal_(-math.inf)
     classes = []
     for k, (nearest, size) in enumerate(zip(between.argmax(dim=1).tolist(), sizes, strict=True)):
@@ -96,9 +96,17 @@ def check_classes(legend: Legend, tower: towers.TextTower, logit_scale: float) -
             strays.append(Stray(prompts[p], names[k], names[nearest], float(near[p, nearest] - near[p, k])))
     return ClassesCheck(
         tuple(classes),
-        tuple(sorted(close, key=lambda pair: -pair[2])),
+        close_pairs(names, means, logit_scale),
         tuple(sorted(strays, key=lambda stray: -stray.lead)),
     )
+
+
+def close_pairs(names: Sequence[str], vectors: Tensor, logit_scale: float) -> tuple[tuple[str, str, float], ...]:
+    """Pairs of names whose (K, D) class vectors are close (CLEAR), and their cosine, closest first."""
+    between = vectors @ vectors.T
+    pairs = [(names[a], names[b], float(between[a, b])) for a, b in combinations(range(len(names)), 2)]
+    close = [pair for pair in pairs if _confidence(pair[2], logit_scale) < CLEAR]
+    return tuple(sorted(close, key=lambda pair: -pair[2]))
 
 
 def check_ratings(legend: Legend, tower: towers.TextTower, logit_scale: float) -> tuple[RatingCheck, ...]:

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomap.errors import LegendError
 from geomap.legends import UNCLASSIFIED_ID, Legend
 from geomap.rowwise import blocks
 from geomap.types import CLEAR_MONTHS, Labels, Layers
+
+OTHERS_NEAR: Final = 0.7
+"""Cosine above which a class of land cover is near a typed class and does not stand for other land.
+
+Chosen among 0.6, 0.7, 0.8 and none on simulated series and the three sets of the weights' training
+(benchmarks/others.py).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +32,9 @@ class Question:
     """A legend ready for labelling: its class vectors, and the scale that turns cosines into logits."""
 
     legend: Legend
-    vectors: Tensor  # (K, D) unit vectors, one per class or rated prompt, in the legend's order
+    vectors: (
+        Tensor  # (K, D) unit vectors, one per class or rated prompt, in the legend's order; of others the last rows
+    )
     logit_scale: float
     min_confidence: float = 0.0  # 0..1; pixels below it are unclassified
 
@@ -63,12 +73,31 @@ def score(question: Question, embeddings: Tensor) -> Tensor:
 def _labels(question: Question, cosines: Tensor) -> Labels:
     if question.legend.kind == "score":
         return Labels(_scores(question, cosines).cpu().numpy(), None)
-    index, probability = _classes(question.logit_scale * cosines)
+    index, probability = _classes(question.logit_scale * _of_classes(question.legend, cosines))
     ids = torch.tensor([c.id for c in question.legend.classes], dtype=torch.uint8, device=index.device)[index]
     if question.min_confidence > 0:
         ids[probability < question.min_confidence] = UNCLASSIFIED_ID
     percent = (100 * probability).round().to(torch.uint8)
     return Labels(ids.cpu().numpy(), percent.cpu().numpy())
+
+
+def with_land(own: Tensor, land: Tensor) -> Tensor:
+    """Class vectors (K, D), followed by those of land (M, D) that are not near any of them: what "others" look like.
+
+    Raises LegendError if none is left.
+    """
+    far = land[(land @ own.T).amax(dim=1) <= OTHERS_NEAR]
+    if not len(far):
+        raise LegendError("--others: these classes are near every kind of land cover already; leave it out")
+    return torch.cat([own, far])
+
+
+def _of_classes(legend: Legend, cosines: Tensor) -> Tensor:
+    """(N, K) cosines of classes from those of vectors; "None of these" has the cosine of the nearest of its vectors."""
+    if not legend.has_others:
+        return cosines
+    own = len(legend.classes) - 1
+    return torch.cat([cosines[:, :own], cosines[:, own:].amax(dim=1, keepdim=True)], dim=1)
 
 
 def _classes(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -134,17 +135,27 @@ def builtin_vectors(tower: TextTower) -> dict[str, Tensor]:
 
 def cached_class_vectors(legend: Legend, space: str) -> Tensor:
     """`class_vectors` with the tower of `space`, kept in the user's cache."""
-    key = hashlib.sha256(f"{space}\n{legend.digest}".encode()).hexdigest()
-    path = user_cache_path("geomap") / "class_vectors" / f"{key}.npy"
+    rows = len(legend.classes) or len(legend.prompts)
+    return _cached(f"{space}\n{legend.digest}", rows, lambda: class_vectors(legend, tower(space)))
+
+
+def cached_texts(texts: Sequence[str], space: str) -> Tensor:
+    """(n, D) unit vectors of texts with the tower of `space`, kept in the user's cache."""
+    content = json.dumps([space, "texts", list(texts)], ensure_ascii=False)
+    return _cached(content, len(texts), lambda: tower(space).encode(texts))
+
+
+def _cached(content: str, rows: int, make: Callable[[], Tensor]) -> Tensor:
+    """Vectors kept in the user's cache under the sha256 of what decides them; made if they are not there."""
+    path = user_cache_path("geomap") / "class_vectors" / f"{hashlib.sha256(content.encode()).hexdigest()}.npy"
     if path.is_file():
         with contextlib.suppress(ValueError, OSError, EOFError):
             cached = torch.from_numpy(np.load(path, allow_pickle=False))
-            rows = len(legend.classes) or len(legend.prompts)
             fits = cached.dtype == torch.float32 and cached.ndim == 2 and len(cached) == rows
             if fits and bool(((cached.norm(dim=1) - 1).abs() < 1e-3).all()):  # NaN is not
                 return cached
         log.warning("the cached class vectors %s are damaged; making them again", path)
-    vectors = class_vectors(legend, tower(space))
+    vectors = make()
     with contextlib.suppress(OSError):  # without a cache, only seconds are lost
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")

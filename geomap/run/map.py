@@ -42,6 +42,7 @@ from geomap.run.request import Request
 from geomap.run.retries import Make, may_leave_out, try_tiles
 from geomap.run.tile_file import Task
 from geomap.run.tiles import Here
+from geomap.run.wording import warn_of_words
 from geomap.run.workers import Resources, Workers
 from geomap.types import UPDATE, LeftOut, Progress, Scene, silent
 from geomap.write.layer import Layer, Statistics
@@ -133,6 +134,7 @@ def map_area(
     out, again = Path(out), Again(refresh, retry_quarantined)
     with _crew(resources, request.device) as crew:
         prepared = prepare(request, crew.device, crew.dtype)
+        warn_of_words(request.legends, prepared.weights)
         asked = identity_of(prepared)
         open_run = partial(open_directory, out, asked, again.renew(asked))
         run = open_run()

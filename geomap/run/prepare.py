@@ -87,7 +87,8 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         raise InputError("nothing to map; give --legend or --classes")
     if not 1 <= request.min_clear_months <= request.period.months:
         raise InputError(f"--min-clear-months must be 1..{request.period.months}, the months of the period")
-    asked, within = with_base(request.legends, request.within)
+    own = legends.with_others(request.legends) if request.others else request.legends
+    asked, within = with_base(own, request.within)
     layers = layers_of(asked, request.min_confidence)
     changes = change_layers(layers, request.update.period) if request.update else ()
     require_distinct((*layers, *changes))

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import __version__, files, grid, process
+from geomap import __version__, files, grid, legends, process
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
 from geomap.label.classify import Question, TileLabels
@@ -28,6 +28,7 @@ from geomap.run.map import Result, result
 from geomap.run.prepare import Product, with_base
 from geomap.run.publish import publish_maps, published
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
+from geomap.run.wording import warn_of_words
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
@@ -62,6 +63,7 @@ class LabelRequest:
     weights: str | None = None  # name or folder; None: the weights named by the store
     min_confidence: float = 0.0  # 0..1
     within: tuple[str, str] | None = None  # (legend, class): the other maps cover only this class
+    others: bool = False  # legends of the user get one more class, "None of these"
 
 
 def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:
@@ -77,10 +79,12 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     loaded = _weights_of(kept, request.weights)
     if not request.legends:
         raise InputError("nothing to map; give --legend or --classes")
-    asked, within = with_base(request.legends, request.within)
+    own = legends.with_others(request.legends) if request.others else request.legends
+    asked, within = with_base(own, request.within)
     layers = layers_of(asked, request.min_confidence)
     codec = Codec(kept.basis())
     scale, least = loaded.card.logit_scale, request.min_confidence
+    warn_of_words(request.legends, loaded)
     questions = [Question(q, codec.project(vectors_of(q, loaded)), scale, least) for q in asked]
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     described = {

@@ -238,9 +238,15 @@ class RequestKeys(Strict):
     classes: Annotated[
         tuple[Class, ...],
         Option(
-            "--classes", 'Your own classes: "vineyard, olive grove, maize field". Map: classes.tif.', separated=True
+            "--classes",
+            'Your own classes, in English: "vineyard, olive grove, maize field". Map: classes.tif.',
+            separated=True,
         ),
     ] = ()
+    others: Annotated[
+        Flag,
+        Option("--others", "Add a class 254, None of these, to --classes and to legends of your own."),
+    ] = False
     catalogue: CatalogueKeys = CatalogueKeys()
     weights: WeightsKeys = WeightsKeys()
     masks: MaskKeys = MaskKeys()
@@ -377,6 +383,7 @@ class Request:
     period: Converted[Period | str, Period] = Converted(_period)
     stac: Line = CatalogueKeys().stac  # preset, URL or item file
     legends: Converted[Legend | str | Iterable[Legend | str], tuple[Legend, ...]] = Converted(_legends, DEFAULT_LEGEND)
+    others: Flag = False  # legends of the user get one more class, "None of these"
     weights: Line = WeightsKeys().name  # name or folder
     collection: Line | None = None
     max_cloud: Percent = CatalogueKeys().max_cloud  # percent of a scene
@@ -424,6 +431,7 @@ def request_of(
         period=period,
         stac=keys.catalogue.stac,
         legends=asked,
+        others=keys.others,
         weights=keys.weights.name,
         collection=keys.catalogue.collection,
         max_cloud=keys.catalogue.max_cloud,

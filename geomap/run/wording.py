@@ -1,0 +1,68 @@
+"""What to say at the start of a run about the words of classes that a user typed or wrote."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from geomap import legends
+from geomap.encode.weights import Weights
+from geomap.errors import WeightsError
+from geomap.label.check import close_pairs
+from geomap.label.words import LOOKS, check_words
+from geomap.legends import Legend
+from geomap.pipeline import vectors_of
+
+log = logging.getLogger(__name__)
+
+MOST: Final = 8
+"""Most names or pairs in one line."""
+
+
+def warn_of_words(asked: Sequence[Legend], weights: Weights) -> None:
+    """Log a warning for each finding about legends whose class vectors do not come with the weights."""
+    for legend in asked:
+        if legend.digest not in weights.class_vectors:
+            for line in findings(legend, weights):
+                log.warning("%s", line)
+
+
+def findings(legend: Legend, weights: Weights) -> Iterator[str]:
+    """One line for each: classes that are hardly land in English, by what they look like; pairs that are close."""
+    yield from doubts(legend, weights.card.text_space)
+    if legend.kind == "classes":
+        names = [c.name for c in legend.classes]
+        if close := close_pairs(names, vectors_of(legend, weights), weights.card.logit_scale):
+            told = _some([f"{a!r} and {b!r} (cosine {cosine:.2f})" for a, b, cosine in close])
+            yield f"{legend.title}: words can hardly tell apart {told}; type one of them, or say what the other lacks"
+
+
+def doubts(legend: Legend, space: str) -> Iterator[str]:
+    """The lines about words alone."""
+    try:
+        found = check_words(legend, land_names(), space)
+    except WeightsError as e:
+        yield f"{legend.title}: the words were not checked: {e}"
+        return
+    for reads, looks in LOOKS.items():
+        if names := [repr(doubt.name) for doubt in found if doubt.reads == reads]:
+            verb = "looks" if len(names) == 1 else "look"
+            yield (
+                f"{legend.title}: {_some(names)} {verb} like {looks}; the text model reads English names of land, and "
+                "a map of other words is a guess: type what covers the ground, such as 'vineyard' or 'oak forest'"
+            )
+
+
+def land_names() -> tuple[str, ...]:
+    """Names of land that the encoder was trained with: of the simulation's covers, and of the built-in classes."""
+    from geomap.simulate.covers import table
+
+    names = [name for cover in table().cover for name in cover.names]
+    names += [c.name for legend in map(legends.load, legends.builtin_names()) for c in legend.classes]
+    return tuple(dict.fromkeys(names))
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f" and {len(items) - MOST} more" if len(items) > MOST else ""
+    return ", ".join(items[:MOST]) + more
