@@ -222,7 +222,8 @@ def test_a_torn_tile_is_made_again_and_names_of_legends_are_free(archive, asking
     state = open_directory(out, identity_of(job))
     (tile,) = job.tiles
     task = Task(tile)
-    state.save(task, Finished(pack({"file": np.ones(tile.grid.shape, np.uint8)})))
+    with state.lock():  # which marks the folder as a run's
+        state.save(task, Finished(pack({"file": np.ones(tile.grid.shape, np.uint8)})))
     assert state.has(task, ["file"])
     for content in (b"", b"PK\x03\x04torn"):
         (out / f"tiles/{tile.name}.npz").write_bytes(content)
