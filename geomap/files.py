@@ -21,6 +21,7 @@ from typing import Any, Final
 from rich.filesize import decimal
 
 from geomap.errors import DiskFullError, OutputError
+from geomap.paths import real
 
 SUMS: Final = "SHA256SUMS"
 """The list of a finished run's files, in the format of sha256sum (GNU coreutils)."""
@@ -285,7 +286,7 @@ def _inside(directory: Path, name: str) -> bool:
     """Whether a listed name stays in the directory when links are followed."""
     if "\0" in name or PurePosixPath(name).is_absolute():
         return False
-    return (directory / name).resolve().is_relative_to(directory.resolve())
+    return real(directory / name).is_relative_to(real(directory))
 
 
 def _free(directory: Path) -> int:

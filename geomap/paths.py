@@ -22,7 +22,7 @@ def own(text: str, folder: Path = Path()) -> Path:
     if match := _FILE_URL.fullmatch(text):
         raw = folder / match[1]
         return raw if there(raw) else folder / unquote(match[1], errors="surrogateescape")
-    if text.startswith("~"):
+    if text.startswith("~") and folder == Path():  # not in a job file, which means the same on every machine
         return folder / os.path.expanduser(text)  # unlike Path's, no error where the home is not known
     return plain
 
@@ -33,3 +33,8 @@ def there(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError, RuntimeError):
         return False
+
+
+def real(path: Path) -> Path:
+    """The absolute path without links; a loop of links stays as it is (`Path.resolve` raises RuntimeError for one)."""
+    return Path(os.path.realpath(path))

@@ -1,6 +1,7 @@
 """Settings of other programs, homes that are not there, and names that users give their files."""
 
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -8,14 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import rasterio
 
 import geomap
 from geomap import aoi, legends, process
 from geomap.catalog.search import search
-from geomap.errors import HrefError, LegendError, PeriodError
+from geomap.encode.card import locate
+from geomap.errors import GeomapError, HrefError, LegendError, PeriodError
+from geomap.jobs.file import read_job
+from geomap.run.map import map_area
+from geomap.run.record import inputs
+from geomap.run.status import find_problems
+from geomap.run.status import status as look
+from geomap.run.update import earlier
 from geomap.sources.hrefs import HrefPolicy, check_href
+from geomap.store.store import open_store
 from geomap.types import Period
 from tests.support import REPOSITORY
+from tests.support.requests import request_for
 
 NAMES = [
     "a:b", "zip:a!b", "a!b", "a b", "a#b", "a?b", "a%20b", "-a", "~a", "é", "\udcff", "{a", "http:a", "POLYGON ((a",
@@ -160,3 +171,38 @@ def test_a_malformed_legend_is_one_line(toml: bytes) -> None:
         legends.parse(toml, "mine.toml")
     assert "\n" not in str(e.value)
     assert len(str(e.value)) < 300
+
+
+def test_a_loop_of_links_is_one_line(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    run = tmp_path / "run"
+    (run / "tiles").mkdir(parents=True)
+    (run / "tiles/request.json").write_text('{"request": {}, "tiles": {}}')
+    (run / "SHA256SUMS").write_text(f"{'0' * 64}  x.tif\n")
+    (run / "x.tif").symlink_to("x.tif")
+    assert any("x.tif" in line for line in find_problems(run))
+    readers: list[Callable[[], object]] = [
+        lambda: find_problems(loop), lambda: look(loop), lambda: inputs(loop), lambda: earlier(loop),
+        lambda: read_job(loop), lambda: locate(str(loop)), lambda: legends.load(f"{loop}.toml"),
+        lambda: aoi.parse_area(str(loop)), lambda: open_store(loop),
+        lambda: search(aoi.Area(TRIANGLE).geometry, Period(2023, 1), str(loop)),
+    ]  # fmt: skip
+    for read in readers:
+        with pytest.raises(GeomapError) as e:
+            read()
+        assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["zip:x.zip!y#z?e%20 f|g", "http:x", "-~a"])
+def test_maps_go_into_a_folder_of_any_name(
+    name: str, archive: Callable[..., Path], untrained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / f"{name} weights"
+    shutil.copytree(untrained, weights)
+    items = archive(dates=9) / "items.json"
+    map_area(request_for(items, weights.name, period=Period(2018, 9, 1)), Path(name))
+    assert find_problems(Path(name)) == ()
+    with rasterio.open(tmp_path / name / "landcover.tif") as made:
+        assert made.read(1).any()

@@ -31,6 +31,7 @@ from pydantic import (
 from geomap import aoi, config, legends
 from geomap.errors import ConfigError, GeomapError
 from geomap.legends import Legend
+from geomap.paths import real
 from geomap.run.request import (
     CatalogueKeys,
     Class,
@@ -256,13 +257,13 @@ def read_job(path: Path) -> MapJob:
             problems at once.
     """
     raw = config.read_yaml(path, "job file", "pipelines/rolling_update_monthly.yaml")
-    folder = path.resolve().parent
+    folder = real(path).parent
     try:
         keys = JobKeys.model_validate(raw, context=folder)
     except ValidationError as e:
         found = [_keys_for_options(problem) for problem in config.problems(e, JobKeys)]
         raise ConfigError(config.listed(path, found)) from e
-    return MapJob(path.resolve(), keys, keys.chosen(folder))
+    return MapJob(real(path), keys, keys.chosen(folder))
 
 
 @contextmanager

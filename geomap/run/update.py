@@ -30,6 +30,7 @@ from rasterio.windows import Window
 from geomap import files
 from geomap.errors import InputError, ReadError, UpdateError
 from geomap.legends import UNCLASSIFIED_ID
+from geomap.paths import real
 from geomap.run import check
 from geomap.run.directory import RunDirectory
 from geomap.run.identity import SEARCH, month_keys
@@ -71,7 +72,7 @@ class Known:
 def earlier(directory: Path) -> Earlier:
     """The run in a directory, as one to update. Raises UpdateError if it kept no composites."""
     try:
-        return Earlier(directory.resolve(), store.open_store(directory, COMPOSITES).period)
+        return Earlier(real(directory), store.open_store(directory, COMPOSITES).period)
     except InputError as e:
         raise UpdateError(f"cannot update {directory}: {e}; or map without --update-from") from e
 

@@ -91,7 +91,7 @@ def write_map(
             written = _gather(tiled, layer, grid, tiles, tags)
             with _gdal_errors(path.parent, needed):
                 resampling = "MODE" if layer.kind == "classes" else "AVERAGE"
-                rasterio.shutil.copy(tiled, part, OVERVIEW_RESAMPLING=resampling, **_COG)
+                rasterio.shutil.copy(tiled.absolute(), part.absolute(), OVERVIEW_RESAMPLING=resampling, **_COG)
                 statistics = _read_back(part, layer, grid, written)
         # side files first, so that a map under its final name always has them
         files.write_bytes(path.with_suffix(".qml"), qml(layer))
@@ -117,7 +117,7 @@ def _gather(
     needed = space_needed(layer, grid)
     written: list[_Written] = []
     with _gdal_errors(path.parent, needed):
-        target = rasterio.open(path, "w", **_profile(layer, grid))
+        target = rasterio.open(path.absolute(), "w", **_profile(layer, grid))
     try:
         with _gdal_errors(path.parent, needed):
             _describe(target, layer, tags)
@@ -173,7 +173,7 @@ def _window(part: Grid, pixels: NDArray[Any], layer: Layer, grid: Grid) -> Windo
 
 def _read_back(path: Path, layer: Layer, grid: Grid, written: list[_Written]) -> Statistics:
     """Statistics of the file. Raises RasterioIOError if its pixels differ from those written."""
-    with rasterio.open(path, driver="GTiff") as source:
+    with rasterio.open(path.absolute(), driver="GTiff") as source:
         if source.shape != grid.shape:
             raise RasterioIOError(f"{source.shape} pixels were written of {grid.shape}")
         if any(_crc(source.read(1, window=w.window)) != w.crc for w in written):
