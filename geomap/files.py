@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -34,6 +35,14 @@ RECORDS: Final = "composites_from"
 _LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _PROBE: Final = 1 << 20
 """Bytes written to find out why a library could not write: more than its buffers hold (64 KiB in libtiff)."""
+
+MAX_DEPTH: Final = 64
+"""Most levels of JSON from elsewhere: a STAC item has about ten."""
+
+_MAX_DIGITS: Final = 400
+"""Most digits of a whole number that is kept as it is; a float has at most 309."""
+
+_NESTS: Final = frozenset({dict, list})
 
 log = logging.getLogger(__name__)
 
@@ -304,3 +313,49 @@ def _full(directory: Path, needed: int) -> DiskFullError:
         else f"{decimal(free)} free, or a quota is met"
     )
     return DiskFullError(f"no space left in {directory} ({need}); free space and run the same command again")
+
+
+# --- JSON from elsewhere
+
+
+def parse_json(content: bytes | str) -> Any:
+    """JSON of at most MAX_DEPTH levels, as plain data. Raises ValueError, in a few words.
+
+    A whole number of more digits than Python takes becomes infinite: it spoils what it stands in, not all the rest.
+    """
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError(f"more than {MAX_DEPTH} levels") from None
+    except json.JSONDecodeError:
+        raise
+    except UnicodeDecodeError:
+        raise ValueError("not text in UTF-8") from None
+    except ValueError:  # Python's limit on the digits of a number
+        value = json.loads(content, parse_int=_whole)
+    if _deeper(value, MAX_DEPTH):
+        raise ValueError(f"more than {MAX_DEPTH} levels")
+    return value
+
+
+def read_json(path: Path, most: int) -> Any:
+    """The JSON in a file of at most `most` bytes, as `parse_json` reads it. Raises OSError, ValueError."""
+    with path.open("rb") as f:
+        content = f.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {decimal(most)}")
+    return parse_json(content)
+
+
+def _whole(digits: str) -> int | float:
+    return int(digits) if len(digits) < _MAX_DIGITS else math.copysign(math.inf, -(digits[0] == "-") or 1)
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether lists and objects lie deeper in each other than `most` levels."""
+    level = [value] if type(value) in _NESTS else []
+    for _ in range(most):
+        level = [v for outer in level for v in (outer.values() if type(outer) is dict else outer) if type(v) in _NESTS]
+        if not level:
+            return False
+    return True

@@ -157,3 +157,26 @@ def test_links_out_of_the_directory_are_not_part_of_a_run(tmp_path: Path) -> Non
     with pytest.raises(OutputError, match=r"a\.tif"):
         files.write_sums(tmp_path)
     assert not (tmp_path / "SHA256SUMS").exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 65 + "]" * 65, "[" * 300_000, '{"a":' * 65 + "1" + "}" * 65, '{"a":' * 100_000])
+def test_json_is_bounded_in_depth(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ValueError, match="more than 64 levels"):
+        files.parse_json(text)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match="more than"):
+        files.read_json(tmp_path / "a.json", 10**6)
+    with pytest.raises(ValueError, match="more than 100 bytes"):
+        files.read_json(tmp_path / "a.json", 100)
+
+
+def test_json_within_its_limits_is_what_it_was(tmp_path: Path) -> None:
+    value = {"a": [1, -2.5, None, True, "[[[{"], "é": {"b": 10**300}}
+    (tmp_path / "a.json").write_bytes(json.dumps(value).encode("utf-8-sig"))
+    assert files.read_json(tmp_path / "a.json", 1000) == files.parse_json(json.dumps(value)) == value
+    assert files.parse_json("[" * 64 + "]" * 64) == json.loads("[" * 64 + "]" * 64)
+
+
+def test_a_number_of_many_digits_does_not_spoil_the_rest() -> None:
+    long = "9" * 5_000
+    assert files.parse_json(f"[{long}, -{long}, 1]") == [float("inf"), float("-inf"), 1]
