@@ -383,13 +383,11 @@ class Request:
     period: Converted[Period | str, Period] = Converted(_period)
     stac: Line = CatalogueKeys().stac  # preset, URL or item file
     legends: Converted[Legend | str | Iterable[Legend | str], tuple[Legend, ...]] = Converted(_legends, DEFAULT_LEGEND)
-    others: Flag = False  # legends of the user get one more class, "None of these"
     weights: Line = WeightsKeys().name  # name or folder
     collection: Line | None = None
     max_cloud: Percent = CatalogueKeys().max_cloud  # percent of a scene
     offset: OffsetPolicy = CatalogueKeys().offset
     allow_hosts: tuple[Line, ...] = ()
-    exclude: tuple[Line, ...] = ()  # ids of scenes to leave out
     min_clear_months: Converted[int | None, int] = Converted(_min_clear_months, None)
     min_confidence: Share = RequestKeys().min_confidence / 100  # 0..1
     within: Converted[str | tuple[str, str] | None, tuple[str, str] | None] = Converted(_within, None)
@@ -402,6 +400,8 @@ class Request:
     save_embeddings: Flag = False  # keep the embeddings, in embeddings.zarr
     composites: Path | None = None  # composites.zarr of an earlier run, read instead of scenes: `stac` is ignored
     update: Earlier | None = None  # copy what has not changed since this run, and map the rest
+    exclude: tuple[Line, ...] = ()  # ids of scenes to leave out
+    others: Flag = False  # legends of the user get one more class, "None of these"
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
