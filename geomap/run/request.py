@@ -383,7 +383,6 @@ class Request:
     period: Converted[Period | str, Period] = Converted(_period)
     stac: Line = CatalogueKeys().stac  # preset, URL or item file
     legends: Converted[Legend | str | Iterable[Legend | str], tuple[Legend, ...]] = Converted(_legends, DEFAULT_LEGEND)
-    others: Flag = False  # legends of the user get one more class, "None of these"
     weights: Line = WeightsKeys().name  # name or folder
     collection: Line | None = None
     max_cloud: Percent = CatalogueKeys().max_cloud  # percent of a scene
@@ -402,6 +401,7 @@ class Request:
     save_embeddings: Flag = False  # keep the embeddings, in embeddings.zarr
     composites: Path | None = None  # composites.zarr of an earlier run, read instead of scenes: `stac` is ignored
     update: Earlier | None = None  # copy what has not changed since this run, and map the rest
+    others: Flag = False  # legends of the user get one more class, "None of these"
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
