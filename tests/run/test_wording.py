@@ -18,10 +18,11 @@ from geomap.label.classify import with_land
 from geomap.run.map import map_area
 from geomap.run.relabel import LabelRequest, label_store
 from geomap.run.request import Request, RequestKeys, request_of
-from geomap.run.wording import findings
+from geomap.run.wording import findings, warn_of_words
 from geomap.types import Period
 from tests.support.requests import request_for, tiles_of
-from tests.support.runner import geomap as typed
+from tests.support.runner import geomap as inside
+from tests.support.runner import typed
 
 WORDS = "Weinberg, 4010, maize field, corn field"
 
@@ -61,17 +62,18 @@ def test_a_run_says_each_finding_once_and_goes_on(ask, tmp_path, caplog):
 
 def test_the_commands_say_it_on_the_terminal(stored, tmp_path):
     done = typed("label", stored, "--classes", WORDS, "--out", tmp_path / "out")
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     assert done.stderr.count("'Weinberg'") == done.stderr.count("'4010'") == done.stderr.count("'corn field'") == 1
-    checked = typed("legends", "check", "--classes", WORDS)
-    assert checked.returncode == 0
+    checked = inside("legends", "check", "--classes", WORDS)
+    assert checked.exit_code == 0
     assert all(word in checked.stdout for word in ("'Weinberg'", "'4010'"))
 
 
-def test_built_in_legends_and_plain_words_are_silent(ask, tmp_path, caplog):
+def test_built_in_legends_and_plain_words_are_silent(caplog):
+    asked = [legends.typed("vineyard, lake, pine forest"), *map(legends.load, legends.builtin_names())]
     with caplog.at_level(logging.WARNING):
-        map_area(ask(legends=(legends.typed("vineyard, lake, pine forest"), "crops")), tmp_path / "out")
-    assert not [r for r in caplog.records if r.name == "geomap.run.wording"]
+        warn_of_words(asked, weights.load_weights("default"))
+    assert not caplog.records
 
 
 def test_many_doubtful_names_are_one_short_line():
