@@ -303,7 +303,7 @@ def test_a_header_that_is_cut_anywhere_is_damaged_or_read_again(
 def test_a_server_that_sends_hardly_a_byte_is_a_temporary_failure_and_no_damage(
     archive: Archive, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(read.GDAL_OPTIONS, "GDAL_HTTP_LOW_SPEED_TIME", 1)
+    monkeypatch.setitem(read.GDAL_OPTIONS, "GDAL_HTTP_LOW_SPEED_TIME", 2)
     monkeypatch.setattr(reader, "STALLED", 2)
     scenes = found(archive, server.base)
     server.always[place(scenes[2], "B04")] = Answer(rate=50)
