@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import shapely
-from pyproj import Geod, Proj
+from pyproj import CRS, Geod, Proj
 from pyproj.exceptions import ProjError
 from shapely.geometry import GeometryCollection, MultiPolygon
 from shapely.geometry.base import BaseGeometry
@@ -212,6 +212,7 @@ def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
     shapes = None if table is None else table.geometry.dropna()
     if shapes is None or shapes.empty:
         raise AoiError(f"{name} holds no polygon")
+    _require_known_crs(source, name)
     if shapes.crs is None:
         raise AoiError(f"{name} has no coordinate system; set one, for example EPSG:4326")
     if shapes.crs.is_geographic:
@@ -224,6 +225,22 @@ def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
     for shape in lonlat:
         _require_valid(shape, name)
     return GeometryCollection(lonlat)
+
+
+def _require_known_crs(source: Path | io.BytesIO, name: str) -> None:
+    """Refuse GeoJSON that names a CRS which is not known: GDAL reads its coordinates as degrees then."""
+    if isinstance(source, Path) and source.suffix.lower() not in (".geojson", ".json"):
+        return
+    try:
+        content = json.loads(source.read_bytes() if isinstance(source, Path) else source.getvalue())
+        crs = content.get("crs")
+    except (ValueError, RecursionError, AttributeError):  # GDAL has read it, and is less strict
+        return
+    try:
+        if crs is not None:
+            CRS.from_user_input(crs["properties"]["name"])
+    except (ProjError, TypeError, KeyError) as e:
+        raise AoiError(f"{name} has an unknown coordinate system, {_short(json.dumps(crs))}; give EPSG:4326") from e
 
 
 def _in_degrees(shapes: geopandas.GeoSeries, name: str) -> geopandas.GeoSeries:

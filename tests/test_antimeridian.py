@@ -118,3 +118,28 @@ def test_a_size_that_the_change_of_crs_does_not_keep_is_refused(monkeypatch: pyt
     monkeypatch.setattr("geomap.aoi._square_km", lambda _: 100.0)
     with pytest.raises(AoiError, match=r"0\.36 km2 in WGS 84 / UTM zone 31N and 100\.00 km2 on the globe"):
         Area(drawn)
+
+
+@pytest.mark.parametrize(
+    ("crs", "known"),
+    [
+        ({"type": "name", "properties": {"name": "EPSG:99999"}}, False),
+        ({"type": "name", "properties": {"name": "Lambert"}}, False),
+        ({"type": "link", "properties": {"href": "http://localhost/crs"}}, False),
+        ("EPSG:4326", False),
+        ({"type": "name", "properties": {"name": "urn:ogc:def:crs:OGC:1.3:CRS84"}}, True),
+        ({"type": "name", "properties": {"name": "EPSG:4326"}}, True),
+        (None, True),
+    ],
+)
+def test_geojson_of_an_unknown_coordinate_system_is_not_taken_for_degrees(
+    crs: object, known: bool, tmp_path: Path
+) -> None:
+    content = json.loads(geojson(box(4, 50, 4.1, 50.1), 4326)) | {"crs": crs}
+    (tmp_path / "area.geojson").write_text(json.dumps(content))
+    for given_ in (json.dumps(content), tmp_path / "area.geojson"):
+        if known:
+            assert Area(given_).square_km == pytest.approx(79.5, rel=1e-2)
+        else:
+            with pytest.raises(AoiError, match="unknown coordinate system"):
+                Area(given_)
