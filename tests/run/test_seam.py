@@ -54,8 +54,8 @@ class Seam:
     tiles: tuple[str, str]
 
 
-LAND = Seam(6.0, 50.9, (32631, 32632), ("31UGS", "32ULB"))
-DATE_LINE = Seam(180.0, -17.0, (32760, 32701), ("60KZF", "01KAB"))
+LAND = Seam(6.0, 50.9, (32631, 32632), ("31UGS", "32UKB"))
+DATE_LINE = Seam(180.0, -17.0, (32760, 32701), ("60KZG", "01KAB"))
 
 
 @dataclass(frozen=True)
