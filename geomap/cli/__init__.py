@@ -28,7 +28,7 @@ COMMANDS: Final = {
     "run": ("jobs.run", "Map what a job file says."),
     "schedule": ("jobs.schedule", "Write a systemd service with its timer, and a cron line, that run a job."),
     "plan": ("inspect.plan_command", "What a map would take, and how much clear sky it would find month by month."),
-    "explain": ("inspect.explain_command", "Which scenes a run reads, why their DN offsets, and what was left out."),
+    "explain": ("inspect.explain_command", "Which scenes a run reads, why their DN offsets, and what became of each."),
     "demo": ("maps.demo", "Simulate a small landscape with known classes, map it, and compare."),
     "status": ("state.status_command", "How far a run is, and the time to go."),
     "verify": ("state.verify_command", "Check every file of a run against its checksum."),

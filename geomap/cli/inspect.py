@@ -82,7 +82,7 @@ def _of_job(keys: RequestKeys, path: str) -> Request:
 def explain_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")],
 ) -> None:
-    """Which scenes a run reads, what became of each, why their DN offsets, and what was left out.
+    """Which scenes a run reads, why their DN offsets, and what became of each.
 
     The last column counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene has
     none there, or its products never carried the offset.

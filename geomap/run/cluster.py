@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 import uuid
 from collections import deque
@@ -29,6 +30,7 @@ from geomap.run.workers import Resources
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+    from distributed.security import Security
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ GPU: Final = "GPU"
 LOCAL_CONFIG: Final = {
     "distributed.scheduler.allowed-failures": 1,  # workers that may die on a task before it counts as failed
     "distributed.admin.large-graph-warning-threshold": "1 GB",
+    "distributed.scheduler.http.routes": [],  # its pages would need no certificate
+    "distributed.worker.http.routes": [],
 }
 """Dask configuration for local workers."""
 
@@ -122,17 +126,20 @@ class Cluster:
     def _name(self) -> str:
         return self._resources.scheduler or "the workers of this machine"
 
-    def _connect(self, address: str) -> Client:
+    def _connect(self, address: str, security: Security | None = None) -> Client:
+        """A client; `security` is that of this run's own workers. Raises ClusterError, InputError."""
         from distributed import Client
         from distributed.security import Security
 
-        if address.startswith("tls://") and Security().get_connection_args("client").get("ssl_context") is None:
+        own = security or Security()  # as dask is configured
+        if address.startswith("tls://") and own.get_connection_args("client").get("ssl_context") is None:
             raise InputError(
                 f"dask has no certificate here for {address}; set distributed.comm.tls ca-file, client.cert and "
                 "client.key, as docs/cluster.md shows"
             )
         with _errors(address):
-            client: Client = self._exit.enter_context(Client(address, timeout=CONNECT_S, set_as_default=False))
+            client: Client = Client(address, timeout=CONNECT_S, set_as_default=False, security=own)
+            self._exit.enter_context(client)
         return client
 
     def _ready(self, prepared: Prepared) -> Client:
@@ -158,24 +165,33 @@ class Cluster:
     def _start(self) -> Client:
         """Start workers on this machine, reachable only by this user. Raises ClusterError."""
         import dask
-        from distributed import SpecCluster
+        from distributed import LocalCluster
+        from distributed.security import Security
         from distributed.system import MEMORY_LIMIT
 
-        from geomap.run import sockets
-
         r = self._resources
-        folder = self._exit.enter_context(sockets.private_folder())
-        memory = r.memory or MEMORY_LIMIT // r.workers
-        made = sockets.specification(folder, r.workers, r.threads, memory, logging.CRITICAL)
-        # ^ CRITICAL: geomap reports failures itself
+        security = Security.temporary()  # a certificate for this run; its key stays in memory
         try:
+            spill = self._exit.enter_context(tempfile.TemporaryDirectory(prefix="geomap-"))  # for this user alone
             with dask.config.set(LOCAL_CONFIG):
-                cluster = self._exit.enter_context(SpecCluster(**made))
+                cluster = LocalCluster(
+                    n_workers=r.workers,
+                    threads_per_worker=r.threads,
+                    processes=True,
+                    host="tls://127.0.0.1",
+                    security=security,
+                    dashboard_address="127.0.0.1:0",  # port 8787 may be taken
+                    scheduler_kwargs={"dashboard": False},
+                    memory_limit=r.memory or MEMORY_LIMIT // r.workers,
+                    local_directory=spill,
+                    silence_logs=logging.CRITICAL,  # geomap reports failures itself
+                )
+            self._exit.enter_context(cluster)
         except (RuntimeError, OSError, TimeoutError) as e:
             raise ClusterError(
                 f"{self._name} do not start ({_line(e)}); give fewer --workers or more memory, or leave --workers out"
             ) from e
-        return self._connect(cluster.scheduler_address)
+        return self._connect(cluster.scheduler_address, security)
 
     def _gpu_workers(self) -> list[str]:
         """Addresses of the workers that have the resource GPU."""

@@ -11,7 +11,17 @@ from geomap.run import status
 from tests.support.runner import PROGRAM, geomap, refused
 
 TEXT = ["legends", "show", "crops"]  # more than one buffer of text
-MAKES = ["map", "4.0585,50.7431,4.0676,50.7489", "--start", "2018-08", "--months", "3", "--weights"]
+MAKES = [
+    "map",
+    "4.0585,50.7431,4.0676,50.7489",
+    "--start",
+    "2018-08",
+    "--months",
+    "3",
+    "--min-clear-months",
+    "1",
+    "--weights",
+]
 
 
 def shell(line: str, *words: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

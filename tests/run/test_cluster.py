@@ -1,12 +1,14 @@
 """Tiles on real dask clusters: workers of this machine, and `dask scheduler` and `dask worker` started by hand."""
 
-import errno
 import json
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -19,6 +21,7 @@ import cloudpickle
 import dask
 import psutil
 import pytest
+import requests
 from distributed import Client, WorkerPlugin
 
 from geomap import files, grid, simulate
@@ -103,45 +106,49 @@ def two_workers(tmp_path_factory) -> Iterator[str]:
 
 
 def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone(asked, here, tmp_path):
-    """No port of this machine is open; the sockets lie in a folder that another user cannot enter (tried, as root)."""
-    ports: set[int] = set()
+    """Every port is on loopback and takes no client without the certificate of this run; spilled data is private."""
+    listening: set[tuple[str, int]] = set()
     children: set[int] = set()
+    answers: dict[int, str] = {}
     folders: set[Path] = set()
-    refusals: list[int] = []
 
     def look(stage: str, done: int, total: int) -> None:
         me = psutil.Process()
         family = [me, *me.children(recursive=True)]
         children.update(p.pid for p in family[1:] if any("spawn_main" in part for part in p.cmdline()))
         for process in family:
-            ports.update(c.laddr.port for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
-            names = (Path(c.laddr) for c in process.net_connections("unix") if "geomap-" in str(c.laddr))
-            for name in names:
-                folders.add(name.parent)
-                if not refusals and os.getuid() == 0:
-                    refusals.append(as_another_user(name))
-        for folder in folders:
-            assert folder.stat().st_mode & 0o777 == 0o700
-            assert folder.stat().st_uid == os.getuid()
+            listening.update(c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
+        for _, port in listening:
+            answers.setdefault(port, stranger(port))
+        folders.update(Path(tempfile.gettempdir()).glob("geomap-*/dask-scratch-space"))
+        assert all(folder.parent.stat().st_mode & 0o777 == 0o700 for folder in folders if folder.exists())
 
     result = map_area(asked, tmp_path / "out", look, resources=Resources(workers=2, threads=1))
     assert result.tiles == 9
     assert digests(tmp_path / "out") == here
-    assert ports == set()
-    assert len(folders) == 1
+    assert {host for host, _ in listening} == {"127.0.0.1"}
+    assert len(answers) >= 4  # scheduler, its pages, two nannies or workers
+    assert set(answers.values()) <= {"refused", "no page"}, answers
+    assert list(answers.values()).count("refused") >= 3, answers
+    assert folders
     assert not any(folder.exists() for folder in folders)
-    assert refusals == ([errno.EACCES] if os.getuid() == 0 else [])
     assert len(children) == 2
     assert not any(psutil.pid_exists(pid) for pid in children)
 
 
-def as_another_user(name: Path) -> int:
-    """The error of a process of user 65534 that connects to a socket; 0 if it succeeds."""
-    code = "import socket, sys; sys.exit(socket.socket(socket.AF_UNIX).connect_ex(sys.argv[1]))"
-    for python in (sys.executable, "/usr/bin/python3"):
-        with suppress(OSError):
-            return subprocess.run([python, "-c", code, str(name)], user=65534, check=False, cwd="/").returncode
-    return pytest.skip("no Python that another user may run")
+def stranger(port: int) -> str:
+    """What a port answers to a client without a certificate, which trusts whatever it is shown."""
+    paths = ("", "health", "info/main/workers.html", "json/counts.json", "metrics", "api/v1/get_workers")
+    with suppress(requests.RequestException):  # a port with TLS does not talk to it
+        found = {requests.get(f"http://127.0.0.1:{port}/{path}", timeout=10).status_code for path in paths}
+        return "no page" if found == {404} else f"answers {found}"
+    anyone = ssl.create_default_context()
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    raw = socket.create_connection(("127.0.0.1", port), timeout=10)
+    with suppress(OSError), anyone.wrap_socket(raw) as secured:
+        secured.sendall(b"x" * 100)
+        return f"says {said!r}" if (said := secured.recv(10)) else "refused"
+    return "refused"
 
 
 def test_workers_that_cannot_start_are_one_clear_error(asked, tmp_path, monkeypatch):
