@@ -76,6 +76,10 @@ class DamagedError(ReadError):
         self.detail = detail  # a few words, without the address
 
 
+class NetworkError(GeomapError):
+    """A certificate or a proxy lets nothing through; only another setting helps, not another try."""
+
+
 class WorkerLostError(GeomapError):
     """Workers die on a tile, from too little memory or a crash in a library."""
 

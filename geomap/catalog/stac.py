@@ -5,51 +5,44 @@ Items stay the JSON that was served: pystac would migrate them (proj:epsg become
 
 from __future__ import annotations
 
-import json
-import logging
 import re
 import socket
 import ssl
-import time
 import warnings
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final
-from urllib.parse import urlsplit
+from typing import Final
+from urllib.parse import urljoin, urlsplit
 
 import shapely
 from pystac.errors import RequiredPropertyMissing, STACError, STACTypeError
 from pystac_client import Client
 from pystac_client.conformance import ConformanceClasses
 from pystac_client.exceptions import APIError
-from pystac_client.stac_api_io import StacApiIO
 from pystac_client.warnings import PystacClientWarning
-from requests import PreparedRequest, RequestException, Response, Session
-from requests.adapters import HTTPAdapter
-from shapely.geometry import MultiPolygon, mapping
+from requests import RequestException
+from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
-from urllib3 import BaseHTTPResponse, Retry
-from urllib3.connectionpool import ConnectionPool
-from urllib3.exceptions import MaxRetryError, ResponseError
 
-from geomap.errors import CatalogUnavailableError, GeomapError, HrefError, InputError
+from geomap.catalog.http import CatalogIO
+from geomap.catalog.pages import Item, Query, items
+from geomap.errors import CatalogUnavailableError, GeomapError, InputError, NetworkError
+from geomap.files import read_json
 from geomap.lonlat import sides
-from geomap.sources.hrefs import HrefPolicy, check_url, named, redacted, without_secrets
+from geomap.sources import network
+from geomap.sources.hrefs import HrefPolicy, named, redacted, without_secrets
 from geomap.sources.retry_after import TEMPORARY
 from geomap.types import Period
-
-log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT: Final = 6.0  # s
 READ_TIMEOUT: Final = 20.0  # s without a byte
 PATIENCE: float = 15.0  # s of retries after a request's first failure: a dead catalogue is reported within a minute
 PAGE_SIZE: Final = 100  # items; some catalogues time out on larger pages
-MAX_ITEMS: Final = 200_000  # more than any catalogue has for an area that geomap takes; stops endless paging
 MAX_VERTICES: Final = 500  # of the outline sent; the exact area is checked on this side
-
-Item = dict[str, Any]
+MAX_COLLECTIONS: Final = 1_000  # looked at to say which there are
+MAX_FILE: Final = 2**30  # bytes of an item file
 
 _GARBAGE: Final = (ValueError, KeyError, TypeError, AttributeError, STACTypeError, RequiredPropertyMissing)
 _CAUSES: Final[tuple[tuple[type[OSError], str], ...]] = (
@@ -60,84 +53,6 @@ _CAUSES: Final[tuple[tuple[type[OSError], str], ...]] = (
     (ssl.SSLCertVerificationError, "TLS certificate not accepted"),
     (ssl.SSLError, "TLS handshake failed"),
 )
-
-
-class _Retry(Retry):
-    """Retries for PATIENCE seconds; a longer `Retry-After` ends them at once."""
-
-    deadline: float | None = None
-
-    def increment(
-        self,
-        method: str | None = None,
-        url: str | None = None,
-        response: BaseHTTPResponse | None = None,
-        error: Exception | None = None,
-        _pool: ConnectionPool | None = None,
-        _stacktrace: TracebackType | None = None,
-    ) -> _Retry:
-        following = super().increment(method, url, response, error, _pool, _stacktrace)
-        now = time.monotonic()
-        following.deadline = self.deadline or now + PATIENCE
-        wait = (response and following.get_retry_after(response)) or following.get_backoff_time()
-        if now + wait > following.deadline:
-            raise MaxRetryError(_pool, url or "", error or ResponseError("no success in time"))  # type: ignore[arg-type]
-        return following
-
-
-class _Session(Session):
-    """Sends a request, and each redirect of it, only where the policy allows."""
-
-    def __init__(self, policy: HrefPolicy) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def send(self, request: PreparedRequest, **kwargs: Any) -> Response:  # requests calls it for every hop
-        check_url(request.url or "", self.policy)
-        return super().send(request, **kwargs)
-
-
-class _CatalogIO(StacApiIO):
-    """Requests with retries and timeouts, and only to places that the user's catalogue may name."""
-
-    def __init__(self, policy: HrefPolicy) -> None:
-        retry = _Retry(
-            total=10,
-            backoff_factor=0.5,
-            status_forcelist=TEMPORARY,
-            allowed_methods=None,  # a search by POST changes nothing: repeating it is safe
-            raise_on_status=False,
-        )
-        super().__init__(timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), max_retries=None)
-        self.policy = policy
-        self.session = _Session(policy)
-        for scheme in ("https://", "http://"):
-            self.session.mount(scheme, HTTPAdapter(max_retries=retry))
-
-    def request(self, href: str, *args: Any, **kwargs: Any) -> str:
-        check_url(href, self.policy)  # `next` and `search` links come from the server
-        try:
-            with _untold_retries():
-                return super().request(href, *args, **kwargs)
-        except APIError as error:
-            if isinstance(error.__context__, HrefError):  # of a redirect
-                raise error.__context__ from None
-            raise
-
-
-@contextmanager
-def _untold_retries() -> Iterator[None]:
-    """Keep urllib3's warning about each retry out of the log: the outcome is reported once, at the end."""
-    talker = logging.getLogger("urllib3.connectionpool")
-
-    def untold(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith("Retrying (")
-
-    talker.addFilter(untold)
-    try:
-        yield
-    finally:
-        talker.removeFilter(untold)
 
 
 def search_items(
@@ -171,33 +86,16 @@ def search_items(
     address = landing_page(url)
     url = without_secrets(address)  # as messages show it
     policy = HrefPolicy(named=named([address, *allow_hosts]))
+    io = CatalogIO(url, policy, (CONNECT_TIMEOUT, READ_TIMEOUT), PATIENCE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PystacClientWarning)  # an API without some link or class, which is no fault
-            client = _open(address, policy)
+            client = _open(address, io)
             present = _present(client, url, collections, required)
-        options: dict[str, Any] = {}
-        if max_cloud < 100 and client.conforms_to(ConformanceClasses.QUERY):
-            options["query"] = {"eo:cloud_cover": {"lte": max_cloud}}
-        count = 0
+            ways = _ways(client, address)
+        clouds = max_cloud if max_cloud < 100 and client.conforms_to(ConformanceClasses.QUERY) else None
         for outline in map(_simple, sides(area)):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", PystacClientWarning)
-                found = client.search(
-                    method="POST",
-                    collections=present,
-                    intersects=mapping(outline),
-                    datetime=[period.start, period.end],
-                    limit=page_size,
-                    **options,
-                )
-            for item in found.items_as_dicts():
-                count += 1
-                if count > MAX_ITEMS:
-                    raise InputError(f"{url} returned over {MAX_ITEMS} items: type a smaller area")
-                if isinstance(item, dict):
-                    yield item
-        log.info("%s: %d items in %s", url, count, ", ".join(present))
+            yield from items(io, ways, Query(present, outline, period, page_size, clouds))
     except APIError as error:
         raise _api_error(url, error) from error
     except STACError as error:
@@ -213,11 +111,12 @@ def read_items(path: Path) -> list[Item]:
         InputError: no such file, or its content is neither.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, MAX_FILE)
     except OSError as error:
         raise InputError(f"cannot read the item file {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path} is not JSON; give a STAC ItemCollection or Item") from None
+    except ValueError as error:
+        why = f" ({error})" if str(error).startswith("more than") else ""
+        raise InputError(f"{path} is not JSON{why}; give a STAC ItemCollection or Item") from None
     kind = content.get("type") if isinstance(content, dict) else type(content).__name__
     if kind == "FeatureCollection" and isinstance(content.get("features"), list):
         return [item for item in content["features"] if isinstance(item, dict)]
@@ -243,8 +142,8 @@ def landing_page(url: str) -> str:
     return parts._replace(path=parts.path.rstrip("/").removesuffix("/search").rstrip("/")).geturl()
 
 
-def _open(address: str, policy: HrefPolicy) -> Client:
-    io, url = _CatalogIO(policy), without_secrets(address)
+def _open(address: str, io: CatalogIO) -> Client:
+    url = io.name
     try:
         client = Client.open(address, stac_io=io, timeout=io.timeout)
     except (APIError, STACError, GeomapError):
@@ -262,9 +161,24 @@ def _present(client: Client, url: str, wanted: Collection[str], required: bool) 
     if present and (len(present) == len(wanted) or not required):
         return present
     missing = ", ".join(sorted(set(wanted) - set(present)))
-    there = sorted(collection.id for collection in client.get_collections())
+    there: list[str] = []
+    with suppress(CatalogUnavailableError, APIError):  # a list that is endless or refused: what came of it is enough
+        there += (collection.id for collection in islice(client.get_collections(), MAX_COLLECTIONS))
+    there = sorted(set(there))
     shown = ", ".join(there[:40]) + (f" and {len(there) - 40} more" if len(there) > 40 else "")
     raise InputError(f"{url} has no collection {missing}; type --collection with one of: {shown or '(none)'}")
+
+
+def _ways(client: Client, address: str) -> list[tuple[str, str]]:
+    """(method, address) by which the API says that it can be searched, in the order to try them.
+
+    Where it does not name a method, POST comes first: it takes the outline of the area, and GET a box around it.
+    """
+    told = [(str(link.extra_fields.get("method") or ""), link) for link in client.links if link.rel == "search"]
+    default = client._search_href()
+    by_method = {method.upper(): urljoin(f"{address}/", link.get_absolute_href() or link.href) for method, link in told}
+    methods = ("GET", "POST") if "GET" in by_method and "POST" not in by_method else ("POST", "GET")
+    return [(method, by_method.get(method, default)) for method in methods]
 
 
 def _simple(parts: list[BaseGeometry]) -> BaseGeometry:
@@ -280,7 +194,11 @@ def _api_error(url: str, error: APIError) -> GeomapError:
     """What a failed request means for the user."""
     status = getattr(error, "status_code", None)  # absent where no response came
     if status is None:
-        return CatalogUnavailableError(f"the catalogue {url} does not answer ({_cause(error)}); try again later")
+        proxy = network.of_proxy(network.texts(error), url)
+        return CatalogUnavailableError(f"the catalogue {url} does not answer{proxy} ({_cause(error)}); try again later")
+    if status == 407 and (setting := network.proxy_of(urlsplit(url).scheme)):
+        name, proxy = setting
+        return NetworkError(f"the proxy {proxy} wants a user and password: set {name}=http://USER:PASSWORD@HOST:PORT")
     if status in TEMPORARY:
         return CatalogUnavailableError(f"the catalogue {url} answers HTTP {status}; try again later")
     return InputError(f"{url} answers HTTP {status} ({_short(error)}); type the landing page of a STAC API")

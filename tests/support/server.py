@@ -48,6 +48,7 @@ class Server:
         self.sign: Callable[[str], str] | None = None  # path of a request to a signing service -> the token it gives
         self.token: str | None = None  # the only query that gets files
         self.seen: list[Seen] = []
+        self.posted: list[bytes] = []  # bodies of requests by POST
         self.sent = 0  # bytes of bodies
         self.open = self.most_open = 0  # connections, idle ones included
         self.in_hand = self.most_in_hand = 0  # requests
@@ -116,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server_.posted.append(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
         self.do_GET()
 
     def do_GET(self) -> None:
