@@ -13,6 +13,7 @@ import importlib.util
 import json
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,7 +60,9 @@ class MiniLmTower:
     dim = 384
 
     def __init__(self) -> None:
-        from sentence_transformers import SentenceTransformer
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="IProgress not found")  # in a notebook; no bar is shown
+            from sentence_transformers import SentenceTransformer
 
         folder = _minilm_folder()
         with _quiet():
