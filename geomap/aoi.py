@@ -9,6 +9,7 @@ import logging
 import math
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -95,6 +96,8 @@ def _read(text: str, folder: Path) -> GeometryCollection:
     if _is_json(text) and not there(folder / text):
         return _from_table(io.BytesIO(text.strip().encode(errors="replace")), "the GeoJSON area")
     path = own(text, folder)
+    if not (path.is_file() or path.is_dir()):
+        raise AoiError(f"the area {_shown(path)} is no regular file; give a GeoJSON, GPKG or Shapefile")
     with _plainly_named(path) as plain:
         return _from_table(plain, f"the area file {_shown(path)}")
 
@@ -202,7 +205,9 @@ def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
     import geopandas
 
     try:
-        listed = geopandas.list_layers(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # what GDAL says is in the error
+            listed = geopandas.list_layers(source)
         layers = listed.name[listed.geometry_type.notna()]  # other layers are plain tables
         table = geopandas.read_file(source, layer=int(layers.index[0])) if len(layers) == 1 else None
     except Exception as e:  # pyogrio and GDAL raise many kinds

@@ -341,10 +341,9 @@ def parse_json(content: bytes | str) -> Any:
 def read_json(path: Path, most: int) -> Any:
     """The JSON in a file of at most `most` bytes, as `parse_json` reads it. Raises OSError, ValueError."""
     with path.open("rb") as f:
-        content = f.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"more than {decimal(most)}")
-    return parse_json(content)
+        if os.fstat(f.fileno()).st_size > most:
+            raise ValueError(f"more than {decimal(most)}")
+        return parse_json(f.read())  # not read(most), which would make room for all of it
 
 
 def _whole(digits: str) -> int | float:

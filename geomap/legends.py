@@ -57,7 +57,7 @@ _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 class LegendClass(Strict):
     """One class of a map."""
 
-    id: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
+    id: Annotated[int, Field(strict=True, ge=1, le=MAX_CLASSES)]
     name: _Text
     colour: _Colour
     prompts: Annotated[tuple[_Text, ...], Field(min_length=1)]

@@ -173,6 +173,19 @@ def test_a_malformed_legend_is_one_line(toml: bytes) -> None:
     assert len(str(e.value)) < 300
 
 
+@pytest.mark.parametrize("suffix", ["geojson", "gpkg", "json", "toml", "yaml"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(suffix: str, tmp_path: Path) -> None:
+    pipe = tmp_path / f"pipe.{suffix}"
+    os.mkfifo(pipe)
+    readers: dict[str, Callable[[], object]] = {
+        "json": lambda: search(aoi.Area(TRIANGLE).geometry, Period(2023, 1), str(pipe)),
+        "toml": lambda: legends.load(str(pipe)),
+        "yaml": lambda: read_job(pipe),
+    }
+    with pytest.raises(GeomapError):
+        readers.get(suffix, lambda: aoi.parse_area(str(pipe)))()
+
+
 def test_a_loop_of_links_is_one_line(tmp_path: Path) -> None:
     loop = tmp_path / "loop"
     loop.symlink_to(loop)

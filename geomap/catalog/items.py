@@ -118,7 +118,7 @@ def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
     epsg, footprint = _epsg([properties, *assets.values()], tile), _footprint(item)
     rasters = _rasters(properties, assets)
     codes = [code for fields in (properties, *assets.values()) if (code := _stated_epsg(fields)) is not None]
-    odd = contradiction([*tiles, tile_in(name)], codes, rasters, epsg, footprint, _frame(item))
+    odd = contradiction([*tiles, tile_in(name)], codes, rasters, epsg, footprint, _frame(item)) or _shared(assets)
     return Granule(
         id=name,
         collection=str(item.get("collection")),
@@ -138,6 +138,16 @@ def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
         contradiction=odd,
         claims=tuple(outline(epsg, bounds) for bounds in rasters) if odd else (),
     )
+
+
+def _shared(assets: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """What is wrong if two bands name one file."""
+    bands: dict[str, str] = {}
+    for band, asset in assets.items():
+        href = asset.get("href")
+        if isinstance(href, str) and (other := bands.setdefault(href, band)) != band:
+            return f"its {other} and {band} are one file"
+    return None
 
 
 def _percent(value: float) -> float:

@@ -110,6 +110,8 @@ def read_items(path: Path) -> list[Item]:
     Raises:
         InputError: no such file, or its content is neither.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"the item file {path} is no regular file; give a STAC ItemCollection or Item")
     try:
         content = read_json(path, MAX_FILE)
     except OSError as error:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from geomap.config import Strict, problems
 from geomap.errors import WeightsError
@@ -71,6 +71,12 @@ class Card(Strict):
     metrics: dict[str, Any]
     limits: tuple[str, ...]  # where they fail, in plain words
     files: dict[str, str] = Field(default_factory=dict)  # file name -> sha256
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> Self:
+        if not all(low < high for low, high in zip(self.low, self.high, strict=True)):
+            raise ValueError("low must be below high in every band")
+        return self
 
     def config(self) -> EncoderConfig:
         """The architecture. Raises WeightsError for an unknown field or an absurd size."""

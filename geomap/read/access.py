@@ -46,6 +46,8 @@ def opened(path: str, href: str) -> Iterator[Any]:
     """
     import rasterio  # not at the top: the command line loads this module for its numbers
 
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, say, would be waited for
+        raise DamagedError(f"{redact(href)} is no regular file; --exclude leaves its scene out", "damaged", "no file")
     with rasterio.open(path, driver=driver(href), sharing=False) as dataset:
         for domain, key in NAMES_FILES.items():
             if key in dataset.tags(ns=domain):

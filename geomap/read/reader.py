@@ -37,6 +37,7 @@ from geomap.grid import outline
 from geomap.lonlat import Box, agree
 from geomap.read import blocks
 from geomap.read.access import STALLED, Access, opened
+from geomap.sentinel2 import SCL_CLASSES
 from geomap.sources import leases, retry_after
 from geomap.sources.hrefs import redact, redacted
 from geomap.sources.providers import SIGN_AGAIN
@@ -152,6 +153,8 @@ class SceneReader:
                         raise _cut(self.url, heard.cut)
                     self._check(dataset)
                     self._fill(values, dataset, self._place(dataset), window, part)
+                    if self.dtype == np.uint8 and values.max(initial=0) > max(SCL_CLASSES):
+                        raise self._contradicts(f"holds {values.max()}, which is no scene class")
             except (GeomapError, MemoryError):
                 raise
             except Exception as e:  # rasterio passes on errors of GDAL that share no other base

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -115,8 +116,9 @@ SPOILT: dict[str, tuple[Callable[[Item], None], str]] = {
     "no href": (lambda item: item["assets"]["blue"].pop("href"), "unopenable"),
     "href null": (all_assets(href=None), "unopenable"),
     "href of a number": (all_assets(href=7), "unopenable"),
-    "href ftp": (all_assets(href="ftp://example.org/a.tif"), "unopenable"),
-    "href vsi": (all_assets(href="/vsizip//etc/a.zip/b.tif"), "unopenable"),
+    "href ftp": (lambda item: item["assets"]["blue"].update(href="ftp://example.org/a.tif"), "unopenable"),
+    "href vsi": (lambda item: item["assets"]["blue"].update(href="/vsizip//etc/a.zip/b.tif"), "unopenable"),
+    "one file twice": (lambda item: item["assets"]["blue"].update(href=item["assets"]["nir"]["href"]), "contradiction"),
     "no asset": (lambda item: item["assets"].pop("scl"), "incomplete"),
     "no baseline": (properties(**{"s2:processing_baseline": None}), "undecided"),
 }
@@ -244,6 +246,25 @@ def test_a_file_of_another_kind_is_left_out_and_named(
     rewritten(items[0], "red", tmp_path, predictor=1, **change)
     (missed,) = composed(items, tmp_path).missed
     assert (missed.scene, missed.band, missed.cause) == (items[0]["id"], "B04", "contradiction")
+
+
+@pytest.mark.parametrize("value", [12, 99, 255])
+def test_classes_that_are_none_are_no_clouds(items: list[Item], tmp_path: Path, value: int) -> None:
+    rewritten(items[0], "scl", tmp_path)
+    with rasterio.open(items[0]["assets"]["scl"]["href"], "r+") as f:
+        classes = f.read(1)
+        classes[::3, ::3] = value
+        f.write(classes, 1)
+    (missed,) = composed(items, tmp_path).missed
+    assert (missed.scene, missed.band, missed.cause) == (items[0]["id"], "SCL", "contradiction")
+    assert str(value) in missed.detail
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(items: list[Item], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tif")
+    items[0]["assets"]["red"]["href"] = str(tmp_path / "pipe.tif")
+    (missed,) = composed(items, tmp_path).missed
+    assert (missed.scene, missed.band, missed.cause) == (items[0]["id"], "B04", "damaged")
 
 
 # --- offsets
