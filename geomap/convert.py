@@ -33,6 +33,7 @@ from geomap.encode.model import EncoderConfig, PixelEncoder
 from geomap.errors import TemporaryError, WeightsError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS, MONTHS
+from geomap.sources import network
 from geomap.sources.retry_after import TEMPORARY
 
 if TYPE_CHECKING:
@@ -315,6 +316,7 @@ def fetch(name: str) -> Path:
     Raises:
         WeightsError: a name that is not in CHECKPOINTS, or the hub refuses the file.
         TemporaryError: the hub does not answer, or the download breaks off.
+        NetworkError: a certificate or a proxy lets nothing through.
     """
     if name not in CHECKPOINTS:
         raise WeightsError(f"no published weights {name!r}; known are {', '.join(CHECKPOINTS)}")
@@ -324,13 +326,15 @@ def fetch(name: str) -> Path:
     repository, file = CHECKPOINTS[name]
     by_hand = f"get {file} of {model_page(name)} by hand, then: geomap weights convert {file} --out DIR"
     try:
-        with _quiet():
+        with _quiet(), network.shared_authorities():
             return Path(hf_hub_download(repository, file))
     except Exception as e:  # errors of the hub, its HTTP client or the disk
         refusals = [x for x in (e, e.__cause__) if isinstance(x, HfHubHTTPError)]  # the hub wraps some of its errors
         status = refusals[0].response.status_code if refusals else 0
         if status >= 400 and status not in TEMPORARY:  # gone, closed or renamed: a retry does not help
             raise WeightsError(f"the hub does not give {file} (HTTP {status}); {by_hand}") from e
+        if lasting := network.lasting(network.texts(e), "https://huggingface.co"):
+            raise lasting from e
         raise TemporaryError(f"{file} cannot be fetched ({type(e).__name__}); try again later, or {by_hand}") from e
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from types import TracebackType
 from typing import Any, Final
+from urllib.parse import urljoin
 
 from pystac import Link
 from pystac_client.exceptions import APIError
@@ -41,6 +42,9 @@ SEARCH_BYTES: Final = 16 * 2**30
 SEARCH_REQUESTS: Final = 10_000
 SEARCH_SECONDS: float = 1800.0
 """The most that all answers of a search may have, be and take."""
+
+LISTING_PAGES: Final = 50
+"""Most pages of a list of collections that are looked at."""
 
 REDIRECTS: Final = 10
 
@@ -105,6 +109,18 @@ class CatalogIO(StacApiIO):
         if isinstance(source, Link):
             return super().read_text(source, *args, **kwargs)
         return self.request(str(source), *args, **kwargs)
+
+    def get_pages(
+        self, url: str, method: str | None = None, parameters: dict[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The pages of a list of collections, each once, and at most LISTING_PAGES."""
+        asked = set[str]()
+        while url not in asked and len(asked) < LISTING_PAGES:
+            asked.add(url)
+            page = self.read_json(url)
+            yield page
+            links = (link for link in page.get("links") or [] if isinstance(link, dict) and link.get("rel") == "next")
+            url = urljoin(url, next((str(link.get("href")) for link in links), url))
 
     def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> Any:
         """Raises LargeAnswerError if it nests too deep, ValueError if it is no JSON."""
@@ -200,6 +216,8 @@ class _Adapter(HTTPAdapter):
                 if self.expired:
                     raise self._slow() from error
                 raise
+        if self.expired:  # the end that came was ours
+            raise self._slow()
         response.raw = io.BytesIO(body)
         return response
 
@@ -213,8 +231,6 @@ class _Adapter(HTTPAdapter):
                     raise LargeAnswerError(
                         f"the catalogue {self.name} sends an answer of over {ANSWER_BYTES >> 20} MB; {LATER}"
                     )
-                if self.expired:
-                    raise self._slow()
         return b"".join(parts)
 
     def _slow(self) -> CatalogUnavailableError:
@@ -237,8 +253,10 @@ class _Adapter(HTTPAdapter):
     def _cut(self) -> None:
         self.expired = True
         for one in list(self._open):
-            with suppress(OSError, AttributeError):
-                socket.socket.shutdown(getattr(one, "sock", one), socket.SHUT_RDWR)
+            found = one if isinstance(one, socket.socket) else one.sock
+            if isinstance(found, socket.socket):
+                with suppress(OSError):
+                    socket.socket.shutdown(found, socket.SHUT_RDWR)  # not that of TLS, which would end its reads badly
 
     def _watch(self, manager: PoolManager) -> None:
         """Let the connections of a pool be known to `_cut`."""
@@ -249,7 +267,8 @@ class _Adapter(HTTPAdapter):
                 def connect(self) -> None:
                     seen.add(self)  # until its socket is there
                     super().connect()
-                    seen.add(self.sock)  # stays open for an answer after which the server closes
+                    if self.sock is not None:
+                        seen.add(self.sock)  # stays open for an answer after which the server closes
 
             return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
 

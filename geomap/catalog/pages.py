@@ -142,7 +142,7 @@ class _Tally:
             raise CatalogUnavailableError(f"the catalogue {self.name} sends a page without a list of items; {LATER}")
         self.pages += 1
         self.expected = max(self.expected, _matched(page))
-        features = page.get("features") or []
+        features = page["features"] or []
         self.short += max(0, _number(page.get("numberReturned")) - len(features))
         if self.pages > MAX_PAGES:
             raise InputError(f"{self.name} has over {MAX_PAGES} pages: type a smaller area or fewer months")
@@ -263,8 +263,10 @@ def _says(error: Exception) -> bool:
 
 
 def _features(page: Any) -> Iterator[Item]:
-    """The items of a page; what is no object is left out."""
-    for item in page.get("features") or []:
+    """The items of a page; what is no object is left out. Raises KeyError, TypeError for what is no page."""
+    if not isinstance(page["features"], list | None):
+        raise TypeError(f"features are a {type(page['features']).__name__}")
+    for item in page["features"] or []:
         if isinstance(item, dict):
             yield item
 

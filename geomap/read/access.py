@@ -12,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from geomap.errors import DamagedError
-from geomap.sources import retry_after
+from geomap.sources import network, retry_after
 from geomap.sources.hrefs import redact
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Scene
@@ -37,12 +37,17 @@ NAMES_FILES: Final = {"OVERVIEWS": "OVERVIEW_FILE", "GEOLOCATION": "X_DATASET"}
 """Metadata of a file (domain -> key) that make GDAL open another file or address, with any driver."""
 
 
+MOST_BYTES: Final = 2**28
+"""Most bytes of a block once unpacked: a whole 10 m band of a granule has 241 MB."""
+
+
 @contextmanager
-def opened(path: str, href: str) -> Iterator[Any]:
+def opened(path: str, href: str, overviews: bool = False) -> Iterator[Any]:
     """The dataset of a scene's file, inside a rasterio.Env of GDAL_OPTIONS. Every file of a scene is opened here.
 
-    `path` is `href`, or the same file as GDAL asks a provider for it. Raises DamagedError if the file's metadata name
-    other files: GDAL would open these without asking which hosts are allowed. rasterio's errors are passed on.
+    `path` is `href`, or the same file as GDAL asks a provider for it; `overviews` is whether these may be read, too.
+    Raises DamagedError if the file's metadata name other files, which GDAL would open without asking which hosts are
+    allowed, or if one of its blocks has more than MOST_BYTES. rasterio's errors are passed on.
     """
     import rasterio  # not at the top: the command line loads this module for its numbers
 
@@ -51,11 +56,25 @@ def opened(path: str, href: str) -> Iterator[Any]:
     with rasterio.open(path, driver=driver(href), sharing=False) as dataset:
         for domain, key in NAMES_FILES.items():
             if key in dataset.tags(ns=domain):
-                what = f"its metadata name another file, {key}"
-                raise DamagedError(
-                    f"{redact(href)} is not opened ({what}); map from an item file without this scene", "damaged", what
-                )
+                raise _refused(href, f"its metadata name another file, {key}")
+        _check_blocks(dataset, href)
+        for level in range(len(dataset.overviews(1)) if overviews else 0):
+            with rasterio.open(path, driver=driver(href), sharing=False, overview_level=level) as smaller:
+                _check_blocks(smaller, href)
         yield dataset
+
+
+def _check_blocks(dataset: Any, href: str) -> None:
+    """Raise DamagedError if GDAL would unpack too much at once: a file of 400 bytes can declare a block of 3 GB."""
+    import numpy as np  # not at the top, as rasterio above
+
+    for (height, width), dtype in zip(dataset.block_shapes, dataset.dtypes, strict=True):
+        if height * width * np.dtype(dtype).itemsize > MOST_BYTES:
+            raise _refused(href, f"its blocks of {width} x {height} pixels have over {MOST_BYTES >> 20} MB")
+
+
+def _refused(href: str, what: str) -> DamagedError:
+    return DamagedError(f"{redact(href)} is not opened ({what}); --exclude leaves its scene out", "damaged", what)
 
 
 @dataclass(frozen=True)
@@ -93,8 +112,12 @@ REMOTE_THREADS = 16
 
 
 def gdal_options(scenes: Sequence[Scene]) -> dict[str, str]:
-    """GDAL options of the providers whose own storage holds the scenes."""
-    options: dict[str, str] = {}
+    """GDAL options for the scenes: certificate authorities, and those of providers on whose own storage they are.
+
+    Raises NetworkError if no authorities are where a variable says.
+    """
+    secure = any(a.href.startswith(("https:", "s3:")) for scene in scenes for a in scene.assets.values())
+    options = network.gdal_authorities() if secure else {}
     for scene in scenes:
         provider = PROVIDERS[scene.provider]
         if any(provider.owns(asset.href) for asset in scene.assets.values()):

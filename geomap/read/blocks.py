@@ -23,8 +23,7 @@ from rasterio.enums import Compression, MaskFlags
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
-MOST_BYTES: Final = 2**28
-"""Most bytes of a block once unpacked: a whole 10 m band of a granule has 241 MB."""
+from geomap.read.access import MOST_BYTES
 
 _ENOUGH: Final = 1024
 """Bytes by which a block that cannot be compressed may exceed its pixels, beside a hundredth of them."""

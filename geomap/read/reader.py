@@ -36,9 +36,9 @@ from geomap.errors import DamagedError, GeomapError, ReadError, SourceUnavailabl
 from geomap.grid import outline
 from geomap.lonlat import Box, agree
 from geomap.read import blocks
-from geomap.read.access import STALLED, Access, opened
+from geomap.read.access import MOST_BYTES, STALLED, Access, opened
 from geomap.sentinel2 import SCL_CLASSES
-from geomap.sources import leases, retry_after
+from geomap.sources import leases, network, retry_after
 from geomap.sources.hrefs import redact, redacted
 from geomap.sources.providers import SIGN_AGAIN
 
@@ -214,6 +214,10 @@ class SceneReader:
         if found.any():
             top, left = int(rows.min()), int(cols.min())
             width, height = int(cols.max()) - left + 1, int(rows.max()) - top + 1
+            if height * width * self.dtype.itemsize > MOST_BYTES:
+                raise self._contradicts(
+                    f"has {width} x {height} pixels where the grid has {part.width} x {part.height}"
+                )
             source = np.empty((height, width), self.dtype)
             _copy(dataset, Window(left, top, width, height), source)
             values[_within(window, part)] = source.ravel()[(rows - top) * width + (cols - left)] * found
@@ -313,9 +317,12 @@ def read_error(error: BaseException, href: str, status: int = 0) -> GeomapError:
     if status < 400 and (told := _HTTP_CODE.search(causes)):
         status = int(told[1])
     name = redact(href)
+    if lasting := network.lasting(causes, href):
+        return lasting
     what = f"HTTP {status}" if status >= 400 else _last_line(_without_address(causes, href))
     if status in retry_after.TEMPORARY or (status < 400 and _TRANSIENT.search(causes)):
-        return SourceUnavailableError(f"{name} cannot be read now ({what}); run the same command again later")
+        proxy = network.of_proxy(causes, href)
+        return SourceUnavailableError(f"{name} cannot be read now{proxy} ({what}); run the same command again later")
     if status in _DENIED:
         return _DeniedError(
             f"{name} may not be read ({what}); the server wants credentials, or the token has expired: "

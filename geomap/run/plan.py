@@ -219,7 +219,7 @@ def clear_sky(scene: Scene, where: Grid, mask: Mask = DEFAULT_MASK) -> NDArray[n
     try:
         with (
             rasterio.Env(**options),
-            opened(href, href) as source,
+            opened(href, href, overviews=True) as source,
             WarpedVRT(source, src_nodata=0, nodata=0, resampling=Resampling.nearest, **lies, **size) as warped,
         ):
             classes = warped.read(1, out_shape=where.shape, resampling=Resampling.nearest)

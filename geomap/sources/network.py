@@ -7,6 +7,7 @@ import os
 import re
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from urllib.request import getproxies_environment
 
 import certifi
 
-from geomap.errors import NetworkError
+from geomap.errors import NetworkError, install_hint
 from geomap.sources.hrefs import without_secrets
 
 AUTHORITIES: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -36,7 +37,7 @@ _NO_TLS: Final = re.compile(
 _TUNNEL: Final = re.compile(
     r"(?:Tunnel connection failed: |CONNECT tunnel failed, response |Received HTTP code )(\d{3})", re.IGNORECASE
 )
-_NO_SOCKS: Final = re.compile(r"Missing dependencies for SOCKS", re.IGNORECASE)
+_NO_SOCKS: Final = re.compile(r"Missing dependencies for SOCKS|'socksio' package", re.IGNORECASE)
 _BAD_PROXY: Final = re.compile(
     r"Unsupported proxy|Not supported proxy scheme|Proxy URL had|check proxy URL|Unable to determine SOCKS version"
     r"|Failed to parse: |port number was not a decimal|Proxy.* unsupported scheme|Port could not be cast",
@@ -73,6 +74,23 @@ def gdal_authorities() -> dict[str, str]:
     if found is None:
         return {}
     return {"GDAL_HTTP_CAPATH" if Path(found[1]).is_dir() else _GDAL: found[1]}
+
+
+@contextmanager
+def shared_authorities() -> Iterator[None]:
+    """Let libraries that know only OpenSSL's own variables trust the same authorities inside. Raises NetworkError."""
+    found = authorities()
+    name = "SSL_CERT_DIR" if found and Path(found[1]).is_dir() else "SSL_CERT_FILE"
+    before = os.environ.get(name)
+    if found:
+        os.environ[name] = found[1]
+    try:
+        yield
+    finally:
+        if found and before is None:
+            del os.environ[name]
+        elif found and before is not None:
+            os.environ[name] = before
 
 
 def lasting(error: str, url: str) -> NetworkError | None:
@@ -130,10 +148,8 @@ def _of_proxy(error: str, host: str, name: str, proxy: str) -> str:
     """What is wrong with a proxy for good; empty if nothing is."""
     correct = f"correct {name}, or unset it"
     if _NO_SOCKS.search(error):
-        return (
-            f"{name} names the SOCKS proxy {proxy}, for which requests needs another package: pip install pysocks, "
-            "or name an HTTP proxy"
-        )
+        hint = install_hint("pysocks", "socksio")
+        return f"{name} names the SOCKS proxy {proxy}, for which packages are missing: {hint}; or name an HTTP proxy"
     if told := _TUNNEL.search(error):
         if told[1] == "407":
             return f"the proxy {proxy} wants a user and password: set {name}=http://USER:PASSWORD@HOST:PORT"

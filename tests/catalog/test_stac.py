@@ -93,8 +93,7 @@ def _with_href(folder: Path, href: str) -> Path:
     other.mkdir(exist_ok=True)
     content = json.loads((folder / "items.json").read_text())
     for item in content["features"]:
-        for asset in item["assets"].values():
-            asset["href"] = href
+        item["assets"]["blue"]["href"] = href
     (other / "items.json").write_text(json.dumps(content))
     (other / "collection.json").write_bytes((folder / "collection.json").read_bytes())
     return other
