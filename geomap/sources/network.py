@@ -26,6 +26,7 @@ _GDAL: Final = "GDAL_CURL_CA_BUNDLE"
 
 _CERTIFICATE: Final = re.compile(
     r"certificate verify failed: (?P<python>[^(\n]*)|SSL certificate problem: (?P<curl>[^\n]*)"
+    r"|error setting certificate[^\n:]*: (?P<file>[^\n]*)"
     r"|(?P<name>no alternative certificate subject name|certificate subject name [^\n]* does not match)",
     re.IGNORECASE,
 )
@@ -58,18 +59,17 @@ def authorities() -> tuple[str, str] | None:
     """
     for name in AUTHORITIES:
         if path := os.environ.get(name):
-            if why := _no_authorities(path):
-                raise NetworkError(
-                    f"{name} names {path}, {why}: set {name} to a file of certificates (PEM), or unset it"
-                )
+            _require(name, path)
             return name, path
     return None
 
 
 def gdal_authorities() -> dict[str, str]:
-    """GDAL's options for the same authorities; none where the user set GDAL's own variable. Raises NetworkError."""
-    if os.environ.get(_GDAL) not in (None, "", certifi.where()):
-        return {}
+    """GDAL's options for the same authorities, or for those of GDAL's own variable. Raises NetworkError."""
+    own = os.environ.get(_GDAL)
+    if own and own != certifi.where():
+        _require(_GDAL, own)
+        return {"GDAL_HTTP_CAPATH" if Path(own).is_dir() else _GDAL: own}
     found = authorities()
     if found is None:
         return {}
@@ -103,6 +103,8 @@ def lasting(error: str, url: str) -> NetworkError | None:
     host, scheme = urlsplit(url).hostname or url, urlsplit(url).scheme or "https"
     proxy = proxy_of(scheme)
     if match := _CERTIFICATE.search(error):
+        if match["file"]:
+            return NetworkError(f"no certificates in {match['file']}: set SSL_CERT_FILE to a file of authorities (PEM)")
         why = (match["python"] or match["curl"] or "it is for another name").strip(" .")
         return NetworkError(f"the certificate of {host} is not accepted ({why}); {_advice(why)}")
     if proxy is not None and (says := _of_proxy(error, host, *proxy)):
@@ -169,20 +171,20 @@ def _advice(why: str) -> str:
         return "check this machine's clock; if it is right, the server's owner has to renew the certificate"
     if "name" in why or "mismatch" in why:
         return "type the name for which the certificate was made"
-    found = authorities()
-    trusted = (
-        f"{found[0]}={found[1]} does not vouch for it" if found else "none of the usual authorities vouches for it"
-    )
-    return f"{trusted}: if your network has an authority of its own, set {(found or ('SSL_CERT_FILE',))[0]} to its file"
+    name, path = authorities() or ("SSL_CERT_FILE", "")
+    known = f"those of {name}={path}" if path else "the usual ones"
+    return f"its authority is none of {known}: if your network has an authority of its own, set {name} to its file"
 
 
-def _no_authorities(path: str) -> str:
-    """Why a path holds no certificates; empty if it does."""
+def _require(name: str, path: str) -> None:
+    """Raise NetworkError unless the path in a variable is a folder or a file of certificates."""
     try:
-        about = os.stat(path)
+        changed = os.stat(path).st_mtime_ns
+        why = "" if Path(path).is_dir() else _no_certificates(path, changed)
     except (OSError, ValueError) as error:
-        return f"which cannot be read ({getattr(error, 'strerror', None) or error})"
-    return "" if Path(path).is_dir() else _no_certificates(path, about.st_mtime_ns)
+        why = f"which cannot be read ({getattr(error, 'strerror', None) or error})"
+    if why:
+        raise NetworkError(f"{name} names {path}, {why}: set {name} to a file of certificates (PEM), or unset it")
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,6 +1,7 @@
 """A real HTTP server on loopback whose answers can be scripted: refusals, cuts, tokens, pauses, redirects."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -40,7 +41,13 @@ class Server:
     `always` holds for its path, the file, 404.
     """
 
-    def __init__(self, folder: Path | None = None, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.folder = folder
         self.replies: list[Answer] = []  # to all requests in turn, the last one for ever
         self.script: dict[str, list[Answer]] = {}  # by the path's end; used up in order
@@ -56,7 +63,9 @@ class Server:
         handler = type("Handler", (_Handler,), {"server_": self})
         self._http = ThreadingHTTPServer((host, port), handler)
         self._http.daemon_threads = True
-        self.base = f"http://{host}:{self._http.server_port}"
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
+        self.base = f"http{'s' if tls else ''}://{host}:{self._http.server_port}"
         threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def __enter__(self) -> "Server":
