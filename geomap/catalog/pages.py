@@ -139,7 +139,7 @@ class _Tally:
     def page(self, page: Any) -> None:
         """Note a page before its items. Raises CatalogUnavailableError, InputError if the pages do not end."""
         if not isinstance(page.get("features"), list):
-            raise CatalogUnavailableError(f"the catalogue {self.name} sends a page without a list of items; {LATER}")
+            raise CatalogUnavailableError(f"the catalogue {self.name} answers garbage (no list of items); {LATER}")
         self.pages += 1
         self.expected = max(self.expected, _matched(page))
         features = page["features"] or []

@@ -111,13 +111,13 @@ def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone
     children: set[int] = set()
     answers: dict[int, str] = {}
     folders: set[Path] = set()
+    before = ports(psutil.Process())
 
     def look(stage: str, done: int, total: int) -> None:
         me = psutil.Process()
         family = [me, *me.children(recursive=True)]
         children.update(p.pid for p in family[1:] if any("spawn_main" in part for part in p.cmdline()))
-        for process in family:
-            listening.update(c.laddr for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
+        listening.update(ports(me) - before)
         for _, port in listening:
             answers.setdefault(port, stranger(port))
         folders.update(Path(tempfile.gettempdir()).glob("geomap-*/dask-scratch-space"))
@@ -134,6 +134,12 @@ def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone
     assert not any(folder.exists() for folder in folders)
     assert len(children) == 2
     assert not any(psutil.pid_exists(pid) for pid in children)
+
+
+def ports(me: psutil.Process) -> set[tuple[str, int]]:
+    """Where a process and its children listen."""
+    family = [me, *me.children(recursive=True)]
+    return {c.laddr for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
 
 
 def stranger(port: int) -> str:
