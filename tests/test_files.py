@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from geomap import files
-from geomap.errors import DiskFullError, OutputError
+from geomap.catalog import stac
+from geomap.encode import card
+from geomap.errors import DiskFullError, InputError, OutputError, ReadError, WeightsError
+from geomap.store import store
 
 
 @pytest.fixture
@@ -180,3 +183,23 @@ def test_json_within_its_limits_is_what_it_was(tmp_path: Path) -> None:
 def test_a_number_of_many_digits_does_not_spoil_the_rest() -> None:
     long = "9" * 5_000
     assert files.parse_json(f"[{long}, -{long}, 1]") == [float("inf"), float("-inf"), 1]
+
+
+def test_metadata_have_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for where, name in ((card, "MOST_BYTES"), (store, "MOST_METADATA"), (stac, "MAX_FILE")):
+        monkeypatch.setattr(where, name, 1000)
+    for name in ("card.json", "zarr.json", "items.json"):
+        (tmp_path / name).write_bytes(b" " * 2000 + b"{}")
+    with pytest.raises(WeightsError, match=r"card\.json has over 0 MB, which is no card of weights"):
+        card.read_card(tmp_path)
+    with pytest.raises(InputError, match=r"is damaged or no store of geomap \(ValueError: zarr\.json has over 0 MB"):
+        store.open_store(tmp_path)
+    with pytest.raises(InputError, match=r"items\.json is not JSON \(more than 1\.0 kB\)"):
+        stac.read_items(tmp_path / "items.json")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5_000, "[]", "null", "{}", ""])
+def test_a_store_whose_metadata_are_none_is_damaged(tmp_path: Path, text: str) -> None:
+    (tmp_path / "zarr.json").write_text(text)
+    with pytest.raises(ReadError, match="is damaged"):
+        store.name_missing(tmp_path, ["a"])

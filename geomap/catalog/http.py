@@ -29,7 +29,7 @@ from geomap.sources import network
 from geomap.sources.hrefs import HrefPolicy, check_url
 from geomap.sources.retry_after import TEMPORARY
 
-ANSWER_BYTES: Final = 64 * 2**20
+ANSWER_BYTES: Final = 32 * 2**20
 """Most bytes of one answer, unpacked: a hundred items of the wordiest catalogue have 7 MB."""
 
 ANSWER_LISTS: Final = 2_000_000

@@ -142,8 +142,7 @@ class _Tally:
             raise CatalogUnavailableError(f"the catalogue {self.name} answers garbage (no list of items); {LATER}")
         self.pages += 1
         self.expected = max(self.expected, _matched(page))
-        features = page["features"] or []
-        self.short += max(0, _number(page.get("numberReturned")) - len(features))
+        self.short += max(0, _number(page.get("numberReturned")) - len(page["features"]))
         if self.pages > MAX_PAGES:
             raise InputError(f"{self.name} has over {MAX_PAGES} pages: type a smaller area or fewer months")
 
@@ -186,7 +185,7 @@ def _pages(io: CatalogIO, ways: Sequence[tuple[str, str]], query: Query, tally: 
         yield page
         went_on, link = tally.goes_on(), _next(page)
         if link is None:
-            held = len(page.get("features") or [])
+            held = len(page["features"])
             if held >= limit > 1 and not tally.expected:
                 log.warning(
                     "%s gives %d items, just what was asked for at once, and names no next page: there may be more",
@@ -197,7 +196,7 @@ def _pages(io: CatalogIO, ways: Sequence[tuple[str, str]], query: Query, tally: 
         method, address, parameters, headers = _follow(link, address, parameters)
         key = json.dumps([method, address, parameters if method == "POST" else None], sort_keys=True)
         if not went_on or key in asked:
-            if not tally.expected and not (page.get("features") or []):
+            if not tally.expected and not page["features"]:
                 return  # a server that names a next page even after the last one
             if tally.expected and not tally.missing:
                 return
@@ -263,10 +262,8 @@ def _says(error: Exception) -> bool:
 
 
 def _features(page: Any) -> Iterator[Item]:
-    """The items of a page; what is no object is left out. Raises KeyError, TypeError for what is no page."""
-    if not isinstance(page["features"], list | None):
-        raise TypeError(f"features are a {type(page['features']).__name__}")
-    for item in page["features"] or []:
+    """The items of a page; what is no object is left out."""
+    for item in page["features"]:
         if isinstance(item, dict):
             yield item
 

@@ -36,6 +36,9 @@ _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _TEN: Any = Field(min_length=len(BANDS), max_length=len(BANDS))
 
+MOST_BYTES: Final = 2**24
+"""Most bytes of a card."""
+
 SIZES: Final = {
     "bands": (len(BANDS), len(BANDS)), "patch": (1, 64), "dim": (1, 8192), "depth": (1, 96), "heads": (1, 512),
     "mlp": (1, 65_536), "out": (1, 65_536), "months": (12, 12),
@@ -142,6 +145,8 @@ def _parse_card(content: bytes, folder: Path) -> Card:
 
 def _read(path: Path) -> bytes:
     try:
+        if path.name == CARD_FILE and path.stat().st_size > MOST_BYTES:
+            raise WeightsError(f"{path} has over {MOST_BYTES >> 20} MB, which is no card of weights")
         return path.read_bytes()
     except OSError as e:
         raise WeightsError(f"cannot read {path}: {e.strerror}") from e

@@ -19,7 +19,6 @@ rioxarray read. Large arrays are sharded (zarr-specs, codec sharding_indexed), w
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -52,6 +51,8 @@ EMBEDDINGS: Final = "embeddings.zarr"
 COMPOSITES: Final = "composites.zarr"
 MISSING: Final = "missing"
 """Key of the names of tiles that could not be made."""
+MOST_METADATA: Final = 2**26
+"""Most bytes of a store's `zarr.json`, which holds 100 for each tile."""
 
 _ARRAYS: Final = {EMBEDDINGS: EMBEDDING_ARRAYS, COMPOSITES: COMPOSITE_ARRAYS}
 
@@ -266,6 +267,8 @@ def open_store(path: Path, kind: str | None = None) -> Store:
     if not (path / "zarr.json").is_file():
         raise InputError(f"{path} holds no {kind or 'store'}; make one with: geomap map AOI {flag}")
     try:
+        if (path / "zarr.json").stat().st_size > MOST_METADATA:
+            raise ValueError(f"zarr.json has over {MOST_METADATA >> 20} MB")
         content: Any = dict(zarr.open_group(path, mode="r").attrs)["geomap"]
         if content["format"] != FORMAT:
             raise InputError(
@@ -302,9 +305,15 @@ def _listed(path: Path) -> dict[str, str]:
 
 
 def name_missing(path: Path, tiles: Collection[str]) -> None:
-    """Write the tiles that could not be made into a store's attributes. Raises DiskFullError, OutputError."""
-    content = json.loads((path / "zarr.json").read_bytes())
-    content["attributes"]["geomap"][MISSING] = sorted(tiles)
+    """Write the tiles that could not be made into a store's attributes.
+
+    Raises DiskFullError, OutputError, ReadError.
+    """
+    try:
+        content = files.read_json(path / "zarr.json", MOST_METADATA)
+        content["attributes"]["geomap"][MISSING] = sorted(tiles)
+    except (OSError, ValueError, LookupError, TypeError) as e:
+        raise damaged(path, f"zarr.json: {e}") from None
     files.write_json(path / "zarr.json", content)  # under a new inode: the state's own file stays as it is
 
 
