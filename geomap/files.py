@@ -189,12 +189,17 @@ def write_sums(directory: Path, known: Mapping[str, str] | None = None) -> None:
     `known`: their sha256, where they have been computed. Raises OutputError, DiskFullError.
     """
     sums = digests(directory) if known is None else known
-    write_bytes(directory / SUMS, "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode())
+    write_bytes(directory / SUMS, _lines(sums))
 
 
 def seal(sums: Mapping[str, str]) -> str:
     """One sha256 over the names and sha256 of files: it changes if a line of a list is lost, added or changed."""
-    return hashlib.sha256("".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()).hexdigest()
+    return hashlib.sha256(_lines(sums)).hexdigest()
+
+
+def _lines(sums: Mapping[str, str]) -> bytes:
+    """The content of SHA256SUMS."""
+    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums)).encode()
 
 
 def publish(staging: Path, directory: Path) -> None:
