@@ -1,1 +1,1 @@
-"""Accuracy and class areas of a map with confidence intervals, from a sample of its pixels; and the drawing of the sample."""
+"""Accuracy and class areas of a map with confidence intervals, and the sample of its pixels that they need."""

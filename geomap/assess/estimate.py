@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NORMAL_95: Final = 1.96
-"""Standard errors in half a 95 % interval: the 97.5 % quantile of the standard normal distribution, rounded as by Olofsson
-et al. 2014."""
+"""Standard errors in half a 95 % interval: the 97.5 % quantile of the standard normal distribution, rounded as in
+Olofsson et al. 2014."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,8 @@ def estimate(sample: Sample, classes: Sequence[int]) -> Estimates:
     y, x = (indicator[order] * weight[order, None] for indicator in _indicators(sample, ids))
     quantile = _quantile(len(first), len(points), clustered=len(first) < len(index))
     value, error = _ratios(y, x, first, index[order][first])
-    made = [None if np.isnan(v) else Estimate(float(v), float(e), float(quantile * e)) for v, e in zip(value, error)]
+    every = zip(value.tolist(), error.tolist(), strict=True)
+    made = [None if np.isnan(v) else Estimate(v, e, quantile * e) for v, e in every]
     overall, k = made[0], len(ids)
     assert overall is not None  # some point lies on the map
     alone = np.bincount(index[order][first]) == 1
@@ -155,7 +156,8 @@ def _ratios(
 def _table(sample: Sample, ids: NDArray[np.intp], weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """(K, K) weights added by mapped class and reference class, over points on the map."""
     rows, columns = (values[:, None] == ids for values in (sample.mapped, sample.reference))
-    return (rows * weight[:, None]).T @ columns
+    table: NDArray[np.float64] = (rows * weight[:, None]).T @ columns
+    return table
 
 
 def _quantile(units: int, strata: int, clustered: bool) -> float:

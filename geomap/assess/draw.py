@@ -1,0 +1,111 @@
+"""Draws a probability sample of a map's pixels, in two passes over its blocks: one counts, one picks.
+
+Pixels are numbered within each stratum in the order of the blocks. A simple random sample draws numbers; one that is
+spread takes every so-maniest number from a random start on, along an order that goes quadrant by quadrant, so that
+neighbours in the list are neighbours on the ground (the idea of Stevens and Olsen 2004, doi:10.1198/016214504000000250).
+Either way each pixel of a stratum has the same probability, n_h / N_h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pyproj import Transformer
+
+RESOLUTION = 10  # m, of a map's pixels
+
+
+class Pixels(Protocol):
+    """A block of a map: class_map.Block, or any list of pixels with their rows and columns."""
+
+    epsg: int
+    west: float
+    north: float
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    values: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The pixels of a sample, in random order."""
+
+    lonlat: NDArray[np.float64]  # (n, 2) of pixel centres, degrees
+    mapped: NDArray[np.uint8]  # (n,) class id
+    stratum: NDArray[np.intp]  # (n,)
+    sizes: Mapping[int, int]  # stratum -> its pixels
+    drawn: Mapping[int, int]  # stratum -> points drawn from it
+
+    def probability(self, stratum: int) -> float:
+        """Inclusion probability of each pixel of a stratum."""
+        return self.drawn[stratum] / self.sizes[stratum]
+
+
+def count(blocks: Iterable[Pixels]) -> dict[int, int]:
+    """Class id -> pixels, without nodata."""
+    total = np.zeros(256, np.int64)
+    for block in blocks:
+        total += np.bincount(block.values, minlength=256)
+    return {int(v): int(total[v]) for v in np.flatnonzero(total) if v}
+
+
+def draw(
+    blocks: Iterable[Pixels],
+    stratum_of: Mapping[int, int],
+    sizes: Mapping[int, int],
+    wanted: Mapping[int, int],
+    rng: np.random.Generator,
+    spread: bool = False,
+) -> Drawn:
+    """A sample of so many pixels of each stratum.
+
+    Args:
+        blocks: the whole map.
+        stratum_of: class id -> stratum, from 1; classes without one are not drawn.
+        sizes: stratum -> its pixels.
+        wanted: stratum -> points, at most its pixels.
+        rng: decides which pixels, and their order.
+        spread: over the area, instead of simply at random.
+    """
+    ranks = {h: _ranks(sizes[h], n, rng, spread) for h, n in sorted(wanted.items()) if n}
+    lookup = np.zeros(256, np.uint8)
+    lookup[list(stratum_of)] = list(stratum_of.values())
+    seen = dict.fromkeys(ranks, 0)
+    lonlat, mapped, strata = [np.zeros((0, 2))], [np.zeros(0, np.uint8)], [np.zeros(0, np.intp)]
+    for block in blocks:
+        found = lookup[block.values]
+        here = np.bincount(found, minlength=256)
+        for h in (h for h in ranks if here[h]):
+            first, last = np.searchsorted(ranks[h], [seen[h], seen[h] + here[h]])
+            if first < last:
+                at = np.flatnonzero(found == h)[ranks[h][first:last] - seen[h]]
+                lonlat.append(_centres(block, at))
+                mapped.append(block.values[at])
+                strata.append(np.full(len(at), h))
+            seen[h] += int(here[h])
+    order = rng.permutation(sum(len(part) for part in strata))
+    return Drawn(
+        np.concatenate(lonlat)[order],
+        np.concatenate(mapped)[order],
+        np.concatenate(strata)[order],
+        dict(sizes),
+        {h: len(r) for h, r in ranks.items()},
+    )
+
+
+def _ranks(size: int, n: int, rng: np.random.Generator, spread: bool) -> NDArray[np.int64]:
+    """n different numbers of 0 .. size - 1, ascending."""
+    if spread:
+        return np.minimum(((rng.random() + np.arange(n)) * (size / n)).astype(np.int64), size - 1)
+    return np.sort(rng.choice(size, n, replace=False, shuffle=False))
+
+
+def _centres(block: Pixels, at: NDArray[np.intp]) -> NDArray[np.float64]:
+    """(n, 2) longitude and latitude of pixel centres."""
+    x = block.west + RESOLUTION * (block.columns[at] + 0.5)
+    y = block.north - RESOLUTION * (block.rows[at] + 0.5)
+    return np.column_stack(Transformer.from_crs(block.epsg, 4326, always_xy=True).transform(x, y))
