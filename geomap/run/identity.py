@@ -116,8 +116,9 @@ def _source(stac: str) -> str:
 
 
 def legends_digests(asked: Sequence[Legend]) -> dict[str, str]:
-    """Legend name -> sha256 of the whole legend."""
-    return {legend.name: _sha256(legend.model_dump_json().encode()) for legend in asked}
+    """Legend name -> sha256 of the whole legend, but for synonyms, which only decide how points are read."""
+    left = {"classes": {"__all__": {"synonyms"}}}
+    return {legend.name: _sha256(legend.model_dump_json(exclude=left).encode()) for legend in asked}
 
 
 def saved_kinds(request: Request) -> list[str]:
