@@ -48,8 +48,8 @@ def allocate(
     - neyman: to N_h S_h, S_h = sqrt(U_h (1 - U_h)) (Cochran 1977, equation 5.26), none below `least`.
     - equal: the same for each.
 
-    No stratum gets more points than it has pixels, nor fewer than two (LEAST) if it has them. `least` is lowered to
-    n / (number of strata) where n does not suffice; LEAST alone holds for `equal` and `proportional`.
+    No stratum gets more points than it has pixels, nor fewer than two (LEAST) if it has them. `least` is lowered so that
+    it takes no more than half of n (`fewest`); LEAST alone holds for `equal` and `proportional`.
 
     Raises:
         InputError: n is less than two for each stratum.
@@ -57,8 +57,7 @@ def allocate(
     strata = [h for h, size in sorted(sizes.items()) if size]
     size = np.array([sizes[h] for h in strata], np.float64)
     wanted = min(n, int(size.sum()))
-    floor = least if how in ("olofsson", "neyman") else LEAST
-    floor = max(min(floor, wanted // len(strata)), LEAST)
+    floor = fewest(wanted, len(strata), least) if how in ("olofsson", "neyman") else LEAST
     low = np.minimum(size, floor)
     if low.sum() > wanted:
         raise InputError(
@@ -72,6 +71,11 @@ def allocate(
         weight = np.ones_like(size)
     shares = _shared(wanted, weight, low, size)
     return dict(zip(strata, (int(v) for v in _whole(shares, wanted)), strict=True))
+
+
+def fewest(n: int, strata: int, least: int) -> int:
+    """Fewest points of a stratum: `least`, or what leaves half of n points to be shared by area."""
+    return max(min(least, n // (2 * strata)), LEAST)
 
 
 def _shared(

@@ -1,8 +1,8 @@
 """Draws a probability sample of a map's pixels, in two passes over its blocks: one counts, one picks.
 
 Pixels are numbered within each stratum in the order of the blocks. A simple random sample draws numbers; one that is
-spread takes every so-maniest number from a random start on, along an order that goes quadrant by quadrant, so that
-neighbours in the list are neighbours on the ground (the idea of Stevens and Olsen 2004, doi:10.1198/016214504000000250).
+spread takes numbers at equal distances from a random start on. The order goes quadrant by quadrant, so that neighbours
+in it are neighbours on the ground (the idea of Stevens and Olsen 2004, doi:10.1198/016214504000000250).
 Either way each pixel of a stratum has the same probability, n_h / N_h.
 """
 
@@ -98,7 +98,7 @@ def draw(
 
 
 def _ranks(size: int, n: int, rng: np.random.Generator, spread: bool) -> NDArray[np.int64]:
-    """n different numbers of 0 .. size - 1, ascending."""
+    """N different numbers of 0 .. size - 1, ascending."""
     if spread:
         return np.minimum(((rng.random() + np.arange(n)) * (size / n)).astype(np.int64), size - 1)
     return np.sort(rng.choice(size, n, replace=False, shuffle=False))

@@ -6,27 +6,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from geomap.cli.console import log_to_stderr, out_console, say
+from geomap.cli.console import log_to_stderr, out_console, say, warn
 from geomap.cli.options import Verbose
 from geomap.cli.show import HECTARES_PER_PIXEL
 from geomap.cli.state import Directory
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
+    from geomap.assess.estimate import Estimate
+    from geomap.run.assess import Assessed
     from geomap.run.sample import Made
+MATRIX = 10
+"""Most classes of a confusion matrix that fits a terminal of 80 columns."""
+PAIRS = 5  # confusions shown of a larger one
 
 Stem = Annotated[str | None, typer.Option("--legend", help="The map, where DIR holds several: landcover, crops, ...")]
 
 
 def sample_command(
     directory: Directory,
-    out: Annotated[list[Path], typer.Option(help="File to write: .gpkg or .csv to fill in, .gpx to go by. Repeatable.")],
-    n: Annotated[int | None, typer.Option("--n", min=1, max=100_000, help="Points. Default: from --standard-error.")] = None,
+    out: Annotated[
+        list[Path], typer.Option(help="File to write: .gpkg or .csv to fill in, .gpx to go by. Repeatable.")
+    ],
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, max=100_000, help="Points. Default: from --standard-error.")
+    ] = None,
     standard_error: Annotated[
-        float, typer.Option(min=0.001, max=0.5, help="Wanted standard error of overall accuracy; half of a 95 % interval is twice that.")
+        float,
+        typer.Option(min=0.001, max=0.5, help="Wanted of overall accuracy; half of a 95 % interval is twice that."),
     ] = 0.02,
     legend: Stem = None,
     design: Annotated[
@@ -34,16 +45,17 @@ def sample_command(
     ] = "stratified",
     allocation: Annotated[
         Literal["olofsson", "neyman", "equal", "proportional"],
-        typer.Option(help="Points of each class: olofsson = --min for rare ones, the rest by area; neyman = by area and spread."),
+        typer.Option(help="Points by class: olofsson = by area, rare classes --min; neyman = by area and spread."),
     ] = "olofsson",
     least: Annotated[int, typer.Option("--min", min=2, help="Fewest points of a class (olofsson, neyman).")] = 30,
     expected: Annotated[
         list[str] | None,
-        typer.Option(metavar="P|CLASS=P", help="User's accuracy that you expect, 0 to 1; 0.8 if not given. Repeatable."),
+        typer.Option(metavar="P|CLASS=P", help="Expected user's accuracy, 0 to 1; 0.8 if not given. Repeatable."),
     ] = None,
     spread: Annotated[bool, typer.Option("--spread", help="Spread the points evenly over the area.")] = False,
     show_mapped: Annotated[
-        bool, typer.Option("--show-mapped", help="Add a column with the mapped class. Whoever sees it tends to agree with it.")
+        bool,
+        typer.Option("--show-mapped", help="Add a column with the mapped class. Whoever sees it tends to agree."),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other points.")] = 1,
     verbose: Verbose = False,
@@ -96,3 +108,99 @@ def _print_sample(made: Made) -> None:
     for path in made.paths:
         say(str(path))
     say("fill in the column `class`, then type: geomap assess DIR --points FILE --column class")
+
+
+def assess_command(
+    directory: Directory,
+    points: Annotated[
+        str, typer.Option(metavar="FILE", help="Labelled points or polygons: .gpkg, .geojson, .shp, .parquet or .csv.")
+    ],
+    column: Annotated[str, typer.Option(metavar="NAME", help="The column with the class on the ground.")],
+    points_crs: Annotated[
+        str | None, typer.Option(metavar="CRS", help="Of a table's x and y, or of a file without one: EPSG:32631.")
+    ] = None,
+    legend: Stem = None,
+    design: Annotated[
+        Literal["stratified", "random", "cluster"] | None,
+        typer.Option(
+            help="How the points were drawn, where the file does not tell: by mapped class, simply at random, or as "
+            "polygons at random."
+        ),
+    ] = None,
+    allow_learned: Annotated[
+        bool, typer.Option("--allow-learned", help="Take points that the map learned from, and say so.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """How often the map is right, and the area of each class, with 95 % intervals.
+
+    By the stratified estimators of Olofsson et al. 2014. The design is read from the columns that `geomap sample`
+    wrote. Writes assessment.json and assessment.csv into DIR, and the intervals into areas.json and areas.csv.
+
+    Example: `geomap assess brussels --points points.gpkg --column class`
+    """
+    log_to_stderr(verbose)
+    from geomap.run import assess
+
+    asked = assess.AssessRequest(points, column, points_crs, legend, design, allow_learned)
+    _print_assessment(directory, assess.assess_map(directory, asked))
+
+
+def _print_assessment(directory: Path, made: Assessed) -> None:
+    from geomap.run.assess import HECTARES
+
+    found, hectares = made.estimates, made.population * HECTARES
+    names = {c: escape(made.names.get(c, str(c))) for c in found.classes}
+    overall, points = found.overall, int(found.counts.sum())
+    title = f"{made.of.title}: {points:,} points, overall accuracy {_share(overall)}"
+    table = Table("class", title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 0))
+    for name in ("points", "user's", "producer's", "mapped ha", "area ha", "+- ha"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for i, c in enumerate(found.classes):
+        area = found.areas[i]
+        table.add_row(
+            names[c],
+            f"{int(found.counts[i].sum()):,}",
+            _share(found.users[i]),
+            _share(found.producers[i]),
+            f"{made.pixels.get(c, 0) * HECTARES:,.0f}",
+            f"{area.value * hectares:,.0f}",
+            f"{area.ci95 * hectares:,.0f}" if area.error else "?",
+        )
+    out_console.print(table)
+    _print_confusion(made)
+    say(f"+- half of a 95 % interval, {found.quantile:.2f} standard errors; ?: the points leave no interval")
+    for note in made.notes:
+        warn(note, style="bold red" if note.startswith("WARNING") else "yellow")
+    say(f"in {directory / 'assessment.json'} and assessment.csv, with the confusion matrix in points and in shares")
+
+
+def _print_confusion(made: Assessed) -> None:
+    """The confusion matrix in points, by the numbers of the classes; of many classes, the commonest confusions."""
+    found = made.estimates
+    names = [escape(made.names.get(c, str(c))) for c in found.classes]
+    if len(names) > MATRIX:
+        pairs = sorted(
+            ((int(n), i, j) for (i, j), n in _cells(made) if i != j and n), key=lambda pair: (-pair[0], pair[1:])
+        )
+        for n, i, j in pairs[:PAIRS]:
+            say(f"{n} points mapped as {made.names[found.classes[i]]} are {made.names[found.classes[j]]}")
+        return
+    table = Table("", "mapped as", title="Points by class: rows the map, columns the ground")
+    for i in range(len(names)):
+        table.add_column(str(i + 1), justify="right")
+    for i, name in enumerate(names):
+        table.add_row(str(i + 1), name, *(f"{n:,}" if n else "." for n in found.counts[i].tolist()))
+    out_console.print(table)
+
+
+def _cells(made: Assessed) -> list[tuple[tuple[int, int], int]]:
+    counts = made.estimates.counts
+    return [((i, j), int(counts[i, j])) for i in range(len(counts)) for j in range(len(counts))]
+
+
+def _share(e: Estimate | None) -> str:
+    """A share with half its interval, such as ".88 +-.07"; "-" where no point bears on it."""
+    if e is None:
+        return "-"
+    return f"{e.value:.2f} +-{e.ci95:.2f}" if e.error else f"{e.value:.2f} +-?"

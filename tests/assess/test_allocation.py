@@ -49,4 +49,4 @@ def test_too_few_points_are_refused_with_the_least() -> None:
 
 
 def test_a_minimum_that_does_not_fit_is_lowered() -> None:
-    assert list(allocate(SIZES, 40, "olofsson", 30, EXPECTED).values()) == [10, 10, 10, 10]
+    assert list(allocate(SIZES, 40, "olofsson", 30, EXPECTED).values()) == [5, 5, 10, 20]
