@@ -444,8 +444,8 @@ def inner_pixels(polygon: BaseGeometry, every_pixel: bool = False) -> NDArray[np
     """(n, 2) longitude and latitude of pixel centres inside a polygon in degrees, on its zone's 10 m grid.
 
     At most POLYGON_PIXELS, spread evenly over it from north to south. Those within EDGE_M of its border are left out if
-    others are left. With `every_pixel` all pixels, in a grid of _CELLS at most. A polygon without a pixel's centre gives
-    one point inside it.
+    others are left. With `every_pixel` all pixels, in a grid of _CELLS at most. A polygon without a pixel's centre
+    gives one point inside it.
     """
     import shapely
     from pyproj import Transformer

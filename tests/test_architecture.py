@@ -10,7 +10,7 @@ import pytest
 from tests.support import REPOSITORY
 
 PACKAGE = REPOSITORY / "geomap"
-STAGES = ("catalog", "read", "composite", "encode", "label", "write", "store")
+STAGES = ("catalog", "read", "composite", "encode", "label", "write", "store", "assess")
 """Folders of the stages: they import the vocabulary and `sources`, and nothing else of geomap."""
 VOCABULARY = {
     "errors", "types", "sentinel2", "legends", "aoi", "grid", "lonlat", "files", "config", "rowwise", "process",

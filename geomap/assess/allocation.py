@@ -48,8 +48,8 @@ def allocate(
     - neyman: to N_h S_h, S_h = sqrt(U_h (1 - U_h)) (Cochran 1977, equation 5.26), none below `least`.
     - equal: the same for each.
 
-    No stratum gets more points than it has pixels, nor fewer than two (LEAST) if it has them. `least` is lowered so that
-    it takes no more than half of n (`fewest`); LEAST alone holds for `equal` and `proportional`.
+    No stratum gets more points than it has pixels, nor fewer than two (LEAST) if it has them. `least` is lowered so
+    that it takes no more than half of n (`fewest`); LEAST alone holds for `equal` and `proportional`.
 
     Raises:
         InputError: n is less than two for each stratum.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -134,31 +135,17 @@ def _order(side: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return rows, columns
 
 
-class _Opened:
-    """A map's file, opened as a GeoTIFF and nothing else."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.env = rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
-
-    def __enter__(self) -> Any:
-        self.env.__enter__()
-        try:
-            self.file = rasterio.open(self.path, driver="GTiff")
-        except RasterioError as e:
-            self.env.__exit__(None, None, None)
-            raise ReadError(f"{self.path} cannot be read; geomap verify {self.path.parent} says what is wrong") from e
-        return self.file
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.file.close()
-        self.env.__exit__(None, None, None)
-        if isinstance(error, RasterioError):
-            raise ReadError(f"{self.path} cannot be read; geomap verify {self.path.parent} says what is wrong")
-
-
-def _opened(path: Path) -> _Opened:
-    return _Opened(path)
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A map's file, opened as a GeoTIFF and nothing else. Raises ReadError."""
+    try:
+        with (
+            rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
+            rasterio.open(path, driver="GTiff") as f,
+        ):
+            yield f
+    except RasterioError as e:
+        raise ReadError(f"{path} cannot be read; geomap verify {path.parent} says what is wrong") from e
 
 
 def _item(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,26 +75,22 @@ def draw(
     lookup = np.zeros(256, np.uint8)
     lookup[list(stratum_of)] = list(stratum_of.values())
     seen = dict.fromkeys(ranks, 0)
-    lonlat, mapped, strata = [np.zeros((0, 2))], [np.zeros(0, np.uint8)], [np.zeros(0, np.intp)]
+    found: list[tuple[NDArray[Any], ...]] = []  # zone, x, y, class and stratum of some pixels
     for block in blocks:
-        found = lookup[block.values]
-        here = np.bincount(found, minlength=256)
+        strata = lookup[block.values]
+        here = np.bincount(strata, minlength=256)
         for h in (h for h in ranks if here[h]):
             first, last = np.searchsorted(ranks[h], [seen[h], seen[h] + here[h]])
             if first < last:
-                at = np.flatnonzero(found == h)[ranks[h][first:last] - seen[h]]
-                lonlat.append(_centres(block, at))
-                mapped.append(block.values[at])
-                strata.append(np.full(len(at), h))
+                at = np.flatnonzero(strata == h)[ranks[h][first:last] - seen[h]]
+                x = block.west + RESOLUTION * (block.columns[at] + 0.5)
+                y = block.north - RESOLUTION * (block.rows[at] + 0.5)
+                found.append((np.full(len(at), block.epsg), x, y, block.values[at], np.full(len(at), h)))
             seen[h] += int(here[h])
-    order = rng.permutation(sum(len(part) for part in strata))
-    return Drawn(
-        np.concatenate(lonlat)[order],
-        np.concatenate(mapped)[order],
-        np.concatenate(strata)[order],
-        dict(sizes),
-        {h: len(r) for h, r in ranks.items()},
-    )
+    epsg, x, y, mapped, stratum = (np.concatenate(part) for part in zip(*found, strict=True))
+    order = rng.permutation(len(x))
+    drawn = {h: len(r) for h, r in ranks.items()}
+    return Drawn(_degrees(epsg, x, y)[order], mapped[order], stratum[order], dict(sizes), drawn)
 
 
 def _ranks(size: int, n: int, rng: np.random.Generator, spread: bool) -> NDArray[np.int64]:
@@ -104,8 +100,11 @@ def _ranks(size: int, n: int, rng: np.random.Generator, spread: bool) -> NDArray
     return np.sort(rng.choice(size, n, replace=False, shuffle=False))
 
 
-def _centres(block: Pixels, at: NDArray[np.intp]) -> NDArray[np.float64]:
-    """(n, 2) longitude and latitude of pixel centres."""
-    x = block.west + RESOLUTION * (block.columns[at] + 0.5)
-    y = block.north - RESOLUTION * (block.rows[at] + 0.5)
-    return np.column_stack(Transformer.from_crs(block.epsg, 4326, always_xy=True).transform(x, y))
+def _degrees(epsg: NDArray[np.intp], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 2) longitude and latitude of places in their zones, (n,) each."""
+    lonlat = np.zeros((len(x), 2))
+    for zone in np.unique(epsg):
+        mine = epsg == zone
+        to_degrees = Transformer.from_crs(int(zone), 4326, always_xy=True)
+        lonlat[mine] = np.column_stack(to_degrees.transform(x[mine], y[mine]))
+    return lonlat

@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 NORMAL_95: Final = 1.96
 """Standard errors in half a 95 % interval: the 97.5 % quantile of the standard normal distribution, rounded as in
 Olofsson et al. 2014."""
+_NOTHING: Final = 1e-12
+"""Standard errors below it are 0 but for rounding: all points of each stratum agree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,8 @@ def _ratios(
     for part in np.split(z, np.flatnonzero(np.diff(stratum)) + 1):
         m = len(part)
         variance += part[0] ** 2 if m == 1 else m * part.var(axis=0, ddof=1)
-    return ratio, np.sqrt(variance) / below
+    error = np.sqrt(variance) / below
+    return ratio, np.where(error < _NOTHING, 0, error)
 
 
 def _table(sample: Sample, ids: NDArray[np.intp], weight: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -151,6 +151,7 @@ def _print_assessment(directory: Path, made: Assessed) -> None:
 
     found, hectares = made.estimates, made.population * HECTARES
     names = {c: escape(made.names.get(c, str(c))) for c in found.classes}
+    digits = 0 if hectares > 10_000 else 1
     overall, points = found.overall, int(found.counts.sum())
     title = f"{made.of.title}: {points:,} points, overall accuracy {_share(overall)}"
     table = Table("class", title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 0))
@@ -163,9 +164,9 @@ def _print_assessment(directory: Path, made: Assessed) -> None:
             f"{int(found.counts[i].sum()):,}",
             _share(found.users[i]),
             _share(found.producers[i]),
-            f"{made.pixels.get(c, 0) * HECTARES:,.0f}",
-            f"{area.value * hectares:,.0f}",
-            f"{area.ci95 * hectares:,.0f}" if area.error else "?",
+            f"{made.pixels.get(c, 0) * HECTARES:,.{digits}f}",
+            f"{area.value * hectares:,.{digits}f}",
+            f"{area.ci95 * hectares:,.{digits}f}" if area.error else "?",
         )
     out_console.print(table)
     _print_confusion(made)

@@ -349,9 +349,8 @@ def _table(content: Mapping[str, Any]) -> bytes:
                 row |= {key: (c[key] or {}).get("value"), f"{key}_ci95": (c[key] or {}).get("ci95")}
             row |= {f"points as {other['name']}": n for other, n in zip(found["classes"], counts, strict=True)}
             rows.append(row)
-    fields = dict.fromkeys(
-        ["map", "id", "class", "overall_accuracy", "overall_accuracy_ci95", *(key for row in rows for key in row)]
-    )
+    first = ("map", "id", "class", "overall_accuracy", "overall_accuracy_ci95")
+    fields = dict.fromkeys([*first, *(key for row in rows for key in row)])
     return _csv(rows, list(fields))
 
 
