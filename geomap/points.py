@@ -135,21 +135,21 @@ def _located(source: str) -> tuple[Path, str | None]:
         if there(own(file)):
             path, layer = own(file), name
     if not there(path):
-        raise InputError(f"no file {_show(source)} with points; give a {KINDS} file")
+        raise InputError(f"no file {shown(source)} with points; give a {KINDS} file")
     if not path.is_file():
-        raise InputError(f"{_show(source)} is no file; give a {KINDS} file with points")
+        raise InputError(f"{shown(source)} is no file; give a {KINDS} file with points")
     if path.suffix.casefold() not in (*TABLES, *PARQUET, *_STARTS):
-        raise InputError(f"{_show(source)} is no file of points that can be read; export them as {KINDS}")
+        raise InputError(f"{shown(source)} is no file of points that can be read; export them as {KINDS}")
     try:
         size = path.stat().st_size
         with path.open("rb") as f:
             start = f.read(64)
     except OSError as e:
-        raise InputError(f"{_show(source)} cannot be read: {e.strerror}") from e
+        raise InputError(f"{shown(source)} cannot be read: {e.strerror}") from e
     if not size:
-        raise InputError(f"{_show(source)} is empty; export the points again")
+        raise InputError(f"{shown(source)} is empty; export the points again")
     if size > MAX_BYTES:
-        raise InputError(f"{_show(source)} has {size >> 20:,} MB; at most {MAX_BYTES >> 20} MB of points are read")
+        raise InputError(f"{shown(source)} has {size >> 20:,} MB; at most {MAX_BYTES >> 20} MB of points are read")
     _require_kind(path, start)
     return path, layer
 
@@ -157,7 +157,7 @@ def _located(source: str) -> tuple[Path, str | None]:
 def _require_kind(path: Path, start: bytes) -> None:
     wanted = _STARTS.get(path.suffix.casefold())
     if wanted and not start.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").startswith(wanted):
-        raise InputError(f"{_show(path)} is not what its name says, a {path.suffix} file; export the points again")
+        raise InputError(f"{shown(path)} is not what its name says, a {path.suffix} file; export the points again")
 
 
 def _from_csv(
@@ -173,7 +173,7 @@ def _from_csv(
         options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
         table = pd.read_csv(path, sep=_separator(header), nrows=MAX_ROWS + 1, on_bad_lines="error", **options)
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as e:
-        raise InputError(f"{_show(path)} is no table that can be read: {_line(e)}; save it as CSV in UTF-8") from e
+        raise InputError(f"{shown(path)} is no table that can be read: {_line(e)}; save it as CSV in UTF-8") from e
     table.columns = [str(name).strip() for name in table.columns]
     _require_rows(path, len(table))
     _require_columns(path, table.columns, column, date_column)
@@ -197,12 +197,12 @@ def _coordinates(path: Path, columns: Iterable[Any], crs: str | None) -> tuple[s
     pair = [next((known[n] for n in names if n in known), None) for names in ((X, Y) if crs else (LON, LAT))]
     if crs is None and pair == [known.get("x"), known.get("y")] and pair[0]:
         raise InputError(
-            f"{_show(path)} has the columns x and y; say what they are: --points-crs EPSG:4326, or another"
+            f"{shown(path)} has the columns x and y; say what they are: --points-crs EPSG:4326, or another"
         )
     if pair[0] is None or pair[1] is None:
         raise InputError(
-            f"{_show(path)} needs the columns lon and lat (degrees), or x and y with --points-crs; "
-            f"it has {_listed(known.values())}"
+            f"{shown(path)} needs the columns lon and lat (degrees), or x and y with --points-crs; "
+            f"it has {listed(known.values())}"
         )
     return pair[0], pair[1]
 
@@ -217,7 +217,7 @@ def _numbers(path: Path, table: pd.DataFrame, name: str) -> NDArray[np.float64]:
     if len(bad):
         text = str(table[name].iloc[bad[0]])
         raise InputError(
-            f"{_show(path)}, line {bad[0] + 2}: {name} is {_show(text)}, no number ({len(bad):,} lines so); "
+            f"{shown(path)}, line {bad[0] + 2}: {name} is {shown(text)}, no number ({len(bad):,} lines so); "
             "write decimal degrees, such as 4.35, or metres"
         )
     return values
@@ -233,12 +233,12 @@ def _from_vector(
     _require_columns(path, plain, column, date_column)
     kept = table.geometry.notna() & ~table.geometry.is_empty
     if not kept.any():
-        raise InputError(f"{_show(path)} holds no points or polygons; export them with their geometry")
+        raise InputError(f"{shown(path)} holds no points or polygons; export them with their geometry")
     table = table[kept].reset_index(drop=True)
     shapes = table.geometry
     if shapes.crs is None:
         if crs is None:
-            raise InputError(f"{_show(path)} has no coordinate system; say which: --points-crs EPSG:4326, or another")
+            raise InputError(f"{shown(path)} has no coordinate system; say which: --points-crs EPSG:4326, or another")
         shapes = shapes.set_crs(_crs(crs))
     return _names(path, table, column), _in_degrees(path, shapes), _days(path, table, date_column)
 
@@ -249,14 +249,14 @@ def _read_parquet(path: Path) -> geopandas.GeoDataFrame:
     try:
         from pyarrow import parquet
     except ImportError as e:
-        raise InputError(f"{_show(path)} needs pyarrow; type: {install_hint('pyarrow')}") from e
+        raise InputError(f"{shown(path)} needs pyarrow; type: {install_hint('pyarrow')}") from e
     try:
         _require_rows(path, parquet.read_metadata(path).num_rows)
         return geopandas.read_parquet(path)
     except InputError:
         raise
     except Exception as e:  # pyarrow and geopandas raise many kinds
-        raise InputError(f"{_show(path)} is no GeoParquet file that can be read: {_line(e)}") from e
+        raise InputError(f"{shown(path)} is no GeoParquet file that can be read: {_line(e)}") from e
 
 
 def _read_layer(path: Path, layer: str | None) -> geopandas.GeoDataFrame:
@@ -276,55 +276,55 @@ def _read_layer(path: Path, layer: str | None) -> geopandas.GeoDataFrame:
     except InputError:
         raise
     except Exception as e:  # pyogrio and GDAL raise many kinds
-        raise InputError(f"{_show(path)} cannot be read: {_line(e)}; export the points again as {KINDS}") from e
+        raise InputError(f"{shown(path)} cannot be read: {_line(e)}; export the points again as {KINDS}") from e
     if not isinstance(table, geopandas.GeoDataFrame):
-        raise InputError(f"{_show(path)} holds no points or polygons; export them with their geometry")
+        raise InputError(f"{shown(path)} holds no points or polygons; export them with their geometry")
     return table
 
 
 def _layer(path: Path, layers: Sequence[str], asked: str | None) -> str:
     if asked is not None and asked not in layers:
-        raise InputError(f"{_show(path)} has no layer {_show(asked)} with shapes; it has {_listed(layers)}")
+        raise InputError(f"{shown(path)} has no layer {shown(asked)} with shapes; it has {listed(layers)}")
     if not layers:
-        raise InputError(f"{_show(path)} holds no points or polygons; export them with their geometry")
+        raise InputError(f"{shown(path)} holds no points or polygons; export them with their geometry")
     if asked is None and len(layers) > 1:
-        raise InputError(f"{_show(path)} has several layers: {_listed(layers)}; name one as {path.name}:{layers[0]}")
+        raise InputError(f"{shown(path)} has several layers: {listed(layers)}; name one as {path.name}:{layers[0]}")
     return asked or layers[0]
 
 
 def _require_rows(path: Path, rows: int) -> None:
     if not rows:
-        raise InputError(f"{_show(path)} holds no points; export them again")
+        raise InputError(f"{shown(path)} holds no points; export them again")
     if rows > MAX_ROWS:
         count = f"{rows:,}" if rows > MAX_ROWS + 1 else f"more than {MAX_ROWS:,}"
-        raise InputError(f"{_show(path)} has {count} rows; at most {MAX_ROWS:,} are read: give a sample of them")
+        raise InputError(f"{shown(path)} has {count} rows; at most {MAX_ROWS:,} are read: give a sample of them")
 
 
 def _require_columns(path: Path, columns: Iterable[Any], column: str, date_column: str | None) -> None:
     known = [str(name) for name in columns]
     for name, option in ((column, "--column"), (date_column, "--date-column")):
         if name is not None and name not in known:
-            raise InputError(f"{_show(path)} has no column {_show(name)}; choose {option} from {_listed(known)}")
+            raise InputError(f"{shown(path)} has no column {shown(name)}; choose {option} from {listed(known)}")
 
 
 def _names(path: Path, table: pd.DataFrame, column: str) -> list[str]:
     """(n,) names of classes as text; "" where there is none. Raises InputError for what no class can be called."""
     values = table[column]
     if getattr(values, "ndim", 1) != 1:
-        raise InputError(f"{_show(path)} has the column {_show(column)} twice; rename one")
+        raise InputError(f"{shown(path)} has the column {shown(column)} twice; rename one")
     names = ["" if _missing(value) else " ".join(_text(value).split()) for value in values]
     for row, name in enumerate(names):
         if not name.isprintable() or len(name) > NAME_CHARACTERS:
             raise InputError(
-                f"{_show(path)}, row {row + 1}: no class can be called {_show(name)}: one line of at most "
+                f"{shown(path)}, row {row + 1}: no class can be called {shown(name)}: one line of at most "
                 f"{NAME_CHARACTERS} printable characters"
             )
     distinct = set(names) - {""}
     if not distinct:
-        raise InputError(f"{_show(path)} has no class in the column {_show(column)}; choose another as --column")
+        raise InputError(f"{shown(path)} has no class in the column {shown(column)}; choose another as --column")
     if len(distinct) > MAX_CLASSES:
         raise InputError(
-            f"the column {_show(column)} of {_show(path)} has {len(distinct):,} different classes, more than a legend "
+            f"the column {shown(column)} of {shown(path)} has {len(distinct):,} different classes, more than a legend "
             f"holds ({MAX_CLASSES}); choose another as --column"
         )
     return names
@@ -351,7 +351,7 @@ def _days(path: Path, table: pd.DataFrame, column: str | None) -> NDArray[np.dat
     bad = np.flatnonzero((days.isna() & text.notna()).to_numpy())
     if len(bad):
         raise InputError(
-            f"{_show(path)}, row {bad[0] + 1}: {_show(column)} is {_show(str(values.iloc[bad[0]]))}, no day; "
+            f"{shown(path)}, row {bad[0] + 1}: {shown(column)} is {shown(str(values.iloc[bad[0]]))}, no day; "
             "write 2023-06-15, or a year: 2023"
         )
     found: NDArray[np.datetime64] = days.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
@@ -365,7 +365,7 @@ def _crs(text: str) -> Any:
     try:
         return CRS.from_user_input(text)
     except CRSError as e:
-        raise InputError(f"unknown coordinate system {_show(text)}; write --points-crs EPSG:4326, or another") from e
+        raise InputError(f"unknown coordinate system {shown(text)}; write --points-crs EPSG:4326, or another") from e
 
 
 def _in_degrees(path: Path, shapes: geopandas.GeoSeries) -> geopandas.GeoSeries:
@@ -376,13 +376,13 @@ def _in_degrees(path: Path, shapes: geopandas.GeoSeries) -> geopandas.GeoSeries:
     try:
         moved = shapes.to_crs(4326)
     except ProjError as e:
-        raise InputError(f"{_show(path)} cannot be brought to degrees: {_line(e)}; check --points-crs") from e
+        raise InputError(f"{shown(path)} cannot be brought to degrees: {_line(e)}; check --points-crs") from e
     west, south, east, north = bounds = moved.total_bounds
     if not np.isfinite(bounds).all() or west < -180 or east > 180 or south < -90 or north > 90:
         swapped = np.abs(drawn[[0, 2]]).max() <= 90 and np.abs(drawn).max() <= 180
         hint = "longitude and latitude look swapped" if swapped else "give the system that they are in as --points-crs"
         raise InputError(
-            f"{_show(path)} has coordinates {drawn[0]:g}..{drawn[2]:g}, {drawn[1]:g}..{drawn[3]:g}, which lie outside "
+            f"{shown(path)} has coordinates {drawn[0]:g}..{drawn[2]:g}, {drawn[1]:g}..{drawn[3]:g}, which lie outside "
             f"{shapes.crs.name}; {hint}"
         )
     return moved
@@ -396,7 +396,7 @@ def _swapped(
     else:
         what = "for metres name their system: --points-crs EPSG:32631, or another"
     return InputError(
-        f"{_show(path)}, line {row + 2}: {y_name} is {y[row]:g}, no latitude; {what} ({x_name}, {y_name})"
+        f"{shown(path)}, line {row + 2}: {y_name} is {y[row]:g}, no latitude; {what} ({x_name}, {y_name})"
     )
 
 
@@ -414,7 +414,7 @@ def _places(
     kinds = Counter(str(kind) for kind in shapes.geom_type)
     others = sorted(set(kinds) - {"Point", "MultiPoint", "Polygon", "MultiPolygon"})
     if others:
-        raise InputError(f"{_show(path)} holds {' and '.join(others)} shapes; give points or polygons")
+        raise InputError(f"{shown(path)} holds {' and '.join(others)} shapes; give points or polygons")
     places, rows, polygon = [], [], []
     for row, shape in enumerate(shapes):
         found = inner_pixels(shape, every_pixel) if shape.geom_type.endswith("Polygon") else _corners(shape)
@@ -551,22 +551,23 @@ def with_unknown(points: Points, legend: Legend) -> tuple[Legend, Matched]:
         return legend, first
     whole = added(legend, first.unknown)
     again = match(points, whole)
-    new = f"added to legend {legend.name}: {_listed(first.unknown)}"
+    new = f"added to legend {legend.name}: {listed(first.unknown)}"
     return whole, replace(again, lines=(*first.lines, new))
 
 
-def _show(text: object) -> str:
+def shown(text: object) -> str:
     """Text of a user as one short line, with what does not print escaped."""
     plain = str(text).encode("utf-8", "backslashreplace").decode()
     plain = plain if plain.isprintable() else ascii(plain)[1:-1]
     return plain if len(plain) <= 80 else f"{plain[:77]}..."
 
 
-def _listed(names: Iterable[Hashable]) -> str:
-    shown = [_show(name) for name in names]
-    more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
-    return ", ".join(shown[:_SHOWN]) + more if shown else "none"
+def listed(names: Iterable[Hashable], most: int = _SHOWN) -> str:
+    """Names of a user in a message: the first of them, and how many more there are."""
+    found = [shown(name) for name in names]
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more if found else "none"
 
 
 def _line(error: Exception) -> str:
-    return _show(" ".join(str(error).split()))
+    return shown(" ".join(str(error).split()))
