@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from geomap import files
+from geomap import files, waypoints
 from geomap.assess.draw import Drawn
 from geomap.errors import InputError
 
@@ -20,7 +18,6 @@ SIZE: Final = "stratum_px"  # pixels of the stratum
 PROBABILITY: Final = "probability"  # of each of its pixels to be in the sample
 MAPPED: Final = "mapped"  # the class on the map, only if asked for
 KINDS: Final = (".gpkg", ".csv", ".gpx")
-_EPOCH: Final = "1970-01-01T00:00:00.000Z"
 
 
 def require_new(paths: list[Path]) -> None:
@@ -45,7 +42,10 @@ def write_sample(path: Path, drawn: Drawn, names: Mapping[int, str] | None) -> N
     """
     rows = list(_rows(drawn, names))
     suffix = path.suffix.lower()
-    content = _gpx(rows) if suffix == ".gpx" else _csv(rows) if suffix == ".csv" else _gpkg(rows)
+    if suffix == ".gpx":
+        content = waypoints.gpx([{"name": row["id"], "lon": row["lon"], "lat": row["lat"]} for row in rows])
+    else:
+        content = _csv(rows) if suffix == ".csv" else waypoints.gpkg(rows, "sample")
     files.write_bytes(path, content)
 
 
@@ -63,30 +63,3 @@ def _csv(rows: list[dict[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
-
-
-def _gpx(rows: list[dict[str, Any]]) -> bytes:
-    """GPX 1.1 (topografix.com/GPX/1/1): a waypoint for each point, called by its number."""
-    root = ET.Element("gpx", version="1.1", creator="geomap", xmlns="http://www.topografix.com/GPX/1/1")
-    for row in rows:
-        point = ET.SubElement(root, "wpt", lat=f"{row['lat']:.7f}", lon=f"{row['lon']:.7f}")
-        ET.SubElement(point, "name").text = str(row["id"])
-    ET.indent(root)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
-
-
-def _gpkg(rows: list[dict[str, Any]]) -> bytes:
-    """A GeoPackage with one layer of points, `sample`."""
-    import geopandas
-    import pyogrio
-
-    points = geopandas.points_from_xy([row["lon"] for row in rows], [row["lat"] for row in rows], crs=4326)
-    table = geopandas.GeoDataFrame(rows, geometry=points)
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _EPOCH})  # else the file holds the time
-    try:
-        with TemporaryDirectory(prefix="geomap-") as folder:
-            path = Path(folder) / "sample.gpkg"
-            table.to_file(path, layer="sample", driver="GPKG", engine="pyogrio")
-            return path.read_bytes()
-    finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})

@@ -20,7 +20,7 @@ from geomap.assess.draw import RESOLUTION, count
 from geomap.assess.estimate import Estimate, Estimates, Sample, estimate
 from geomap.errors import BusyError, InputError
 from geomap.legends import Legend, LegendClass
-from geomap.points import Points, match, pixels, read_points
+from geomap.points import Points, listed, match, pixels, read_points, shown
 from geomap.run import record
 from geomap.run.directory import held
 
@@ -114,6 +114,12 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
 def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[np.intp], list[str]]:
     """Names by id, (n,) ids of the points' classes (0: none), and what to say about them."""
     matched = match(points, _legend(of))
+    if not matched.ids.any():
+        known = listed([name for c, name in of.names.items() if c <= legends.MAX_CLASSES])
+        raise InputError(
+            f"no class of {shown(points.path)} ({listed(matched.unknown)}) is one of map {of.stem}: {known}; choose "
+            "another --legend or --column"
+        )
     names, reference = dict(of.names), matched.ids.astype(np.intp)
     counts = Counter(points.name)
     for number, name in enumerate(matched.unknown, 1000):
@@ -121,9 +127,8 @@ def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[n
         reference[[called == name for called in points.name]] = number
     notes = [line for line in matched.lines if ", by " in line]
     if matched.unknown:
-        shown = ", ".join(f"{name} ({counts[name]})" for name in matched.unknown[:_MANY])
-        more = f" and {len(matched.unknown) - _MANY} more" if len(matched.unknown) > _MANY else ""
-        notes.append(f"classes that the map does not have, so it is wrong there: {shown}{more}")
+        others = _some([f"{shown(name)} ({counts[name]})" for name in matched.unknown])
+        notes.append(f"classes that the map does not have, so it is wrong there: {others}")
     return names, reference, notes
 
 

@@ -272,6 +272,14 @@ def test_columns_of_a_sample_that_were_changed_are_refused(run: Path, answered: 
     refused(geomap("assess", run, "--points", changed, "--column", "class"), 2, "are not as geomap sample wrote them")
 
 
+def test_points_of_another_legend_are_refused(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered).assign(crop="Maize")
+    crops = write(table, answered.with_name("crops.gpkg"))
+    refused(
+        geomap("assess", run, "--points", crops, "--column", "crop"), 2, "(Maize) is one of map landcover: Artificial"
+    )
+
+
 def test_a_folder_without_a_finished_map_is_refused(tmp_path: Path) -> None:
     refused(geomap("sample", tmp_path, "--out", tmp_path / "a.gpkg"), 2, "holds no finished map of classes")
 
