@@ -10,24 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import Transformer
 
+from geomap.assess.class_map import Block
+
 RESOLUTION = 10  # m, of a map's pixels
-
-
-class Pixels(Protocol):
-    """A block of a map: class_map.Block, or any list of pixels with their rows and columns."""
-
-    epsg: int
-    west: float
-    north: float
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
-    values: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +36,7 @@ class Drawn:
         return self.drawn[stratum] / self.sizes[stratum]
 
 
-def count(blocks: Iterable[Pixels]) -> dict[int, int]:
+def count(blocks: Iterable[Block]) -> dict[int, int]:
     """Class id -> pixels, without nodata."""
     total = np.zeros(256, np.int64)
     for block in blocks:
@@ -54,7 +45,7 @@ def count(blocks: Iterable[Pixels]) -> dict[int, int]:
 
 
 def draw(
-    blocks: Iterable[Pixels],
+    blocks: Iterable[Block],
     stratum_of: Mapping[int, int],
     sizes: Mapping[int, int],
     wanted: Mapping[int, int],
@@ -100,7 +91,7 @@ def _ranks(size: int, n: int, rng: np.random.Generator, spread: bool) -> NDArray
     return np.sort(rng.choice(size, n, replace=False, shuffle=False))
 
 
-def _degrees(epsg: NDArray[np.intp], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+def _degrees(epsg: NDArray[np.intp], x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
     """(n, 2) longitude and latitude of places in their zones, (n,) each."""
     lonlat = np.zeros((len(x), 2))
     for zone in np.unique(epsg):

@@ -105,6 +105,8 @@ def _print_sample(made: Made) -> None:
         name = escape(made.of.names.get(c, str(c)))
         table.add_row(name, f"{pixels * HECTARES_PER_PIXEL:,.2f}", f"{pixels / total:.1%}", f"{made.points[c]:,}")
     out_console.print(table)
+    if made.least is not None:
+        say(f"at least {made.least} points a class, so that half of them are shared by area; more points allow more")
     for path in made.paths:
         say(str(path))
     say("fill in the column `class`, then type: geomap assess DIR --points FILE --column class")

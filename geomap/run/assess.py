@@ -175,7 +175,7 @@ def _sample(
     labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]
 ) -> tuple[Sample, Design, bool, list[str]]:
     """The points that count, how they were drawn, whether that is known, and what to say."""
-    points, notes = labelled.points, []
+    points, notes = labelled.points, list[str]()
     polygons = len(set(points.group.tolist())) < len(points)
     columns = None if asked.design in ("random", "cluster") else _columns(asked)
     if columns is not None:

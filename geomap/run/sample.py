@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from geomap.assess.allocation import Allocation, allocate, points_needed
+from geomap.assess.allocation import Allocation, allocate, fewest, points_needed
 from geomap.assess.class_map import ClassMap, blocks, find_map
 from geomap.assess.draw import Drawn, count, draw
 from geomap.assess.sample_file import require_new, write_sample
@@ -46,6 +46,7 @@ class Made:
     pixels: Mapping[int, int]  # class id -> pixels of the map
     points: Mapping[int, int]  # class id -> points
     drawn: Drawn
+    least: int | None  # fewest points of a class, lower than asked since n is small; None: as asked
     paths: tuple[Path, ...]
 
 
@@ -90,7 +91,9 @@ def sample_map(directory: Path, out: Sequence[Path], asked: SampleRequest, progr
         write_sample(path, drawn, of.names if asked.show_mapped else None)
     progress("sample", 2, 2)
     points = {c: int((drawn.mapped == c).sum()) for c in pixels}
-    return Made(of, pixels, points, drawn, tuple(out))
+    by_least = asked.design == "stratified" and asked.allocation in ("olofsson", "neyman")
+    least = fewest(n, len(pixels), asked.least) if by_least else asked.least
+    return Made(of, pixels, points, drawn, least if least < asked.least else None, tuple(out))
 
 
 def _expected(of: ClassMap, pixels: Mapping[int, int], asked: SampleRequest) -> dict[int, float]:

@@ -177,6 +177,21 @@ def test_a_damaged_map_is_not_assessed(run: Path, answered: Path) -> None:
         assess_map(run, AssessRequest(answered, "class"))
 
 
+def test_a_run_whose_record_was_changed_is_not_listed_anew(run: Path, answered: Path) -> None:
+    (run / "run.json").write_text((run / "run.json").read_text() + " ")
+    refused(geomap("assess", run, "--points", answered, "--column", "class"), 2, "run.json is not what the run wrote")
+    assert not (run / "assessment.json").exists()
+
+
+def test_names_of_classes_are_text(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)
+    table.loc[:2, "class"] = "[red]Bog[/red]"
+    odd = write(table, answered.with_name("odd.gpkg"))
+    done = geomap("assess", run, "--points", odd, "--column", "class")
+    assert "[red]Bog[/red]" in done.stdout
+    assert "[red]Bog[/red] (3)" in done.stderr
+
+
 def test_points_that_the_map_learned_from_are_refused_or_told(run: Path, answered: Path) -> None:
     table = geopandas.read_file(answered)
     learned = pixels(np.column_stack([table.geometry.x, table.geometry.y])[:7]) * [1, 10, 10]
