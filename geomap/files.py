@@ -126,7 +126,7 @@ def _private(name: str, flags: int) -> int:
 
 
 def write_json(path: Path, value: Any, private: bool = False) -> None:
-    """Write JSON as `json_bytes` makes it. Raises ValueError for NaN; as write_bytes."""
+    """Write `json_bytes`. Raises ValueError for NaN; as write_bytes."""
     write_bytes(path, json_bytes(value), private)
 
 

@@ -23,6 +23,7 @@ from geomap.legends import Legend, LegendClass
 from geomap.points import Points, listed, match, pixels, read_points, shown
 from geomap.run import record
 from geomap.run.directory import held
+from geomap.run.learned import learned_pixels
 
 Design = Literal["stratified", "random", "cluster"]
 
@@ -30,7 +31,6 @@ JSON: Final = "assessment.json"
 CSV: Final = "assessment.csv"
 AREAS: Final = "areas.json"
 AREAS_CSV: Final = "areas.csv"
-LEARNED: Final = "learned.json"
 HECTARES: Final = RESOLUTION**2 / 10_000
 FEW: Final = 30
 """Points of a mapped class below which its intervals are called rough."""
@@ -147,16 +147,13 @@ def _legend(of: ClassMap) -> Legend:
 
 def _learned_from(directory: Path, points: Points, allowed: bool) -> list[str]:
     """What to say of points that the map learned from. Raises InputError unless they are allowed."""
-    path = directory / LEARNED
-    if not path.exists():
-        return []
-    try:
-        content = files.read_json(path, _MOST_JSON)
-        known = {tuple(int(v) for v in pixel) for pixel in content["pixels"]}
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(f"{path} cannot be read; geomap verify {directory} says what is wrong") from e
-    here = (pixels(points.lonlat) * [1, RESOLUTION, RESOLUTION]).tolist()
-    same = sum(tuple(pixel) in known for pixel in here)
+    learned = record.read_record(directory).request.get("learned", {})
+    if learned.get("points") == points.digest:  # by this run or, where the classes were learned, by another
+        same = len(points)
+    else:
+        known = learned_pixels(directory)
+        taught = set() if known is None else {tuple(pixel) for pixel in known.tolist()}
+        same = sum(tuple(pixel) in taught for pixel in pixels(points.lonlat).tolist())
     if not same:
         return []
     said = f"{same} of {len(points)} points lie on pixels that the map learned from"

@@ -20,6 +20,7 @@ from typing import Any, Final
 from geomap import __version__, files
 from geomap.catalog.over import made_in, over
 from geomap.legends import Legend
+from geomap.run.lesson import told
 from geomap.run.prepare import Prepared
 from geomap.run.request import Request
 from geomap.run.tile_file import Task
@@ -90,6 +91,7 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
         "device": f"{prepared.device} {prepared.dtype}",  # a CPU without bfloat16 gives other last bits
         **({"save": kinds} if (kinds := saved_kinds(r)) else {}),
         **({UPDATE: str(r.update.period)} if r.update else {}),
+        **told(prepared.lesson, prepared.known, _sha256(r.area.geometry.wkb), str(r.period)),
     }
 
 

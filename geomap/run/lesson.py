@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import shapely
@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from geomap import legends
 from geomap.aoi import Area
+from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.legends import Legend
 from geomap.points import Points, listed, match, read_points, shown, with_unknown
+from geomap.run.learned import Loaded, load
 from geomap.types import Period
 
 SERIES_FROM: Final = 100
@@ -42,6 +44,7 @@ class Lesson:
     points: Points  # those that can be used
     ids: NDArray[np.uint8]  # (n,) class of each, never 0
     lines: tuple[str, ...]  # what matched how, and what is left out, for the user
+    column: str = ""  # of the file, with the classes
 
     @property
     def digest(self) -> str:
@@ -66,9 +69,37 @@ def lesson_of(source: PointsFile, legend: Legend, period: Period) -> Lesson:
         kept &= timely
     if not kept.any():
         raise InputError(f"no point of {shown(points.path)} is of {period}; choose other points or leave --date-column")
-    lesson = Lesson(whole, points.rows(kept), matched.ids[kept], tuple(lines))
+    lesson = Lesson(whole, points.rows(kept), matched.ids[kept], tuple(lines), source.column)
     require_classes(lesson.ids, whole, points.path)
     return lesson
+
+
+def taught_legends(
+    asked: Sequence[Legend], points: PointsFile | None, learned_from: str | None, period: Period, loaded: Weights
+) -> tuple[tuple[Legend, ...], Lesson | None, Loaded | None]:
+    """The legends of a request with the one that points teach, or taught in another run, as it is then.
+
+    Points teach the first legend. What another run learned takes the place of the legend of that name, else the first.
+
+    Raises:
+        InputError: the points, or what was learned, cannot be used.
+    """
+    if points is not None:
+        lesson = lesson_of(points, asked[0], period)
+        return (lesson.legend, *asked[1:]), lesson, None
+    if learned_from is not None:
+        weights = {"name": loaded.card.name, "sha256": loaded.digest}
+        known = load(learned_from, weights, loaded.card.config().out)
+        others = tuple(legend for legend in asked if legend.name != known.legend.name)
+        return (known.legend, *others), None, known
+    return tuple(asked), None, None
+
+
+def told(lesson: Lesson | None, known: Loaded | None, area: str, period: str) -> dict[str, Any]:
+    """What a run's identity says of points: keys for run.json. `area` is the sha256 of its area."""
+    if lesson is not None:
+        return {"points": {"sha256": lesson.digest, "column": lesson.column}}
+    return {"learned": known.told(area, period)} if known is not None else {}
 
 
 def require_classes(ids: NDArray[np.uint8], legend: Legend, path: Path) -> None:

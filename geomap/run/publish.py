@@ -71,6 +71,7 @@ def publish_maps(
     progress: Progress,
     derived: Derived = MappingProxyType({}),
     not_made: int = 0,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Maps:
     """Write one COG per layer and zone and the metadata, all in staging; then move everything into place.
 
@@ -83,6 +84,7 @@ def publish_maps(
         progress: callback for maps written.
         derived: layers of the product that are computed, not kept by the run.
         not_made: pixels of the area in the tiles that are missing.
+        beside: name -> content of files that lie beside the maps.
 
     Raises:
         DiskFullError, OutputError: the maps cannot be written.
@@ -102,6 +104,8 @@ def publish_maps(
     _write_stac(staging, maps, product, recorded)
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
+    for name, content in beside.items():
+        files.write_bytes(staging / name, content)
     stores.link(run.stores, staging, missing)
     sums = files.digests(staging)
     _check_stores(run, ready, abouts, sums)

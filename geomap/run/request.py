@@ -228,14 +228,16 @@ class PointKeys(Strict):
         return self
 
 
-def require_points(points: str | None, column: str | None, learned: str | None) -> None:
-    """Raise ValueError unless points and their column come together, and not with what another run learned."""
+def require_points(points: object, column: str | None, learned: str | None, others: bool = False) -> None:
+    """Raise ValueError unless points and their column come together, and not with what they do not go with."""
     if points is not None and column is None:
         raise ValueError("--points needs --column: the column with the classes")
     if points is None and column is not None:
         raise ValueError("--column goes with --points: the file that has it")
     if points is not None and learned is not None:
         raise ValueError("give --points or --learned, not both")
+    if others and (points or learned):
+        raise ValueError("--others does not go with points: give points of the other land, under a name of their own")
 
 
 class OutputKeys(Strict):
@@ -463,7 +465,7 @@ class Request:
             except ValidationError as e:
                 raise InputError(f"{name}: {config.said(e.errors()[0]['msg'])}") from e
         try:
-            require_points(self.points, self.column, self.learned)
+            require_points(self.points, self.column, self.learned, self.others)
         except ValueError as e:
             raise InputError(str(e)) from e
 
