@@ -4,6 +4,7 @@ import csv
 import json
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas
 import numpy as np
@@ -14,8 +15,8 @@ import shapely
 from geomap import files, legends
 from geomap.assess.class_map import class_at, find_map
 from geomap.errors import InputError
-from geomap.points import pixels
-from geomap.run import check
+from geomap.points import pixels, read_points
+from geomap.run import check, learned
 from geomap.run.assess import AssessRequest, assess_map
 from geomap.run.record import add_files
 from geomap.run.sample import SampleRequest, sample_map
@@ -194,16 +195,29 @@ def test_names_of_classes_are_text(run: Path, answered: Path) -> None:
 
 def test_points_that_the_map_learned_from_are_refused_or_told(run: Path, answered: Path) -> None:
     table = geopandas.read_file(answered)
-    learned = pixels(np.column_stack([table.geometry.x, table.geometry.y])[:7]) * [1, 10, 10]
-    (run / "learned.json").write_text(json.dumps({"pixels": learned.tolist()}))
+    taught = pixels(np.column_stack([table.geometry.x, table.geometry.y])[:7])
+    about = learned.Taught("", 7, {}, ())
+    record = learned.LearnedRecord("0", {}, {}, about, "", "", (), False, True, "", None)
+    no_head = SimpleNamespace(arrays=dict)  # only the pixels are read
+    add_files(run, learned.contents(record, no_head, None, taught)[1])  # type: ignore[arg-type]
     asked = ("assess", run, "--points", answered, "--column", "class")
     refused(geomap(*asked), 2, "7 of 300 points lie on pixels that the map learned from", "--allow-learned")
     assert not (run / "assessment.json").exists()
     done = geomap(*asked, "--allow-learned")
     assert done.exit_code == 0
-    assert "WARNING: 7 of 300 points lie on pixels that the map learned from: the accur" in done.stderr
-    (run / "learned.json").write_text("{")
-    refused(geomap(*asked), 2, "learned.json cannot be read")
+    said = "WARNING: 7 of 300 points lie on pixels that the map learned from: the accuracies are too high"
+    assert said in done.stderr
+    (run / "learned.safetensors").write_bytes(b"")
+    refused(geomap(*asked), 2, "learned.safetensors is not the file that learned.json names")
+
+
+def test_points_from_which_another_run_learned_the_classes_are_refused(run: Path, answered: Path) -> None:
+    content = json.loads((run / "run.json").read_text())
+    content["request"]["learned"] = {"points": read_points(answered, "class").digest}
+    files.write_json(run / "run.json", content)
+    files.write_sums(run)
+    asked = ("assess", run, "--points", answered, "--column", "class")
+    refused(geomap(*asked), 2, "300 of 300 points lie on pixels that the map learned from")
 
 
 def test_points_of_unknown_origin_are_told_and_the_user_may_vouch_for_them(run: Path, answered: Path) -> None:
