@@ -32,8 +32,8 @@ CSV: Final = "assessment.csv"
 AREAS: Final = "areas.json"
 AREAS_CSV: Final = "areas.csv"
 HECTARES: Final = RESOLUTION**2 / 10_000
-FEW: Final = 30
-"""Points of a mapped class below which its intervals are called rough."""
+FEW: Final = 50
+"""Points of a mapped class below which intervals are called too narrow (simulated: docs/assessment.md)."""
 _MOST_JSON: Final = 256 << 20
 _MANY: Final = 5  # names in a note
 
@@ -245,7 +245,7 @@ def _notes(sample: Sample, found: Estimates, names: Mapping[int, str]) -> list[s
     rows, columns = found.counts.sum(axis=1), found.counts.sum(axis=0)
     few = [names.get(c, str(c)) for c, n in zip(found.classes, rows.tolist(), strict=True) if 0 < n < FEW]
     if few:
-        notes.append(f"fewer than {FEW} points, so the intervals are rough: {_some(few)}")
+        notes.append(f"fewer than {FEW} points, which makes intervals too narrow: {_some(few)}")
     sure = [
         names.get(c, str(c))
         for c, n, user in zip(found.classes, rows.tolist(), found.users, strict=True)
