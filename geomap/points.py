@@ -52,6 +52,16 @@ KINDS: Final = ".gpkg, .geojson, .shp, .parquet or .csv"
 
 
 @dataclass(frozen=True, slots=True)
+class PointsFile:
+    """A file of labelled points as a user names it."""
+
+    file: str  # FILE or FILE:LAYER
+    column: str
+    crs: str | None = None
+    date_column: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Points:
     """n labelled places."""
 

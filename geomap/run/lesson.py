@@ -17,23 +17,13 @@ from geomap.aoi import Area
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.legends import Legend
-from geomap.points import Points, listed, match, read_points, shown, with_unknown
+from geomap.points import Points, PointsFile, listed, match, read_points, shown, with_unknown
 from geomap.run.learned import Loaded, load
 from geomap.types import Period
 
 SERIES_FROM: Final = 100
 """Points from which the monthly series are learned from too (reference measured: below, they do not help)."""
 HALF_YEAR: Final = np.timedelta64(183, "D")
-
-
-@dataclass(frozen=True, slots=True)
-class PointsFile:
-    """A file of labelled points as a user names it."""
-
-    file: str  # FILE or FILE:LAYER
-    column: str
-    crs: str | None = None
-    date_column: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,10 @@ from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
 from geomap.label.classify import Question
 from geomap.legends import Legend
+from geomap.points import PointsFile
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
-from geomap.run.lesson import SERIES_FROM, Lesson, PointsFile, require_in, taught_legends
+from geomap.run.lesson import SERIES_FROM, Lesson, require_in, taught_legends
 from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec

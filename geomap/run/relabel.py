@@ -20,12 +20,13 @@ from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
 from geomap.legends import Legend
 from geomap.lonlat import Box
+from geomap.points import PointsFile
 from geomap.run import check
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import legends_digests, store_digest
 from geomap.run.learning import in_store, questions_of, teach
-from geomap.run.lesson import PointsFile, taught_legends, told
+from geomap.run.lesson import taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, with_base
 from geomap.run.publish import publish_maps, published
