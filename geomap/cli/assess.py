@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -75,7 +76,7 @@ def sample_command(
     asked = sample.SampleRequest(
         n, standard_error, legend, design, allocation, least, spread, seed, each, otherwise, show_mapped
     )
-    _print_sample(sample.sample_map(directory, out, asked))
+    _print_sample(directory, sample.sample_map(directory, out, asked))
 
 
 def _expected(texts: list[str]) -> tuple[dict[str, float], float]:
@@ -96,7 +97,7 @@ def _expected(texts: list[str]) -> tuple[dict[str, float], float]:
     return each, otherwise
 
 
-def _print_sample(made: Made) -> None:
+def _print_sample(directory: Path, made: Made) -> None:
     total = sum(made.pixels.values())
     table = Table("class", title=escape(f"{made.of.title}: {len(made.drawn.lonlat)} points"))
     for name in ("hectares", "percent", "points"):
@@ -106,10 +107,12 @@ def _print_sample(made: Made) -> None:
         table.add_row(name, f"{pixels * HECTARES_PER_PIXEL:,.2f}", f"{pixels / total:.1%}", f"{made.points[c]:,}")
     out_console.print(table)
     if made.least is not None:
-        say(f"at least {made.least} points a class, so that half of them are shared by area; more points allow more")
+        say(f"at least {made.least} points a class instead of --min: half of all points are shared by area")
     for path in made.paths:
         say(str(path))
-    say("fill in the column `class`, then type: geomap assess DIR --points FILE --column class")
+    if fill := next((path for path in made.paths if path.suffix.lower() != ".gpx"), None):
+        typed = shlex.join(["geomap", "assess", str(directory), "--points", str(fill), "--column", "class"])
+        say(f"fill in the column `class`, then type: {typed}")
 
 
 def assess_command(

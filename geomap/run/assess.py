@@ -252,7 +252,9 @@ def _notes(sample: Sample, found: Estimates, names: Mapping[int, str]) -> list[s
         if n and user is not None and user.error == 0
     ]
     if sure:
-        notes.append(f"all points agree, which leaves no interval, though the next might not: {_some(sure)}")
+        notes.append(
+            f"all points right, or all wrong, which leaves no interval though the next might differ: {_some(sure)}"
+        )
     never = [names.get(c, str(c)) for c, n in zip(found.classes, columns.tolist(), strict=True) if not n]
     if never:
         notes.append(f"the class of no point, so its area is estimated as 0, without an interval: {_some(never)}")
