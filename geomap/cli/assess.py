@@ -107,7 +107,7 @@ def _print_sample(directory: Path, made: Made) -> None:
         table.add_row(name, f"{pixels * HECTARES_PER_PIXEL:,.2f}", f"{pixels / total:.1%}", f"{made.points[c]:,}")
     out_console.print(table)
     if made.least is not None:
-        say(f"at least {made.least} points a class instead of --min: half of all points are shared by area")
+        say(f"at least {made.least} points a class instead of --min, for {len(made.pixels)} classes share the points")
     for path in made.paths:
         say(str(path))
     if fill := next((path for path in made.paths if path.suffix.lower() != ".gpx"), None):
