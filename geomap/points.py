@@ -502,6 +502,20 @@ def pixels(lonlat: NDArray[np.float64]) -> NDArray[np.int64]:
     return found
 
 
+def lonlat_of(place: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 2) longitude and latitude of the centres of pixels (n, 3), as `pixels` gives them."""
+    from pyproj import Transformer
+
+    from geomap.grid import RESOLUTION
+
+    found = np.zeros((len(place), 2))
+    for epsg in np.unique(place[:, 0]):
+        mine = place[:, 0] == epsg
+        x, y = ((place[mine, i] + 0.5) * RESOLUTION for i in (1, 2))
+        found[mine] = np.column_stack(Transformer.from_crs(int(epsg), 4326, always_xy=True).transform(x, y))
+    return found
+
+
 # --- names -> classes of a legend
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # numpy and torch: `geomap explain` reads the JSON alone
 
 FILE: Final = "learned.json"
 TENSORS: Final = "learned.safetensors"
+PLACES: Final = "places"
+"""Stem of the files with the places where more points would help most: .gpkg and .gpx."""
 FORMAT: Final = 1
 """Version of the two files; another one is refused."""
 PIXELS: Final = "pixels"
@@ -51,6 +53,7 @@ class ClassScore:
     """How a class did in cross-validation."""
 
     name: str
+    pixels: int  # that the points say are so
     users: float | None  # share of what was called so that is so, 0..1; None: nothing was called so
     producers: float | None  # share of what is so that was called so
     f1: float | None
@@ -62,7 +65,7 @@ class Scores:
 
     folds: int
     classes: tuple[ClassScore, ...]
-    confusion: tuple[tuple[int, ...], ...]  # rows: what the points say; columns: what was predicted
+    confusion: tuple[tuple[int, ...], ...]  # by class of the legend; rows: the points say; columns: predicted
     accuracy: Mapping[str, float]  # method -> share of pixels, 0..1: learned, zero-shot, forest
     macro_f1: Mapping[str, float]  # method -> mean F1 of the classes that have points
     calibration: float | None  # expected calibration error, 0..1
@@ -115,6 +118,15 @@ def read_learned(directory: Path) -> LearnedRecord | None:
     """What the run in a directory learned; None if nothing. Raises InputError if the file is damaged."""
     path = directory / FILE
     return _read(path)[0] if path.is_file() else None
+
+
+def transferred(request: Mapping[str, Any]) -> bool | None:
+    """Whether a run's maps are by what was learned elsewhere or in other years; None if no learned file was taken.
+
+    `request` is that of its run.json.
+    """
+    taken = request.get("learned")
+    return bool(taken.get("transferred")) if isinstance(taken, Mapping) else None
 
 
 def _read(path: Path) -> tuple[LearnedRecord, bytes]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomap import __version__, pipeline
+from geomap import __version__, pipeline, waypoints
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.label.classify import Question
 from geomap.label.learn import Examples, Head, Learned, learn
+from geomap.label.places import helpful
 from geomap.legends import Legend
-from geomap.points import shown
+from geomap.points import lonlat_of, shown
 from geomap.run import learned
 from geomap.run.learned import LearnedRecord, Loaded
+from geomap.run.learned_scores import scores
 from geomap.run.lesson import SERIES_FROM, Lesson, counted, require_classes
-from geomap.run.pixels import Found, decoded, find
+from geomap.run.pixels import Found, candidates, decoded, find
 from geomap.store.codec import Codec
 from geomap.store.store import Store
 
@@ -79,7 +81,8 @@ def teach(
         series=head.series is not None,
         helps=made.helps,
         says=made.says,
-        scores=_scores(made, lesson.legend),
+        scores=scores(made, examples, lesson.legend),
+        settings=_settings(made),
     )
     plain, full = (
         None if h is None else replace(h, vectors=h.vectors @ codec.basis.T) for h in (made.head, made.with_series)
@@ -150,5 +153,40 @@ def _mixed(head: Head, found: Found) -> tuple[str, ...]:
     return (f"on edges, where the 3 x 3 pixels are of several classes: {count:,} pixels, kept",) if count else ()
 
 
-def _scores(made: Learned, legend: Legend) -> learned.Scores | None:
-    return None
+def _settings(made: Learned) -> dict[str, float]:
+    """The strengths that cross-validation chose; an infinite penalty, the prompts alone, is left out."""
+    found = {name: float(getattr(made.validated.strengths, name)) for name in ("penalty", "trust", "series", "scale")}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def wanted(head: Head, found: Found, embeddings: Store, legend: Legend) -> list[dict[str, Any]]:
+    """The places where more points would help most, as rows with `lon`, `lat`, `name`, the two likeliest classes."""
+    place, codes = candidates(embeddings, found.place)
+    if not len(place):
+        return []
+    vectors = decoded(codes)
+    probability = torch.softmax(torch.from_numpy(head.logits(vectors)), dim=1).numpy()
+    rows = helpful(vectors, probability, found.embeddings)
+    made = []
+    for rank, (row, (lon, lat)) in enumerate(zip(rows, lonlat_of(place[rows]).tolist(), strict=True), start=1):
+        first, second = np.argsort(-probability[row], kind="stable")[:2]
+        made.append(
+            {
+                "name": f"{rank}",
+                "lon": round(lon, 7),
+                "lat": round(lat, 7),
+                "class": "",
+                "likeliest": legend.classes[first].name,
+                "second": legend.classes[second].name,
+                "confidence": round(float(probability[row, first]), 2),
+            }
+        )
+    return made
+
+
+def place_files(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """The files of places to visit; none if there is none."""
+    if not rows:
+        return {}
+    stem = learned.PLACES
+    return {f"{stem}.gpkg": waypoints.gpkg(rows, stem), f"{stem}.gpx": waypoints.gpx(rows)}

@@ -21,6 +21,10 @@ CELL: Final = 50
 """Pixels per side of the cells that keep lone points together in cross-validation: 500 m, a few fields."""
 BLOCK: Final = 256
 """Pixels per side of what is read at once: a chunk of the embeddings."""
+BLOCKS: Final = 64
+"""Most such parts from which candidates for a visit are drawn: 0.5 GB are read."""
+CANDIDATES: Final = 8192
+"""Most candidates for a visit."""
 AROUND: Final = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
 
 
@@ -106,6 +110,42 @@ def distinct(
         drawn = points.polygon[first]
         groups = np.where(drawn, points.group[first] + len(place), groups)
     return place[agreed], low[agreed], groups[agreed].astype(np.intp), tuple(lines)
+
+
+def candidates(kept: Store, known: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
+    """Mapped pixels drawn at random from the store, the same ones each time: (n, 3) places, (n, C) codes.
+
+    At most BLOCKS parts are read. `known` are places (m, 3) that are left out.
+    """
+    rng = np.random.default_rng(0)
+    tiles = [tile for tile in kept.tiles if tile.name not in kept.missing and kept.has(tile)]
+    parts = [(tile, block) for tile in tiles for block in _blocks(tile)]
+    chosen = [parts[i] for i in sorted(rng.permutation(len(parts))[:BLOCKS])]
+    places, codes = [np.zeros((0, 3), np.int64)], [np.zeros((0, kept.basis().shape[1]), np.int8)]
+    for tile, where in chosen:
+        kept.check(tile)
+        whole = kept.read("embedding", where, tile)
+        row, column = np.nonzero(whole.any(axis=0))
+        some = np.sort(rng.permutation(len(row))[: CANDIDATES // len(chosen)])
+        row, column = row[some], column[some]
+        step = where.resolution
+        epsg = np.full(len(row), where.epsg)
+        places.append(np.column_stack([epsg, where.west // step + column, where.north // step - 1 - row]))
+        codes.append(whole[:, row, column].T)
+    place, code = np.concatenate(places), np.concatenate(codes)
+    taken = {tuple(p) for p in known.tolist()}
+    free = np.array([tuple(p) not in taken for p in place.tolist()], bool)
+    return place[free], code[free]
+
+
+def _blocks(tile: Tile) -> Iterator[Grid]:
+    """The parts of a tile that are read at once."""
+    height, width = tile.grid.shape
+    step = tile.grid.resolution
+    for top in range(0, height, BLOCK):
+        for left in range(0, width, BLOCK):
+            west, north = tile.grid.west + left * step, tile.grid.north - top * step
+            yield Grid(tile.grid.epsg, west, north, min(BLOCK, width - left), min(BLOCK, height - top), step)
 
 
 def by_tile(kept: Store, place: NDArray[np.int64]) -> Iterator[tuple[Tile, NDArray[np.intp], NDArray[np.intp]]]:

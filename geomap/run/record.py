@@ -133,6 +133,7 @@ class Inputs:
     odd: tuple[UsedScene, ...] = ()  # scenes that are not used, or in part
     account: Account | None = None
     mapped: Mapped | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)  # identity.identity_of
 
 
 _record: Final = TypeAdapter(Record)
@@ -189,7 +190,7 @@ def inputs(directory: Path) -> Inputs:
         found = read_record(directory)
         odd = tuple(scene for scene in found.scenes if scene.fate.use in ("in part", "left out"))
         groups = offset_groups(found.scenes)
-        return Inputs(groups, found.left_out, True, found.missed, odd, found.account, found.mapped)
+        return Inputs(groups, found.left_out, True, found.missed, odd, found.account, found.mapped, found.request)
     begun = read_begun(directory)
     return Inputs(offset_groups(used_scenes(begun.scenes, {})), begun.left_out, False)
 
