@@ -165,7 +165,8 @@ def map_area(
             start = time.perf_counter()
             changes = update.changes(prepared, run)
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
-            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, changes, lost)
+            beside = partial(update.write_matrices, prepared)
+            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, changes, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             return result(prepared.product, run, maps, resumed, seconds)

@@ -71,6 +71,7 @@ def publish_maps(
     progress: Progress,
     derived: Derived = MappingProxyType({}),
     not_made: int = 0,
+    beside: Callable[[Path], None] = lambda staging: None,
 ) -> Maps:
     """Write one COG per layer and zone and the metadata, all in staging; then move everything into place.
 
@@ -83,6 +84,7 @@ def publish_maps(
         progress: callback for maps written.
         derived: layers of the product that are computed, not kept by the run.
         not_made: pixels of the area in the tiles that are missing.
+        beside: writes further files beside the finished maps, given their directory.
 
     Raises:
         DiskFullError, OutputError: the maps cannot be written.
@@ -93,6 +95,7 @@ def publish_maps(
     staging = run.staging()
     maps = _files(product, staging)
     statistics = _write_maps(maps, [task.tile for task in ready], run, _tags(product), progress, derived)
+    beside(staging)
     vrt.write_vrts(staging, maps)
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
     recorded = replace(_recorded(product, run, tasks, asked, missing, abouts), maps=statistics)
