@@ -20,7 +20,7 @@ Stored = Annotated[
 ]
 
 
-@options.asking("legends", "classes", "others", "min_confidence", "within")
+@options.asking("legends", "classes", "others", "min_confidence", "within", "without", "everywhere", "finish")
 def label_command(
     store: Stored,
     *,
@@ -40,10 +40,20 @@ def label_command(
     """
     log_to_stderr(verbose)
     chosen = keys.chosen() or (legends.load(DEFAULT_LEGEND),)
-    base = class_of(keys.within) if keys.within else None
+    base = None if keys.within is None else class_of(keys.within)
     from geomap.run import relabel
 
-    asked = relabel.LabelRequest(store, chosen, weights, keys.min_confidence / 100, base, keys.others)
+    asked = relabel.LabelRequest(
+        store,
+        chosen,
+        weights,
+        keys.min_confidence / 100,
+        base,
+        keys.others,
+        keys.without,
+        keys.everywhere,
+        keys.finish.finish,
+    )
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)
     print_result(result)

@@ -28,8 +28,19 @@ from pydantic import StringConstraints, TypeAdapter
 
 from geomap import files
 from geomap.errors import BusyError, InputError, OutputError, ReadError
-from geomap.run.tile_file import DAMAGED, About, Finished, Task, encode, read_about, read_layer, whole
-from geomap.types import EXCLUDE, TILE_NAME, LeftOut, Scene, Searched, Tile
+from geomap.run.tile_file import (
+    DAMAGED,
+    About,
+    Finished,
+    Task,
+    encode,
+    pack,
+    read_about,
+    read_layer,
+    read_layers,
+    whole,
+)
+from geomap.types import EXCLUDE, TILE_NAME, Layers, LeftOut, Scene, Searched, Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -220,6 +231,15 @@ class RunDirectory:
     def load(self, tile: Tile, stem: str) -> NDArray[Any]:
         """One layer of a finished tile."""
         return read_layer(self._file(tile), stem)
+
+    def mend(self, tile: Tile, layers: Layers) -> None:
+        """Write other pixels for some layers of a finished tile. Raises DiskFullError, OutputError, ReadError."""
+        path = self._file(tile)
+        try:
+            every, about = {**read_layers(path), **layers}, read_about(path)
+        except DAMAGED as e:
+            raise ReadError(f"{path} is damaged ({e}); type the run's command again: the tile is made again") from e
+        files.write_bytes(path, encode(pack(every), about))
 
     def about(self, tile: Tile) -> About:
         """What is known about a finished tile besides its layers."""

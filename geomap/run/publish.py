@@ -212,9 +212,12 @@ def _write_maps(
         return write_map(m.path, m.layer, m.grid, pixels, tags)
 
     statistics: dict[str, list[Statistics]] = {m.layer.stem: [] for m in maps}
+    alone = {m: written(m) for m in maps if m.layer.bands}  # its blocks fill GDAL's cache, which all writers share
     pool = ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1), "write")
     try:
-        for done, (m, found) in enumerate(zip(maps, pool.map(written, maps), strict=True), 1):
+        others = pool.map(written, [m for m in maps if m not in alone])
+        for done, m in enumerate(maps, 1):
+            found = alone[m] if m in alone else next(others)
             statistics[m.layer.stem].append(found)
             progress("write", done, len(maps))
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -14,26 +14,26 @@ import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import __version__, files, grid, legends, process
+from geomap import __version__, files, grid, legends, pipeline, process
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
-from geomap.label.classify import Question, TileLabels
+from geomap.label.classify import TileLabels
 from geomap.legends import Legend
 from geomap.lonlat import Box
-from geomap.pipeline import vectors_of
-from geomap.run import check
+from geomap.run import check, edges
 from geomap.run.directory import RunDirectory, open_directory
-from geomap.run.identity import legends_digests, store_digest
+from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
 from geomap.run.map import Result, result
-from geomap.run.prepare import Product, with_base
+from geomap.run.prepare import Product, competing, latitudes_of, with_base
 from geomap.run.publish import publish_maps, published
+from geomap.run.request import Restriction
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
 from geomap.store.store import EMBEDDINGS, Store
-from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Grid, Layers, Progress, Tile, silent
+from geomap.types import CLEAR_MONTHS, NOT_MAPPED, PLAIN, Finish, Grid, Layers, Progress, Tile, silent
 from geomap.write.layer import Layer, layers_of
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,13 @@ class LabelRequest:
     legends: tuple[Legend, ...]
     weights: str | None = None  # name or folder; None: the weights named by the store
     min_confidence: float = 0.0  # 0..1
-    within: tuple[str, str] | None = None  # (legend, class): the other maps cover only this class
+    within: Restriction = (
+        None  # (legend, class): the other maps cover only this class; (): all pixels; None: as they say
+    )
     others: bool = False  # legends of the user get one more class, "None of these"
+    without: tuple[str, ...] = ()  # names or codes of classes that are left out, or LEGEND=CLASS
+    everywhere: bool = False  # keep classes that do not occur at these latitudes
+    finish: Finish = PLAIN
 
 
 def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:
@@ -81,23 +86,25 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         raise InputError("nothing to map; give --legend or --classes")
     own = legends.with_others(request.legends) if request.others else request.legends
     asked, within = with_base(own, request.within)
-    layers = layers_of(asked, request.min_confidence)
-    codec = Codec(kept.basis())
-    scale, least = loaded.card.logit_scale, request.min_confidence
+    gone = competing(asked, within, request.without, None if request.everywhere else latitudes_of(kept.tiles))
+    least, finish, codec = request.min_confidence, request.finish, Codec(kept.basis())
     warn_of_words(request.legends, loaded)
-    questions = [Question(q, codec.project(vectors_of(q, loaded)), scale, least) for q in asked]
+    full = pipeline.questions(asked, loaded, least, finish.layers, gone)
+    questions = [replace(q, vectors=codec.project(q.vectors)) for q in full]
+    layers = layers_of([q.legend for q in questions], least, finish.layers)
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     described = {
         **_described(kept),
-        "legends": legends_digests(asked),
+        "legends": legends_digests([q.legend for q in questions]),
         "min_confidence": request.min_confidence,
-        "within": f"{within[0]}={within[1]}" if within else None,
+        "within": within_as_json(within),
+        **finish_of(finish),
     }
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
         kept.check(tile)
         months = kept.read(CLEAR_MONTHS, tile.grid, tile)
-        labels = TileLabels(questions, tile.grid.shape)
+        labels = TileLabels(questions, tile.grid.shape, finish.smooth)
 
         def fill(where: NDArray[np.intp], block: torch.Tensor) -> None:
             embeddings = codes.decode(block)
@@ -107,7 +114,10 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         _over(kept, tile, _mapped(kept, months), fill, advance)
         return labels.layers(within, months)
 
-    return _map(kept, layers, lineage, described, make, out, progress)
+    def smoothed(run: RunDirectory, tiles: Sequence[Tile]) -> None:
+        edges.mend(run, tiles, questions, within, finish.smooth, progress)
+
+    return _map(kept, layers, lineage, described, make, out, progress, smoothed, finish)
 
 
 def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
@@ -179,10 +189,12 @@ def _map(
     make: Maker,
     out: Path,
     progress: Progress,
+    smoothed: Callable[[RunDirectory, Sequence[Tile]], None] | None = None,
+    finish: Finish = PLAIN,
 ) -> Result:
     """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
     of = kept.about["weights"]
-    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
+    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage, finish=finish)
     tasks = [Task(tile) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
     run = open_directory(out, asked)
@@ -198,6 +210,8 @@ def _map(
         start = time.perf_counter()
         ready = [task for task in tasks if task.tile.name not in missing]
         resumed = _make(kept, run, ready, [layer.stem for layer in layers], make, progress)
+        if smoothed is not None:
+            smoothed(run, [task.tile for task in ready])
         labelled = time.perf_counter()
         maps = publish_maps(product, run, tasks, asked, missing, progress)
         run.finish(asked, tasks)

@@ -135,10 +135,10 @@ def shared(update: Earlier, task: Task, period: Period) -> Shared | None:
     return Shared(steps, dark, {name: gave for name, gave in made.gave.items() if name in ids})
 
 
-def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known:
+def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known | None:
     """Copy the shared months into a composite that lacks them; return what else the earlier run knows of the tile.
 
-    Raises ReadError if the earlier run is damaged.
+    None where labels depend on more than the pixel's own series. Raises ReadError if the earlier run is damaged.
     """
     update = prepared.request.update
     assert update is not None
@@ -146,6 +146,8 @@ def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) ->
     kept.check(tile)
     for step, before in found.steps.items():
         made.dn[step], made.clear[step] = medians(kept, tile.grid, tile, before)
+    if not prepared.request.finish.plain:
+        return None
     same = _same_input(made, prepared.request.period, kept, tile, found)
     layers = {layer.stem: _pixels(_path(update.directory, layer, tile, kept), tile.grid) for layer in prepared.layers}
     codes = None
