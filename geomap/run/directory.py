@@ -245,6 +245,10 @@ class RunDirectory:
         """What is known about a finished tile besides its layers."""
         return read_about(self._file(tile))
 
+    def sieved(self) -> Path:
+        """Where class maps lie whose small patches are merged, until they are published."""
+        return self.home / "sieved"
+
     def staging(self) -> Path:
         """An empty directory in which the maps are made."""
         path = self.home / "maps"
@@ -273,7 +277,7 @@ class RunDirectory:
             () if keep else (*(self._file(task.tile) for task in tasks), self.home / COMPOSITES, self.home / EMBEDDINGS)
         )
         with files.disk_errors(self.path):
-            for path in (*tiles, self.home / RUNNING_FILE, self.home / "maps"):
+            for path in (*tiles, self.home / RUNNING_FILE, self.home / "maps", self.sieved()):
                 files.remove(path)
         self._write(Begun(dict(request), _listed(tasks), finished=True))
 

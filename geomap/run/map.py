@@ -22,7 +22,7 @@ from typing import Any, Final
 from geomap import files, grid
 from geomap.catalog import offset_check
 from geomap.catalog.search import Found
-from geomap.run import check, edges, stores, update
+from geomap.run import check, edges, publish, stores, update
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import identity_of, tasks
@@ -165,9 +165,10 @@ def map_area(
             start = time.perf_counter()
             ready = [task.tile for task in all_tasks if task.tile.name not in missing]
             edges.mend(run, ready, prepared.questions, prepared.within, request.finish.smooth, progress)
-            changes = update.changes(prepared, run)
+            merged = publish.merged(prepared.product, run, ready, progress)
+            changes = update.changes(prepared, run, merged)
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
-            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, changes, lost)
+            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, {**merged, **changes}, lost)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             return result(prepared.product, run, maps, resumed, seconds)

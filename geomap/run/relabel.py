@@ -20,7 +20,7 @@ from geomap.errors import InputError, WeightsError
 from geomap.label.classify import TileLabels
 from geomap.legends import Legend
 from geomap.lonlat import Box
-from geomap.run import check, edges
+from geomap.run import check, edges, publish
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
 from geomap.run.map import Result, result
@@ -213,7 +213,8 @@ def _map(
         if smoothed is not None:
             smoothed(run, [task.tile for task in ready])
         labelled = time.perf_counter()
-        maps = publish_maps(product, run, tasks, asked, missing, progress)
+        merged = publish.merged(product, run, [task.tile for task in ready], progress)
+        maps = publish_maps(product, run, tasks, asked, missing, progress, merged)
         run.finish(asked, tasks)
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
         return result(product, run, maps, resumed, seconds)

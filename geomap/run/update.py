@@ -190,8 +190,11 @@ def same_month_np(new: NDArray[np.uint16] | None, old: NDArray[np.uint16] | None
     return equal
 
 
-def changes(prepared: Prepared, run: RunDirectory) -> Derived:
-    """How the change maps are made: from the tiles of this run and the maps of the earlier one."""
+def changes(prepared: Prepared, run: RunDirectory, merged: Derived) -> Derived:
+    """How the change maps are made: from the tiles of this run and the maps of the earlier one.
+
+    `merged`: how tiles are made of class maps whose small patches are merged.
+    """
     update = prepared.request.update
     if update is None:
         return {}
@@ -201,7 +204,7 @@ def changes(prepared: Prepared, run: RunDirectory) -> Derived:
     def part(stem: str, index: int) -> Callable[[Tile], NDArray[Any]]:
         def pixels(tile: Tile) -> NDArray[Any]:
             before, sure = (_pixels(_path(update.directory, by_stem[s], tile, kept), tile.grid) for s in pair(stem))
-            after, surer = (run.load(tile, s) for s in pair(stem))
+            after, surer = (merged[s](tile) if s in merged else run.load(tile, s) for s in pair(stem))
             return changes_np(before, after, sure, surer)[index]
 
         return pixels
