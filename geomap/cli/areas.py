@@ -49,7 +49,8 @@ def areas_command(
         table = Table("zone", "map", "class", "pixels", "ha", "share")
         for zone in found:
             for row in zone.rows:
-                _add(table, row, zone.name, row["map"])
+                cells = _cells(row["pixels"], row["ha"], row["share"])
+                table.add_row(escape(zone.name), row["map"], escape(row["name"]), *cells)
         out_console.print(table)
     if empty := [zone.name for zone in found if not zone.rows]:
         named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
@@ -62,12 +63,10 @@ def _whole(directory: Path, column: str | None, out: Path | None) -> None:
     table = Table("map", "class", "pixels", "ha", "share")
     for stem, rows in read_totals(directory).items():
         for row in rows:
-            if row["pixels"]:
-                _add(table, row, stem)
+            if row.pixels:
+                table.add_row(stem, escape(row.name), *_cells(row.pixels, row.ha, row.share))
     out_console.print(table)
 
 
-def _add(table: Table, row: object, *first: str) -> None:
-    known: dict[str, object] = dict(row)  # type: ignore[call-overload]
-    cells = f"{known['pixels']:,}", f"{known['ha']:,.2f}", f"{known['share']:.1%}"
-    table.add_row(*map(escape, first), escape(str(known["name"])), *cells)
+def _cells(pixels: int, ha: float, share: float) -> tuple[str, str, str]:
+    return f"{pixels:,}", f"{ha:,.2f}", f"{share:.1%}"

@@ -6,7 +6,6 @@ polygons counts for both. Maps are read by blocks, and one polygon at a time, so
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from geomap import files
 from geomap.errors import InputError, ReadError
 from geomap.run.totals import read_totals
 from geomap.types import Progress, silent
-from geomap.write.areas import HECTARES
+from geomap.write.areas import HECTARES, as_csv
 
 BLOCK: Final = 2048
 """Pixels per side of the part of a map that is held at once."""
@@ -67,7 +66,7 @@ def zonal(directory: Path, source: str, column: str | None = None, progress: Pro
             for path in paths[stem]:
                 counts += _counted(path, shapes, moved, i)
             total = sum(counts.values())
-            found = ((row["id"], row["name"], counts[row["id"]]) for row in classes if counts[row["id"]])
+            found = ((row.id, row.name, counts[row.id]) for row in classes if counts[row.id])
             for number, called, n in sorted(found, key=lambda row: (-row[2], row[0])):
                 area = {"pixels": n, "ha": round(n * HECTARES, 2), "share": round(n / total, 6)}
                 rows.append({"zone": name, "map": stem, "id": number, "name": called, **area})
@@ -130,12 +129,8 @@ def _counted(path: Path, shapes: Any, moved: dict[int, Any], index: int) -> Coun
                 moved[epsg] = shapes.to_crs(epsg)
             polygon = moved[epsg].iloc[index]
             for window in _blocks(source, polygon.bounds):
-                inside = rasterize(
-                    [(polygon, 1)],
-                    (window.height, window.width),
-                    transform=source.window_transform(window),
-                    dtype="uint8",
-                )
+                size, place = (window.height, window.width), source.window_transform(window)
+                inside = rasterize([(polygon, 1)], size, transform=place, dtype="uint8")
                 if inside.any():
                     counts += np.bincount(source.read(1, window=window)[inside == 1], minlength=256)
     except RasterioError as e:
@@ -159,10 +154,8 @@ def _blocks(source: Any, bounds: Sequence[float]) -> Iterator[Window]:
 
 def write_zones(path: Path, zones: Sequence[Zone]) -> None:
     """Write the rows as CSV, or as JSON if the file is called so. Raises DiskFullError, OutputError."""
-    from geomap.write.areas import as_csv
-
     rows = [row for zone in zones for row in zone.rows]
-    content = (
-        json.dumps(rows, indent=1, ensure_ascii=False).encode() if path.suffix == ".json" else as_csv(COLUMNS, rows)
-    )
-    files.write_bytes(path, content)
+    if path.suffix == ".json":
+        files.write_json(path, rows)
+    else:
+        files.write_bytes(path, as_csv(COLUMNS, rows))
