@@ -30,11 +30,13 @@ from geomap import pipeline
 from geomap.aoi import Area
 from geomap.api.checks import (
     checked_embeddings,
+    checked_finish,
     checked_least,
     checked_legends,
     checked_series,
     checked_share,
     checked_within,
+    latitudes_of,
 )
 from geomap.catalog import offset_check
 from geomap.catalog.offset import OffsetPolicy
@@ -50,7 +52,7 @@ from geomap.label.classify import TileLabels
 from geomap.legends import Legend, with_others
 from geomap.read.access import DEADLINE
 from geomap.run.map import map_area
-from geomap.run.prepare import find_scenes, with_base
+from geomap.run.prepare import competing, find_scenes, with_base
 from geomap.run.request import Request
 from geomap.run.wording import warn_of_words
 from geomap.sentinel2 import BANDS, NODATA_DN
@@ -230,6 +232,10 @@ def label(
     min_confidence: float = 0.0,
     within: tuple[str, str] | str | None = None,
     others: bool = False,
+    without: str | Sequence[str] = (),
+    everywhere: bool = False,
+    smooth: int = 1,
+    layers: str | Sequence[str] = (),
 ) -> xr.Dataset:
     """Map each embedding to the class whose prompts are nearest.
 
@@ -239,13 +245,19 @@ def label(
         legends: built-in legends by name, .toml files or `Legend`s; by default land cover, if no classes are given.
         weights: the weights that made the embeddings, if they do not come with geomap.
         min_confidence: 0..1; pixels below it get class 255, unclassified.
-        within: (legend, class), such as ("landcover", "Cropland"): the other maps cover only this class.
+        within: (legend, class), such as ("landcover", "Cropland"): the other maps cover only this class; "none": all
+            pixels. By default as each legend says: crops are mapped on cropland, with a map of land cover beside them.
         others: whether `classes` and legends of your own get one more class, 254, "None of these".
+        without: classes to leave out, by name or code, or "LEGEND=CLASS".
+        everywhere: whether to keep classes that their legend says do not occur at these latitudes.
+        smooth: log-probabilities are averaged over so many pixels a side, odd, not across nodata.
+        layers: more maps of each legend of classes, of "second", "margin" and "probabilities".
 
     Returns:
         For each legend of classes, `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 =
-        nodata. For a legend of scores, `<legend>` float32, NaN = nodata. Also `clear_months`. The attributes
-        `flag_values`, `flag_meanings`, `class_names` and `class_colours` describe the classes.
+        nodata; where asked for, `<legend>_second` ids, `<legend>_margin` percent, and `<legend>_probabilities` percent
+        (`<legend>_class`, y, x). For a legend of scores, `<legend>` float32, NaN = nodata. Also `clear_months`. The
+        attributes `flag_values`, `flag_meanings`, `class_names` and `class_colours` describe the classes.
 
     Raises:
         LegendError: the legend does not exist, or two classes have the same name.
@@ -257,14 +269,22 @@ def label(
     least = checked_share("min_confidence", min_confidence)
     vectors, months = checked_embeddings(embeddings, loaded.card.config().out)
     warn_of_words(chosen, loaded)
-    questions = pipeline.questions(asked, loaded, least)
-    made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape), months, base)
-    place = _place(embeddings)
-    layers = {
-        layer.stem: xr.DataArray(made[layer.stem], dims=("y", "x"), coords=place, attrs=_layer_attrs(layer))
-        for layer in layers_of(asked, least)
-    }
-    return xr.Dataset(layers)
+    finish = checked_finish(smooth, layers)
+    names = (without,) if isinstance(without, str) else tuple(without)
+    gone = competing(asked, base, names, None if everywhere else latitudes_of(embeddings))
+    questions = pipeline.questions(asked, loaded, least, finish.layers, gone)
+    made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape, smooth), months, base)
+    wanted = layers_of([q.legend for q in questions], least, finish.layers)
+    return xr.Dataset({layer.stem: _map_array(made[layer.stem], layer, _place(embeddings)) for layer in wanted})
+
+
+def _map_array(pixels: NDArray[Any], layer: Layer, place: dict[str, Any]) -> xr.DataArray:
+    """A map as an array, with a dimension for its bands if it has several."""
+    if not layer.bands:
+        return xr.DataArray(pixels, dims=("y", "x"), coords=place, attrs=_layer_attrs(layer))
+    name = f"{layer.stem.removesuffix('_probabilities')}_class"
+    bands = {name: list(layer.bands)}
+    return xr.DataArray(pixels, dims=(name, "y", "x"), coords=place | bands, attrs=_layer_attrs(layer))
 
 
 def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
