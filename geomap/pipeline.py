@@ -22,13 +22,13 @@ from geomap import grid as grids
 from geomap import legends
 from geomap.catalog.offset_check import DarkCount
 from geomap.catalog.over import made_in, rank
-from geomap.choose import Gone
 from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np
 from geomap.composite.monthly import compute, read_classes
 from geomap.encode.engine import Engine, valid_months_np
 from geomap.encode.weights import Weights
 from geomap.errors import DamagedError
 from geomap.label import towers
+from geomap.label.choose import Gone
 from geomap.label.classify import Question, TileLabels, Within, with_land
 from geomap.legends import Legend
 from geomap.read.access import DEADLINE, Access, gdal_options, threads

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from geomap import __version__, pipeline, waypoints
-from geomap.choose import Gone
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
+from geomap.label.choose import Gone
 from geomap.label.classify import Question
 from geomap.label.learn import Examples, Head, Learned, learn
 from geomap.label.places import helpful

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomap import choose, grid, legends
+from geomap import grid, legends
 from geomap.catalog.search import Found, search
 from geomap.encode import weights
 from geomap.encode.directions import directions
 from geomap.encode.engine import pick_device, pick_dtype, require_single_pixels
 from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
+from geomap.label import choose
 from geomap.label.classify import Question, Within
 from geomap.legends import Legend, restriction
 from geomap.points import PointsFile

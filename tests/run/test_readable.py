@@ -14,8 +14,8 @@ from shapely import contains_xy
 from shapely.geometry import Polygon, box
 
 from geomap import files, legends
-from geomap.choose import left_out
 from geomap.errors import LegendError
+from geomap.label.choose import left_out
 from geomap.run.map import map_area
 from geomap.run.prepare import prepare
 from geomap.types import Finish
@@ -140,7 +140,7 @@ def test_areas_in_polygons_count_the_pixels_whose_centres_lie_inside(mapped, tmp
         expected = {int(v): int((inside == v).sum()) for v in np.unique(inside[inside > 0])}
         assert {row["id"]: row["pixels"] for row in rows if row["zone"] == name} == expected
     assert geomap("areas", run, "--zones", tmp_path / "own.gpkg", "--out", tmp_path / "a.csv").exit_code == 0
-    assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("1,landcover,")
+    assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("1,crops,")
     assert "Cropland" in geomap("areas", run).output
 
 
