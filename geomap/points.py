@@ -238,10 +238,10 @@ def _from_vector(
         raise InputError(f"{shown(path)} holds no points or polygons; export them with their geometry")
     table = table[kept].reset_index(drop=True)
     shapes = table.geometry
-    if shapes.crs is None or shapes.crs.name.startswith("Undefined "):  # so does GDAL write that there is none
+    if shapes.crs is None:
         if crs is None:
             raise InputError(f"{shown(path)} has no coordinate system; say which: --points-crs EPSG:4326, or another")
-        shapes = shapes.set_crs(_crs(crs), allow_override=True)
+        shapes = shapes.set_crs(_crs(crs))
     return _names(path, table, column), _in_degrees(path, shapes), _days(path, table, date_column)
 
 
