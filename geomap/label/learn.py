@@ -42,7 +42,7 @@ TRUSTED: Final = 50
 TRUST: Final = (0.5, 0.25)
 """Shares of the prompts' logits that are tried, with the points' part on top, beside 1: the words as they are."""
 
-SERIES_WEIGHTS: Final = (0.5, 1.0)
+SERIES_WEIGHTS: Final = (0.7,)
 """Lengths of the series' features that are tried beside embeddings of length 1, and 0: without the series."""
 
 COARSE: Final = 1e-4
