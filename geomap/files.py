@@ -101,6 +101,12 @@ def commit(part: Path, path: Path) -> None:
     flush(path.parent)
 
 
+def write_all(contents: Mapping[str, bytes], directory: Path) -> None:
+    """Write files by name into a directory, as write_bytes does."""
+    for name, content in contents.items():
+        write_bytes(directory / name, content)
+
+
 def write_bytes(path: Path, data: bytes, private: bool = False) -> None:
     """Write a file whole or not at all; missing directories are made. Raises DiskFullError, OutputError.
 

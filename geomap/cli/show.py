@@ -82,7 +82,7 @@ def _print_update(result: map.Result, update: record.Update) -> None:
         if f"{layer.stem}_to" in result.statistics:
             changed, mapped = (result.statistics[stem].valid for stem in (f"{layer.stem}_to", layer.stem))
             area = f"{changed * HECTARES_PER_PIXEL:,.2f} hectares ({changed / (mapped or 1):.1%})"
-            say(f"{layer.stem}: {area} of another class than in {update.since}")
+            say(f"{layer.stem}: {area} of another class than in {update.since}, as {layer.stem}_changes.csv lists")
 
 
 def refuse_gaps(results: Sequence[map.Result]) -> None:

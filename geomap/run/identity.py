@@ -66,8 +66,9 @@ def _shared(prepared: Prepared) -> Mapping[str, Any]:
 def _scene(scene: Scene) -> str:
     """Hash of one scene: what decides its pixels, its month, and its rank among the granules of one pass."""
     assets = {band: (redact(a.href), a.offset, a.transform, a.shape) for band, a in sorted(scene.assets.items())}
-    plain = dataclasses.replace(scene, assets={}, cloud_cover=None)
-    return _digest([{**dataclasses.asdict(plain), "time": scene.time.isoformat()}, assets])
+    plain = dataclasses.asdict(dataclasses.replace(scene, assets={}, cloud_cover=None))
+    del plain["link"]
+    return _digest([{**plain, "time": scene.time.isoformat()}, assets])
 
 
 def _digest(value: Any) -> str:

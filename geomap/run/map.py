@@ -169,7 +169,8 @@ def map_area(
             taught = _taught(prepared, run)
             derived = {**update.changes(prepared, run), **taught.layers}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
-            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, derived, lost, taught.files)
+            beside = partial(_write_beside, prepared, taught.files)
+            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             return result(prepared.product, run, maps, resumed, seconds)
@@ -239,6 +240,12 @@ def _taught(prepared: Prepared, run: RunDirectory) -> _Taught:
     once = LayersOnce(partial(label_stored, kept, series, questions, prepared.within))
     stems = [layer.stem for layer in prepared.layers if layer.stem != CLEAR_MONTHS]
     return _Taught({stem: partial(once.layer, stem) for stem in stems}, teaching.files)
+
+
+def _write_beside(prepared: Prepared, learned: Mapping[str, bytes], directory: Path) -> None:
+    """Write what lies beside the maps: the matrices of an update, and what was learned from points."""
+    update.write_matrices(prepared, directory)
+    files.write_all(learned, directory)
 
 
 def _inside(request: Request, task: Task) -> int:

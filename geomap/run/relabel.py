@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -208,7 +209,7 @@ def _map(
         ready = [task for task in tasks if task.tile.name not in missing]
         resumed = _make(kept, run, ready, [layer.stem for layer in layers], make, progress)
         labelled = time.perf_counter()
-        maps = publish_maps(product, run, tasks, asked, missing, progress, beside=beside)
+        maps = publish_maps(product, run, tasks, asked, missing, progress, beside=partial(files.write_all, beside))
         run.finish(asked, tasks)
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
         return result(product, run, maps, resumed, seconds)
