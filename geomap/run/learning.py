@@ -86,11 +86,9 @@ def teach(
         scores=scores(made, examples, lesson.legend),
         settings=_settings(made),
     )
-    plain, full = (
-        None if h is None else replace(h, vectors=h.vectors @ codec.basis.T) for h in (made.head, made.with_series)
-    )
-    assert plain is not None
-    record, files = learned.contents(record, plain, full, found.place)
+    full = None if made.with_series is None else _whole(made.with_series, codec)
+    record, files = learned.contents(record, _whole(made.head, codec), full, found.place)
+    files |= place_files(wanted(made.head, found, embeddings, lesson.legend))
     return Teaching(Question.learned(lesson.legend, head, min_confidence, months), record, files)
 
 
