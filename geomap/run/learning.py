@@ -22,12 +22,16 @@ from geomap.run import learned
 from geomap.run.learned import LearnedRecord, Loaded
 from geomap.run.learned_scores import scores
 from geomap.run.lesson import SERIES_FROM, Lesson, counted, require_classes
-from geomap.run.pixels import Found, candidates, decoded, find
+from geomap.run.pixels import Found, at_most, candidates, decoded, find
 from geomap.store.codec import Codec
 from geomap.store.store import Store
 
 ALIKE: Final = 6
 """Of the 3 x 3 pixels at a point, how many must have the class of the middle one; else the pixel is called mixed."""
+
+
+MOST: Final = 10_000
+"""Most pixels that are learned from; of more, so many are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ def teach(
     codec = Codec(embeddings.basis())
     found = find(lesson, embeddings, composites)
     require_enough(found, lesson)
+    found = at_most(found, MOST)
     months = embeddings.period.calendar_months
     series = found.dn if len(found) >= SERIES_FROM else None
     rows = rows_of(lesson.legend, found.ids)
