@@ -109,7 +109,14 @@ class Matched:
 # --- reading
 
 
-def read_points(source: str | Path, column: str, *, crs: str | None = None, date_column: str | None = None) -> Points:
+def read_points(
+    source: str | Path,
+    column: str,
+    *,
+    crs: str | None = None,
+    date_column: str | None = None,
+    every_pixel: bool = False,
+) -> Points:
     """The labelled points and polygons of a file.
 
     Args:
@@ -117,6 +124,7 @@ def read_points(source: str | Path, column: str, *, crs: str | None = None, date
         column: the column with the classes.
         crs: coordinate system of a table's x and y, or of a file that names none: "EPSG:32631".
         date_column: the column with the day or the year of each observation.
+        every_pixel: of a polygon, all pixels whose centre it holds, not some away from its border.
 
     Raises:
         InputError: the file cannot be read or used; the message says what to type instead.
@@ -126,7 +134,7 @@ def read_points(source: str | Path, column: str, *, crs: str | None = None, date
         names, shapes, days = _from_csv(path, column, crs, date_column)
     else:
         names, shapes, days = _from_vector(path, layer, column, crs, date_column)
-    return _places(path, names, shapes, days)
+    return _places(path, names, shapes, days, every_pixel)
 
 
 def _located(source: str) -> tuple[Path, str | None]:
@@ -406,7 +414,11 @@ def _swapped(
 
 
 def _places(
-    path: Path, names: Sequence[str], shapes: geopandas.GeoSeries, days: NDArray[np.datetime64] | None
+    path: Path,
+    names: Sequence[str],
+    shapes: geopandas.GeoSeries,
+    days: NDArray[np.datetime64] | None,
+    every_pixel: bool,
 ) -> Points:
     """The pixels of shapes in degrees. Raises InputError for lines."""
     kinds = Counter(str(kind) for kind in shapes.geom_type)
@@ -415,7 +427,7 @@ def _places(
         raise InputError(f"{shown(path)} holds {' and '.join(others)} shapes; give points or polygons")
     places, rows, polygon = [], [], []
     for row, shape in enumerate(shapes):
-        found = inner_pixels(shape) if shape.geom_type.endswith("Polygon") else _corners(shape)
+        found = inner_pixels(shape, every_pixel) if shape.geom_type.endswith("Polygon") else _corners(shape)
         places.append(found)
         rows += [row] * len(found)
         polygon += [shape.geom_type.endswith("Polygon")] * len(found)
@@ -438,11 +450,12 @@ def _corners(shape: BaseGeometry) -> NDArray[np.float64]:
     return found
 
 
-def inner_pixels(polygon: BaseGeometry) -> NDArray[np.float64]:
+def inner_pixels(polygon: BaseGeometry, every_pixel: bool = False) -> NDArray[np.float64]:
     """(n, 2) longitude and latitude of pixel centres inside a polygon in degrees, on its zone's 10 m grid.
 
     At most POLYGON_PIXELS, spread evenly over it from north to south. Those within EDGE_M of its border are left out if
-    others are left. A polygon without a pixel's centre gives one point inside it.
+    others are left. With `every_pixel` all pixels, in a grid of _CELLS at most. A polygon without a pixel's centre
+    gives one point inside it.
     """
     import shapely
     from pyproj import Transformer
@@ -461,10 +474,11 @@ def inner_pixels(polygon: BaseGeometry) -> NDArray[np.float64]:
     x = np.arange(west // RESOLUTION * RESOLUTION + RESOLUTION / 2, east, step)
     y = np.arange(north // RESOLUTION * RESOLUTION + RESOLUTION / 2, south, -step)
     xx, yy = (v.ravel() for v in np.meshgrid(x, y))
-    for shape in (drawn.buffer(-EDGE_M), drawn):
+    most = len(xx) if every_pixel else POLYGON_PIXELS
+    for shape in (drawn,) if every_pixel else (drawn.buffer(-EDGE_M), drawn):
         where = np.flatnonzero(shapely.contains_xy(shape, xx, yy))
         if len(where):
-            chosen = where[np.linspace(0, len(where) - 1, min(len(where), POLYGON_PIXELS)).round().astype(int)]
+            chosen = where[np.linspace(0, len(where) - 1, min(len(where), most)).round().astype(int)]
             return np.column_stack(back.transform(xx[chosen], yy[chosen]))
     return np.array([[inside.x, inside.y]])
 

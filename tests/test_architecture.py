@@ -10,11 +10,11 @@ import pytest
 from tests.support import REPOSITORY
 
 PACKAGE = REPOSITORY / "geomap"
-STAGES = ("catalog", "read", "composite", "encode", "label", "write", "store")
+STAGES = ("catalog", "read", "composite", "encode", "label", "write", "store", "assess")
 """Folders of the stages: they import the vocabulary and `sources`, and nothing else of geomap."""
 VOCABULARY = {
     "errors", "types", "sentinel2", "legends", "aoi", "grid", "lonlat", "files", "config", "rowwise", "process",
-    "paths", "_door",
+    "paths", "waypoints", "_door",
 }  # fmt: skip
 MODULES = sorted(
     p.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".") for p in PACKAGE.rglob("*.py")

@@ -154,6 +154,24 @@ def write_record(directory: Path, record: Record) -> None:
     files.write_json(directory / FILE, content)
 
 
+def add_files(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files into a finished run, and list them in SHA256SUMS and in the seal of run.json.
+
+    The other files keep the sha256 that they have in the list, so damage to them is still found. Raises InputError if
+    run.json is damaged, DiskFullError, OutputError.
+    """
+    known = files.sums(directory)
+    if files.problem(directory, FILE, known.get(FILE, "")):
+        raise InputError(f"{directory / FILE} is not what the run wrote; geomap verify {directory} says what to do")
+    recorded = files.read_json(directory / FILE, 1 << 30)
+    for name, content in contents.items():
+        files.write_bytes(directory / name, content)
+        known[name] = files.sha256(directory / name)
+    del known[FILE]
+    files.write_json(directory / FILE, {**recorded, "files": len(known), "seal": files.seal(known)})
+    files.write_sums(directory, {**known, FILE: files.sha256(directory / FILE)})
+
+
 def read_record(directory: Path) -> Record:
     """The record of a finished run. Raises InputError if it is missing or damaged."""
     try:
