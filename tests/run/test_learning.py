@@ -13,10 +13,12 @@ from rasterio.windows import from_bounds
 from geomap import files, legends, simulate
 from geomap.demo import write_points
 from geomap.errors import InputError, OutputError
+from geomap.points import PointsFile
 from geomap.run import learned
-from geomap.run.lesson import PointsFile, lesson_of, require_in
+from geomap.run.lesson import lesson_of, require_in
 from geomap.run.map import map_area
 from geomap.run.pixels import distinct, find
+from geomap.run.point_samples import samples_at
 from geomap.run.relabel import LabelRequest, label_store
 from geomap.run.request import Request
 from geomap.simulate.archive import Archive
@@ -251,3 +253,19 @@ def test_the_command_learns_and_says_so(run, points, tmp_path):
     refused(geomap(*line), 2, "no column cover; choose --column from name, lon, lat, landcover, crop")
     both = ("label", run, "--points", points, "--column", "landcover", "--learned", run, "--out", tmp_path / "b")
     refused(geomap(*both), 2, "give --points or --learned, not both")
+
+
+def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
+    samples = samples_at(PointsFile(str(points), "landcover"), run)
+    assert samples.labelled == ("landcover",)
+    assert len(samples) == 120
+    assert samples.valid[:, :3].sum() == 0  # the run is of April to September
+    lesson = lesson_of(PointsFile(str(points), "landcover"), COVER, Period(2023, 4, 6))
+    found = find(lesson, open_store(run, EMBEDDINGS), open_store(run, COMPOSITES))
+    np.testing.assert_array_equal(samples.dn[:, 3:9], found.dn)
+    np.testing.assert_array_equal(samples.labels["landcover"], found.ids)
+    line = ("evaluate", "default", "--data", points, "--out", tmp_path / "out", "--column", "landcover")
+    refused(geomap(*line), 2, "labelled points need --run DIR")
+    done = geomap(*line, "--run", run, "--prompts", "D", "--draws", "0", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    assert "landcover" in (tmp_path / "out/results.md").read_text()
