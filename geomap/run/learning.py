@@ -24,12 +24,16 @@ from geomap.run import learned
 from geomap.run.learned import LearnedRecord, Loaded
 from geomap.run.learned_scores import scores
 from geomap.run.lesson import SERIES_FROM, Lesson, counted, require_classes
-from geomap.run.pixels import Found, candidates, decoded, find
+from geomap.run.pixels import Found, at_most, candidates, decoded, find
 from geomap.store.codec import Codec
 from geomap.store.store import Store
 
 ALIKE: Final = 6
 """Of the 3 x 3 pixels at a point, how many must have the class of the middle one; else the pixel is called mixed."""
+
+
+MOST: Final = 10_000
+"""Most pixels that are learned from; of more, so many are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ def teach(
     codec = Codec(embeddings.basis())
     found = find(lesson, embeddings, composites)
     require_enough(found, lesson)
+    found = at_most(found, MOST)
     months = embeddings.period.calendar_months
     series = found.dn if len(found) >= SERIES_FROM else None
     rows = rows_of(lesson.legend, found.ids)
@@ -123,15 +128,20 @@ def questions_of(
 
 def in_store(questions: Sequence[Question], codec: Codec, teaching: Teaching | None) -> tuple[Question, ...]:
     """Questions with their vectors in the coordinates of a store, and the one that was learned from it in its place."""
-    new = teaching.question if teaching is not None else None
-    made = []
-    for q in questions:
-        if new is not None and q.legend.name == new.legend.name:
-            left = {c.id for c in new.legend.classes} - {c.id for c in q.legend.classes}
-            made.append(replace(new, extras=q.extras).without(frozenset(left)))
-        else:
-            made.append(replace(q, vectors=codec.project(q.vectors)))
-    return tuple(made)
+    stored = tuple(replace(q, vectors=codec.project(q.vectors)) for q in questions)
+    return stored if teaching is None else with_taught(stored, teaching.question)
+
+
+def with_taught(questions: Sequence[Question], taught: Question) -> tuple[Question, ...]:
+    """Questions, the one of a legend that was learned replaced: with its extras, without what does not compete in it."""
+
+    def replaced(old: Question) -> Question:
+        if old.legend.name != taught.legend.name:
+            return old
+        left = {c.id for c in taught.legend.classes} - {c.id for c in old.legend.classes}
+        return replace(taught, extras=old.extras).without(frozenset(left))
+
+    return tuple(map(replaced, questions))
 
 
 def require_enough(found: Found, lesson: Lesson) -> None:
