@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli.console import out_console, say, warn
+from geomap.cli.learned import print_learned
 from geomap.errors import NothingMappedError, QuarantineError
 from geomap.run.account import summary
 
@@ -56,6 +57,7 @@ def print_result(result: map.Result) -> None:
     out_console.print(table)
     if result.update:
         _print_update(result, result.update)
+    print_learned(result.directory)
     for path in result.paths:
         say(str(path))
     names = "run.json, stac/ and SHA256SUMS"
