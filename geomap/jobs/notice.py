@@ -1,4 +1,4 @@
-"""Tells of the end of a job's run, as its job file says: a POST of JSON to an address, or a command that reads it.
+"""Tells of the end of a job's run, as its job file says: JSON by POST, or to a command.
 
 Nothing here fails a run: what cannot be told is one line in the log. Addresses may be secret (a path can hold a token),
 so the log names their keys and at most their hosts; what a command prints is not kept.
