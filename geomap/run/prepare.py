@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from geomap import grid, legends, pipeline
 from geomap.catalog.search import Found, search
 from geomap.encode import weights
+from geomap.encode.card import Card
 from geomap.encode.directions import directions
 from geomap.encode.engine import pick_device, pick_dtype, require_single_pixels
 from geomap.encode.model import PixelEncoder
@@ -22,6 +23,7 @@ from geomap.errors import InputError, LegendError
 from geomap.label.classify import Question
 from geomap.legends import Legend
 from geomap.run.request import Request
+from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
@@ -42,6 +44,9 @@ class Product:
     weights_sha256: str  # sha256 of their card
     lineage: str  # one sentence on how the maps were made
     vectors: Mapping[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
+    card: Card | None = None  # of the weights; None if no text was compared
+    words: Words = field(default_factory=Words)  # the command that asks for the same
+    report: bool = True  # write the report page
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,8 @@ class Prepared:
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
         card = self.weights.card
         maps = (*self.layers, *self.changes)
-        return Product(self.tiles, maps, self.request.period, card.name, self.weights.digest, lineage, self.vectors)
+        period, vectors, report = self.request.period, self.vectors, self.request.report
+        return Product(self.tiles, maps, period, card.name, self.weights.digest, lineage, vectors, card, report=report)
 
     @property
     def vectors(self) -> dict[str, str]:

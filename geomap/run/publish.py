@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from geomap import __version__, files, grid
 from geomap.catalog import offset_check
 from geomap.errors import ReadError
-from geomap.run import account, stores
+from geomap.run import account, page, stores
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory
 from geomap.run.prepare import Product
@@ -103,6 +103,8 @@ def publish_maps(
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
     stores.link(run.stores, staging, missing)
+    if product.report:
+        page.write_page(staging, maps, product, recorded)
     sums = files.digests(staging)
     _check_stores(run, ready, abouts, sums)
     write_record(staging, replace(recorded, files=len(sums), seal=files.seal(sums)))

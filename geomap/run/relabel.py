@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -29,6 +29,7 @@ from geomap.run.prepare import Product, with_base
 from geomap.run.publish import publish_maps, published
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
+from geomap.run.words import label_words
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
@@ -64,6 +65,7 @@ class LabelRequest:
     min_confidence: float = 0.0  # 0..1
     within: tuple[str, str] | None = None  # (legend, class): the other maps cover only this class
     others: bool = False  # legends of the user get one more class, "None of these"
+    report: bool = True  # write index.html, the page that shows the maps
 
 
 def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:
@@ -107,7 +109,13 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         _over(kept, tile, _mapped(kept, months), fill, advance)
         return labels.layers(within, months)
 
-    return _map(kept, layers, lineage, described, make, out, progress)
+    product = replace(
+        _product(kept, layers, lineage),
+        card=loaded.card,
+        words=label_words(request.legends, least, request.within, request.others),
+        report=request.report,
+    )
+    return _map(kept, product, described, make, out, progress)
 
 
 def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
@@ -141,7 +149,8 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
         _over(kept, tile, usable, fill, advance)
         return {SIMILARITY: likeness.reshape(usable.shape)}
 
-    return _map(kept, (layer,), lineage, {**_described(kept), "at": [lon, lat]}, make, out, progress)
+    product = _product(kept, (layer,), lineage)
+    return _map(kept, product, {**_described(kept), "at": [lon, lat]}, make, out, progress)
 
 
 def _weights_of(kept: Store, name: str | None) -> weights.Weights:
@@ -171,18 +180,20 @@ def _described(kept: Store) -> dict[str, Any]:
     }
 
 
+def _product(kept: Store, layers: tuple[Layer, ...], lineage: str) -> Product:
+    of = kept.about["weights"]
+    return Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
+
+
 def _map(
     kept: Store,
-    layers: tuple[Layer, ...],
-    lineage: str,
+    product: Product,
     asked: Mapping[str, Any],
     make: Maker,
     out: Path,
     progress: Progress,
 ) -> Result:
     """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
-    of = kept.about["weights"]
-    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
     tasks = [Task(tile) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
     run = open_directory(out, asked)
@@ -197,7 +208,7 @@ def _map(
             log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))
         start = time.perf_counter()
         ready = [task for task in tasks if task.tile.name not in missing]
-        resumed = _make(kept, run, ready, [layer.stem for layer in layers], make, progress)
+        resumed = _make(kept, run, ready, [layer.stem for layer in product.layers], make, progress)
         labelled = time.perf_counter()
         maps = publish_maps(product, run, tasks, asked, missing, progress)
         run.finish(asked, tasks)

@@ -205,6 +205,9 @@ class OutputKeys(Strict):
         Flag,
         Option("--save-embeddings", "Keep the embeddings, 128 bytes a pixel, for `geomap label`: embeddings.zarr."),
     ] = False
+    report: Annotated[
+        Flag, Option("--no-report", "Leave out index.html, the page that shows the maps in a browser.")
+    ] = True  # fmt: skip
 
 
 class ResourceKeys(Strict):
@@ -402,6 +405,7 @@ class Request:
     update: Earlier | None = None  # copy what has not changed since this run, and map the rest
     exclude: tuple[Line, ...] = ()  # ids of scenes to leave out
     others: Flag = False  # legends of the user get one more class, "None of these"
+    report: Flag = True  # write index.html, the page that shows the maps
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
@@ -447,5 +451,6 @@ def request_of(
         deadline=keys.catalogue.deadline,
         save_composites=keys.outputs.save_composites,
         save_embeddings=keys.outputs.save_embeddings,
+        report=keys.outputs.report,
         composites=composites,
     )
