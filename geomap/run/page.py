@@ -59,7 +59,8 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "place": place(maps, record),
         "warning": record.mapped.note if record.mapped else "",
         "honest": HONEST,
-        "limits": limits(product),
+        "validation": validations(product),
+        "limits": list(product.card.limits) if product.card else [],
         "cite": cite(product),
         "account": summary(record.account) if record.account else "",
         "scenes": [_scene(scene) for scene in record.scenes],
@@ -89,23 +90,24 @@ def _degrees(value: float, positive: str, negative: str) -> str:
     return f"{abs(value):.2f}° {positive if value >= 0 else negative}"
 
 
-def limits(product: Product) -> list[str]:
-    """What the maps are not: how each legend was validated, what confidence means, and where the weights fail."""
+def validations(product: Product) -> list[str]:
+    """What the maps are not: how each legend was validated, and what confidence means."""
     asked = {layer.legend.name: layer.legend for layer in product.layers if layer.legend is not None}
     said = [validation(legend, product.card) for legend in asked.values()]
-    return [*said, *([CONFIDENCE] if asked else []), *(product.card.limits if product.card else ())]
+    return [*said, *([CONFIDENCE] if asked else [])]
 
 
 def validation(legend: Legend, card: Card | None) -> str:
     """How a legend was compared with the ground: the card's figures of places that its training left out."""
     name = f"“{legend.title}”"
     if legend.name not in legends.builtin_names() or legend != legends.load(legend.name):
-        return f"{name} has classes of your own. They were not validated: only labels of this place tell how good they are."
+        return f"{name} has classes of your own. They were not validated: only labels of this place can do that."
     measured = dict(_measured(legend.name, card.metrics if card else {}))
     if not measured:
         return f"{name} was not validated: these weights were never compared with measurements of it."
-    shares = (f"{accuracy:.0%} of {samples:,} samples in {where}" for where, (accuracy, samples) in measured.items())
-    return f"{name} was right for {', '.join(shares)}: places that the training left out. Another place can differ as much."
+    shares = (f"{100 * share:.0f} % of {samples:,} samples in {where}" for where, (share, samples) in measured.items())
+    said = ", ".join(shares)
+    return f"{name} was right for {said}: places that the training left out. Another place can differ as much."
 
 
 def _measured(legend: str, metrics: Mapping[str, Any]) -> Iterable[tuple[str, tuple[float, int]]]:

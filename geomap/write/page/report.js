@@ -474,7 +474,8 @@
     at("reduced").hidden = !reduced.length;
     at("reduced").textContent = reduced.length ? `This page shows a reduced map: each of its pixels is ${reduced[0].reduced} x ${reduced[0].reduced} pixels of the map, classes by the commonest of them. The areas are those of the full map, which lies beside this page.` : "";
     at("honest").textContent = facts.honest;
-    at("not").append(list(facts.limits));
+    at("not").append(list(facts.validation));
+    if (facts.limits.length) at("not").append(el("details", {}, el("summary", {}, "Where the weights fail"), list(facts.limits)));
     const places = at("places");
     if (data.places.length) {
       const [gpx, table_] = [el("button", { type: "button", id: "gpx" }, "GPX"), el("button", { type: "button", id: "places-csv" }, "CSV")];
