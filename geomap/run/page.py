@@ -11,10 +11,13 @@ from geomap import grid, legends
 from geomap.encode.card import Card
 from geomap.legends import Legend
 from geomap.lonlat import Box
+from geomap.run import pictures
 from geomap.run.account import GAVE, summary
 from geomap.run.prepare import Product
 from geomap.run.record import FILE, Record, UsedScene
-from geomap.write.report import Curves, Extras, Picture, write_report
+from geomap.store.store import Store
+from geomap.write.picture import write_picture
+from geomap.write.report import Extras, write_report, zones_of
 from geomap.write.stac import MapFile
 
 HONEST: Final = (
@@ -35,13 +38,36 @@ def write_page(
     maps: Sequence[MapFile],
     product: Product,
     record: Record,
-    pictures: Sequence[Picture] = (),
-    curves: Sequence[Curves] = (),
+    composites: Store | None = None,
 ) -> None:
-    """Write the report page of a run whose other files lie in `staging`. Raises DiskFullError, OutputError."""
-    told = facts(staging, maps, product, record)
-    months = product.period.month_names
-    write_report(staging, maps, record.maps, title(product), months, Extras(pictures, curves, told))
+    """Write the report page of a run whose other files lie in `staging`.
+
+    Args:
+        staging: where the page goes.
+        maps: all maps of the run.
+        product: what the files say about how they were made.
+        record: what run.json will hold.
+        composites: the composites that the run keeps, if it does.
+
+    Raises:
+        DiskFullError, OutputError: the page cannot be written.
+        ReadError: the composites are damaged.
+    """
+    seen = pictures.Seen()
+    if composites is not None:
+        tiles = [tile for tile in product.tiles if tile.name not in record.quarantined]
+        seen = pictures.of_composites(composites, tiles, zones_of(maps))
+    told = {**facts(staging, maps, product, record), "sky": list(seen.sky)}
+    extras = Extras(seen.pictures, seen.curves, told)
+    write_report(staging, maps, record.maps, title(product), product.period.month_names, extras)
+
+
+def write_pictures(maps: Sequence[MapFile], product: Product, record: Record) -> list[Path]:
+    """Write a picture of each map of classes or scores, but for maps of changes. Raises DiskFullError, OutputError."""
+    names = product.period.month_names
+    when = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
+    shown = [m for m in maps if m.layer.kind == "score" or f"{m.layer.stem}_confidence" in record.maps]
+    return [write_picture(m, record.maps[m.layer.stem], when) for m in shown]
 
 
 def title(product: Product) -> str:

@@ -99,12 +99,14 @@ def publish_maps(
     least = asked.get("min_clear_months")
     seen = account.mapped((a.seen for a in abouts.values()), not_made, product.period, least, recorded.account)
     recorded = replace(recorded, mapped=seen)
-    _write_stac(staging, maps, product, recorded)
+    pictures = page.write_pictures(maps, product, recorded) if product.report else []
+    _write_stac(staging, maps, product, recorded, pictures)
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
     stores.link(run.stores, staging, missing)
     if product.report:
-        page.write_page(staging, maps, product, recorded)
+        composites = next((kept for kept in run.stores if kept.kind == COMPOSITES), None)
+        page.write_page(staging, maps, product, recorded, composites)
     sums = files.digests(staging)
     _check_stores(run, ready, abouts, sums)
     write_record(staging, replace(recorded, files=len(sums), seal=files.seal(sums)))
@@ -170,7 +172,9 @@ def _recorded(
     )
 
 
-def _write_stac(staging: Path, maps: Sequence[MapFile], product: Product, recorded: Record) -> None:
+def _write_stac(
+    staging: Path, maps: Sequence[MapFile], product: Product, recorded: Record, pictures: Sequence[Path]
+) -> None:
     write_stac(
         staging,
         maps,
@@ -185,6 +189,7 @@ def _write_stac(staging: Path, maps: Sequence[MapFile], product: Product, record
             "offsets": [asdict(group) for group in offset_groups(recorded.scenes)],
             **({"tiles_missing": len(recorded.quarantined)} if recorded.quarantined else {}),
         },
+        pictures=pictures,
     )
 
 

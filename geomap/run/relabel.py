@@ -65,7 +65,7 @@ class LabelRequest:
     min_confidence: float = 0.0  # 0..1
     within: tuple[str, str] | None = None  # (legend, class): the other maps cover only this class
     others: bool = False  # legends of the user get one more class, "None of these"
-    report: bool = True  # write index.html, the page that shows the maps
+    report: bool = True  # write index.html, the page with the maps, and their pictures
 
 
 def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:

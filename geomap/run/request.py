@@ -206,7 +206,7 @@ class OutputKeys(Strict):
         Option("--save-embeddings", "Keep the embeddings, 128 bytes a pixel, for `geomap label`: embeddings.zarr."),
     ] = False
     report: Annotated[
-        Flag, Option("--no-report", "Leave out index.html, the page that shows the maps in a browser.")
+        Flag, Option("--no-report", "Leave out index.html, the page with the maps, and the pictures (.png).")
     ] = True  # fmt: skip
 
 
@@ -405,7 +405,7 @@ class Request:
     update: Earlier | None = None  # copy what has not changed since this run, and map the rest
     exclude: tuple[Line, ...] = ()  # ids of scenes to leave out
     others: Flag = False  # legends of the user get one more class, "None of these"
-    report: Flag = True  # write index.html, the page that shows the maps
+    report: Flag = True  # write index.html, the page with the maps, and their pictures
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""

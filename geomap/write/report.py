@@ -29,6 +29,7 @@ from scipy.ndimage import maximum_filter, minimum_filter
 
 from geomap import files
 from geomap.write.layer import Layer, Statistics
+from geomap.write.picture import RAMP
 from geomap.write.stac import MapFile
 
 MOST_PIXELS: Final = 16_000_000
@@ -69,6 +70,7 @@ class Picture:
 
     stem: str
     title: str
+    month: str  # as 2023-06
     epsg: int
     jpeg: bytes
 
@@ -77,7 +79,7 @@ class Picture:
 class Curves:
     """The greenness (NDVI) of a zone's pixels by month, one of `step` x `step` of the page's pixels.
 
-    `codes` (T, rows, columns) uint8: 0.005 a step from -0.25 on, 255 where unknown.
+    `codes` (T, rows, columns) uint8: 0.01 a step from -0.25 on, 255 where unknown.
     """
 
     epsg: int
@@ -115,20 +117,17 @@ def write_report(
     Raises:
         DiskFullError, OutputError: as in files.write_bytes.
     """
-    zones: dict[int, Zone] = {}
-    rasters: dict[str, bytes] = {}
-    for m in maps:
-        pixels, reduced = _shown(m)
-        zones[m.grid.epsg] = _zone(m, pixels.shape, reduced)
-        rasters[f"{m.layer.stem}-{m.grid.epsg}"] = pixels.tobytes()
+    zones = zones_of(maps)
+    rasters = {f"{m.layer.stem}-{m.grid.epsg}": _shown(m, zones[m.grid.epsg].reduced).tobytes() for m in maps}
     layers = list({m.layer.stem: m.layer for m in maps}.values())
     told = [_told(layer, maps, statistics) for layer in sorted(layers, key=_rank)]
     for picture in extras.pictures:
         if picture.stem not in {entry["stem"] for entry in told}:
-            told.append({"stem": picture.stem, "title": picture.title, "kind": "picture"})
+            told.append({"stem": picture.stem, "title": picture.title, "month": picture.month, "kind": "picture"})
     content = {
         "pixel_m2": maps[0].grid.resolution ** 2,
         "months": list(months),
+        "ramp": RAMP,
         "zones": [_described(zone, extras.curves) for zone in zones.values()],
         "maps": told,
         "places": _places(told, zones, rasters),
@@ -225,20 +224,25 @@ def reduction(width: int, height: int, overviews: Sequence[int]) -> int:
     return overviews[-1] if overviews else 1
 
 
-def _shown(m: MapFile) -> tuple[NDArray[np.uint8], int]:
-    """A map's pixels as bytes, and by how much they are reduced."""
-    with rasterio.open(m.path, driver="GTiff") as source:
-        overviews = source.overviews(1)
-        factor = reduction(m.grid.width, m.grid.height, overviews)
-    level = {} if factor == 1 else {"overview_level": overviews.index(factor)}
+def zones_of(maps: Sequence[MapFile]) -> dict[int, Zone]:
+    """By EPSG code, the pixels of the page; its maps are finished files."""
+    zones: dict[int, Zone] = {}
+    for m in maps:
+        if m.grid.epsg not in zones:
+            g = m.grid
+            with rasterio.open(m.path, driver="GTiff") as source:
+                factor = reduction(g.width, g.height, source.overviews(1))
+            wide, high = math.ceil(g.width / factor), math.ceil(g.height / factor)
+            zones[g.epsg] = Zone(g.epsg, g.west, g.north, wide, high, g.resolution * factor, g.resolution, factor)
+    return zones
+
+
+def _shown(m: MapFile, reduced: int) -> NDArray[np.uint8]:
+    """A map's pixels as bytes, from its overviews where they are reduced."""
+    level = {} if reduced == 1 else {"overview_level": reduced.bit_length() - 2}  # the overviews are 2, 4, 8 ...
     with rasterio.open(m.path, driver="GTiff", **level) as source:
         pixels = source.read(1)
-    return (pixels if m.layer.dtype == "uint8" else quantised(pixels, *m.layer.range)), factor
-
-
-def _zone(m: MapFile, shape: tuple[int, ...], reduced: int) -> Zone:
-    g = m.grid
-    return Zone(g.epsg, g.west, g.north, shape[1], shape[0], g.resolution * reduced, g.resolution, reduced)
+    return pixels if m.layer.dtype == "uint8" else quantised(pixels, *m.layer.range)
 
 
 def _described(zone: Zone, curves: Sequence[Curves]) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def write_stac(
     lineage: str,
     provenance: Mapping[str, Any],
     licence: str = "other",
+    pictures: Sequence[Path] = (),
 ) -> tuple[Path, ...]:
     """Describe the maps in `directory` with a collection and one item per zone.
 
@@ -72,6 +73,7 @@ def write_stac(
         lineage: one sentence on how the maps were made.
         provenance: JSON values, stored as the item's properties `geomap:<key>`.
         licence: SPDX identifier, or "other".
+        pictures: PNG files beside the maps, of the same stems; the first of a zone is its thumbnail.
 
     Returns:
         The files written, collection first.
@@ -110,6 +112,8 @@ def write_stac(
         collection.add_item(item, strategy=TemplateLayoutStrategy(item_template=""))  # /<id>.json
         for m in sorted(zones[epsg], key=lambda m: m.layer.stem):
             item.add_asset(m.layer.stem, _asset(m, home))
+        for name, asset in _shown(zones[epsg], pictures, home).items():
+            item.add_asset(name, asset)
         written.append(home / f"{item.id}.json")
         files.write_json(written[-1], item.to_dict(include_self_link=False))
     files.write_json(written[0], collection.to_dict(include_self_link=False))
@@ -171,6 +175,22 @@ def _asset(m: MapFile, home: Path) -> pystac.Asset:
         roles=_ROLES[layer.kind],
         extra_fields=fields,
     )
+
+
+def _shown(maps: Sequence[MapFile], pictures: Sequence[Path], home: Path) -> dict[str, pystac.Asset]:
+    """The pictures of a zone's maps: the first one as thumbnail, the others as overviews."""
+    titles = {m.path.with_suffix(".png"): m.layer for m in maps}
+    own = [picture for picture in pictures if picture in titles]
+    return {
+        f"{titles[p].stem}_picture" if i else "thumbnail": pystac.Asset(
+            href=os.path.relpath(p, home),
+            title=f"{titles[p].description}: picture with legend",
+            media_type=pystac.MediaType.PNG,
+            roles=["overview"] if i else ["thumbnail", "overview"],
+            extra_fields={"file:checksum": _SHA256_MULTIHASH + files.sha256(p), "file:size": p.stat().st_size},
+        )
+        for i, p in enumerate(own)
+    }
 
 
 def _classes(layer: Layer) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@
   const day = (text) => {
     const date = new Date(text.length === 7 ? `${text}-15T00:00:00Z` : text);
     const shape = text.length === 7 ? { month: "long", year: "numeric" } : { dateStyle: "medium" };
-    return new Intl.DateTimeFormat(undefined, { ...shape, timeZone: "UTC" }).format(date);
+    return new Intl.DateTimeFormat("en-GB", { ...shape, timeZone: "UTC" }).format(date);
   };
 
   // --- pixels: base64 of a zlib stream in the page -> bytes
@@ -37,6 +37,7 @@
     return new Uint8Array(await new Response(stream).arrayBuffer());
   }
   const rasters = new Map();
+  for (const map of data.maps) if (map.month) map.title = `${map.title}, ${day(map.month)}`;
   const pixels = (stem) => rasters.get(`${stem}-${zone.epsg}`);
   const maps = new Map(data.maps.map((map) => [map.stem, map]));
 
@@ -49,8 +50,7 @@
 
   // --- colours
 
-  // Five colours of viridis, the ramp of matplotlib (CC0), which the colour-blind can read.
-  const RAMP = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+  const RAMP = data.ramp;
   const NONE = 0x00000000;
   const FADED = 0xffe9e6e4; // bytes of a pixel in memory: alpha, blue, green, red
   const packed = (r, g, b) => (0xff000000 | (b << 16) | (g << 8) | r) >>> 0;
@@ -289,7 +289,7 @@
     const [column, row] = [Math.floor(found.column / grid.step), Math.floor(found.row / grid.step)];
     if (column >= grid.width || row >= grid.height) return null;
     const values = data.months.map((_, i) => codes[(i * grid.height + row) * grid.width + column]);
-    const known = values.map((code) => (code === 255 ? null : code / 200 - 0.25)); // 0.005 a step from -0.25 on
+    const known = values.map((code) => (code === 255 ? null : code / 100 - 0.25)); // 0.01 a step from -0.25 on
     return chart(known.map((v) => [v]), { low: -0.2, high: 1, lines: true, name: "NDVI" });
   }
 
@@ -301,7 +301,7 @@
     if (text !== undefined) made.textContent = text;
     return made;
   }
-  const initial = (month) => new Intl.DateTimeFormat(undefined, { month: "short", timeZone: "UTC" }).format(new Date(`${month}-15T00:00:00Z`));
+  const initial = (month) => new Intl.DateTimeFormat("en-GB", { month: "short", timeZone: "UTC" }).format(new Date(`${month}-15T00:00:00Z`));
   function chart(rows, { low = 0, high, lines: line = false, name, colours = ["#0a53a8", "#b9c4cf"] }) {
     const [wide, tall, left, bottom] = [380, 140, 34, 20];
     const whole_ = svg("svg", { viewBox: `0 0 ${wide} ${tall}`, width: wide, height: tall, role: "img", "aria-label": name });
@@ -500,10 +500,14 @@
   }
   function operators() {
     const { facts } = data;
+    if (facts.sky.length) {
+      folded("Clear sky by month", el("p", {}, "Percent of the pixels that were seen clear at least once in the month."),
+        chart(facts.sky.map((v) => [100 * v]), { high: 100, name: "Clear sky by month" }));
+    }
     const months = data.months.map((m) => facts.scenes.filter((s) => s.month === m));
     if (facts.scenes.length) {
       const counts = months.map((scenes) => [scenes.filter((s) => s.clear).length, scenes.filter((s) => !s.clear).length]);
-      folded("Clear sky by month", el("p", {}, "Scenes with clear pixels in the area (dark), and without (light)."),
+      folded("Scenes by month", el("p", {}, "Scenes with clear pixels in the area (dark), and without (light)."),
         chart(counts, { high: Math.max(...counts.map(([a, b]) => a + b), 1), name: "Scenes by month" }),
         grid(["Month", "With clear pixels", "Without"], counts.map(([a, b], i) => [day(data.months[i]), whole(a), whole(b)]), [1, 2]));
       folded("Scenes used and left out", el("p", {}, facts.account),
