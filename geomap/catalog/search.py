@@ -132,6 +132,7 @@ def _usable(
                 sieve.at_fault(granule, cause, str(error))
         if len(refused) == before:
             break
+    scenes = _own_files(scenes, kept, sieve)
     for copy, better in dropped:
         sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
     sieve.check_faults(kept, next(iter(refused.values()), None), max_missed)
@@ -277,6 +278,21 @@ class _Sieve:
             f"{said}; the first: {first.id}: {first.cause}, {first.detail}; type --exclude ID for each to leave them "
             "out, or correct the items"
         )
+
+
+def _own_files(scenes: Sequence[Scene], granules: Sequence[Granule], sieve: _Sieve) -> list[Scene]:
+    """The scenes without those whose files are those of an earlier day: one observation must not count twice."""
+    owner: dict[str, Scene] = {}
+    kept: list[Scene] = []
+    for scene, granule in sorted(zip(scenes, granules, strict=True), key=lambda pair: (pair[0].time, pair[0].id)):
+        hrefs = [asset.href for asset in scene.assets.values()]
+        taken = next((h for h in hrefs if h in owner and owner[h].time.date() != scene.time.date()), None)
+        if taken:
+            sieve.at_fault(granule, "contradiction", f"its file {taken} is also that of {owner[taken].id}")
+            continue
+        owner |= dict.fromkeys(hrefs, scene)
+        kept.append(scene)
+    return kept
 
 
 def _scene(granule: Granule, policy: HrefPolicy, offset_policy: OffsetPolicy) -> Scene:

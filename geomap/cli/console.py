@@ -8,17 +8,20 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from geomap.sources.hrefs import redacted
 
@@ -97,6 +100,16 @@ class Redacted(logging.Formatter):
         return redacted(super().format(record))
 
 
+class Remaining(ProgressColumn):
+    """Time left at the mean speed so far: tiles end one by one, often minutes apart, so no recent speed is known."""
+
+    def render(self, task: Task) -> Text:
+        new = task.completed - task.fields["first"]  # since the clock of this bar began
+        if new <= 0 or task.total is None or task.elapsed is None:
+            return Text("-:--:--")
+        return Text(str(timedelta(seconds=round(task.elapsed * (task.total - task.completed) / new))))
+
+
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """A progress callback that shows a bar per stage on stderr."""
@@ -106,14 +119,14 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        Remaining(),
     )
     with Progress(*columns, console=err_console, transient=False) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                tasks[stage] = bars.add_task(stage, total=total, first=done)
             bars.update(tasks[stage], completed=done, total=total)
 
         yield report

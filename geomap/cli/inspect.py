@@ -118,9 +118,9 @@ def _print_plan(plan: Plan) -> None:
 
 
 def _print_costs(plan: Plan) -> None:
-    reading = "unknown: none was measured"
+    reading = "unknown: no scene could be read for a trial"
     if plan.read_seconds is not None:
-        reading = f"at least {duration(plan.read_seconds)}, at the rate of the {plan.measured} small reads just made"
+        reading = f"about {duration(plan.read_seconds)}, by a trial just made: a few scenes over one tile"
     square_km = plan.pixels * HECTARES_PER_PIXEL / 100
     requests = f"about {plan.requests:,} HTTP requests" if plan.requests else "all of local files"
     tiles = "1 tile" if plan.tiles == 1 else f"{plan.tiles} tiles"

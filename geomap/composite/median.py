@@ -14,6 +14,15 @@ UPSAMPLE = 2  # 20 m pixels to 10 m pixels, nearest: each value is repeated
 STRIP_BYTES = 128 * 2**10  # size of the rows sorted at a time, so that a month's slices stay in the second-level cache
 
 
+SATURATED = 65535
+"""DN of a detector at its limit, which is no measurement (Sentinel-2 Product Specification, special values)."""
+
+
+def observed_np(dn: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """DNs with SATURATED as nodata, 0."""
+    return np.where(dn == SATURATED, np.uint16(0), dn) if dn.size and dn.max() == SATURATED else dn
+
+
 def shifted_np(dn: NDArray[np.uint16], offset: int) -> NDArray[np.uint16]:
     """DNs with the offset added to every valid one, floored at 1; 0 stays 0."""
     if offset == 0:
@@ -32,7 +41,7 @@ def month_median_np(
     """Median of the clear DNs of one band in one month.
 
     Args:
-        dn: per scene, at least one, (y, x) raw DNs, 0 = nodata.
+        dn: per scene, at least one, (y, x) raw DNs; 0 and SATURATED are nodata.
         clear: per scene, (y, x), or half as many rows and columns if its pixels are twice as large.
         offset: DN to add, per scene.
         acquisition: pass number per scene; of scenes with the same number, the first clear value counts.
@@ -113,7 +122,7 @@ def _passes(
         merged: NDArray[np.uint16] | None = None
         for scene in scenes:
             mask = clear[scene][rows.start // scale : rows.stop // scale]
-            values = _masked_np(shifted_np(dn[scene][rows], offset[scene]), mask)
+            values = _masked_np(shifted_np(observed_np(dn[scene][rows]), offset[scene]), mask)
             merged = values if merged is None else np.where(merged == 0, values, merged)
         if merged is not None and merged.any():
             slices.append(merged)

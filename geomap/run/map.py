@@ -32,7 +32,7 @@ from geomap.run.prepare import (
     Product,
     disk_space,
     find_scenes,
-    months_with_data,
+    months_expected,
     prepare,
     read_bytes,
 )
@@ -252,7 +252,7 @@ def estimate(prepared: Prepared, crew: Workers, scenes: Sequence[Scene], pending
     pixels = round(len(pending) / len(prepared.tiles) * asked.area.square_km * PIXELS_PER_KM2)
     months = len({asked.period.step(scene.time) for scene in scenes})
     seen = sum(read_bytes(task.tile.grid, _to_read(asked, task)) for task in pending)
-    speed = crew.speed(prepared, months_with_data(asked.period, scenes)) if pending else 1.0
+    speed = crew.speed(prepared, months_expected(asked.period, scenes)) if pending else 1.0
     seconds = None if speed is None else pixels / speed
     return Estimate(len(pending), len(scenes), months, pixels, int(seen), seconds)
 

@@ -21,7 +21,7 @@ from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from geomap import grid
+from geomap import grid, pipeline
 from geomap.catalog.over import over
 from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np
 from geomap.encode import weights
@@ -30,7 +30,7 @@ from geomap.errors import GeomapError
 from geomap.lonlat import Box
 from geomap.read import reader
 from geomap.read.access import GDAL_OPTIONS, all_local, gdal_options, opened, threads
-from geomap.run.prepare import PIXELS_PER_KM2, find_scenes, months_with_data, read_bytes
+from geomap.run.prepare import PIXELS_PER_KM2, find_scenes, months_expected, read_bytes
 from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, SCL
 from geomap.types import Grid, Period, Scene, Tile
@@ -42,6 +42,12 @@ SAMPLE_SCENES: Final = 60
 
 SAMPLE_PX: Final = 256
 """Most pixels per side that are read of each scene in a zone: gives the clear share to within a percent."""
+
+TRIAL_SCENES: Final = 8
+"""Most scenes that are read in full over one tile, to time it; each is eleven files, more than there are threads."""
+
+TRIAL_DEADLINE: Final = 10
+"""Seconds for which a server may refuse a file of the trial; after that, the time to read is not known."""
 
 REQUESTS_PER_READ: Final = 3
 """HTTP requests per band of a tile in a COG with blocks of 512 or 1024 pixels: header and two rows of blocks."""
@@ -83,7 +89,7 @@ class Plan:
     reads: int  # a read is one band of one scene over one tile
     requests: int  # approximate number of HTTP requests; 0 if all files are local
     read_bytes: int  # decoded; compressed files have about half
-    read_seconds: float | None  # lower bound: at the speed of the reads that were measured, which are small
+    read_seconds: float | None  # at the speed of a trial: some scenes read over one tile; None if it failed
     encode_seconds: float
 
 
@@ -102,6 +108,7 @@ def plan_request(request: Request, progress: Callable[[str, int, int], None] = l
     found = find_scenes(request, progress)
     sky = _look(request, parts, found.scenes, progress)
     reads, size = _volume(parts, found.scenes, sky.used)
+    trial = _trial(request, parts, [scene for scene in found.scenes if scene.id in sky.shown], progress)
     pixels = round(request.area.square_km * PIXELS_PER_KM2)
     return Plan(
         months=_months(request.period, found.scenes, sky),
@@ -115,8 +122,8 @@ def plan_request(request: Request, progress: Callable[[str, int, int], None] = l
         reads=round(reads),
         requests=0 if all_local(found.scenes) else round(reads) * REQUESTS_PER_READ,
         read_bytes=round(size),
-        read_seconds=reads / sky.rate if sky.rate else None,
-        encode_seconds=pixels / engine.pixels_per_second(months_with_data(request.period, found.scenes)),
+        read_seconds=None if trial is None else reads * trial,
+        encode_seconds=pixels / engine.pixels_per_second(months_expected(request.period, found.scenes, sky.clear)),
     )
 
 
@@ -127,9 +134,9 @@ class _Sky:
     clear: Mapping[str, float | None]  # acquisition -> clear share of the area, measured or stated
     looked: frozenset[str]  # acquisitions that were measured
     used: float  # share of measured scenes with a clear pixel; no band is read of the others
+    shown: frozenset[str]  # ids of measured scenes with a clear pixel
     measured: int  # scenes
     failures: tuple[str, ...]
-    rate: float  # reads per second; 0 if none succeeded
 
 
 def _look(
@@ -139,7 +146,7 @@ def _look(
     places = tuple((where, grid.inside(request.area, where)) for where in sample_grids(parts))
     passes = _passes(scenes)
     chosen = [scene for name in choose(passes, SAMPLE_SCENES) for scene in passes[name]]
-    start, masks, failures = time.perf_counter(), {}, {}
+    masks, failures = {}, {}
     with ThreadPoolExecutor(threads(scenes), thread_name_prefix="plan") as pool:
         jobs = {scene.id: pool.submit(_seen, scene, places, request.mask) for scene in chosen}
         for done, (name, job) in enumerate(jobs.items(), start=1):
@@ -149,7 +156,6 @@ def _look(
                 log.info("not measured: %s", e)
                 failures[name] = str(e)
             progress("scenes", done, len(jobs))
-    seconds = time.perf_counter() - start
     clear: dict[str, float | None] = {}
     for name, members in passes.items():
         if all(scene.id in masks for scene in members):
@@ -159,16 +165,41 @@ def _look(
     lon, lat = (np.concatenate(v) for v in zip(*(_lonlat(*place) for place in places), strict=True))
     for name in passes.keys() - looked:
         clear[name] = stated_clear(passes[name], lon, lat)
-    used = [bool(mask.any()) for mask in masks.values()]
-    reads = sum(len(over([scene], where)) for scene in chosen if scene.id in masks for where, _ in places)
+    shown = frozenset(name for name, mask in masks.items() if mask.any())
     return _Sky(
         clear,
         looked,
-        used=sum(used) / len(used) if used else 1.0,
+        used=len(shown) / len(masks) if masks else 1.0,
+        shown=shown,
         measured=len(masks),
         failures=tuple(failures.values()),
-        rate=reads / seconds,
     )
+
+
+def _trial(
+    request: Request, parts: Sequence[Tile], scenes: Sequence[Scene], progress: Callable[[str, int, int], None]
+) -> float | None:
+    """Seconds per read, from some scenes read and composed as the map will, over the tile with most of them.
+
+    None if there is no such scene, or they cannot be read.
+    """
+    over_tile = {tile.name: over(scenes, tile.grid) for tile in parts}
+    tile = max(parts, key=lambda part: len(over_tile[part.name]))
+    passes = _passes(over_tile[tile.name])
+    if not passes:
+        return None
+    chosen = [scene for name in choose(passes, TRIAL_SCENES) for scene in passes[name]]
+    progress("trial", 0, 1)
+    start = time.perf_counter()
+    try:
+        made = pipeline.compose(chosen, tile.grid, request.period, request.mask, deadline=TRIAL_DEADLINE)
+    except GeomapError as e:
+        log.info("no trial: %s", e)
+        return None
+    progress("trial", 1, 1)
+    seconds = time.perf_counter() - start
+    bands = sum(gave == "clear" for gave in made.gave.values()) * len(BANDS)
+    return seconds / (len(chosen) + bands)
 
 
 def sample_grids(parts: Sequence[Tile]) -> tuple[Grid, ...]:

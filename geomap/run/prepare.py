@@ -181,9 +181,24 @@ def find_scenes(request: Request, progress: Progress) -> Found:
     return found
 
 
-def months_with_data(period: Period, scenes: Sequence[Scene]) -> int:
-    """Months that a pixel may have values in: those of the scenes; all of them if saved composites are read."""
-    return len({period.step(scene.time) for scene in scenes}) or period.months
+def months_expected(period: Period, scenes: Sequence[Scene], clear: Mapping[str, float | None] | None = None) -> int:
+    """Months in which a pixel is expected to have a clear observation; all of them if saved composites are read.
+
+    Args:
+        period: the months.
+        scenes: the scenes found.
+        clear: clear share by pass; what is not in it comes from the items' cloud cover, clear if they state none.
+    """
+    missed: dict[tuple[int | None, str], float] = {}  # by month and pass: the chance that it shows nothing
+    for scene in scenes:
+        known = (clear or {}).get(scene.acquisition)
+        cloud = (scene.cloud_cover or 0.0) / 100 if known is None else 1 - known
+        key = period.step(scene.time), scene.acquisition
+        missed[key] = min(cloud, missed.get(key, 1.0))
+    months: dict[int | None, float] = {}
+    for (step, _), cloud in missed.items():
+        months[step] = months.get(step, 1.0) * cloud
+    return max(1, round(sum(1 - cloud for cloud in months.values()))) if scenes else period.months
 
 
 def disk_space(prepared: Prepared) -> int:

@@ -54,7 +54,7 @@ class Option:
 
 def _line(text: str) -> str:
     if not text.isprintable():
-        raise ValueError("must be one line without control characters")
+        raise ValueError(f"{ascii(text)[:80]} must be one line without control or invisible characters")
     return text
 
 

@@ -96,6 +96,7 @@ def _work(
             try:
                 composed = reading.result()
                 tracker.composed()
+                tracker.encoded(0)
                 ahead = read(following) if following and not alone else None
                 outcome = Outcome(task, finish_tile(prepared, engine, composed, tracker.encoded))
                 del composed  # otherwise a third composite would stay in memory

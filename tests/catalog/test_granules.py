@@ -74,6 +74,17 @@ def test_another_tile_pass_or_satellite_is_no_copy(pc: Item, find: Callable[...,
     assert len(find([pc, *others])) == 4
 
 
+def test_two_days_cannot_have_the_same_files(pc: Item, find: Callable[..., Any], caplog: Any) -> None:
+    """One observation would count twice in the medians. The other bands' files do not matter: one is enough."""
+    later = changed(pc, {"datetime": "2022-06-22T18:29:19Z", "s2:datatake_id": "GS2B_20220622T182919_0_N04.00"}, id="l")
+    for key, asset in later["assets"].items():
+        if key != "B08":
+            asset["href"] = asset["href"].replace("20220612", "20220622")
+    kept = find([later, pc], max_missed=0.5)
+    assert [scene.id for scene in kept] == [pc["id"]]
+    assert f"left out scene l: its file {kept[0].assets['B08'].href} is also that of {pc['id']}" in caplog.text
+
+
 def test_without_a_datatake_the_second_tells_the_pass(pc: Item, find: Callable[..., Any]) -> None:
     del pc["properties"]["s2:datatake_id"]
     same = changed(pc, {"datetime": "2022-06-12T18:29:19.999000Z"}, id="same")

@@ -58,6 +58,13 @@ def test_the_offset_spares_nodata_and_stops_at_one():
     np.testing.assert_array_equal(median.shifted_np(dn, 0), dn)
 
 
+@pytest.mark.parametrize("offset", [0, -1000])
+def test_a_saturated_value_is_no_observation(offset):
+    dn = [np.array([[65535, 65534, 2000]], np.uint16), np.array([[65535, 3000, 65535]], np.uint16)]
+    made = median.month_median_np(dn, [np.ones((1, 3), bool)] * 2, [offset] * 2, (1, 2))
+    assert made.tolist() == [[0, (65534 + 3000) // 2 + offset, 2000 + offset]]
+
+
 def test_scl_classes_that_are_clear():
     scl = np.arange(256, dtype=np.uint8)
     assert np.flatnonzero(clear_np(scl)).tolist() == [2, 4, 5, 6, 7]

@@ -174,6 +174,15 @@ def test_a_side_file_that_says_more_than_statistics_is_a_problem(run: Path, inne
     assert names(verified(run).problems) == ["landcover.tif.aux.xml"]
 
 
+def test_a_side_file_that_names_other_classes_is_a_problem(run: Path) -> None:
+    side = run / "landcover.tif.aux.xml"
+    of = side.read_text()
+    for one, other in (("<Category>Cropland", "<Category>Woodland"), ("<F>Cropland", "<F>Woodland")):
+        side.write_text(of.replace(one, other))
+        assert side.read_text() != of
+        assert names(verified(run).problems) == ["landcover.tif.aux.xml"]
+
+
 def test_verify_names_the_tile(run: Path) -> None:
     kept = store.open_store(run, store.COMPOSITES)
     for tile in kept.tiles:
