@@ -64,8 +64,9 @@ def write_page(
 
 def write_pictures(maps: Sequence[MapFile], product: Product, record: Record) -> list[Path]:
     """Write a picture of each map of classes or scores, but for maps of changes. Raises DiskFullError, OutputError."""
-    names = product.period.month_names
+    period, names = product.period, product.period.month_names
     when = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
+    when = str(period.year) if (period.month, period.months) == (1, 12) else when
     shown = [m for m in maps if m.layer.kind == "score" or f"{m.layer.stem}_confidence" in record.maps]
     return [write_picture(m, record.maps[m.layer.stem], when) for m in shown]
 
