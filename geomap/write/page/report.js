@@ -349,7 +349,7 @@
     at("least-box").hidden = !(classes && map.confidence);
     at("areas-csv").parentElement.hidden = !classes;
     at("honest").hidden = !classes;
-    box.classList.toggle("long", classes && map.classes.length > 24);
+    box.classList.toggle("long", classes && map.classes.length > 10);
     if (classes) box.append(classTable(map));
     else if (map.kind !== "picture") box.append(...rampLegend(map));
   }
