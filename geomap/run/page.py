@@ -25,6 +25,11 @@ HONEST: Final = (
     "can tell."
 )
 """What is said beneath areas that were not assessed."""
+ESTIMATED: Final = (
+    "Hectares are counts of pixels. Estimates are from points that were looked at, with half their interval of 95 % "
+    "after ±: these are the areas to quote."
+)
+"""What is said beneath areas that were assessed."""
 CONFIDENCE: Final = (
     "Confidence says how clearly one class stands out among those of the legend. It does not say how likely the map is "
     "right at that place."
@@ -86,6 +91,7 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "place": place(maps, record),
         "warning": record.mapped.note if record.mapped else "",
         "honest": HONEST,
+        "estimated": ESTIMATED,
         "validation": validations(product),
         "limits": list(product.card.limits) if product.card else [],
         "cite": cite(product),
@@ -94,7 +100,6 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "left_out": [[item.id, item.cause, item.detail] for item in record.left_out],
         "missed": [[m.scene, m.band, m.cause, m.detail] for m in record.missed],
         "quarantined": [list(entry) for entry in sorted(record.quarantined.items())],
-        "changes": [],
         "command": product.words.command,
         "needs": " ".join(product.words.needs),
         "made": _made(product, record),

@@ -46,6 +46,7 @@ APART: Final = 20
 """Least distance of two such places, in pixels along either axis: 200 m, another field in most landscapes."""
 _LEAST_SURE: Final = 4096
 """Pixels of each class, the least sure ones, among which places are chosen."""
+_DATA: Final = re.compile(rb'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 _ROWS: Final = 512
 """Rows read at a time where a whole map is counted: the height of its blocks."""
 
@@ -131,6 +132,8 @@ def write_report(
         "zones": [_described(zone, extras.curves) for zone in zones.values()],
         "maps": told,
         "places": _places(told, zones, rasters),
+        "changes": _changes(maps),
+        "assessed": {},
         "facts": extras.facts,
     }
     rasters |= {f"ndvi-{c.epsg}": c.codes.tobytes() for c in extras.curves}
@@ -163,6 +166,26 @@ def in_script(content: Any) -> str:
     """JSON that can stand in a script element: ASCII, without the characters that could end it or begin markup."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def assessed(content: bytes, assessments: Mapping[str, Any]) -> bytes:
+    """A page with other assessments.
+
+    Args:
+        content: a page.
+        assessments: by map stem, as `geomap assess` writes them to assessment.json.
+
+    Returns:
+        The page, which shows them; the content as it is if it is no page of this form.
+    """
+    found = _DATA.search(content)
+    try:
+        told = json.loads(found[1]) if found else None
+    except ValueError:
+        return content
+    if found is None or not isinstance(told, dict):
+        return content
+    return content[: found.start(1)] + in_script({**told, "assessed": assessments}).encode() + content[found.end(1) :]
 
 
 def joint(ids: NDArray[np.uint8], confidence: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -286,16 +309,36 @@ def _told(layer: Layer, maps: Sequence[MapFile], statistics: Mapping[str, Statis
 
 
 def _counted(stem: str, confidence: str, maps: Sequence[MapFile]) -> NDArray[np.int64]:
-    """Pixels by class and confidence over all zones, from the whole maps, some rows at a time."""
-    total = np.zeros((256, 101), np.int64)
+    """(256, 101) pixels by class and confidence over all zones, from the whole maps."""
+    return sum((joint(ids, sure) for ids, sure in _both(stem, confidence, maps)), np.zeros((256, 101), np.int64))
+
+
+def _both(one: str, other: str, maps: Sequence[MapFile]) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """The pixels of two maps over all zones, some rows at a time."""
     by_zone = {(m.layer.stem, m.grid.epsg): m for m in maps}
-    for m in (m for m in maps if m.layer.stem == stem):
-        other = by_zone[confidence, m.grid.epsg]
-        with rasterio.open(m.path, driver="GTiff") as ids, rasterio.open(other.path, driver="GTiff") as sure:
+    for m in (m for m in maps if m.layer.stem == one):
+        beside = by_zone[other, m.grid.epsg]
+        with rasterio.open(m.path, driver="GTiff") as first, rasterio.open(beside.path, driver="GTiff") as second:
             for top in range(0, m.grid.height, _ROWS):
                 window = Window(0, top, m.grid.width, min(_ROWS, m.grid.height - top))
-                total += joint(ids.read(1, window=window), sure.read(1, window=window))
-    return total
+                yield first.read(1, window=window), second.read(1, window=window)
+
+
+def _changes(maps: Sequence[MapFile]) -> list[dict[str, Any]]:
+    """For each map of changes, [class before, class now, pixels], most first; as JSON."""
+    layers = {m.layer.stem: m.layer for m in maps}
+    made = []
+    for stem, layer in layers.items():
+        before, now = f"{stem}_from", f"{stem}_to"
+        if before in layers and now in layers:
+            counts = np.zeros(256 * 256, np.int64)
+            for a, b in _both(before, now, maps):
+                counts += np.bincount(a.ravel().astype(np.intp) * 256 + b.ravel(), minlength=256 * 256)
+            names = {c.value: c.name for c in layer.classes}
+            order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
+            rows = [[names.get(i >> 8, ""), names.get(i & 255, ""), int(counts[i])] for i in order if i]
+            made.append({"title": layer.description, "rows": rows})
+    return made
 
 
 def _places(

@@ -14,7 +14,7 @@ from defusedxml import ElementTree
 from PIL import Image
 from pyproj import Transformer
 
-from geomap.write.report import Curves, Extras, Picture, write_report
+from geomap.write.report import Curves, Extras, Picture, assessed, write_report
 from tests.support.browser import Seen, shown, started
 from tests.support.pages import FACTS, GRID, HOSTILE, MONTHS, known, layers_for, write_maps, write_page
 
@@ -262,3 +262,28 @@ def test_it_prints_on_one_a4(browser: Any, tmp_path: Path, classes: int) -> None
     assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 1
     (box,) = set(re.findall(rb"/MediaBox\s*\[0 0 ([\d.]+) ([\d.]+)\]", pdf))
     assert [round(float(v)) for v in box] == [595, 842]
+
+
+def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: Path, tmp_path: Path) -> None:
+    estimate = {"value": 0.5, "ci95": 0.125}
+    classes = [
+        {
+            "id": i, "name": name, "area_ha": {"value": 10.5 * i, "ci95": None if i == 2 else 1.25},
+            "users_accuracy": estimate, "producers_accuracy": None, "points_reference": 7,
+        }
+        for i, name in enumerate(NAMES, 1)
+    ]  # fmt: skip
+    whole = {"points": 1234, "overall_accuracy": estimate, "classes": classes, "notes": [HOSTILE[0]]}
+    made = tmp_path / "index.html"
+    made.write_bytes(assessed(plain.read_bytes(), {"landcover": {**whole, "confusion_points": np.eye(4).tolist()}}))
+    assert assessed(b"<html>", {}) == b"<html>"
+    with shown(browser, made) as seen:
+        page = seen.page
+        rows = page.locator("#legend tbody tr").all()
+        found = {row.locator(".name").inner_text(): row.locator(".estimate").inner_text() for row in rows}
+        assert found == {n: f"{10.5 * i:.2f}" + (" ± 1.25") * (i != 2) for i, n in enumerate(NAMES, 1)}
+        assert page.locator("#honest").inner_text() == "Estimates."
+        page.get_by_text("Assessment: Land cover").click()
+        text = page.locator("#facts").inner_text()
+        assert "1,234 points, overall accuracy 50.0 ± 12.5 %" in text
+        assert HOSTILE[0] in text

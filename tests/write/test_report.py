@@ -1,6 +1,7 @@
 """The report page as a file: its pixels, areas, places and bytes; names that would be markup elsewhere."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from geomap.types import Grid
 from geomap.write import report
 from geomap.write.layer import Layer
 from geomap.write.report import Extras, joint, page, places, quantised, reduction, write_report
-from tests.support.pages import FACTS, GRID, HOSTILE, MONTHS, content, known, raster, write_maps, write_page
+from tests.support.pages import FACTS, GRID, HOSTILE, MONTHS, content, known, layers_for, raster, write_maps, write_page
 
 
 def test_the_page_holds_the_pixels_and_the_areas_of_the_maps(tmp_path: Path) -> None:
@@ -158,3 +159,15 @@ def test_the_least_reduction_that_fits_is_taken() -> None:
     assert reduction(4001, 4000, (2, 4)) == 2
     assert reduction(40_000, 300, (2, 4, 8)) == 4  # no canvas is wider than 16,384
     assert reduction(10_980, 10_980, (2, 4, 8, 16)) == 4
+
+
+def test_changes_are_counted_from_and_to(tmp_path: Path) -> None:
+    classes, sure = layers_for(("a", "b", "c", "d"))
+    ids, confidence = known()
+    before, now = (np.zeros(GRID.shape, np.uint8) for _ in range(2))
+    before[20:30, :7], now[20:30, :7] = 1, 3
+    before[40, 5:9], now[40, 5:9] = 3, 1
+    changed = {replace(classes, stem="landcover_from"): before, replace(classes, stem="landcover_to"): now}
+    maps, statistics = write_maps(tmp_path, {classes: ids, sure: confidence, **changed})
+    told = content(write_report(tmp_path, maps, statistics, "S", MONTHS, Extras(facts=FACTS)))
+    assert told["changes"] == [{"title": "Land cover", "rows": [["a", "c", 70], ["c", "a", 4]]}]

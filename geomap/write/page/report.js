@@ -349,14 +349,16 @@
     at("least-box").hidden = !(classes && map.confidence);
     at("areas-csv").parentElement.hidden = !classes;
     at("honest").hidden = !classes;
+    at("honest").textContent = map.stem in data.assessed ? data.facts.estimated : data.facts.honest;
     box.classList.toggle("long", classes && map.classes.length > 10);
     if (classes) box.append(classTable(map));
     else if (map.kind !== "picture") box.append(...rampLegend(map));
   }
   function classTable(map) {
-    const intervals = map.classes.some((c) => c.ci95_ha !== undefined);
+    const estimated = new Map((data.assessed[map.stem]?.classes ?? []).map((c) => [c.id, c.area_ha]));
+    const intervals = estimated.size > 0;
     const head = el("tr", {}, el("th", { scope: "col" }, ""), el("th", { scope: "col" }, "Class"),
-      el("th", { scope: "col", class: "number" }, "Hectares"), intervals ? el("th", { scope: "col", class: "number" }, "± 95 %") : null,
+      el("th", { scope: "col", class: "number" }, "Hectares"), intervals ? el("th", { scope: "col", class: "number" }, "Estimate") : null,
       el("th", { scope: "col", class: "number" }, "Share"));
     const body = el("tbody");
     const total = map.classes.reduce((sum, c) => sum + c.pixels, 0) || 1;
@@ -372,7 +374,7 @@
       swatch.style.background = c.colour;
       const name = el("td", {}, swatch, " ", el("span", { class: "name" }, c.name), c.code ? el("span", { class: "code" }, ` ${c.code}`) : null);
       const row = el("tr", { "data-id": c.id }, el("td", {}, tick), name, el("td", { class: "number ha" }),
-        intervals ? el("td", { class: "number" }, c.ci95_ha === undefined ? "" : fixed(c.ci95_ha, 2)) : null, el("td", { class: "number share" }));
+        intervals ? el("td", { class: "number estimate" }, withInterval(estimated.get(c.id), 2)) : null, el("td", { class: "number share" }));
       for (const [event, lit] of [["pointerenter", true], ["pointerleave", false], ["focusin", true], ["focusout", false]]) {
         row.addEventListener(event, () => light(map, lit ? c.id : null));
       }
@@ -383,6 +385,11 @@
     const made = el("table", {}, el("thead", {}, head), body, foot);
     queueMicrotask(() => legendNumbers(map, total));
     return made;
+  }
+  function withInterval(estimate, digits, times = 1) { // of an assessment: a value and half its interval of 95 %
+    if (!estimate) return "";
+    const value = fixed(estimate.value * times, digits);
+    return estimate.ci95 === null ? value : `${value} ± ${fixed(estimate.ci95 * times, digits)}`;
   }
   function legendNumbers(map, total = map.classes.reduce((sum, c) => sum + c.pixels, 0) || 1) {
     let all = 0;
@@ -473,7 +480,6 @@
     const reduced = data.zones.filter((z) => z.reduced > 1);
     at("reduced").hidden = !reduced.length;
     at("reduced").textContent = reduced.length ? `This page shows a reduced map: each of its pixels is ${reduced[0].reduced} x ${reduced[0].reduced} pixels of the map, classes by the commonest of them. The areas are those of the full map, which lies beside this page.` : "";
-    at("honest").textContent = facts.honest;
     at("not").append(list(facts.validation));
     if (facts.limits.length) at("not").append(el("details", {}, el("summary", {}, "Where the weights fail"), list(facts.limits)));
     const places = at("places");
@@ -517,13 +523,28 @@
         ...(facts.missed.length ? [el("h3", {}, "Scenes left out of some tiles"), grid(["Scene", "Band", "Cause", "Detail"], facts.missed)] : []));
     }
     if (facts.quarantined.length) folded("Tiles that could not be made", grid(["Tile", "Error"], facts.quarantined));
-    for (const change of facts.changes) folded(change.title, grid(["From", "To", "Hectares"], change.rows.map(([a, b, n]) => [a, b, fixed(hectares(n), 2)]), [2]));
+    for (const change of data.changes) {
+      folded(`Changes: ${change.title}`, grid(["From", "To", "Hectares"], change.rows.map(([a, b, n]) => [a, b, fixed(hectares(n), 2)]), [2]));
+    }
+    for (const [stem, found] of Object.entries(data.assessed)) if (maps.has(stem)) assessment(maps.get(stem), found);
     const copy = el("button", { type: "button" }, "Copy");
     copy.addEventListener("click", () => navigator.clipboard?.writeText(facts.command).then(() => { copy.textContent = "Copied"; }));
     folded("How to make it again", ...(facts.command ? [el("pre", { id: "command" }, facts.command), el("p", {}, copy), el("p", { class: "quiet" }, facts.needs)] : []),
       pairs(facts.made), el("h3", {}, "Versions"), pairs(facts.software));
     folded("Files", el("p", {}, "Their sha256 are in ", el("a", { href: "SHA256SUMS" }, "SHA256SUMS"), "; ", el("code", {}, "geomap verify"), " compares them."),
       grid(["File", "Size"], facts.files.map(([name, bytes]) => [el("a", { href: name.split("/").map(encodeURIComponent).join("/") }, name), bytes === null ? "" : size(bytes)]), [1]));
+  }
+
+  function assessment(map, found) {
+    const classes = found.classes.map((c) => [c.name, withInterval(c.users_accuracy, 1, 100), withInterval(c.producers_accuracy, 1, 100),
+      withInterval(c.area_ha, 2), whole(c.points_reference)]);
+    const names = found.classes.map((c) => c.name);
+    folded(`Assessment: ${map.title}`,
+      el("p", {}, `${whole(found.points)} points, overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. Half intervals of 95 % follow ±.`),
+      grid(["Class", "User's accuracy, %", "Producer's accuracy, %", "Hectares", "Points"], classes, [1, 2, 3, 4]),
+      el("h3", {}, "Confusion: mapped in rows, on the ground in columns, in points"),
+      grid(["", ...names], found.confusion_points.map((row, i) => [names[i], ...row.map(whole)]), names.map((_, i) => i + 1)),
+      ...(found.notes.length ? [el("h3", {}, "What to know"), list(found.notes)] : []));
   }
 
   // --- events
