@@ -52,6 +52,7 @@ def run_demo(
         stac=str(archive.items),
         legends=tuple(legends.load(name) for name in LEGENDS),
         device=device,
+        save_composites=True,  # the page then shows true colour and curves
     )
     result = map_area(request, out / "maps", progress, on_estimate)
     pairs = (("landcover", archive.truth_landcover), ("crops", archive.truth_crops))

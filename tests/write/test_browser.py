@@ -205,6 +205,19 @@ def test_the_wheel_keeps_the_place_under_it_and_the_mouse_drags(seen: Seen) -> N
     assert page.locator("#kept").is_hidden()  # a drag is no click
 
 
+def test_a_window_that_changes_keeps_the_whole_map_or_the_place(seen: Seen) -> None:
+    page, (row, column) = seen.page, (70, 115)
+    for width, height in ((700, 1200), (1500, 500), (1280, 900)):
+        page.set_viewport_size({"width": width, "height": height})
+        assert colour(page, row, column) == COLOURS[int(IDS[row, column])], (width, height)
+    page.locator("#in").click()
+    before = page.locator("#map").get_attribute("aria-label")
+    page.set_viewport_size({"width": 1280, "height": 1100})
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.pdf()
+    assert page.locator("#map").get_attribute("aria-label") == before
+
+
 def downloaded(page: Any, selector: str) -> tuple[str, str]:
     with page.expect_download() as waiting:
         page.locator(selector).click()

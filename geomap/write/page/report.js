@@ -46,7 +46,8 @@
   let zone = data.zones[0];
   const chosen = { left: data.maps[0].stem, right: "", least: 0, lit: null, swipe: 0.5, kept: null };
   const off = new Map(data.maps.map((map) => [map.stem, new Set()]));
-  const view = { x: 0, y: 0, scale: 1, wide: 1, high: 1, sharp: 1 };
+  const view = { x: 0, y: 0, scale: 1, wide: 1, high: 1, sharp: 1, whole: true };
+  const SHEET = { wide: 688, high: 446 }; // CSS pixels of 182 x 118 mm, the map on an A4
 
   // --- colours
 
@@ -182,25 +183,32 @@
   }
 
   function resize(wide = at("stage").clientWidth, high = at("stage").clientHeight, sharp = window.devicePixelRatio || 1) {
-    const before = view.wide > 1 ? Math.min(wide / view.wide, high / view.high) : 1;
-    Object.assign(view, { wide, high, sharp, scale: view.scale * before });
+    Object.assign(view, { wide, high, sharp });
     [canvas.width, canvas.height] = [Math.round(wide * sharp), Math.round(high * sharp)];
+    if (view.whole) fit();
     draw();
   }
   function fit() {
     const scale = Math.min(view.wide / zone.width, view.high / zone.height) * 0.97;
-    Object.assign(view, { x: zone.width / 2, y: zone.height / 2, scale });
+    Object.assign(view, { x: zone.width / 2, y: zone.height / 2, scale, whole: true });
     later();
+  }
+  function print() { // what is on the screen, at the size of the sheet and sharper
+    const { scale, wide, high } = view;
+    view.scale = scale * Math.min(SHEET.wide / wide, SHEET.high / high);
+    resize(SHEET.wide, SHEET.high, 3);
+    window.addEventListener("afterprint", () => { view.scale = scale; resize(); }, { once: true });
   }
   function zoom(factor, x = view.wide / 2, y = view.high / 2) {
     const least = Math.min(view.wide / zone.width, view.high / zone.height) / 4;
     const scale = Math.min(Math.max(view.scale * factor, least), 60);
     view.x += (x - view.wide / 2) * (1 / view.scale - 1 / scale);
     view.y += (y - view.high / 2) * (1 / view.scale - 1 / scale);
-    view.scale = scale;
+    Object.assign(view, { scale, whole: false });
     later();
   }
   function move(x, y) {
+    view.whole = false;
     view.x = Math.min(Math.max(view.x - x / view.scale, 0), zone.width);
     view.y = Math.min(Math.max(view.y - y / view.scale, 0), zone.height);
     later();
@@ -500,7 +508,7 @@
   function goTo(p) {
     setZone(data.zones.find((z) => z.epsg === p.epsg));
     setLayer(p.stem);
-    Object.assign(view, { x: p.column + 0.5, y: p.row + 0.5, scale: Math.max(view.scale, 6) });
+    Object.assign(view, { x: p.column + 0.5, y: p.row + 0.5, scale: Math.max(view.scale, 6), whole: false });
     keep({ column: p.column, row: p.row, index: p.row * zone.width + p.column });
     at("look").scrollIntoView({ block: "start" });
   }
@@ -585,8 +593,7 @@
     at("fit").addEventListener("click", fit);
     at("areas-csv").addEventListener("click", areasCsv);
     window.addEventListener("resize", () => resize());
-    window.addEventListener("beforeprint", () => resize(688, 446, 3));
-    window.addEventListener("afterprint", () => resize());
+    window.addEventListener("beforeprint", print);
   }
   function pointer() {
     const held = new Map();
@@ -655,9 +662,6 @@
     controls();
     for (const holder of [...document.querySelectorAll("script[data-raster]")]) rasters.set(holder.id, await unpack(holder.id));
     legend();
-    view.wide = at("stage").clientWidth;
-    view.high = at("stage").clientHeight;
-    fit();
     pictures.left = painted(chosen.left);
     resize();
     pointer();
