@@ -67,7 +67,7 @@ def wanted(least: int = 0, off: int = 0) -> dict[str, tuple[str, str]]:
     """The same, counted in the maps."""
     total = (IDS > 0).sum()
     counts = {i: int(((i == IDS) & (least <= CONFIDENCE)).sum()) * (i != off) for i in (1, 2, 3, 4)}
-    return {NAMES[i - 1]: (f"{n / 100:,.2f}", f"{100 * n / total:.1f} %") for i, n in counts.items()}
+    return {NAMES[i - 1]: (f"{n / 100:,.2f}", f"{100 * n / total:.1f}\u00a0%") for i, n in counts.items()}
 
 
 def place(page: Any, row: int, column: int) -> tuple[float, float]:
@@ -78,9 +78,14 @@ def place(page: Any, row: int, column: int) -> tuple[float, float]:
     return x, box["y"] + box["height"] / 2 + (row + 0.5 - GRID.height / 2) * scale
 
 
+def drawn(page: Any) -> None:
+    """Wait until what was asked for is drawn."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def colour(page: Any, row: int, column: int) -> tuple[int, ...]:
     """The colour on the screen at a pixel."""
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    drawn(page)
     x, y = place(page, row, column)
     shot = page.screenshot(clip={"x": int(x), "y": int(y), "width": 1, "height": 1})
     return tuple(Image.open(io.BytesIO(shot)).convert("RGB").getpixel((0, 0)))
@@ -93,7 +98,7 @@ def slide(page: Any, name: str, value: int) -> None:
 def test_areas_are_those_of_the_map_to_the_last_digit(seen: Seen) -> None:
     assert areas(seen.page) == wanted()
     assert seen.page.locator("#shown-ha").inner_text() == f"{(IDS > 0).sum() / 100:,.2f}"
-    assert seen.page.locator("#shown-share").inner_text() == "100.0 %"
+    assert seen.page.locator("#shown-share").inner_text() == "100.0\u00a0%"
 
 
 def test_the_map_has_its_colours_where_they_belong(seen: Seen) -> None:
@@ -129,7 +134,7 @@ def test_a_pixel_tells_its_class_confidence_place_and_curve(seen: Seen) -> None:
     page, (row, column) = seen.page, (47, 63)
     page.mouse.move(*place(page, row, column))
     name = NAMES[IDS[row, column] - 1]
-    assert f"Land cover: {name}, confidence {CONFIDENCE[row, column]} %" in page.locator("#here").inner_text()
+    assert f"Land cover: {name}, confidence {CONFIDENCE[row, column]}\u00a0%" in page.locator("#here").inner_text()
     page.mouse.click(*place(page, row, column))
     kept = page.locator("#kept").inner_text()
     east, north = GRID.west + 10 * column + 5, GRID.north - 10 * row - 5
@@ -185,7 +190,7 @@ def test_the_keyboard_moves_zooms_and_keeps(seen: Seen) -> None:
     page.keyboard.press("0")
     page.keyboard.press("Escape")
     assert page.locator("#kept").is_hidden()
-    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    drawn(page)
     assert page.locator("#map").get_attribute("aria-label") == before
 
 
@@ -211,10 +216,12 @@ def test_a_window_that_changes_keeps_the_whole_map_or_the_place(seen: Seen) -> N
         page.set_viewport_size({"width": width, "height": height})
         assert colour(page, row, column) == COLOURS[int(IDS[row, column])], (width, height)
     page.locator("#in").click()
+    drawn(page)
     before = page.locator("#map").get_attribute("aria-label")
     page.set_viewport_size({"width": 1280, "height": 1100})
     page.set_viewport_size({"width": 1280, "height": 900})
     page.pdf()
+    drawn(page)
     assert page.locator("#map").get_attribute("aria-label") == before
 
 

@@ -17,7 +17,7 @@
   const fixed = (value, digits) =>
     new Intl.NumberFormat(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits }).format(value);
   const whole = (value) => fixed(value, 0);
-  const percent = (share) => `${fixed(100 * share, 1)} %`;
+  const percent = (share) => `${fixed(100 * share, 1)}\u00a0%`;
   const hectares = (pixels) => (pixels * data.pixel_m2) / 1e4;
   const size = (bytes) => (bytes < 1e6 ? `${fixed(bytes / 1e3, 1)} kB` : `${fixed(bytes / 1e6, 1)} MB`);
   const day = (text) => {
@@ -252,10 +252,10 @@
     if (map.kind === "classes") {
       const found = map.classes.find((c) => c.id === code);
       if (!found) return null;
-      return map.confidence ? `${found.name}, confidence ${pixels(map.confidence)[index]} %` : found.name;
+      return map.confidence ? `${found.name}, confidence ${pixels(map.confidence)[index]}\u00a0%` : found.name;
     }
     if (code === 255) return null;
-    if (map.kind === "percent") return `${code} %`;
+    if (map.kind === "percent") return `${code}\u00a0%`;
     return map.kind === "count" ? `${code} of ${data.months.length}` : fixed(value(map, code), map.kind === "likeness" ? 2 : 1);
   }
   function lines(found) {
@@ -483,7 +483,7 @@
   function around() {
     const { facts } = data;
     const [first, last] = [data.months[0], data.months.at(-1)];
-    at("subtitle").textContent = [facts.place, first === last ? day(first) : `${day(first)} to ${day(last)}`, `Sentinel-2, ${whole(data.zones[0].pixel)} m`].join(" · ");
+    at("subtitle").textContent = [facts.place, first === last ? day(first) : `${day(first)} to ${day(last)}`, `Sentinel-2, ${whole(data.zones[0].pixel)}\u00a0m`].join(" · ");
     if (facts.warning) { at("warning").textContent = facts.warning; at("warning").hidden = false; }
     const reduced = data.zones.filter((z) => z.reduced > 1);
     at("reduced").hidden = !reduced.length;
