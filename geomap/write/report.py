@@ -119,7 +119,9 @@ def write_report(
         DiskFullError, OutputError: as in files.write_bytes.
     """
     zones = zones_of(maps)
-    rasters = {f"{m.layer.stem}-{m.grid.epsg}": _shown(m, zones[m.grid.epsg].reduced).tobytes() for m in maps}
+    embedded = [_packed(f"{m.layer.stem}-{m.grid.epsg}", _shown(m, zones[m.grid.epsg].reduced)) for m in maps]
+    embedded += [_packed(f"ndvi-{c.epsg}", c.codes) for c in extras.curves]
+    embedded += [_embedded(f"{p.stem}-{p.epsg}", "image/jpeg", p.jpeg) for p in extras.pictures]
     layers = list({m.layer.stem: m.layer for m in maps}.values())
     told = [_told(layer, maps, statistics) for layer in sorted(layers, key=_rank)]
     for picture in extras.pictures:
@@ -131,20 +133,18 @@ def write_report(
         "ramp": RAMP,
         "zones": [_described(zone, extras.curves) for zone in zones.values()],
         "maps": told,
-        "places": _places(told, zones, rasters),
+        "places": _places(told, zones, maps),
         "changes": _changes(maps),
         "assessed": {},
         "facts": extras.facts,
     }
-    rasters |= {f"ndvi-{c.epsg}": c.codes.tobytes() for c in extras.curves}
-    pictures = {f"{p.stem}-{p.epsg}": p.jpeg for p in extras.pictures}
     path = directory / files.PAGE
-    files.write_bytes(path, page(title, content, rasters, pictures))
+    files.write_bytes(path, page(title, content, embedded))
     return path
 
 
-def page(title: str, content: Any, rasters: Mapping[str, bytes], pictures: Mapping[str, bytes]) -> bytes:
-    """The page: the template with its style and script, the content as JSON, and the pixels by name."""
+def page(title: str, content: Any, embedded: Sequence[str] = ()) -> bytes:
+    """The page: the template with its style and script, the content as JSON, and the pixels as elements."""
     style, script = _template("report.css"), _template("report.js")
     parts = {
         "POLICY": f"default-src 'none'; script-src 'sha256-{_digest(script)}'; style-src 'sha256-{_digest(style)}'; "
@@ -153,10 +153,7 @@ def page(title: str, content: Any, rasters: Mapping[str, bytes], pictures: Mappi
         "STYLE": style,
         "SCRIPT": script,
         "DATA": in_script(content),
-        "RASTERS": "\n".join(
-            [_embedded(name, "application/zlib", zlib.compress(pixels, 9)) for name, pixels in rasters.items()]
-            + [_embedded(name, "image/jpeg", jpeg) for name, jpeg in pictures.items()]
-        ),
+        "RASTERS": "\n".join(embedded),
     }
     made = re.sub(r"\{\{([A-Z]+)\}\}", lambda found: parts[found[1]], _template("report.html"))
     return made.encode("utf-8", "backslashreplace")
@@ -342,19 +339,17 @@ def _changes(maps: Sequence[MapFile]) -> list[dict[str, Any]]:
 
 
 def _places(
-    told: Sequence[Mapping[str, Any]], zones: Mapping[int, Zone], rasters: Mapping[str, bytes]
+    told: Sequence[Mapping[str, Any]], zones: Mapping[int, Zone], maps: Sequence[MapFile]
 ) -> list[dict[str, Any]]:
     """The places to look at first in the first map of classes, over all zones; as JSON."""
     first = next((entry for entry in told if entry.get("confidence")), None)
     if first is None:
         return []
     names = {c["id"]: c["name"] for c in first["classes"]}
+    by_zone = {(m.layer.stem, m.grid.epsg): m for m in maps}
     made: list[dict[str, Any]] = []
     for zone in zones.values():
-        ids, sure = (
-            np.frombuffer(rasters[f"{stem}-{zone.epsg}"], np.uint8).reshape(zone.height, zone.width)
-            for stem in (first["stem"], first["confidence"])
-        )
+        ids, sure = (_shown(by_zone[stem, zone.epsg], zone.reduced) for stem in (first["stem"], first["confidence"]))
         for row, column in places(ids, sure, math.ceil(PLACES / len(zones))):
             east, north = zone.west + (column + 0.5) * zone.metres, zone.north - (row + 0.5) * zone.metres
             (lon,), (lat,) = transform(f"EPSG:{zone.epsg}", "EPSG:4326", [east], [north])
@@ -365,6 +360,10 @@ def _places(
                 }
             )  # fmt: skip
     return made
+
+
+def _packed(name: str, pixels: NDArray[np.uint8]) -> str:
+    return _embedded(name, "application/zlib", zlib.compress(pixels.tobytes(), 9))
 
 
 def _embedded(name: str, kind: str, content: bytes) -> str:

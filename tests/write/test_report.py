@@ -81,7 +81,7 @@ def test_the_page_asks_for_nothing_and_runs_its_own_script_alone(tmp_path: Path)
 
 
 def test_a_title_of_markup_is_text() -> None:
-    made = page('<b>&"{{DATA}}', {"a": "</script>\u2028"}, {}, {}).decode()
+    made = page('<b>&"{{DATA}}', {"a": "</script>\u2028"}).decode()
     assert "<title>&lt;b&gt;&amp;&quot;{{DATA}}</title>" in made
     assert '{"a":"\\u003c/script\\u003e\\u2028"}' in made
 
