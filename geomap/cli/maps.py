@@ -53,6 +53,8 @@ def map_command(
     `geomap map "4.40,50.85,4.45,50.88" --year 2023 --legend landcover --legend crops --out brussels`
 
     `geomap map farm.geojson --start 2022-10 --classes "vineyard, olive grove, maize field" --out farm`
+
+    `geomap map farm.geojson --year 2023 --legend crops --points visited.gpkg --column crop --out farm`
     """
     log_to_stderr(verbose)
     request = _request(keys, area, out, from_composites)
@@ -76,8 +78,9 @@ def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -
     from geomap import aoi
     from geomap.encode.card import locate
 
-    asked = keys.chosen() or (legends.load(DEFAULT_LEGEND),)
+    asked = keys.chosen() or (() if keys.points.learned else (legends.load(DEFAULT_LEGEND),))
     aoi.require_area(area)
+    options.checked_points(keys)
     locate(keys.weights.name)
     _refuse_foreign(out)
     period = options.period_of(keys) if composites is None else _saved_period(composites, keys)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from shapely.geometry import MultiPolygon, box
@@ -17,6 +18,7 @@ from geomap.composite.mask import DEFAULT_MASK
 from geomap.encode.card import weight_names
 from geomap.errors import LegendError
 from geomap.legends import Legend
+from geomap.points import PointsFile
 from geomap.run.request import MIN_CLEAR_MONTHS, Request
 from geomap.types import Period
 
@@ -51,6 +53,10 @@ def map_words(request: Request, asked: Mapping[str, Any], weights: str) -> Words
     least = min(MIN_CLEAR_MONTHS, request.period.months)
     words += _given("--min-clear-months", request.min_clear_months, least)
     words += _shared(request.min_confidence, request.within, request.others)
+    if request.points is not None:
+        points = PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
+        words += _taught(points, None, needs)
+    words += _taught(None, request.learned, needs)
     words += [
         flag
         for flag, on in (
@@ -63,10 +69,19 @@ def map_words(request: Request, asked: Mapping[str, Any], weights: str) -> Words
     return Words(shlex.join([*words, "--out", "maps"]), tuple(needs))
 
 
-def label_words(asked: Sequence[Legend], min_confidence: float, within: tuple[str, str] | None, others: bool) -> Words:
+def label_words(
+    asked: Sequence[Legend],
+    min_confidence: float = 0,
+    within: tuple[str, str] | None = None,
+    others: bool = False,
+    points: PointsFile | None = None,
+    learned: str | None = None,
+    report: bool = True,
+) -> Words:
     """The `geomap label` command of a request; the store is named as DIR."""
     needs = ["DIR is the run that holds the embeddings."]
     words = ["geomap", "label", "DIR", *_labels(asked, needs), *_shared(min_confidence, within, others)]
+    words += [*_taught(points, learned, needs), *([] if report else ["--no-report"])]
     return Words(shlex.join([*words, "--out", "labels"]), tuple(needs))
 
 
@@ -134,6 +149,20 @@ def _is_typed(legend: Legend) -> bool:
         return legend == legends.typed(",".join(c.name for c in legend.classes))
     except LegendError:
         return False
+
+
+def _taught(points: PointsFile | None, learned: str | None, needs: list[str]) -> Iterator[str]:
+    """The points that teach the first legend, or what another run learned."""
+    if points is not None:
+        name = Path(points.file).name
+        needs.append(f"{name} is the file of the points.")
+        yield from ("--points", name, "--column", points.column)
+        yield from _given("--points-crs", points.crs, None)
+        yield from _given("--date-column", points.date_column, None)
+    if learned is not None:
+        name = Path(learned).name
+        needs.append(f"{name} is what another run learned.")
+        yield from ("--learned", name)
 
 
 def _shared(min_confidence: float, within: tuple[str, str] | None, others: bool) -> Iterator[str]:

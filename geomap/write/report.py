@@ -28,6 +28,7 @@ from rasterio.windows import Window
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from geomap import files
+from geomap.write.changes import transitions_np
 from geomap.write.layer import Layer, Statistics
 from geomap.write.picture import RAMP
 from geomap.write.stac import MapFile
@@ -328,12 +329,10 @@ def _changes(maps: Sequence[MapFile]) -> list[dict[str, Any]]:
     for stem, layer in layers.items():
         before, now = f"{stem}_from", f"{stem}_to"
         if before in layers and now in layers:
-            counts = np.zeros(256 * 256, np.int64)
-            for a, b in _both(before, now, maps):
-                counts += np.bincount(a.ravel().astype(np.intp) * 256 + b.ravel(), minlength=256 * 256)
+            counts = sum((transitions_np(a, b) for a, b in _both(before, now, maps)), np.zeros((256, 256), np.int64))
             names = {c.value: c.name for c in layer.classes}
-            order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
-            rows = [[names.get(i >> 8, ""), names.get(i & 255, ""), int(counts[i])] for i in order if i]
+            pairs = sorted(np.argwhere(counts).tolist(), key=lambda pair: -counts[tuple(pair)])
+            rows = [[names.get(a, ""), names.get(b, ""), int(counts[a, b])] for a, b in pairs]
             made.append({"title": layer.description, "rows": rows})
     return made
 

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from geomap import aoi, files, legends
 from geomap.cli import command, options
 from geomap.encode import card
 from geomap.run import pictures
+from geomap.run.assess import AssessRequest, assess_map
 from geomap.run.map import map_area
 from geomap.run.page import validation
 from geomap.run.pictures import clearest, colour, curve_step, ndvi_codes
@@ -73,7 +75,7 @@ def test_without_the_page_all_else_is_the_same(run: Path, asked: Request, tmp_pa
     assert one.keys() - other.keys() == {files.PAGE, "landcover.png", "classes.png"}
     differ = {name for name in other if one[name] != other[name]}
     item = next(name for name in other if name.startswith("stac/geomap-"))
-    assert differ == {"run.json", files.SUMS, item}  # the number of files; the thumbnail
+    assert differ == {"run.json", files.SUMS, item, "stac/collection.json"}  # the number of files; the pictures
     assert verified(tmp_path / "bare").problems == ()
     refused(geomap("view", tmp_path / "bare"), 2, "--no-report")
 
@@ -126,6 +128,23 @@ def test_maps_from_a_store_have_a_page_with_their_command(run: Path, untrained: 
     assert not (tmp_path / "b" / files.PAGE).exists()
 
 
+def test_an_assessment_goes_into_the_page(run: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(run, tmp_path / "run"))
+    with rasterio.open(out / "landcover.tif") as source:
+        ids = source.read(1)
+        rows, columns = (axis[::40] for axis in np.nonzero(ids))
+        east, north = source.xy(rows, columns)
+    names = {c.id: c.name for c in legends.load("landcover").classes}
+    lines = [f"{x},{y},{names[int(i)]}" for x, y, i in zip(east, north, ids[rows, columns], strict=True)]
+    (tmp_path / "points.csv").write_text("\n".join(["x,y,class", *lines]))
+    assess_map(out, AssessRequest(tmp_path / "points.csv", "class", "EPSG:32631", "landcover", "random"))
+    told = content(out / files.PAGE)
+    assert told["assessed"] == json.loads((out / "assessment.json").read_text())
+    assert told["assessed"]["landcover"]["overall_accuracy"]["value"] == 1
+    assert {**told, "assessed": {}} == content(run / files.PAGE)
+    assert verified(out).problems == ()
+
+
 def test_pictures_have_the_colours_of_the_map_and_are_its_thumbnail(run: Path) -> None:
     with Image.open(run / "landcover.png") as picture, rasterio.open(run / "landcover.tif") as source:
         found = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24) or ()}
@@ -168,6 +187,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "outline": {"area": WKT, "legends": ("crops", "landcover"), "within": ("landcover", "Cropland")},
     "typed": {"legends": legends.typed("o'clock; $HOME, `id`, maize"), "others": True, "min_confidence": 0.355},
     "scenes": {"max_cloud": 35.5, "exclude": ("a b", "-c"), "offset": "applied", "collection": "x", "max_missed": 0},
+    "points": {"points": "points.gpkg:may", "column": "the class", "points_crs": "EPSG:4326", "date_column": "day"},
+    "learned": {"learned": "farm-learned", "legends": ()},
     "kept": {"save_composites": True, "save_embeddings": True, "report": False, "allow_hosts": ("a.example",)},
 }
 
@@ -177,7 +198,7 @@ def test_the_command_asks_for_the_same(name: str) -> None:
     fields = {"area": "4.4,50.85,4.45,50.88", "period": "2023"} | REQUESTS[name]
     request = Request(**fields)
     words = map_words(request, {"stac": request.stac}, "default")
-    assert words.needs == ()
+    assert len(words.needs) == (name in ("points", "learned"))
     again = read_back(words.command)
     assert again.area.geometry.equals(request.area.geometry)
     one, other = ({k: v for k, v in vars(r).items() if k != "area"} for r in (again, request))
@@ -193,7 +214,7 @@ def test_what_does_not_fit_a_command_is_named(tmp_path: Path) -> None:
     assert "--stac items.json --legend mine.toml --weights theirs" in words.command
     for named in ("area.geojson", "sha256 is abc", "mine.toml", "theirs"):
         assert any(named in need for need in words.needs), named
-    assert label_words((own,), 0.5, None, True).command.endswith("--min-confidence 50 --others --out labels")
+    assert label_words((own,), 0.5, others=True).command.endswith("--min-confidence 50 --others --out labels")
 
 
 # --- what the page says

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from geomap import pipeline
 from geomap.aoi import Area
-from geomap.api_checks import (
+from geomap.api.checks import (
     checked_embeddings,
     checked_least,
     checked_legends,
