@@ -214,7 +214,10 @@ def test_what_does_not_fit_a_command_is_named(tmp_path: Path) -> None:
     assert "--stac items.json --legend mine.toml --weights theirs" in words.command
     for named in ("area.geojson", "sha256 is abc", "mine.toml", "theirs"):
         assert any(named in need for need in words.needs), named
-    assert label_words((own,), 0.5, others=True).command.endswith("--min-confidence 50 --others --out labels")
+    asked = LabelRequest(Path("x"), (own,), min_confidence=0.5, others=True)
+    assert label_words(asked).command.endswith(
+        "--min-confidence 50 --others --out labels"
+    )
 
 
 # --- what the page says
