@@ -20,7 +20,18 @@ Stored = Annotated[
 ]
 
 
-@options.asking("legends", "classes", "others", "min_confidence", "within", "without", "everywhere", "finish", "points")
+@options.asking(
+    "legends",
+    "classes",
+    "others",
+    "min_confidence",
+    "within",
+    "without",
+    "everywhere",
+    "finish",
+    "points",
+    "outputs.report",
+)
 def label_command(
     store: Stored,
     *,
@@ -46,6 +57,7 @@ def label_command(
     points = options.checked_points(keys)
     from geomap.run import relabel
 
+    learned, report = keys.points.learned, keys.outputs.report
     with options.in_options():
         asked = relabel.LabelRequest(
             store,
@@ -58,7 +70,8 @@ def label_command(
             keys.everywhere,
             keys.finish.finish,
             points,
-            keys.points.learned,
+            learned,
+            report,
         )
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)

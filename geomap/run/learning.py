@@ -133,7 +133,7 @@ def in_store(questions: Sequence[Question], codec: Codec, teaching: Teaching | N
 
 
 def with_taught(questions: Sequence[Question], taught: Question) -> tuple[Question, ...]:
-    """Questions, the one of a legend that was learned replaced: with its extras, without what does not compete in it."""
+    """Questions, that of a legend that was learned replaced: with its extras, without what does not compete in it."""
 
     def replaced(old: Question) -> Question:
         if old.legend.name != taught.legend.name:

@@ -14,7 +14,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +46,7 @@ from geomap.run.retries import Make, may_leave_out, try_tiles
 from geomap.run.tile_file import Task
 from geomap.run.tiles import Here
 from geomap.run.wording import warn_of_words
+from geomap.run.words import map_words
 from geomap.run.workers import Resources, Workers
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.types import UPDATE, LeftOut, Progress, Scene, Tile, silent
@@ -174,7 +175,9 @@ def map_area(
             derived = {**merged, **update.changes(prepared, run, merged)}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
             beside = partial(_write_beside, prepared, taught.files)
-            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, derived, lost, beside)
+            words = map_words(request, asked, prepared.weights.card.name)
+            product = replace(prepared.product, words=words)
+            maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             return result(prepared.product, run, maps, resumed, seconds)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from geomap import grid, legends
 from geomap.catalog.search import Found, search
 from geomap.encode import weights
+from geomap.encode.card import Card
 from geomap.encode.directions import directions
 from geomap.encode.engine import pick_device, pick_dtype, require_single_pixels
 from geomap.encode.model import PixelEncoder
@@ -28,6 +29,7 @@ from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
 from geomap.run.lesson import SERIES_FROM, Lesson, require_in, taught_legends
 from geomap.run.request import Request, Restriction
+from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
@@ -51,6 +53,9 @@ class Product:
     lineage: str  # one sentence on how the maps were made
     vectors: Mapping[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
     finish: Finish = PLAIN
+    card: Card | None = None  # of the weights; None if no text was compared
+    words: Words = field(default_factory=Words)  # the command that asks for the same
+    report: bool = True  # write the report page
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,11 @@ class Prepared:
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
         card = self.weights.card
         maps = (*self.layers, *self.changes)
-        of, finish = self.request.period, self.request.finish
-        return Product(self.tiles, maps, of, card.name, self.weights.digest, lineage, self.vectors, finish)
+        of, asked = self.request.period, self.request
+        vectors, finish, report = self.vectors, asked.finish, asked.report
+        return Product(
+            self.tiles, maps, of, card.name, self.weights.digest, lineage, vectors, finish, card, report=report
+        )
 
     @property
     def vectors(self) -> dict[str, str]:

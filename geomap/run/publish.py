@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from geomap import __version__, files, grid
 from geomap.catalog import offset_check
 from geomap.errors import ReadError
-from geomap.run import account, stores
+from geomap.run import account, page, stores
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory
 from geomap.run.prepare import Product
@@ -107,10 +107,14 @@ def publish_maps(
     least = asked.get("min_clear_months")
     seen = account.mapped((a.seen for a in abouts.values()), not_made, product.period, least, recorded.account)
     recorded = replace(recorded, mapped=seen)
-    _write_stac(staging, maps, product, recorded, _used(tasks, recorded))
+    pictures = page.write_pictures(maps, product, recorded) if product.report else []
+    _write_stac(staging, maps, product, recorded, _used(tasks, recorded), pictures)
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
     stores.link(run.stores, staging, missing)
+    if product.report:
+        composites = next((kept for kept in run.stores if kept.kind == COMPOSITES), None)
+        page.write_page(staging, maps, product, recorded, composites)
     sums = files.digests(staging)
     _check_stores(run, ready, abouts, sums)
     write_record(staging, replace(recorded, files=len(sums), seal=files.seal(sums)))
@@ -187,7 +191,12 @@ def _used(tasks: Sequence[Task], recorded: Record) -> dict[int, list[Scene]]:
 
 
 def _write_stac(
-    staging: Path, maps: Sequence[MapFile], product: Product, recorded: Record, scenes: Mapping[int, Sequence[Scene]]
+    staging: Path,
+    maps: Sequence[MapFile],
+    product: Product,
+    recorded: Record,
+    scenes: Mapping[int, Sequence[Scene]],
+    pictures: Sequence[Path],
 ) -> None:
     write_stac(
         staging,
@@ -204,6 +213,7 @@ def _write_stac(
             **({"tiles_missing": len(recorded.quarantined)} if recorded.quarantined else {}),
         },
         scenes=scenes,
+        pictures=pictures,
     )
 
 

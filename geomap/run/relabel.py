@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,7 @@ from geomap.run.publish import publish_maps, published
 from geomap.run.request import Restriction, require_points
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
+from geomap.run.words import label_words
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
@@ -66,6 +67,7 @@ class LabelRequest:
     finish: Finish = PLAIN
     points: PointsFile | None = None  # labelled points from which the first legend is learned
     learned: str | None = None  # what another run learned: its directory or learned.json
+    report: bool = True  # write index.html, the page with the maps, and their pictures
 
     def __post_init__(self) -> None:
         """Raises InputError for points together with what does not go with them."""
@@ -119,8 +121,15 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     def smoothed(run: RunDirectory, tiles: Sequence[Tile]) -> None:
         edges.mend(run, tiles, questions, within, finish.smooth, progress)
 
+    product = replace(
+        _product(kept, layers, lineage),
+        card=loaded.card,
+        finish=finish,
+        words=label_words(request),
+        report=request.report,
+    )
     beside = teaching.files if teaching else {}
-    return _map(kept, layers, lineage, described, make, out, progress, beside, smoothed, finish)
+    return _map(kept, product, described, make, out, progress, beside, smoothed)
 
 
 def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
@@ -154,7 +163,8 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
         over(kept, tile, usable, fill, advance)
         return {SIMILARITY: likeness.reshape(usable.shape)}
 
-    return _map(kept, (layer,), lineage, {**_described(kept), "at": [lon, lat]}, make, out, progress)
+    product = _product(kept, (layer,), lineage)
+    return _map(kept, product, {**_described(kept), "at": [lon, lat]}, make, out, progress)
 
 
 def _weights_of(kept: Store, name: str | None) -> weights.Weights:
@@ -192,21 +202,22 @@ def _described(kept: Store) -> dict[str, Any]:
     }
 
 
+def _product(kept: Store, layers: tuple[Layer, ...], lineage: str) -> Product:
+    of = kept.about["weights"]
+    return Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
+
+
 def _map(
     kept: Store,
-    layers: tuple[Layer, ...],
-    lineage: str,
+    product: Product,
     asked: Mapping[str, Any],
     make: Maker,
     out: Path,
     progress: Progress,
     beside: Mapping[str, bytes] = MappingProxyType({}),
     smoothed: Callable[[RunDirectory, Sequence[Tile]], None] | None = None,
-    finish: Finish = PLAIN,
 ) -> Result:
     """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
-    of = kept.about["weights"]
-    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage, finish=finish)
     tasks = [Task(tile) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
     run = open_directory(out, asked)
@@ -221,7 +232,7 @@ def _map(
             log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))
         start = time.perf_counter()
         ready = [task for task in tasks if task.tile.name not in missing]
-        resumed = _make(kept, run, ready, [layer.stem for layer in layers], make, progress)
+        resumed = _make(kept, run, ready, [layer.stem for layer in product.layers], make, progress)
         if smoothed is not None:
             smoothed(run, [task.tile for task in ready])
         labelled = time.perf_counter()

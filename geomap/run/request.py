@@ -277,6 +277,9 @@ class OutputKeys(Strict):
         Flag,
         Option("--save-embeddings", "Keep the embeddings, 128 bytes a pixel, for `geomap label`: embeddings.zarr."),
     ] = False
+    report: Annotated[
+        Flag, Option("--no-report", "Leave out index.html, the page with the maps, and the pictures (.png).")
+    ] = True  # fmt: skip
 
 
 class FinishKeys(Strict):
@@ -536,6 +539,7 @@ class Request:
     points_crs: Line | None = None  # its coordinate system, where it names none
     date_column: Line | None = None  # its column with days or years
     learned: Line | None = None  # run directory or learned.json: what another run learned from points
+    report: Flag = True  # write index.html, the page with the maps, and their pictures
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
@@ -591,6 +595,7 @@ def request_of(
         deadline=keys.catalogue.deadline,
         save_composites=keys.outputs.save_composites,
         save_embeddings=keys.outputs.save_embeddings,
+        report=keys.outputs.report,
         composites=composites,
         points=keys.points.file,
         column=keys.points.column,
