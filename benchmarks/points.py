@@ -164,9 +164,9 @@ def figures(truth: NDArray[np.intp], answer: NDArray[Any], k: int) -> tuple[floa
     return metrics.accuracy(truth, answer), metrics.macro_f1(metrics.confusion(truth, answer, list(range(k)))), error
 
 
-def measure(found: Place, scale: float, draws: int) -> Iterator[dict[str, Any]]:
+def measure(found: Place, scale: float, draws: int, counts: list[int]) -> Iterator[dict[str, Any]]:
     for by_class in (False, True):
-        for count in COUNTS:
+        for count in counts:
             values: dict[str, list[tuple[float, float, float]]] = {}
             for draw in range(draws):
                 rng = np.random.default_rng([draw, count])
@@ -185,6 +185,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--draws", type=int, default=10, help="of two or more")
     parser.add_argument("--place", action="append", help="a place by its name; all if not given; repeatable")
+    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="numbers of points")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
@@ -194,7 +195,7 @@ def main() -> None:
         for one in found:
             if args.place and one.name not in args.place:
                 continue
-            for line in measure(one, scale, args.draws):
+            for line in measure(one, scale, args.draws, args.counts):
                 print(*line.values(), flush=True)
                 result.append(line)
                 if args.json:

@@ -60,6 +60,7 @@ def run_demo(
         legends=tuple(legends.load(name) for name in LEGENDS),
         device=device,
         save_embeddings=True,
+        save_composites=True,  # the page then shows true colour and curves
     )
     result = map_area(request, out / "maps", progress, on_estimate)
     pairs = (("landcover", archive.truth_landcover), ("crops", archive.truth_crops))

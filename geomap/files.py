@@ -26,6 +26,8 @@ from geomap.paths import real
 
 SUMS: Final = "SHA256SUMS"
 """The list of a finished run's files, in the format of sha256sum (GNU coreutils)."""
+PAGE: Final = "index.html"
+"""The report page of a run."""
 STATE: Final = "tiles"
 """The directory of the state from which a run resumes; not part of the result."""
 
@@ -99,6 +101,12 @@ def commit(part: Path, path: Path) -> None:
     flush(part)
     os.replace(part, path)
     flush(path.parent)
+
+
+def write_all(contents: Mapping[str, bytes], directory: Path) -> None:
+    """Write files by name into a directory, as write_bytes does."""
+    for name, content in contents.items():
+        write_bytes(directory / name, content)
 
 
 def write_bytes(path: Path, data: bytes, private: bool = False) -> None:

@@ -7,16 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import rioxarray  # noqa: F401  gives arrays their `.rio`
 import xarray as xr
 from numpy.typing import NDArray
+from pydantic import ValidationError
+from rasterio.warp import transform_bounds
 
+from geomap import config
 from geomap import legends as books
 from geomap.errors import InputError, LegendError
 from geomap.legends import Legend
 from geomap.points import PointsFile
-from geomap.run.request import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, class_of, require_points
+from geomap.run.request import (
+    DEFAULT_LEGEND,
+    MIN_CLEAR_MONTHS,
+    FinishKeys,
+    Restriction,
+    class_of,
+    require_points,
+)
 from geomap.sentinel2 import BANDS
-from geomap.types import CLEAR_MONTHS
+from geomap.types import CLEAR_MONTHS, Finish
 
 SERIES = ("month", "band", "y", "x")
 EMBEDDING = ("component", "y", "x")
@@ -101,15 +112,37 @@ def checked_share(name: str, value: float) -> float:
     return float(value)
 
 
-def checked_within(within: tuple[str, str] | str | None) -> tuple[str, str] | None:
+def checked_within(within: str | Restriction) -> Restriction:
     """(legend, class), from text as the command takes it too. Raises InputError."""
     try:
         given = class_of(within) if isinstance(within, str) else within
-        if given is None or (len(given) == 2 and all(isinstance(part, str) for part in given)):
-            return None if given is None else (given[0], given[1])
+        if given is None or not len(given):
+            return None if given is None else ()
+        if len(given) == 2 and all(isinstance(part, str) for part in given):
+            return given[0], given[1]
     except (ValueError, TypeError) as e:
         raise InputError(f"within: {e}") from e
     raise InputError(f'within must be (legend, class), such as ("landcover", "Cropland"), not {within!r}')
+
+
+def checked_finish(smooth: int, layers: str | Sequence[str]) -> Finish:
+    """A window and more layers, as the command takes them. Raises InputError."""
+    several = [part.strip() for part in layers.split(",")] if isinstance(layers, str) else list(layers)
+    try:
+        return FinishKeys.model_validate({"smooth": smooth, "layers": several}).finish
+    except ValidationError as e:
+        raise InputError("; ".join(config.problems(e, FinishKeys))) from e
+
+
+def latitudes_of(embeddings: xr.DataArray) -> tuple[float, float] | None:
+    """(south, north) of an array in degrees; None if it does not tell where it lies."""
+    if "spatial_ref" not in embeddings.coords or not {"x", "y"} <= set(embeddings.coords):
+        return None
+    crs = embeddings.rio.crs
+    if crs is None or 0 in (embeddings.sizes["x"], embeddings.sizes["y"]):
+        return None
+    _, south, _, north = transform_bounds(crs, "EPSG:4326", *embeddings.rio.bounds())
+    return south, north
 
 
 def checked_legends(

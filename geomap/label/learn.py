@@ -23,7 +23,7 @@ from geomap.label.regression import Design, Floats, fit, log_loss, log_softmax, 
 from geomap.rowwise import blocks
 
 SERIES_FROM: Final = 100
-"""Fewest labelled pixels from which the series are tried: with fewer they add noise (benchmarks/points.py)."""
+"""Fewest labelled pixels from which the series are tried. In Rondonia fewer would have wanted them (benchmarks)."""
 
 CLIP: Final = 3.0
 """Bound of a series' values, in standard deviations: a cloud or a shadow that was missed shall not outweigh a year."""
@@ -42,8 +42,8 @@ TRUSTED: Final = 50
 TRUST: Final = (0.5, 0.25)
 """Shares of the prompts' logits that are tried, with the points' part on top, beside 1: the words as they are."""
 
-SERIES_WEIGHTS: Final = (0.5, 1.0)
-"""Lengths of the series' features that are tried beside embeddings of length 1, and 0: without the series."""
+SERIES_WEIGHTS: Final = (0.7,)
+"""Length of the series' features that is tried beside embeddings of length 1, and 0: without the series."""
 
 COARSE: Final = 1e-4
 """Share of the features' sum of squares below which cross-validation leaves a direction out; the last fit keeps it."""

@@ -38,7 +38,7 @@ def samples_at(source: PointsFile, run: Path) -> Samples:
     for tile, rows, at in by_tile(kept, place):
         for mine, where, local in by_block(tile, at):
             series = kept.read("composite", where, tile)[:, :, local[:, 0], local[:, 1]]
-            dn[np.ix_(rows[mine], np.array(kept.period.calendar_months, np.intp))] = series.transpose(2, 0, 1)
+            dn[np.ix_(rows[mine], np.array(kept.period.calendar_months))] = series.transpose(2, 0, 1)
     valid: NDArray[np.bool_] = np.asarray((dn > 0).all(axis=2))
     some: NDArray[np.bool_] = np.asarray(valid.any(axis=1))
     if not some.any():

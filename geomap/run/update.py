@@ -43,6 +43,7 @@ from geomap.run.tile_file import Task
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
 from geomap.types import UPDATE, Composite, Dark, Gave, Grid, Layers, Period, Tile
+from geomap.write.changes import matrix_path, transitions_np, write_matrix
 from geomap.write.layer import Layer
 
 log = logging.getLogger(__name__)
@@ -135,10 +136,10 @@ def shared(update: Earlier, task: Task, period: Period) -> Shared | None:
     return Shared(steps, dark, {name: gave for name, gave in made.gave.items() if name in ids})
 
 
-def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known:
+def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known | None:
     """Copy the shared months into a composite that lacks them; return what else the earlier run knows of the tile.
 
-    Raises ReadError if the earlier run is damaged.
+    None where labels depend on more than the pixel's own series. Raises ReadError if the earlier run is damaged.
     """
     update = prepared.request.update
     assert update is not None
@@ -146,6 +147,8 @@ def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) ->
     kept.check(tile)
     for step, before in found.steps.items():
         made.dn[step], made.clear[step] = medians(kept, tile.grid, tile, before)
+    if not prepared.request.finish.plain:
+        return None
     same = _same_input(made, prepared.request.period, kept, tile, found)
     layers = {layer.stem: _pixels(_path(update.directory, layer, tile, kept), tile.grid) for layer in prepared.layers}
     codes = None
@@ -188,8 +191,11 @@ def same_month_np(new: NDArray[np.uint16] | None, old: NDArray[np.uint16] | None
     return equal
 
 
-def changes(prepared: Prepared, run: RunDirectory) -> Derived:
-    """How the change maps are made: from the tiles of this run and the maps of the earlier one."""
+def changes(prepared: Prepared, run: RunDirectory, merged: Derived) -> Derived:
+    """How the change maps are made: from the tiles of this run and the maps of the earlier one.
+
+    `merged`: how tiles are made of class maps whose small patches are merged.
+    """
     update = prepared.request.update
     if update is None:
         return {}
@@ -199,7 +205,7 @@ def changes(prepared: Prepared, run: RunDirectory) -> Derived:
     def part(stem: str, index: int) -> Callable[[Tile], NDArray[Any]]:
         def pixels(tile: Tile) -> NDArray[Any]:
             before, sure = (_pixels(_path(update.directory, by_stem[s], tile, kept), tile.grid) for s in pair(stem))
-            after, surer = (run.load(tile, s) for s in pair(stem))
+            after, surer = (merged[s](tile) if s in merged else run.load(tile, s) for s in pair(stem))
             return changes_np(before, after, sure, surer)[index]
 
         return pixels
@@ -210,6 +216,27 @@ def changes(prepared: Prepared, run: RunDirectory) -> Derived:
             for index, suffix in enumerate(("from", "to", "change_confidence")):
                 made[f"{layer.stem}_{suffix}"] = part(layer.stem, index)
     return made
+
+
+def write_matrices(prepared: Prepared, staging: Path) -> None:
+    """Beside the maps in staging, `<legend>_changes.csv`: hectares from each class of the earlier maps to each class.
+
+    Raises ReadError, DiskFullError, OutputError.
+    """
+    update = prepared.request.update
+    if update is None:
+        return
+    kept = _open(update.directory, COMPOSITES)
+    zones = sorted({tile.grid.epsg for tile in prepared.tiles})
+    for layer in prepared.layers:
+        if layer.legend is None or layer.stem != layer.legend.name or layer.kind != "classes":
+            continue
+        pixels = np.zeros((256, 256), np.int64)
+        for tile in prepared.tiles:
+            before = _pixels(_path(update.directory, layer, tile, kept), tile.grid)
+            after = _pixels(map_path(staging, layer, tile.grid.epsg, zones), tile.grid)
+            pixels += transitions_np(before, after)
+        write_matrix(matrix_path(staging, layer), layer, pixels)
 
 
 def pair(stem: str) -> tuple[str, str]:
