@@ -18,7 +18,7 @@ from PIL import Image
 from geomap import aoi, files, legends
 from geomap.cli import command, options
 from geomap.encode import card
-from geomap.run import pictures
+from geomap.run import pictures, words
 from geomap.run.assess import AssessRequest, assess_map
 from geomap.run.map import map_area
 from geomap.run.page import validation
@@ -197,23 +197,30 @@ REQUESTS: dict[str, dict[str, Any]] = {
 def test_the_command_asks_for_the_same(name: str) -> None:
     fields = {"area": "4.4,50.85,4.45,50.88", "period": "2023"} | REQUESTS[name]
     request = Request(**fields)
-    words = map_words(request, {"stac": request.stac}, "default")
-    assert len(words.needs) == (name in ("points", "learned"))
-    again = read_back(words.command)
+    found = map_words(request, {"stac": request.stac}, "default")
+    assert len(found.needs) == (name in ("points", "learned"))
+    again = read_back(found.command)
     assert again.area.geometry.equals(request.area.geometry)
     one, other = ({k: v for k, v in vars(r).items() if k != "area"} for r in (again, request))
     assert one == other
+
+
+def test_the_command_knows_every_option_that_decides_a_map() -> None:
+    """A new option needs its line in geomap/run/words.py, or its place among those that decide nothing."""
+    code = Path(words.__file__).read_text()
+    nothing = {"--device", "--workers", "--scheduler", "--deadline"}
+    assert {d.option.flag for d in declared() if f'"{d.option.flag}"' not in code} == nothing
 
 
 def test_what_does_not_fit_a_command_is_named(tmp_path: Path) -> None:
     around = [f"{4 + np.cos(t) / 50:.6f} {50 + np.sin(t) / 50:.6f}" for t in np.linspace(0, 2 * np.pi, 90)]
     own = legends.load("crops").model_copy(update={"name": "mine"})
     request = Request(area=f"POLYGON (({', '.join([*around[:-1], around[0]])}))", period="2023", legends=own)
-    words = map_words(request, {"stac": "items.json sha256:abc"}, "theirs")
-    assert len(words.command) < LONGEST_AREA
-    assert "--stac items.json --legend mine.toml --weights theirs" in words.command
+    found = map_words(request, {"stac": "items.json sha256:abc"}, "theirs")
+    assert len(found.command) < LONGEST_AREA
+    assert "--stac items.json --legend mine.toml --weights theirs" in found.command
     for named in ("area.geojson", "sha256 is abc", "mine.toml", "theirs"):
-        assert any(named in need for need in words.needs), named
+        assert any(named in need for need in found.needs), named
     assert label_words((own,), 0.5, others=True).command.endswith("--min-confidence 50 --others --out labels")
 
 
