@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "view": ("state.view_command", "Look at the maps of a run in the browser."),
     "status": ("state.status_command", "How far a run is, and the time to go."),
     "verify": ("state.verify_command", "Check every file of a run against its checksum."),
+    "areas": ("areas.areas_command", "The area of each class: of the whole map, or in polygons of your own."),
     "train": ("training.train", "Train an encoder as a configuration says, and write its weights and card."),
     "evaluate": ("evaluation.evaluate", "Measure weights on labelled series, beside baselines and published figures."),
     "legends": ("legends.legends_app", "Legends that come with geomap, and how to write one."),
@@ -45,7 +46,7 @@ COMMANDS: Final = {
 """Name -> (file in cli/ and function, its line in --help). A command's file is loaded when it is typed."""
 
 
-TEXT: Final = {"status", "explain", "view", "verify", "plan", "legends", "list", "show"}
+TEXT: Final = {"status", "explain", "view", "verify", "plan", "areas", "legends", "list", "show"}
 """Commands, and commands of groups, that make nothing but text."""
 
 

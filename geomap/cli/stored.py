@@ -20,7 +20,18 @@ Stored = Annotated[
 ]
 
 
-@options.asking("legends", "classes", "others", "min_confidence", "within", "points", "outputs.report")
+@options.asking(
+    "legends",
+    "classes",
+    "others",
+    "min_confidence",
+    "within",
+    "without",
+    "everywhere",
+    "finish",
+    "points",
+    "outputs.report",
+)
 def label_command(
     store: Stored,
     *,
@@ -42,14 +53,25 @@ def label_command(
     """
     log_to_stderr(verbose)
     chosen = keys.chosen() or (() if keys.points.learned else (legends.load(DEFAULT_LEGEND),))
-    base = class_of(keys.within) if keys.within else None
+    base = None if keys.within is None else class_of(keys.within)
     points = options.checked_points(keys)
     from geomap.run import relabel
 
     learned, report = keys.points.learned, keys.outputs.report
     with options.in_options():
         asked = relabel.LabelRequest(
-            store, chosen, weights, keys.min_confidence / 100, base, keys.others, points, learned, report
+            store,
+            chosen,
+            weights,
+            keys.min_confidence / 100,
+            base,
+            keys.others,
+            keys.without,
+            keys.everywhere,
+            keys.finish.finish,
+            points,
+            learned,
+            report,
         )
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)

@@ -125,6 +125,8 @@ def _of_other_programs(directory: Path, name: str, known: Mapping[str, str]) -> 
     if name.endswith(".aux.xml"):
         of = name.removesuffix(".aux.xml")
         return of in known and _only_statistics(directory / name, _classes(directory, of))
+    if path.suffix in (".gpkg-wal", ".gpkg-shm"):  # SQLite, while a program has the polygons open
+        return str(path.with_suffix(".gpkg")) in known
     maps = (str(path.with_suffix(suffix)) for suffix in (".tif", ".vrt"))
     return path.suffix in (".qml", ".qmd") and any(name in known for name in maps)
 

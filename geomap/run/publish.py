@@ -36,7 +36,8 @@ from geomap.run.record import (
 from geomap.run.tile_file import About, Task
 from geomap.store.store import COMPOSITES
 from geomap.types import Progress, Scene, Tile
-from geomap.write import vrt
+from geomap.write import patches, vrt
+from geomap.write.areas import write_areas
 from geomap.write.cog import write_map
 from geomap.write.layer import Layer, Statistics
 from geomap.write.stac import MapFile, write_stac
@@ -96,6 +97,10 @@ def publish_maps(
     maps = _files(product, staging)
     statistics = _write_maps(maps, [task.tile for task in ready], run, _tags(product), progress, derived)
     beside(staging)
+    own = [m for m in maps if _is_legend(m.layer)]
+    write_areas(staging, ((layer, statistics[layer.stem].counts) for layer in product.layers if _is_legend(layer)))
+    if product.finish.vector:
+        _write_vectors(own, progress)
     vrt.write_vrts(staging, maps)
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
     recorded = replace(_recorded(product, run, tasks, asked, missing, abouts), maps=statistics)
@@ -238,14 +243,53 @@ def _write_maps(
         return write_map(m.path, m.layer, m.grid, pixels, tags)
 
     statistics: dict[str, list[Statistics]] = {m.layer.stem: [] for m in maps}
+    alone = {m: written(m) for m in maps if m.layer.bands}  # its blocks fill GDAL's cache, which all writers share
     pool = ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1), "write")
     try:
-        for done, (m, found) in enumerate(zip(maps, pool.map(written, maps), strict=True), 1):
+        others = pool.map(written, [m for m in maps if m not in alone])
+        for done, m in enumerate(maps, 1):
+            found = alone[m] if m in alone else next(others)
             statistics[m.layer.stem].append(found)
             progress("write", done, len(maps))
     finally:
         pool.shutdown(cancel_futures=True)
     return {stem: merge(parts) for stem, parts in statistics.items()}
+
+
+def _is_legend(layer: Layer) -> bool:
+    """Whether a layer is the class map of a legend, not one of the maps beside it."""
+    return layer.kind == "classes" and layer.legend is not None and layer.stem == layer.legend.name
+
+
+def _write_vectors(maps: Sequence[MapFile], progress: Progress) -> None:
+    """The polygons of each class map: a GeoPackage for each legend, with a layer for each zone."""
+    for done, m in enumerate(maps, start=1):
+        sure = m.path.with_name(m.path.name.replace(m.layer.stem, f"{m.layer.stem}_confidence", 1))
+        path = m.path.with_name(f"{m.layer.stem}.gpkg")
+        patches.write_polygons(path, m.path.stem, m.layer, m.path, sure, m.grid)
+        progress("vector", done, len(maps))
+
+
+def merged(product: Product, run: RunDirectory, tiles: Sequence[Tile], progress: Progress) -> Derived:
+    """How the tiles of class maps are made in which small patches are merged; nothing if that is not asked for.
+
+    Raises DiskFullError, OutputError.
+    """
+    least, home = product.finish.least_pixels, run.sieved()
+    if least <= 1:
+        return {}
+    maps = [m for m in _files(product, home) if _is_legend(m.layer)]
+    for done, m in enumerate(maps, start=1):
+        own = [tile for tile in tiles if tile.grid.epsg == m.grid.epsg]
+        patches.merge_small(m.path, m.grid, ((t.grid, run.load(t, m.layer.stem)) for t in own), least)
+        progress("merge", done, len(maps))
+    by_place = {(m.layer.stem, m.grid.epsg): m for m in maps}
+
+    def load(stem: str, tile: Tile) -> NDArray[Any]:
+        found = by_place[stem, tile.grid.epsg]
+        return patches.read_window(found.path, found.grid, tile.grid)
+
+    return {m.layer.stem: partial(load, m.layer.stem) for m in maps}
 
 
 def _load(run: RunDirectory, layer: Layer, tile: Tile) -> NDArray[Any]:

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from shapely.geometry import MultiPolygon, box
 
@@ -20,7 +20,10 @@ from geomap.errors import LegendError
 from geomap.legends import Legend
 from geomap.points import PointsFile
 from geomap.run.request import MIN_CLEAR_MONTHS, Request
-from geomap.types import Period
+from geomap.types import PLAIN, Period
+
+if TYPE_CHECKING:
+    from geomap.run.relabel import LabelRequest
 
 LONGEST_AREA: Final = 600
 """Most characters of an area in a command; a longer one is named as a file."""
@@ -52,7 +55,7 @@ def map_words(request: Request, asked: Mapping[str, Any], weights: str) -> Words
         needs.append(f"The folder {weights} holds the weights.")
     least = min(MIN_CLEAR_MONTHS, request.period.months)
     words += _given("--min-clear-months", request.min_clear_months, least)
-    words += _shared(request.min_confidence, request.within, request.others)
+    words += _shared(request)
     if request.points is not None:
         points = PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
         words += _taught(points, None, needs)
@@ -69,19 +72,11 @@ def map_words(request: Request, asked: Mapping[str, Any], weights: str) -> Words
     return Words(shlex.join([*words, "--out", "maps"]), tuple(needs))
 
 
-def label_words(
-    asked: Sequence[Legend],
-    min_confidence: float = 0,
-    within: tuple[str, str] | None = None,
-    others: bool = False,
-    points: PointsFile | None = None,
-    learned: str | None = None,
-    report: bool = True,
-) -> Words:
+def label_words(request: LabelRequest) -> Words:
     """The `geomap label` command of a request; the store is named as DIR."""
     needs = ["DIR is the run that holds the embeddings."]
-    words = ["geomap", "label", "DIR", *_labels(asked, needs), *_shared(min_confidence, within, others)]
-    words += [*_taught(points, learned, needs), *([] if report else ["--no-report"])]
+    words = ["geomap", "label", "DIR", *_labels(request.legends, needs), *_shared(request)]
+    words += [*_taught(request.points, request.learned, needs), *([] if request.report else ["--no-report"])]
     return Words(shlex.join([*words, "--out", "labels"]), tuple(needs))
 
 
@@ -165,12 +160,18 @@ def _taught(points: PointsFile | None, learned: str | None, needs: list[str]) ->
         yield from ("--learned", name)
 
 
-def _shared(min_confidence: float, within: tuple[str, str] | None, others: bool) -> Iterator[str]:
-    yield from _given("--min-confidence", round(100 * min_confidence, 6), 0)
-    if within:
-        yield from ("--within", "=".join(within))
-    if others:
-        yield "--others"
+def _shared(request: Request | LabelRequest) -> Iterator[str]:
+    """What is asked of the labels alone, whether they come from scenes or from a store."""
+    yield from _given("--min-confidence", round(100 * request.min_confidence, 6), 0)
+    if request.within is not None:
+        yield from ("--within", "=".join(request.within) or "none")
+    yield from _each("--without", request.without)
+    finish = request.finish
+    yield from _given("--smooth", finish.smooth, PLAIN.smooth)
+    yield from _given("--min-area", finish.min_area, PLAIN.min_area)
+    yield from _given("--layers", ",".join(finish.layers), "")
+    flags = (("--others", request.others), ("--everywhere", request.everywhere), ("--vector", finish.vector))
+    yield from (flag for flag, on in flags if on)
 
 
 def _given(flag: str, value: Any, default: Any) -> tuple[str, ...]:

@@ -230,7 +230,7 @@ def _asset(m: MapFile, home: Path) -> pystac.Asset:
         "file:size": m.path.stat().st_size,
         "data_type": layer.dtype,
         "nodata": nodata,
-        "bands": [{"name": layer.stem, "description": layer.description}],
+        "bands": _bands(layer),
     }
     if layer.classes:
         fields[_CLASSES] = _classes(layer)
@@ -241,6 +241,13 @@ def _asset(m: MapFile, home: Path) -> pystac.Asset:
         roles=_ROLES[layer.kind],
         extra_fields=fields,
     )
+
+
+def _bands(layer: Layer) -> list[dict[str, str]]:
+    """The bands of a map: one called like the map, or several with the names of what they show."""
+    if not layer.bands:
+        return [{"name": layer.stem, "description": layer.description}]
+    return [{"name": f"{layer.stem}_{i}", "description": name} for i, name in enumerate(layer.bands, start=1)]
 
 
 def _shown(maps: Sequence[MapFile], pictures: Sequence[Path], home: Path) -> dict[str, pystac.Asset]:

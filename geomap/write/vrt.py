@@ -52,6 +52,8 @@ def write_vrts(directory: Path, maps: Sequence[MapFile]) -> tuple[Path, ...]:
     """
     layers: dict[str, list[MapFile]] = {}
     for m in maps:
+        if m.layer.bands:
+            continue  # a band for each class: programs open the files of the zones
         layers.setdefault(m.layer.stem, []).append(m)
     return tuple(_write(directory, members) for members in layers.values() if len(members) > 1)
 
