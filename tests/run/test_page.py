@@ -1,5 +1,6 @@
 """The report page and the pictures of a run: listed, checked, left out on request, the same for the same run."""
 
+import csv
 import json
 import shlex
 import shutil
@@ -89,6 +90,9 @@ def test_the_page_shows_the_maps_areas_and_scenes_of_the_run(run: Path) -> None:
             np.testing.assert_array_equal(shown, source.read(1))
         (entry,) = [m for m in told["maps"] if m["stem"] == stem]
         assert {str(c["id"]): c["pixels"] for c in entry["classes"]} == record["maps"][stem]["counts"]
+        rows = [row for row in csv.DictReader((run / "areas.csv").open(newline="")) if row["map"] == stem]
+        areas = [(row["id"], int(row["pixels"]), row["ha"]) for row in rows if row["pixels"] != "0"]
+        assert [(str(c["id"]), c["pixels"], str(round(c["pixels"] / 100, 2))) for c in entry["classes"]] == areas
         assert entry["confidence"] == f"{stem}_confidence"
     facts = told["facts"]
     assert [s["id"] for s in facts["scenes"]] == [s["id"] for s in record["scenes"]]
@@ -189,6 +193,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "scenes": {"max_cloud": 35.5, "exclude": ("a b", "-c"), "offset": "applied", "collection": "x", "max_missed": 0},
     "points": {"points": "points.gpkg:may", "column": "the class", "points_crs": "EPSG:4326", "date_column": "day"},
     "learned": {"learned": "farm-learned", "legends": ()},
+    "readable": {
+        "finish": {"smooth": 3, "min_area": 0.5, "vector": True, "layers": ("second", "margin")},
+        "without": ("Maize", "crops=Barley"),
+        "everywhere": True,
+        "within": "none",
+    },
     "kept": {"save_composites": True, "save_embeddings": True, "report": False, "allow_hosts": ("a.example",)},
 }
 
@@ -221,7 +231,8 @@ def test_what_does_not_fit_a_command_is_named(tmp_path: Path) -> None:
     assert "--stac items.json --legend mine.toml --weights theirs" in found.command
     for named in ("area.geojson", "sha256 is abc", "mine.toml", "theirs"):
         assert any(named in need for need in found.needs), named
-    assert label_words((own,), 0.5, others=True).command.endswith("--min-confidence 50 --others --out labels")
+    labels = label_words(LabelRequest(Path("x"), (own,), min_confidence=0.5, others=True, report=False))
+    assert labels.command.endswith("--min-confidence 50 --others --no-report --out labels")
 
 
 # --- what the page says
