@@ -5,7 +5,7 @@
     pixels = embed_pixels(engine, made, usable, period)    every usable pixel's months -> a unit vector
     layers = label_pixels(pixels, questions, ...)          vectors -> class, confidence, score
 
-Runs make their tiles with these functions (run/tiles.py), and the Python API makes its arrays with them (api.py).
+Runs make their tiles with these functions (run/tiles.py), and the Python API makes its arrays with them (api).
 """
 
 from __future__ import annotations
@@ -109,14 +109,8 @@ def questions(
     `gone`: the classes that do not compete; their vectors are left out. Raises LegendError if too few are left.
     """
     scale = weights.card.logit_scale
-    made = []
-    for legend in asked:
-        vectors, ids = vectors_of(legend, weights), gone.get(legend.name, frozenset())
-        rows = [c.id for c in legend.classes] if legend.kind == "classes" else [0] * len(vectors)
-        rows += [rows[-1]] * (len(vectors) - len(rows))  # those of "None of these", the last class
-        kept = [i for i, number in enumerate(rows) if number not in ids]
-        made.append(Question(legend.without(ids), vectors[kept], scale, min_confidence, extras))
-    return tuple(made)
+    full = (Question(legend, vectors_of(legend, weights), scale, min_confidence, extras) for legend in asked)
+    return tuple(question.without(gone.get(question.legend.name, frozenset())) for question in full)
 
 
 def vectors_of(legend: Legend, weights: Weights) -> Tensor:

@@ -25,11 +25,14 @@ COMMANDS: Final = {
     "map": ("maps.map_command", "Map an area: search, composite, encode, label and write."),
     "label": ("stored.label_command", "Map other legends, or classes of your own, from stored embeddings."),
     "similar": ("stored.similar_command", "Map how much every stored pixel's year looks like that of one place."),
+    "sample": ("assess.sample_command", "Draw a probability sample of a map's pixels, to visit or to interpret."),
+    "assess": ("assess.assess_command", "How often a map is right, and the area of each class, with 95 % intervals."),
     "run": ("jobs.run", "Map what a job file says."),
     "schedule": ("jobs.schedule", "Write a systemd service with its timer, and a cron line, that run a job."),
     "plan": ("inspect.plan_command", "What a map would take, and how much clear sky it would find month by month."),
     "explain": ("inspect.explain_command", "Which scenes a run reads, why their DN offsets, and what became of each."),
     "demo": ("maps.demo", "Simulate a small landscape with known classes, map it, and compare."),
+    "view": ("state.view_command", "Look at the maps of a run in the browser."),
     "status": ("state.status_command", "How far a run is, and the time to go."),
     "verify": ("state.verify_command", "Check every file of a run against its checksum."),
     "areas": ("areas.areas_command", "The area of each class: of the whole map, or in polygons of your own."),
@@ -43,7 +46,7 @@ COMMANDS: Final = {
 """Name -> (file in cli/ and function, its line in --help). A command's file is loaded when it is typed."""
 
 
-TEXT: Final = {"status", "explain", "verify", "plan", "areas", "legends", "list", "show"}
+TEXT: Final = {"status", "explain", "view", "verify", "plan", "areas", "legends", "list", "show"}
 """Commands, and commands of groups, that make nothing but text."""
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars, say, warn
+from geomap.cli.learned import print_learned
 from geomap.cli.show import HECTARES_PER_PIXEL, duration
 from geomap.errors import InputError
 from geomap.run.account import summary
@@ -82,14 +83,16 @@ def _of_job(keys: RequestKeys, path: str) -> Request:
 def explain_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")],
 ) -> None:
-    """Which scenes a run reads, why their DN offsets, and what became of each.
+    """Which scenes a run reads, why their DN offsets, what became of each, and what was learned from points.
 
     The last column counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene has
     none there, or its products never carried the offset.
     """
     from geomap.run import record
 
-    _print_inputs(directory, record.inputs(directory))
+    found = record.inputs(directory)
+    _print_inputs(directory, found)
+    print_learned(directory, found.request)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -53,6 +53,8 @@ def map_command(
     `geomap map "4.40,50.85,4.45,50.88" --year 2023 --legend landcover --legend crops --out brussels`
 
     `geomap map farm.geojson --start 2022-10 --classes "vineyard, olive grove, maize field" --out farm`
+
+    `geomap map farm.geojson --year 2023 --legend crops --points visited.gpkg --column crop --out farm`
     """
     log_to_stderr(verbose)
     request = _request(keys, area, out, from_composites)
@@ -76,8 +78,9 @@ def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -
     from geomap import aoi
     from geomap.encode.card import locate
 
-    asked = keys.chosen() or (legends.load(DEFAULT_LEGEND),)
+    asked = keys.chosen() or (() if keys.points.learned else (legends.load(DEFAULT_LEGEND),))
     aoi.require_area(area)
+    options.checked_points(keys)
     locate(keys.weights.name)
     _refuse_foreign(out)
     period = options.period_of(keys) if composites is None else _saved_period(composites, keys)
@@ -113,7 +116,8 @@ def demo(
 
     Needs no network. The scenes are simulated, with clouds, shadows and a month without any; the maps are made by the
     same command that maps real scenes. Agreement with the simulated truth says that the pipeline works, not how well
-    real places are mapped: for that see `geomap weights show default`.
+    real places are mapped: for that see `geomap weights show default`. Beside the maps lie two files of simulated
+    points, points.gpkg to learn from and check.gpkg to assess with: docs/points.md leads through them.
     """
     log_to_stderr(False)
     from geomap.demo import run_demo

@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,9 @@ from geomap import config
 from geomap.errors import InputError
 from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared
 from geomap.types import Period
+
+if TYPE_CHECKING:
+    from geomap.points import PointsFile
 
 AreaText = Annotated[
     str,
@@ -78,6 +81,20 @@ def period_of(keys: RequestKeys) -> Period:
     return keys.period.period
 
 
+def checked_points(keys: RequestKeys) -> PointsFile | None:
+    """The labelled points that were named, read once so that a bad file is told before torch is loaded.
+
+    Raises InputError.
+    """
+    asked = keys.points
+    if asked.file is None or asked.column is None:
+        return None
+    from geomap.points import PointsFile, read_points
+
+    read_points(asked.file, asked.column, crs=asked.crs, date_column=asked.date_column)
+    return PointsFile(asked.file, asked.column, asked.crs, asked.date_column)
+
+
 def as_option(problem: str) -> str:
     """Reword a problem of a key, "catalogue.max_cloud: must be ...", for its option; of a table, without its name."""
     key, _, what = problem.partition(": ")
@@ -118,6 +135,8 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 
 def _value(d: Declared, value: Any) -> Any:
     """A typed value in the form that the key takes. Raises InputError."""
+    if d.field.default is True:  # a flag that takes away
+        return not value
     if not d.option.separated:
         return value
     parts = [part.strip() for part in value.split(",") if part.strip()]
@@ -132,8 +151,11 @@ def _value(d: Declared, value: Any) -> Any:
 
 def _parameter(name: str, d: Declared) -> inspect.Parameter:
     """The parameter of a command for a key: typer makes the option and its help from it."""
-    field, default = _present(d.field), d.field.default
+    field = _present(d.field)
+    default: Any = d.field.default
     kind: Any = field.annotation
+    if default is True:  # a flag that takes away
+        default = False
     if get_origin(kind) is tuple:
         kind, default = (str, ",".join(map(str, default)) or None) if d.option.separated else (list[str], None)
     limits = {"min": _limit(field, "ge"), "max": _limit(field, "le")} if kind in (int, float) else {}

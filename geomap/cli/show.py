@@ -9,7 +9,9 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from geomap import files
 from geomap.cli.console import out_console, say, warn
+from geomap.cli.learned import print_learned
 from geomap.errors import NothingMappedError, QuarantineError
 from geomap.run.account import summary
 
@@ -56,12 +58,15 @@ def print_result(result: map.Result) -> None:
     out_console.print(table)
     if result.update:
         _print_update(result, result.update)
+    print_learned(result.directory)
     for path in result.paths:
         say(str(path))
     names = "run.json, stac/ and SHA256SUMS"
     say(f"with a .qml style beside each map, {names} in {result.directory}")
     if result.account is not None:
         say(f"{summary(result.account)}; geomap explain {result.directory} names them")
+    if (result.directory / files.PAGE).is_file():
+        say(f"to look at the maps: geomap view {result.directory}")
     warn_of_holes(result)
 
 
@@ -80,7 +85,7 @@ def _print_update(result: map.Result, update: record.Update) -> None:
         if f"{layer.stem}_to" in result.statistics:
             changed, mapped = (result.statistics[stem].valid for stem in (f"{layer.stem}_to", layer.stem))
             area = f"{changed * HECTARES_PER_PIXEL:,.2f} hectares ({changed / (mapped or 1):.1%})"
-            say(f"{layer.stem}: {area} of another class than in {update.since}")
+            say(f"{layer.stem}: {area} of another class than in {update.since}, as {layer.stem}_changes.csv lists")
 
 
 def refuse_gaps(results: Sequence[map.Result]) -> None:

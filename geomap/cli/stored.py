@@ -20,7 +20,18 @@ Stored = Annotated[
 ]
 
 
-@options.asking("legends", "classes", "others", "min_confidence", "within", "without", "everywhere", "finish")
+@options.asking(
+    "legends",
+    "classes",
+    "others",
+    "min_confidence",
+    "within",
+    "without",
+    "everywhere",
+    "finish",
+    "points",
+    "outputs.report",
+)
 def label_command(
     store: Stored,
     *,
@@ -34,26 +45,34 @@ def label_command(
     """Map other legends, or classes of your own, from stored embeddings.
 
     Takes seconds: no scene is read, no encoder runs. Writes the same files as `geomap map` over the pixels that the
-    store holds.
+    store holds. With --points, the first legend is learned from labelled points; docs/points.md leads through it.
 
-    Example: `geomap label brussels --classes "allotment garden, park, cemetery" --out brussels-green`
+    Examples: `geomap label brussels --classes "allotment garden, park, cemetery" --out brussels-green`
+
+    `geomap label farm --legend crops --points visited.gpkg --column crop --out farm-learned`
     """
     log_to_stderr(verbose)
-    chosen = keys.chosen() or (legends.load(DEFAULT_LEGEND),)
+    chosen = keys.chosen() or (() if keys.points.learned else (legends.load(DEFAULT_LEGEND),))
     base = None if keys.within is None else class_of(keys.within)
+    points = options.checked_points(keys)
     from geomap.run import relabel
 
-    asked = relabel.LabelRequest(
-        store,
-        chosen,
-        weights,
-        keys.min_confidence / 100,
-        base,
-        keys.others,
-        keys.without,
-        keys.everywhere,
-        keys.finish.finish,
-    )
+    learned, report = keys.points.learned, keys.outputs.report
+    with options.in_options():
+        asked = relabel.LabelRequest(
+            store,
+            chosen,
+            weights,
+            keys.min_confidence / 100,
+            base,
+            keys.others,
+            keys.without,
+            keys.everywhere,
+            keys.finish.finish,
+            points,
+            learned,
+            report,
+        )
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)
     print_result(result)

@@ -5,7 +5,7 @@ The label of a pixel depends only on that pixel, the weights and the legend, not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from geomap.errors import LegendError
 from geomap.label import smooth
+from geomap.label.learn import Head, SeriesPart
 from geomap.legends import UNCLASSIFIED_ID, Legend
 from geomap.rowwise import ROWS_CPU, blocks
 from geomap.types import CLEAR_MONTHS, Labels, Layers
@@ -46,6 +47,30 @@ class Question:
     logit_scale: float
     min_confidence: float = 0.0  # 0..1; pixels below it are unclassified
     extras: tuple[str, ...] = ()  # of EXTRAS
+    bias: Tensor | None = None  # (K,) of classes that were learned from points
+    series: SeriesPart | None = None  # of these: what the monthly series add to the logits
+    months: tuple[int, ...] = ()  # calendar month 0..11 of each step of those
+
+    @classmethod
+    def learned(cls, legend: Legend, head: Head, min_confidence: float = 0.0, months: tuple[int, ...] = ()) -> Question:
+        """The question whose classes were learned from points: its vectors give logits as they are."""
+        vectors, bias = torch.from_numpy(head.vectors), torch.from_numpy(head.bias)
+        return cls(legend, vectors, 1.0, min_confidence, (), bias, head.series, months)
+
+    def without(self, ids: frozenset[int]) -> Question:
+        """The question in which these classes do not compete. Raises LegendError if too few are left."""
+        if not ids:
+            return self
+        rows = [c.id for c in self.legend.classes]
+        rows += [rows[-1]] * (len(self.vectors) - len(rows))  # those of "None of these", the last class
+        kept = [i for i, number in enumerate(rows) if number not in ids]
+        return replace(
+            self,
+            legend=self.legend.without(ids),
+            vectors=self.vectors[kept],
+            bias=None if self.bias is None else self.bias[kept],
+            series=None if self.series is None else replace(self.series, weights=self.series.weights[kept]),
+        )
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -53,12 +78,16 @@ class Question:
         return () if self.legend.kind == "score" else self.extras
 
 
-def answers(questions: Sequence[Question], embeddings: Tensor) -> list[Labels]:
-    """Labels of (N, D) unit embeddings for every question; all cosines come from one product with all vectors."""
+def answers(questions: Sequence[Question], embeddings: Tensor, dn: Tensor | None = None) -> list[Labels]:
+    """Labels of (N, D) unit embeddings for every question; all cosines come from one product with all vectors.
+
+    `dn`: (N, T, C) monthly series of the same pixels, for questions that were learned from series too; their steps are
+    those of `Question.months`.
+    """
     found = [_blank(q, (len(embeddings),)) for q in questions]
     for rows, count, parts in _cosines(questions, embeddings):
         for question, part, labels in zip(questions, parts, found, strict=True):
-            _put(labels, rows, _labels(question, part), count)
+            _put(labels, rows, _labels(question, part, None if dn is None else dn[rows]), count)
     return found
 
 
@@ -94,15 +123,21 @@ def score(question: Question, embeddings: Tensor) -> Tensor:
     return _scores(question, embeddings @ question.vectors.T)
 
 
-def _labels(question: Question, cosines: Tensor) -> Labels:
+def _labels(question: Question, cosines: Tensor, dn: Tensor | None = None) -> Labels:
+    """Labels of (N, P) products of embeddings with a question's vectors; `dn` may have fewer rows."""
     if question.legend.kind == "score":
         return Labels(_scores(question, cosines).cpu().numpy(), None)
-    return _labels_of(question, _logits(question, cosines))
+    return _labels_of(question, _logits(question, cosines, dn))
 
 
-def _logits(question: Question, cosines: Tensor) -> Tensor:
-    """(N, K) logits of classes from the cosines of vectors."""
-    return question.logit_scale * _of_classes(question.legend, cosines)
+def _logits(question: Question, cosines: Tensor, dn: Tensor | None = None) -> Tensor:
+    """(N, K) logits of classes from the cosines of vectors; `dn` may have fewer rows."""
+    logits = question.logit_scale * _of_classes(question.legend, cosines)
+    if question.bias is not None:
+        logits = logits + question.bias.to(logits.device)
+    if question.series is not None and dn is not None:
+        logits[: len(dn)] += question.series.logits(dn, question.months).to(logits.device)
+    return logits
 
 
 def _labels_of(question: Question, logits: Tensor) -> Labels:
@@ -183,8 +218,16 @@ class TileLabels:
     logits (scores as they are) are held until all pixels are filled, 4 bytes for each class of each pixel.
     """
 
-    def __init__(self, questions: Sequence[Question], shape: tuple[int, int], window: int = 1) -> None:
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        shape: tuple[int, int],
+        window: int = 1,
+        series: Callable[[NDArray[np.intp]], Tensor] | None = None,
+    ) -> None:
+        """`series` gives the (n, T, C) monthly series of pixels by flat index, where a question takes them."""
         self._questions, self._shape, self._smooth = questions, shape, window
+        self._series = series if any(q.series is not None for q in questions) else None
         size = shape[0] * shape[1]
         self._answers = {q.legend.name: _blank(q, (size,)) for q in questions}
         depths = {q.legend.name: len(q.legend.classes) or 1 for q in questions} if window > 1 else {}
@@ -192,10 +235,11 @@ class TileLabels:
 
     def fill(self, where: NDArray[np.intp], embeddings: Tensor) -> None:
         """Label the pixels at flat indices (n,) by their (n, D) unit embeddings."""
+        dn = None if self._series is None else self._series(where)
         if self._smooth > 1:
-            self._hold(where, embeddings)
+            self._hold(where, embeddings, dn)
             return
-        for question, new in zip(self._questions, answers(self._questions, embeddings), strict=True):
+        for question, new in zip(self._questions, answers(self._questions, embeddings, dn), strict=True):
             _put(self._answers[question.legend.name], where, new)
 
     def hold(self, name: str, values: NDArray[np.float32]) -> None:
@@ -223,11 +267,12 @@ class TileLabels:
                 layers[f"{name}_{extra}"] = values.reshape(*values.shape[:-1], *self._shape)
         return layers
 
-    def _hold(self, where: NDArray[np.intp], embeddings: Tensor) -> None:
+    def _hold(self, where: NDArray[np.intp], embeddings: Tensor, dn: Tensor | None) -> None:
         for rows, count, parts in _cosines(self._questions, embeddings):
+            series = None if dn is None else dn[rows]
             for question, part in zip(self._questions, parts, strict=True):
                 of_scores = question.legend.kind == "score"
-                values = _scores(question, part)[:, None] if of_scores else _logits(question, part)
+                values = _scores(question, part)[:, None] if of_scores else _logits(question, part, series)
                 self._held[question.legend.name][:, where[rows]] = values[:count].T.cpu().numpy()
 
     def _finish(self, question: Question) -> Layers:

@@ -5,7 +5,6 @@ Files that GDAL or QGIS write beside a map (statistics, a style) are told apart 
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from geomap.run.record import FILE, Record, read_record
 
 RERUN: Final = "type the run's command again: it remakes the maps, from kept tiles if there are any"
 RESUME: Final = "type the run's command again: it resumes from the finished tiles"
+AGAIN: Final = "type the geomap assess command again"
 UNDO: Final = f"if that was not you, remove {files.SUMS} and type the run's command again"
 MOVE: Final = "it is no part of the run: remove it, or move it elsewhere"
 
@@ -35,7 +35,8 @@ _STATISTICS: Final = frozenset([
     "Name", "Type", "Usage", "Row", "F", "Description", "UnitType",
 ])  # fmt: skip
 """Elements of a GDAL side file that say nothing of where the map lies or which pixels it has."""
-_MOST_XML: Final = 2**24
+_MOST: Final = 2**26
+"""Bytes of a side file or of metadata that is read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,32 +116,52 @@ def _required(record: Record) -> Iterator[str]:
 def _remedy(name: str, line: str) -> str:
     if line.startswith(f"{files.SUMS}:") or name.endswith(".tif") or _is_data(name, stores=True):
         return RERUN
-    return UNDO
+    return AGAIN if name.startswith("assessment.") else UNDO
 
 
 def _of_other_programs(directory: Path, name: str, known: Mapping[str, str]) -> bool:
     """Whether GDAL or QGIS write such a file beside a map: statistics alone, a style, layer metadata."""
     path = PurePosixPath(name)
     if name.endswith(".aux.xml"):
-        return name.removesuffix(".aux.xml") in known and _only_statistics(directory / name)
+        of = name.removesuffix(".aux.xml")
+        return of in known and _only_statistics(directory / name, _classes(directory, of))
     if path.suffix in (".gpkg-wal", ".gpkg-shm"):  # SQLite, while a program has the polygons open
         return str(path.with_suffix(".gpkg")) in known
     maps = (str(path.with_suffix(suffix)) for suffix in (".tif", ".vrt"))
     return path.suffix in (".qml", ".qmd") and any(name in known for name in maps)
 
 
-def _only_statistics(path: Path) -> bool:
-    """Whether a GDAL side file holds statistics and class names alone: no other place, mask, scale or overview."""
+def _only_statistics(path: Path, classes: Mapping[str, str]) -> bool:
+    """Whether a GDAL side file holds statistics and the names of `classes` alone: no other place, mask or scale."""
     try:
         content = path.read_bytes()
-        if path.is_symlink() or len(content) > _MOST_XML or b"<!" in content:
+        if path.is_symlink() or len(content) > _MOST or b"<!" in content:
             return False
-        elements = list(ET.fromstring(content).iter())  # without declarations, so without entities
+        root = ET.fromstring(content)  # without declarations, so without entities
+        elements = list(root.iter())
     except (OSError, ET.ParseError, RecursionError):
         return False
     known = all(element.tag in _STATISTICS and "domain" not in element.attrib for element in elements)
     keys = (element.get("key", "") for element in elements if element.tag == "MDI")
-    return known and all(key.startswith("STATISTICS_") or key == "LAYER_TYPE" for key in keys)
+    named = [(str(value), c.text) for value, c in enumerate(root.iter("Category"))]
+    named += [(row[0].text or "", row[2].text) for row in root.iter("Row") if len(row) > 2]  # value, count, class
+    return (
+        known
+        and all(key.startswith("STATISTICS_") or key == "LAYER_TYPE" for key in keys)
+        and all(not name or name == classes.get(value) for value, name in named)
+    )
+
+
+def _classes(directory: Path, name: str) -> dict[str, str]:
+    """The classes of a map, value -> name, as its STAC item has them; empty if it has none."""
+    for path in sorted((directory / "stac").rglob("*.json")):
+        try:
+            for asset in files.read_json(path, _MOST).get("assets", {}).values():
+                if PurePosixPath(asset["href"]).name == name:
+                    return {str(c["value"]): str(c["title"]) for c in asset.get("classification:classes", ())}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return {}
 
 
 def _misleads(name: str, known: Mapping[str, str]) -> bool:
@@ -158,7 +179,7 @@ def _tile(directory: Path, name: str) -> str:
         return f" (tile {path.stem})"
     if path.parts[0].endswith(".zarr") and "c" in path.parts[1:-2]:
         try:
-            content = json.loads((directory / path.parts[0] / "zarr.json").read_bytes())["attributes"]["geomap"]
+            content = files.read_json(directory / path.parts[0] / "zarr.json", _MOST)["attributes"]["geomap"]
             tile = _holding(content, path)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, ZeroDivisionError):
             return ""

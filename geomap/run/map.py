@@ -14,18 +14,21 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from geomap import files, grid
+from geomap import files, grid, pipeline
 from geomap.catalog import offset_check
 from geomap.catalog.search import Found
+from geomap.label.classify import Question
 from geomap.run import check, edges, publish, stores, update
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
+from geomap.run.from_store import label_stored
 from geomap.run.identity import identity_of, tasks
+from geomap.run.learning import in_store, teach
 from geomap.run.prepare import (
     PIXELS_PER_KM2,
     Prepared,
@@ -43,8 +46,10 @@ from geomap.run.retries import Make, may_leave_out, try_tiles
 from geomap.run.tile_file import Task
 from geomap.run.tiles import Here
 from geomap.run.wording import warn_of_words
+from geomap.run.words import map_words
 from geomap.run.workers import Resources, Workers
-from geomap.types import UPDATE, LeftOut, Progress, Scene, silent
+from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
+from geomap.types import UPDATE, LeftOut, Progress, Scene, Tile, silent
 from geomap.write.layer import Layer, Statistics
 
 log = logging.getLogger(__name__)
@@ -164,11 +169,15 @@ def map_area(
             run, all_tasks, missing = made.run, made.tasks, made.missing
             start = time.perf_counter()
             ready = [task.tile for task in all_tasks if task.tile.name not in missing]
-            edges.mend(run, ready, prepared.questions, prepared.within, request.finish.smooth, progress)
+            taught = _taught(prepared, run, ready, progress)
+            edges.mend(run, ready, taught.questions, prepared.within, request.finish.smooth, progress)
             merged = publish.merged(prepared.product, run, ready, progress)
-            changes = update.changes(prepared, run, merged)
+            derived = {**merged, **update.changes(prepared, run, merged)}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
-            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, {**merged, **changes}, lost)
+            beside = partial(_write_beside, prepared, taught.files)
+            words = map_words(request, asked, prepared.weights.card.name)
+            product = replace(prepared.product, words=words)
+            maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             return result(prepared.product, run, maps, resumed, seconds)
@@ -213,6 +222,39 @@ def _made(
         all_tasks = tasks(prepared, scenes)
         pending = _pending(prepared, run, all_tasks, False)
         run = run.begin(asked, scenes, left_out, all_tasks, run.searched)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taught:
+    """The legends of a run after points have taught one."""
+
+    questions: tuple[Question, ...]
+    files: Mapping[str, bytes] = field(default_factory=dict)  # beside the maps
+
+
+def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progress: Progress) -> _Taught:
+    """Learn from the run's stores, if points were given, and label the tiles again from these. Raises as teach."""
+    lesson, asked = prepared.lesson, prepared.request
+    if lesson is None or prepared.codec is None:
+        return _Taught(prepared.questions)
+    kept = next(s for s in run.stores if s.kind == EMBEDDINGS)
+    series = next((s for s in run.stores if s.kind == COMPOSITES), None)
+    if asked.composites is not None:
+        series = open_store(asked.composites)
+    loaded = prepared.weights
+    prior = pipeline.vectors_of(lesson.legend, loaded)
+    teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, asked.min_confidence)
+    questions = in_store(prepared.questions, prepared.codec, teaching)
+    for done, tile in enumerate(tiles, start=1):
+        run.mend(tile, label_stored(kept, series, questions, prepared.within, tile, asked.finish.smooth))
+        progress("learn", done, len(tiles))
+    return _Taught(questions, teaching.files)
+
+
+def _write_beside(prepared: Prepared, learned: Mapping[str, bytes], directory: Path) -> None:
+    """Write what lies beside the maps: the matrices of an update, and what was learned from points."""
+    update.write_matrices(prepared, directory)
+    files.write_all(learned, directory)
 
 
 def _inside(request: Request, task: Task) -> int:

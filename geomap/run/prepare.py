@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomap import grid, legends, pipeline
+from geomap import grid, legends
 from geomap.catalog.search import Found, search
 from geomap.encode import weights
+from geomap.encode.card import Card
 from geomap.encode.directions import directions
 from geomap.encode.engine import pick_device, pick_dtype, require_single_pixels
 from geomap.encode.model import PixelEncoder
@@ -23,7 +24,12 @@ from geomap.errors import InputError, LegendError
 from geomap.label import choose
 from geomap.label.classify import Question, Within
 from geomap.legends import Legend, restriction
+from geomap.points import PointsFile
+from geomap.run.learned import Loaded
+from geomap.run.learning import questions_of
+from geomap.run.lesson import SERIES_FROM, Lesson, require_in, taught_legends
 from geomap.run.request import Request, Restriction
+from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
@@ -47,6 +53,9 @@ class Product:
     lineage: str  # one sentence on how the maps were made
     vectors: Mapping[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
     finish: Finish = PLAIN
+    card: Card | None = None  # of the weights; None if no text was compared
+    words: Words = field(default_factory=Words)  # the command that asks for the same
+    report: bool = True  # write the report page
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +72,8 @@ class Prepared:
     within: Within  # legend -> (another legend, class id): mapped only there
     codec: Codec | None = None  # for the embeddings, if they are saved
     changes: tuple[Layer, ...] = ()  # change maps, made from the maps of this run and of the earlier run
+    lesson: Lesson | None = None  # the points that teach the first legend, once all tiles are made
+    known: Loaded | None = None  # what another run learned from points
 
     @property
     def product(self) -> Product:
@@ -70,8 +81,11 @@ class Prepared:
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
         card = self.weights.card
         maps = (*self.layers, *self.changes)
-        of, finish = self.request.period, self.request.finish
-        return Product(self.tiles, maps, of, card.name, self.weights.digest, lineage, self.vectors, finish)
+        of, asked = self.request.period, self.request
+        vectors, finish, report = self.vectors, asked.finish, asked.report
+        return Product(
+            self.tiles, maps, of, card.name, self.weights.digest, lineage, vectors, finish, card, report=report
+        )
 
     @property
     def vectors(self) -> dict[str, str]:
@@ -89,25 +103,38 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     """
     device = device or pick_device(request.device)
     dtype = dtype or pick_dtype(device)
-    if not request.legends:
+    if not (request.legends or request.learned):
         raise InputError("nothing to map; give --legend or --classes")
     if not 1 <= request.min_clear_months <= request.period.months:
         raise InputError(f"--min-clear-months must be 1..{request.period.months}, the months of the period")
-    own = legends.with_others(request.legends) if request.others else request.legends
-    asked, within = with_base(own, request.within)
+    if request.update and request.composites:
+        raise InputError("give --update-from or --from-composites, not both")
+    if request.update and request.points:
+        raise InputError("--points does not go with --update-from; give what an earlier run learned as --learned")
     loaded = weights.load_weights(request.weights)
     require_single_pixels(loaded.encoder)
+    source = (
+        None
+        if request.points is None
+        else PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
+    )
+    named, lesson, known = taught_legends(request.legends, source, request.learned, request.period, loaded)
+    own = legends.with_others(named) if request.others else named
+    asked, within = with_base(own, request.within)
     tiles = grid.tiles(request.area)
     gone = competing(asked, within, request.without, None if request.everywhere else latitudes_of(tiles))
     extras = request.finish.layers
-    questions = pipeline.questions(asked, loaded, request.min_confidence, extras, gone)
+    months = request.period.calendar_months
+    questions = questions_of(asked, loaded, request.min_confidence, known, months, extras, gone)
     layers = layers_of([q.legend for q in questions], request.min_confidence, extras)
     changes = change_layers(layers, request.update.period) if request.update else ()
     require_distinct((*layers, *changes))
-    if request.update and request.composites:
-        raise InputError("give --update-from or --from-composites, not both")
     if request.composites is not None:
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
+    if lesson is not None:
+        require_in(lesson.points, request.area)
+        kept = request.save_composites or (len(lesson.points) >= SERIES_FROM and request.composites is None)
+        request = replace(request, save_embeddings=True, save_composites=kept)
     return Prepared(
         request,
         tiles,
@@ -119,6 +146,8 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         within,
         codec_of(loaded.encoder) if request.save_embeddings else None,
         changes,
+        lesson,
+        known,
     )
 
 

@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -14,25 +16,29 @@ import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import __version__, files, grid, legends, pipeline, process
+from geomap import __version__, files, grid, legends, pipeline
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
-from geomap.label.classify import TileLabels
 from geomap.legends import Legend
 from geomap.lonlat import Box
+from geomap.points import PointsFile
 from geomap.run import check, edges, publish
 from geomap.run.directory import RunDirectory, open_directory
+from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
+from geomap.run.learning import in_store, questions_of, teach
+from geomap.run.lesson import taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, competing, latitudes_of, with_base
 from geomap.run.publish import publish_maps, published
-from geomap.run.request import Restriction
+from geomap.run.request import Restriction, require_points
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
+from geomap.run.words import label_words
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
-from geomap.store.store import EMBEDDINGS, Store
+from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
 from geomap.types import CLEAR_MONTHS, NOT_MAPPED, PLAIN, Finish, Grid, Layers, Progress, Tile, silent
 from geomap.write.layer import Layer, layers_of
 
@@ -40,16 +46,6 @@ log = logging.getLogger(__name__)
 
 SIMILARITY: Final = "similarity"
 """Stem of the similarity map."""
-STRIP: Final = 256
-"""Rows read at once: one row of chunks."""
-LABELLED_AT_ONCE: Final = 4096
-"""Pixels labelled at once: their coordinates (2 MB) stay in a core's cache."""
-
-MAX_STRIPS: Final = 8
-"""Most strips in memory at once, each of 34 MB for a tile's width of 1024 pixels."""
-
-Use: TypeAlias = Callable[[NDArray[np.intp], torch.Tensor], None]
-"""Callback with flat indices (n,) of pixels and their codes (n, C), called from several threads."""
 Maker: TypeAlias = Callable[[Tile, Callable[[int], None]], Layers]
 """(tile, callback with pixels done) -> the tile's layers."""
 
@@ -69,6 +65,16 @@ class LabelRequest:
     without: tuple[str, ...] = ()  # names or codes of classes that are left out, or LEGEND=CLASS
     everywhere: bool = False  # keep classes that do not occur at these latitudes
     finish: Finish = PLAIN
+    points: PointsFile | None = None  # labelled points from which the first legend is learned
+    learned: str | None = None  # what another run learned: its directory or learned.json
+    report: bool = True  # write index.html, the page with the maps, and their pictures
+
+    def __post_init__(self) -> None:
+        """Raises InputError for points together with what does not go with them."""
+        try:
+            require_points(self.points, self.points.column if self.points else None, self.learned, self.others)
+        except ValueError as e:
+            raise InputError(str(e)) from e
 
 
 def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:
@@ -82,15 +88,22 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     """
     kept = store.open_store(request.store, EMBEDDINGS)
     loaded = _weights_of(kept, request.weights)
-    if not request.legends:
+    if not (request.legends or request.learned):
         raise InputError("nothing to map; give --legend or --classes")
-    own = legends.with_others(request.legends) if request.others else request.legends
+    named, lesson, known = taught_legends(request.legends, request.points, request.learned, kept.period, loaded)
+    own = legends.with_others(named) if request.others else named
     asked, within = with_base(own, request.within)
     gone = competing(asked, within, request.without, None if request.everywhere else latitudes_of(kept.tiles))
-    least, finish, codec = request.min_confidence, request.finish, Codec(kept.basis())
+    finish, least = request.finish, request.min_confidence
+    codec, series = Codec(kept.basis()), _composites_beside(kept)
+    months = () if series is None else kept.period.calendar_months
     warn_of_words(request.legends, loaded)
-    full = pipeline.questions(asked, loaded, least, finish.layers, gone)
-    questions = [replace(q, vectors=codec.project(q.vectors)) for q in full]
+    questions = questions_of(asked, loaded, least, known, months, finish.layers, gone)
+    teaching = None
+    if lesson is not None:
+        prior = pipeline.vectors_of(lesson.legend, loaded)
+        teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least)
+    questions = in_store(questions, codec, teaching)
     layers = layers_of([q.legend for q in questions], least, finish.layers)
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     described = {
@@ -99,25 +112,24 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         "min_confidence": request.min_confidence,
         "within": within_as_json(within),
         **finish_of(finish),
+        **told(lesson, known, str(kept.about.get("area", "")), str(kept.period)),
     }
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
-        kept.check(tile)
-        months = kept.read(CLEAR_MONTHS, tile.grid, tile)
-        labels = TileLabels(questions, tile.grid.shape, finish.smooth)
-
-        def fill(where: NDArray[np.intp], block: torch.Tensor) -> None:
-            embeddings = codes.decode(block)
-            _check(kept, tile, embeddings[:, 0])
-            labels.fill(where, embeddings)
-
-        _over(kept, tile, _mapped(kept, months), fill, advance)
-        return labels.layers(within, months)
+        return label_stored(kept, series, questions, within, tile, finish.smooth, advance)
 
     def smoothed(run: RunDirectory, tiles: Sequence[Tile]) -> None:
         edges.mend(run, tiles, questions, within, finish.smooth, progress)
 
-    return _map(kept, layers, lineage, described, make, out, progress, smoothed, finish)
+    product = replace(
+        _product(kept, layers, lineage),
+        card=loaded.card,
+        finish=finish,
+        words=label_words(request),
+        report=request.report,
+    )
+    beside = teaching.files if teaching else {}
+    return _map(kept, product, described, make, out, progress, beside, smoothed)
 
 
 def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
@@ -140,18 +152,19 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
         kept.check(tile)
-        usable = _mapped(kept, kept.read(CLEAR_MONTHS, tile.grid, tile))
+        usable = mapped(kept, kept.read(CLEAR_MONTHS, tile.grid, tile))
         likeness = np.full(usable.size, np.nan, np.float32)
 
         def fill(where: NDArray[np.intp], block: torch.Tensor) -> None:
             cosines = codes.cosines(block, wanted)
-            _check(kept, tile, cosines)
+            require_codes(kept, tile, cosines)
             likeness[where] = cosines.numpy()
 
-        _over(kept, tile, usable, fill, advance)
+        over(kept, tile, usable, fill, advance)
         return {SIMILARITY: likeness.reshape(usable.shape)}
 
-    return _map(kept, (layer,), lineage, {**_described(kept), "at": [lon, lat]}, make, out, progress)
+    product = _product(kept, (layer,), lineage)
+    return _map(kept, product, {**_described(kept), "at": [lon, lat]}, make, out, progress)
 
 
 def _weights_of(kept: Store, name: str | None) -> weights.Weights:
@@ -171,6 +184,14 @@ def _weights_of(kept: Store, name: str | None) -> weights.Weights:
     return loaded
 
 
+def _composites_beside(kept: Store) -> Store | None:
+    """The composites that the run of a store of embeddings kept too; None if it kept none."""
+    if not (kept.path.parent / COMPOSITES).is_dir():
+        return None
+    found = store.open_store(kept.path.parent, COMPOSITES)
+    return found if (found.tiles, found.period) == (kept.tiles, kept.period) else None
+
+
 def _described(kept: Store) -> dict[str, Any]:
     """What maps from a store are made from, as run.json holds it."""
     return {
@@ -181,20 +202,22 @@ def _described(kept: Store) -> dict[str, Any]:
     }
 
 
+def _product(kept: Store, layers: tuple[Layer, ...], lineage: str) -> Product:
+    of = kept.about["weights"]
+    return Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
+
+
 def _map(
     kept: Store,
-    layers: tuple[Layer, ...],
-    lineage: str,
+    product: Product,
     asked: Mapping[str, Any],
     make: Maker,
     out: Path,
     progress: Progress,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
     smoothed: Callable[[RunDirectory, Sequence[Tile]], None] | None = None,
-    finish: Finish = PLAIN,
 ) -> Result:
     """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
-    of = kept.about["weights"]
-    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage, finish=finish)
     tasks = [Task(tile) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
     run = open_directory(out, asked)
@@ -209,12 +232,13 @@ def _map(
             log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))
         start = time.perf_counter()
         ready = [task for task in tasks if task.tile.name not in missing]
-        resumed = _make(kept, run, ready, [layer.stem for layer in layers], make, progress)
+        resumed = _make(kept, run, ready, [layer.stem for layer in product.layers], make, progress)
         if smoothed is not None:
             smoothed(run, [task.tile for task in ready])
         labelled = time.perf_counter()
         merged = publish.merged(product, run, [task.tile for task in ready], progress)
-        maps = publish_maps(product, run, tasks, asked, missing, progress, merged)
+        beside_maps = partial(files.write_all, beside)
+        maps = publish_maps(product, run, tasks, asked, missing, progress, merged, beside=beside_maps)
         run.finish(asked, tasks)
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
         return result(product, run, maps, resumed, seconds)
@@ -241,48 +265,7 @@ def _make(
 def _seen(kept: Store, tile: Tile) -> Seen:
     """How much of the area in a tile has an embedding; in which months it was seen, the store does not tell."""
     months = kept.read(CLEAR_MONTHS, tile.grid, tile)
-    return Seen(int((months != NOT_MAPPED).sum()), int(_mapped(kept, months).sum()))
-
-
-def _mapped(kept: Store, months: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(y, x) pixels that have an embedding: inside the area, with enough clear months."""
-    mapped: NDArray[np.bool_] = (months != NOT_MAPPED) & (months >= kept.about["min_clear_months"])
-    return mapped
-
-
-def _over(kept: Store, tile: Tile, usable: NDArray[np.bool_], use: Use, advance: Callable[[int], None]) -> None:
-    """Pass the codes of a tile's usable pixels to `use`, in strips of rows that run in parallel.
-
-    Each core works on its own strip: a strip is too little work to share. Raises ReadError.
-    """
-
-    def do(top: int) -> int:
-        bottom = min(top + STRIP, tile.grid.height)
-        where = np.flatnonzero(usable[top:bottom])
-        if len(where):
-            rows = _rows(tile.grid, top, bottom)
-            strip = kept.read("embedding", rows, tile).reshape(-1, rows.width * rows.height)
-            strip = strip if len(where) == strip.shape[1] else strip[:, where]
-            for i in range(0, len(where), LABELLED_AT_ONCE):
-                use(
-                    where[i : i + LABELLED_AT_ONCE] + top * rows.width,
-                    torch.from_numpy(strip[:, i : i + LABELLED_AT_ONCE]).T,
-                )
-        return bottom * tile.grid.width
-
-    with process.side_by_side(min(torch.get_num_threads(), MAX_STRIPS), "label") as pool:
-        for done in pool.map(do, range(0, tile.grid.height, STRIP)):
-            advance(done)
-
-
-def _check(kept: Store, tile: Tile, values: torch.Tensor) -> None:
-    """Raise ReadError if a mapped pixel has the code of nodata."""
-    if values.isnan().any():
-        raise store.damaged(kept.path, f"tile {tile.name} lacks embeddings")
-
-
-def _rows(whole: Grid, top: int, bottom: int) -> Grid:
-    return Grid(whole.epsg, whole.west, whole.north - top * whole.resolution, whole.width, bottom - top)
+    return Seen(int((months != NOT_MAPPED).sum()), int(mapped(kept, months).sum()))
 
 
 def _code_at(kept: Store, lon: float, lat: float) -> torch.Tensor:
@@ -298,7 +281,7 @@ def _code_at(kept: Store, lon: float, lat: float) -> torch.Tensor:
         raise InputError(f"{place} lies outside {kept.path}, which covers {_covered(kept)}")
     kept.check(tile)
     months = kept.read(CLEAR_MONTHS, pixel, tile)
-    if not _mapped(kept, months)[0, 0]:
+    if not mapped(kept, months)[0, 0]:
         least = kept.about["min_clear_months"]
         raise InputError(f"{place} is not mapped: outside the area, or fewer than {least} clear months; try nearby")
     return torch.from_numpy(kept.read("embedding", pixel, tile)[:, 0, 0])

@@ -14,9 +14,11 @@ import geomap as api
 from geomap import files
 from geomap.errors import GeomapError, InputError, ReadError
 from geomap.run import check, stores
+from geomap.run.assess import AssessRequest, assess_map
 from geomap.run.map import map_area
 from geomap.run.relabel import LabelRequest, label_store, map_similar
 from geomap.run.request import Request
+from geomap.run.sample import SampleRequest, sample_map
 from geomap.run.status import verified
 from geomap.store import store
 from geomap.types import Period
@@ -115,6 +117,16 @@ def test_a_run_of_before_is_compared_as_far_as_it_can_be(run: Path) -> None:
     assert "landcover.tif: not listed in SHA256SUMS" in [x.partition(";")[0] for x in verified(run).problems]
 
 
+def test_an_assessed_run_verifies_and_its_command_leaves_it(run: Path, asked: Request, tmp_path: Path) -> None:
+    sample_map(run, [tmp_path / "points.csv"], SampleRequest(n=60, show_mapped=True))
+    assess_map(run, AssessRequest(tmp_path / "points.csv", "mapped"))
+    assert verified(run) == check.Checked(())
+    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
+    assert {"assessment.json", "assessment.csv"} <= before.keys()
+    assert map_area(asked, run).seconds == {}
+    assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
+
+
 # --- what belongs in the folder
 
 
@@ -172,6 +184,15 @@ def test_statistics_of_gdal_and_a_saved_style_are_no_damage(run: Path) -> None:
 def test_a_side_file_that_says_more_than_statistics_is_a_problem(run: Path, inner: str) -> None:
     (run / "landcover.tif.aux.xml").write_text(f"<PAMDataset>{inner}</PAMDataset>")
     assert names(verified(run).problems) == ["landcover.tif.aux.xml"]
+
+
+def test_a_side_file_that_names_other_classes_is_a_problem(run: Path) -> None:
+    side = run / "landcover.tif.aux.xml"
+    of = side.read_text()
+    for one, other in (("<Category>Cropland", "<Category>Woodland"), ("<F>Cropland", "<F>Woodland")):
+        side.write_text(of.replace(one, other))
+        assert side.read_text() != of
+        assert names(verified(run).problems) == ["landcover.tif.aux.xml"]
 
 
 def test_verify_names_the_tile(run: Path) -> None:

@@ -28,11 +28,12 @@ from numpy.typing import NDArray
 
 from geomap import pipeline
 from geomap.aoi import Area
-from geomap.api_checks import (
+from geomap.api.checks import (
     checked_embeddings,
     checked_finish,
     checked_least,
     checked_legends,
+    checked_points,
     checked_series,
     checked_share,
     checked_within,
@@ -47,11 +48,15 @@ from geomap.encode.engine import Engine
 from geomap.encode.weights import Weights
 from geomap.encode.weights import load_weights as load_weights
 from geomap.errors import InputError, NoScenesError, WeightsError
-from geomap.grid import inside, mosaic_grid, tiles
-from geomap.label.classify import TileLabels
+from geomap.grid import RESOLUTION, inside, mosaic_grid, tiles
+from geomap.label.classify import Question, TileLabels
+from geomap.label.learn import Examples, learn
 from geomap.legends import Legend, with_others
 from geomap.read.access import DEADLINE
+from geomap.run.learning import questions_of, rows_of, with_taught
+from geomap.run.lesson import Lesson, require_classes, taught_legends
 from geomap.run.map import map_area
+from geomap.run.pixels import distinct
 from geomap.run.prepare import competing, find_scenes, with_base
 from geomap.run.request import Request
 from geomap.run.wording import warn_of_words
@@ -236,8 +241,12 @@ def label(
     everywhere: bool = False,
     smooth: int = 1,
     layers: str | Sequence[str] = (),
+    points: Path | str | None = None,
+    column: str | None = None,
+    points_crs: str | None = None,
+    learned: Path | str | None = None,
 ) -> xr.Dataset:
-    """Map each embedding to the class whose prompts are nearest.
+    """Map each embedding to the class whose prompts are nearest, or that labelled points taught.
 
     Args:
         embeddings: (component, y, x) from `embed` or `open_store`, or a window of them.
@@ -252,6 +261,10 @@ def label(
         everywhere: whether to keep classes that their legend says do not occur at these latitudes.
         smooth: log-probabilities are averaged over so many pixels a side, odd, not across nodata.
         layers: more maps of each legend of classes, of "second", "margin" and "probabilities".
+        points: file of labelled points or polygons from which the first legend is learned, on these embeddings alone.
+        column: its column with the classes.
+        points_crs: its coordinate system, where it names none.
+        learned: run directory or learned.json: what another run learned.
 
     Returns:
         For each legend of classes, `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 =
@@ -262,17 +275,22 @@ def label(
     Raises:
         LegendError: the legend does not exist, or two classes have the same name.
         WeightsError: the embeddings come from another model.
+        InputError: the points, or what was learned, cannot be used.
     """
     loaded = _weights_of(embeddings, weights)
-    chosen = checked_legends(classes, legends)
-    asked, base = with_base(with_others(chosen) if others else chosen, checked_within(within))
+    chosen = checked_legends(classes, legends, default=learned is None)
+    source = checked_points(points, column, points_crs, learned, others)
+    named, lesson, known = taught_legends(chosen, source, None if learned is None else str(learned), None, loaded)
+    asked, base = with_base(with_others(named) if others else named, checked_within(within))
     least = checked_share("min_confidence", min_confidence)
     vectors, months = checked_embeddings(embeddings, loaded.card.config().out)
     warn_of_words(chosen, loaded)
     finish = checked_finish(smooth, layers)
     names = (without,) if isinstance(without, str) else tuple(without)
     gone = competing(asked, base, names, None if everywhere else latitudes_of(embeddings))
-    questions = pipeline.questions(asked, loaded, least, finish.layers, gone)
+    questions = questions_of(asked, loaded, least, known, (), finish.layers, gone)
+    if lesson is not None:
+        questions = with_taught(questions, _learned(lesson, vectors, embeddings, loaded, least))
     made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape, smooth), months, base)
     wanted = layers_of([q.legend for q in questions], least, finish.layers)
     return xr.Dataset({layer.stem: _map_array(made[layer.stem], layer, _place(embeddings)) for layer in wanted})
@@ -365,6 +383,31 @@ def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weig
             "give those as weights="
         )
     return loaded
+
+
+def _learned(
+    lesson: Lesson,
+    vectors: NDArray[np.float32],
+    embeddings: xr.DataArray,
+    loaded: Weights,
+    min_confidence: float,
+) -> Question:
+    """The question whose classes points taught, on (D, y, x) embeddings. Raises InputError for too few points."""
+    place, ids, groups, _ = distinct(lesson.points, lesson.ids)
+    epsg, x, y = embeddings.rio.crs.to_epsg(), embeddings["x"].values, embeddings["y"].values
+    columns = np.round(place[:, 1] + 0.5 - x[0] / RESOLUTION).astype(np.intp)
+    rows = np.round(y[0] / RESOLUTION - 0.5 - place[:, 2]).astype(np.intp)
+    here = (place[:, 0] == epsg) & (columns >= 0) & (columns < len(x)) & (rows >= 0) & (rows < len(y))
+    here[here] = ~np.isnan(vectors[0, rows[here], columns[here]])
+    if not here.any():
+        raise InputError(f"no point of {lesson.points.path} lies on a pixel with an embedding; give points inside them")
+    require_classes(ids[here], lesson.legend, lesson.points.path)
+    prompts = pipeline.vectors_of(lesson.legend, loaded).numpy()
+    found = np.ascontiguousarray(vectors[:, rows[here], columns[here]].T)
+    examples = Examples(found, rows_of(lesson.legend, ids[here]), groups[here])
+    made = learn(examples, prompts, loaded.card.logit_scale)
+    log.info("%s", made.says)
+    return Question.learned(lesson.legend, made.head, min_confidence)
 
 
 def _windows(vectors: NDArray[np.float32]) -> pipeline.Embedded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import rioxarray  # noqa: F401  gives arrays their `.rio`
@@ -16,7 +17,15 @@ from geomap import config
 from geomap import legends as books
 from geomap.errors import InputError, LegendError
 from geomap.legends import Legend
-from geomap.run.request import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, FinishKeys, Restriction, class_of
+from geomap.points import PointsFile
+from geomap.run.request import (
+    DEFAULT_LEGEND,
+    MIN_CLEAR_MONTHS,
+    FinishKeys,
+    Restriction,
+    class_of,
+    require_points,
+)
 from geomap.sentinel2 import BANDS
 from geomap.types import CLEAR_MONTHS, Finish
 
@@ -137,9 +146,9 @@ def latitudes_of(embeddings: xr.DataArray) -> tuple[float, float] | None:
 
 
 def checked_legends(
-    classes: str | Sequence[str] | None, legends: Legend | str | Sequence[Legend | str]
+    classes: str | Sequence[str] | None, legends: Legend | str | Sequence[Legend | str], default: bool = True
 ) -> tuple[Legend, ...]:
-    """The legends of a call of `label`; land cover where nothing is named. Raises LegendError."""
+    """The legends of a call of `label`; land cover where nothing is named, by `default`. Raises LegendError."""
     named = [legends] if isinstance(legends, Legend) or not isinstance(legends, list | tuple) else list(legends)
     found = [one if isinstance(one, Legend) else books.load(str(one)) for one in named]
     if classes is not None:
@@ -149,4 +158,15 @@ def checked_legends(
         found.append(books.typed(",".join(names)))
     if taken := sorted({legend.name for legend in found} & RESERVED):
         raise LegendError(f"a legend may not be called {taken[0]}: maps have a coordinate of that name; rename it")
-    return tuple(found) or (books.load(DEFAULT_LEGEND),)
+    return tuple(found) or ((books.load(DEFAULT_LEGEND),) if default else ())
+
+
+def checked_points(
+    points: Path | str | None, column: str | None, crs: str | None, learned: Path | str | None, others: bool
+) -> PointsFile | None:
+    """The labelled points of a call of `label`. Raises InputError."""
+    try:
+        require_points(points, column, None if learned is None else str(learned), others)
+    except ValueError as e:
+        raise InputError(str(e)) from e
+    return None if points is None or column is None else PointsFile(str(points), column, crs)
