@@ -197,8 +197,9 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
         if base.kind == "score":
             raise LegendError(f"{base.name} gives scores, not classes; --within needs a legend of classes")
         bases[of] = base
+        number = base.id_of(class_name)
         if base.name != name:
-            found[name] = base.name, base.id_of(class_name)
+            found[name] = base.name, number
     new = {base.name: base for base in bases.values() if base.name not in known}
     return (*new.values(), *asked), found
 
