@@ -11,7 +11,7 @@ from rich.table import Table
 
 from geomap import __version__, legends
 from geomap.cli import options
-from geomap.cli.console import log_to_stderr, out_console, progress_bars
+from geomap.cli.console import log_to_stderr, out_console, progress_bars, say, warn
 from geomap.cli.show import print_estimate, print_result, refuse_gaps
 from geomap.errors import InputError
 from geomap.run.request import DEFAULT_LEGEND, Request, RequestKeys, request_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @options.asking()
 def map_command(
-    area: options.AreaText,
+    area: options.MaybeArea = None,
     *,
     out: Annotated[Path, typer.Option(help="Directory of the maps; the same command again resumes.")] = Path(
         "geomap-out"
@@ -41,6 +41,10 @@ def map_command(
             "and map the changes.",
         ),
     ] = None,
+    again: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Repeat the finished run in this folder; only --out and where things are."),
+    ] = None,
     retry_quarantined: options.RetryQuarantined = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -55,7 +59,12 @@ def map_command(
     `geomap map farm.geojson --start 2022-10 --classes "vineyard, olive grove, maize field" --out farm`
     """
     log_to_stderr(verbose)
-    request = _request(keys, area, out, from_composites)
+    if again:
+        request = _again(keys, again, area, out, from_composites or update_from)
+    elif area is None:
+        raise InputError('name an area: geomap map "4.40,50.85,4.45,50.88" --year 2023; see geomap map --help')
+    else:
+        request = _request(keys, area, out, from_composites)
     from geomap.run import map  # torch and GDAL take seconds to import: only after the input is checked
 
     if update_from:
@@ -68,7 +77,40 @@ def map_command(
             request, out, progress, print_estimate, resources=who, retry_quarantined=retry_quarantined
         )
     print_result(result)
+    if again:
+        _print_compared(again, out)
     refuse_gaps([result])
+
+
+WITH_AGAIN = ("--stac", "--weights", "--device", "--workers", "--scheduler")
+"""Options that go with --again: where things are now, and who does the work."""
+
+
+def _again(keys: RequestKeys, directory: Path, area: str | None, out: Path, other: Path | None) -> Request:
+    """The request of a finished run. Raises InputError."""
+    typed = ["AOI"] if area else ["--from-composites or --update-from"] if other else []
+    if others := [*typed, *(o for o in options.typed_options(keys) if o not in WITH_AGAIN)]:
+        raise InputError(f"--again repeats the run as it was: leave {others[0]} out")
+    if out.resolve() == directory.resolve():
+        raise InputError("--again leaves the run as it is: give another folder as --out")
+    _refuse_foreign(out)
+    from geomap.run.again import read_again
+
+    stac = keys.catalogue.stac if "--stac" in options.typed_options(keys) else None
+    weights = keys.weights.name if "--weights" in options.typed_options(keys) else None
+    request = read_again(directory, stac, weights)
+    return replace(request, device=keys.resources.device) if keys.resources.device != "auto" else request
+
+
+def _print_compared(directory: Path, out: Path) -> None:
+    """Say whether a run was repeated to the byte."""
+    from geomap.run.again import compared
+
+    differ = compared(directory, out)
+    if differ:
+        warn(f"{len(differ)} maps are not those of {directory}: {', '.join(differ)}; the scenes may be others now")
+    else:
+        say(f"the maps are those of {directory}, byte for byte")
 
 
 def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -> Request:

@@ -25,6 +25,7 @@ AreaText = Annotated[
         help='"minx,miny,maxx,maxy" in degrees (longitude first), WKT, or a .geojson, .gpkg or .shp file.',
     ),
 ]
+MaybeArea = Annotated[str | None, *AreaText.__metadata__]
 RetryQuarantined = Annotated[bool, typer.Option("--retry-quarantined", help="Try again the tiles that failed twice.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what each stage decides.")]
 

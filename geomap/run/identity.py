@@ -20,6 +20,7 @@ from typing import Any, Final
 from geomap import __version__, files
 from geomap.catalog.over import made_in, over
 from geomap.legends import Legend
+from geomap.run.again import source
 from geomap.run.prepare import Prepared
 from geomap.run.request import Request
 from geomap.run.tile_file import Task
@@ -98,21 +99,13 @@ def _input(r: Request) -> dict[str, Any]:
     if r.composites is not None:
         return {"composites": store_digest(r.composites)}
     return {
-        "stac": _source(r.stac),
+        "stac": source(r.stac),
         "collection": r.collection,
         "max_cloud": r.max_cloud,
         "offset_policy": r.offset,
         "mask": asdict(r.mask),
         **({EXCLUDE: sorted(r.exclude)} if r.exclude else {}),
     }
-
-
-def _source(stac: str) -> str:
-    """A catalogue without its query string, which may hold tokens; an item file by name and content, not by folder."""
-    path = Path(stac)
-    if path.is_file():
-        return f"{path.name} sha256:{files.sha256(path)}"
-    return redact(stac)
 
 
 def legends_digests(asked: Sequence[Legend]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
 from geomap.label.classify import Question
 from geomap.legends import Legend
+from geomap.run.again import words_of
 from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
@@ -42,6 +43,7 @@ class Product:
     weights_sha256: str  # sha256 of their card
     lineage: str  # one sentence on how the maps were made
     vectors: Mapping[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
+    told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Prepared:
     within: tuple[str, int] | None  # (legend, class id): the other maps cover only this class
     codec: Codec | None = None  # for the embeddings, if they are saved
     changes: tuple[Layer, ...] = ()  # change maps, made from the maps of this run and of the earlier run
+    told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
 
     @property
     def product(self) -> Product:
@@ -65,7 +68,9 @@ class Prepared:
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
         card = self.weights.card
         maps = (*self.layers, *self.changes)
-        return Product(self.tiles, maps, self.request.period, card.name, self.weights.digest, lineage, self.vectors)
+        return Product(
+            self.tiles, maps, self.request.period, card.name, self.weights.digest, lineage, self.vectors, self.told
+        )
 
     @property
     def vectors(self) -> dict[str, str]:
@@ -110,6 +115,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         within,
         codec_of(loaded.encoder) if request.save_embeddings else None,
         changes,
+        {"command": "map", **words_of(request), "weights": loaded.card.name, "device": device.type},
     )
 
 

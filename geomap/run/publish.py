@@ -162,6 +162,7 @@ def _recorded(
         tiles=tuple(tile.name for tile in product.tiles),
         quarantined=dict(missing),
         maps={},
+        asked=dict(product.told),
         vectors=dict(product.vectors),
         update=updated(asked, (about.reused for about in abouts.values())),
         account=account.account(run.searched, run.left_out, fates) if run.searched.items else None,

@@ -97,6 +97,7 @@ class Record:
     tiles: tuple[str, ...]  # names
     quarantined: dict[str, str]  # tile that was left out -> kind of error
     maps: dict[str, Statistics]  # by layer stem
+    asked: dict[str, Any] = field(default_factory=dict)  # the request in words: again.words_of
     vectors: dict[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
     update: Update | None = None
     account: Account | None = None  # None if no scene was searched
@@ -147,7 +148,7 @@ def software() -> dict[str, str]:
 def write_record(directory: Path, record: Record) -> None:
     """Write run.json. Raises DiskFullError, OutputError."""
     content = _record.dump_python(record, mode="json", exclude={"maps": {"__all__": {"std"}}})
-    for key in ("vectors", "update", "account", "mapped", "files", "seal"):
+    for key in ("asked", "vectors", "update", "account", "mapped", "files", "seal"):
         if not content[key]:  # left out if the run has none
             del content[key]
     files.write_json(directory / FILE, content)

@@ -22,6 +22,7 @@ from geomap.legends import Legend
 from geomap.lonlat import Box
 from geomap.pipeline import vectors_of
 from geomap.run import check
+from geomap.run.again import told_legends
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import legends_digests, store_digest
 from geomap.run.map import Result, result
@@ -107,7 +108,18 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         _over(kept, tile, _mapped(kept, months), fill, advance)
         return labels.layers(within, months)
 
-    return _map(kept, layers, lineage, described, make, out, progress)
+    told = {"command": "label", "period": str(kept.period), "weights": loaded.card.name, **_told(request)}
+    return _map(kept, layers, lineage, described, make, out, progress, told)
+
+
+def _told(request: LabelRequest) -> dict[str, Any]:
+    """A request as run.json tells it."""
+    return {
+        "legends": told_legends(request.legends),
+        "min_confidence": request.min_confidence,
+        "within": list(request.within) if request.within else None,
+        "others": request.others,
+    }
 
 
 def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
@@ -141,7 +153,8 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
         _over(kept, tile, usable, fill, advance)
         return {SIMILARITY: likeness.reshape(usable.shape)}
 
-    return _map(kept, (layer,), lineage, {**_described(kept), "at": [lon, lat]}, make, out, progress)
+    told = {"command": "similar", "period": str(kept.period), "at": [lon, lat]}
+    return _map(kept, (layer,), lineage, {**_described(kept), "at": [lon, lat]}, make, out, progress, told)
 
 
 def _weights_of(kept: Store, name: str | None) -> weights.Weights:
@@ -179,10 +192,11 @@ def _map(
     make: Maker,
     out: Path,
     progress: Progress,
+    told: Mapping[str, Any],
 ) -> Result:
     """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
     of = kept.about["weights"]
-    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
+    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage, told=told)
     tasks = [Task(tile) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
     run = open_directory(out, asked)
