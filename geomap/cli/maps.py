@@ -14,7 +14,7 @@ from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars, say, warn
 from geomap.cli.show import print_estimate, print_result, refuse_gaps
 from geomap.errors import InputError
-from geomap.run.request import DEFAULT_LEGEND, Request, RequestKeys, request_of
+from geomap.run.request import DEFAULT_LEGEND, Earlier, Request, RequestKeys, request_of
 from geomap.run.workers import Resources
 
 if TYPE_CHECKING:
@@ -60,17 +60,15 @@ def map_command(
     """
     log_to_stderr(verbose)
     if again:
-        request = _again(keys, again, area, out, from_composites or update_from)
+        request = _again(keys, again, area, out, from_composites, update_from)
     elif area is None:
         raise InputError('name an area: geomap map "4.40,50.85,4.45,50.88" --year 2023; see geomap map --help')
     else:
         request = _request(keys, area, out, from_composites)
     from geomap.run import map  # torch and GDAL take seconds to import: only after the input is checked
 
-    if update_from:
-        from geomap.run.update import earlier
-
-        request = replace(request, update=earlier(update_from))
+    if update_from and not again:
+        request = replace(request, update=_earlier(update_from))
     who = Resources(keys.resources.scheduler, keys.resources.workers)
     with progress_bars() as progress:
         result = map.map_area(
@@ -82,24 +80,36 @@ def map_command(
     refuse_gaps([result])
 
 
-WITH_AGAIN = ("--stac", "--weights", "--device", "--workers", "--scheduler")
+WITH_AGAIN = ("--stac", "--allow-host", "--weights", "--device", "--workers", "--scheduler")
 """Options that go with --again: where things are now, and who does the work."""
 
 
-def _again(keys: RequestKeys, directory: Path, area: str | None, out: Path, other: Path | None) -> Request:
+def _earlier(directory: Path) -> Earlier:
+    """A finished run, as one to update."""
+    from geomap.run.update import earlier
+
+    return earlier(directory)
+
+
+def _again(
+    keys: RequestKeys, directory: Path, area: str | None, out: Path, composites: Path | None, update: Path | None
+) -> Request:
     """The request of a finished run. Raises InputError."""
-    typed = ["AOI"] if area else ["--from-composites or --update-from"] if other else []
-    if others := [*typed, *(o for o in options.typed_options(keys) if o not in WITH_AGAIN)]:
+    typed = [*options.typed_options(keys)]
+    if others := [*(["AOI"] if area else []), *(option for option in typed if option not in WITH_AGAIN)]:
         raise InputError(f"--again repeats the run as it was: leave {others[0]} out")
     if out.resolve() == directory.resolve():
         raise InputError("--again leaves the run as it is: give another folder as --out")
     _refuse_foreign(out)
     from geomap.run.again import read_again
 
-    stac = keys.catalogue.stac if "--stac" in options.typed_options(keys) else None
-    weights = keys.weights.name if "--weights" in options.typed_options(keys) else None
-    request = read_again(directory, stac, weights)
-    return replace(request, device=keys.resources.device) if keys.resources.device != "auto" else request
+    stac = keys.catalogue.stac if "--stac" in typed else None
+    weights = keys.weights.name if "--weights" in typed else None
+    earlier = _earlier(update) if update else None
+    request = read_again(directory, stac=stac, weights=weights, composites=composites, update=earlier)
+    if "--allow-host" in typed:
+        request = replace(request, allow_hosts=keys.catalogue.allow_hosts)
+    return replace(request, device=keys.resources.device) if "--device" in typed else request
 
 
 def _print_compared(directory: Path, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Final
@@ -14,14 +14,13 @@ from geomap.composite.mask import Mask
 from geomap.encode.card import weight_names
 from geomap.errors import InputError
 from geomap.legends import Legend
-from geomap.run.directory import read_begun
 from geomap.run.record import read_record
 from geomap.run.request import Earlier, Request
 from geomap.sources.hrefs import redact
 from geomap.types import Period
 
-_FILES: Final = ("stac", "weights", "composites", "update")
-"""Fields of a request that may name a file or folder of this machine."""
+_OPTIONS: Final = {"weights": "--weights", "composites": "--from-composites", "update": "--update-from"}
+"""Fields of a request that name a folder, and how to give it."""
 
 
 def words_of(request: Request) -> dict[str, Any]:
@@ -72,28 +71,17 @@ def source(stac: str) -> str:
     return redact(stac)
 
 
-def places_of(request: Request) -> dict[str, str]:
-    """Where the files and folders that a request names lie on this machine; nothing of this is published."""
-    values = _values(request)
-    found = {name: value for name, value in values.items() if isinstance(value, Path)}
-    if request.update:
-        found["update"] = request.update.directory
-    if Path(request.stac).is_file():
-        found["stac"] = Path(request.stac)
-    if request.weights not in weight_names():
-        found["weights"] = Path(request.weights)
-    return {name: str(path.absolute()) for name, path in found.items()}
-
-
-def read_again(directory: Path, stac: str | None = None, weights: str | None = None) -> Request:
+def read_again(directory: Path, **places: str | Path | Earlier | None) -> Request:
     """The request of the finished run in a directory, to be asked again.
 
     Args:
         directory: output directory of `geomap map` or of a job.
-        stac, weights: where the catalogue and the weights are now; None: where they were.
+        places: fields of the request that run.json cannot tell, since no folder or secret is written: `stac` (looked
+            for beside the run and where the command is typed, if it is an item file), `weights` (if they are not
+            geomap's), `composites`, `update`.
 
     Raises:
-        InputError: no finished run of this version that was made from scenes or composites, or a file is gone.
+        InputError: no finished run of this version that was made from scenes or composites, or a file is not at hand.
     """
     record = read_record(directory)
     asked = dict(record.asked)
@@ -106,12 +94,11 @@ def read_again(directory: Path, stac: str | None = None, weights: str | None = N
             f"{directory} is of geomap {record.software.get('geomap')}, this is {__version__}: the maps would differ; "
             "install that version, or type the command"
         )
-    places = read_begun(directory).places | {k: v for k, v in (("stac", stac), ("weights", weights)) if v}
     given = {name: _value(name, word) for name, word in asked.items()}
-    given |= {name: _place(directory, name, asked[name], places) for name in _FILES if name in asked}
-    if "update" in asked:
-        given["update"] = Earlier(given["update"], Period.parse(asked["update"]))
-    given |= {name: Path(places[name]) for name in places.keys() & asked.keys() - {*_FILES}}
+    for name in places.keys() & asked.keys():
+        given[name] = places[name] or _place(directory, name, asked[name])
+    if " sha256:" in asked["stac"]:
+        given["stac"] = _same(given["stac"], directory, asked["stac"])
     return Request(**given)
 
 
@@ -122,27 +109,27 @@ def _value(name: str, word: Any) -> Any:
     if name == "legends":
         return tuple(Legend(**legend) for legend in word)
     if name == "mask":
-        return Mask(**{key: tuple(v) if isinstance(v, list) else v for key, v in word.items()})
+        return Mask(tuple(word["classes"]), word["opening"], word["dilation"])
     return tuple(word) if isinstance(word, list) else word
 
 
-def _place(directory: Path, name: str, word: str, places: Mapping[str, str]) -> Any:
-    """What a field that may be a file names today. Raises InputError if that is not what the run read."""
-    known = places.get(name)
-    if known is None:
-        if name in ("composites", "update") or " sha256:" in word:
-            raise InputError(f"{directory} does not tell where {word} lies; {_remedy(name)}")
-        return word
-    path = Path(known)
-    if name in ("composites", "update") and not path.exists():
-        raise InputError(f"{known} is gone, from which {directory} was made; {_remedy(name)}")
-    if " sha256:" in word and source(known) != f"{path.name} sha256:{word.partition(' sha256:')[2]}":
-        raise InputError(f"{known} is gone or changed since {directory} was made; {_remedy(name)}")
-    return path if name in ("composites", "update") else known
+def _place(directory: Path, name: str, word: str) -> Any:
+    """What a field names that may be a file or folder. Raises InputError if run.json cannot tell where that is."""
+    if name == "stac" and " sha256:" in word:
+        file = word.partition(" sha256:")[0]
+        beside = (folder / file for folder in (Path(), directory, directory.parent))
+        return str(next((path for path in beside if path.is_file()), file))
+    if name in _OPTIONS and (name != "weights" or word not in weight_names()):
+        raise InputError(f"{directory} does not tell where {word} lies; give it as {_OPTIONS[name]}")
+    return word
 
 
-def _remedy(name: str) -> str:
-    return "give the same file as --stac" if name == "stac" else "bring it back, or type the command"
+def _same(stac: str, directory: Path, word: str) -> str:
+    """An item file. Raises InputError unless it is the one that the run read."""
+    if not Path(stac).is_file() or source(stac).partition(" ")[2] != word.partition(" ")[2]:
+        file = word.partition(" sha256:")[0]
+        raise InputError(f"{stac} is not the item file {file} that {directory} was made from; give that as --stac")
+    return stac
 
 
 def compared(directory: Path, out: Path) -> tuple[str, ...]:

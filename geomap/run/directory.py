@@ -67,7 +67,6 @@ class Begun:
     left_out: tuple[LeftOut, ...] = ()
     finished: bool = False
     searched: Searched = field(default_factory=Searched)
-    places: dict[str, str] = field(default_factory=dict)  # field of the request -> file or folder of this machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +158,6 @@ class RunDirectory:
     finished: bool = False  # of this request, or of one that differs only in keys of `renew`
     stores: tuple[Store, ...] = ()  # stores that tiles are also written to
     searched: Searched = field(default_factory=Searched)
-    places: Mapping[str, str] = field(default_factory=dict)  # where the files that the request names lie
 
     @property
     def home(self) -> Path:
@@ -180,7 +178,7 @@ class RunDirectory:
         searched: Searched = Searched(),  # noqa: B008
     ) -> RunDirectory:
         """Write the request, its tiles and the scenes found. Raises DiskFullError, OutputError."""
-        begun = Begun(dict(request), _listed(tasks), tuple(scenes), tuple(left_out), False, searched, dict(self.places))
+        begun = Begun(dict(request), _listed(tasks), tuple(scenes), tuple(left_out), searched=searched)
         self._write(begun, private=True)  # addresses may contain tokens, until `finish` removes them
         return replace(self, scenes=tuple(scenes), left_out=tuple(left_out), finished=False, searched=searched)
 
@@ -257,7 +255,7 @@ class RunDirectory:
         with files.disk_errors(self.path):
             for path in (*tiles, self.home / RUNNING_FILE, self.home / "maps"):
                 files.remove(path)
-        self._write(Begun(dict(request), _listed(tasks), finished=True, places=dict(self.places)))
+        self._write(Begun(dict(request), _listed(tasks), finished=True))
 
     def _write(self, begun: Begun, private: bool = False) -> None:
         files.write_json(self.home / REQUEST_FILE, _begun.dump_python(begun, mode="json"), private)

@@ -14,7 +14,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +24,6 @@ from geomap.catalog import offset_check
 from geomap.catalog.search import Found
 from geomap.run import check, stores, update
 from geomap.run.account import Account, Mapped
-from geomap.run.again import places_of
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import identity_of, tasks
 from geomap.run.prepare import (
@@ -146,7 +145,7 @@ def map_area(
         with run.lock():
             run = open_run()  # another run may have started and ended during the search
             files.clean_temporary(out)
-            run = replace(_unmark_damaged(prepared, run), places=places_of(request))
+            run = _unmark_damaged(prepared, run)
             if run.complete and not again:
                 return _finished(prepared.product, run)
             run = stores.attach(prepared, asked, run)

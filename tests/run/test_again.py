@@ -1,7 +1,6 @@
 """A finished run is repeated from its folder alone, to the same bytes; secrets are never written."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import shapely
 from geomap import files, legends
 from geomap.aoi import Area
 from geomap.errors import InputError
-from geomap.run.again import compared, places_of, read_again, words_of
+from geomap.run.again import compared, read_again, words_of
 from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.types import Period
@@ -34,8 +33,11 @@ def first(archive: Callable[..., Path], untrained: str, tmp_path_factory: pytest
     return folder / "out"
 
 
-def test_a_run_is_repeated_from_its_folder_to_the_same_bytes(first: Path, tmp_path: Path) -> None:
-    done = geomap("map", "--again", first, "--out", tmp_path / "again")
+def test_a_run_is_repeated_from_its_folder_to_the_same_bytes(
+    first: Path, archive: Callable[..., Path], untrained: str, tmp_path: Path
+) -> None:
+    items = archive(dates=9) / "items.json"
+    done = geomap("map", "--again", first, "--stac", items, "--weights", untrained, "--out", tmp_path / "again")
     assert done.exit_code == 0, done.stderr
     assert f"the maps are those of {first}, byte for byte" in done.stdout
     assert digests(tmp_path / "again") == digests(first)
@@ -65,7 +67,7 @@ def test_words_lead_back_to_the_request(tmp_path: Path) -> None:
         save_embeddings=True,
     )
     words = json.loads(json.dumps(words_of(request)))
-    folder = _written(tmp_path / "run", request, words)
+    folder = _written(tmp_path / "run", words)
     again = read_again(folder)
     assert again == request
     assert again.area.geometry.wkb == request.area.geometry.wkb
@@ -73,10 +75,9 @@ def test_words_lead_back_to_the_request(tmp_path: Path) -> None:
 
 def test_secrets_are_never_written(tmp_path: Path) -> None:
     secret = Request(area=PATCH, period="2023", stac="https://me:SECRET@stac.example/v1?token=SECRET")
-    words = json.dumps([words_of(secret), places_of(secret)])
-    assert "SECRET" not in words
+    assert "SECRET" not in json.dumps(words_of(secret))
     assert words_of(secret)["stac"] == "https://stac.example/v1"
-    folder = _written(tmp_path / "run", secret, words_of(secret))
+    folder = _written(tmp_path / "run", words_of(secret))
     assert read_again(folder, stac=secret.stac).stac == secret.stac
 
 
@@ -93,23 +94,20 @@ def test_what_does_not_go_with_again_is_refused(words: list[str], says: str, fir
     assert not (tmp_path / "new").exists()
 
 
-def test_what_cannot_be_repeated_is_one_line(first: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_repeated_is_one_line(first: Path, untrained: str, tmp_path: Path) -> None:
     refused(geomap("map", "--again", first, "--out", first), 2, "another folder as --out")
     refused(geomap("map", "--again", tmp_path, "--out", tmp_path / "new"), 2, "holds no finished run")
     refused(geomap("map", "--out", tmp_path / "new"), 2, "name an area")
-    changed = tmp_path / "changed"
-    shutil.copytree(first, changed)
-    state = changed / files.STATE / "request.json"
+    refused(geomap("map", "--again", first, "--out", tmp_path / "new"), 2, "where untrained lies", "--weights")
     items = tmp_path / "items.json"
     items.write_text("{}")
-    places = json.loads(state.read_text())
-    places["places"]["stac"] = str(items)
-    state.write_text(json.dumps(places))
-    refused(geomap("map", "--again", changed, "--out", tmp_path / "new"), 2, "gone or changed", "--stac")
-    record = json.loads((changed / "run.json").read_text())
-    (changed / "run.json").write_text(json.dumps(record | {"asked": record["asked"] | {"command": "label"}}))
-    with pytest.raises(InputError, match="type its command again"):
-        read_again(changed)
+    words = ("--weights", untrained, "--out", tmp_path / "new")
+    refused(geomap("map", "--again", first, "--stac", items, *words), 2, "is not the item file", "--stac")
+    record = json.loads((first / "run.json").read_text())
+    for change in ({"asked": record["asked"] | {"command": "label"}}, {"software": {"geomap": "0.0.1"}}):
+        (tmp_path / "run.json").write_text(json.dumps(record | change))
+        with pytest.raises(InputError, match=r"type its command again|install that version"):
+            read_again(tmp_path)
 
 
 def test_other_maps_are_told(archive: Callable[..., Path], asking: Callable[..., Request], tmp_path: Path) -> None:
@@ -120,12 +118,10 @@ def test_other_maps_are_told(archive: Callable[..., Path], asking: Callable[...,
     assert {"landcover.tif", "landuse.tif", "clear_months.tif"} <= {*differ}
 
 
-def _written(folder: Path, request: Request, words: dict[str, object]) -> Path:
-    """A folder that holds the two records of a run alone."""
-    from geomap.run.directory import RunDirectory
+def _written(folder: Path, words: dict[str, object]) -> Path:
+    """A folder that holds the record of a run alone."""
     from geomap.run.record import Record, write_record
 
     folder.mkdir()
-    RunDirectory(folder, (), places=places_of(request)).finish({})
     write_record(folder, Record({}, (), (), (), (), {}, {}, {"command": "map", **words}))
     return folder
