@@ -20,7 +20,7 @@ Stored = Annotated[
 ]
 
 
-@options.asking("legends", "classes", "others", "min_confidence", "within")
+@options.asking("legends", "classes", "others", "min_confidence", "within", "outputs.name")
 def label_command(
     store: Stored,
     *,
@@ -43,7 +43,9 @@ def label_command(
     base = class_of(keys.within) if keys.within else None
     from geomap.run import relabel
 
-    asked = relabel.LabelRequest(store, chosen, weights, keys.min_confidence / 100, base, keys.others)
+    asked = relabel.LabelRequest(
+        store, chosen, weights, keys.min_confidence / 100, base, keys.others, keys.outputs.name
+    )
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)
     print_result(result)

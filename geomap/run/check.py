@@ -14,6 +14,8 @@ from typing import Any, Final
 from geomap import files
 from geomap.errors import InputError
 from geomap.run.record import FILE, Record, read_record
+from geomap.types import NAME, Period
+from geomap.write.layer import file_stem, place_of
 
 RERUN: Final = "type the run's command again: it remakes the maps, from kept tiles if there are any"
 RESUME: Final = "type the run's command again: it resumes from the finished tiles"
@@ -107,8 +109,10 @@ def _guard(directory: Path, known: Mapping[str, str]) -> Iterator[str]:
 def _required(record: Record) -> Iterator[str]:
     """Files that every run has: its maps, one for each zone, and its record."""
     zones = sorted({name.partition("_")[0] for name in record.tiles})
+    name = record.request.get(NAME)
+    place = place_of(name, Period.parse(record.request["period"])) if name else ""
     for stem in record.maps:
-        yield from (f"{stem}.tif" if len(zones) == 1 else f"{stem}_{zone}.tif" for zone in zones)
+        yield from (f"{file_stem(stem, place, zone if len(zones) > 1 else None)}.tif" for zone in zones)
     yield FILE
 
 

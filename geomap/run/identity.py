@@ -26,7 +26,7 @@ from geomap.run.request import Request
 from geomap.run.tile_file import Task
 from geomap.sources.hrefs import redact
 from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
-from geomap.types import EXCLUDE, UPDATE, Grid, Period, Scene
+from geomap.types import EXCLUDE, NAME, UPDATE, Grid, Period, Scene
 
 SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds", EXCLUDE})
 """Keys of a request's identity that decide only which scenes are found."""
@@ -59,7 +59,7 @@ def month_keys(near: Sequence[Scene], tile: Grid, period: Period) -> tuple[str, 
 
 def _shared(prepared: Prepared) -> Mapping[str, Any]:
     """The inputs that all tiles have in common."""
-    asked = {key: value for key, value in identity_of(prepared).items() if key not in SEARCH | {UPDATE}}
+    asked = {key: value for key, value in identity_of(prepared).items() if key not in SEARCH | {UPDATE, NAME}}
     return {"request": asked, "vectors": prepared.vectors, "torch": version("torch")}
 
 
@@ -91,6 +91,7 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
         "device": f"{prepared.device} {prepared.dtype}",  # a CPU without bfloat16 gives other last bits
         **({"save": kinds} if (kinds := saved_kinds(r)) else {}),
         **({UPDATE: str(r.update.period)} if r.update else {}),
+        **({NAME: r.name} if r.name else {}),
     }
 
 

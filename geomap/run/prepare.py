@@ -27,7 +27,7 @@ from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
 from geomap.types import Grid, Period, Progress, Scene, Tile
-from geomap.write.layer import Layer, change_layers, layers_of, require_distinct
+from geomap.write.layer import Layer, change_layers, layers_of, place_of, require_distinct
 
 PIXELS_PER_KM2 = 10_000
 
@@ -94,7 +94,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         raise InputError(f"--min-clear-months must be 1..{request.period.months}, the months of the period")
     own = legends.with_others(request.legends) if request.others else request.legends
     asked, within = with_base(own, request.within)
-    layers = layers_of(asked, request.min_confidence)
+    layers = layers_of(asked, request.min_confidence, place_of(request.name, request.period))
     changes = change_layers(layers, request.update.period) if request.update else ()
     require_distinct((*layers, *changes))
     if request.update and request.composites:

@@ -38,7 +38,8 @@ from geomap.store.store import COMPOSITES
 from geomap.types import Progress, Tile
 from geomap.write import vrt
 from geomap.write.cog import write_map
-from geomap.write.layer import Layer, Statistics
+from geomap.write.layer import Layer, Statistics, file_stem, months_of
+from geomap.write.qgis import Shown, definition
 from geomap.write.stac import MapFile, write_stac
 
 Derived: TypeAlias = Mapping[str, Callable[[Tile], NDArray[Any]]]
@@ -93,7 +94,8 @@ def publish_maps(
     staging = run.staging()
     maps = _files(product, staging)
     statistics = _write_maps(maps, [task.tile for task in ready], run, _tags(product), progress, derived)
-    vrt.write_vrts(staging, maps)
+    vrt.write_vrts(staging, maps, statistics)
+    _write_group(staging, maps, product, statistics)
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
     recorded = replace(_recorded(product, run, tasks, asked, missing, abouts), maps=statistics)
     least = asked.get("min_clear_months")
@@ -169,6 +171,24 @@ def _recorded(
     )
 
 
+def _write_group(
+    staging: Path, maps: Sequence[MapFile], product: Product, statistics: Mapping[str, Statistics]
+) -> None:
+    """Write the layer definition that opens all maps in QGIS: `maps.qlr`, or `<place>.qlr` if the maps have a name."""
+    of: dict[str, MapFile] = {}  # by layer: its map, or the largest of its zones, which its virtual raster begins with
+    for m in sorted(maps, key=lambda m: (-m.grid.width * m.grid.height, m.grid.epsg)):
+        of.setdefault(m.layer.stem, m)
+    several = len(maps) > len(of)
+    shown = []
+    for layer in product.layers:
+        m = of[layer.stem]
+        file = f"{layer.name}.vrt" if several else m.path.name
+        shown.append(Shown(file, layer, m.grid.epsg, statistics[layer.stem].counts))
+    place = product.layers[0].place
+    title = place.replace("_", " ") or f"geomap {months_of(product.period)}"
+    files.write_bytes(staging / f"{place or 'maps'}.qlr", definition(title, shown))
+
+
 def _write_stac(staging: Path, maps: Sequence[MapFile], product: Product, recorded: Record) -> None:
     write_stac(
         staging,
@@ -228,8 +248,8 @@ def _load(run: RunDirectory, layer: Layer, tile: Tile) -> NDArray[Any]:
 
 
 def map_path(directory: Path, layer: Layer, epsg: int, zones: Sequence[int]) -> Path:
-    """Path of a map: `<stem>.tif`, or `<stem>_<epsg>.tif` if the area spans zones."""
-    return directory / (f"{layer.stem}.tif" if len(zones) == 1 else f"{layer.stem}_{epsg}.tif")
+    """Path of a map: `<name>.tif`, or `<name>_<epsg>.tif` if the area spans zones."""
+    return directory / f"{file_stem(layer.stem, layer.place, epsg if len(zones) > 1 else None)}.tif"
 
 
 def _tags(product: Product) -> dict[str, str]:

@@ -34,8 +34,8 @@ from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
 from geomap.store.store import EMBEDDINGS, Store
-from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Grid, Layers, Progress, Tile, silent
-from geomap.write.layer import Layer, layers_of
+from geomap.types import CLEAR_MONTHS, NAME, NOT_MAPPED, Grid, Layers, Progress, Tile, silent
+from geomap.write.layer import Layer, layers_of, place_of
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class LabelRequest:
     min_confidence: float = 0.0  # 0..1
     within: tuple[str, str] | None = None  # (legend, class): the other maps cover only this class
     others: bool = False  # legends of the user get one more class, "None of these"
+    name: str | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
 
 
 def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:
@@ -82,7 +83,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         raise InputError("nothing to map; give --legend or --classes")
     own = legends.with_others(request.legends) if request.others else request.legends
     asked, within = with_base(own, request.within)
-    layers = layers_of(asked, request.min_confidence)
+    layers = layers_of(asked, request.min_confidence, place_of(request.name, kept.period))
     codec = Codec(kept.basis())
     scale, least = loaded.card.logit_scale, request.min_confidence
     warn_of_words(request.legends, loaded)
@@ -93,6 +94,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         "legends": legends_digests(asked),
         "min_confidence": request.min_confidence,
         "within": f"{within[0]}={within[1]}" if within else None,
+        **({NAME: request.name} if request.name else {}),
     }
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
@@ -119,6 +121,7 @@ def _told(request: LabelRequest) -> dict[str, Any]:
         "min_confidence": request.min_confidence,
         "within": list(request.within) if request.within else None,
         "others": request.others,
+        "name": request.name,
     }
 
 

@@ -90,6 +90,12 @@ def _class(name: str) -> str:
     return name
 
 
+def _place(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", text, re.ASCII):
+        raise ValueError("must be one word of letters, digits, _ and -, at most 61, for example brussels")
+    return text
+
+
 def _restriction(text: str) -> str:
     if not all(part.strip() for part in text.partition("=")):
         raise ValueError("must be LEGEND=CLASS, for example landcover=Cropland")
@@ -106,6 +112,7 @@ _Year = Annotated[int, Field(strict=True), AfterValidator(_year)]
 _Month = Annotated[str, AfterValidator(_month)]
 _Pixels = Annotated[int, Field(strict=True, ge=0, le=MOST_PX)]
 Class = Annotated[Line, AfterValidator(_class)]
+Place = Annotated[str, AfterValidator(_place)]
 _SclClass = Annotated[int, Field(strict=True), AfterValidator(_scl_class)]
 _Within = Annotated[Line, AfterValidator(_restriction)]
 _Workers = Annotated[int, Field(strict=True, ge=0, le=4096)]
@@ -196,8 +203,12 @@ class WeightsKeys(Strict):
 
 
 class OutputKeys(Strict):
-    """What is kept beside the maps."""
+    """What the maps are called, and what is kept beside them."""
 
+    name: Annotated[
+        Place | None,
+        Option("--name", "A place: files and layers are called PLACE_2023_landcover, with the months mapped.", "PLACE"),
+    ] = None
     save_composites: Annotated[
         Flag, Option("--save-composites", "Keep the monthly composites: composites.zarr beside the maps.")
     ] = False  # fmt: skip
@@ -402,6 +413,7 @@ class Request:
     update: Earlier | None = None  # copy what has not changed since this run, and map the rest
     exclude: tuple[Line, ...] = ()  # ids of scenes to leave out
     others: Flag = False  # legends of the user get one more class, "None of these"
+    name: Place | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
@@ -448,4 +460,5 @@ def request_of(
         save_composites=keys.outputs.save_composites,
         save_embeddings=keys.outputs.save_embeddings,
         composites=composites,
+        name=keys.outputs.name,
     )
