@@ -7,7 +7,6 @@ docs/legends.md says how to write a legend.
 
 from __future__ import annotations
 
-import colorsys
 import hashlib
 import json
 import re
@@ -21,6 +20,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from geomap.colours import Known, colours_of
 from geomap.config import Strict, problems, refusal
 from geomap.errors import LegendError
 from geomap.paths import own, there
@@ -206,7 +206,10 @@ def parse(content: bytes, where: str) -> Legend:
 
 
 def typed(classes: str, name: str = "classes") -> Legend:
-    """A legend of typed classes, such as "vineyard, olive grove, maize field", with ids from 1 in that order."""
+    """A legend of typed classes, such as "vineyard, olive grove, maize field", with ids from 1 in that order.
+
+    Each takes the colour of the built-in class whose words fit best.
+    """
     names = [re.sub(r"\s+", " ", part).strip() for part in classes.split(",")]
     names = [part for part in names if part]
     if len(names) < 2:
@@ -221,8 +224,8 @@ def typed(classes: str, name: str = "classes") -> Legend:
             name=name,
             title="Classes typed by the user",
             classes=tuple(
-                LegendClass(id=i, name=n, colour=_colour(i), prompts=tuple(t.format(n) for t in TYPED_TEMPLATES))
-                for i, n in enumerate(names, start=1)
+                LegendClass(id=i, name=n, colour=colour, prompts=tuple(t.format(n) for t in TYPED_TEMPLATES))
+                for i, (n, colour) in enumerate(zip(names, colours_of(names, _known()), strict=True), start=1)
             ),
         )
     except (ValidationError, LegendError) as e:
@@ -256,10 +259,11 @@ def _with_others(legend: Legend) -> Legend:
     return legend.model_copy(update={"classes": (*legend.classes, new)})
 
 
-def _colour(i: int) -> str:
-    """The i-th of a series of distinct colours: hues a golden ratio apart, with three lightnesses in turn."""
-    r, g, b = colorsys.hls_to_rgb((0.13 + i * 0.618034) % 1, (0.45, 0.62, 0.32)[i % 3], 0.65)
-    return f"#{round(r * 255):02x}{round(g * 255):02x}{round(b * 255):02x}"
+@cache
+def _known() -> tuple[Known, ...]:
+    """The classes of the built-in legends, those of land cover first: what typed classes take their colours from."""
+    order = ("landcover", "crops", "landuse", "habitat")
+    return tuple(Known(c.name, c.prompts, c.colour) for name in order for c in load(name).classes)
 
 
 def _home() -> Path:
