@@ -7,31 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-_EMPTY: Final = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "area",
-        "at",
-        "covered",
-        "field",
-        "from",
-        "in",
-        "land",
-        "of",
-        "on",
-        "or",
-        "other",
-        "place",
-        "seen",
-        "the",
-        "to",
-        "with",
-        "countryside",
-        "above",
-    ]
-)
+_EMPTY: Final = frozenset([
+    "a", "an", "and", "area", "at", "covered", "field", "from", "in", "land", "of", "on", "or", "other", "place",
+    "seen", "the", "to", "with", "countryside", "above",
+])  # fmt: skip
 """Words that tell no class from another."""
 _STEPS: Final = (0.14, -0.14, 0.26, -0.24, 0.07, -0.07, 0.2, -0.19)
 """Changes of lightness, 0..1, for a colour that is taken: far from it first."""

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from geomap import __version__, legends
 from geomap.cli import options
-from geomap.cli.console import log_to_stderr, out_console, progress_bars, say, warn
-from geomap.cli.show import print_estimate, print_result, refuse_gaps
+from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, warn
+from geomap.cli.show import print_estimate, print_result, refuse_gaps, show_result
 from geomap.errors import InputError
 from geomap.run.request import DEFAULT_LEGEND, Earlier, Request, RequestKeys, request_of
 from geomap.run.workers import Resources
@@ -46,6 +46,7 @@ def map_command(
         typer.Option(metavar="DIR", help="Repeat the finished run in this folder; only --out and where things are."),
     ] = None,
     retry_quarantined: options.RetryQuarantined = False,
+    as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Map an area: search, composite, encode, label and write.
@@ -74,9 +75,9 @@ def map_command(
         result = map.map_area(
             request, out, progress, print_estimate, resources=who, retry_quarantined=retry_quarantined
         )
-    print_result(result)
+    show_result(result, as_json)
     if again:
-        _print_compared(again, out)
+        _tell_compared(again, out)
     refuse_gaps([result])
 
 
@@ -112,7 +113,7 @@ def _again(
     return replace(request, device=keys.resources.device) if "--device" in typed else request
 
 
-def _print_compared(directory: Path, out: Path) -> None:
+def _tell_compared(directory: Path, out: Path) -> None:
     """Say whether a run was repeated to the byte."""
     from geomap.run.again import compared
 
@@ -120,7 +121,7 @@ def _print_compared(directory: Path, out: Path) -> None:
     if differ:
         warn(f"{len(differ)} maps are not those of {directory}: {', '.join(differ)}; the scenes may be others now")
     else:
-        say(f"the maps are those of {directory}, byte for byte")
+        warn(f"the maps are those of {directory}, byte for byte")
 
 
 def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -> Request:
@@ -173,7 +174,9 @@ def demo(
     with progress_bars() as progress:
         result, agreements = run_demo(out, keys.resources.device, progress, print_estimate)
     print_result(result)
-    table = Table("map", "class", "pixels", "mapped as such", title="Agreement with the simulated truth")
+    table = Table(
+        "map", "class", number("pixels"), number("mapped as such"), title="Agreement with the simulated truth"
+    )
     for a in agreements:
         table.add_row(a.legend, a.class_name or "all", f"{a.pixels:,}", f"{a.share:.1%}", end_section=not a.class_name)
     out_console.print(table)

@@ -22,6 +22,7 @@ from geomap.legends import Legend
 from geomap.lonlat import Box
 from geomap.pipeline import vectors_of
 from geomap.run import check
+from geomap.run import log as runlog
 from geomap.run.again import told_legends
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.identity import legends_digests, store_digest
@@ -203,7 +204,7 @@ def _map(
     tasks = [Task(tile) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
     run = open_directory(out, asked)
-    with run.lock():
+    with run.lock(), runlog.kept(out):
         run = open_directory(out, asked)
         files.clean_temporary(out)
         if run.complete and not check.damaged(out):
@@ -218,6 +219,7 @@ def _map(
         labelled = time.perf_counter()
         maps = publish_maps(product, run, tasks, asked, missing, progress)
         run.finish(asked, tasks)
+        log.info("finished: %d maps", len(maps.paths))
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
         return result(product, run, maps, resumed, seconds)
 
