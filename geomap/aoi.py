@@ -98,7 +98,7 @@ def _read(text: str, folder: Path) -> GeometryCollection:
     path = own(text, folder)
     if not (path.is_file() or path.is_dir()):
         raise AoiError(f"the area {_shown(path)} is no regular file; give a GeoJSON, GPKG or Shapefile")
-    with _plainly_named(path) as plain:
+    with plainly_named(path) as plain:
         return _from_table(plain, f"the area file {_shown(path)}")
 
 
@@ -183,7 +183,7 @@ def _exists(text: str) -> bool:
 
 
 @contextmanager
-def _plainly_named(path: Path) -> Iterator[Path]:
+def plainly_named(path: Path) -> Iterator[Path]:
     """The path of a vector file under a name that GDAL takes for a file's: `!`, `|` and others mean more to it."""
     path = path.absolute()  # http:a.geojson and ~a.geojson mean more at the start
     if path.is_dir() or not _ODD.search(str(path)):

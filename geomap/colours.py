@@ -24,17 +24,19 @@ class Known(NamedTuple):
     colour: str  # #rrggbb
 
 
-def colours_of(names: Sequence[str], known: Sequence[Known]) -> tuple[str, ...]:
+def colours_of(names: Sequence[str], known: Sequence[Known], used: Sequence[str] = ()) -> tuple[str, ...]:
     """A colour for each name, all different: of the best match in `known`, else one of a series of distinct colours.
+
+    None of those `used` (#rrggbb) is given.
 
     A name matches by words, without regard to case and plural: the name of a known class, then words of its prompts.
     """
     words = [(_words(k.name), [_words(p) for p in k.prompts], k.colour.lower()) for k in known]
-    taken: list[str] = []
+    taken = [*used]
     for number, name in enumerate(names, start=1):
         base = _best(_ordered(name), words) or _series(number)
         taken.append(next(c for c in _variants(base) if c not in taken))
-    return tuple(taken)
+    return tuple(taken[len(used) :])
 
 
 def _best(typed: list[str], known: Iterable[tuple[frozenset[str], list[frozenset[str]], str]]) -> str | None:

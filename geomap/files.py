@@ -101,6 +101,12 @@ def commit(part: Path, path: Path) -> None:
     flush(path.parent)
 
 
+def write_all(contents: Mapping[str, bytes], directory: Path) -> None:
+    """Write files by name into a directory, as write_bytes does."""
+    for name, content in contents.items():
+        write_bytes(directory / name, content)
+
+
 def write_bytes(path: Path, data: bytes, private: bool = False) -> None:
     """Write a file whole or not at all; missing directories are made. Raises DiskFullError, OutputError.
 
@@ -126,10 +132,15 @@ def _private(name: str, flags: int) -> int:
 
 
 def write_json(path: Path, value: Any, private: bool = False) -> None:
-    """Write JSON whose bytes depend on `value` alone: sorted keys, UTF-8. Raises ValueError for NaN; as write_bytes."""
+    """Write `json_bytes`. Raises ValueError for NaN; as write_bytes."""
+    write_bytes(path, json_bytes(value), private)
+
+
+def json_bytes(value: Any) -> bytes:
+    """JSON whose bytes depend on `value` alone: sorted keys, UTF-8. Raises ValueError for NaN."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     # ^ a lone surrogate, from a file name that is not UTF-8, becomes the JSON escape \udcXX
-    write_bytes(path, text.encode("utf-8", "backslashreplace") + b"\n", private)
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 @contextmanager

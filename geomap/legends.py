@@ -62,6 +62,7 @@ class LegendClass(Strict):
     colour: _Colour
     prompts: Annotated[tuple[_Text, ...], Field(min_length=1)]
     code: _Line | None = None  # the source nomenclature's code, for example LUCAS B11 or EUNIS G1
+    synonyms: tuple[_Text, ...] = ()  # other names by which labelled points may call it
 
 
 class RatedPrompt(Strict):
@@ -232,6 +233,24 @@ def typed(classes: str, name: str = "classes") -> Legend:
         cause = e.__cause__ if isinstance(e, LegendError) else e
         said = problems(cause, Legend)[0] if isinstance(cause, ValidationError) else str(e)
         raise LegendError(f"--classes: {said}") from e
+
+
+def added(legend: Legend, names: Sequence[str]) -> Legend:
+    """A legend with more classes: free ids from the highest on, colours of their own, the prompts of typed classes.
+
+    Raises LegendError if there is no room for them.
+    """
+    used = {c.id for c in legend.classes}
+    highest = max(used)
+    free = [i for i in (*range(highest + 1, MAX_CLASSES + 1), *range(1, highest)) if i not in used and i != OTHERS_ID]
+    if len(free) < len(names):
+        raise LegendError(f"legend {legend.name} has no room for {len(names)} more classes: ids end at {MAX_CLASSES}")
+    colours = colours_of(names, _known(), [c.colour.lower() for c in legend.classes])
+    made = [
+        {"id": i, "name": name, "colour": colour, "prompts": tuple(t.format(name) for t in TYPED_TEMPLATES)}
+        for i, name, colour in zip(free, names, colours, strict=False)
+    ]
+    return Legend(**{**legend.model_dump(), "classes": [*legend.model_dump()["classes"], *made]})
 
 
 @cache

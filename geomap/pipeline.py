@@ -5,7 +5,7 @@
     pixels = embed_pixels(engine, made, usable, period)    every usable pixel's months -> a unit vector
     layers = label_pixels(pixels, questions, ...)          vectors -> class, confidence, score
 
-Runs make their tiles with these functions (run/tiles.py), and the Python API makes its arrays with them (api.py).
+Runs make their tiles with these functions (run/tiles.py), and the Python API makes its arrays with them (api).
 """
 
 from __future__ import annotations

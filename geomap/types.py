@@ -180,6 +180,7 @@ class Scene:
     assets: Mapping[str, SceneAsset]  # by band name, SCL included
     baseline: str | None = None
     cloud_cover: float | None = None  # percent
+    link: str | None = None  # the item's own public https address, without secrets
 
 
 @dataclass(frozen=True, slots=True)

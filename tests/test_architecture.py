@@ -10,11 +10,11 @@ import pytest
 from tests.support import REPOSITORY
 
 PACKAGE = REPOSITORY / "geomap"
-STAGES = ("catalog", "read", "composite", "encode", "label", "write", "store")
+STAGES = ("catalog", "read", "composite", "encode", "label", "write", "store", "assess")
 """Folders of the stages: they import the vocabulary and `sources`, and nothing else of geomap."""
 VOCABULARY = {
     "errors", "types", "sentinel2", "legends", "aoi", "grid", "lonlat", "files", "config", "rowwise", "process",
-    "paths", "_door",
+    "paths", "waypoints", "_door",
 }  # fmt: skip
 MODULES = sorted(
     p.relative_to(PACKAGE.parent).with_suffix("").as_posix().replace("/", ".") for p in PACKAGE.rglob("*.py")
@@ -52,7 +52,7 @@ def test_the_vocabulary_imports_itself_alone():
 
 def test_nothing_below_imports_run_jobs_or_cli():
     above = {
-        "run": {"run", "jobs", "cli", "demo", "api", "api_checks", "__init__"},
+        "run": {"run", "jobs", "cli", "demo", "api", "__init__"},
         "jobs": {"jobs", "cli"},
         "cli": {"cli", "__main__"},
     }

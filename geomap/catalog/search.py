@@ -26,7 +26,7 @@ from geomap.catalog.stac import landing_page, read_items, search_items
 from geomap.errors import HrefError, InputError, NoScenesError, OffsetError
 from geomap.lonlat import Box
 from geomap.paths import own
-from geomap.sources.hrefs import HrefPolicy, check_href, named, without_secrets
+from geomap.sources.hrefs import HrefPolicy, check_href, named, public_link, without_secrets
 from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
 from geomap.types import FAULTS, MAX_MISSED, LeftOut, Period, Scene, SceneAsset, Searched, may_miss
 
@@ -308,6 +308,7 @@ def _scene(granule: Granule, policy: HrefPolicy, offset_policy: OffsetPolicy) ->
         assets={band: _asset(band, granule, policy, offset_policy) for band in granule.provider.assets},
         baseline=granule.baseline,
         cloud_cover=granule.cloud_cover,
+        link=public_link(granule.link),
     )
 
 

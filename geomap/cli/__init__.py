@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "map": ("maps.map_command", "Map an area: search, composite, encode, label and write."),
     "label": ("stored.label_command", "Map other legends, or classes of your own, from stored embeddings."),
     "similar": ("stored.similar_command", "Map how much every stored pixel's year looks like that of one place."),
+    "sample": ("assess.sample_command", "Draw a probability sample of a map's pixels, to visit or to interpret."),
+    "assess": ("assess.assess_command", "How often a map is right, and the area of each class, with 95 % intervals."),
     "run": ("jobs.run", "Map what a job file says."),
     "schedule": ("jobs.schedule", "Write a systemd service with its timer, and a cron line, that run a job."),
     "plan": ("inspect.plan_command", "What a map would take, and how much clear sky it would find month by month."),

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, say, say_json, tell, warn
+from geomap.cli.learned import print_learned
 from geomap.cli.show import HECTARES_PER_PIXEL, duration
 from geomap.errors import InputError
 from geomap.run.account import summary
@@ -88,7 +89,7 @@ def explain_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")],
     as_json: options.AsJson = False,
 ) -> None:
-    """Which scenes a run reads, why their DN offsets, and what became of each.
+    """Which scenes a run reads, why their DN offsets, what became of each, and what was learned from points.
 
     "By their pixels" counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene
     has none there, or its products never carried the offset.
@@ -100,6 +101,7 @@ def explain_command(
         say_json({"directory": str(directory)} | asdict(found))
     else:
         _print_inputs(directory, found)
+        print_learned(directory, found.request)
 
 
 def _print_plan(plan: Plan) -> None:

@@ -105,11 +105,12 @@ def schedule(
         memory=read.keys.resources.memory_bytes,
     )
     for name, content in plans.files(plan).items():
-        if name != plans.NOTIFY or not (out / name).exists():  # the user may have edited it, to get mail
+        if name != plans.NOTIFY or not _is_edited(out / name, plans.NOTICES):
             files.write_bytes(out / name, content.encode())
     if read.keys.period.last is None:
         say("The period of this job is fixed: runs leave its finished map as it is. A rolling one is last: 12.")
     _print_next(out, plan.name, user)
+    _print_cron(out / f"geomap-{plan.name}.cron", plans.without_line(plan.name))
 
 
 def _silent(*_: object) -> None:
@@ -135,6 +136,14 @@ def _account() -> str:
         return str(uid)
 
 
+def _is_edited(path: Path, written: tuple[str, ...]) -> bool:
+    """Whether a file is there and is none of those that this command writes: the user edited it, to get mail."""
+    try:
+        return path.read_text("utf-8", "replace") not in written
+    except FileNotFoundError:
+        return False
+
+
 def _print_next(out: Path, name: str, user: bool) -> None:
     """Print the files, and what to type to install them."""
     here, unit, control = shlex.quote(str(out)), f"geomap-{name}", "systemctl --user" if user else "sudo systemctl"
@@ -144,12 +153,19 @@ def _print_next(out: Path, name: str, user: bool) -> None:
     say(f"{out}/geomap-notify@.service    what happens when it fails for good; edit it to get mail")
     say(f"{out / unit}.cron       the same for cron, where there is no systemd")
     say("\nNothing is installed yet. With systemd:\n")
+    if user:
+        say("    loginctl enable-linger    # or it runs only while you are logged in; if refused, ask root")
     say(f"    {'' if user else 'sudo '}install -D -m 644 -t {home} {here}/*.service {here}/*.timer")
     say(f"    {control} daemon-reload")
     say(f"    {control} enable --now {unit}.timer")
-    if user:
-        say("    loginctl enable-linger    # or it runs only while you are logged in")
     say(f"    {control} start {unit}.service    # a first run now")
+    say(f"    {control} list-timers {unit}.timer    # when it runs next")
     say(f"    journalctl {'--user ' if user else ''}--unit {unit}    # what it says")
-    say("\nOr with cron:\n")
-    say(f"    (crontab -l; cat {here}/{unit}.cron) | crontab -")
+    if user:
+        say("\nsystemctl --user needs a session of your own: log in with ssh or at the screen, not with su or sudo.")
+
+
+def _print_cron(path: Path, others: str) -> None:
+    """Print what to type to put the job into the crontab, where it replaces its own earlier lines."""
+    say("\nOr with cron; typed again, it replaces the lines of this job and leaves all others:\n")
+    say(f"    ({others}; cat {shlex.quote(str(path))}) | crontab -")

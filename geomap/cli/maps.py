@@ -58,6 +58,8 @@ def map_command(
     `geomap map "4.40,50.85,4.45,50.88" --year 2023 --legend landcover --legend crops --out brussels`
 
     `geomap map farm.geojson --start 2022-10 --classes "vineyard, olive grove, maize field" --out farm`
+
+    `geomap map farm.geojson --year 2023 --legend crops --points visited.gpkg --column crop --out farm`
     """
     log_to_stderr(verbose)
     if again:
@@ -81,7 +83,9 @@ def map_command(
     refuse_gaps([result])
 
 
-WITH_AGAIN = ("--stac", "--allow-host", "--weights", "--device", "--workers", "--scheduler")
+WITH_AGAIN = (
+    "--stac", "--allow-host", "--weights", "--points", "--column", "--learned", "--device", "--workers", "--scheduler",
+)  # fmt: skip
 """Options that go with --again: where things are now, and who does the work."""
 
 
@@ -107,7 +111,8 @@ def _again(
     stac = keys.catalogue.stac if "--stac" in typed else None
     weights = keys.weights.name if "--weights" in typed else None
     earlier = _earlier(update) if update else None
-    request = read_again(directory, stac=stac, weights=weights, composites=composites, update=earlier)
+    taught = {"points": keys.points.file, "column": keys.points.column, "learned": keys.points.learned}
+    request = read_again(directory, stac=stac, weights=weights, composites=composites, update=earlier, **taught)
     if "--allow-host" in typed:
         request = replace(request, allow_hosts=keys.catalogue.allow_hosts)
     return replace(request, device=keys.resources.device) if "--device" in typed else request
@@ -129,8 +134,9 @@ def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -
     from geomap import aoi
     from geomap.encode.card import locate
 
-    asked = keys.chosen() or (legends.load(DEFAULT_LEGEND),)
+    asked = keys.chosen() or (() if keys.points.learned else (legends.load(DEFAULT_LEGEND),))
     aoi.require_area(area)
+    options.checked_points(keys)
     locate(keys.weights.name)
     _refuse_foreign(out)
     period = options.period_of(keys) if composites is None else _saved_period(composites, keys)

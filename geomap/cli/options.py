@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,9 @@ from geomap import config
 from geomap.errors import InputError
 from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared
 from geomap.types import Period
+
+if TYPE_CHECKING:
+    from geomap.points import PointsFile
 
 AreaText = Annotated[
     str,
@@ -78,6 +81,20 @@ def period_of(keys: RequestKeys) -> Period:
     if keys.period is None:
         raise InputError(NO_PERIOD)
     return keys.period.period
+
+
+def checked_points(keys: RequestKeys) -> PointsFile | None:
+    """The labelled points that were named, read once so that a bad file is told before torch is loaded.
+
+    Raises InputError.
+    """
+    asked = keys.points
+    if asked.file is None or asked.column is None:
+        return None
+    from geomap.points import PointsFile, read_points
+
+    read_points(asked.file, asked.column, crs=asked.crs, date_column=asked.date_column)
+    return PointsFile(asked.file, asked.column, asked.crs, asked.date_column)
 
 
 def as_option(problem: str) -> str:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli.console import number, out_console, say, say_json, warn
+from geomap.cli.learned import print_learned
 from geomap.errors import NothingMappedError, QuarantineError
 from geomap.run.account import summary
 
@@ -49,6 +50,7 @@ def print_result(result: map.Result) -> None:
     out_console.print(table)
     if result.update:
         _print_update(result, result.update)
+    print_learned(result.directory)
     for path in result.paths:
         say(str(path))
     names = "a .qlr that opens all maps in QGIS, run.json, stac/ and SHA256SUMS"
@@ -129,7 +131,7 @@ def _print_update(result: map.Result, update: record.Update) -> None:
         if f"{layer.stem}_to" in result.statistics:
             changed, mapped = (result.statistics[stem].valid for stem in (f"{layer.stem}_to", layer.stem))
             area = f"{changed * HECTARES_PER_PIXEL:,.2f} hectares ({changed / (mapped or 1):.1%})"
-            say(f"{layer.stem}: {area} of another class than in {update.since}")
+            say(f"{layer.stem}: {area} of another class than in {update.since}, as {layer.name}_changes.csv lists")
 
 
 def refuse_gaps(results: Sequence[map.Result]) -> None:

@@ -20,7 +20,7 @@ Stored = Annotated[
 ]
 
 
-@options.asking("legends", "classes", "others", "min_confidence", "within", "outputs.name")
+@options.asking("legends", "classes", "others", "min_confidence", "within", "points", "outputs.name")
 def label_command(
     store: Stored,
     *,
@@ -35,18 +35,23 @@ def label_command(
     """Map other legends, or classes of your own, from stored embeddings.
 
     Takes seconds: no scene is read, no encoder runs. Writes the same files as `geomap map` over the pixels that the
-    store holds.
+    store holds. With --points, the first legend is learned from labelled points; docs/points.md leads through it.
 
-    Example: `geomap label brussels --classes "allotment garden, park, cemetery" --out brussels-green`
+    Examples: `geomap label brussels --classes "allotment garden, park, cemetery" --out brussels-green`
+
+    `geomap label farm --legend crops --points visited.gpkg --column crop --out farm-learned`
     """
     log_to_stderr(verbose)
-    chosen = keys.chosen() or (legends.load(DEFAULT_LEGEND),)
+    chosen = keys.chosen() or (() if keys.points.learned else (legends.load(DEFAULT_LEGEND),))
     base = class_of(keys.within) if keys.within else None
+    points = options.checked_points(keys)
     from geomap.run import relabel
 
-    asked = relabel.LabelRequest(
-        store, chosen, weights, keys.min_confidence / 100, base, keys.others, keys.outputs.name
-    )
+    least, name = keys.min_confidence / 100, keys.outputs.name
+    with options.in_options():
+        asked = relabel.LabelRequest(
+            store, chosen, weights, least, base, keys.others, points, keys.points.learned, name
+        )
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)
     show_result(result, as_json)

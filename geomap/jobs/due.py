@@ -12,6 +12,7 @@ from pathlib import Path
 from geomap import files
 from geomap.encode.card import CARD_FILE, locate, weight_names
 from geomap.errors import GeomapError, InputError, TemporaryError, UpdateError, WeightsError
+from geomap.jobs.catalog import write_catalog
 from geomap.jobs.file import JobResources, MapJob, in_keys
 from geomap.run.directory import REQUEST_FILE, read_begun
 from geomap.run.map import Estimate, Result, map_area
@@ -74,9 +75,18 @@ def run_job(
             log.warning("%s; going on with a newer period", e)
             failure = failure or e
         else:
+            _list_maps(job)
             yield result
     if failure:
         raise failure
+
+
+def _list_maps(job: MapJob) -> None:
+    """Write the STAC catalogue over the job's maps; that it cannot be written does not spoil them."""
+    try:
+        write_catalog(job)
+    except (GeomapError, OSError) as e:
+        log.warning("the STAC catalogue over the maps of %s is not written: %s", job.path, e)
 
 
 def _mapped(job: MapJob, period: Period, run: Callable[[Request, Path], Result], refresh: bool) -> Result:
@@ -135,6 +145,8 @@ def request(job: MapJob, period: Period) -> Request:
         weights=_weights(job),
         save_composites=made.save_composites or job.keys.outputs.update,
         update=earlier_of(job, period),
+        points=str(job.file(made.points)) if made.points else None,
+        learned=str(job.file(made.learned)) if made.learned else None,
     )
 
 

@@ -226,7 +226,7 @@ class JobKeys(RequestKeys):
 
     @model_validator(mode="after")
     def _complete(self) -> JobKeys:
-        if not (self.legends or self.classes):
+        if not (self.legends or self.classes or self.points.learned):
             raise ValueError("nothing to map; give legends: [landcover] or classes: [vineyard, olive grove]")
         if self.period.last is not None and PERIOD not in self.outputs.directory:
             raise ValueError(f"outputs.directory must hold {PERIOD}, since period.last is another period every month")

@@ -58,7 +58,7 @@ def files(schedule: Schedule) -> dict[str, str]:
     return {
         f"{unit}.service": _service(schedule),
         f"{unit}.timer": _timer(schedule),
-        NOTIFY: _NOTICE,
+        NOTIFY: _notice(user=schedule.account is None),
         f"{unit}.cron": _crontab(schedule),
     }
 
@@ -162,29 +162,48 @@ def _timer(s: Schedule) -> str:
     return "\n".join(lines) + "\n"
 
 
-_NOTICE: Final = """\
-# What happens when a job fails for good: a line in the system's log. To get mail instead, replace ExecStart, such as by
-#   ExecStart=/bin/sh -c 'systemctl status --lines=30 "%i" | mail -s "%i failed" you@example.org'
-[Unit]
-Description=Say that %i failed
+def _notice(user: bool) -> str:
+    """The notice of failure; `user` for a service of the user's own manager, which has a journal of its own."""
+    manager = " --user" if user else ""
+    lines = [
+        "# What happens when a job fails for good: a line in the system's log. To get mail, replace ExecStart, as by",
+        f'#   ExecStart=/bin/sh -c \'systemctl{manager} status --lines=30 "%i" | mail -s "%i failed" you@example.org\'',
+        "[Unit]",
+        "Description=Say that %i failed",
+        "",
+        "[Service]",
+        "Type=oneshot",
+        f'ExecStart=/usr/bin/logger --priority user.err --tag geomap "%i failed; see: journalctl{manager} --unit %i"',
+    ]
+    return "\n".join(lines) + "\n"
 
-[Service]
-Type=oneshot
-ExecStart=/usr/bin/logger --priority user.err --tag geomap "%i failed; see: journalctl --unit %i"
-"""
+
+NOTICES: Final = (_notice(user=False), _notice(user=True))
+"""The notices of failure as they are written, of the system's and of the user's services: others are edited ones."""
+
+
+def without_line(name: str) -> str:
+    """The shell command that prints the crontab without the lines of a job, which end with its mark."""
+    return f"crontab -l 2>/dev/null | grep -v ' {_mark(name)}$'"
+
+
+def _mark(name: str) -> str:
+    """What ends every line of a job in a crontab: to sh, a comment. Names have nothing that is a pattern to grep."""
+    return f"# geomap:{name}"
 
 
 def _crontab(s: Schedule) -> str:
     run = ("nice", "-n", "10", *s.program, "run", "--quiet", str(s.job))
-    again = f"# {RETRY}\n" if s.cron in RETRIED else ""
     when = RETRIED.get(s.cron, s.cron)
     locked = ("flock", "-n", "-E", str(TEMPORARY), str(s.job), *run)
     command = shlex.join(locked).replace("%", "\\%")  # to cron, a plain % ends the line
-    return (
-        "# The job file is locked while it runs, so runs never overlap. Nothing is printed where all went well: cron\n"
-        "# mails the rest. Without mail, redirect it to a file. Written by `geomap schedule`.\n"
-        f"{again}{when} {command}\n"
-    )
+    lines = [
+        "# The job file is locked while it runs, so runs never overlap. Nothing is printed where all went well: cron",
+        "# mails the rest. Without mail, redirect it to a file. Written by `geomap schedule`.",
+        *([f"# {RETRY}"] if s.cron in RETRIED else []),
+        f"{when} {command}",
+    ]
+    return "".join(f"{line} {_mark(s.name)}\n" for line in lines)
 
 
 def _path(text: str) -> str:

@@ -5,7 +5,7 @@ The label of a pixel depends only on that pixel, the weights and the legend, not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap.errors import LegendError
+from geomap.label.learn import Head, SeriesPart
 from geomap.legends import UNCLASSIFIED_ID, Legend
 from geomap.rowwise import blocks
 from geomap.types import CLEAR_MONTHS, Labels, Layers
@@ -37,10 +38,23 @@ class Question:
     )
     logit_scale: float
     min_confidence: float = 0.0  # 0..1; pixels below it are unclassified
+    bias: Tensor | None = None  # (K,) of classes that were learned from points
+    series: SeriesPart | None = None  # of these: what the monthly series add to the logits
+    months: tuple[int, ...] = ()  # calendar month 0..11 of each step of those
+
+    @classmethod
+    def learned(cls, legend: Legend, head: Head, min_confidence: float = 0.0, months: tuple[int, ...] = ()) -> Question:
+        """The question whose classes were learned from points: its vectors give logits as they are."""
+        vectors, bias = torch.from_numpy(head.vectors), torch.from_numpy(head.bias)
+        return cls(legend, vectors, 1.0, min_confidence, bias, head.series, months)
 
 
-def answers(questions: Sequence[Question], embeddings: Tensor) -> list[Labels]:
-    """Labels of (N, D) unit embeddings for every question; all cosines come from one product with all vectors."""
+def answers(questions: Sequence[Question], embeddings: Tensor, dn: Tensor | None = None) -> list[Labels]:
+    """Labels of (N, D) unit embeddings for every question; all cosines come from one product with all vectors.
+
+    `dn`: (N, T, C) monthly series of the same pixels, for questions that were learned from series too; their steps are
+    those of `Question.months`.
+    """
     vectors = torch.cat([q.vectors for q in questions]).to(embeddings.device)
     sizes = [len(q.vectors) for q in questions]
     found = [blank(q.legend, (len(embeddings),)) for q in questions]
@@ -48,7 +62,7 @@ def answers(questions: Sequence[Question], embeddings: Tensor) -> list[Labels]:
         count = rows.stop - rows.start
         parts = (block @ vectors.T).split(sizes, dim=1)
         for question, part, labels in zip(questions, parts, found, strict=True):
-            new = _labels(question, part)
+            new = _labels(question, part, None if dn is None else dn[rows])
             labels.value[rows] = new.value[:count]
             if labels.confidence is not None and new.confidence is not None:
                 labels.confidence[rows] = new.confidence[:count]
@@ -70,10 +84,16 @@ def score(question: Question, embeddings: Tensor) -> Tensor:
     return _scores(question, embeddings @ question.vectors.T)
 
 
-def _labels(question: Question, cosines: Tensor) -> Labels:
+def _labels(question: Question, cosines: Tensor, dn: Tensor | None = None) -> Labels:
+    """Labels of (N, P) products of embeddings with a question's vectors; `dn` may have fewer rows."""
     if question.legend.kind == "score":
         return Labels(_scores(question, cosines).cpu().numpy(), None)
-    index, probability = _classes(question.logit_scale * _of_classes(question.legend, cosines))
+    logits = question.logit_scale * _of_classes(question.legend, cosines)
+    if question.bias is not None:
+        logits = logits + question.bias.to(logits.device)
+    if question.series is not None and dn is not None:
+        logits[: len(dn)] += question.series.logits(dn, question.months).to(logits.device)
+    index, probability = _classes(logits)
     ids = torch.tensor([c.id for c in question.legend.classes], dtype=torch.uint8, device=index.device)[index]
     if question.min_confidence > 0:
         ids[probability < question.min_confidence] = UNCLASSIFIED_ID
@@ -127,13 +147,21 @@ def blank(legend: Legend, shape: tuple[int, ...]) -> Labels:
 class TileLabels:
     """Labels for all questions over (rows, columns); nodata until filled."""
 
-    def __init__(self, questions: Sequence[Question], shape: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        shape: tuple[int, int],
+        series: Callable[[NDArray[np.intp]], Tensor] | None = None,
+    ) -> None:
+        """`series` gives the (n, T, C) monthly series of pixels by flat index, where a question takes them."""
         self._questions, self._shape = questions, shape
+        self._series = series if any(q.series is not None for q in questions) else None
         self._answers = {q.legend.name: blank(q.legend, (shape[0] * shape[1],)) for q in questions}
 
     def fill(self, where: NDArray[np.intp], embeddings: Tensor) -> None:
         """Label the pixels at flat indices (n,) by their (n, D) unit embeddings."""
-        for question, new in zip(self._questions, answers(self._questions, embeddings), strict=True):
+        dn = None if self._series is None else self._series(where)
+        for question, new in zip(self._questions, answers(self._questions, embeddings, dn), strict=True):
             old = self._answers[question.legend.name]
             old.value[where] = new.value
             if old.confidence is not None and new.confidence is not None:

@@ -19,8 +19,11 @@ from geomap.run.request import Earlier, Request
 from geomap.sources.hrefs import redact
 from geomap.types import Period
 
-_OPTIONS: Final = {"weights": "--weights", "composites": "--from-composites", "update": "--update-from"}
-"""Fields of a request that name a folder, and how to give it."""
+_OPTIONS: Final = {
+    "weights": "--weights", "composites": "--from-composites", "update": "--update-from", "points": "--points",
+    "learned": "--learned",
+}  # fmt: skip
+"""Fields of a request that name a file or folder, and how to give it."""
 
 
 def words_of(request: Request) -> dict[str, Any]:
@@ -30,7 +33,7 @@ def words_of(request: Request) -> dict[str, Any]:
     """
     told: dict[str, Any] = {}
     for name, value in _values(request).items():
-        if value is None or value == ():
+        if value is None or (value == () and name != "legends"):
             continue
         told[name] = _word(name, value)
     return told
@@ -51,7 +54,7 @@ def _word(name: str, value: Any) -> Any:
         return str(value.period)
     if isinstance(value, Mask):
         return asdict(value)
-    if isinstance(value, Path) or name == "weights":
+    if isinstance(value, Path) or name in _OPTIONS:
         return Path(value).name
     if isinstance(value, Period):
         return str(value)

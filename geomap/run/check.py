@@ -19,6 +19,7 @@ from geomap.write.layer import file_stem, place_of
 
 RERUN: Final = "type the run's command again: it remakes the maps, from kept tiles if there are any"
 RESUME: Final = "type the run's command again: it resumes from the finished tiles"
+AGAIN: Final = "type the geomap assess command again"
 UNDO: Final = f"if that was not you, remove {files.SUMS} and type the run's command again"
 MOVE: Final = "it is no part of the run: remove it, or move it elsewhere"
 
@@ -119,7 +120,7 @@ def _required(record: Record) -> Iterator[str]:
 def _remedy(name: str, line: str) -> str:
     if line.startswith(f"{files.SUMS}:") or name.endswith(".tif") or _is_data(name, stores=True):
         return RERUN
-    return UNDO
+    return AGAIN if name.startswith("assessment.") else UNDO
 
 
 def _of_other_programs(directory: Path, name: str, known: Mapping[str, str]) -> bool:

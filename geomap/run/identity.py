@@ -21,6 +21,7 @@ from geomap import __version__, files
 from geomap.catalog.over import made_in, over
 from geomap.legends import Legend
 from geomap.run.again import source
+from geomap.run.lesson import told
 from geomap.run.prepare import Prepared
 from geomap.run.request import Request
 from geomap.run.tile_file import Task
@@ -66,8 +67,9 @@ def _shared(prepared: Prepared) -> Mapping[str, Any]:
 def _scene(scene: Scene) -> str:
     """Hash of one scene: what decides its pixels, its month, and its rank among the granules of one pass."""
     assets = {band: (redact(a.href), a.offset, a.transform, a.shape) for band, a in sorted(scene.assets.items())}
-    plain = dataclasses.replace(scene, assets={}, cloud_cover=None)
-    return _digest([{**dataclasses.asdict(plain), "time": scene.time.isoformat()}, assets])
+    plain = dataclasses.asdict(dataclasses.replace(scene, assets={}, cloud_cover=None))
+    del plain["link"]
+    return _digest([{**plain, "time": scene.time.isoformat()}, assets])
 
 
 def _digest(value: Any) -> str:
@@ -92,6 +94,7 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
         **({"save": kinds} if (kinds := saved_kinds(r)) else {}),
         **({UPDATE: str(r.update.period)} if r.update else {}),
         **({NAME: r.name} if r.name else {}),
+        **told(prepared.lesson, prepared.known, _sha256(r.area.geometry.wkb), str(r.period)),
     }
 
 
@@ -110,8 +113,9 @@ def _input(r: Request) -> dict[str, Any]:
 
 
 def legends_digests(asked: Sequence[Legend]) -> dict[str, str]:
-    """Legend name -> sha256 of the whole legend."""
-    return {legend.name: _sha256(legend.model_dump_json().encode()) for legend in asked}
+    """Legend name -> sha256 of the whole legend, but for synonyms, which only decide how points are read."""
+    left = {"classes": {"__all__": {"synonyms"}}}
+    return {legend.name: _sha256(legend.model_dump_json(exclude=left).encode()) for legend in asked}
 
 
 def saved_kinds(request: Request) -> list[str]:

@@ -26,7 +26,9 @@ from geomap.run import check, stores, update
 from geomap.run import log as runlog
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
+from geomap.run.from_store import LayersOnce, label_stored
 from geomap.run.identity import identity_of, tasks
+from geomap.run.learning import in_store, teach
 from geomap.run.prepare import (
     PIXELS_PER_KM2,
     Prepared,
@@ -37,7 +39,7 @@ from geomap.run.prepare import (
     prepare,
     read_bytes,
 )
-from geomap.run.publish import Maps, publish_maps, published
+from geomap.run.publish import Derived, Maps, publish_maps, published
 from geomap.run.record import Update
 from geomap.run.request import Request
 from geomap.run.retries import Make, may_leave_out, try_tiles
@@ -45,7 +47,8 @@ from geomap.run.tile_file import Task
 from geomap.run.tiles import Here
 from geomap.run.wording import warn_of_words
 from geomap.run.workers import Resources, Workers
-from geomap.types import UPDATE, LeftOut, Progress, Scene, silent
+from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
+from geomap.types import CLEAR_MONTHS, UPDATE, LeftOut, Progress, Scene, silent
 from geomap.write.layer import Layer, Statistics
 
 log = logging.getLogger(__name__)
@@ -165,9 +168,11 @@ def map_area(
             made = _made(prepared, asked, run, all_tasks, pending, partial(crew.work, prepared), progress)
             run, all_tasks, missing = made.run, made.tasks, made.missing
             start = time.perf_counter()
-            changes = update.changes(prepared, run)
+            taught = _taught(prepared, run)
+            derived = {**update.changes(prepared, run), **taught.layers}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
-            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, changes, lost)
+            beside = partial(_write_beside, prepared, taught.files)
+            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
@@ -217,6 +222,37 @@ def _made(
 
 def _rounded(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
+
+
+@dataclass(frozen=True, slots=True)
+class _Taught:
+    """What points change in the maps of a run."""
+
+    layers: Derived = field(default_factory=dict)  # made from the stores again
+    files: Mapping[str, bytes] = field(default_factory=dict)  # beside the maps
+
+
+def _taught(prepared: Prepared, run: RunDirectory) -> _Taught:
+    """Learn from the run's stores, if points were given; every layer is then made from these. Raises as teach."""
+    if prepared.lesson is None or prepared.codec is None:
+        return _Taught()
+    kept = next(s for s in run.stores if s.kind == EMBEDDINGS)
+    series = next((s for s in run.stores if s.kind == COMPOSITES), None)
+    if prepared.request.composites is not None:
+        series = open_store(prepared.request.composites)
+    prior = next(q for q in prepared.questions if q.legend == prepared.lesson.legend)
+    least = prepared.request.min_confidence
+    teaching = teach(prepared.lesson, prior.vectors, prior.logit_scale, kept, series, least)
+    questions = in_store(prepared.questions, prepared.codec, teaching)
+    once = LayersOnce(partial(label_stored, kept, series, questions, prepared.within))
+    stems = [layer.stem for layer in prepared.layers if layer.stem != CLEAR_MONTHS]
+    return _Taught({stem: partial(once.layer, stem) for stem in stems}, teaching.files)
+
+
+def _write_beside(prepared: Prepared, learned: Mapping[str, bytes], directory: Path) -> None:
+    """Write what lies beside the maps: the matrices of an update, and what was learned from points."""
+    update.write_matrices(prepared, directory)
+    files.write_all(learned, directory)
 
 
 def _inside(request: Request, task: Task) -> int:

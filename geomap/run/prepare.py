@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomap import grid, legends, pipeline
+from geomap import grid, legends
 from geomap.catalog.search import Found, search
 from geomap.encode import weights
 from geomap.encode.directions import directions
@@ -21,7 +21,11 @@ from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
 from geomap.label.classify import Question
 from geomap.legends import Legend
+from geomap.points import PointsFile
 from geomap.run.again import words_of
+from geomap.run.learned import Loaded
+from geomap.run.learning import questions_of
+from geomap.run.lesson import SERIES_FROM, Lesson, require_in, taught_legends
 from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
@@ -61,6 +65,8 @@ class Prepared:
     codec: Codec | None = None  # for the embeddings, if they are saved
     changes: tuple[Layer, ...] = ()  # change maps, made from the maps of this run and of the earlier run
     told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
+    lesson: Lesson | None = None  # the points that teach the first legend, once all tiles are made
+    known: Loaded | None = None  # what another run learned from points
 
     @property
     def product(self) -> Product:
@@ -88,34 +94,48 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     """
     device = device or pick_device(request.device)
     dtype = dtype or pick_dtype(device)
-    if not request.legends:
+    if not (request.legends or request.learned):
         raise InputError("nothing to map; give --legend or --classes")
     if not 1 <= request.min_clear_months <= request.period.months:
         raise InputError(f"--min-clear-months must be 1..{request.period.months}, the months of the period")
-    own = legends.with_others(request.legends) if request.others else request.legends
+    if request.update and request.composites:
+        raise InputError("give --update-from or --from-composites, not both")
+    if request.update and request.points:
+        raise InputError("--points does not go with --update-from; give what an earlier run learned as --learned")
+    loaded = weights.load_weights(request.weights)
+    require_single_pixels(loaded.encoder)
+    source = (
+        None
+        if request.points is None
+        else PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
+    )
+    named, lesson, known = taught_legends(request.legends, source, request.learned, request.period, loaded)
+    own = legends.with_others(named) if request.others else named
     asked, within = with_base(own, request.within)
     layers = layers_of(asked, request.min_confidence, place_of(request.name, request.period))
     changes = change_layers(layers, request.update.period) if request.update else ()
     require_distinct((*layers, *changes))
-    if request.update and request.composites:
-        raise InputError("give --update-from or --from-composites, not both")
-    loaded = weights.load_weights(request.weights)
-    require_single_pixels(loaded.encoder)
     tiles = grid.tiles(request.area)
     if request.composites is not None:
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
+    if lesson is not None:
+        require_in(lesson.points, request.area)
+        kept = request.save_composites or (len(lesson.points) >= SERIES_FROM and request.composites is None)
+        request = replace(request, save_embeddings=True, save_composites=kept)
     return Prepared(
         request,
         tiles,
         device.type,
         dtype,
         loaded,
-        pipeline.questions(asked, loaded, request.min_confidence),
+        questions_of(asked, loaded, request.min_confidence, known, request.period.calendar_months),
         layers,
         within,
         codec_of(loaded.encoder) if request.save_embeddings else None,
         changes,
         {"command": "map", **words_of(request), "weights": loaded.card.name, "device": device.type},
+        lesson,
+        known,
     )
 
 

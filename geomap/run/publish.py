@@ -35,7 +35,7 @@ from geomap.run.record import (
 )
 from geomap.run.tile_file import About, Task
 from geomap.store.store import COMPOSITES
-from geomap.types import Progress, Tile
+from geomap.types import Progress, Scene, Tile
 from geomap.write import vrt
 from geomap.write.cog import write_map
 from geomap.write.layer import Layer, Statistics, file_stem, months_of
@@ -72,6 +72,7 @@ def publish_maps(
     progress: Progress,
     derived: Derived = MappingProxyType({}),
     not_made: int = 0,
+    beside: Callable[[Path], None] = lambda staging: None,
 ) -> Maps:
     """Write one COG per layer and zone and the metadata, all in staging; then move everything into place.
 
@@ -84,6 +85,7 @@ def publish_maps(
         progress: callback for maps written.
         derived: layers of the product that are computed, not kept by the run.
         not_made: pixels of the area in the tiles that are missing.
+        beside: writes further files beside the finished maps, given their directory.
 
     Raises:
         DiskFullError, OutputError: the maps cannot be written.
@@ -94,6 +96,7 @@ def publish_maps(
     staging = run.staging()
     maps = _files(product, staging)
     statistics = _write_maps(maps, [task.tile for task in ready], run, _tags(product), progress, derived)
+    beside(staging)
     vrt.write_vrts(staging, maps, statistics)
     _write_group(staging, maps, product, statistics)
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
@@ -101,7 +104,7 @@ def publish_maps(
     least = asked.get("min_clear_months")
     seen = account.mapped((a.seen for a in abouts.values()), not_made, product.period, least, recorded.account)
     recorded = replace(recorded, mapped=seen)
-    _write_stac(staging, maps, product, recorded)
+    _write_stac(staging, maps, product, recorded, _used(tasks, recorded))
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
     stores.link(run.stores, staging, missing)
@@ -189,7 +192,19 @@ def _write_group(
     files.write_bytes(staging / f"{place or 'maps'}.qlr", definition(title, shown))
 
 
-def _write_stac(staging: Path, maps: Sequence[MapFile], product: Product, recorded: Record) -> None:
+def _used(tasks: Sequence[Task], recorded: Record) -> dict[int, list[Scene]]:
+    """By zone, the scenes over its tiles that the maps were made from."""
+    used = {scene.id for scene in recorded.scenes if scene.fate.use in ("used", "in part")}
+    zones: dict[int, dict[str, Scene]] = {}
+    for task in tasks:
+        zone = zones.setdefault(task.tile.grid.epsg, {})
+        zone.update((scene.id, scene) for scene in task.scenes if scene.id in used)
+    return {epsg: [*found.values()] for epsg, found in zones.items()}
+
+
+def _write_stac(
+    staging: Path, maps: Sequence[MapFile], product: Product, recorded: Record, scenes: Mapping[int, Sequence[Scene]]
+) -> None:
     write_stac(
         staging,
         maps,
@@ -204,6 +219,7 @@ def _write_stac(staging: Path, maps: Sequence[MapFile], product: Product, record
             "offsets": [asdict(group) for group in offset_groups(recorded.scenes)],
             **({"tiles_missing": len(recorded.quarantined)} if recorded.quarantined else {}),
         },
+        scenes=scenes,
     )
 
 

@@ -134,6 +134,7 @@ class Inputs:
     odd: tuple[UsedScene, ...] = ()  # scenes that are not used, or in part
     account: Account | None = None
     mapped: Mapped | None = None
+    request: Mapping[str, Any] = field(default_factory=dict)  # identity.identity_of
 
 
 _record: Final = TypeAdapter(Record)
@@ -154,6 +155,24 @@ def write_record(directory: Path, record: Record) -> None:
     files.write_json(directory / FILE, content)
 
 
+def add_files(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files into a finished run, and list them in SHA256SUMS and in the seal of run.json.
+
+    The other files keep the sha256 that they have in the list, so damage to them is still found. Raises InputError if
+    run.json is damaged, DiskFullError, OutputError.
+    """
+    known = files.sums(directory)
+    if files.problem(directory, FILE, known.get(FILE, "")):
+        raise InputError(f"{directory / FILE} is not what the run wrote; geomap verify {directory} says what to do")
+    recorded = files.read_json(directory / FILE, 1 << 30)
+    for name, content in contents.items():
+        files.write_bytes(directory / name, content)
+        known[name] = files.sha256(directory / name)
+    del known[FILE]
+    files.write_json(directory / FILE, {**recorded, "files": len(known), "seal": files.seal(known)})
+    files.write_sums(directory, {**known, FILE: files.sha256(directory / FILE)})
+
+
 def read_record(directory: Path) -> Record:
     """The record of a finished run. Raises InputError if it is missing or damaged."""
     try:
@@ -172,7 +191,7 @@ def inputs(directory: Path) -> Inputs:
         found = read_record(directory)
         odd = tuple(scene for scene in found.scenes if scene.fate.use in ("in part", "left out"))
         groups = offset_groups(found.scenes)
-        return Inputs(groups, found.left_out, True, found.missed, odd, found.account, found.mapped)
+        return Inputs(groups, found.left_out, True, found.missed, odd, found.account, found.mapped, found.request)
     begun = read_begun(directory)
     return Inputs(offset_groups(used_scenes(begun.scenes, {})), begun.left_out, False)
 

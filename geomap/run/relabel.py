@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -14,27 +16,30 @@ import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import __version__, files, grid, legends, process
+from geomap import __version__, files, grid, legends
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
-from geomap.label.classify import Question, TileLabels
 from geomap.legends import Legend
 from geomap.lonlat import Box
-from geomap.pipeline import vectors_of
+from geomap.points import PointsFile
 from geomap.run import check
 from geomap.run import log as runlog
 from geomap.run.again import told_legends
 from geomap.run.directory import RunDirectory, open_directory
+from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import legends_digests, store_digest
+from geomap.run.learning import in_store, questions_of, teach
+from geomap.run.lesson import taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, with_base
 from geomap.run.publish import publish_maps, published
+from geomap.run.request import require_points
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
-from geomap.store.store import EMBEDDINGS, Store
+from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
 from geomap.types import CLEAR_MONTHS, NAME, NOT_MAPPED, Grid, Layers, Progress, Tile, silent
 from geomap.write.layer import Layer, layers_of, place_of
 
@@ -42,16 +47,6 @@ log = logging.getLogger(__name__)
 
 SIMILARITY: Final = "similarity"
 """Stem of the similarity map."""
-STRIP: Final = 256
-"""Rows read at once: one row of chunks."""
-LABELLED_AT_ONCE: Final = 4096
-"""Pixels labelled at once: their coordinates (2 MB) stay in a core's cache."""
-
-MAX_STRIPS: Final = 8
-"""Most strips in memory at once, each of 34 MB for a tile's width of 1024 pixels."""
-
-Use: TypeAlias = Callable[[NDArray[np.intp], torch.Tensor], None]
-"""Callback with flat indices (n,) of pixels and their codes (n, C), called from several threads."""
 Maker: TypeAlias = Callable[[Tile, Callable[[int], None]], Layers]
 """(tile, callback with pixels done) -> the tile's layers."""
 
@@ -66,7 +61,16 @@ class LabelRequest:
     min_confidence: float = 0.0  # 0..1
     within: tuple[str, str] | None = None  # (legend, class): the other maps cover only this class
     others: bool = False  # legends of the user get one more class, "None of these"
+    points: PointsFile | None = None  # labelled points from which the first legend is learned
+    learned: str | None = None  # what another run learned: its directory or learned.json
     name: str | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
+
+    def __post_init__(self) -> None:
+        """Raises InputError for points together with what does not go with them."""
+        try:
+            require_points(self.points, self.points.column if self.points else None, self.learned, self.others)
+        except ValueError as e:
+            raise InputError(str(e)) from e
 
 
 def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:
@@ -80,48 +84,47 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     """
     kept = store.open_store(request.store, EMBEDDINGS)
     loaded = _weights_of(kept, request.weights)
-    if not request.legends:
+    if not (request.legends or request.learned):
         raise InputError("nothing to map; give --legend or --classes")
-    own = legends.with_others(request.legends) if request.others else request.legends
+    named, lesson, known = taught_legends(request.legends, request.points, request.learned, kept.period, loaded)
+    own = legends.with_others(named) if request.others else named
     asked, within = with_base(own, request.within)
     layers = layers_of(asked, request.min_confidence, place_of(request.name, kept.period))
-    codec = Codec(kept.basis())
-    scale, least = loaded.card.logit_scale, request.min_confidence
+    codec, series = Codec(kept.basis()), _composites_beside(kept)
+    months = () if series is None else kept.period.calendar_months
     warn_of_words(request.legends, loaded)
-    questions = [Question(q, codec.project(vectors_of(q, loaded)), scale, least) for q in asked]
+    questions = questions_of(asked, loaded, request.min_confidence, known, months)
+    teaching = None
+    if lesson is not None:
+        prior = next(q for q in questions if q.legend == lesson.legend)
+        teaching = teach(lesson, prior.vectors, prior.logit_scale, kept, series, request.min_confidence)
+    questions = in_store(questions, codec, teaching)
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     described = {
         **_described(kept),
         "legends": legends_digests(asked),
         "min_confidence": request.min_confidence,
         "within": f"{within[0]}={within[1]}" if within else None,
+        **told(lesson, known, str(kept.about.get("area", "")), str(kept.period)),
         **({NAME: request.name} if request.name else {}),
     }
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
-        kept.check(tile)
-        months = kept.read(CLEAR_MONTHS, tile.grid, tile)
-        labels = TileLabels(questions, tile.grid.shape)
+        return label_stored(kept, series, questions, within, tile, advance)
 
-        def fill(where: NDArray[np.intp], block: torch.Tensor) -> None:
-            embeddings = codes.decode(block)
-            _check(kept, tile, embeddings[:, 0])
-            labels.fill(where, embeddings)
-
-        _over(kept, tile, _mapped(kept, months), fill, advance)
-        return labels.layers(within, months)
-
-    told = {"command": "label", "period": str(kept.period), "weights": loaded.card.name, **_told(request)}
-    return _map(kept, layers, lineage, described, make, out, progress, told)
+    words = {"command": "label", "period": str(kept.period), "weights": loaded.card.name, **_words(request)}
+    return _map(kept, layers, lineage, described, make, out, progress, words, teaching.files if teaching else {})
 
 
-def _told(request: LabelRequest) -> dict[str, Any]:
+def _words(request: LabelRequest) -> dict[str, Any]:
     """A request as run.json tells it."""
     return {
         "legends": told_legends(request.legends),
         "min_confidence": request.min_confidence,
         "within": list(request.within) if request.within else None,
         "others": request.others,
+        "points": Path(request.points.file).name if request.points else None,
+        "learned": Path(request.learned).name if request.learned else None,
         "name": request.name,
     }
 
@@ -146,19 +149,19 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
         kept.check(tile)
-        usable = _mapped(kept, kept.read(CLEAR_MONTHS, tile.grid, tile))
+        usable = mapped(kept, kept.read(CLEAR_MONTHS, tile.grid, tile))
         likeness = np.full(usable.size, np.nan, np.float32)
 
         def fill(where: NDArray[np.intp], block: torch.Tensor) -> None:
             cosines = codes.cosines(block, wanted)
-            _check(kept, tile, cosines)
+            require_codes(kept, tile, cosines)
             likeness[where] = cosines.numpy()
 
-        _over(kept, tile, usable, fill, advance)
+        over(kept, tile, usable, fill, advance)
         return {SIMILARITY: likeness.reshape(usable.shape)}
 
-    told = {"command": "similar", "period": str(kept.period), "at": [lon, lat]}
-    return _map(kept, (layer,), lineage, {**_described(kept), "at": [lon, lat]}, make, out, progress, told)
+    words = {"command": "similar", "period": str(kept.period), "at": [lon, lat]}
+    return _map(kept, (layer,), lineage, {**_described(kept), "at": [lon, lat]}, make, out, progress, words)
 
 
 def _weights_of(kept: Store, name: str | None) -> weights.Weights:
@@ -176,6 +179,14 @@ def _weights_of(kept: Store, name: str | None) -> weights.Weights:
             f"{loaded.digest[:12]}; give those as --weights, or map the area again with these"
         )
     return loaded
+
+
+def _composites_beside(kept: Store) -> Store | None:
+    """The composites that the run of a store of embeddings kept too; None if it kept none."""
+    if not (kept.path.parent / COMPOSITES).is_dir():
+        return None
+    found = store.open_store(kept.path.parent, COMPOSITES)
+    return found if (found.tiles, found.period) == (kept.tiles, kept.period) else None
 
 
 def _described(kept: Store) -> dict[str, Any]:
@@ -196,11 +207,12 @@ def _map(
     make: Maker,
     out: Path,
     progress: Progress,
-    told: Mapping[str, Any],
+    words: Mapping[str, Any],
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Result:
     """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
     of = kept.about["weights"]
-    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage, told=told)
+    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage, told=words)
     tasks = [Task(tile) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
     run = open_directory(out, asked)
@@ -217,7 +229,7 @@ def _map(
         ready = [task for task in tasks if task.tile.name not in missing]
         resumed = _make(kept, run, ready, [layer.stem for layer in layers], make, progress)
         labelled = time.perf_counter()
-        maps = publish_maps(product, run, tasks, asked, missing, progress)
+        maps = publish_maps(product, run, tasks, asked, missing, progress, beside=partial(files.write_all, beside))
         run.finish(asked, tasks)
         log.info("finished: %d maps", len(maps.paths))
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
@@ -245,48 +257,7 @@ def _make(
 def _seen(kept: Store, tile: Tile) -> Seen:
     """How much of the area in a tile has an embedding; in which months it was seen, the store does not tell."""
     months = kept.read(CLEAR_MONTHS, tile.grid, tile)
-    return Seen(int((months != NOT_MAPPED).sum()), int(_mapped(kept, months).sum()))
-
-
-def _mapped(kept: Store, months: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """(y, x) pixels that have an embedding: inside the area, with enough clear months."""
-    mapped: NDArray[np.bool_] = (months != NOT_MAPPED) & (months >= kept.about["min_clear_months"])
-    return mapped
-
-
-def _over(kept: Store, tile: Tile, usable: NDArray[np.bool_], use: Use, advance: Callable[[int], None]) -> None:
-    """Pass the codes of a tile's usable pixels to `use`, in strips of rows that run in parallel.
-
-    Each core works on its own strip: a strip is too little work to share. Raises ReadError.
-    """
-
-    def do(top: int) -> int:
-        bottom = min(top + STRIP, tile.grid.height)
-        where = np.flatnonzero(usable[top:bottom])
-        if len(where):
-            rows = _rows(tile.grid, top, bottom)
-            strip = kept.read("embedding", rows, tile).reshape(-1, rows.width * rows.height)
-            strip = strip if len(where) == strip.shape[1] else strip[:, where]
-            for i in range(0, len(where), LABELLED_AT_ONCE):
-                use(
-                    where[i : i + LABELLED_AT_ONCE] + top * rows.width,
-                    torch.from_numpy(strip[:, i : i + LABELLED_AT_ONCE]).T,
-                )
-        return bottom * tile.grid.width
-
-    with process.side_by_side(min(torch.get_num_threads(), MAX_STRIPS), "label") as pool:
-        for done in pool.map(do, range(0, tile.grid.height, STRIP)):
-            advance(done)
-
-
-def _check(kept: Store, tile: Tile, values: torch.Tensor) -> None:
-    """Raise ReadError if a mapped pixel has the code of nodata."""
-    if values.isnan().any():
-        raise store.damaged(kept.path, f"tile {tile.name} lacks embeddings")
-
-
-def _rows(whole: Grid, top: int, bottom: int) -> Grid:
-    return Grid(whole.epsg, whole.west, whole.north - top * whole.resolution, whole.width, bottom - top)
+    return Seen(int((months != NOT_MAPPED).sum()), int(mapped(kept, months).sum()))
 
 
 def _code_at(kept: Store, lon: float, lat: float) -> torch.Tensor:
@@ -302,7 +273,7 @@ def _code_at(kept: Store, lon: float, lat: float) -> torch.Tensor:
         raise InputError(f"{place} lies outside {kept.path}, which covers {_covered(kept)}")
     kept.check(tile)
     months = kept.read(CLEAR_MONTHS, pixel, tile)
-    if not _mapped(kept, months)[0, 0]:
+    if not mapped(kept, months)[0, 0]:
         least = kept.about["min_clear_months"]
         raise InputError(f"{place} is not mapped: outside the area, or fewer than {least} clear months; try nearby")
     return torch.from_numpy(kept.read("embedding", pixel, tile)[:, 0, 0])

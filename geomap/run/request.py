@@ -202,6 +202,51 @@ class WeightsKeys(Strict):
     name: Annotated[Line, Option("--weights", "Name (see `geomap weights list`) or folder of weights.")] = "default"
 
 
+class PointKeys(Strict):
+    """Labelled points of one's own, from which the first legend is learned."""
+
+    file: Annotated[
+        Line | None,
+        Option(
+            "--points",
+            "Learn the first legend from labelled points or polygons: .gpkg, .geojson, .shp, .parquet or .csv.",
+            "FILE[:LAYER]",
+        ),
+    ] = None
+    column: Annotated[Line | None, Option("--column", "The column of --points with the classes.", "NAME")] = None
+    crs: Annotated[
+        Line | None,
+        Option("--points-crs", "Coordinate system of --points where the file names none: EPSG:32631.", "CRS"),
+    ] = None
+    date_column: Annotated[
+        Line | None,
+        Option("--date-column", "The column of --points with the day or year; points of other years are left out."),
+    ] = None
+    learned: Annotated[
+        Line | None,
+        Option("--learned", "Use what another run learned from points: its directory or learned.json.", "DIR|FILE"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _together(self) -> PointKeys:
+        require_points(self.file, self.column, self.learned)
+        if self.file is None and (self.crs or self.date_column):
+            raise ValueError(f"{'--points-crs' if self.crs else '--date-column'} goes with --points")
+        return self
+
+
+def require_points(points: object, column: str | None, learned: str | None, others: bool = False) -> None:
+    """Raise ValueError unless points and their column come together, and not with what they do not go with."""
+    if points is not None and column is None:
+        raise ValueError("--points needs --column: the column with the classes")
+    if points is None and column is not None:
+        raise ValueError("--column goes with --points: the file that has it")
+    if points is not None and learned is not None:
+        raise ValueError("give --points or --learned, not both")
+    if others and (points or learned):
+        raise ValueError("--others does not go with points: give points of the other land, under a name of their own")
+
+
 class OutputKeys(Strict):
     """What the maps are called, and what is kept beside them."""
 
@@ -271,6 +316,7 @@ class RequestKeys(Strict):
         _Within | None,
         Option("--within", 'Map the other legends only there: "landcover=Cropland".', "LEGEND=CLASS"),
     ] = None
+    points: PointKeys = PointKeys()
     outputs: OutputKeys = OutputKeys()
     resources: ResourceKeys = ResourceKeys()
 
@@ -413,15 +459,27 @@ class Request:
     update: Earlier | None = None  # copy what has not changed since this run, and map the rest
     exclude: tuple[Line, ...] = ()  # ids of scenes to leave out
     others: Flag = False  # legends of the user get one more class, "None of these"
+    points: Line | None = None  # file of labelled points from which the first legend is learned
+    column: Line | None = None  # its column with the classes
+    points_crs: Line | None = None  # its coordinate system, where it names none
+    date_column: Line | None = None  # its column with days or years
+    learned: Line | None = None  # run directory or learned.json: what another run learned from points
     name: Place | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
+        for name in ("points", "learned"):
+            if isinstance(path := getattr(self, name), Path):
+                object.__setattr__(self, name, str(path))
         for name, check in _checks().items():
             try:
                 object.__setattr__(self, name, check.validate_python(getattr(self, name)))
             except ValidationError as e:
                 raise InputError(f"{name}: {config.said(e.errors()[0]['msg'])}") from e
+        try:
+            require_points(self.points, self.column, self.learned, self.others)
+        except ValueError as e:
+            raise InputError(str(e)) from e
 
 
 @cache
@@ -460,5 +518,10 @@ def request_of(
         save_composites=keys.outputs.save_composites,
         save_embeddings=keys.outputs.save_embeddings,
         composites=composites,
+        points=keys.points.file,
+        column=keys.points.column,
+        points_crs=keys.points.crs,
+        date_column=keys.points.date_column,
+        learned=keys.points.learned,
         name=keys.outputs.name,
     )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -196,7 +197,7 @@ def label_tile(
     """All layers of a tile from one encoding pass over the pixels whose labels are not known yet."""
     asked, codec = prepared.request, prepared.codec
     months, usable = pipeline.usable_pixels(made, inside, asked.min_clear_months)
-    labels = TileLabels(prepared.questions, usable.shape)
+    labels = TileLabels(prepared.questions, usable.shape, partial(series_at, made.dn))
     codes = None if codec is None else np.zeros((codec.size, usable.size), np.int8)
     kept = np.flatnonzero(usable & known.same & (known.layers[CLEAR_MONTHS] == months)) if known else np.arange(0)
     if known is not None:
@@ -215,3 +216,9 @@ def label_tile(
     layers = pipeline.label_pixels(pixels(), labels, months, prepared.within)
     shaped = None if codes is None else codes.reshape(-1, *usable.shape)
     return TileResult(layers, shaped, len(kept), int(usable.sum()))
+
+
+def series_at(dn: NDArray[np.uint16], where: NDArray[np.intp]) -> torch.Tensor:
+    """(n, T, C) series of the pixels at flat indices (n,) of a composite (T, C, y, x)."""
+    rows = dn.reshape(*dn.shape[:2], -1)[:, :, where]
+    return torch.from_numpy(np.ascontiguousarray(rows.transpose(2, 0, 1)))

@@ -43,6 +43,7 @@ from geomap.run.tile_file import Task
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
 from geomap.types import UPDATE, Composite, Dark, Gave, Grid, Layers, Period, Tile
+from geomap.write.changes import matrix_path, transitions_np, write_matrix
 from geomap.write.layer import Layer, place_of
 
 log = logging.getLogger(__name__)
@@ -213,6 +214,27 @@ def changes(prepared: Prepared, run: RunDirectory) -> Derived:
             for index, suffix in enumerate(("from", "to", "change_confidence")):
                 made[f"{layer.stem}_{suffix}"] = part(layer.stem, index)
     return made
+
+
+def write_matrices(prepared: Prepared, staging: Path) -> None:
+    """Beside the maps in staging, `<legend>_changes.csv`: hectares from each class of the earlier maps to each class.
+
+    Raises ReadError, DiskFullError, OutputError.
+    """
+    update = prepared.request.update
+    if update is None:
+        return
+    kept = _open(update.directory, COMPOSITES)
+    zones = sorted({tile.grid.epsg for tile in prepared.tiles})
+    for layer in prepared.layers:
+        if layer.legend is None or layer.stem != layer.legend.name or layer.kind != "classes":
+            continue
+        pixels = np.zeros((256, 256), np.int64)
+        for tile in prepared.tiles:
+            before = _pixels(_path(update.directory, layer, tile, kept, prepared.request.name), tile.grid)
+            after = _pixels(map_path(staging, layer, tile.grid.epsg, zones), tile.grid)
+            pixels += transitions_np(before, after)
+        write_matrix(matrix_path(staging, layer), layer, pixels)
 
 
 def pair(stem: str) -> tuple[str, str]:

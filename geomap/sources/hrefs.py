@@ -153,6 +153,17 @@ def check_url(url: str, policy: HrefPolicy) -> SplitResult:
     return parts
 
 
+def public_link(href: str | None) -> str | None:
+    """An item's own address for the results, without query and user; None unless it is https, at a public host."""
+    if href is None:
+        return None
+    try:
+        parts = check_url(redact(href), HrefPolicy())
+    except (HrefError, ValueError):
+        return None
+    return parts.geturl() if parts.scheme == "https" else None
+
+
 def _plain(href: object) -> str:
     """`href` as text without control characters, markup, GDAL's virtual paths and steps upward."""
     if not isinstance(href, str) or not 0 < len(href) <= _MAX_LENGTH:

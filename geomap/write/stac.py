@@ -1,7 +1,8 @@
 """The maps of a run as a static STAC catalogue: `stac/collection.json` and one item per UTM zone.
 
-STAC 1.1 with the extensions projection, classification, file and processing. Links and assets are relative, so the
-directory can be moved or served as it is. The bytes do not depend on when or where the files were written.
+STAC 1.1 with the extensions projection, classification, file and processing. Links within the catalogue and assets are
+relative, so the directory can be moved or served as it is. An item links to the scenes that it is derived from, where
+these have public addresses. The bytes do not depend on when or where the files were written.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -23,8 +25,8 @@ from shapely.geometry.polygon import orient
 
 from geomap import files, lonlat
 from geomap.lonlat import Box
-from geomap.types import Grid, Period
-from geomap.write.layer import Layer
+from geomap.types import Grid, Period, Scene
+from geomap.write.layer import Layer, plain
 
 _EXTENSIONS: Final = tuple(
     f"https://stac-extensions.github.io/{name}/schema.json"
@@ -32,6 +34,17 @@ _EXTENSIONS: Final = tuple(
 )
 _SHA256_MULTIHASH: Final = "1220"
 """Prefix of a sha256 in the file extension: function code 0x12, length 0x20 (multiformats.io/multihash)."""
+_CLASSES: Final = "classification:classes"
+_LEGAL_NOTICE: Final = "https://sentinel.esa.int/documents/247904/690755/Sentinel_Data_Legal_Notice"
+"""Terms of the scenes, which hold for maps made from them: legal notice on the use of Copernicus Sentinel data."""
+_COPERNICUS: Final = pystac.Provider(
+    name="European Union, Copernicus programme, and ESA",
+    description="Sentinel-2 Level-2A scenes. The maps contain modified Copernicus Sentinel data.",
+    roles=[pystac.ProviderRole.PRODUCER, pystac.ProviderRole.LICENSOR],
+    url="https://dataspace.copernicus.eu",
+)
+_OF_ONE_FILE: Final = ("file:checksum", "file:size")
+"""Fields of an asset that a collection's `item_assets` do not have."""
 _EDGE_POINTS: Final = 21
 """Points along each edge of a footprint: UTM edges are curves in degrees."""
 _DIGITS: Final = 7  # decimals of degrees, 1 cm
@@ -60,6 +73,7 @@ def write_stac(
     software: Mapping[str, str],
     lineage: str,
     provenance: Mapping[str, Any],
+    scenes: Mapping[int, Sequence[Scene]] = MappingProxyType({}),
     licence: str = "other",
 ) -> tuple[Path, ...]:
     """Describe the maps in `directory` with a collection and one item per zone.
@@ -71,6 +85,7 @@ def write_stac(
         software: name -> version of the software that made the maps.
         lineage: one sentence on how the maps were made.
         provenance: JSON values, stored as the item's properties `geomap:<key>`.
+        scenes: by zone (EPSG code), the scenes whose pixels are in its maps.
         licence: SPDX identifier, or "other".
 
     Returns:
@@ -91,29 +106,79 @@ def write_stac(
         **{f"geomap:{key}": value for key, value in provenance.items()},
     }
     name = f"geomap-{period}"
+    home = directory / "stac"
     items = {epsg: _item(f"{name}-{epsg}", members[0].grid, period, shared) for epsg, members in sorted(zones.items())}
+    for epsg, item in items.items():
+        for m in sorted(zones[epsg], key=lambda m: m.layer.stem):
+            item.add_asset(m.layer.stem, _asset(m, home))
+        item.add_links(_sources(scenes.get(epsg, ())))
+    collection = _collection(name, [*items.values()], period, software, lineage, licence)
+    written = [home / "collection.json"]
+    for item in items.values():
+        link = collection.add_item(item, strategy=TemplateLayoutStrategy(item_template=""))  # /<id>.json
+        link.title = item.properties["title"]
+        written.append(home / f"{item.id}.json")
+        files.write_json(written[-1], item.to_dict(include_self_link=False))
+    files.write_json(written[0], collection.to_dict(include_self_link=False))
+    return tuple(written)
+
+
+def _collection(
+    name: str,
+    items: Sequence[pystac.Item],
+    period: Period,
+    software: Mapping[str, str],
+    lineage: str,
+    licence: str,
+) -> pystac.Collection:
+    """The collection of a run's items, which are not yet added to it."""
+    processor = pystac.Provider(
+        name="geomap",
+        description=lineage,
+        roles=[pystac.ProviderRole.PROCESSOR],
+        extra_fields={"processing:software": dict(software)},
+    )
+    assets = {key: asset for item in items for key, asset in item.assets.items()}
     collection = pystac.Collection(
         id=name,
         title=f"Maps by geomap, {period}",
         description=lineage,
         license=licence,
+        keywords=["Sentinel-2", "land", *sorted(key for key, a in assets.items() if _CLASSES in a.extra_fields)],
+        providers=[_COPERNICUS, processor],
         extent=pystac.Extent(
-            pystac.SpatialExtent([[*astuple(Box.union(Box(*item.bbox) for item in items.values() if item.bbox))]]),
+            pystac.SpatialExtent([[*astuple(Box.union(Box(*item.bbox) for item in items if item.bbox))]]),
             pystac.TemporalExtent([[period.start, _last(period)]]),
         ),
+        summaries=pystac.Summaries({key: sorted({i.properties[key] for i in items}) for key in ("gsd", "proj:code")}),
+        stac_extensions=list(_EXTENSIONS),
+        extra_fields={"item_assets": {key: _definition(asset) for key, asset in sorted(assets.items())}},
         href="/collection.json",  # the real path does not matter: links are written relative
         catalog_type=pystac.CatalogType.SELF_CONTAINED,
     )
-    home = directory / "stac"
-    written = [home / "collection.json"]
-    for epsg, item in items.items():
-        collection.add_item(item, strategy=TemplateLayoutStrategy(item_template=""))  # /<id>.json
-        for m in sorted(zones[epsg], key=lambda m: m.layer.stem):
-            item.add_asset(m.layer.stem, _asset(m, home))
-        written.append(home / f"{item.id}.json")
-        files.write_json(written[-1], item.to_dict(include_self_link=False))
-    files.write_json(written[0], collection.to_dict(include_self_link=False))
-    return tuple(written)
+    collection.add_link(
+        pystac.Link(
+            pystac.RelType.LICENSE,
+            _LEGAL_NOTICE,
+            pystac.MediaType.PDF,
+            "Legal notice on the use of Copernicus Sentinel data",
+        )
+    )
+    return collection
+
+
+def _definition(asset: pystac.Asset) -> dict[str, Any]:
+    """What the assets of all items have in common, as `item_assets` of a collection."""
+    return {key: value for key, value in asset.to_dict().items() if key not in ("href", *_OF_ONE_FILE)}
+
+
+def _sources(scenes: Sequence[Scene]) -> list[pystac.Link]:
+    """Links to the items of scenes, by id; a scene without a public address has none."""
+    return [
+        pystac.Link(pystac.RelType.DERIVED_FROM, scene.link, pystac.MediaType.GEOJSON, plain(scene.id))
+        for scene in sorted(scenes, key=lambda scene: scene.id)
+        if scene.link is not None
+    ]
 
 
 def footprint(grid: Grid) -> tuple[dict[str, Any], list[float]]:
@@ -138,10 +203,11 @@ def _item(name: str, grid: Grid, period: Period, shared: Mapping[str, Any]) -> p
         id=name,
         geometry=geometry,
         bbox=bbox,
-        datetime=None,
+        datetime=period.start + (period.end - period.start) / 2,  # clients sort and search by it
         start_datetime=period.start,
         end_datetime=_last(period),
         properties={
+            "title": f"Maps by geomap, {period}, EPSG:{grid.epsg}",
             "gsd": grid.resolution,
             "proj:code": f"EPSG:{grid.epsg}",
             "proj:shape": list(grid.shape),
@@ -163,7 +229,7 @@ def _asset(m: MapFile, home: Path) -> pystac.Asset:
         "bands": [{"name": layer.stem, "description": layer.description}],
     }
     if layer.classes:
-        fields["classification:classes"] = _classes(layer)
+        fields[_CLASSES] = _classes(layer)
     return pystac.Asset(
         href=os.path.relpath(m.path, home),
         title=layer.description,

@@ -279,6 +279,61 @@ def test_schedule_writes_files_and_says_what_to_type(job: Path, tmp_path: Path, 
     copied = next(line for line in typed if "install" in line)
     assert [str(out / "*.service"), str(out / "*.timer")] == shlex.split(copied)[-2:]
     assert any("linger" in line for line in typed) is user
+    asking = [line for line in typed if line.startswith(("systemctl", "sudo systemctl", "journalctl"))]
+    assert [("--user" in line) for line in asking] == [user] * 5
+    if user:  # before the timer, which would stop with the session
+        assert [line.split()[0] for line in typed][:3] == ["loginctl", "install", "systemctl"]
+        assert "not with su or sudo" in done.stdout
+    notice = (out / "geomap-notify@.service").read_text()
+    told = parsed(notice)["Service"]["ExecStart"]
+    assert ("journalctl --user --unit %i" in told, "systemctl --user status" in notice) == (user, user)
+
+
+def test_a_notice_that_nobody_edited_follows_the_kind_of_service(job: Path, tmp_path: Path) -> None:
+    for user in (False, True, False):
+        assert geomap("schedule", job, "--daily", "--out", tmp_path, *(["--user"] if user else [])).exit_code == 0
+        assert ("--user" in (tmp_path / "geomap-notify@.service").read_text()) is user
+
+
+CRONTAB = """#!/bin/sh
+# crontab(1) over the file $TABLE: -l prints it or fails, - replaces it
+case "$1" in
+-l) cat "$TABLE" 2>/dev/null || { echo "no crontab for me" >&2; exit 1; } ;;
+-) cat > "$TABLE.new" && mv "$TABLE.new" "$TABLE" ;;
+esac
+"""
+
+
+def test_the_cron_line_that_is_typed_again_replaces_the_one_before(job: Path, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/crontab").write_text(CRONTAB)
+    (tmp_path / "bin/crontab").chmod(0o755)
+    table, out = tmp_path / "table", tmp_path / "units here"
+    env = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "TABLE": str(table)}
+
+    def typed(path: Path, *when: str) -> None:
+        said = geomap("schedule", path, *when, "--out", out).stdout
+        (line,) = [line.strip() for line in said.splitlines() if line.endswith("| crontab -")]
+        assert subprocess.run(["/bin/sh", "-c", line], env=env, capture_output=True, text=True).stderr == ""
+
+    def commands() -> list[str]:
+        return [line for line in table.read_text().splitlines() if not line.startswith("#")]
+
+    typed(job, "--monthly")  # where there is no crontab yet
+    once = table.read_text()
+    assert len(commands()) == 1
+    own = "MAILTO=me@example.org\n5 4 * * * /bin/backup # geomap:patchwork\n# a remark on geomap:patch\n"
+    table.write_text(own + once)
+    for _ in range(2):
+        typed(job, "--monthly")
+        assert table.read_text() == own + once
+    other = job.with_name("other.yaml")
+    other.write_text(job.read_text().replace("name: patch", "name: other-patch"))
+    typed(other, "--weekly")
+    typed(job, "--daily")
+    assert [line.split()[:5] for line in commands()[2:]] == [["0", "3", "*", "*", "1"], ["0", "3", "*", "*", "*"]]
+    assert table.read_text().startswith(own)
+    assert all(line.rsplit(" # ", 1)[1] in ("geomap:patch", "geomap:other-patch") for line in commands()[2:])
 
 
 def test_an_edited_notice_is_kept(job: Path, tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ import geomap as api
 from geomap import files
 from geomap.errors import GeomapError, InputError, ReadError
 from geomap.run import check, stores
+from geomap.run.assess import AssessRequest, assess_map
 from geomap.run.map import map_area
 from geomap.run.relabel import LabelRequest, label_store, map_similar
 from geomap.run.request import Request
+from geomap.run.sample import SampleRequest, sample_map
 from geomap.run.status import verified
 from geomap.store import store
 from geomap.types import Period
@@ -113,6 +115,16 @@ def test_a_run_of_before_is_compared_as_far_as_it_can_be(run: Path) -> None:
     assert verified(run) == check.Checked(())
     without(run, "landcover.tif")
     assert "landcover.tif: not listed in SHA256SUMS" in [x.partition(";")[0] for x in verified(run).problems]
+
+
+def test_an_assessed_run_verifies_and_its_command_leaves_it(run: Path, asked: Request, tmp_path: Path) -> None:
+    sample_map(run, [tmp_path / "points.csv"], SampleRequest(n=60, show_mapped=True))
+    assess_map(run, AssessRequest(tmp_path / "points.csv", "mapped"))
+    assert verified(run) == check.Checked(())
+    before = {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()}
+    assert {"assessment.json", "assessment.csv"} <= before.keys()
+    assert map_area(asked, run).seconds == {}
+    assert {p.name: p.read_bytes() for p in run.iterdir() if p.is_file()} == before
 
 
 # --- what belongs in the folder

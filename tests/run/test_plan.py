@@ -16,6 +16,7 @@ from geomap import aoi, grid
 from geomap.catalog.search import search
 from geomap.run import plan as plans
 from geomap.run.plan import plan_request
+from geomap.run.prepare import months_expected
 from geomap.run.request import Request
 from geomap.sentinel2 import SCL, SCL_NOT_CLEAR
 from geomap.types import Grid, Period
@@ -142,7 +143,7 @@ def test_files_that_fail_are_counted_and_the_rest_is_measured(local, served, ask
 def test_where_no_file_can_be_read_there_is_a_plan_without_a_rate(local, asking, tmp_path):
     content = json.loads(local.read_text())
     for item in content["features"]:
-        item["assets"]["scl"]["href"] = str(tmp_path / "missing.tif")
+        item["assets"]["scl"]["href"] = str(tmp_path / f"{item['id']}.tif")
     august = [1 - f["properties"]["eo:cloud_cover"] / 100 for f in content["features"][:4]]
     for item in content["features"][4:]:
         del item["properties"]["eo:cloud_cover"]
@@ -219,3 +220,15 @@ def test_the_command_prints_a_table_and_writes_nothing(local, untrained, tmp_pat
     assert list(tmp_path.iterdir()) == []
     done = geomap("plan", AREA, "--start", "2030-01", "--stac", local, "--weights", untrained)
     refused(done, 2, "no Sentinel-2 scene over")
+
+
+def test_months_that_clouds_leave(local):
+    """Each month: one less the chance that all its passes are cloudy, by cloud cover or by what was measured."""
+    scenes = search(aoi.parse_area(AREA).geometry, PERIOD, str(local)).scenes
+    cloudy = dict.fromkeys(range(12), 1.0)
+    for scene in scenes:
+        cloudy[PERIOD.step(scene.time)] *= scene.cloud_cover / 100
+    assert months_expected(PERIOD, scenes) == round(sum(1 - share for share in cloudy.values()))
+    clear = {scene.acquisition: float(PERIOD.step(scene.time) < 3) for scene in scenes}
+    assert months_expected(PERIOD, scenes, clear) == len({PERIOD.step(s.time) for s in scenes} & {0, 1, 2})
+    assert months_expected(PERIOD, ()) == PERIOD.months  # of saved composites nothing is known

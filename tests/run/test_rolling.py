@@ -3,9 +3,11 @@
 Scenes, one or none a month; in November of both years part of the patch is cloudy, so some pixels keep their input.
 """
 
+import csv
 import json
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
@@ -30,6 +32,8 @@ from geomap.run.update import changes_np, earlier, same_month_np, shared
 from geomap.run.workers import Resources
 from geomap.store import store
 from geomap.types import Composite, Period
+from geomap.write.changes import transitions_np, write_matrix
+from geomap.write.layer import Layer
 from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap, refused
 
@@ -130,7 +134,7 @@ def differing(one: Path, other: Path) -> set[str]:
     return {str(n) for n in names if not (other / n).is_file() or (one / n).read_bytes() != (other / n).read_bytes()}
 
 
-TOLD = {"run.json", "SHA256SUMS", "stac/geomap-2018-12_2019-11-32631.json"}
+TOLD = {"run.json", "SHA256SUMS", "stac/collection.json", "stac/geomap-2018-12_2019-11-32631.json"}
 """Files that say what was made beside the maps."""
 
 
@@ -274,6 +278,55 @@ def test_change_layers_equal_a_comparison_of_the_two_maps(updated, before, scrat
             assert m.nodata == 0
     assert updated.statistics["crops_to"].valid > 0
     assert not list(updated.directory.glob("scenicness_*.tif"))
+
+
+def test_the_change_matrix_counts_every_pixel_of_a_known_class_once(updated, before, scratch):
+    for name in ("landcover", "crops"):
+        old, new = pixels(before, name), pixels(scratch, name)
+        path = updated.directory / f"{name}_changes.csv"
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        names = {str(c.id): c.name for c in legends.load(name).classes}
+        expected = Counter(zip(old.ravel().tolist(), new.ravel().tolist(), strict=True))
+        known = {pair: n for pair, n in expected.items() if 0 not in pair}
+        assert {(int(r["from_id"]), int(r["to_id"])): int(r["pixels"]) for r in rows} == known
+        assert all((names[r["from_id"]], names[r["to_id"]]) == (r["from"], r["to"]) for r in rows)
+        assert all(float(r["ha"]) == round(int(r["pixels"]) / 100, 2) for r in rows)
+        moved = sum(int(r["pixels"]) for r in rows if r["from_id"] != r["to_id"])
+        assert moved == updated.statistics[f"{name}_to"].valid > 0
+        assert files.sums(updated.directory)[path.name] == files.sha256(path)
+    assert not list(updated.directory.glob("scenicness_*.csv"))
+    assert not list(scratch.glob("*_changes.csv"))
+
+
+def test_verify_knows_the_change_matrix(updated, tmp_path):
+    shutil.copytree(updated.directory, tmp_path / "out")
+    assert geomap("verify", tmp_path / "out").exit_code == 0
+    (tmp_path / "out/crops_changes.csv").write_text("mine")
+    (tmp_path / "out/landcover_changes.csv").unlink()
+    done = geomap("verify", tmp_path / "out")
+    assert done.exit_code == 1
+    assert "crops_changes.csv: changed" in done.output
+    assert "landcover_changes.csv: missing" in done.output
+
+
+def test_names_of_classes_stay_text_in_the_change_matrix(tmp_path):
+    names = ("=HYPERLINK(1)", '@x, "y"', "-1+1", "<b>maize</b>")
+    legend = legends.Legend(
+        name="own",
+        title="t",
+        classes=tuple(
+            legends.LegendClass(id=i, name=name, colour="#0a0b0c", prompts=("p",)) for i, name in enumerate(names, 1)
+        ),
+    )
+    old, new = np.array([[1, 2, 3, 4, 0, 255]], np.uint8), np.array([[2, 2, 1, 4, 1, 2]], np.uint8)
+    write_matrix(tmp_path / "m.csv", Layer("own", "t", "classes", legend), transitions_np(old, new))
+    assert list(csv.reader((tmp_path / "m.csv").read_text().splitlines())) == [
+        ["from_id", "from", "to_id", "to", "pixels", "ha"],
+        ["1", "'=HYPERLINK(1)", "2", '\'@x, "y"', "1", "0.01"],
+        ["2", '\'@x, "y"', "2", '\'@x, "y"', "1", "0.01"],
+        ["3", "'-1+1", "1", "'=HYPERLINK(1)", "1", "0.01"],
+        ["4", "<b>maize</b>", "4", "<b>maize</b>", "1", "0.01"],
+    ]
 
 
 def test_no_data_and_unclassified_are_no_change():

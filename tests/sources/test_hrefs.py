@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geomap.errors import HrefError, InputError
-from geomap.sources.hrefs import HrefPolicy, check_href, check_url, named, redacted
+from geomap.sources.hrefs import HrefPolicy, check_href, check_url, named, public_link, redacted
 
 PRESET = HrefPolicy(hosts=frozenset({"cogs.example.org"}), buckets=frozenset({"eodata"}))
 ANYWHERE = HrefPolicy(buckets=frozenset({"eodata"}))
@@ -247,3 +247,26 @@ def test_links_of_a_catalogue_need_no_raster_extension() -> None:
     assert check_url("https://stac.example.org/search?page=2", ANYWHERE).hostname == "stac.example.org"
     with pytest.raises(HrefError):
         check_url("http://169.254.169.254/latest", ANYWHERE)
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("https://example.org/items/S2B_31UFS", "https://example.org/items/S2B_31UFS"),
+        ("https://example.org/items/a?sig=SECRET&b=1#c", "https://example.org/items/a"),
+        ("https://me:SECRET@example.org/items/a", "https://example.org/items/a"),
+        ("http://example.org/items/a", None),
+        ("s3://eodata/items/a", None),
+        ("javascript:alert(1)", None),
+        ("https://127.0.0.1/items/a", None),
+        ("https://catalog.internal/items/a", None),
+        ('https://example.org/"><script>', None),
+        ("https://example.org/a\nb", None),
+        ("https://[1/a", None),
+        ("./S2B_31UFS.json", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_an_items_own_address_is_public_or_not_shown(link: str | None, shown: str | None) -> None:
+    assert public_link(link) == shown

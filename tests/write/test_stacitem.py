@@ -1,6 +1,7 @@
 """The STAC catalogue of a run: valid, relative, true to the files, and right across UTM zones and the antimeridian."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from shapely.geometry import Point, shape
 
 from geomap import files
 from geomap.legends import Legend, LegendClass, RatedPrompt
-from geomap.types import Grid, Period
+from geomap.run.map import map_area
+from geomap.types import Grid, Period, Scene
 from geomap.write.cog import write_map
 from geomap.write.layer import Layer
 from geomap.write.stac import MapFile, footprint, write_stac
+from tests.support.requests import request_for
 
 PERIOD = Period(2018, 12)
 NAMES = ("Maize field", "maize  field!", "森林", 'a "b" <c>')
@@ -40,6 +43,14 @@ SCORE = Layer("scenicness", "Scenicness, 1 to 10", "score", SCENIC)
 GRIDS = (Grid(32631, 680_000, 5_600_000, 60, 40), Grid(32632, 250_000, 5_600_000, 50, 40))
 
 
+HOSTILE = '<b onload="x">=1+1'
+PLACE = {"epsg": 32631, "bbox": (5, 50, 6, 51), "assets": {}}
+SCENES = tuple(
+    Scene(name, "c", "cdse", PERIOD.start, "sentinel-2a", "pass", **PLACE, link=link)
+    for name, link in (("S2B_31UFS", "https://example.org/1"), (HOSTILE, "https://example.org/0"), ("S2C_31UFS", None))
+)
+
+
 def run(out: Path) -> list[Path]:
     """Maps of two zones and their catalogue."""
     maps = []
@@ -56,6 +67,7 @@ def run(out: Path) -> list[Path]:
         software={"geomap": "0.1.0", "GDAL": "3.10.3"},
         lineage="Monthly medians of 53 scenes, encoded and labelled",
         provenance={"weights": "abc", "offsets": {"S2A_x": -1000}},
+        scenes={32631: SCENES},
     )
     return list(written)
 
@@ -95,25 +107,59 @@ def test_catalogue_can_be_walked_and_every_asset_opened(tmp_path: Path) -> None:
     moved.rename(tmp_path)
 
 
-def test_documents_follow_the_core_specification(tmp_path: Path) -> None:
-    """Against the schemas that pystac carries; those of the extensions are only on the network."""
+def test_documents_are_valid_to_pystac(tmp_path: Path) -> None:
+    """Core and extensions, by pystac's validator, which finds mistakes made on purpose."""
     pytest.importorskip("jsonschema")
-    from pystac.validation import RegisteredValidator
+    from pystac import STACObjectType
 
-    validator = RegisteredValidator.get_validator()
+    from tests.support.stac_schemas import validator
+
+    judge = validator()
     for path in run(tmp_path):
         value = read(path)
-        kind = pystac.STACObjectType.COLLECTION if path.name == "collection.json" else pystac.STACObjectType.ITEM
-        validator.validate_core(value, kind, value["stac_version"])
-        with pytest.raises(pystac.STACValidationError):
-            validator.validate_core(value | {"links": "none"}, kind, value["stac_version"])
+        kind = STACObjectType.COLLECTION if path.name == "collection.json" else STACObjectType.ITEM
+        extensions, version = value["stac_extensions"], value["stac_version"]
+        assert len(extensions) == 4
+        judge.validate(value, kind, version, extensions)
+        assets = "item_assets" if kind == STACObjectType.COLLECTION else "assets"
+        unnamed = {"own": value[assets]["own"] | {"classification:classes": [{"value": 1}]}}
+        odd = {"own": value[assets]["own"] | {"file:sum": "1"}}
+        for wrong in ({"links": "none"}, {"license": 1}, {assets: unnamed}, {assets: odd}):
+            if "license" not in wrong or kind == STACObjectType.COLLECTION:
+                with pytest.raises(pystac.STACValidationError):
+                    judge.validate(value | wrong, kind, version, extensions)
+
+
+def test_items_link_to_the_scenes_of_their_zone(tmp_path: Path) -> None:
+    _, first, second = (read(path) for path in run(tmp_path))
+    found = [link for link in first["links"] if link["rel"] == "derived_from"]
+    assert found == [
+        {"rel": "derived_from", "type": "application/geo+json", "title": name, "href": f"https://example.org/{i}"}
+        for i, name in enumerate((HOSTILE, "S2B_31UFS"))
+    ]  # by id; a scene of no address has no link
+    assert not [link for link in second["links"] if link["rel"] == "derived_from"]
+
+
+def test_the_collection_tells_whose_data_under_which_terms_and_what_its_items_hold(tmp_path: Path) -> None:
+    collection, item, _ = (read(path) for path in run(tmp_path))
+    (terms,) = [link for link in collection["links"] if link["rel"] == "license"]
+    assert terms["href"].startswith("https://sentinel.esa.int/")
+    assert [p["roles"] for p in collection["providers"]] == [["producer", "licensor"], ["processor"]]
+    assert collection["providers"][1]["processing:software"] == item["properties"]["processing:software"]
+    assert collection["summaries"] == {"gsd": [10], "proj:code": ["EPSG:32631", "EPSG:32632"]}
+    assert all(link.get("title") for link in collection["links"])
+    assert collection["item_assets"].keys() == item["assets"].keys()
+    for key, asset in item["assets"].items():
+        own = {name for name in asset if name not in collection["item_assets"][key]}
+        assert own == {"href", "file:checksum", "file:size"}
+        assert {name: asset[name] for name in asset if name not in own} == collection["item_assets"][key]
 
 
 def test_properties_and_classes(tmp_path: Path) -> None:
     collection, item, _ = (read(path) for path in run(tmp_path))
     properties = item["properties"]
     assert (properties["datetime"], properties["start_datetime"], properties["end_datetime"]) == (
-        None,
+        "2019-06-01T12:00:00Z",
         "2018-12-01T00:00:00Z",
         "2019-11-30T23:59:59Z",
     )
@@ -211,3 +257,23 @@ def test_collection_across_the_antimeridian(tmp_path: Path) -> None:
     west, _, east, _ = collection["extent"]["spatial"]["bbox"][0]
     assert 178 < west < 180
     assert -180 < east < -178
+
+
+def test_a_map_is_derived_from_the_scenes_that_it_used(
+    archive: Callable[..., Path], untrained: str, tmp_path: Path
+) -> None:
+    items = json.loads((archive(dates=8) / "items.json").read_text())
+    for number, item in enumerate(items["features"]):
+        if number:  # the first has no address
+            href = f"https://example.org/items/{item['id']}?token=SECRET"
+            item["links"] = [{"rel": "self", "href": href}]
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    request = request_for(tmp_path / "items.json", untrained, period=Period(2018, 8, 3), min_clear_months=1)
+    map_area(request, tmp_path / "out")
+    recorded = read(tmp_path / "out/run.json")
+    used = sorted(s["id"] for s in recorded["scenes"] if s["fate"]["use"] == "used")
+    assert 1 < len(used) <= len(items["features"])
+    (item,) = (read(path) for path in (tmp_path / "out/stac").glob("geomap-*.json"))
+    found = {link["title"]: link["href"] for link in item["links"] if link["rel"] == "derived_from"}
+    assert found == {name: f"https://example.org/items/{name}" for name in used if name != items["features"][0]["id"]}
+    assert b"SECRET" not in b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*.json"))

@@ -1,0 +1,56 @@
+"""Shows on a terminal what a run learned from points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from geomap.cli.console import out_console, say
+from geomap.run.learned import FILE, PLACES, LearnedRecord, Scores, read_learned, transferred
+
+METHODS = ("learned", "zero-shot", "forest")
+"""Columns of the accuracies, where a method was scored."""
+
+
+def print_learned(directory: Path, request: Mapping[str, Any] | None = None) -> None:
+    """Print what the run in a directory learned, in a few lines; nothing if it learned nothing.
+
+    `request`: that of its run.json, to tell of what another run had learned. Raises InputError for damaged files.
+    """
+    if request is not None and (moved := transferred(request)) is not None:
+        where = "in another place or year: TRANSFERRED, so check it with points of this one" if moved else "here"
+        say(f"the classes were learned from points {where} ({request['learned']['sha256'][:12]})")
+    record = read_learned(directory)
+    if record is None:
+        return
+    say(f"learned from {record.points.pixels:,} pixels with points; {record.says}")
+    for line in record.points.lines:
+        say(f"  {line}")
+    if record.scores is not None:
+        out_console.print(_table(record, record.scores))
+        say(_summary(record.scores))
+    if (directory / f"{PLACES}.gpkg").is_file():
+        say(f"{PLACES}.gpkg and {PLACES}.gpx: where more points would help most; {FILE}: for --learned elsewhere")
+
+
+def _table(record: LearnedRecord, scores: Scores) -> Table:
+    title = f"Cross-validated on {scores.folds} parts of the points"
+    table = Table("class", "pixels", "user's", "producer's", "F1", title=title)
+    for c in scores.classes:
+        table.add_row(escape(c.name), f"{c.pixels:,}", *map(_share, (c.users, c.producers, c.f1)))
+    return table
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _summary(scores: Scores) -> str:
+    parts = [f"{name} {scores.accuracy[name]:.2f} / {scores.macro_f1[name]:.2f}" for name in METHODS
+             if name in scores.accuracy]  # fmt: skip
+    error = "" if scores.calibration is None else f"; calibration error {scores.calibration:.2f}"
+    return f"accuracy / macro F1: {', '.join(parts)}{error}"

@@ -1,0 +1,394 @@
+"""A finished map against points: accuracies and class areas with intervals, kept beside the map."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap import files, legends
+from geomap.assess import sample_file
+from geomap.assess.class_map import ClassMap, blocks, class_at, find_map
+from geomap.assess.draw import RESOLUTION, count
+from geomap.assess.estimate import Estimate, Estimates, Sample, estimate
+from geomap.errors import BusyError, InputError
+from geomap.legends import Legend, LegendClass
+from geomap.points import Points, listed, match, pixels, read_points, shown
+from geomap.run import record
+from geomap.run.directory import held
+from geomap.run.learned import learned_pixels
+
+Design = Literal["stratified", "random", "cluster"]
+
+JSON: Final = "assessment.json"
+CSV: Final = "assessment.csv"
+AREAS: Final = "areas.json"
+AREAS_CSV: Final = "areas.csv"
+HECTARES: Final = RESOLUTION**2 / 10_000
+FEW: Final = 50
+"""Points of a mapped class below which intervals are called too narrow (simulated: docs/assessment.md)."""
+_MOST_JSON: Final = 256 << 20
+_MANY: Final = 5  # names in a note
+
+
+@dataclass(frozen=True, slots=True)
+class AssessRequest:
+    """What to compare a map with."""
+
+    points: str | Path
+    column: str
+    crs: str | None = None  # of a table's x and y
+    legend: str | None = None  # stem of the map; None: the only one
+    design: Design | None = None  # None: as the file's columns say
+    allow_learned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """A map's assessment."""
+
+    of: ClassMap
+    names: Mapping[int, str]  # id -> name, of the map's classes and of others that points have
+    pixels: Mapping[int, int]  # id -> pixels of the map
+    population: int  # pixels that the estimates are about
+    estimates: Estimates
+    design: Design
+    probability: bool  # whether the points were drawn by probability, as the file or the user says
+    digest: str  # sha256 of the points
+    notes: tuple[str, ...]  # what is assumed or was left out, one line each
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """Points with classes: what of a file can be used."""
+
+    points: Points
+    mapped: NDArray[np.intp]  # (n,) class id on the map, 0 off it
+    reference: NDArray[np.intp]  # (n,) class id; from 1000 on for classes that the map lacks
+
+
+def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
+    """Compare a run's map with labelled points; write assessment.json and .csv, and intervals into areas.json and .csv.
+
+    The run's list of files (SHA256SUMS, and its seal in run.json) is renewed, so that the folder still verifies.
+
+    Args:
+        directory: output directory of a finished run.
+        asked: the points and how they were drawn.
+
+    Raises:
+        InputError: no such map, points that cannot be read or used, or that the map learned from.
+        BusyError: a run is writing the directory.
+        ReadError, DiskFullError, OutputError: the map cannot be read, or the files cannot be written.
+    """
+    of = find_map(directory, asked.legend)
+    if held(directory):
+        raise BusyError(f"a run is writing {directory}; wait for it")
+    points = read_points(asked.points, asked.column, crs=asked.crs, every_pixel=True)
+    names, reference, notes = _classes_of(points, of)
+    notes += _learned_from(directory, points, asked.allow_learned)
+    whole = count(blocks(of))
+    labelled = _Labelled(points, class_at(of, points.lonlat), reference)
+    sample, design, known, more = _sample(labelled, asked, whole)
+    present = sorted({*whole, *(int(r) for r in sample.reference)})
+    found = estimate(sample, present)
+    population = sum(size for h, size in sample.sizes.items() if h not in found.empty)
+    if (sample.mapped == 0).any():
+        population = sum(whole.values())
+    notes += [*more, *_notes(sample, found, names)]
+    made = Assessed(of, names, whole, population, found, design, known, points.digest, tuple(notes))
+    _write(directory, made)
+    return made
+
+
+# --- points
+
+
+def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[np.intp], list[str]]:
+    """Names by id, (n,) ids of the points' classes (0: none), and what to say about them."""
+    matched = match(points, _legend(of))
+    if not matched.ids.any():
+        known = listed([name for c, name in of.names.items() if c <= legends.MAX_CLASSES])
+        raise InputError(
+            f"no class of {shown(points.path)} ({listed(matched.unknown)}) is one of map {of.stem}: {known}; choose "
+            "another --legend or --column"
+        )
+    names, reference = dict(of.names), matched.ids.astype(np.intp)
+    counts = Counter(points.name)
+    for number, name in enumerate(matched.unknown, 1000):
+        names[number] = name
+        reference[[called == name for called in points.name]] = number
+    notes = [line for line in matched.lines if ", by " in line]
+    if matched.unknown:
+        others = _some([f"{shown(name)} ({counts[name]})" for name in matched.unknown])
+        notes.append(f"classes that the map does not have, so it is wrong there: {others}")
+    return names, reference, notes
+
+
+def _legend(of: ClassMap) -> Legend:
+    """The map's classes as a legend; those of a legend that comes with geomap bring their codes and synonyms."""
+    known = {}
+    if of.stem in legends.builtin_names():
+        known = {(c.id, c.name): c for c in legends.load(of.stem).classes}
+    classes = []
+    for c, name in of.names.items():
+        if c <= legends.MAX_CLASSES:
+            plain = LegendClass(id=c, name=name, colour=of.colours[c], prompts=(name,))
+            classes.append(known.get((c, name), plain))
+    return Legend(name=of.stem, title=of.title, classes=tuple(classes))
+
+
+def _learned_from(directory: Path, points: Points, allowed: bool) -> list[str]:
+    """What to say of points that the map learned from. Raises InputError unless they are allowed."""
+    learned = record.read_record(directory).request.get("learned", {})
+    if learned.get("points") == points.digest:  # by this run or, where the classes were learned, by another
+        same = len(points)
+    else:
+        known = learned_pixels(directory)
+        taught = set() if known is None else {tuple(pixel) for pixel in known.tolist()}
+        same = sum(tuple(pixel) in taught for pixel in pixels(points.lonlat).tolist())
+    if not same:
+        return []
+    said = f"{same} of {len(points)} points lie on pixels that the map learned from"
+    if not allowed:
+        raise InputError(
+            f"{said}, so they say nothing about the rest of it; give other points (geomap sample {directory}), or add "
+            "--allow-learned"
+        )
+    return [f"WARNING: {said}: the accuracies are too high"]
+
+
+# --- the design
+
+
+def _sample(
+    labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]
+) -> tuple[Sample, Design, bool, list[str]]:
+    """The points that count, how they were drawn, whether that is known, and what to say."""
+    points, notes = labelled.points, list[str]()
+    polygons = len(set(points.group.tolist())) < len(points)
+    columns = None if asked.design in ("random", "cluster") else _columns(asked)
+    if columns is not None:
+        stratum, sizes = columns
+        kept = (labelled.reference > 0) & (stratum >= 0)
+        design: Design = "stratified"
+        _tell(notes, stratum < 0, "points have no stratum, so they are not of the sample; left out")
+    else:
+        design = asked.design or ("cluster" if polygons else "random")
+        by_class = design == "stratified"
+        stratum = labelled.mapped if by_class else np.zeros(len(points), np.intp)
+        sizes = dict(whole) if by_class else {0: sum(whole.values())}
+        kept = (labelled.reference > 0) & (labelled.mapped > 0)
+    _tell(notes, labelled.reference == 0, "points have no class; left out, as if like the others of their stratum")
+    off = (labelled.mapped == 0) & (labelled.reference > 0)
+    _tell(notes, off, "points lie where nothing is mapped; left out")
+    if not (kept & (labelled.mapped > 0)).any():
+        raise InputError(f"no point of {points.path} with a class lies on the map; check --points-crs and --column")
+    cluster = points.group if design != "random" else np.arange(len(points))
+    known = columns is not None or asked.design is not None
+    if not known:
+        what = "polygons" if polygons else "points"
+        notes.append(
+            f"WARNING: the file does not tell that the {what} were drawn by probability: the figures describe these "
+            f"{what}, and the map only if they are a random sample of it; --design says so"
+        )
+    made = Sample(labelled.mapped[kept], labelled.reference[kept], stratum[kept], cluster[kept], sizes)
+    return made, design, known, notes
+
+
+def _columns(asked: AssessRequest) -> tuple[NDArray[np.intp], dict[int, int]] | None:
+    """(n,) strata (-1: none) and their pixels, from the columns that `geomap sample` writes; None without them."""
+    try:
+        given = [
+            read_points(asked.points, column, crs=asked.crs, every_pixel=True).name
+            for column in (sample_file.STRATUM, sample_file.SIZE)
+        ]
+    except InputError:
+        return None
+    try:
+        strata = np.array([int(float(text)) if text else -1 for text in given[0]], np.intp)
+        sizes = {h: int(float(text)) for h, text in zip(strata.tolist(), given[1], strict=True) if h >= 0}
+        again = all(sizes[h] == int(float(text)) for h, text in zip(strata.tolist(), given[1], strict=True) if h >= 0)
+        if not again or any(size <= 0 for size in sizes.values()):
+            raise ValueError("a stratum has two sizes, or none")
+    except (ValueError, OverflowError) as e:
+        raise InputError(
+            f"the columns {sample_file.STRATUM} and {sample_file.SIZE} of {asked.points} are not as geomap sample "
+            "wrote them; take them from its file again, or say --design random"
+        ) from e
+    return strata, sizes
+
+
+def _tell(notes: list[str], which: NDArray[np.bool_], what: str) -> None:
+    if n := int(which.sum()):
+        notes.append(f"{n} {what}")
+
+
+def _notes(sample: Sample, found: Estimates, names: Mapping[int, str]) -> list[str]:
+    """What is assumed where a stratum or a class has few points."""
+    notes = []
+    for h in found.empty:
+        share = sample.sizes[h] / sum(sample.sizes.values())
+        notes.append(
+            f"{_called(sample, h, names)} ({sample.sizes[h] * HECTARES:,.2f} ha, {share:.1%}) has no point: nothing is "
+            "known about it, and the estimates are for the map without it"
+        )
+    alone = "has one point: its distance from the map's estimate stands for its variance"
+    notes += [f"{_called(sample, h, names)} {alone}" for h in found.single]
+    rows, columns = found.counts.sum(axis=1), found.counts.sum(axis=0)
+    few = [names.get(c, str(c)) for c, n in zip(found.classes, rows.tolist(), strict=True) if 0 < n < FEW]
+    if few:
+        notes.append(f"fewer than {FEW} points, which makes intervals too narrow: {_some(few)}")
+    sure = [
+        names.get(c, str(c))
+        for c, n, user in zip(found.classes, rows.tolist(), found.users, strict=True)
+        if n and user is not None and user.error == 0
+    ]
+    if sure:
+        notes.append(
+            f"all points right, or all wrong, which leaves no interval though the next might differ: {_some(sure)}"
+        )
+    never = [names.get(c, str(c)) for c, n in zip(found.classes, columns.tolist(), strict=True) if not n]
+    if never:
+        notes.append(f"the class of no point, so its area is estimated as 0, without an interval: {_some(never)}")
+    return notes
+
+
+def _called(sample: Sample, stratum: int, names: Mapping[int, str]) -> str:
+    """What to call a stratum: the one class that is mapped at its points, or its number."""
+    classes = {int(c) for c in sample.mapped[sample.stratum == stratum] if c}
+    by_class = bool((sample.stratum == sample.mapped).all())
+    if by_class and stratum in names:
+        return names[stratum]
+    return names[classes.pop()] if len(classes) == 1 else f"stratum {stratum}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MANY} more" if len(names) > _MANY else ""
+    return ", ".join(names[:_MANY]) + more
+
+
+# --- files
+
+
+def _write(directory: Path, made: Assessed) -> None:
+    """Write the assessment beside those of other maps, and list it."""
+    before = _read(directory / JSON, dict)
+    content = {**before, made.of.stem: as_json(made)}
+    out = {JSON: files.json_bytes(content), CSV: _table(content)}
+    areas = _read(directory / AREAS, dict)
+    if isinstance(areas.get(made.of.stem), list):
+        _add_intervals(areas[made.of.stem], made)
+        out[AREAS] = files.json_bytes(areas)
+        if (directory / AREAS_CSV).is_file():
+            out[AREAS_CSV] = _with_intervals((directory / AREAS_CSV).read_bytes(), areas)
+    record.add_files(directory, out)
+
+
+def as_json(made: Assessed) -> dict[str, Any]:
+    """An assessment as plain data; accuracies and shares 0..1, areas in hectares."""
+    found, hectares = made.estimates, made.population * HECTARES
+    rows, columns = found.counts.sum(axis=1).tolist(), found.counts.sum(axis=0).tolist()
+    classes = [
+        {
+            "id": c if c <= legends.UNCLASSIFIED_ID else None,  # None: a class of the points that the map lacks
+            "name": made.names.get(c, str(c)),
+            "mapped_px": made.pixels.get(c, 0),
+            "mapped_ha": round(made.pixels.get(c, 0) * HECTARES, 2),
+            "points_mapped": rows[i],
+            "points_reference": columns[i],
+            "users_accuracy": _numbers(found.users[i]),
+            "producers_accuracy": _numbers(found.producers[i]),
+            "area_share": _numbers(found.areas[i]),
+            "area_ha": _numbers(_area(made, i), 2),
+        }
+        for i, c in enumerate(found.classes)
+    ]
+    return {
+        "design": made.design,
+        "probability_sample": made.probability,
+        "points": int(found.counts.sum()),
+        "points_sha256": made.digest,
+        "area_ha": round(hectares, 2),
+        "overall_accuracy": _numbers(found.overall),
+        "standard_errors_in_half_an_interval": round(found.quantile, 6),
+        "classes": classes,
+        "confusion_points": found.counts.tolist(),  # rows: map, columns: reference, in the order of classes
+        "confusion_shares": [[round(v, 9) for v in row] for row in found.shares.tolist()],
+        "notes": list(made.notes),
+    }
+
+
+def _area(made: Assessed, i: int) -> Estimate:
+    """The area of the i-th class in hectares."""
+    share, hectares = made.estimates.areas[i], made.population * HECTARES
+    return Estimate(share.value * hectares, share.error * hectares, share.ci95 * hectares)
+
+
+def _numbers(e: Estimate | None, digits: int = 6) -> dict[str, float | None] | None:
+    """An estimate as JSON; an interval of no width is none, since it stands for too few points."""
+    if e is None:
+        return None
+    return {"value": round(e.value, digits), "ci95": round(e.ci95, digits) if e.error else None}
+
+
+def _table(content: Mapping[str, Any]) -> bytes:
+    """assessment.csv: a row for each map, and one for each of its classes with its row of the confusion matrix."""
+    rows: list[dict[str, Any]] = []
+    for stem, found in content.items():
+        overall = found["overall_accuracy"]
+        whole = {"map": stem, "class": "", "points_mapped": found["points"]}
+        rows.append({**whole, "overall_accuracy": overall["value"], "overall_accuracy_ci95": overall["ci95"]})
+        for c, counts in zip(found["classes"], found["confusion_points"], strict=True):
+            row = {"map": stem, "id": c["id"], "class": c["name"]}
+            row |= {key: c[key] for key in ("mapped_px", "mapped_ha", "points_mapped", "points_reference")}
+            for key in ("users_accuracy", "producers_accuracy", "area_share", "area_ha"):
+                row |= {key: (c[key] or {}).get("value"), f"{key}_ci95": (c[key] or {}).get("ci95")}
+            row |= {f"points as {other['name']}": n for other, n in zip(found["classes"], counts, strict=True)}
+            rows.append(row)
+    first = ("map", "id", "class", "overall_accuracy", "overall_accuracy_ci95")
+    fields = dict.fromkeys([*first, *(key for row in rows for key in row)])
+    return _csv(rows, list(fields))
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _add_intervals(entries: list[Any], made: Assessed) -> None:
+    """Add the estimated area and half its interval, in hectares, to the entries of areas.json."""
+    place = {c: i for i, c in enumerate(made.estimates.classes)}
+    for entry in entries:
+        area = _area(made, place[entry["id"]]) if entry.get("id") in place else None
+        entry["adjusted_ha"] = None if area is None else round(area.value, 2)
+        entry["ci95_ha"] = None if area is None or not area.error else round(area.ci95, 2)
+
+
+def _with_intervals(content: bytes, areas: Mapping[str, Any]) -> bytes:
+    """areas.csv with the intervals of areas.json, by map and class id."""
+    by_class = {(stem, str(e["id"])): e for stem, entries in areas.items() for e in entries}
+    rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    for row in rows:
+        entry = by_class.get((row.get("map", ""), row.get("id", "")), {})
+        row |= {key: entry.get(key, "") for key in ("adjusted_ha", "ci95_ha")}
+    return _csv(rows, [*rows[0]]) if rows else content
+
+
+def _read(path: Path, kind: type[dict[str, Any]]) -> dict[str, Any]:
+    """JSON of an earlier assessment or of a run's areas; empty if there is none that can be read."""
+    try:
+        content = files.read_json(path, _MOST_JSON)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, kind) else {}

@@ -1,0 +1,192 @@
+"""Learns a legend from the stored pixels at labelled points, and says how well and where more would help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from geomap import __version__, pipeline, waypoints
+from geomap.encode.weights import Weights
+from geomap.errors import InputError
+from geomap.label.classify import Question
+from geomap.label.learn import Examples, Head, Learned, learn
+from geomap.label.places import helpful
+from geomap.legends import Legend
+from geomap.points import lonlat_of, shown
+from geomap.run import learned
+from geomap.run.learned import LearnedRecord, Loaded
+from geomap.run.learned_scores import scores
+from geomap.run.lesson import SERIES_FROM, Lesson, counted, require_classes
+from geomap.run.pixels import Found, candidates, decoded, find
+from geomap.store.codec import Codec
+from geomap.store.store import Store
+
+ALIKE: Final = 6
+"""Of the 3 x 3 pixels at a point, how many must have the class of the middle one; else the pixel is called mixed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """A legend learned from stored pixels."""
+
+    question: Question  # with vectors in the store's coordinates
+    record: LearnedRecord
+    files: Mapping[str, bytes]  # name -> content, to lie beside the maps
+
+
+def teach(
+    lesson: Lesson,
+    prompts: torch.Tensor,
+    scale: float,
+    embeddings: Store,
+    composites: Store | None,
+    min_confidence: float = 0.0,
+) -> Teaching:
+    """Learn a lesson's legend from a store.
+
+    Args:
+        lesson: the points and the legend.
+        prompts: (K, D) class vectors of its prompts.
+        scale: the weights' logit scale.
+        embeddings, composites: the stores of one run; without composites, the series are not learned from.
+        min_confidence: 0..1; pixels below it are unclassified.
+
+    Raises:
+        InputError: too few points lie on mapped pixels.
+        ReadError: a store is damaged.
+    """
+    codec = Codec(embeddings.basis())
+    found = find(lesson, embeddings, composites)
+    require_enough(found, lesson)
+    months = embeddings.period.calendar_months
+    series = found.dn if len(found) >= SERIES_FROM else None
+    rows = rows_of(lesson.legend, found.ids)
+    examples = Examples(found.embeddings, rows, found.groups, series, months)
+    made = learn(examples, codec.project(prompts).numpy(), scale)
+    head = made.head if made.with_series is None else made.with_series
+    lines = (*lesson.lines, *found.lines, *_mixed(made.head, found))
+    record = LearnedRecord(
+        geomap=__version__,
+        legend=lesson.legend.model_dump(mode="json"),
+        weights=dict(embeddings.about["weights"]),
+        points=learned.Taught(lesson.digest, len(found), counted(found.ids, lesson.legend), lines),
+        area=str(embeddings.about.get("area", "")),
+        period=str(embeddings.period),
+        months=months,
+        series=head.series is not None,
+        helps=made.helps,
+        says=made.says,
+        scores=scores(made, examples, lesson.legend),
+        settings=_settings(made),
+    )
+    plain, full = (
+        None if h is None else replace(h, vectors=h.vectors @ codec.basis.T) for h in (made.head, made.with_series)
+    )
+    assert plain is not None
+    record, files = learned.contents(record, plain, full, found.place)
+    return Teaching(Question.learned(lesson.legend, head, min_confidence, months), record, files)
+
+
+def _whole(head: Head, codec: Codec) -> Head:
+    """A head for embeddings as the encoder gives them, from one for their coordinates in a store."""
+    return replace(head, vectors=np.ascontiguousarray(head.vectors @ codec.basis.T))
+
+
+def questions_of(
+    asked: Sequence[Legend], loaded: Weights, min_confidence: float, known: Loaded | None, months: tuple[int, ...]
+) -> tuple[Question, ...]:
+    """Legends as questions: by their prompts, or by what another run learned.
+
+    `months`: calendar month 0..11 of each step of the series; empty if there are none.
+    """
+    made = []
+    for legend in asked:
+        if known is not None and legend == known.legend:
+            made.append(Question.learned(legend, known.head(bool(months)), min_confidence, months))
+        else:
+            made += pipeline.questions([legend], loaded, min_confidence)
+    return tuple(made)
+
+
+def in_store(questions: Sequence[Question], codec: Codec, teaching: Teaching | None) -> tuple[Question, ...]:
+    """Questions with their vectors in the coordinates of a store, and the one that was learned from it in its place."""
+    new = teaching.question if teaching is not None else None
+    return tuple(
+        new if new is not None and q.legend == new.legend else replace(q, vectors=codec.project(q.vectors))
+        for q in questions
+    )
+
+
+def require_enough(found: Found, lesson: Lesson) -> None:
+    """Raise InputError unless pixels of two classes are left."""
+    if not len(found):
+        raise InputError(
+            f"no point of {shown(lesson.points.path)} lies on a mapped pixel ({'; '.join(found.lines)}); give points "
+            "inside the area"
+        )
+    require_classes(found.ids, lesson.legend, lesson.points.path)
+
+
+def rows_of(legend: Legend, ids: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """(n,) row of each class id in a legend."""
+    row = np.zeros(256, np.intp)
+    for i, c in enumerate(legend.classes):
+        row[c.id] = i
+    return row[ids]
+
+
+def _mixed(head: Head, found: Found) -> tuple[str, ...]:
+    """What to say about points on pixels whose 3 x 3 neighbours are of other classes."""
+    middle = head.logits(found.embeddings).argmax(axis=1)
+    known: NDArray[np.bool_] = np.asarray(found.around.any(axis=2))
+    alike = np.zeros(len(found), np.intp)
+    for i in range(found.around.shape[1]):
+        rows = np.flatnonzero(known[:, i])
+        if len(rows):
+            alike[rows] += head.logits(decoded(found.around[rows, i])).argmax(axis=1) == middle[rows]
+    count = int((alike < np.minimum(ALIKE, known.sum(axis=1))).sum())
+    return (f"on edges, where the 3 x 3 pixels are of several classes: {count:,} pixels, kept",) if count else ()
+
+
+def _settings(made: Learned) -> dict[str, float]:
+    """The strengths that cross-validation chose; an infinite penalty, the prompts alone, is left out."""
+    found = {name: float(getattr(made.validated.strengths, name)) for name in ("penalty", "trust", "series", "scale")}
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def wanted(head: Head, found: Found, embeddings: Store, legend: Legend) -> list[dict[str, Any]]:
+    """The places where more points would help most, as rows with `lon`, `lat`, `name`, the two likeliest classes."""
+    place, codes = candidates(embeddings, found.place)
+    if not len(place):
+        return []
+    vectors = decoded(codes)
+    probability = torch.softmax(torch.from_numpy(head.logits(vectors)), dim=1).numpy()
+    rows = helpful(vectors, probability, found.embeddings)
+    made = []
+    for rank, (row, (lon, lat)) in enumerate(zip(rows, lonlat_of(place[rows]).tolist(), strict=True), start=1):
+        first, second = np.argsort(-probability[row], kind="stable")[:2]
+        made.append(
+            {
+                "name": f"{rank}",
+                "lon": round(lon, 7),
+                "lat": round(lat, 7),
+                "class": "",
+                "likeliest": legend.classes[first].name,
+                "second": legend.classes[second].name,
+                "confidence": round(float(probability[row, first]), 2),
+            }
+        )
+    return made
+
+
+def place_files(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """The files of places to visit; none if there is none."""
+    if not rows:
+        return {}
+    stem = learned.PLACES
+    return {f"{stem}.gpkg": waypoints.gpkg(rows, stem), f"{stem}.gpx": waypoints.gpx(rows)}

@@ -1,0 +1,148 @@
+"""The labelled points of a request, matched to the legend that they teach, before a pixel is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from geomap import legends
+from geomap.aoi import Area
+from geomap.encode.weights import Weights
+from geomap.errors import InputError
+from geomap.legends import Legend
+from geomap.points import Points, PointsFile, listed, match, read_points, shown, with_unknown
+from geomap.run.learned import Loaded, load
+from geomap.types import Period
+
+SERIES_FROM: Final = 100
+"""Points from which the monthly series are learned from too (reference measured: below, they do not help)."""
+HALF_YEAR: Final = np.timedelta64(183, "D")
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """Labelled places that teach a legend."""
+
+    legend: Legend  # with the classes that it lacked
+    points: Points  # those that can be used
+    ids: NDArray[np.uint8]  # (n,) class of each, never 0
+    lines: tuple[str, ...]  # what matched how, and what is left out, for the user
+    column: str = ""  # of the file, with the classes
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the places and their classes."""
+        return self.points.digest
+
+
+def lesson_of(source: PointsFile, legend: Legend, period: Period) -> Lesson:
+    """Read labelled points, match their classes to a legend, and leave out those of another time.
+
+    Raises:
+        InputError: the file cannot be used, or too little is left; the message says what to type instead.
+    """
+    points = read_points(source.file, source.column, crs=source.crs, date_column=source.date_column)
+    _require_kinship(points, legend)
+    whole, matched = with_unknown(points, legend)
+    lines, kept = list(matched.lines), matched.ids > 0
+    if points.when is not None:
+        timely = _timely(points.when, period)
+        if count := int((kept & ~timely).sum()):
+            lines.append(f"of another time than {period}: {count:,} points, left out")
+        kept &= timely
+    if not kept.any():
+        raise InputError(f"no point of {shown(points.path)} is of {period}; choose other points or leave --date-column")
+    lesson = Lesson(whole, points.rows(kept), matched.ids[kept], tuple(lines), source.column)
+    require_classes(lesson.ids, whole, points.path)
+    return lesson
+
+
+def taught_legends(
+    asked: Sequence[Legend], points: PointsFile | None, learned_from: str | None, period: Period, loaded: Weights
+) -> tuple[tuple[Legend, ...], Lesson | None, Loaded | None]:
+    """The legends of a request with the one that points teach, or taught in another run, as it is then.
+
+    Points teach the first legend. What another run learned takes the place of the legend of that name, else the first.
+
+    Raises:
+        InputError: the points, or what was learned, cannot be used.
+    """
+    if points is not None:
+        lesson = lesson_of(points, asked[0], period)
+        return (lesson.legend, *asked[1:]), lesson, None
+    if learned_from is not None:
+        weights = {"name": loaded.card.name, "sha256": loaded.digest}
+        known = load(learned_from, weights, loaded.card.config().out)
+        others = tuple(legend for legend in asked if legend.name != known.legend.name)
+        return (known.legend, *others), None, known
+    return tuple(asked), None, None
+
+
+def told(lesson: Lesson | None, known: Loaded | None, area: str, period: str) -> dict[str, Any]:
+    """What a run's identity says of points: keys for run.json. `area` is the sha256 of its area."""
+    if lesson is not None:
+        return {"points": {"sha256": lesson.digest, "column": lesson.column}}
+    return {"learned": known.told(area, period)} if known is not None else {}
+
+
+def require_classes(ids: NDArray[np.uint8], legend: Legend, path: Path) -> None:
+    """Raise InputError if the points have one class only: there is nothing to tell apart."""
+    if len(found := np.unique(ids)) == 1:
+        name = next(c.name for c in legend.classes if c.id == found[0])
+        raise InputError(
+            f"the points of {shown(path)} have one class only, {shown(name)}; learning needs two or more: add points "
+            "of what it is not"
+        )
+
+
+def require_in(points: Points, area: Area) -> None:
+    """Raise InputError if no point lies in the area; where exchanged coordinates would, the message says so."""
+    shapely.prepare(area.geometry)
+    lon, lat = points.lonlat.T
+    if shapely.contains_xy(area.geometry, lon, lat).any():
+        return
+    swapped = bool(shapely.contains_xy(area.geometry, lat, lon).any())
+    west, south, east, north = area.geometry.bounds
+    hint = "longitude and latitude look swapped" if swapped else "give points inside it"
+    raise InputError(
+        f"no point of {shown(points.path)} lies in the area: they are at {lon.min():.3f}..{lon.max():.3f}, "
+        f"{lat.min():.3f}..{lat.max():.3f}, the area at {west:.3f}..{east:.3f}, {south:.3f}..{north:.3f}; {hint}"
+    )
+
+
+def counted(ids: NDArray[np.uint8], legend: Legend) -> Mapping[str, int]:
+    """Class name -> number of points, in the order of the legend; classes without points are left out."""
+    counts = Counter(ids.tolist())
+    return {c.name: counts[c.id] for c in legend.classes if counts[c.id]}
+
+
+def _require_kinship(points: Points, legend: Legend) -> None:
+    """Refuse points of which no class is in the legend: they were meant for another one."""
+    found = match(points, legend)
+    if (found.ids > 0).any():
+        return
+    others = {name: len(match(points, legends.load(name)).unknown) for name in legends.builtin_names()
+              if legends.load(name).classes and name != legend.name}  # fmt: skip
+    best = min(others, key=lambda name: others[name])
+    names = [name for name in dict.fromkeys(points.name) if name]
+    hint = f"--legend {best}, or " if others[best] < len(names) else ""
+    plain = len(names) > 1 and not any(set(name) & set(',"') for name in names)
+    typed = f'--classes "{listed(names, len(names))}"' if plain else "--classes"
+    raise InputError(
+        f"no class of {shown(points.path)} ({listed(names)}) is in legend {legend.name}; type {hint}{typed}"
+    )
+
+
+def _timely(when: NDArray[np.datetime64], period: Period) -> NDArray[np.bool_]:
+    """(n,) True for days within half a year of the middle of a period, and for those that are not known."""
+    start, end = np.datetime64(period.start.date(), "D"), np.datetime64(period.end.date(), "D")
+    middle = start + (end - start) // 2
+    timely: NDArray[np.bool_] = np.isnat(when) | (np.abs(when - middle) <= HALF_YEAR)
+    return timely

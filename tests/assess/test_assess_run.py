@@ -1,0 +1,333 @@
+"""`geomap sample` and `geomap assess` over finished maps: from drawing points to a folder that still verifies."""
+
+import csv
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from types import SimpleNamespace
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+
+from geomap import files, legends
+from geomap.assess.class_map import class_at, find_map
+from geomap.errors import InputError
+from geomap.points import pixels, read_points
+from geomap.run import check, learned
+from geomap.run.assess import AssessRequest, assess_map
+from geomap.run.record import add_files
+from geomap.run.sample import SampleRequest, sample_map
+from tests.support.maps import finished
+from tests.support.runner import geomap, refused
+
+NAMES = {c.id: c.name for c in legends.load("landcover").classes}
+RNG = np.random.default_rng(11)
+TRUTH = np.repeat(np.repeat(RNG.choice([2, 3, 5, 7], (12, 15), p=[0.5, 0.3, 0.15, 0.05]), 20, 0), 20, 1)
+"""(240, 300) pixels of true land cover, in parcels."""
+MAP = np.where(RNG.random(TRUTH.shape) < 0.85, TRUTH, RNG.choice([2, 3, 5], TRUTH.shape)) * (TRUTH.cumsum(1) > 9)
+"""The same, 85 to 90 % right; nodata at the western edge."""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return finished(tmp_path / "run", {"landcover": {32631: MAP}})
+
+
+@pytest.fixture(scope="module")
+def truth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("truth"), {"landcover": {32631: TRUTH}})
+
+
+def filled(path: Path, truth: Path) -> geopandas.GeoDataFrame:
+    """The points of a sample with their true classes."""
+    table = geopandas.read_file(path)
+    lonlat = np.column_stack([table.geometry.x, table.geometry.y])
+    table["class"] = [NAMES[int(c)] for c in class_at(find_map(truth, None), lonlat)]
+    return table
+
+
+def write(table: geopandas.GeoDataFrame, path: Path) -> Path:
+    table.to_file(path, driver="GPKG", layer="sample")
+    return path
+
+
+@pytest.fixture
+def answered(run: Path, truth: Path, tmp_path: Path) -> Path:
+    """A stratified sample of the run, answered."""
+    sample_map(run, [tmp_path / "points.gpkg"], SampleRequest(n=300))
+    return write(filled(tmp_path / "points.gpkg", truth), tmp_path / "answered.gpkg")
+
+
+# --- sample
+
+
+def test_a_sample_is_the_same_again_and_hides_the_mapped_class(run: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        names = [tmp_path / folder / f"points{suffix}" for suffix in (".gpkg", ".csv", ".gpx")]
+        made = sample_map(run, names, SampleRequest(n=120))
+    for suffix in (".gpkg", ".csv", ".gpx"):
+        a, b = ((tmp_path / folder / f"points{suffix}").read_bytes() for folder in ("a", "b"))
+        assert a == b
+    table = geopandas.read_file(tmp_path / "a/points.gpkg")
+    assert (len(table), table.crs.to_epsg()) == (120, 4326)
+    assert "mapped" not in table
+    assert set(table["class"]) == {""}
+    rows = list(csv.DictReader((tmp_path / "a/points.csv").open()))
+    assert [row["stratum"] for row in rows] == [str(h) for h in table["stratum"]]
+    for row, mapped in zip(rows, made.drawn.mapped.tolist(), strict=True):
+        size = int((mapped == MAP).sum())
+        assert int(row["stratum_px"]) == size
+        assert float(row["probability"]) == pytest.approx(made.points[mapped] / size)
+    assert (np.diff(made.drawn.stratum) != 0).sum() > 40  # in random order
+    gpx = ET.parse(tmp_path / "a/points.gpx").getroot()
+    assert [float(w.get("lon", 0)) for w in gpx] == [float(row["lon"]) for row in rows]
+    other = sample_map(run, [tmp_path / "c.csv"], SampleRequest(n=120, seed=2, show_mapped=True))
+    assert not np.array_equal(np.sort(other.drawn.lonlat, 0), np.sort(made.drawn.lonlat, 0))
+    shown = [row["mapped"] for row in csv.DictReader((tmp_path / "c.csv").open())]
+    assert shown == [NAMES[c] for c in other.drawn.mapped.tolist()]
+
+
+def test_the_size_follows_from_a_standard_error(run: Path, tmp_path: Path) -> None:
+    """With one accuracy U everywhere, n = U (1 - U) / se^2, less what a small map saves."""
+    made = sample_map(run, [tmp_path / "a.csv"], SampleRequest(standard_error=0.04, design="random", expected_else=0.9))
+    assert len(made.drawn.lonlat) == 57  # ceil(56.25 / (1 + 56.25 / 70,000))
+    assert sample_map(run, [tmp_path / "b.csv"], SampleRequest()).drawn.lonlat.shape == (398, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--n", "3", "--out", "a.gpkg"], "3 points are too few for 4 classes, which need 2 each; type --n 8 or more"),
+        (["--n", "9", "--out", "a.kml"], "a name that ends in .gpkg, .csv or .gpx"),
+        (["--n", "9", "--out", "there.gpkg"], "is there already and may hold answers"),
+        (["--out", "a.gpkg", "--legend", "crops"], "no map 'crops' of classes; choose --legend from landcover"),
+        (["--n", "9", "--out", "a.gpkg", "--expected", "Bog=0.5"], "landcover has no class 'Bog'"),
+        (["--n", "9", "--out", "a.gpkg", "--expected", "high"], "write a share: 0.8, or of a class: Cropland=0.9"),
+    ],
+)  # fmt: skip
+def test_a_sample_that_cannot_be_drawn_is_refused_in_one_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.gpkg").write_text("answers")
+    refused(geomap("sample", run, *words), 2, says)
+    assert (tmp_path / "there.gpkg").read_text() == "answers"
+    assert not (tmp_path / "a.gpkg").exists()
+
+
+# --- assess
+
+
+def test_a_drawn_sample_leads_to_intervals_and_a_folder_that_verifies(run: Path, answered: Path) -> None:
+    areas = [{"id": c, "name": NAMES[c], "pixels": int((c == MAP).sum())} for c in (2, 3, 5, 7)]
+    run_areas = "map,id,pixels\n" + "".join(f"landcover,{a['id']},{a['pixels']}\n" for a in areas)
+    add_files(run, {"areas.json": files.json_bytes({"landcover": areas}), "areas.csv": run_areas.encode()})
+    assert check.check(run).problems == ()
+    done = geomap("assess", run, "--points", answered, "--column", "class", columns=80)
+    assert done.exit_code == 0, done.output
+    assert all(len(line) <= 80 for line in done.stdout.splitlines() if "│" in line or "─" in line)
+    assert check.check(run).problems == ()
+    assert check.check(run).side == ()
+    assert check.damaged(run) == ()  # so the run's command leaves the folder as it is
+    found = json.loads((run / "assessment.json").read_text())["landcover"]
+    assert (found["design"], found["probability_sample"], found["points"]) == ("stratified", True, 300)
+    right = ((MAP == TRUTH) & (MAP > 0)).sum() / (MAP > 0).sum()
+    overall = found["overall_accuracy"]
+    assert abs(overall["value"] - right) < 2 * overall["ci95"] < 0.2
+    assert found["area_ha"] == pytest.approx((MAP > 0).sum() / 100)
+    assert sum(c["area_ha"]["value"] for c in found["classes"]) == pytest.approx(found["area_ha"], abs=0.05)
+    for c in found["classes"]:
+        true = ((c["id"] == TRUTH) & (MAP > 0)).sum() / 100
+        assert c["area_ha"]["ci95"] is None or abs(c["area_ha"]["value"] - true) <= 2 * c["area_ha"]["ci95"]
+    assert (
+        found["classes"][3]["area_ha"]["ci95"] is None
+    )  # every point agrees on where water is, and the next might not
+    known = json.loads((run / "areas.json").read_text())["landcover"]
+    by_id = {c["id"]: c["area_ha"] for c in found["classes"]}
+    assert [(a["adjusted_ha"], a["ci95_ha"]) for a in known] == [
+        (by_id[i]["value"], by_id[i]["ci95"]) for i in (2, 3, 5, 7)
+    ]
+    rows = list(csv.DictReader((run / "areas.csv").open()))
+    assert [float(row["adjusted_ha"]) for row in rows] == [a["adjusted_ha"] for a in known]
+    table = list(csv.DictReader((run / "assessment.csv").open()))
+    assert [row["class"] for row in table] == ["", "Cropland", "Woodland", "Grassland", "Water"]
+    assert float(table[0]["overall_accuracy"]) == overall["value"]
+    assert int(table[1]["points as Cropland"]) == found["confusion_points"][0][0]
+
+
+def test_the_same_points_give_the_same_bytes_and_a_lost_file_is_found(run: Path, answered: Path) -> None:
+    asked = AssessRequest(answered, "class")
+    assess_map(run, asked)
+    before = {name: (run / name).read_bytes() for name in ("assessment.json", "assessment.csv", "run.json", files.SUMS)}
+    assess_map(run, asked)
+    assert {name: (run / name).read_bytes() for name in before} == before
+    (run / "assessment.csv").write_text("0 errors")
+    assert check.check(run).problems == ("assessment.csv: changed; type the geomap assess command again",)
+    assess_map(run, asked)
+    assert check.check(run).problems == ()
+
+
+def test_a_damaged_map_is_not_assessed(run: Path, answered: Path) -> None:
+    content = bytearray((run / "landcover.tif").read_bytes())
+    content[-1] ^= 1
+    (run / "landcover.tif").write_bytes(content)
+    with pytest.raises(InputError, match=r"landcover.tif: changed; geomap verify"):
+        assess_map(run, AssessRequest(answered, "class"))
+
+
+def test_a_run_whose_record_was_changed_is_not_listed_anew(run: Path, answered: Path) -> None:
+    (run / "run.json").write_text((run / "run.json").read_text() + " ")
+    refused(geomap("assess", run, "--points", answered, "--column", "class"), 2, "run.json is not what the run wrote")
+    assert not (run / "assessment.json").exists()
+
+
+def test_names_of_classes_are_text(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)
+    table.loc[:2, "class"] = "[red]Bog[/red]"
+    odd = write(table, answered.with_name("odd.gpkg"))
+    done = geomap("assess", run, "--points", odd, "--column", "class")
+    assert "[red]Bog[/red]" in done.stdout
+    assert "[red]Bog[/red] (3)" in done.stderr
+
+
+def test_points_that_the_map_learned_from_are_refused_or_told(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)
+    taught = pixels(np.column_stack([table.geometry.x, table.geometry.y])[:7])
+    about = learned.Taught("", 7, {}, ())
+    record = learned.LearnedRecord("0", {}, {}, about, "", "", (), False, True, "", None)
+    no_head = SimpleNamespace(arrays=dict)  # only the pixels are read
+    add_files(run, learned.contents(record, no_head, None, taught)[1])  # type: ignore[arg-type]
+    asked = ("assess", run, "--points", answered, "--column", "class")
+    refused(geomap(*asked), 2, "7 of 300 points lie on pixels that the map learned from", "--allow-learned")
+    assert not (run / "assessment.json").exists()
+    done = geomap(*asked, "--allow-learned")
+    assert done.exit_code == 0
+    said = "WARNING: 7 of 300 points lie on pixels that the map learned from: the accuracies are too high"
+    assert said in done.stderr
+    (run / "learned.safetensors").write_bytes(b"")
+    refused(geomap(*asked), 2, "learned.safetensors is not the file that learned.json names")
+
+
+def test_points_from_which_another_run_learned_the_classes_are_refused(run: Path, answered: Path) -> None:
+    content = json.loads((run / "run.json").read_text())
+    content["request"]["learned"] = {"points": read_points(answered, "class").digest}
+    files.write_json(run / "run.json", content)
+    files.write_sums(run)
+    asked = ("assess", run, "--points", answered, "--column", "class")
+    refused(geomap(*asked), 2, "300 of 300 points lie on pixels that the map learned from")
+
+
+def test_points_of_unknown_origin_are_told_and_the_user_may_vouch_for_them(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)[["class", "geometry"]]
+    plain = write(table, answered.with_name("plain.gpkg"))
+    made = assess_map(run, AssessRequest(plain, "class"))
+    assert (made.design, made.probability) == ("random", False)
+    assert any(note.startswith("WARNING: the file does not tell that the points were drawn") for note in made.notes)
+    vouched = assess_map(run, AssessRequest(plain, "class", design="stratified"))
+    assert vouched.probability
+    assert vouched.estimates.overall == assess_map(run, AssessRequest(answered, "class")).estimates.overall
+
+
+def test_what_cannot_count_is_left_out_and_told(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)
+    whole = assess_map(run, AssessRequest(answered, "class"))
+    table.loc[:4, "class"] = ""
+    table.loc[5, "class"] = "Moon"
+    extra = table.iloc[[10]].assign(stratum=np.nan, stratum_px=np.nan, probability=np.nan)
+    off = extra.set_geometry([shapely.Point(3.1, 45.0)], crs=4326)
+    both = pd.concat([table, extra, off]).pipe(geopandas.GeoDataFrame)
+    made = assess_map(run, AssessRequest(write(both, answered.with_name("more.gpkg")), "class"))
+    assert made.estimates.counts.sum() == 295
+    told = " | ".join(made.notes)
+    assert "5 points have no class" in told
+    assert "2 points have no stratum" in told
+    assert "1 points lie where nothing is mapped" in told
+    assert "classes that the map does not have, so it is wrong there: Moon (1)" in told
+    assert len(made.estimates.classes) == len(whole.estimates.classes) + 1
+    assert made.population == whole.population
+
+
+def test_a_mapped_class_without_points_is_left_out_of_the_estimates_and_told(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)[["class", "geometry"]]
+    lonlat = np.column_stack([table.geometry.x, table.geometry.y])
+    mapped = class_at(find_map(run, None), lonlat)
+    chosen = write(table[mapped != 7], answered.with_name("some.gpkg"))
+    made = assess_map(run, AssessRequest(chosen, "class", design="stratified"))
+    assert made.population == (MAP > 0).sum() - (MAP == 7).sum()
+    assert any(note.startswith("Water (") and "has no point: nothing is known about it" in note for note in made.notes)
+
+
+def test_a_sample_of_one_map_assesses_another_whose_classes_are_not_the_strata(
+    run: Path, truth: Path, tmp_path: Path
+) -> None:
+    """Drawn by the classes of a first map; the second is right everywhere it maps, and maps one half."""
+    better = finished(tmp_path / "better", {"landcover": {32631: TRUTH * (np.indices(TRUTH.shape)[1] >= 150)}})
+    sample_map(run, [tmp_path / "p.gpkg"], SampleRequest(n=200))
+    points = write(filled(tmp_path / "p.gpkg", truth), tmp_path / "q.gpkg")
+    made = assess_map(better, AssessRequest(points, "class"))
+    assert made.estimates.overall.value == 1
+    assert made.population == 240 * 150
+    assert sum(a.value for a in made.estimates.areas) == pytest.approx(1)
+    assert any("points lie where nothing is mapped" in note for note in made.notes)
+
+
+def test_polygons_are_clusters_with_all_their_pixels(run: Path) -> None:
+    """Parcels of 20 x 20 pixels, each drawn as a polygon."""
+    rows, columns = RNG.integers(0, 12, 30), RNG.integers(1, 15, 30)
+    shapes = [
+        shapely.box(500_000 + 200 * c, 5_600_000 - 200 * (r + 1), 500_000 + 200 * (c + 1), 5_600_000 - 200 * r)
+        for r, c in zip(rows, columns, strict=True)
+    ]
+    names = [NAMES[int(TRUTH[20 * r, 20 * c])] for r, c in zip(rows, columns, strict=True)]
+    table = geopandas.GeoDataFrame({"kind": names}, geometry=shapes, crs=32631).to_crs(4326)
+    made = assess_map(run, AssessRequest(write(table, run.parent / "fields.gpkg"), "kind", design="cluster"))
+    right = [
+        (MAP == TRUTH)[20 * r : 20 * r + 20, 20 * c : 20 * c + 20].mean() for r, c in zip(rows, columns, strict=True)
+    ]
+    assert made.estimates.counts.sum() == pytest.approx(30 * 400, rel=0.01)  # edges are curved in degrees
+    assert made.estimates.overall.value == pytest.approx(np.mean(right), abs=0.005)
+    assert made.estimates.overall.error == pytest.approx(np.std(right, ddof=1) / np.sqrt(30), rel=0.1)
+    assert made.estimates.quantile == pytest.approx(2.045, abs=1e-3)  # t of 29 degrees of freedom: any table
+    assert made.design == "cluster"
+
+
+def test_columns_of_a_sample_that_were_changed_are_refused(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)
+    table.loc[0, "stratum_px"] += 1
+    changed = write(table, answered.with_name("changed.gpkg"))
+    refused(geomap("assess", run, "--points", changed, "--column", "class"), 2, "are not as geomap sample wrote them")
+
+
+def test_points_of_another_legend_are_refused(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered).assign(crop="Maize")
+    crops = write(table, answered.with_name("crops.gpkg"))
+    refused(
+        geomap("assess", run, "--points", crops, "--column", "crop"), 2, "(Maize) is one of map landcover: Artificial"
+    )
+
+
+def test_a_folder_without_a_finished_map_is_refused(tmp_path: Path) -> None:
+    refused(geomap("sample", tmp_path, "--out", tmp_path / "a.gpkg"), 2, "holds no finished map of classes")
+
+
+def test_several_maps_are_assessed_side_by_side(tmp_path: Path, truth: Path) -> None:
+    crops = np.where(TRUTH == 2, RNG.integers(1, 4, TRUTH.shape), 0)
+    both = finished(tmp_path / "both", {"landcover": {32631: MAP}, "crops": {32631: crops}})
+    refused(geomap("sample", both, "--out", tmp_path / "a.gpkg"), 2, "choose one: --legend crops or --legend landcover")
+    names = {c.id: c.name for c in legends.load("crops").classes}
+    made = sample_map(both, [tmp_path / "crops.csv"], SampleRequest(n=60, legend="crops"))
+    text = (tmp_path / "crops.csv").read_text().splitlines()
+    rows = [line.replace(",,", f",{names[c]},") for line, c in zip(text[1:], made.drawn.mapped.tolist(), strict=True)]
+    (tmp_path / "crops.csv").write_text("\n".join([text[0], *rows]))
+    sample_map(both, [tmp_path / "p.gpkg"], SampleRequest(n=60, legend="landcover"))
+    points = write(filled(tmp_path / "p.gpkg", truth), tmp_path / "q.gpkg")
+    assess_map(both, AssessRequest(points, "class", legend="landcover"))
+    assess_map(both, AssessRequest(tmp_path / "crops.csv", "class", legend="crops"))
+    found = json.loads((both / "assessment.json").read_text())
+    assert sorted(found) == ["crops", "landcover"]
+    assert found["crops"]["overall_accuracy"] == {"value": 1.0, "ci95": None}
+    assert {row["map"] for row in csv.DictReader((both / "assessment.csv").open())} == {"crops", "landcover"}
+    assert check.check(both).problems == ()

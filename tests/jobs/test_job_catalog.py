@@ -1,0 +1,113 @@
+"""The STAC catalogue over the maps of a job: what it lists, where it lies, and that a browser's library can walk it."""
+
+import datetime
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pystac
+import pytest
+import yaml
+
+from geomap.jobs.catalog import write_catalog
+from geomap.jobs.due import run_job
+from geomap.jobs.file import MapJob, read_job
+from tests.support.archive import PATCH
+
+
+def job_in(folder: Path, directory: str, **changes: Any) -> MapJob:
+    content: dict[str, Any] = {
+        "name": "patch",
+        "area": [float(v) for v in PATCH.split(",")],
+        "period": {"last": 1},
+        "legends": ["landcover"],
+        "outputs": {"directory": directory},
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(content | changes))
+    return read_job(path)
+
+
+def finished(directory: Path) -> None:
+    """The two files that say that a map is there."""
+    (directory / "stac").mkdir(parents=True)
+    (directory / "stac/collection.json").write_text("{}")
+    (directory / "SHA256SUMS").write_text("")
+
+
+def children(path: Path) -> list[str]:
+    return [link["href"] for link in json.loads(path.read_text())["links"] if link["rel"] == "child"]
+
+
+def test_the_maps_of_a_job_can_be_walked_from_one_file(
+    archive: Callable[..., Path], untrained: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("jsonschema")
+    from tests.support.stac_schemas import validator
+
+    stac = {"stac": str(archive(dates=20) / "items.json")}
+    job = job_in(tmp_path, "out/{period}", catalogue=stac, weights={"name": untrained}, min_clear_months=1)
+    for day in (datetime.date(2018, 10, 5), datetime.date(2018, 11, 5)):
+        list(run_job(job, day))
+    path = tmp_path / "out/catalog.json"
+    before = path.read_bytes()
+    assert children(path) == ["./2018-09/stac/collection.json", "./2018-10/stac/collection.json"]
+    catalog = pystac.Catalog.from_file(str(path))
+    validator().validate(catalog.to_dict(), pystac.STACObjectType.CATALOG, "1.1.0", [])
+    items = list(catalog.get_items(recursive=True))
+    assert [item.id for item in items] == ["geomap-2018-09-32631", "geomap-2018-10-32631"]
+    assert all(Path(str(a.get_absolute_href())).is_file() for item in items for a in item.assets.values())
+    list(run_job(job, datetime.date(2018, 11, 6)))  # nothing is due
+    assert path.read_bytes() == before
+    shutil.rmtree(tmp_path / "out/2018-09")
+    list(run_job(job, datetime.date(2018, 11, 6)))
+    assert children(path) == ["./2018-10/stac/collection.json"]
+    for name in ("catalog.json", "patch_catalog.json"):
+        (tmp_path / "out" / name).unlink(missing_ok=True)
+        (tmp_path / "out" / name).mkdir()
+    with caplog.at_level(logging.WARNING):  # a run does not fail by it
+        assert len(list(run_job(job, datetime.date(2018, 11, 6)))) == 1
+    assert "is not written" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("directory", "file", "listed"),
+    [
+        ("{period}", "catalog.json", "./2023-01_2023-12/stac/collection.json"),
+        ("maps/a.b ({period})/x/y", "maps/catalog.json", "./a.b (2023-01_2023-12)/x/y/stac/collection.json"),
+        ("../maps/{period}", "../maps/catalog.json", "./2023-01_2023-12/stac/collection.json"),
+    ],
+)
+def test_it_lies_above_the_period_and_lists_finished_maps_of_the_job_alone(
+    tmp_path: Path, directory: str, file: str, listed: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    job = job_in(tmp_path / "here", directory)
+    assert write_catalog(job) is None
+    for period in ("2023-01_2023-12", "2023", "2023-13", "notes", "2023-01_2025-12"):
+        finished(job.file(directory.replace("{period}", period)))
+    job.file(directory.replace("{period}", "2022-01_2022-12")).mkdir(parents=True)  # not finished
+    path = write_catalog(job)
+    assert path is not None
+    assert path.resolve() == (tmp_path / "here" / file).resolve()
+    assert children(path) == [listed]
+
+
+def test_one_map_needs_no_list(tmp_path: Path) -> None:
+    job = job_in(tmp_path, "maps", period={"year": 2023})
+    finished(tmp_path / "maps")
+    assert write_catalog(job) is None
+    assert not list(tmp_path.rglob("*catalog.json"))
+
+
+@pytest.mark.parametrize("content", ['{"type": "Catalog", "id": "mine"}', "[]", "{", "[" * 100_000])
+def test_a_catalogue_of_somebody_else_is_left_alone(tmp_path: Path, content: str) -> None:
+    (tmp_path / "catalog.json").write_text(content)
+    finished(tmp_path / "2023-01")
+    for _ in range(2):
+        assert write_catalog(job_in(tmp_path, "{period}")) == tmp_path / "patch_catalog.json"
+    assert (tmp_path / "catalog.json").read_text() == content
+    assert json.loads((tmp_path / "patch_catalog.json").read_text())["links"][0]["href"] == "./patch_catalog.json"
