@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from geomap import __version__, legends
 from geomap.cli import options
-from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, warn
+from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, say, warn
 from geomap.cli.show import print_estimate, print_result, refuse_gaps, show_result
 from geomap.errors import InputError
 from geomap.run.request import DEFAULT_LEGEND, Earlier, Request, RequestKeys, request_of
@@ -79,7 +80,7 @@ def map_command(
         )
     show_result(result, as_json)
     if again:
-        _tell_compared(again, out)
+        _tell_compared(again, out, warn if as_json else say)
     refuse_gaps([result])
 
 
@@ -118,7 +119,7 @@ def _again(
     return replace(request, device=keys.resources.device) if "--device" in typed else request
 
 
-def _tell_compared(directory: Path, out: Path) -> None:
+def _tell_compared(directory: Path, out: Path, tell: Callable[[str], None]) -> None:
     """Say whether a run was repeated to the byte."""
     from geomap.run.again import compared
 
@@ -126,7 +127,7 @@ def _tell_compared(directory: Path, out: Path) -> None:
     if differ:
         warn(f"{len(differ)} maps are not those of {directory}: {', '.join(differ)}; the scenes may be others now")
     else:
-        warn(f"the maps are those of {directory}, byte for byte")
+        tell(f"the maps are those of {directory}, byte for byte")
 
 
 def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -> Request:
