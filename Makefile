@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 map: $(VENV)/.installed  ## the main job on simulated scenes: needs no network once installed
 	$(BIN)/geomap demo
 	@echo; echo "The command is $(BIN)/geomap; or type: . $(BIN)/activate, and then geomap."
+	@echo "To look at the maps in a browser: $(BIN)/geomap view geomap-demo/maps"
 
 test: $(VENV)/.installed-dev  ## the test suite, in two processes
 	$(BIN)/pytest -n 2

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from pyproj import Transformer
 from rasterio.windows import from_bounds
 
-from geomap import aoi, files, legends, simulate
+from geomap import aoi, files, legends, simulate, waypoints
 from geomap.encode.engine import pick_device
 from geomap.run.directory import require_run
 from geomap.run.map import Estimate, Result, map_area
@@ -20,6 +21,10 @@ from geomap.types import Period, Progress
 
 YEAR = 2023
 LEGENDS = ("landcover", "crops", "scenicness")
+POINTS = 60
+"""Simulated points to learn from, in points.gpkg: about two days in the field."""
+CHECKS = 150
+"""Simulated points to assess the map with, in check.gpkg: another simple random sample."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ def run_demo(
             files.remove(out / "maps")
     progress("simulate", 0, 1)
     archive = simulate.write_archive(out / "scenes", year=YEAR)
+    write_points(out / "points.gpkg", archive, POINTS, seed=1)
+    write_points(out / "check.gpkg", archive, CHECKS, seed=2)
     progress("simulate", 1, 1)
     request = Request(
         area=aoi.parse_area(",".join(map(repr, archive.bbox))),
@@ -52,10 +59,43 @@ def run_demo(
         stac=str(archive.items),
         legends=tuple(legends.load(name) for name in LEGENDS),
         device=device,
+        save_embeddings=True,
+        save_composites=True,  # the page then shows true colour and curves
     )
     result = map_area(request, out / "maps", progress, on_estimate)
     pairs = (("landcover", archive.truth_landcover), ("crops", archive.truth_crops))
     return result, tuple(a for name, truth in pairs for a in agreement(name, truth, out / "maps" / f"{name}.tif"))
+
+
+def write_points(path: Path, archive: simulate.Archive, count: int, seed: int) -> None:
+    """Write a simple random sample of a simulated landscape's pixels with their true classes, as a visit would find.
+
+    Args:
+        path: a .gpkg; its columns are name, lon, lat, landcover and crop, which is empty where no crop grows.
+        archive: the landscape.
+        count: number of points.
+        seed: of the draw.
+
+    Raises DiskFullError, OutputError.
+    """
+    with rasterio.open(archive.truth_landcover, driver="GTiff") as cover, rasterio.open(archive.truth_crops) as crops:
+        ids, grown, transform, epsg = cover.read(1), crops.read(1), cover.transform, cover.crs
+    names, of_crops = ({c.id: c.name for c in legends.load(name).classes} for name in ("landcover", "crops"))
+    chosen = np.random.default_rng(seed).permutation(ids.size)[:count]
+    row, column = np.unravel_index(chosen, ids.shape)
+    x, y = transform * (column + 0.5, row + 0.5)
+    lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y)
+    rows = [
+        {
+            "name": str(i + 1),
+            "lon": round(float(lon[i]), 7),
+            "lat": round(float(lat[i]), 7),
+            "landcover": names[int(ids[row[i], column[i]])],
+            "crop": of_crops.get(int(grown[row[i], column[i]]), ""),
+        }
+        for i in range(len(chosen))
+    ]
+    files.write_bytes(path, waypoints.gpkg(rows, "simulated"))
 
 
 def agreement(name: str, truth: Path, mapped: Path) -> tuple[Agreement, ...]:

@@ -26,6 +26,8 @@ from geomap.paths import real
 
 SUMS: Final = "SHA256SUMS"
 """The list of a finished run's files, in the format of sha256sum (GNU coreutils)."""
+PAGE: Final = "index.html"
+"""The report page of a run."""
 STATE: Final = "tiles"
 """The directory of the state from which a run resumes; not part of the result."""
 

@@ -61,6 +61,20 @@ _Line = Annotated[str, AfterValidator(_one_line)]
 _Text = Annotated[_Line, Field(min_length=1, max_length=300)]
 _Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+_Latitude = Annotated[float, Field(ge=-90, le=90)]
+
+
+def restriction(text: str) -> tuple[str, str]:
+    """(legend, class) of "landcover=Cropland". Raises ValueError."""
+    legend, _, name = (part.strip() for part in text.partition("="))
+    if not (legend and name):
+        raise ValueError("must be LEGEND=CLASS, for example landcover=Cropland")
+    return legend, name
+
+
+def _restriction(text: str) -> str:
+    restriction(text)
+    return text
 
 
 class LegendClass(Strict):
@@ -72,6 +86,13 @@ class LegendClass(Strict):
     prompts: Annotated[tuple[_Text, ...], Field(min_length=1)]
     code: _Line | None = None  # the source nomenclature's code, for example LUCAS B11 or EUNIS G1
     synonyms: tuple[_Text, ...] = ()  # other names by which labelled points may call it
+    latitudes: tuple[_Latitude, _Latitude] | None = None  # degrees, south and north; surely nowhere else
+
+    @model_validator(mode="after")
+    def _south_first(self) -> LegendClass:
+        if self.latitudes is not None and self.latitudes[0] >= self.latitudes[1]:
+            raise ValueError("latitudes must go from south to north, for example [-90, 47]")
+        return self
 
 
 class RatedPrompt(Strict):
@@ -100,6 +121,8 @@ class Legend(Strict):
     range: tuple[float, float] | None = None  # range of a score
     ensembling: Literal["early", "late"] = "early"  # for scores: one softmax over all prompts, or one per voter
     min_prompts: Annotated[int, Field(ge=1)] = 2  # late: voters with fewer prompts do not count (paper A.1.3)
+    within: Annotated[_Text, AfterValidator(_restriction)] | None = None
+    # ^ LEGEND=CLASS: mapped only there, unless the request says otherwise
 
     @model_validator(mode="after")
     def _consistent(self) -> Legend:
@@ -155,6 +178,18 @@ class Legend(Strict):
         content: list[tuple[float, tuple[str, ...]]] = [(c.id, c.prompts) for c in self.classes]
         content += [(p.rating, (p.text,)) for p in self.prompts]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+    def ids_called(self, name: str) -> frozenset[int]:
+        """The ids of the classes with this name or code (case does not matter); at most one has the name."""
+        wanted = name.strip().casefold()
+        return frozenset(c.id for c in self.classes if wanted in (c.name.casefold(), (c.code or c.name).casefold()))
+
+    def without(self, ids: frozenset[int]) -> Legend:
+        """The legend without these classes. Raises LegendError if fewer than two are left."""
+        left = tuple(c for c in self.classes if c.id not in ids)
+        if len(left) < 2 and ids:
+            raise LegendError(f"--without leaves fewer than two classes of legend {self.name}; leave out fewer")
+        return self.model_copy(update={"classes": left}) if ids else self
 
     def id_of(self, name: str) -> int:
         """The id of the class called `name` (case does not matter). Raises LegendError."""

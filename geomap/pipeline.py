@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,8 @@ from geomap.encode.engine import Engine, valid_months_np
 from geomap.encode.weights import Weights
 from geomap.errors import DamagedError
 from geomap.label import towers
-from geomap.label.classify import Question, TileLabels, with_land
+from geomap.label.choose import Gone
+from geomap.label.classify import Question, TileLabels, Within, with_land
 from geomap.legends import Legend
 from geomap.read.access import DEADLINE, Access, gdal_options, threads
 from geomap.read.faults import check_missed, missed_scenes
@@ -95,10 +97,20 @@ def embed_pixels(engine: Engine, made: Composite, usable: NDArray[np.bool_], mon
     return engine.embed(made, usable, months)
 
 
-def questions(asked: Sequence[Legend], weights: Weights, min_confidence: float = 0.0) -> tuple[Question, ...]:
-    """Legends with their class vectors, which are stored with the weights or made by the weights' text tower."""
+def questions(
+    asked: Sequence[Legend],
+    weights: Weights,
+    min_confidence: float = 0.0,
+    extras: tuple[str, ...] = (),
+    gone: Gone = MappingProxyType({}),
+) -> tuple[Question, ...]:
+    """Legends with their class vectors, which are stored with the weights or made by the weights' text tower.
+
+    `gone`: the classes that do not compete; their vectors are left out. Raises LegendError if too few are left.
+    """
     scale = weights.card.logit_scale
-    return tuple(Question(legend, vectors_of(legend, weights), scale, min_confidence) for legend in asked)
+    full = (Question(legend, vectors_of(legend, weights), scale, min_confidence, extras) for legend in asked)
+    return tuple(question.without(gone.get(question.legend.name, frozenset())) for question in full)
 
 
 def vectors_of(legend: Legend, weights: Weights) -> Tensor:
@@ -114,11 +126,11 @@ def vectors_of(legend: Legend, weights: Weights) -> Tensor:
 
 
 def label_pixels(
-    pixels: Embedded, labels: TileLabels, clear_months: NDArray[np.uint8], within: tuple[str, int] | None = None
+    pixels: Embedded, labels: TileLabels, clear_months: NDArray[np.uint8], within: Within = MappingProxyType({})
 ) -> Layers:
     """Label the pixels of a grid; returns the layers by stem, including the (y, x) clear months.
 
-    `within` (legend, class id): the other legends are nodata where this legend has another class.
+    `within`: legend -> (another legend, class id); nodata where that one has another class.
     """
     for where, embeddings in pixels:
         labels.fill(where, embeddings)

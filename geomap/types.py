@@ -292,7 +292,36 @@ class Labels:
 
     value: NDArray[np.uint8] | NDArray[np.float32]  # (N,) or (y, x); ids with nodata 0, or scores with nodata NaN
     confidence: NDArray[np.uint8] | None  # percent, nodata 255
+    extras: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    # ^ where asked for: `second` ids (N,), `margin` percent (N,), `probabilities` percent (K, N)
 
+
+WIDEST = 15
+"""Most pixels per side of a window of `Finish.smooth`: 150 m, more than most fields are wide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How maps are made readable, once each pixel has been compared with the classes."""
+
+    smooth: int = 1  # pixels a side of the window over which log-probabilities are averaged; odd
+    min_area: float = 0.0  # hectares; smaller patches take the class of their largest neighbour
+    vector: bool = False  # polygons beside each class map
+    layers: tuple[str, ...] = ()  # of label.classify.EXTRAS
+
+    @property
+    def plain(self) -> bool:
+        """Whether a pixel's layers are those of its own series alone, class and confidence."""
+        return self.smooth == 1 and not self.min_area and not self.layers
+
+    @property
+    def least_pixels(self) -> int:
+        """Pixels of 10 m of the smallest patch that stays as it is."""
+        return math.ceil(100 * self.min_area - 1e-9)
+
+
+PLAIN = Finish()
+"""Maps as they are by default."""
 
 CLEAR_MONTHS = "clear_months"
 """Stem of the map that counts months with a clear observation."""

@@ -30,11 +30,14 @@ from geomap import pipeline
 from geomap.aoi import Area
 from geomap.api.checks import (
     checked_embeddings,
+    checked_finish,
     checked_least,
     checked_legends,
+    checked_points,
     checked_series,
     checked_share,
     checked_within,
+    latitudes_of,
 )
 from geomap.catalog import offset_check
 from geomap.catalog.offset import OffsetPolicy
@@ -45,12 +48,16 @@ from geomap.encode.engine import Engine
 from geomap.encode.weights import Weights
 from geomap.encode.weights import load_weights as load_weights
 from geomap.errors import InputError, NoScenesError, WeightsError
-from geomap.grid import inside, mosaic_grid, tiles
-from geomap.label.classify import TileLabels
+from geomap.grid import RESOLUTION, inside, mosaic_grid, tiles
+from geomap.label.classify import Question, TileLabels
+from geomap.label.learn import Examples, learn
 from geomap.legends import Legend, with_others
 from geomap.read.access import DEADLINE
+from geomap.run.learning import questions_of, rows_of, with_taught
+from geomap.run.lesson import Lesson, require_classes, taught_legends
 from geomap.run.map import map_area
-from geomap.run.prepare import find_scenes, with_base
+from geomap.run.pixels import distinct
+from geomap.run.prepare import competing, find_scenes, with_base
 from geomap.run.request import Request
 from geomap.run.wording import warn_of_words
 from geomap.sentinel2 import BANDS, NODATA_DN
@@ -230,8 +237,16 @@ def label(
     min_confidence: float = 0.0,
     within: tuple[str, str] | str | None = None,
     others: bool = False,
+    without: str | Sequence[str] = (),
+    everywhere: bool = False,
+    smooth: int = 1,
+    layers: str | Sequence[str] = (),
+    points: Path | str | None = None,
+    column: str | None = None,
+    points_crs: str | None = None,
+    learned: Path | str | None = None,
 ) -> xr.Dataset:
-    """Map each embedding to the class whose prompts are nearest.
+    """Map each embedding to the class whose prompts are nearest, or that labelled points taught.
 
     Args:
         embeddings: (component, y, x) from `embed` or `open_store`, or a window of them.
@@ -239,32 +254,55 @@ def label(
         legends: built-in legends by name, .toml files or `Legend`s; by default land cover, if no classes are given.
         weights: the weights that made the embeddings, if they do not come with geomap.
         min_confidence: 0..1; pixels below it get class 255, unclassified.
-        within: (legend, class), such as ("landcover", "Cropland"): the other maps cover only this class.
+        within: (legend, class), such as ("landcover", "Cropland"): the other maps cover only this class; "none": all
+            pixels. By default as each legend says: crops are mapped on cropland, with a map of land cover beside them.
         others: whether `classes` and legends of your own get one more class, 254, "None of these".
+        without: classes to leave out, by name or code, or "LEGEND=CLASS".
+        everywhere: whether to keep classes that their legend says do not occur at these latitudes.
+        smooth: log-probabilities are averaged over so many pixels a side, odd, not across nodata.
+        layers: more maps of each legend of classes, of "second", "margin" and "probabilities".
+        points: file of labelled points or polygons from which the first legend is learned, on these embeddings alone.
+        column: its column with the classes.
+        points_crs: its coordinate system, where it names none.
+        learned: run directory or learned.json: what another run learned.
 
     Returns:
         For each legend of classes, `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 =
-        nodata. For a legend of scores, `<legend>` float32, NaN = nodata. Also `clear_months`. The attributes
-        `flag_values`, `flag_meanings`, `class_names` and `class_colours` describe the classes.
+        nodata; where asked for, `<legend>_second` ids, `<legend>_margin` percent, and `<legend>_probabilities` percent
+        (`<legend>_class`, y, x). For a legend of scores, `<legend>` float32, NaN = nodata. Also `clear_months`. The
+        attributes `flag_values`, `flag_meanings`, `class_names` and `class_colours` describe the classes.
 
     Raises:
         LegendError: the legend does not exist, or two classes have the same name.
         WeightsError: the embeddings come from another model.
+        InputError: the points, or what was learned, cannot be used.
     """
     loaded = _weights_of(embeddings, weights)
-    chosen = checked_legends(classes, legends)
-    asked, base = with_base(with_others(chosen) if others else chosen, checked_within(within))
+    chosen = checked_legends(classes, legends, default=learned is None)
+    source = checked_points(points, column, points_crs, learned, others)
+    named, lesson, known = taught_legends(chosen, source, None if learned is None else str(learned), None, loaded)
+    asked, base = with_base(with_others(named) if others else named, checked_within(within))
     least = checked_share("min_confidence", min_confidence)
     vectors, months = checked_embeddings(embeddings, loaded.card.config().out)
     warn_of_words(chosen, loaded)
-    questions = pipeline.questions(asked, loaded, least)
-    made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape), months, base)
-    place = _place(embeddings)
-    layers = {
-        layer.stem: xr.DataArray(made[layer.stem], dims=("y", "x"), coords=place, attrs=_layer_attrs(layer))
-        for layer in layers_of(asked, least)
-    }
-    return xr.Dataset(layers)
+    finish = checked_finish(smooth, layers)
+    names = (without,) if isinstance(without, str) else tuple(without)
+    gone = competing(asked, base, names, None if everywhere else latitudes_of(embeddings))
+    questions = questions_of(asked, loaded, least, known, (), finish.layers, gone)
+    if lesson is not None:
+        questions = with_taught(questions, _learned(lesson, vectors, embeddings, loaded, least))
+    made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape, smooth), months, base)
+    wanted = layers_of([q.legend for q in questions], least, finish.layers)
+    return xr.Dataset({layer.stem: _map_array(made[layer.stem], layer, _place(embeddings)) for layer in wanted})
+
+
+def _map_array(pixels: NDArray[Any], layer: Layer, place: dict[str, Any]) -> xr.DataArray:
+    """A map as an array, with a dimension for its bands if it has several."""
+    if not layer.bands:
+        return xr.DataArray(pixels, dims=("y", "x"), coords=place, attrs=_layer_attrs(layer))
+    name = f"{layer.stem.removesuffix('_probabilities')}_class"
+    bands = {name: list(layer.bands)}
+    return xr.DataArray(pixels, dims=(name, "y", "x"), coords=place | bands, attrs=_layer_attrs(layer))
 
 
 def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
@@ -347,6 +385,31 @@ def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weig
             "give those as weights="
         )
     return loaded
+
+
+def _learned(
+    lesson: Lesson,
+    vectors: NDArray[np.float32],
+    embeddings: xr.DataArray,
+    loaded: Weights,
+    min_confidence: float,
+) -> Question:
+    """The question whose classes points taught, on (D, y, x) embeddings. Raises InputError for too few points."""
+    place, ids, groups, _ = distinct(lesson.points, lesson.ids)
+    epsg, x, y = embeddings.rio.crs.to_epsg(), embeddings["x"].values, embeddings["y"].values
+    columns = np.round(place[:, 1] + 0.5 - x[0] / RESOLUTION).astype(np.intp)
+    rows = np.round(y[0] / RESOLUTION - 0.5 - place[:, 2]).astype(np.intp)
+    here = (place[:, 0] == epsg) & (columns >= 0) & (columns < len(x)) & (rows >= 0) & (rows < len(y))
+    here[here] = ~np.isnan(vectors[0, rows[here], columns[here]])
+    if not here.any():
+        raise InputError(f"no point of {lesson.points.path} lies on a pixel with an embedding; give points inside them")
+    require_classes(ids[here], lesson.legend, lesson.points.path)
+    prompts = pipeline.vectors_of(lesson.legend, loaded).numpy()
+    found = np.ascontiguousarray(vectors[:, rows[here], columns[here]].T)
+    examples = Examples(found, rows_of(lesson.legend, ids[here]), groups[here])
+    made = learn(examples, prompts, loaded.card.logit_scale)
+    log.info("%s", made.says)
+    return Question.learned(lesson.legend, made.head, min_confidence)
 
 
 def _windows(vectors: NDArray[np.float32]) -> pipeline.Embedded:

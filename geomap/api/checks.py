@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import rioxarray  # noqa: F401  gives arrays their `.rio`
 import xarray as xr
 from numpy.typing import NDArray
+from pydantic import ValidationError
+from rasterio.warp import transform_bounds
 
+from geomap import config
 from geomap import legends as books
 from geomap.errors import InputError, LegendError
 from geomap.legends import Legend
-from geomap.run.request import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, class_of
+from geomap.points import PointsFile
+from geomap.run.request import (
+    DEFAULT_LEGEND,
+    MIN_CLEAR_MONTHS,
+    FinishKeys,
+    Restriction,
+    class_of,
+    require_points,
+)
 from geomap.sentinel2 import BANDS
-from geomap.types import CLEAR_MONTHS
+from geomap.types import CLEAR_MONTHS, Finish
 
 SERIES = ("month", "band", "y", "x")
 EMBEDDING = ("component", "y", "x")
@@ -99,21 +112,43 @@ def checked_share(name: str, value: float) -> float:
     return float(value)
 
 
-def checked_within(within: tuple[str, str] | str | None) -> tuple[str, str] | None:
+def checked_within(within: str | Restriction) -> Restriction:
     """(legend, class), from text as the command takes it too. Raises InputError."""
     try:
         given = class_of(within) if isinstance(within, str) else within
-        if given is None or (len(given) == 2 and all(isinstance(part, str) for part in given)):
-            return None if given is None else (given[0], given[1])
+        if given is None or not len(given):
+            return None if given is None else ()
+        if len(given) == 2 and all(isinstance(part, str) for part in given):
+            return given[0], given[1]
     except (ValueError, TypeError) as e:
         raise InputError(f"within: {e}") from e
     raise InputError(f'within must be (legend, class), such as ("landcover", "Cropland"), not {within!r}')
 
 
+def checked_finish(smooth: int, layers: str | Sequence[str]) -> Finish:
+    """A window and more layers, as the command takes them. Raises InputError."""
+    several = [part.strip() for part in layers.split(",")] if isinstance(layers, str) else list(layers)
+    try:
+        return FinishKeys.model_validate({"smooth": smooth, "layers": several}).finish
+    except ValidationError as e:
+        raise InputError("; ".join(config.problems(e, FinishKeys))) from e
+
+
+def latitudes_of(embeddings: xr.DataArray) -> tuple[float, float] | None:
+    """(south, north) of an array in degrees; None if it does not tell where it lies."""
+    if "spatial_ref" not in embeddings.coords or not {"x", "y"} <= set(embeddings.coords):
+        return None
+    crs = embeddings.rio.crs
+    if crs is None or 0 in (embeddings.sizes["x"], embeddings.sizes["y"]):
+        return None
+    _, south, _, north = transform_bounds(crs, "EPSG:4326", *embeddings.rio.bounds())
+    return south, north
+
+
 def checked_legends(
-    classes: str | Sequence[str] | None, legends: Legend | str | Sequence[Legend | str]
+    classes: str | Sequence[str] | None, legends: Legend | str | Sequence[Legend | str], default: bool = True
 ) -> tuple[Legend, ...]:
-    """The legends of a call of `label`; land cover where nothing is named. Raises LegendError."""
+    """The legends of a call of `label`; land cover where nothing is named, by `default`. Raises LegendError."""
     named = [legends] if isinstance(legends, Legend) or not isinstance(legends, list | tuple) else list(legends)
     found = [one if isinstance(one, Legend) else books.load(str(one)) for one in named]
     if classes is not None:
@@ -123,4 +158,15 @@ def checked_legends(
         found.append(books.typed(",".join(names)))
     if taken := sorted({legend.name for legend in found} & RESERVED):
         raise LegendError(f"a legend may not be called {taken[0]}: maps have a coordinate of that name; rename it")
-    return tuple(found) or (books.load(DEFAULT_LEGEND),)
+    return tuple(found) or ((books.load(DEFAULT_LEGEND),) if default else ())
+
+
+def checked_points(
+    points: Path | str | None, column: str | None, crs: str | None, learned: Path | str | None, others: bool
+) -> PointsFile | None:
+    """The labelled points of a call of `label`. Raises InputError."""
+    try:
+        require_points(points, column, None if learned is None else str(learned), others)
+    except ValueError as e:
+        raise InputError(str(e)) from e
+    return None if points is None or column is None else PointsFile(str(points), column, crs)

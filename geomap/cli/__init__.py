@@ -32,8 +32,10 @@ COMMANDS: Final = {
     "plan": ("inspect.plan_command", "What a map would take, and how much clear sky it would find month by month."),
     "explain": ("inspect.explain_command", "Which scenes a run reads, why their DN offsets, and what became of each."),
     "demo": ("maps.demo", "Simulate a small landscape with known classes, map it, and compare."),
+    "view": ("state.view_command", "Look at the maps of a run in the browser."),
     "status": ("state.status_command", "How far a run is, and the time to go."),
     "verify": ("state.verify_command", "Check every file of a run against its checksum."),
+    "areas": ("areas.areas_command", "The area of each class: of the whole map, or in polygons of your own."),
     "train": ("training.train", "Train an encoder as a configuration says, and write its weights and card."),
     "evaluate": ("evaluation.evaluate", "Measure weights on labelled series, beside baselines and published figures."),
     "legends": ("legends.legends_app", "Legends that come with geomap, and how to write one."),
@@ -44,7 +46,7 @@ COMMANDS: Final = {
 """Name -> (file in cli/ and function, its line in --help). A command's file is loaded when it is typed."""
 
 
-TEXT: Final = {"status", "explain", "verify", "plan", "legends", "list", "show"}
+TEXT: Final = {"status", "explain", "view", "verify", "plan", "areas", "legends", "list", "show"}
 """Commands, and commands of groups, that make nothing but text."""
 
 

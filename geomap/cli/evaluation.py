@@ -14,6 +14,7 @@ from rich.table import Table
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars, say
 from geomap.errors import InputError
+from geomap.points import PointsFile
 from geomap.run.request import RequestKeys
 
 if TYPE_CHECKING:
@@ -29,9 +30,17 @@ def evaluate(
         typer.Option(
             metavar="FILE|NAME=PATH",
             help="Test set: a table of your own (.csv, .parquet), a cut HDF5 file, or flanders=, corsica=,"
-            " east_africa=PATH; repeat for several.",
+            " east_africa=PATH; with --run, labelled points; repeat for several.",
         ),
     ],
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="A run with --save-composites: --data are points, their series come from it."),
+    ] = None,
+    column: Annotated[str | None, typer.Option(metavar="NAME", help="The column of points with the classes.")] = None,
+    points_crs: Annotated[
+        str | None, typer.Option(metavar="CRS", help="Coordinate system of points where the file names none.")
+    ] = None,
     train: Annotated[
         str | None,
         typer.Option(metavar="FILE|NAME=PATH", help="Training set of the baselines; without it they are k-fold."),
@@ -55,9 +64,13 @@ def evaluate(
     Writes results.md, results.json, confusion matrices (CSV, PNG), reliability diagrams and accuracy by clear months
     into --out. docs/evaluation.md says how each figure is made.
 
-    Example: `geomap evaluate default --data mine.csv --out evaluation`
+    Examples: `geomap evaluate default --data mine.csv --out evaluation`
+
+    `geomap evaluate default --data points.gpkg --column crop --run brussels --out evaluation`
     """
     log_to_stderr(verbose)
+    if (run is None) != (column is None):
+        raise InputError("labelled points need --run DIR, for their series, and --column NAME, for their classes")
     from geomap.datasets.extras import require_packages
     from geomap.datasets.sets import read_set
     from geomap.encode.weights import load_weights
@@ -68,7 +81,12 @@ def evaluate(
     loaded = load_weights(weights)
     patch = loaded.card.config().patch
     with progress_bars() as progress:
-        tests = [read_set(source, patch, photos, labels, scenicness, progress) for source in data]
+        if run is None:
+            tests = [read_set(source, patch, photos, labels, scenicness, progress) for source in data]
+        else:
+            from geomap.run.point_samples import samples_at
+
+            tests = [samples_at(PointsFile(source, str(column), points_crs), run) for source in data]
         fitted = read_set(train, patch, labels=labels, progress=progress) if train else None
         _check(tests, fitted)
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written shows before minutes of measuring

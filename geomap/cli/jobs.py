@@ -8,7 +8,7 @@ import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from geomap.cli import options
 from geomap.cli.console import log_to_stderr, progress_bars, say, say_json
 from geomap.cli.show import print_estimate, print_result, refuse_gaps, result_json, warn_of_holes
 from geomap.errors import InputError
-
-if TYPE_CHECKING:
-    from geomap.run.map import Result
 
 JobPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file; docs/jobs.md says what it may hold.")]
 
@@ -49,27 +46,28 @@ def run(
         run_job,
         today,
     )
+    from geomap.jobs.notice import telling
 
-    done: list[Result] = []
-    try:
-        with nullcontext(_silent) if quiet else progress_bars() as progress:
-            estimated = _silent if quiet else print_estimate
-            done.extend(  # keeps the results from before an error
-                run_job(
-                    read,
-                    today(),
-                    progress,
-                    estimated,
-                    refresh=refresh,
-                    retry_quarantined=retry_quarantined,
+    with telling(read) as done:
+        try:
+            with nullcontext(_silent) if quiet else progress_bars() as progress:
+                estimated = _silent if quiet else print_estimate
+                done.extend(  # keeps the results from before an error
+                    run_job(
+                        read,
+                        today(),
+                        progress,
+                        estimated,
+                        refresh=refresh,
+                        retry_quarantined=retry_quarantined,
+                    )
                 )
-            )
-    finally:
-        if as_json:
-            say_json({"job": str(read.path), "results": [result_json(result) for result in done]})
-        for result in done:
-            (warn_of_holes if quiet or as_json else print_result)(result)
-    refuse_gaps(done)
+        finally:
+            if as_json:
+                say_json({"job": str(read.path), "results": [result_json(result) for result in done]})
+            for result in done:
+                (warn_of_holes if quiet or as_json else print_result)(result)
+        refuse_gaps(done)
 
 
 def schedule(

@@ -173,7 +173,8 @@ def demo(
 
     Needs no network. The scenes are simulated, with clouds, shadows and a month without any; the maps are made by the
     same command that maps real scenes. Agreement with the simulated truth says that the pipeline works, not how well
-    real places are mapped: for that see `geomap weights show default`.
+    real places are mapped: for that see `geomap weights show default`. Beside the maps lie two files of simulated
+    points, points.gpkg to learn from and check.gpkg to assess with: docs/points.md leads through them.
     """
     log_to_stderr(False)
     from geomap.demo import run_demo

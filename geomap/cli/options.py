@@ -137,6 +137,8 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 
 def _value(d: Declared, value: Any) -> Any:
     """A typed value in the form that the key takes. Raises InputError."""
+    if d.field.default is True:  # a flag that takes away
+        return not value
     if not d.option.separated:
         return value
     parts = [part.strip() for part in value.split(",") if part.strip()]
@@ -151,8 +153,11 @@ def _value(d: Declared, value: Any) -> Any:
 
 def _parameter(name: str, d: Declared) -> inspect.Parameter:
     """The parameter of a command for a key: typer makes the option and its help from it."""
-    field, default = _present(d.field), d.field.default
+    field = _present(d.field)
+    default: Any = d.field.default
     kind: Any = field.annotation
+    if default is True:  # a flag that takes away
+        default = False
     if get_origin(kind) is tuple:
         kind, default = (str, ",".join(map(str, default)) or None) if d.option.separated else (list[str], None)
     limits = {"min": _limit(field, "ge"), "max": _limit(field, "le")} if kind in (int, float) else {}

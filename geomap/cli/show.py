@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from geomap import files
 from geomap.cli.console import number, out_console, say, say_json, warn
 from geomap.cli.learned import print_learned
 from geomap.errors import NothingMappedError, QuarantineError
@@ -57,6 +58,8 @@ def print_result(result: map.Result) -> None:
     say(f"with a .qml style beside each map, {names} in {result.directory}")
     if result.account is not None:
         say(f"{summary(result.account)}; geomap explain {result.directory} names them")
+    if (result.directory / files.PAGE).is_file():
+        say(f"to look at the maps: geomap view {result.directory}")
     warn_of_holes(result)
 
 

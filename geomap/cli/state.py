@@ -1,4 +1,4 @@
-"""Commands that inspect the directory of a run: status, verify."""
+"""Commands that inspect the directory of a run: status, verify, view."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from geomap import files
 from geomap.cli.console import out_console, say, say_json, warn
 from geomap.cli.options import AsJson
 from geomap.cli.show import duration
@@ -59,6 +60,27 @@ def verify_command(directory: Directory, as_json: AsJson = False) -> None:
         raise GeomapError(f"{len(found.problems)} problems in {directory}")
     if not as_json:
         say(f"{directory}: every file of the run is as it was written")
+
+
+def view_command(directory: Directory) -> None:
+    """Open the report page of a run, index.html, in the browser.
+
+    The page holds the maps and needs no network: copy the file, or send it, and it works elsewhere too.
+    """
+    import webbrowser
+
+    page = directory / files.PAGE
+    if not page.is_file():
+        raise InputError(
+            f"{directory} has no {files.PAGE}: it was made with --no-report or an earlier version, or is not finished; "
+            "make the maps in another --out"
+        )
+    address = page.resolve().as_uri()
+    if webbrowser.open(address):
+        say(f"opened {address}")
+    else:
+        warn("no browser was found here; open this address in one")
+        say(address)
 
 
 def _print(s: Status) -> None:

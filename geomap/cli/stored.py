@@ -20,7 +20,19 @@ Stored = Annotated[
 ]
 
 
-@options.asking("legends", "classes", "others", "min_confidence", "within", "points", "outputs.name")
+@options.asking(
+    "legends",
+    "classes",
+    "others",
+    "min_confidence",
+    "within",
+    "without",
+    "everywhere",
+    "finish",
+    "points",
+    "outputs.report",
+    "outputs.name",
+)
 def label_command(
     store: Stored,
     *,
@@ -43,14 +55,26 @@ def label_command(
     """
     log_to_stderr(verbose)
     chosen = keys.chosen() or (() if keys.points.learned else (legends.load(DEFAULT_LEGEND),))
-    base = class_of(keys.within) if keys.within else None
+    base = None if keys.within is None else class_of(keys.within)
     points = options.checked_points(keys)
     from geomap.run import relabel
 
-    least, name = keys.min_confidence / 100, keys.outputs.name
+    learned, report = keys.points.learned, keys.outputs.report
     with options.in_options():
         asked = relabel.LabelRequest(
-            store, chosen, weights, least, base, keys.others, points, keys.points.learned, name
+            store,
+            chosen,
+            weights,
+            keys.min_confidence / 100,
+            base,
+            keys.others,
+            keys.without,
+            keys.everywhere,
+            keys.finish.finish,
+            points,
+            learned,
+            report,
+            keys.outputs.name,
         )
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)

@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from geomap import aoi, config, legends
+from geomap.config import Strict
 from geomap.errors import ConfigError, GeomapError
 from geomap.legends import Legend
 from geomap.paths import real
@@ -46,6 +47,7 @@ from geomap.run.request import (
     declared,
     in_folder,
 )
+from geomap.sources.hrefs import HrefPolicy, check_url, named
 from geomap.types import Period
 
 PERIOD: Final = "{period}"
@@ -81,6 +83,7 @@ def _pattern(regex: str, says: str) -> AfterValidator:
 
 _Name = Annotated[str, _pattern("[a-z0-9][a-z0-9_-]{0,60}", "lower-case letters, digits, _ and -, at most 61")]
 _Sum = Annotated[str, _pattern("[0-9a-f]{64}", "a sha256: 64 digits of 0-9 and a-f, as sha256sum writes it")]
+_Variable = Annotated[str, _pattern("[A-Za-z_][A-Za-z0-9_]{0,99}", "the name of an environment variable")]
 _Memory = Annotated[str, _pattern(r"\d{1,6}(\.\d{1,3})? ?[MGT]i?B", "bytes with their unit, for example 8 GB")]
 
 
@@ -164,6 +167,36 @@ class JobResources(ResourceKeys):
         return int(each * (self.workers or 1) + (OWN_BYTES if self.workers else 0))
 
 
+def notice_address(url: str) -> str:
+    """The address if a notice may be sent there: http or https, at any host, without user. Raises ValueError."""
+    try:
+        check_url(url, HrefPolicy(named=named([url], ("https", "http"))))
+    except GeomapError:
+        raise ValueError("must be an http or https address without a user: https://example.org/hook") from None
+    return url
+
+
+class JobNotice(Strict):
+    """Whom to tell of one kind of end, and how."""
+
+    url: Annotated[Line, AfterValidator(notice_address)] | None = None  # gets JSON by POST
+    url_from: _Variable | None = None  # the environment variable that holds such an address, if it is secret
+    command: Annotated[tuple[Line, ...], Field(max_length=50)] = ()  # a program and its arguments; reads JSON
+
+    @field_validator("url")
+    @classmethod
+    def _open(cls, value: str | None) -> str | None:
+        return None if value is None else _refuse_secrets(value)
+
+
+class JobNotify(Strict):
+    """What is told of the end of a run."""
+
+    failure: JobNotice = JobNotice()  # exit codes 1, 2 and 3
+    success: JobNotice = JobNotice()  # a map was finished
+    temporary: Flag = False  # tell of failures that are tried again (75), too
+
+
 def _refuse_secrets(text: str) -> str:
     """Return the text unless it is an address with a user or a query, where passwords and tokens stand."""
     try:
@@ -214,6 +247,7 @@ class JobKeys(RequestKeys):
     weights: JobWeights = JobWeights()
     outputs: JobOutputs
     resources: JobResources = JobResources()
+    notify: JobNotify = JobNotify()
 
     @model_validator(mode="before")
     @classmethod

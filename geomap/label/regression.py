@@ -20,7 +20,7 @@ FEW: Final = 40
 NULL: Final = 1e-9
 """Directions with less than this share of the features' variance are left out: float32 features hold no more."""
 
-STEPS: Final = 100
+STEPS: Final = 50
 TOLERANCE: Final = 1e-3
 """Least gain of a step, as a share of one point's cross-entropy; and largest slope: too small to change a label."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import shapely
 
@@ -17,7 +16,10 @@ from geomap.legends import Legend
 from geomap.run.record import read_record
 from geomap.run.request import Earlier, Request
 from geomap.sources.hrefs import redact
-from geomap.types import Period
+from geomap.types import Finish, Period
+
+if TYPE_CHECKING:
+    from geomap.run.relabel import LabelRequest
 
 _OPTIONS: Final = {
     "weights": "--weights", "composites": "--from-composites", "update": "--update-from", "points": "--points",
@@ -33,7 +35,7 @@ def words_of(request: Request) -> dict[str, Any]:
     """
     told: dict[str, Any] = {}
     for name, value in _values(request).items():
-        if value is None or (value == () and name != "legends"):
+        if value is None or (value == () and name not in ("legends", "within")):
             continue
         told[name] = _word(name, value)
     return told
@@ -47,12 +49,12 @@ def _word(name: str, value: Any) -> Any:
     if name == "area":
         return shapely.to_wkt(value.geometry, rounding_precision=-1)
     if name == "legends":
-        return told_legends(value)
+        return [legend.model_dump(mode="json", exclude_defaults=True) for legend in value]
     if name == "stac":
         return source(value)
     if isinstance(value, Earlier):
         return str(value.period)
-    if isinstance(value, Mask):
+    if isinstance(value, Mask | Finish):
         return asdict(value)
     if isinstance(value, Path) or name in _OPTIONS:
         return Path(value).name
@@ -61,9 +63,12 @@ def _word(name: str, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def told_legends(asked: Sequence[Legend]) -> list[dict[str, Any]]:
-    """Legends as run.json tells them: what their TOML says."""
-    return [legend.model_dump(mode="json", exclude_defaults=True) for legend in asked]
+def words_of_labels(request: LabelRequest) -> dict[str, Any]:
+    """A request to label stored embeddings, as run.json tells it."""
+    told = {name: _word(name, getattr(request, name)) for name in ("legends", "within", "without", "finish")}
+    told |= {name: getattr(request, name) for name in ("min_confidence", "others", "everywhere", "name")}
+    files_of = {"points": request.points.file if request.points else None, "learned": request.learned}
+    return told | {name: Path(file).name for name, file in files_of.items() if file}
 
 
 def source(stac: str) -> str:

@@ -24,6 +24,7 @@ from geomap.points import Points, listed, match, pixels, read_points, shown
 from geomap.run import record
 from geomap.run.directory import held
 from geomap.run.learned import learned_pixels
+from geomap.write.report import assessed
 
 Design = Literal["stratified", "random", "cluster"]
 
@@ -75,7 +76,7 @@ class _Labelled:
 
 
 def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
-    """Compare a run's map with labelled points; write assessment.json and .csv, and intervals into areas.json and .csv.
+    """Compare a run's map with labelled points; write assessment.json and .csv, and intervals into areas and page.
 
     The run's list of files (SHA256SUMS, and its seal in run.json) is renewed, so that the folder still verifies.
 
@@ -289,6 +290,8 @@ def _write(directory: Path, made: Assessed) -> None:
         out[AREAS] = files.json_bytes(areas)
         if (directory / AREAS_CSV).is_file():
             out[AREAS_CSV] = _with_intervals((directory / AREAS_CSV).read_bytes(), areas)
+    if (directory / files.PAGE).is_file():
+        out[files.PAGE] = assessed((directory / files.PAGE).read_bytes(), content)
     record.add_files(directory, out)
 
 

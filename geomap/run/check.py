@@ -13,9 +13,8 @@ from typing import Any, Final
 
 from geomap import files
 from geomap.errors import InputError
-from geomap.run.record import FILE, Record, read_record
-from geomap.types import NAME, Period
-from geomap.write.layer import file_stem, place_of
+from geomap.run.record import FILE, Record, place_in, read_record
+from geomap.write.layer import file_stem
 
 RERUN: Final = "type the run's command again: it remakes the maps, from kept tiles if there are any"
 RESUME: Final = "type the run's command again: it resumes from the finished tiles"
@@ -110,8 +109,7 @@ def _guard(directory: Path, known: Mapping[str, str]) -> Iterator[str]:
 def _required(record: Record) -> Iterator[str]:
     """Files that every run has: its maps, one for each zone, and its record."""
     zones = sorted({name.partition("_")[0] for name in record.tiles})
-    name = record.request.get(NAME)
-    place = place_of(name, Period.parse(record.request["period"])) if name else ""
+    place = place_in(record.request)
     for stem in record.maps:
         yield from (f"{file_stem(stem, place, zone if len(zones) > 1 else None)}.tif" for zone in zones)
     yield FILE
@@ -129,6 +127,8 @@ def _of_other_programs(directory: Path, name: str, known: Mapping[str, str]) -> 
     if name.endswith(".aux.xml"):
         of = name.removesuffix(".aux.xml")
         return of in known and _only_statistics(directory / name, _classes(directory, of))
+    if path.suffix in (".gpkg-wal", ".gpkg-shm"):  # SQLite, while a program has the polygons open
+        return str(path.with_suffix(".gpkg")) in known
     maps = (str(path.with_suffix(suffix)) for suffix in (".tif", ".vrt"))
     return path.suffix in (".qml", ".qmd") and any(name in known for name in maps)
 

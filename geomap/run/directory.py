@@ -28,8 +28,19 @@ from pydantic import StringConstraints, TypeAdapter
 
 from geomap import files
 from geomap.errors import BusyError, InputError, OutputError, ReadError
-from geomap.run.tile_file import DAMAGED, About, Finished, Task, encode, read_about, read_layer, whole
-from geomap.types import EXCLUDE, TILE_NAME, LeftOut, Scene, Searched, Tile
+from geomap.run.tile_file import (
+    DAMAGED,
+    About,
+    Finished,
+    Task,
+    encode,
+    pack,
+    read_about,
+    read_layer,
+    read_layers,
+    whole,
+)
+from geomap.types import EXCLUDE, TILE_NAME, Layers, LeftOut, Scene, Searched, Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -221,9 +232,22 @@ class RunDirectory:
         """One layer of a finished tile."""
         return read_layer(self._file(tile), stem)
 
+    def mend(self, tile: Tile, layers: Layers) -> None:
+        """Write other pixels for some layers of a finished tile. Raises DiskFullError, OutputError, ReadError."""
+        path = self._file(tile)
+        try:
+            every, about = {**read_layers(path), **layers}, read_about(path)
+        except DAMAGED as e:
+            raise ReadError(f"{path} is damaged ({e}); type the run's command again: the tile is made again") from e
+        files.write_bytes(path, encode(pack(every), about))
+
     def about(self, tile: Tile) -> About:
         """What is known about a finished tile besides its layers."""
         return read_about(self._file(tile))
+
+    def sieved(self) -> Path:
+        """Where class maps lie whose small patches are merged, until they are published."""
+        return self.home / "sieved"
 
     def staging(self) -> Path:
         """An empty directory in which the maps are made."""
@@ -253,7 +277,7 @@ class RunDirectory:
             () if keep else (*(self._file(task.tile) for task in tasks), self.home / COMPOSITES, self.home / EMBEDDINGS)
         )
         with files.disk_errors(self.path):
-            for path in (*tiles, self.home / RUNNING_FILE, self.home / "maps"):
+            for path in (*tiles, self.home / RUNNING_FILE, self.home / "maps", self.sieved()):
                 files.remove(path)
         self._write(Begun(dict(request), _listed(tasks), finished=True))
 

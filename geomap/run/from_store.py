@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from geomap import process
-from geomap.label.classify import Question, TileLabels
+from geomap.label.classify import Question, TileLabels, Within
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.store import Store
@@ -25,8 +25,6 @@ LABELLED_AT_ONCE: Final = 4096
 
 MAX_STRIPS: Final = 8
 """Most strips in memory at once, each of 34 MB for a tile's width of 1024 pixels."""
-TILES_KEPT: Final = 8
-"""Most tiles whose layers wait for the writers of other maps, 2 MB for each legend of classes."""
 
 Use: TypeAlias = Callable[[NDArray[np.intp], torch.Tensor], None]
 """Callback with flat indices (n,) of pixels and their codes (n, C), called from several threads."""
@@ -36,8 +34,9 @@ def label_stored(
     kept: Store,
     composites: Store | None,
     questions: Sequence[Question],
-    within: tuple[str, int] | None,
+    within: Within,
     tile: Tile,
+    window: int = 1,
     advance: Callable[[int], None] = lambda pixels: None,
 ) -> Layers:
     """All layers of a stored tile.
@@ -46,8 +45,9 @@ def label_stored(
         kept: the embeddings.
         composites: the series of the same tiles, where a question was learned from series too.
         questions: legends with their vectors in the store's coordinates.
-        within: (legend, class id): the other legends are nodata where this one has another class.
+        within: legend -> (another legend, class id); nodata where that one has another class.
         tile: one of the store's.
+        window: pixels a side over which log-probabilities are averaged.
         advance: callback with the pixels done.
 
     Raises ReadError if a store is damaged.
@@ -55,7 +55,7 @@ def label_stored(
     kept.check(tile)
     months = kept.read(CLEAR_MONTHS, tile.grid, tile)
     series = None if composites is None else _Series(composites, tile).at
-    labels = TileLabels(questions, tile.grid.shape, series)
+    labels = TileLabels(questions, tile.grid.shape, window, series)
 
     def fill(where: NDArray[np.intp], block: torch.Tensor) -> None:
         embeddings = codes.decode(block)
@@ -90,23 +90,6 @@ class _Series:
                 while len(self._strips) > MAX_STRIPS:
                     self._strips.popitem(last=False)
             return self._strips[strip]
-
-
-class LayersOnce:
-    """The layers of tiles, made when the first map asks for one and kept until the others have had theirs."""
-
-    def __init__(self, make: Callable[[Tile], Layers]) -> None:
-        self._make, self._lock = make, Lock()
-        self._made: OrderedDict[str, Layers] = OrderedDict()
-
-    def layer(self, stem: str, tile: Tile) -> NDArray[Any]:
-        """(y, x) pixels of a layer of a tile."""
-        with self._lock:
-            if tile.name not in self._made:
-                self._made[tile.name] = self._make(tile)
-                while len(self._made) > TILES_KEPT:
-                    self._made.popitem(last=False)
-            return self._made[tile.name][stem]
 
 
 def mapped(kept: Store, months: NDArray[np.uint8]) -> NDArray[np.bool_]:

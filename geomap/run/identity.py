@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from geomap import __version__, files
 from geomap.catalog.over import made_in, over
+from geomap.label.classify import Within
 from geomap.legends import Legend
 from geomap.run.again import source
 from geomap.run.lesson import told
@@ -27,10 +28,14 @@ from geomap.run.request import Request
 from geomap.run.tile_file import Task
 from geomap.sources.hrefs import redact
 from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
-from geomap.types import EXCLUDE, NAME, UPDATE, Grid, Period, Scene
+from geomap.types import EXCLUDE, NAME, UPDATE, Finish, Grid, Period, Scene
 
 SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds", EXCLUDE})
 """Keys of a request's identity that decide only which scenes are found."""
+
+
+FINISH: Final = tuple(field.name for field in dataclasses.fields(Finish))
+"""Keys that say how the maps are made readable."""
 
 
 def tasks(prepared: Prepared, scenes: Sequence[Scene]) -> tuple[Task, ...]:
@@ -89,7 +94,8 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
         "weights": {"name": prepared.weights.card.name, "sha256": prepared.weights.digest},
         "min_clear_months": r.min_clear_months,
         "min_confidence": r.min_confidence,
-        "within": f"{prepared.within[0]}={prepared.within[1]}" if prepared.within else None,
+        "within": within_as_json(prepared.within),
+        **finish_of(r.finish),
         "device": f"{prepared.device} {prepared.dtype}",  # a CPU without bfloat16 gives other last bits
         **({"save": kinds} if (kinds := saved_kinds(r)) else {}),
         **({UPDATE: str(r.update.period)} if r.update else {}),
@@ -116,6 +122,17 @@ def legends_digests(asked: Sequence[Legend]) -> dict[str, str]:
     """Legend name -> sha256 of the whole legend, but for synonyms, which only decide how points are read."""
     left = {"classes": {"__all__": {"synonyms"}}}
     return {legend.name: _sha256(legend.model_dump_json(exclude=left).encode()) for legend in asked}
+
+
+def within_as_json(within: Within) -> dict[str, str] | None:
+    """Legend -> LEGEND=ID to which it is restricted; None if none is."""
+    return {name: f"{base}={number}" for name, (base, number) in sorted(within.items())} or None
+
+
+def finish_of(finish: Finish) -> dict[str, Any]:
+    """What is asked for to make the maps readable; keys of FINISH, without those that are as by default."""
+    asked, plain = asdict(finish), asdict(Finish())
+    return {key: list(v) if isinstance(v := asked[key], tuple) else v for key in FINISH if asked[key] != plain[key]}
 
 
 def saved_kinds(request: Request) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ from geomap.label.learn import Examples, Learned
 from geomap.legends import Legend
 from geomap.run.learned import ClassScore, Scores
 
+TREES: Final = 100
+"""Trees of the forest beside: a third of benchmarks/points.py, for a fraction of a second."""
+MOST_FOREST: Final = 2000
+"""Most pixels for which the forest is fitted: it takes seconds then."""
 LEARNED, ZERO_SHOT, FOREST = "learned", "zero-shot", "forest"
 
 
@@ -26,7 +31,7 @@ def scores(made: Learned, examples: Examples, legend: Legend) -> Scores | None:
         return None
     probability = made.validated.probability
     found = {LEARNED: probability.argmax(axis=1), ZERO_SHOT: made.zero_shot.argmax(axis=1)}
-    if find_spec("sklearn") is not None:
+    if find_spec("sklearn") is not None and len(truth) <= MOST_FOREST:
         found[FOREST] = _forest(examples, fold)
     rows = range(len(legend.classes))
     tables = {name: metrics.confusion(truth, predicted, rows) for name, predicted in found.items()}
@@ -64,5 +69,5 @@ def _forest(examples: Examples, fold: NDArray[np.intp]) -> NDArray[np.intp]:
     predicted = np.zeros(len(fold), np.intp)
     for f in range(int(fold.max()) + 1):
         out = fold == f
-        predicted[out] = forest(x[~out], examples.classes[~out], x[out])
+        predicted[out] = forest(x[~out], examples.classes[~out], x[out], TREES, jobs=1)
     return predicted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from geomap import __version__, pipeline, waypoints
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
+from geomap.label.choose import Gone
 from geomap.label.classify import Question
 from geomap.label.learn import Examples, Head, Learned, learn
 from geomap.label.places import helpful
@@ -22,12 +24,16 @@ from geomap.run import learned
 from geomap.run.learned import LearnedRecord, Loaded
 from geomap.run.learned_scores import scores
 from geomap.run.lesson import SERIES_FROM, Lesson, counted, require_classes
-from geomap.run.pixels import Found, candidates, decoded, find
+from geomap.run.pixels import Found, at_most, candidates, decoded, find
 from geomap.store.codec import Codec
 from geomap.store.store import Store
 
 ALIKE: Final = 6
 """Of the 3 x 3 pixels at a point, how many must have the class of the middle one; else the pixel is called mixed."""
+
+
+MOST: Final = 10_000
+"""Most pixels that are learned from; of more, so many are drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,7 @@ def teach(
     codec = Codec(embeddings.basis())
     found = find(lesson, embeddings, composites)
     require_enough(found, lesson)
+    found = at_most(found, MOST)
     months = embeddings.period.calendar_months
     series = found.dn if len(found) >= SERIES_FROM else None
     rows = rows_of(lesson.legend, found.ids)
@@ -84,11 +91,9 @@ def teach(
         scores=scores(made, examples, lesson.legend),
         settings=_settings(made),
     )
-    plain, full = (
-        None if h is None else replace(h, vectors=h.vectors @ codec.basis.T) for h in (made.head, made.with_series)
-    )
-    assert plain is not None
-    record, files = learned.contents(record, plain, full, found.place)
+    full = None if made.with_series is None else _whole(made.with_series, codec)
+    record, files = learned.contents(record, _whole(made.head, codec), full, found.place)
+    files |= place_files(wanted(made.head, found, embeddings, lesson.legend))
     return Teaching(Question.learned(lesson.legend, head, min_confidence, months), record, files)
 
 
@@ -98,28 +103,45 @@ def _whole(head: Head, codec: Codec) -> Head:
 
 
 def questions_of(
-    asked: Sequence[Legend], loaded: Weights, min_confidence: float, known: Loaded | None, months: tuple[int, ...]
+    asked: Sequence[Legend],
+    loaded: Weights,
+    min_confidence: float,
+    known: Loaded | None,
+    months: tuple[int, ...],
+    extras: tuple[str, ...] = (),
+    gone: Gone = MappingProxyType({}),
 ) -> tuple[Question, ...]:
     """Legends as questions: by their prompts, or by what another run learned.
 
-    `months`: calendar month 0..11 of each step of the series; empty if there are none.
+    `months`: calendar month 0..11 of each step of the series; empty if there are none. `extras`, `gone`: as
+    pipeline.questions.
     """
-    made = []
+    made: list[Question] = []
     for legend in asked:
         if known is not None and legend == known.legend:
-            made.append(Question.learned(legend, known.head(bool(months)), min_confidence, months))
+            learned = Question.learned(legend, known.head(bool(months)), min_confidence, months)
+            made.append(replace(learned, extras=extras).without(gone.get(legend.name, frozenset())))
         else:
-            made += pipeline.questions([legend], loaded, min_confidence)
+            made += pipeline.questions([legend], loaded, min_confidence, extras, gone)
     return tuple(made)
 
 
 def in_store(questions: Sequence[Question], codec: Codec, teaching: Teaching | None) -> tuple[Question, ...]:
     """Questions with their vectors in the coordinates of a store, and the one that was learned from it in its place."""
-    new = teaching.question if teaching is not None else None
-    return tuple(
-        new if new is not None and q.legend == new.legend else replace(q, vectors=codec.project(q.vectors))
-        for q in questions
-    )
+    stored = tuple(replace(q, vectors=codec.project(q.vectors)) for q in questions)
+    return stored if teaching is None else with_taught(stored, teaching.question)
+
+
+def with_taught(questions: Sequence[Question], taught: Question) -> tuple[Question, ...]:
+    """Questions, that of a legend that was learned replaced: with its extras, without what does not compete in it."""
+
+    def replaced(old: Question) -> Question:
+        if old.legend.name != taught.legend.name:
+            return old
+        left = {c.id for c in taught.legend.classes} - {c.id for c in old.legend.classes}
+        return replace(taught, extras=old.extras).without(frozenset(left))
+
+    return tuple(map(replaced, questions))
 
 
 def require_enough(found: Found, lesson: Lesson) -> None:

@@ -42,8 +42,8 @@ class Lesson:
         return self.points.digest
 
 
-def lesson_of(source: PointsFile, legend: Legend, period: Period) -> Lesson:
-    """Read labelled points, match their classes to a legend, and leave out those of another time.
+def lesson_of(source: PointsFile, legend: Legend, period: Period | None) -> Lesson:
+    """Read labelled points, match their classes to a legend, and leave out those of another time than the period.
 
     Raises:
         InputError: the file cannot be used, or too little is left; the message says what to type instead.
@@ -52,7 +52,7 @@ def lesson_of(source: PointsFile, legend: Legend, period: Period) -> Lesson:
     _require_kinship(points, legend)
     whole, matched = with_unknown(points, legend)
     lines, kept = list(matched.lines), matched.ids > 0
-    if points.when is not None:
+    if points.when is not None and period is not None:
         timely = _timely(points.when, period)
         if count := int((kept & ~timely).sum()):
             lines.append(f"of another time than {period}: {count:,} points, left out")
@@ -65,7 +65,7 @@ def lesson_of(source: PointsFile, legend: Legend, period: Period) -> Lesson:
 
 
 def taught_legends(
-    asked: Sequence[Legend], points: PointsFile | None, learned_from: str | None, period: Period, loaded: Weights
+    asked: Sequence[Legend], points: PointsFile | None, learned_from: str | None, period: Period | None, loaded: Weights
 ) -> tuple[tuple[Legend, ...], Lesson | None, Loaded | None]:
     """The legends of a request with the one that points teach, or taught in another run, as it is then.
 

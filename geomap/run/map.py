@@ -14,19 +14,20 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from geomap import files, grid
+from geomap import files, grid, pipeline
 from geomap.catalog import offset_check
 from geomap.catalog.search import Found
-from geomap.run import check, stores, update
+from geomap.label.classify import Question
+from geomap.run import check, edges, publish, stores, update
 from geomap.run import log as runlog
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
-from geomap.run.from_store import LayersOnce, label_stored
+from geomap.run.from_store import label_stored
 from geomap.run.identity import identity_of, tasks
 from geomap.run.learning import in_store, teach
 from geomap.run.prepare import (
@@ -39,16 +40,17 @@ from geomap.run.prepare import (
     prepare,
     read_bytes,
 )
-from geomap.run.publish import Derived, Maps, publish_maps, published
+from geomap.run.publish import Maps, publish_maps, published
 from geomap.run.record import Update
 from geomap.run.request import Request
 from geomap.run.retries import Make, may_leave_out, try_tiles
 from geomap.run.tile_file import Task
 from geomap.run.tiles import Here
 from geomap.run.wording import warn_of_words
+from geomap.run.words import map_words
 from geomap.run.workers import Resources, Workers
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
-from geomap.types import CLEAR_MONTHS, UPDATE, LeftOut, Progress, Scene, silent
+from geomap.types import UPDATE, LeftOut, Progress, Scene, Tile, silent
 from geomap.write.layer import Layer, Statistics
 
 log = logging.getLogger(__name__)
@@ -168,11 +170,16 @@ def map_area(
             made = _made(prepared, asked, run, all_tasks, pending, partial(crew.work, prepared), progress)
             run, all_tasks, missing = made.run, made.tasks, made.missing
             start = time.perf_counter()
-            taught = _taught(prepared, run)
-            derived = {**update.changes(prepared, run), **taught.layers}
+            ready = [task.tile for task in all_tasks if task.tile.name not in missing]
+            taught = _taught(prepared, run, ready, progress)
+            edges.mend(run, ready, taught.questions, prepared.within, request.finish.smooth, progress)
+            merged = publish.merged(prepared.product, run, ready, progress)
+            derived = {**merged, **update.changes(prepared, run, merged)}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
             beside = partial(_write_beside, prepared, taught.files)
-            maps = publish_maps(prepared.product, run, all_tasks, asked, missing, progress, derived, lost, beside)
+            words = map_words(request, asked, prepared.weights.card.name)
+            product = replace(prepared.product, words=words)
+            maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
@@ -226,27 +233,29 @@ def _rounded(seconds: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Taught:
-    """What points change in the maps of a run."""
+    """The legends of a run after points have taught one."""
 
-    layers: Derived = field(default_factory=dict)  # made from the stores again
+    questions: tuple[Question, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)  # beside the maps
 
 
-def _taught(prepared: Prepared, run: RunDirectory) -> _Taught:
-    """Learn from the run's stores, if points were given; every layer is then made from these. Raises as teach."""
-    if prepared.lesson is None or prepared.codec is None:
-        return _Taught()
+def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progress: Progress) -> _Taught:
+    """Learn from the run's stores, if points were given, and label the tiles again from these. Raises as teach."""
+    lesson, asked = prepared.lesson, prepared.request
+    if lesson is None or prepared.codec is None:
+        return _Taught(prepared.questions)
     kept = next(s for s in run.stores if s.kind == EMBEDDINGS)
     series = next((s for s in run.stores if s.kind == COMPOSITES), None)
-    if prepared.request.composites is not None:
-        series = open_store(prepared.request.composites)
-    prior = next(q for q in prepared.questions if q.legend == prepared.lesson.legend)
-    least = prepared.request.min_confidence
-    teaching = teach(prepared.lesson, prior.vectors, prior.logit_scale, kept, series, least)
+    if asked.composites is not None:
+        series = open_store(asked.composites)
+    loaded = prepared.weights
+    prior = pipeline.vectors_of(lesson.legend, loaded)
+    teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, asked.min_confidence)
     questions = in_store(prepared.questions, prepared.codec, teaching)
-    once = LayersOnce(partial(label_stored, kept, series, questions, prepared.within))
-    stems = [layer.stem for layer in prepared.layers if layer.stem != CLEAR_MONTHS]
-    return _Taught({stem: partial(once.layer, stem) for stem in stems}, teaching.files)
+    for done, tile in enumerate(tiles, start=1):
+        run.mend(tile, label_stored(kept, series, questions, prepared.within, tile, asked.finish.smooth))
+        progress("learn", done, len(tiles))
+    return _Taught(questions, teaching.files)
 
 
 def _write_beside(prepared: Prepared, learned: Mapping[str, bytes], directory: Path) -> None:

@@ -112,6 +112,23 @@ def distinct(
     return place[agreed], low[agreed], groups[agreed].astype(np.intp), tuple(lines)
 
 
+def at_most(found: Found, most: int) -> Found:
+    """At most so many of the pixels, drawn at random, the same ones each time."""
+    if len(found) <= most:
+        return found
+    rows = np.sort(np.random.default_rng(0).permutation(len(found))[:most])
+    line = f"more than {most:,} pixels: {most:,} of {len(found):,} are drawn at random to learn from"
+    return Found(
+        found.place[rows],
+        found.ids[rows],
+        found.groups[rows],
+        found.codes[rows],
+        found.around[rows],
+        None if found.dn is None else found.dn[rows],
+        (*found.lines, line),
+    )
+
+
 def candidates(kept: Store, known: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
     """Mapped pixels drawn at random from the store, the same ones each time: (n, 3) places, (n, C) codes.
 

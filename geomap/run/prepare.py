@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,25 +16,30 @@ from numpy.typing import NDArray
 from geomap import grid, legends
 from geomap.catalog.search import Found, search
 from geomap.encode import weights
+from geomap.encode.card import Card
 from geomap.encode.directions import directions
 from geomap.encode.engine import pick_device, pick_dtype, require_single_pixels
 from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
-from geomap.label.classify import Question
-from geomap.legends import Legend
+from geomap.label import choose
+from geomap.label.classify import Question, Within
+from geomap.legends import Legend, restriction
 from geomap.points import PointsFile
 from geomap.run.again import words_of
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
 from geomap.run.lesson import SERIES_FROM, Lesson, require_in, taught_legends
-from geomap.run.request import Request
+from geomap.run.request import Request, Restriction
+from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
-from geomap.types import Grid, Period, Progress, Scene, Tile
+from geomap.types import PLAIN, Finish, Grid, Period, Progress, Scene, Tile
 from geomap.write.layer import Layer, change_layers, layers_of, place_of, require_distinct
 
 PIXELS_PER_KM2 = 10_000
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,10 @@ class Product:
     lineage: str  # one sentence on how the maps were made
     vectors: Mapping[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
     told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
+    finish: Finish = PLAIN
+    card: Card | None = None  # of the weights; None if no text was compared
+    words: Words = field(default_factory=Words)  # the command that asks for the same
+    report: bool = True  # write the report page
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +71,7 @@ class Prepared:
     weights: weights.Weights
     questions: tuple[Question, ...]
     layers: tuple[Layer, ...]
-    within: tuple[str, int] | None  # (legend, class id): the other maps cover only this class
+    within: Within  # legend -> (another legend, class id): mapped only there
     codec: Codec | None = None  # for the embeddings, if they are saved
     changes: tuple[Layer, ...] = ()  # change maps, made from the maps of this run and of the earlier run
     told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
@@ -74,8 +84,19 @@ class Prepared:
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
         card = self.weights.card
         maps = (*self.layers, *self.changes)
+        of, asked = self.request.period, self.request
         return Product(
-            self.tiles, maps, self.request.period, card.name, self.weights.digest, lineage, self.vectors, self.told
+            self.tiles,
+            maps,
+            of,
+            card.name,
+            self.weights.digest,
+            lineage,
+            self.vectors,
+            self.told,
+            asked.finish,
+            card,
+            report=asked.report,
         )
 
     @property
@@ -112,10 +133,15 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     named, lesson, known = taught_legends(request.legends, source, request.learned, request.period, loaded)
     own = legends.with_others(named) if request.others else named
     asked, within = with_base(own, request.within)
-    layers = layers_of(asked, request.min_confidence, place_of(request.name, request.period))
+    tiles = grid.tiles(request.area)
+    gone = competing(asked, within, request.without, None if request.everywhere else latitudes_of(tiles))
+    extras = request.finish.layers
+    months = request.period.calendar_months
+    questions = questions_of(asked, loaded, request.min_confidence, known, months, extras, gone)
+    place = place_of(request.name, request.period)
+    layers = layers_of([q.legend for q in questions], request.min_confidence, extras, place)
     changes = change_layers(layers, request.update.period) if request.update else ()
     require_distinct((*layers, *changes))
-    tiles = grid.tiles(request.area)
     if request.composites is not None:
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
     if lesson is not None:
@@ -128,7 +154,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         device.type,
         dtype,
         loaded,
-        questions_of(asked, loaded, request.min_confidence, known, request.period.calendar_months),
+        questions,
         layers,
         within,
         codec_of(loaded.encoder) if request.save_embeddings else None,
@@ -167,18 +193,53 @@ def _covering(path: Path, tiles: Sequence[Tile], period: Period) -> Path:
     return kept.path
 
 
-def with_base(
-    asked: tuple[Legend, ...], within: tuple[str, str] | None
-) -> tuple[tuple[Legend, ...], tuple[str, int] | None]:
-    """The legends to map, plus the one named by `within` if it is not among them; and (its name, the class id)."""
+def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Legend, ...], dict[str, tuple[str, int]]]:
+    """The legends to map, those that restrict others included; and legend -> (the one that restricts it, class id).
+
+    `within` restricts all other legends; (): none; None: each as it says itself.
+    """
     if within is None:
-        return asked, None
-    name, class_name = within
-    by_name = {legend.name: legend for legend in asked}
-    base = by_name.get(name) or legends.load(name)
-    if base.kind == "score":
-        raise LegendError(f"{base.name} gives scores, not classes; --within needs a legend of classes")
-    return asked if base.name in by_name else (base, *asked), (base.name, base.id_of(class_name))
+        wanted = {legend.name: restriction(legend.within) for legend in asked if legend.within}
+    else:
+        wanted = {legend.name: within for legend in asked} if within else {}
+    known = {legend.name: legend for legend in asked}
+    bases: dict[str, Legend] = {}
+    found: dict[str, tuple[str, int]] = {}
+    for name, (of, class_name) in wanted.items():
+        base = known.get(of) or bases.get(of) or legends.load(of)
+        if base.kind == "score":
+            raise LegendError(f"{base.name} gives scores, not classes; --within needs a legend of classes")
+        bases[of] = base
+        if base.name != name:
+            found[name] = base.name, base.id_of(class_name)
+    new = {base.name: base for base in bases.values() if base.name not in known}
+    return (*new.values(), *asked), found
+
+
+def latitudes_of(tiles: Sequence[Tile]) -> tuple[float, float]:
+    """(south, north) of tiles, degrees."""
+    boxes = [grid.lonlat_box(tile.grid) for tile in tiles]
+    return min(box.south for box in boxes), max(box.north for box in boxes)
+
+
+def competing(
+    asked: Sequence[Legend], within: Within, without: Sequence[str], latitudes: tuple[float, float] | None
+) -> dict[str, frozenset[int]]:
+    """The classes of each legend that do not compete: left out by name, or for the latitudes of the area.
+
+    Classes left out for their latitudes are logged. Raises LegendError for a name that no legend has, or a class to
+    which other legends are restricted.
+    """
+    gone = choose.left_out(asked, without, latitudes)
+    for name, (base, number) in within.items():
+        if number in gone[base]:
+            raise LegendError(
+                f"--without leaves out the class of {base} to which {name} is restricted; add --within none"
+            )
+    for legend in asked:
+        if names := choose.named(legend, choose.left_out([legend], (), latitudes)[legend.name]):
+            log.info("legend %s without %s, which do not occur at these latitudes", legend.name, ", ".join(names))
+    return gone
 
 
 def find_scenes(request: Request, progress: Progress) -> Found:

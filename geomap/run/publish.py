@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from geomap import __version__, files, grid
 from geomap.catalog import offset_check
 from geomap.errors import ReadError
-from geomap.run import account, stores
+from geomap.run import account, page, stores
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory
 from geomap.run.prepare import Product
@@ -36,7 +36,8 @@ from geomap.run.record import (
 from geomap.run.tile_file import About, Task
 from geomap.store.store import COMPOSITES
 from geomap.types import Progress, Scene, Tile
-from geomap.write import vrt
+from geomap.write import patches, vrt
+from geomap.write.areas import write_areas
 from geomap.write.cog import write_map
 from geomap.write.layer import Layer, Statistics, file_stem, months_of
 from geomap.write.qgis import Shown, definition
@@ -97,6 +98,10 @@ def publish_maps(
     maps = _files(product, staging)
     statistics = _write_maps(maps, [task.tile for task in ready], run, _tags(product), progress, derived)
     beside(staging)
+    own = [m for m in maps if _is_legend(m.layer)]
+    write_areas(staging, ((layer, statistics[layer.stem].counts) for layer in product.layers if _is_legend(layer)))
+    if product.finish.vector:
+        _write_vectors(own, progress)
     vrt.write_vrts(staging, maps, statistics)
     _write_group(staging, maps, product, statistics)
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
@@ -104,10 +109,14 @@ def publish_maps(
     least = asked.get("min_clear_months")
     seen = account.mapped((a.seen for a in abouts.values()), not_made, product.period, least, recorded.account)
     recorded = replace(recorded, mapped=seen)
-    _write_stac(staging, maps, product, recorded, _used(tasks, recorded))
+    pictures = page.write_pictures(maps, product, recorded) if product.report else []
+    _write_stac(staging, maps, product, recorded, _used(tasks, recorded), pictures)
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
     stores.link(run.stores, staging, missing)
+    if product.report:
+        composites = next((kept for kept in run.stores if kept.kind == COMPOSITES), None)
+        page.write_page(staging, maps, product, recorded, composites)
     sums = files.digests(staging)
     _check_stores(run, ready, abouts, sums)
     write_record(staging, replace(recorded, files=len(sums), seal=files.seal(sums)))
@@ -203,7 +212,12 @@ def _used(tasks: Sequence[Task], recorded: Record) -> dict[int, list[Scene]]:
 
 
 def _write_stac(
-    staging: Path, maps: Sequence[MapFile], product: Product, recorded: Record, scenes: Mapping[int, Sequence[Scene]]
+    staging: Path,
+    maps: Sequence[MapFile],
+    product: Product,
+    recorded: Record,
+    scenes: Mapping[int, Sequence[Scene]],
+    pictures: Sequence[Path],
 ) -> None:
     write_stac(
         staging,
@@ -220,6 +234,7 @@ def _write_stac(
             **({"tiles_missing": len(recorded.quarantined)} if recorded.quarantined else {}),
         },
         scenes=scenes,
+        pictures=pictures,
     )
 
 
@@ -249,14 +264,54 @@ def _write_maps(
         return write_map(m.path, m.layer, m.grid, pixels, tags)
 
     statistics: dict[str, list[Statistics]] = {m.layer.stem: [] for m in maps}
+    alone = {m: written(m) for m in maps if m.layer.bands}  # its blocks fill GDAL's cache, which all writers share
     pool = ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1), "write")
     try:
-        for done, (m, found) in enumerate(zip(maps, pool.map(written, maps), strict=True), 1):
+        others = pool.map(written, [m for m in maps if m not in alone])
+        for done, m in enumerate(maps, 1):
+            found = alone[m] if m in alone else next(others)
             statistics[m.layer.stem].append(found)
             progress("write", done, len(maps))
     finally:
         pool.shutdown(cancel_futures=True)
     return {stem: merge(parts) for stem, parts in statistics.items()}
+
+
+def _is_legend(layer: Layer) -> bool:
+    """Whether a layer is the class map of a legend, not one of the maps beside it."""
+    return layer.kind == "classes" and layer.legend is not None and layer.stem == layer.legend.name
+
+
+def _write_vectors(maps: Sequence[MapFile], progress: Progress) -> None:
+    """The polygons of each class map: a GeoPackage for each legend, with a layer for each zone."""
+    for done, m in enumerate(maps, start=1):
+        zone = m.path.stem.removeprefix(m.layer.name)
+        sure = m.path.with_name(f"{file_stem(f'{m.layer.stem}_confidence', m.layer.place)}{zone}.tif")
+        path = m.path.with_name(f"{m.layer.name}.gpkg")
+        patches.write_polygons(path, m.path.stem, m.layer, m.path, sure, m.grid)
+        progress("vector", done, len(maps))
+
+
+def merged(product: Product, run: RunDirectory, tiles: Sequence[Tile], progress: Progress) -> Derived:
+    """How the tiles of class maps are made in which small patches are merged; nothing if that is not asked for.
+
+    Raises DiskFullError, OutputError.
+    """
+    least, home = product.finish.least_pixels, run.sieved()
+    if least <= 1:
+        return {}
+    maps = [m for m in _files(product, home) if _is_legend(m.layer)]
+    for done, m in enumerate(maps, start=1):
+        own = [tile for tile in tiles if tile.grid.epsg == m.grid.epsg]
+        patches.merge_small(m.path, m.grid, ((t.grid, run.load(t, m.layer.stem)) for t in own), least)
+        progress("merge", done, len(maps))
+    by_place = {(m.layer.stem, m.grid.epsg): m for m in maps}
+
+    def load(stem: str, tile: Tile) -> NDArray[Any]:
+        found = by_place[stem, tile.grid.epsg]
+        return patches.read_window(found.path, found.grid, tile.grid)
+
+    return {m.layer.stem: partial(load, m.layer.stem) for m in maps}
 
 
 def _load(run: RunDirectory, layer: Layer, tile: Tile) -> NDArray[Any]:

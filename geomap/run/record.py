@@ -24,8 +24,8 @@ from geomap.run.account import Account, Fate, Mapped
 from geomap.run.directory import read_begun
 from geomap.run.tile_file import Reused
 from geomap.sentinel2 import BANDS
-from geomap.types import UPDATE, Dark, LeftOut, Missed, Scene
-from geomap.write.layer import Statistics
+from geomap.types import NAME, UPDATE, Dark, LeftOut, Missed, Period, Scene
+from geomap.write.layer import Statistics, place_of
 
 FILE: Final = "run.json"
 
@@ -183,6 +183,11 @@ def read_record(directory: Path) -> Record:
         raise InputError(
             f"{directory / FILE} is damaged or of another version of geomap; map into another --out"
         ) from e
+
+
+def place_in(request: Mapping[str, Any]) -> str:
+    """How the names of a run's files begin, from its identity in run.json; empty without a name."""
+    return place_of(request[NAME], Period.parse(request["period"])) if request.get(NAME) else ""
 
 
 def inputs(directory: Path) -> Inputs:

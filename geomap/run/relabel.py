@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -16,31 +16,32 @@ import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import __version__, files, grid, legends
+from geomap import __version__, files, grid, legends, pipeline
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
 from geomap.legends import Legend
 from geomap.lonlat import Box
 from geomap.points import PointsFile
-from geomap.run import check
+from geomap.run import check, edges, publish
 from geomap.run import log as runlog
-from geomap.run.again import told_legends
+from geomap.run.again import words_of_labels
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
-from geomap.run.identity import legends_digests, store_digest
+from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
 from geomap.run.learning import in_store, questions_of, teach
 from geomap.run.lesson import taught_legends, told
 from geomap.run.map import Result, result
-from geomap.run.prepare import Product, with_base
+from geomap.run.prepare import Product, competing, latitudes_of, with_base
 from geomap.run.publish import publish_maps, published
-from geomap.run.request import require_points
+from geomap.run.request import Restriction, require_points
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
+from geomap.run.words import label_words
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import CLEAR_MONTHS, NAME, NOT_MAPPED, Grid, Layers, Progress, Tile, silent
+from geomap.types import CLEAR_MONTHS, NAME, NOT_MAPPED, PLAIN, Finish, Grid, Layers, Progress, Tile, silent
 from geomap.write.layer import Layer, layers_of, place_of
 
 log = logging.getLogger(__name__)
@@ -59,10 +60,16 @@ class LabelRequest:
     legends: tuple[Legend, ...]
     weights: str | None = None  # name or folder; None: the weights named by the store
     min_confidence: float = 0.0  # 0..1
-    within: tuple[str, str] | None = None  # (legend, class): the other maps cover only this class
+    within: Restriction = (
+        None  # (legend, class): the other maps cover only this class; (): all pixels; None: as they say
+    )
     others: bool = False  # legends of the user get one more class, "None of these"
+    without: tuple[str, ...] = ()  # names or codes of classes that are left out, or LEGEND=CLASS
+    everywhere: bool = False  # keep classes that do not occur at these latitudes
+    finish: Finish = PLAIN
     points: PointsFile | None = None  # labelled points from which the first legend is learned
     learned: str | None = None  # what another run learned: its directory or learned.json
+    report: bool = True  # write index.html, the page with the maps, and their pictures
     name: str | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
 
     def __post_init__(self) -> None:
@@ -89,44 +96,45 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     named, lesson, known = taught_legends(request.legends, request.points, request.learned, kept.period, loaded)
     own = legends.with_others(named) if request.others else named
     asked, within = with_base(own, request.within)
-    layers = layers_of(asked, request.min_confidence, place_of(request.name, kept.period))
+    gone = competing(asked, within, request.without, None if request.everywhere else latitudes_of(kept.tiles))
+    finish, least = request.finish, request.min_confidence
     codec, series = Codec(kept.basis()), _composites_beside(kept)
     months = () if series is None else kept.period.calendar_months
     warn_of_words(request.legends, loaded)
-    questions = questions_of(asked, loaded, request.min_confidence, known, months)
+    questions = questions_of(asked, loaded, least, known, months, finish.layers, gone)
     teaching = None
     if lesson is not None:
-        prior = next(q for q in questions if q.legend == lesson.legend)
-        teaching = teach(lesson, prior.vectors, prior.logit_scale, kept, series, request.min_confidence)
+        prior = pipeline.vectors_of(lesson.legend, loaded)
+        teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least)
     questions = in_store(questions, codec, teaching)
+    layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     described = {
         **_described(kept),
-        "legends": legends_digests(asked),
+        "legends": legends_digests([q.legend for q in questions]),
         "min_confidence": request.min_confidence,
-        "within": f"{within[0]}={within[1]}" if within else None,
+        "within": within_as_json(within),
+        **finish_of(finish),
         **told(lesson, known, str(kept.about.get("area", "")), str(kept.period)),
         **({NAME: request.name} if request.name else {}),
     }
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
-        return label_stored(kept, series, questions, within, tile, advance)
+        return label_stored(kept, series, questions, within, tile, finish.smooth, advance)
 
-    words = {"command": "label", "period": str(kept.period), "weights": loaded.card.name, **_words(request)}
-    return _map(kept, layers, lineage, described, make, out, progress, words, teaching.files if teaching else {})
+    def smoothed(run: RunDirectory, tiles: Sequence[Tile]) -> None:
+        edges.mend(run, tiles, questions, within, finish.smooth, progress)
 
-
-def _words(request: LabelRequest) -> dict[str, Any]:
-    """A request as run.json tells it."""
-    return {
-        "legends": told_legends(request.legends),
-        "min_confidence": request.min_confidence,
-        "within": list(request.within) if request.within else None,
-        "others": request.others,
-        "points": Path(request.points.file).name if request.points else None,
-        "learned": Path(request.learned).name if request.learned else None,
-        "name": request.name,
-    }
+    product = replace(
+        _product(kept, layers, lineage),
+        told={"command": "label", "period": str(kept.period), "weights": loaded.card.name, **words_of_labels(request)},
+        card=loaded.card,
+        finish=finish,
+        words=label_words(request),
+        report=request.report,
+    )
+    beside = teaching.files if teaching else {}
+    return _map(kept, product, described, make, out, progress, beside, smoothed)
 
 
 def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
@@ -161,7 +169,8 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
         return {SIMILARITY: likeness.reshape(usable.shape)}
 
     words = {"command": "similar", "period": str(kept.period), "at": [lon, lat]}
-    return _map(kept, (layer,), lineage, {**_described(kept), "at": [lon, lat]}, make, out, progress, words)
+    product = replace(_product(kept, (layer,), lineage), told=words)
+    return _map(kept, product, {**_described(kept), "at": [lon, lat]}, make, out, progress)
 
 
 def _weights_of(kept: Store, name: str | None) -> weights.Weights:
@@ -199,20 +208,22 @@ def _described(kept: Store) -> dict[str, Any]:
     }
 
 
+def _product(kept: Store, layers: tuple[Layer, ...], lineage: str) -> Product:
+    of = kept.about["weights"]
+    return Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage)
+
+
 def _map(
     kept: Store,
-    layers: tuple[Layer, ...],
-    lineage: str,
+    product: Product,
     asked: Mapping[str, Any],
     make: Maker,
     out: Path,
     progress: Progress,
-    words: Mapping[str, Any],
     beside: Mapping[str, bytes] = MappingProxyType({}),
+    smoothed: Callable[[RunDirectory, Sequence[Tile]], None] | None = None,
 ) -> Result:
     """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
-    of = kept.about["weights"]
-    product = Product(kept.tiles, layers, kept.period, of["name"], of["sha256"], lineage, told=words)
     tasks = [Task(tile) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
     run = open_directory(out, asked)
@@ -227,9 +238,13 @@ def _map(
             log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))
         start = time.perf_counter()
         ready = [task for task in tasks if task.tile.name not in missing]
-        resumed = _make(kept, run, ready, [layer.stem for layer in layers], make, progress)
+        resumed = _make(kept, run, ready, [layer.stem for layer in product.layers], make, progress)
+        if smoothed is not None:
+            smoothed(run, [task.tile for task in ready])
         labelled = time.perf_counter()
-        maps = publish_maps(product, run, tasks, asked, missing, progress, beside=partial(files.write_all, beside))
+        merged = publish.merged(product, run, [task.tile for task in ready], progress)
+        beside_maps = partial(files.write_all, beside)
+        maps = publish_maps(product, run, tasks, asked, missing, progress, merged, beside=beside_maps)
         run.finish(asked, tasks)
         log.info("finished: %d maps", len(maps.paths))
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}

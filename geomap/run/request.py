@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, NamedTuple, TypeVar, cast, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    cast,
+    get_origin,
+    get_type_hints,
+)
 
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -25,7 +37,7 @@ from geomap.errors import GeomapError, InputError
 from geomap.legends import Legend
 from geomap.read.access import DEADLINE
 from geomap.sentinel2 import SCL_CLASSES, SCL_NOT_CLEAR
-from geomap.types import MAX_MISSED, Period
+from geomap.types import MAX_MISSED, WIDEST, Finish, Period
 
 if TYPE_CHECKING:
     from geomap.aoi import Area  # shapely and pyproj: loaded where an area is made
@@ -35,6 +47,8 @@ YEARS = (2015, 2100)
 DEFAULT_LEGEND = "landcover"
 """The legends mapped by default, if no legends or classes are named."""
 NO_PERIOD = "give the time to map as --year 2023, or as --start 2022-10 with --months"
+EVERYWHERE = "none"
+"""What `--within` takes to map every legend over every valid pixel."""
 MIN_CLEAR_MONTHS = 3
 """Months with a clear observation that a pixel must have to be mapped, unless the period is shorter."""
 
@@ -47,6 +61,10 @@ class Option:
     help: str  # a sentence
     metavar: str | None = None
     separated: bool = False  # several values are one text with commas, not the option repeated
+
+
+Restriction: TypeAlias = tuple[str, str] | tuple[()] | None
+"""(legend, class) that the other maps cover; (): all pixels; None: as each legend says."""
 
 
 # --- types of values
@@ -97,9 +115,15 @@ def _place(text: str) -> str:
 
 
 def _restriction(text: str) -> str:
-    if not all(part.strip() for part in text.partition("=")):
-        raise ValueError("must be LEGEND=CLASS, for example landcover=Cropland")
+    if text != EVERYWHERE:
+        legends.restriction(text)
     return text
+
+
+def _odd(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError("must be odd: the window has the pixel in its middle")
+    return number
 
 
 Line = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_line)]
@@ -115,6 +139,9 @@ Class = Annotated[Line, AfterValidator(_class)]
 Place = Annotated[str, AfterValidator(_place)]
 _SclClass = Annotated[int, Field(strict=True), AfterValidator(_scl_class)]
 _Within = Annotated[Line, AfterValidator(_restriction)]
+_Window = Annotated[int, Field(strict=True, ge=1, le=WIDEST), AfterValidator(_odd)]
+_Hectares = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
+_Extra = Literal["second", "margin", "probabilities"]
 _Workers = Annotated[int, Field(strict=True, ge=0, le=4096)]
 _Scheduler = Annotated[Line, AfterValidator(_scheduler)]
 
@@ -261,6 +288,41 @@ class OutputKeys(Strict):
         Flag,
         Option("--save-embeddings", "Keep the embeddings, 128 bytes a pixel, for `geomap label`: embeddings.zarr."),
     ] = False
+    report: Annotated[
+        Flag, Option("--no-report", "Leave out index.html, the page with the maps, and the pictures (.png).")
+    ] = True  # fmt: skip
+
+
+class FinishKeys(Strict):
+    """How the maps are made readable: types.Finish."""
+
+    smooth: Annotated[
+        _Window,
+        Option(
+            "--smooth", "Average log-probabilities over N x N pixels, not across nodata; N odd, 1: not at all.", "N"
+        ),
+    ] = 1
+    min_area: Annotated[
+        _Hectares,
+        Option("--min-area", "Hectares; smaller patches of a map take the class of their largest neighbour.", "HA"),
+    ] = 0  # fmt: skip
+    vector: Annotated[
+        Flag, Option("--vector", "Polygons of each class map too, with class, area and mean confidence: LEGEND.gpkg.")
+    ] = False  # fmt: skip
+    layers: Annotated[
+        tuple[_Extra, ...],
+        Option(
+            "--layers",
+            "More maps of each legend: second (class), margin, probabilities.",
+            "LAYER,LAYER",
+            separated=True,
+        ),
+    ] = ()
+
+    @property
+    def finish(self) -> Finish:
+        """The same as a value."""
+        return Finish(self.smooth, self.min_area, self.vector, self.layers)
 
 
 class ResourceKeys(Strict):
@@ -314,8 +376,22 @@ class RequestKeys(Strict):
     ] = 0  # fmt: skip
     within: Annotated[
         _Within | None,
-        Option("--within", 'Map the other legends only there: "landcover=Cropland".', "LEGEND=CLASS"),
+        Option(
+            "--within",
+            'Map the other legends only there: "landcover=Cropland"; none: everywhere. By default as each legend says: '
+            "crops on cropland.",
+            "LEGEND=CLASS",
+        ),
     ] = None
+    without: Annotated[
+        tuple[Line, ...],
+        Option("--without", "Leave out a class, by name or code, or LEGEND=CLASS; repeat for several.", "CLASS"),
+    ] = ()
+    everywhere: Annotated[
+        Flag,
+        Option("--everywhere", "Keep classes that their legend says do not occur at these latitudes."),
+    ] = False
+    finish: FinishKeys = FinishKeys()
     points: PointKeys = PointKeys()
     outputs: OutputKeys = OutputKeys()
     resources: ResourceKeys = ResourceKeys()
@@ -415,14 +491,21 @@ def _min_clear_months(request: Request, value: int | None) -> int:
     return value
 
 
-def _within(_: Request, value: str | tuple[str, str] | None) -> tuple[str, str] | None:
+def _within(_: Request, value: str | Restriction) -> Restriction:
     return class_of(value) if isinstance(value, str) else value
 
 
-def class_of(text: str) -> tuple[str, str]:
-    """(legend, class) of "landcover=Cropland". Raises ValueError."""
-    legend, _, name = _restriction(text).partition("=")
-    return legend.strip(), name.strip()
+def class_of(text: str) -> Restriction:
+    """(legend, class) of "landcover=Cropland"; () of "none". Raises ValueError."""
+    return () if text.strip() == EVERYWHERE else legends.restriction(text)
+
+
+def _finish(_: Request, value: Finish | Mapping[str, Any]) -> Finish:
+    given = asdict(value) if isinstance(value, Finish) else value
+    try:
+        return FinishKeys.model_validate({**given, "layers": tuple(given.get("layers", ()))}).finish
+    except ValidationError as e:
+        raise ValueError("; ".join(config.problems(e, FinishKeys))) from e
 
 
 @dataclass(frozen=True)
@@ -447,8 +530,11 @@ class Request:
     allow_hosts: tuple[Line, ...] = ()
     min_clear_months: Converted[int | None, int] = Converted(_min_clear_months, None)
     min_confidence: Share = RequestKeys().min_confidence / 100  # 0..1
-    within: Converted[str | tuple[str, str] | None, tuple[str, str] | None] = Converted(_within, None)
-    # ^ (legend, class): the other maps cover only this class
+    within: Converted[str | Restriction, Restriction] = Converted(_within, None)
+    # ^ (legend, class): the other maps cover only this class; () or "none": all pixels; None: as each legend says
+    without: tuple[Line, ...] = ()  # names or codes of classes that are left out, or LEGEND=CLASS
+    everywhere: Flag = False  # keep classes that do not occur at these latitudes
+    finish: Converted[Finish | Mapping[str, Any], Finish] = Converted(_finish, Finish())
     device: Line = ResourceKeys().device
     mask: Mask = DEFAULT_MASK
     max_missed: Share = CatalogueKeys().max_missed / 100  # share of the scenes, of the search and of each tile
@@ -465,6 +551,7 @@ class Request:
     date_column: Line | None = None  # its column with days or years
     learned: Line | None = None  # run directory or learned.json: what another run learned from points
     name: Place | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
+    report: Flag = True  # write index.html, the page with the maps, and their pictures
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
@@ -511,12 +598,16 @@ def request_of(
         min_clear_months=keys.min_clear_months,
         min_confidence=keys.min_confidence / 100,
         within=keys.within,
+        without=keys.without,
+        everywhere=keys.everywhere,
+        finish=keys.finish.finish,
         device=keys.resources.device,
         mask=keys.masks.mask,
         max_missed=keys.catalogue.max_missed / 100,
         deadline=keys.catalogue.deadline,
         save_composites=keys.outputs.save_composites,
         save_embeddings=keys.outputs.save_embeddings,
+        report=keys.outputs.report,
         composites=composites,
         points=keys.points.file,
         column=keys.points.column,

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 from geomap import files, grid
 from geomap.errors import InputError, ReadError
 from geomap.run.directory import RunDirectory
-from geomap.run.identity import month_keys, saved_kinds
+from geomap.run.identity import FINISH, month_keys, saved_kinds
 from geomap.run.prepare import Prepared
 from geomap.run.tile_file import About, Task
 from geomap.store import store
@@ -26,7 +26,7 @@ from geomap.types import UPDATE, Composite, Gave, Grid, Period, Tile
 
 _UNTOLD: Final = frozenset({"bounds", "stac", "max_cloud", "offset_policy", "save", UPDATE})
 """Identity keys that a store does not repeat: how scenes were searched, which run.json holds."""
-_LABELS: Final = frozenset({"legends", "min_confidence", "within"})
+_LABELS: Final = frozenset({"legends", "min_confidence", "within", *FINISH})
 """Identity keys that decide only the maps."""
 _EMBEDS: Final = frozenset({"weights", "min_clear_months", "device"})
 """Identity keys that do not decide a composite."""

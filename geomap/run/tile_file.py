@@ -127,6 +127,14 @@ def read_layer(path: Path, stem: str) -> NDArray[Any]:
     return pixels
 
 
+def read_layers(path: Path) -> dict[str, NDArray[Any]]:
+    """All layers by stem. Raises DAMAGED."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as f:
+        return {name.removeprefix(_LAYER): f[name] for name in f.files if name.startswith(_LAYER)}
+
+
 def read_about(path: Path) -> About:
     """What a file holds besides its layers. Raises DAMAGED."""
     with zipfile.ZipFile(path) as z:
@@ -145,6 +153,6 @@ def intact(path: Path) -> bool:
 def whole(path: Path, shape: tuple[int, int], stems: Sequence[str]) -> bool:
     """Whether a file is intact and holds these layers of (rows, columns)."""
     try:
-        return intact(path) and all(read_layer(path, stem).shape == shape for stem in stems)
+        return intact(path) and all(read_layer(path, stem).shape[-2:] == shape for stem in stems)
     except DAMAGED:
         return False

@@ -197,7 +197,7 @@ def label_tile(
     """All layers of a tile from one encoding pass over the pixels whose labels are not known yet."""
     asked, codec = prepared.request, prepared.codec
     months, usable = pipeline.usable_pixels(made, inside, asked.min_clear_months)
-    labels = TileLabels(prepared.questions, usable.shape, partial(series_at, made.dn))
+    labels = TileLabels(prepared.questions, usable.shape, asked.finish.smooth, partial(series_at, made.dn))
     codes = None if codec is None else np.zeros((codec.size, usable.size), np.int8)
     kept = np.flatnonzero(usable & known.same & (known.layers[CLEAR_MONTHS] == months)) if known else np.arange(0)
     if known is not None:

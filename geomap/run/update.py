@@ -136,10 +136,10 @@ def shared(update: Earlier, task: Task, period: Period) -> Shared | None:
     return Shared(steps, dark, {name: gave for name, gave in made.gave.items() if name in ids})
 
 
-def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known:
+def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known | None:
     """Copy the shared months into a composite that lacks them; return what else the earlier run knows of the tile.
 
-    Raises ReadError if the earlier run is damaged.
+    None where labels depend on more than the pixel's own series. Raises ReadError if the earlier run is damaged.
     """
     update = prepared.request.update
     assert update is not None
@@ -147,6 +147,8 @@ def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) ->
     kept.check(tile)
     for step, before in found.steps.items():
         made.dn[step], made.clear[step] = medians(kept, tile.grid, tile, before)
+    if not prepared.request.finish.plain:
+        return None
     same = _same_input(made, prepared.request.period, kept, tile, found)
     name = prepared.request.name
     maps = {layer.stem: _path(update.directory, layer, tile, kept, name) for layer in prepared.layers}
@@ -191,8 +193,11 @@ def same_month_np(new: NDArray[np.uint16] | None, old: NDArray[np.uint16] | None
     return equal
 
 
-def changes(prepared: Prepared, run: RunDirectory) -> Derived:
-    """How the change maps are made: from the tiles of this run and the maps of the earlier one."""
+def changes(prepared: Prepared, run: RunDirectory, merged: Derived) -> Derived:
+    """How the change maps are made: from the tiles of this run and the maps of the earlier one.
+
+    `merged`: how tiles are made of class maps whose small patches are merged.
+    """
     update = prepared.request.update
     if update is None:
         return {}
@@ -203,7 +208,7 @@ def changes(prepared: Prepared, run: RunDirectory) -> Derived:
         def pixels(tile: Tile) -> NDArray[Any]:
             maps = (_path(update.directory, by_stem[s], tile, kept, name) for s in pair(stem))
             before, sure = (_pixels(path, tile.grid) for path in maps)
-            after, surer = (run.load(tile, s) for s in pair(stem))
+            after, surer = (merged[s](tile) if s in merged else run.load(tile, s) for s in pair(stem))
             return changes_np(before, after, sure, surer)[index]
 
         return pixels

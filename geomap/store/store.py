@@ -94,8 +94,8 @@ class Store:
                 if (file := self._file(tile, name)).is_file():  # a shard of only the fill value has no file
                     files.flush(file)
 
-    def read(self, name: str, grid: Grid, tile: Tile, first: int | None = None) -> NDArray[Any]:
-        """(..., y, x) of an array over a grid inside a stored tile; with `first`, only of that index (a month).
+    def read(self, name: str, grid: Grid, tile: Tile, first: int | tuple[int, ...] | None = None) -> NDArray[Any]:
+        """(..., y, x) of an array over a grid inside a stored tile; with `first`, of that month (or month and band).
 
         Raises ReadError if it is damaged.
         """
@@ -105,7 +105,8 @@ class Store:
         with _reading(self.path):
             array = self._open(grid.epsg, name, "r")
             place = (..., slice(row, row + grid.height), slice(column, column + grid.width))
-            pixels: NDArray[Any] = array[place if first is None else (first, *place)]
+            leading = () if first is None else (first,) if isinstance(first, int) else first
+            pixels: NDArray[Any] = array[(*leading, *place)]
         return pixels
 
     def has(self, tile: Tile) -> bool:

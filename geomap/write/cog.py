@@ -74,7 +74,7 @@ def write_map(
         tags: metadata of the file, such as TIFFTAG_SOFTWARE; must not differ between two runs.
 
     Returns:
-        Counts or statistics of the valid pixels, computed from the finished file.
+        Counts or statistics of the valid pixels, of all bands together, computed from the finished file.
 
     Raises:
         DiskFullError: no space left.
@@ -107,7 +107,7 @@ def write_map(
 
 def space_needed(layer: Layer, grid: Grid) -> int:
     """Most bytes that writing a map takes: collected tiles, the map, and its overviews twice, all uncompressed."""
-    return math.ceil(grid.width * grid.height * np.dtype(layer.dtype).itemsize * (1 + 1 + 2 / 3)) + (1 << 20)
+    return math.ceil(math.prod(layer.shape(grid)) * np.dtype(layer.dtype).itemsize * (1 + 1 + 2 / 3)) + (1 << 20)
 
 
 def _gather(
@@ -124,7 +124,7 @@ def _gather(
         for part, pixels in tiles:
             window = _window(part, pixels, layer, grid)
             with _gdal_errors(path.parent, needed):
-                target.write(pixels, 1, window=window)
+                target.write(pixels, None if layer.bands else 1, window=window)
             written.append(_Written(window, _crc(pixels), int(_is_valid(pixels, layer).sum())))
     finally:
         with _gdal_errors(path.parent, needed):
@@ -137,7 +137,7 @@ def _profile(layer: Layer, grid: Grid) -> dict[str, Any]:
         "driver": "GTiff",
         "width": grid.width,
         "height": grid.height,
-        "count": 1,
+        "count": len(layer.bands) or 1,
         "dtype": layer.dtype,
         "nodata": layer.nodata,
         "crs": f"EPSG:{grid.epsg}",
@@ -145,6 +145,7 @@ def _profile(layer: Layer, grid: Grid) -> dict[str, Any]:
         "tiled": True,
         "blockxsize": BLOCK,
         "blockysize": BLOCK,
+        "interleave": "band",
         "compress": "DEFLATE",
         "zlevel": 1,
         "SPARSE_OK": "TRUE",  # blocks that no tile touches take no space and read as nodata
@@ -153,7 +154,8 @@ def _profile(layer: Layer, grid: Grid) -> dict[str, Any]:
 
 
 def _describe(target: Any, layer: Layer, tags: Mapping[str, str]) -> None:
-    target.set_band_description(1, plain(layer.description))
+    for number, name in enumerate(layer.bands or (plain(layer.description),), start=1):
+        target.set_band_description(number, name)
     target.update_tags(**{key: plain(value) for key, value in tags.items()})
     if layer.classes:
         target.write_colormap(1, colormap(layer))
@@ -164,10 +166,9 @@ def _window(part: Grid, pixels: NDArray[Any], layer: Layer, grid: Grid) -> Windo
     row, column = part.offset_in(grid)
     if row < 0 or column < 0 or row + part.height > grid.height or column + part.width > grid.width:
         raise ValueError(f"tile {part} reaches beyond the map's {grid}")
-    if pixels.shape != part.shape or pixels.dtype != layer.dtype:
-        raise ValueError(
-            f"tile of {layer.stem} is {pixels.dtype} {pixels.shape}; its grid requires {layer.dtype} {part.shape}"
-        )
+    if pixels.shape != layer.shape(part) or pixels.dtype != layer.dtype:
+        wanted = f"{layer.dtype} {layer.shape(part)}"
+        raise ValueError(f"tile of {layer.stem} is {pixels.dtype} {pixels.shape}; its grid requires {wanted}")
     return Window(column, row, part.width, part.height)
 
 
@@ -176,13 +177,19 @@ def _read_back(path: Path, layer: Layer, grid: Grid, written: list[_Written]) ->
     with rasterio.open(path.absolute(), driver="GTiff") as source:
         if source.shape != grid.shape:
             raise RasterioIOError(f"{source.shape} pixels were written of {grid.shape}")
-        if any(_crc(source.read(1, window=w.window)) != w.crc for w in written):
+        if any(_crc(_read(source, layer, w.window)) != w.crc for w in written):
             raise RasterioIOError("pixels read back differ from those written (a failing disk, or tiles that overlap)")
-        blocks = (source.read(1, window=window) for _, window in source.block_windows(1))
+        blocks = (_read(source, layer, window) for _, window in source.block_windows(1))
         statistics = _statistics(blocks, layer)
     if statistics.valid != sum(w.valid for w in written):
         raise RasterioIOError("pixels that no tile covers are not nodata (a failing disk, or tiles that overlap)")
     return statistics
+
+
+def _read(source: Any, layer: Layer, window: Window) -> NDArray[Any]:
+    """Pixels of a window: (y, x), or (band, y, x)."""
+    pixels: NDArray[Any] = source.read(None if layer.bands else 1, window=window)
+    return pixels
 
 
 def _statistics(blocks: Iterator[NDArray[Any]], layer: Layer) -> Statistics:

@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 from geomap.errors import LegendError
 from geomap.legends import NODATA_ID, UNCLASSIFIED_ID, Legend
-from geomap.types import CLEAR_MONTHS, Period
+from geomap.types import CLEAR_MONTHS, Grid, Period
 
 Kind = Literal["classes", "percent", "score", "count", "likeness"]
 
@@ -58,11 +58,16 @@ class Layer:
     kind: Kind
     legend: Legend | None = None  # for a map of classes or scores
     unclassified: bool = False  # id 255 occurs, where the confidence is below the requested minimum
+    bands: tuple[str, ...] = ()  # names of the bands, where there are several: pixels are (band, y, x)
     place: str = ""  # begins the file's name, for example "brussels_2023"
 
     def __post_init__(self) -> None:
         if self.kind in ("classes", "score") and (self.legend is None or self.legend.kind != self.kind):
             raise ValueError(f"layer {self.stem} of kind {self.kind} needs a legend of that kind")
+
+    def shape(self, grid: Grid) -> tuple[int, ...]:
+        """Shape of the pixels over a grid: (y, x), or (band, y, x)."""
+        return (len(self.bands), *grid.shape) if self.bands else grid.shape
 
     @property
     def name(self) -> str:
@@ -131,8 +136,10 @@ def file_stem(stem: str, place: str = "", zone: int | str | None = None) -> str:
     return "_".join(str(part) for part in (place, stem, zone) if part)
 
 
-def layers_of(asked: Sequence[Legend], min_confidence: float, place: str = "") -> tuple[Layer, ...]:
-    """The maps of some legends. Raises LegendError if two would have the same name."""
+def layers_of(
+    asked: Sequence[Legend], min_confidence: float, extras: Sequence[str] = (), place: str = ""
+) -> tuple[Layer, ...]:
+    """The maps of some legends, with `extras` of label.classify.EXTRAS. Raises LegendError if two have one name."""
     layers = []
     for legend in asked:
         if legend.kind == "score":
@@ -140,9 +147,21 @@ def layers_of(asked: Sequence[Legend], min_confidence: float, place: str = "") -
             continue
         layers.append(Layer(legend.name, legend.title, "classes", legend, unclassified=min_confidence > 0))
         layers.append(Layer(f"{legend.name}_confidence", f"{legend.title}: confidence, percent", "percent"))
+        layers += (_extra(legend, name) for name in extras)
     layers.append(Layer(CLEAR_MONTHS, "Months with a clear observation", "count"))
     require_distinct(layers)
     return tuple(replace(layer, place=place) for layer in layers)
+
+
+def _extra(legend: Legend, name: str) -> Layer:
+    """One more layer of a legend of classes."""
+    stem, title = f"{legend.name}_{name}", legend.title
+    if name == "second":
+        return Layer(stem, f"{title}: second class", "classes", legend)
+    if name == "margin":
+        return Layer(stem, f"{title}: confidence less that of the second class, percent", "percent")
+    bands = tuple(plain(c.name) for c in legend.classes)
+    return Layer(stem, f"{title}: probability of each class, percent", "percent", bands=bands)
 
 
 def change_layers(layers: Sequence[Layer], since: Period) -> tuple[Layer, ...]:

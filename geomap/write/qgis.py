@@ -136,7 +136,7 @@ def pam(layer: Layer, statistics: Statistics) -> bytes:
         for value in range(max(names) + 1):  # the n-th name belongs to value n, so unused ids get an empty name
             ET.SubElement(categories, "Category").text = names.get(value, "")
         _attribute_table(band, layer, statistics)
-    elif statistics.valid:
+    elif statistics.valid and not layer.bands:
         metadata = ET.SubElement(band, "Metadata")
         for key in ("minimum", "maximum", "mean", "std"):
             name = "STATISTICS_" + {"std": "STDDEV"}.get(key, key.upper())

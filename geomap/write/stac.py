@@ -75,6 +75,7 @@ def write_stac(
     provenance: Mapping[str, Any],
     scenes: Mapping[int, Sequence[Scene]] = MappingProxyType({}),
     licence: str = "other",
+    pictures: Sequence[Path] = (),
 ) -> tuple[Path, ...]:
     """Describe the maps in `directory` with a collection and one item per zone.
 
@@ -87,6 +88,7 @@ def write_stac(
         provenance: JSON values, stored as the item's properties `geomap:<key>`.
         scenes: by zone (EPSG code), the scenes whose pixels are in its maps.
         licence: SPDX identifier, or "other".
+        pictures: PNG files beside the maps, of the same stems; the first of a zone is its thumbnail.
 
     Returns:
         The files written, collection first.
@@ -111,6 +113,8 @@ def write_stac(
     for epsg, item in items.items():
         for m in sorted(zones[epsg], key=lambda m: m.layer.stem):
             item.add_asset(m.layer.stem, _asset(m, home))
+        for key, asset in _shown(zones[epsg], pictures, home).items():
+            item.add_asset(key, asset)
         item.add_links(_sources(scenes.get(epsg, ())))
     collection = _collection(name, [*items.values()], period, software, lineage, licence)
     written = [home / "collection.json"]
@@ -226,7 +230,7 @@ def _asset(m: MapFile, home: Path) -> pystac.Asset:
         "file:size": m.path.stat().st_size,
         "data_type": layer.dtype,
         "nodata": nodata,
-        "bands": [{"name": layer.stem, "description": layer.description}],
+        "bands": _bands(layer),
     }
     if layer.classes:
         fields[_CLASSES] = _classes(layer)
@@ -237,6 +241,29 @@ def _asset(m: MapFile, home: Path) -> pystac.Asset:
         roles=_ROLES[layer.kind],
         extra_fields=fields,
     )
+
+
+def _bands(layer: Layer) -> list[dict[str, str]]:
+    """The bands of a map: one called like the map, or several with the names of what they show."""
+    if not layer.bands:
+        return [{"name": layer.stem, "description": layer.description}]
+    return [{"name": f"{layer.stem}_{i}", "description": name} for i, name in enumerate(layer.bands, start=1)]
+
+
+def _shown(maps: Sequence[MapFile], pictures: Sequence[Path], home: Path) -> dict[str, pystac.Asset]:
+    """The pictures of a zone's maps: the first one as thumbnail, the others as overviews."""
+    titles = {m.path.with_suffix(".png"): m.layer for m in maps}
+    own = [picture for picture in pictures if picture in titles]
+    return {
+        f"{titles[p].stem}_picture" if i else "thumbnail": pystac.Asset(
+            href=os.path.relpath(p, home),
+            title=f"{titles[p].description}: picture with legend",
+            media_type=pystac.MediaType.PNG,
+            roles=["overview"] if i else ["thumbnail", "overview"],
+            extra_fields={"file:checksum": _SHA256_MULTIHASH + files.sha256(p), "file:size": p.stat().st_size},
+        )
+        for i, p in enumerate(own)
+    }
 
 
 def _classes(layer: Layer) -> list[dict[str, Any]]:

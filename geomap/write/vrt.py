@@ -56,6 +56,8 @@ def write_vrts(
     """
     layers: dict[str, list[MapFile]] = {}
     for m in maps:
+        if m.layer.bands:
+            continue  # a band for each class: programs open the files of the zones
         layers.setdefault(m.layer.stem, []).append(m)
     several = {stem: members for stem, members in layers.items() if len(members) > 1}
     return tuple(_write(directory, members, statistics.get(stem)) for stem, members in several.items())

@@ -24,7 +24,7 @@ except SystemExit as e:
 def loaded(*args: str | Path, cwd: Path) -> tuple[int, set[str], str]:
     """(exit code, the heavy modules that a command loads, what it says on stderr)."""
     command = [sys.executable, "-c", CODE, *map(str, args)]
-    environment = os.environ | {"COLUMNS": "1000", "NO_COLOR": "1"}
+    environment = os.environ | {"COLUMNS": "1000", "NO_COLOR": "1", "BROWSER": f"{sys.executable} -c pass %s"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=100)
     said, _, modules = done.stderr.rpartition("LOADED ")
     code, *names = modules.split()
@@ -44,7 +44,7 @@ def run(archive: Callable[..., Path], untrained: str, tmp_path_factory: pytest.T
     return out
 
 
-@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["explain"], ["verify"]])
+@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["explain"], ["verify"], ["view"]])
 def test_commands_about_a_run_are_light(run: Path, command: list[str], tmp_path: Path) -> None:
     assert loaded(*command, run, cwd=tmp_path) == (0, set(), "")
 

@@ -28,7 +28,13 @@ LEGENDS = ("landcover", "crops", "habitat", "scenicness")
 def run(archive, tmp_path_factory) -> Path:
     """The patch by the default weights, in tiles of 64 pixels, with its embeddings; five months."""
     out = tmp_path_factory.mktemp("stored") / "run"
-    asked = {"period": Period(2019, 4, 5), "legends": LEGENDS, "min_clear_months": 3, "save_embeddings": True}
+    asked = {
+        "period": Period(2019, 4, 5),
+        "legends": LEGENDS,
+        "min_clear_months": 3,
+        "save_embeddings": True,
+        "within": "none",
+    }
     with tiles_of(64):
         map_area(request_for(archive() / "items.json", "default", **asked), out)
     return out
@@ -38,7 +44,7 @@ def run(archive, tmp_path_factory) -> Path:
 def ask(run) -> Callable[..., LabelRequest]:
     def make(*names: str, **changes: object) -> LabelRequest:
         fields: dict[str, object] = {"store": run, "legends": tuple(legends.load(name) for name in names)}
-        return LabelRequest(**(fields | changes))
+        return LabelRequest(**({"within": ()} | fields | changes))
 
     return make
 

@@ -134,7 +134,7 @@ def differing(one: Path, other: Path) -> set[str]:
     return {str(n) for n in names if not (other / n).is_file() or (one / n).read_bytes() != (other / n).read_bytes()}
 
 
-TOLD = {"run.json", "SHA256SUMS", "stac/collection.json", "stac/geomap-2018-12_2019-11-32631.json"}
+TOLD = {"run.json", "index.html", "SHA256SUMS", "stac/collection.json", "stac/geomap-2018-12_2019-11-32631.json"}
 """Files that say what was made beside the maps."""
 
 

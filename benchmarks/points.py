@@ -1,0 +1,206 @@
+"""What a few labelled points of a place are worth: classes learned from them, beside the words alone and other methods.
+
+    python benchmarks/points.py [--data ../shared/data] [--draws 10] [--json FILE]
+
+On real places that the default weights have not seen: Rondonia (nine classes, 2022) and the African crop mask (crop or
+not, by region, 2019; two half-year medians instead of twelve months). Points are drawn at random, or as many of each
+class, from half of the groups (cells of 0.1 degree; points without coordinates are groups of their own); the points of
+the other half are scored. Figures are the mean over the draws and its standard error.
+
+    zero-shot     the words alone
+    learned       geomap.label.learn on the embeddings, and on the series from 100 points on
+    forest        300 trees on the series
+    logistic, series; logistic, embeddings      logistic regression, C = 1, on standardised features
+
+The constants of the learner were chosen on simulated places, not here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from geomap import process
+from geomap.datasets.samples import Samples
+from geomap.datasets.series import embed_samples
+from geomap.datasets.worldcereal import B8A_OF_B08
+from geomap.encode import weights
+from geomap.encode.model import PixelEncoder
+from geomap.evaluate import baselines, metrics
+from geomap.label import towers
+from geomap.label.learn import Examples, learn
+from geomap.sentinel2 import BANDS, MONTHS
+
+COUNTS = (5, 10, 20, 50, 100, 300)
+RONDONIA = {
+    "Forest": ("forest", "dense rainforest", "tropical forest"),
+    "Riparian_Forest": ("riparian forest", "forest along a river", "gallery forest"),
+    "Mountainside_Forest": ("mountain forest", "forest on a mountain slope", "hill forest"),
+    "Clear_Cut_Bare_Soil": ("bare soil", "cleared land with bare soil", "deforested bare ground"),
+    "Clear_Cut_Burned_Area": ("burnt land", "burned clearing", "land after a fire"),
+    "Clear_Cut_Vegetation": ("pasture", "cleared land with low vegetation", "regrowth after clearing"),
+    "Seasonally_Flooded": ("flooded grassland", "seasonally flooded land", "flood plain"),
+    "Wetland": ("wetland", "marsh", "swamp"),
+    "Water": ("water", "river", "lake"),
+}
+"""Prompts of the classes, written before the first figure was seen."""
+CROP_MASK = (("natural vegetation, bare land or water", "savanna", "forest", "desert"), ("cropland", "crop field"))
+REGION_LEAST = 2000  # points of a region that is scored
+
+
+@dataclass(frozen=True)
+class Place:
+    """A labelled set: embeddings and series of n points, and the zero-shot class vectors."""
+
+    name: str
+    embeddings: NDArray[np.float32]  # (n, D)
+    dn: NDArray[np.uint16]  # (n, 12, 10), 0 where missing
+    classes: NDArray[np.intp]
+    groups: NDArray[np.intp]
+    prompts: NDArray[np.float32]  # (K, D)
+
+
+def place(
+    name: str, encoder: PixelEncoder, made: Samples, classes: NDArray[np.intp], prompts: NDArray[np.float32]
+) -> Place:
+    rows = np.flatnonzero(made.valid.any(1))
+    made = made.rows(rows)
+    dn = np.where(made.valid[..., None], made.dn, np.uint16(0))
+    groups = np.arange(len(rows)) if made.groups is None else made.groups
+    return Place(name, embed_samples(encoder, made).numpy(), dn, classes[rows], groups, prompts)
+
+
+def read_rondonia(path: Path) -> tuple[Samples, NDArray[np.intp]]:
+    with np.load(path) as made:
+        x, month, label, group = made["x"], made["month"], made["label"], made["group"]
+    dn, valid = np.zeros((len(x), MONTHS, len(BANDS)), np.uint16), np.zeros((len(x), MONTHS), bool)
+    for step in range(x.shape[1]):
+        rows = np.flatnonzero((x[:, step] > 0).all(1))
+        at = month[rows, step] - 1
+        dn[rows, at], valid[rows, at] = x[rows, step], True
+    names = list(RONDONIA)
+    ids = np.array([f"rondonia/{i}" for i in range(len(x))])
+    groups = np.unique(group, return_inverse=True)[1].reshape(-1)
+    return Samples("rondonia", ids, dn, valid, groups=groups), np.array([names.index(n) for n in label.tolist()])
+
+
+def read_crop_mask(path: Path) -> tuple[Samples, NDArray[np.intp], NDArray[np.str_]]:
+    """Each half-year's median stands in its middle month's neighbours: February to May, August to November."""
+    with np.load(path) as made:
+        x, crop, region = made["x"].astype(np.float64), made["crop"].astype(np.intp), made["region"]
+    x[..., BANDS.index("B8A")] = x[..., BANDS.index("B08")] * B8A_OF_B08
+    dn, valid = np.zeros((len(x), MONTHS, len(BANDS)), np.uint16), np.zeros((len(x), MONTHS), bool)
+    for half, months in enumerate((range(1, 5), range(7, 11))):
+        for m in months:
+            dn[:, m] = x[:, half].clip(0, 65534).round()
+            valid[:, m] = (x[:, half] > 0).all(1)
+    return Samples("crop_mask", np.array([f"crop/{i}" for i in range(len(x))]), dn, valid), crop, region
+
+
+def places(data: Path) -> tuple[list[Place], float]:
+    loaded = weights.load_weights("default")
+    tower = towers.tower(loaded.card.text_space)
+
+    def vectors(prompts: tuple[tuple[str, ...], ...]) -> NDArray[np.float32]:
+        of = [F.normalize(tower.encode(list(p)).mean(0), dim=0) for p in prompts]
+        return torch.stack(of).numpy()
+
+    samples, classes = read_rondonia(data / "points/rondonia_2022.npz")
+    found = [place("rondonia", loaded.encoder, samples, classes, vectors(tuple(RONDONIA.values())))]
+    samples, crop, region = read_crop_mask(data / "points/africa_crop_mask_2019.npz")
+    rng = np.random.default_rng(0)
+    for name in np.unique(region).tolist():
+        rows = np.flatnonzero(region == name)
+        if len(rows) >= REGION_LEAST:
+            rows = np.sort(rng.choice(rows, REGION_LEAST, replace=False))
+            found.append(place(f"crops {name}", loaded.encoder, samples.rows(rows), crop[rows], vectors(CROP_MASK)))
+    return found, loaded.card.logit_scale
+
+
+def drawn(
+    rng: np.random.Generator, found: Place, count: int, by_class: bool
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows to learn from, and rows to score: the points of other groups."""
+    groups = np.unique(found.groups)
+    half = np.isin(found.groups, rng.permutation(groups)[: len(groups) // 2])
+    rows, rest = rng.permutation(np.flatnonzero(half)), np.flatnonzero(~half)
+    if not by_class:
+        return rows[:count], rest
+    each = max(count // len(found.prompts), 1)
+    parts = [rows[found.classes[rows] == k][:each] for k in range(len(found.prompts))]
+    return np.concatenate(parts), rest
+
+
+def answers(found: Place, rows: NDArray[np.intp], rest: NDArray[np.intp], scale: float) -> Iterator[tuple[str, Any]]:
+    """(method, class of each of `rest`, confidence or None)."""
+    zero = scale * found.embeddings[rest] @ found.prompts.T
+    yield "zero-shot", zero
+    y, months = found.classes[rows], tuple(range(MONTHS))
+    made = learn(Examples(found.embeddings[rows], y, found.groups[rows], found.dn[rows], months), found.prompts, scale)
+    yield "learned", (made.with_series or made.head).logits(found.embeddings[rest], found.dn[rest])
+    table = baselines.series_table(found.dn, (found.dn > 0).all(2))
+    yield "forest", baselines.forest(table[rows], y, table[rest])
+    yield "logistic, series", baselines.linear_probe(table[rows], y, table[rest])
+    yield "logistic, embeddings", baselines.linear_probe(found.embeddings[rows], y, found.embeddings[rest])
+
+
+def figures(truth: NDArray[np.intp], answer: NDArray[Any], k: int) -> tuple[float, float, float]:
+    """Accuracy, macro F1, calibration error (NaN without confidence)."""
+    error = float("nan")
+    if answer.ndim == 2:
+        e = np.exp(answer - answer.max(1, keepdims=True))
+        answer, confidence = answer.argmax(1), (e / e.sum(1, keepdims=True)).max(1)
+        error = metrics.reliability(confidence, answer == truth).error
+    return metrics.accuracy(truth, answer), metrics.macro_f1(metrics.confusion(truth, answer, list(range(k)))), error
+
+
+def measure(found: Place, scale: float, draws: int, counts: list[int]) -> Iterator[dict[str, Any]]:
+    for by_class in (False, True):
+        for count in counts:
+            values: dict[str, list[tuple[float, float, float]]] = {}
+            for draw in range(draws):
+                rng = np.random.default_rng([draw, count])
+                rows, rest = drawn(rng, found, count, by_class)
+                for method, answer in answers(found, rows, rest, scale):
+                    values.setdefault(method, []).append(figures(found.classes[rest], answer, len(found.prompts)))
+            for method, v in values.items():
+                mean, error = np.mean(v, axis=0), np.std(v, axis=0, ddof=1) / np.sqrt(len(v))
+                of = zip(("accuracy", "macro_f1", "calibration_error"), mean, error, strict=True)
+                line: dict[str, Any] = {"place": found.name, "points": count, "by_class": by_class, "method": method}
+                yield line | {k: [round(float(m), 4), round(float(s), 4)] for k, m, s in of}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--draws", type=int, default=10, help="of two or more")
+    parser.add_argument("--place", action="append", help="a place by its name; all if not given; repeatable")
+    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS), help="numbers of points")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    found, scale = places(args.data)
+    result = []
+    with process.threads(1):
+        for one in found:
+            if args.place and one.name not in args.place:
+                continue
+            for line in measure(one, scale, args.draws, args.counts):
+                print(*line.values(), flush=True)
+                result.append(line)
+                if args.json:
+                    args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

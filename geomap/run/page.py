@@ -1,0 +1,198 @@
+"""What the report page of a run tells besides its maps: where, when, from which scenes, how good, how to cite it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any, Final
+
+from geomap import grid, legends
+from geomap.encode.card import Card
+from geomap.legends import Legend
+from geomap.lonlat import Box
+from geomap.run import pictures
+from geomap.run.account import GAVE, summary
+from geomap.run.prepare import Product
+from geomap.run.record import FILE, Record, UsedScene
+from geomap.store.store import Store
+from geomap.write.picture import write_picture
+from geomap.write.report import Extras, write_report, zones_of
+from geomap.write.stac import MapFile
+
+HONEST: Final = (
+    "These areas are counts of pixels. How wrong they are is not known for this place: only points that were looked at "
+    "can tell."
+)
+"""What is said beneath areas that were not assessed."""
+ESTIMATED: Final = (
+    "Hectares are counts of pixels. Estimates are from points that were looked at, with half their interval of 95 % "
+    "after ±: these are the areas to quote."
+)
+"""What is said beneath areas that were assessed."""
+CONFIDENCE: Final = (
+    "Confidence says how clearly one class stands out among those of the legend. It does not say how likely the map is "
+    "right at that place."
+)
+NOT_LISTED: Final = (".aux.xml", ".json")
+"""Suffixes of files that the page does not list, but for the record of the run."""
+
+
+def write_page(
+    staging: Path,
+    maps: Sequence[MapFile],
+    product: Product,
+    record: Record,
+    composites: Store | None = None,
+) -> None:
+    """Write the report page of a run whose other files lie in `staging`.
+
+    Args:
+        staging: where the page goes.
+        maps: all maps of the run.
+        product: what the files say about how they were made.
+        record: what run.json will hold.
+        composites: the composites that the run keeps, if it does.
+
+    Raises:
+        DiskFullError, OutputError: the page cannot be written.
+        ReadError: the composites are damaged.
+    """
+    seen = pictures.Seen()
+    if composites is not None:
+        tiles = [tile for tile in product.tiles if tile.name not in record.quarantined]
+        seen = pictures.of_composites(composites, tiles, zones_of(maps))
+    told = {**facts(staging, maps, product, record), "sky": list(seen.sky)}
+    extras = Extras(seen.pictures, seen.curves, told)
+    write_report(staging, maps, record.maps, title(product), product.period.month_names, extras)
+
+
+def write_pictures(maps: Sequence[MapFile], product: Product, record: Record) -> list[Path]:
+    """Write a picture of each map of classes or scores, but for maps of changes. Raises DiskFullError, OutputError."""
+    period, names = product.period, product.period.month_names
+    when = f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]
+    when = str(period.year) if (period.month, period.months) == (1, 12) else when
+    shown = [m for m in maps if m.layer.kind == "score" or f"{m.layer.stem}_confidence" in record.maps]
+    return [write_picture(m, record.maps[m.layer.stem], when) for m in shown]
+
+
+def title(product: Product) -> str:
+    """The heading of the page: the titles of the legends."""
+    named = (layer for layer in product.layers if layer.kind in ("classes", "score", "likeness"))
+    titles = list(dict.fromkeys(layer.legend.title if layer.legend else layer.description for layer in named)) or [
+        "Map"
+    ]
+    return ", ".join(titles[:3]) + (f" and {len(titles) - 3} more" if len(titles) > 3 else "")
+
+
+def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Record) -> dict[str, Any]:
+    """The facts of a run, as JSON that the page takes."""
+    return {
+        "place": place(maps, record),
+        "warning": record.mapped.note if record.mapped else "",
+        "honest": HONEST,
+        "estimated": ESTIMATED,
+        "validation": validations(product),
+        "limits": list(product.card.limits) if product.card else [],
+        "cite": cite(product),
+        "account": summary(record.account) if record.account else "",
+        "scenes": [_scene(scene) for scene in record.scenes],
+        "left_out": [[item.id, item.cause, item.detail] for item in record.left_out],
+        "missed": [[m.scene, m.band, m.cause, m.detail] for m in record.missed],
+        "quarantined": [list(entry) for entry in sorted(record.quarantined.items())],
+        "command": product.words.command,
+        "needs": " ".join(product.words.needs),
+        "made": _made(product, record),
+        "software": [list(entry) for entry in record.software.items()],
+        "files": _files(directory),
+    }
+
+
+def place(maps: Sequence[MapFile], record: Record) -> str:
+    """Where the maps lie: latitudes, longitudes and, where it is known, the area."""
+    box = Box.union(grid.lonlat_box(m.grid) for m in {m.grid.epsg: m for m in maps}.values())
+    west, south, east, north = astuple(box)
+    said = f"{_degrees(south, 'N', 'S')} to {_degrees(north, 'N', 'S')}, {_degrees(west, 'E', 'W')} to "
+    said += _degrees(east, "E", "W")
+    pixels = record.mapped.pixels if record.mapped else 0
+    return said + (f" ({pixels / 1e4:,.1f} km²)" if pixels else "")  # 10 m pixels: 10,000 a square kilometre
+
+
+def _degrees(value: float, positive: str, negative: str) -> str:
+    return f"{abs(value):.2f}° {positive if value >= 0 else negative}"
+
+
+def validations(product: Product) -> list[str]:
+    """What the maps are not: how each legend was validated, and what confidence means."""
+    asked = {layer.legend.name: layer.legend for layer in product.layers if layer.legend is not None}
+    said = [validation(legend, product.card) for legend in asked.values()]
+    return [*said, *([CONFIDENCE] if asked else [])]
+
+
+def validation(legend: Legend, card: Card | None) -> str:
+    """How a legend was compared with the ground: the card's figures of places that its training left out."""
+    name = f"“{legend.title}”"
+    if legend.name not in legends.builtin_names() or legend != legends.load(legend.name):
+        return f"{name} has classes of your own. They were not validated: only labels of this place can do that."
+    measured = dict(_measured(legend.name, card.metrics if card else {}))
+    if not measured:
+        return f"{name} was not validated: these weights were never compared with measurements of it."
+    shares = (f"{100 * share:.0f} % of {samples:,} samples in {where}" for where, (share, samples) in measured.items())
+    said = ", ".join(shares)
+    return f"{name} was right for {said}: places that the training left out. Another place can differ as much."
+
+
+def _measured(legend: str, metrics: Mapping[str, Any]) -> Iterable[tuple[str, tuple[float, int]]]:
+    """(place, (accuracy, samples)) of a card's figures, as far as they have the form that this program writes."""
+    left_out = metrics.get("left_out")
+    for where, by_legend in left_out.items() if isinstance(left_out, dict) else ():
+        found = by_legend.get(legend) if isinstance(by_legend, dict) else None
+        if isinstance(found, dict) and {"accuracy", "samples"} <= found.keys():
+            yield " ".join(str(where).split("_")).title(), (float(found["accuracy"]), int(found["samples"]))
+
+
+def cite(product: Product) -> list[str]:
+    """Lines that name the sources, as their licences ask."""
+    years = sorted({year for year, _ in product.period.year_months})
+    when = f"{years[0]}" if len(years) == 1 else f"{years[0]} and {years[-1]}"
+    lines = [f"Contains modified Copernicus Sentinel data {when}."]
+    if product.card:
+        card = product.card
+        lines.append(f"Weights: {card.title} ({card.name}, version {card.version}, {card.licence}).")
+    return lines
+
+
+def _scene(scene: UsedScene) -> dict[str, Any]:
+    offsets = "; ".join(f"{o.dn} ({o.reason})" for o in scene.offsets)
+    used = scene.fate.use if not scene.fate.why else f"{scene.fate.use}: {scene.fate.why}"
+    return {
+        "id": scene.id, "time": scene.time, "month": scene.time[:7], "platform": scene.platform,
+        "baseline": scene.baseline, "offset": offsets, "use": used, "clear": any(g in scene.fate.tiles for g in GAVE),
+    }  # fmt: skip
+
+
+def _made(product: Product, record: Record) -> list[list[str]]:
+    """Names and digests of what the maps were made from."""
+    made = [
+        ["Method", product.lineage],
+        ["Weights", f"{product.weights}, sha256 {product.weights_sha256}"],
+        *([f"Class vectors of {name}", f"sha256 {digest}"] for name, digest in sorted(product.vectors.items())),
+    ]
+    asked = record.request
+    made += [[key.capitalize(), str(asked[key])] for key in ("period", "device", "composites") if key in asked]
+    if record.mapped:
+        made.append(["Mapped", f"{record.mapped.mapped:,} of {record.mapped.pixels:,} pixels of the area"])
+    return made
+
+
+def _files(directory: Path) -> list[list[Any]]:
+    """[name, bytes] of a run's files, stores as one line; the record of the run, written last, has no size yet."""
+    found: dict[str, int | None] = {}
+    for path in sorted(directory.rglob("*")):
+        name = path.relative_to(directory).as_posix()
+        if not path.is_file() or name.startswith(".") or name.endswith(NOT_LISTED):
+            continue
+        top = name.partition("/")[0]
+        key = f"{top}/" if top != name else name
+        found[key] = (found.get(key) or 0) + path.stat().st_size
+    return [*map(list, found.items()), [FILE, None], ["stac/collection.json", None]]

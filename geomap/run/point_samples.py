@@ -1,0 +1,66 @@
+"""Labelled points as samples: their series from the composites of a run, their classes by the legend that fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap import legends
+from geomap.datasets.samples import Samples
+from geomap.errors import InputError
+from geomap.legends import Legend
+from geomap.points import Points, PointsFile, listed, lonlat_of, match, read_points, shown
+from geomap.run.pixels import by_block, by_tile, distinct
+from geomap.sentinel2 import BANDS, MONTHS
+from geomap.store.store import COMPOSITES, open_store
+
+
+def samples_at(source: PointsFile, run: Path) -> Samples:
+    """The series of a run's composites at labelled points, one for each pixel; polygons and cells of 500 m are groups.
+
+    Args:
+        source: the points; their classes are those of the built-in legend that knows most of their names.
+        run: directory of a run with --save-composites, or its composites.zarr.
+
+    Raises:
+        InputError: the points cannot be read, no legend knows their classes, or none lies on a pixel with data.
+        ReadError: the store is damaged.
+    """
+    points = read_points(source.file, source.column, crs=source.crs, date_column=source.date_column)
+    kept = open_store(run, COMPOSITES)
+    legend = nearest_legend(points)
+    matched = match(points, legend)
+    known = matched.ids > 0
+    place, ids, groups, _ = distinct(points.rows(known), matched.ids[known])
+    dn = np.zeros((len(place), MONTHS, len(BANDS)), np.uint16)
+    for tile, rows, at in by_tile(kept, place):
+        for mine, where, local in by_block(tile, at):
+            series = kept.read("composite", where, tile)[:, :, local[:, 0], local[:, 1]]
+            dn[np.ix_(rows[mine], np.array(kept.period.calendar_months))] = series.transpose(2, 0, 1)
+    valid: NDArray[np.bool_] = np.asarray((dn > 0).all(axis=2))
+    some: NDArray[np.bool_] = np.asarray(valid.any(axis=1))
+    if not some.any():
+        raise InputError(f"no point of {shown(points.path)} lies on a pixel of {kept.path} with data")
+    names = np.array([f"{epsg}_{column}_{row}" for epsg, column, row in place.tolist()])
+    return Samples(
+        name=points.path.stem,
+        id=names[some],
+        dn=dn[some],
+        valid=valid[some],
+        labels={legend.name: ids[some].astype(np.intp)},
+        groups=groups[some],
+        grouped_by="fields, or cells of 500 m",
+        lonlat=lonlat_of(place[some]),
+    )
+
+
+def nearest_legend(points: Points) -> Legend:
+    """The built-in legend that knows most of the points' names. Raises InputError if none knows any."""
+    known = [legend for name in legends.builtin_names() if (legend := legends.load(name)).classes]
+    best = max(known, key=lambda legend: int((match(points, legend).ids > 0).sum()))
+    if not (match(points, best).ids > 0).any():
+        names = listed(legend.name for legend in known)
+        raise InputError(f"no class of {shown(points.path)} is in a built-in legend ({names})")
+    return best

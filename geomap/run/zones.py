@@ -1,0 +1,164 @@
+"""Areas of classes in polygons of the user's own, from the maps of a finished run.
+
+A pixel counts for a polygon if its centre lies in it. Each polygon is counted by itself: a pixel in two overlapping
+polygons counts for both. Maps are read by blocks, and one polygon at a time, so memory does not grow with the area.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import geopandas
+import numpy as np
+import rasterio
+from rasterio.errors import RasterioError
+from rasterio.features import rasterize
+from rasterio.windows import Window, from_bounds
+
+from geomap import files
+from geomap.errors import InputError, ReadError
+from geomap.run.record import place_in, read_record
+from geomap.run.totals import read_totals
+from geomap.types import Progress, silent
+from geomap.write.areas import HECTARES, as_csv
+from geomap.write.layer import file_stem
+
+BLOCK: Final = 2048
+"""Pixels per side of the part of a map that is held at once."""
+COLUMNS: Final = ("zone", "map", "id", "name", "pixels", "ha", "share")
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """One polygon: its name, and the rows of its classes."""
+
+    name: str
+    rows: tuple[
+        Mapping[str, Any], ...
+    ]  # COLUMNS; classes that occur, by map and area; share of the pixels with a class
+
+
+def zonal(directory: Path, source: str, column: str | None = None, progress: Progress = silent) -> tuple[Zone, ...]:
+    """The areas of classes in each polygon of a file, in the file's order.
+
+    Args:
+        directory: of a finished run.
+        source: a vector file, or FILE:LAYER, with a coordinate system.
+        column: of the polygons' names; by default they are numbered from 1.
+        progress: callback with ("zones", polygons done, total).
+
+    Raises:
+        InputError: no finished run, no such file, layer or column, no polygon.
+        ReadError: a map cannot be read.
+    """
+    totals = read_totals(directory)
+    shapes, names = read_zones(source, column)
+    paths = {stem: _paths(directory, stem) for stem in totals}
+    moved: dict[int, Any] = {}
+    zones = []
+    for i, name in enumerate(names):
+        rows: list[Mapping[str, Any]] = []
+        for stem, classes in totals.items():
+            counts: Counter[int] = Counter()
+            for path in paths[stem]:
+                counts += _counted(path, shapes, moved, i)
+            total = sum(counts.values())
+            found = ((row.id, row.name, counts[row.id]) for row in classes if counts[row.id])
+            for number, called, n in sorted(found, key=lambda row: (-row[2], row[0])):
+                area = {"pixels": n, "ha": round(n * HECTARES, 2), "share": round(n / total, 6)}
+                rows.append({"zone": name, "map": stem, "id": number, "name": called, **area})
+        zones.append(Zone(name, tuple(rows)))
+        progress("zones", i + 1, len(names))
+    return tuple(zones)
+
+
+def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
+    """The polygons of a file as a GeoSeries, and their names. Raises InputError."""
+    file, layer = _file_and_layer(source)
+    try:
+        table = geopandas.read_file(file, **({"layer": layer} if layer else {}))
+    except Exception as e:  # pyogrio and GDAL raise many kinds
+        raise InputError(f"cannot read {source}: {' '.join(str(e).split())[:200]}; give a GPKG, GeoJSON or SHP") from e
+    if not isinstance(table, geopandas.GeoDataFrame):
+        raise InputError(f"{source} holds no polygon; give one with polygons, as FILE:LAYER if it has several layers")
+    known = [str(name) for name in table.columns if name != table.geometry.name]
+    if column is not None and column not in known:
+        raise InputError(f"{source} has no column {column!r}; its columns are: {', '.join(known) or 'none'}")
+    names = [str(i) for i in range(1, len(table) + 1)] if column is None else [_text(v) for v in table[column]]
+    areal = table.geometry.geom_type.isin(["Polygon", "MultiPolygon"]).to_numpy() & ~table.geometry.is_empty.to_numpy()
+    if not areal.any():
+        raise InputError(f"{source} holds no polygon; areas are counted in polygons")
+    if table.crs is None:
+        raise InputError(f"{source} has no coordinate system; set one, for example EPSG:4326")
+    shapes = table.geometry[areal].make_valid().reset_index(drop=True)
+    return shapes, [name for name, kept in zip(names, areal, strict=True) if kept]
+
+
+def _file_and_layer(source: str) -> tuple[Path, str | None]:
+    """FILE, or FILE:LAYER. Raises InputError if there is no such file."""
+    if Path(source).exists():
+        return Path(source), None
+    file, _, layer = source.rpartition(":")
+    if not (file and layer and Path(file).exists()):
+        raise InputError(f"no file {source}")
+    return Path(file), layer
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else " ".join(str(value).split())
+
+
+def _paths(directory: Path, stem: str) -> list[Path]:
+    """The maps of a layer, one for each zone. Raises ReadError if there is none."""
+    name = file_stem(stem, place_in(read_record(directory).request))
+    found = [p for p in directory.glob(f"{name}*.tif") if re.fullmatch(rf"{name}(_32[67]\d\d)?", p.stem)]
+    if not found:
+        raise ReadError(f"{directory / name}.tif is missing; geomap verify {directory} tells more")
+    return sorted(found)
+
+
+def _counted(path: Path, shapes: Any, moved: dict[int, Any], index: int) -> Counter[int]:
+    """Class id -> pixels of a map whose centres lie in a polygon."""
+    counts = np.zeros(256, np.int64)
+    try:
+        with rasterio.open(path, driver="GTiff", sharing=False) as source:
+            epsg = source.crs.to_epsg()
+            if epsg not in moved:
+                moved[epsg] = shapes.to_crs(epsg)
+            polygon = moved[epsg].iloc[index]
+            for window in _blocks(source, polygon.bounds):
+                size, place = (window.height, window.width), source.window_transform(window)
+                inside = rasterize([(polygon, 1)], size, transform=place, dtype="uint8")
+                if inside.any():
+                    counts += np.bincount(source.read(1, window=window)[inside == 1], minlength=256)
+    except RasterioError as e:
+        raise ReadError(f"cannot read {path}: {e}; geomap verify {path.parent} tells more") from e
+    counts[0] = 0
+    return Counter({int(v): int(counts[v]) for v in np.flatnonzero(counts)})
+
+
+def _blocks(source: Any, bounds: Sequence[float]) -> Iterator[Window]:
+    """Windows of a map that cover the part inside bounds."""
+    if not np.isfinite(bounds).all():  # beyond what the map's coordinate system can describe
+        return
+    found = from_bounds(*bounds, source.transform)
+    top, left = max(0, int(found.row_off)), max(0, int(found.col_off))
+    bottom = min(source.height, int(np.ceil(found.row_off + found.height)))
+    right = min(source.width, int(np.ceil(found.col_off + found.width)))
+    for row in range(top, bottom, BLOCK):
+        for column in range(left, right, BLOCK):
+            yield Window(column, row, min(BLOCK, right - column), min(BLOCK, bottom - row))
+
+
+def write_zones(path: Path, zones: Sequence[Zone]) -> None:
+    """Write the rows as CSV, or as JSON if the file is called so. Raises DiskFullError, OutputError."""
+    rows = [row for zone in zones for row in zone.rows]
+    if path.suffix == ".json":
+        files.write_json(path, rows)
+    else:
+        files.write_bytes(path, as_csv(COLUMNS, rows))

@@ -1,0 +1,165 @@
+"""Classes learned from labelled pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.special import log_softmax as scipy_log_softmax
+from sklearn.linear_model import LogisticRegression
+
+from geomap.label.learn import Examples, Head, learn
+from geomap.label.regression import Design, fit, log_loss, log_softmax, parted
+
+SCALE = 20.0
+MONTHS = tuple(range(12))
+
+
+def unit(x: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def place(
+    n: int, seed: int = 0, away: float = 1.0, classes: int = 4, size: int = 32, noise: float = 1.5
+) -> tuple[Examples, NDArray[np.float32]]:
+    """Pixels of classes whose centres lie `away` from their prompts, with series that tell classes apart in April."""
+    rng = np.random.default_rng(seed)
+    prompts = rng.normal(size=(classes, size))
+    centres = prompts + away * np.random.default_rng(99).normal(size=prompts.shape)
+    y = rng.integers(0, classes, n)
+    embeddings = unit(centres[y] + noise * rng.normal(size=(n, size)))
+    dn = rng.integers(1500, 2500, (n, 12, 10)).astype(np.uint16)
+    dn[:, 3] += (700 * y[:, None]).astype(np.uint16)
+    return Examples(embeddings, y, np.arange(n) // 3, dn, MONTHS), unit(prompts)
+
+
+def test_the_fit_is_that_of_sklearn() -> None:
+    examples, _ = place(200)
+    x = examples.embeddings.astype(np.float64)
+    own = fit(x, examples.classes, np.zeros((200, 4)), 0.5)
+    model = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-8, max_iter=1000).fit(x, examples.classes)
+    theirs = model.coef_.T
+    assert np.abs((own - own.mean(1, keepdims=True)) - (theirs - theirs.mean(1, keepdims=True))).max() < 0.02
+    assert log_loss(x @ own, examples.classes) == pytest.approx(log_loss(x @ theirs, examples.classes), abs=1e-3)
+
+
+def test_turned_features_give_the_same_fit() -> None:
+    examples, _ = place(60)
+    x = np.concatenate([examples.embeddings, examples.embeddings[:, :5]], axis=1).astype(np.float64)
+    design = Design.of(x)
+    assert design.rows.shape[1] == 32  # the repeated columns are no directions of their own
+    turned = x @ design.axes @ fit(design.rows, examples.classes, np.zeros((60, 4)), 0.1)
+    assert np.abs(turned - x @ fit(x, examples.classes, np.zeros((60, 4)), 0.1)).max() < 0.05
+
+
+def test_log_softmax_of_large_logits() -> None:
+    logits = np.array([[1000.0, 0.0, -1000.0], [1.0, 2.0, 3.0]])
+    assert np.allclose(log_softmax(logits), scipy_log_softmax(logits, axis=1))
+
+
+@pytest.mark.parametrize("n", [7, 40, 300])
+def test_folds_keep_groups_whole_and_share_out_classes(n: int) -> None:
+    rng = np.random.default_rng(n)
+    groups, classes = rng.integers(0, max(n // 3, 3), n), rng.integers(0, 3, n)
+    fold = parted(groups, classes)
+    assert all(len(np.unique(fold[groups == g])) == 1 for g in np.unique(groups))
+    assert set(fold) == set(range(fold.max() + 1))
+    if n == 300:
+        counts = np.array([np.bincount(classes[fold == f], minlength=3) for f in range(5)])
+        assert counts.max() - counts.min() <= 8
+
+
+def test_points_mend_prompts_that_are_off() -> None:
+    examples, prompts = place(80, away=3.0)
+    test, _ = place(2000, seed=0, away=3.0)
+    made = learn(examples, prompts, SCALE)
+    learned = (made.head.logits(test.embeddings).argmax(1) == test.classes).mean()
+    words = ((test.embeddings @ prompts.T).argmax(1) == test.classes).mean()
+    assert made.helps
+    assert learned > words + 0.15
+    assert "%" in made.says
+
+
+def test_prompts_that_are_right_are_kept_with_few_points() -> None:
+    for seed in range(4):
+        examples, prompts = place(4, seed=seed, away=0.0)
+        rng = np.random.default_rng(seed)
+        truth = rng.integers(0, 4, 1000)
+        embeddings = unit(SCALE * prompts[truth] / 3 + 1.5 * rng.normal(size=(1000, 32)))
+        made = learn(examples, prompts, SCALE)
+        learned = (made.head.logits(embeddings).argmax(1) == truth).mean()
+        assert learned >= ((embeddings @ prompts.T).argmax(1) == truth).mean() - 0.02
+
+
+def test_a_class_without_points_can_still_be_found() -> None:
+    examples, prompts = place(60, away=0.3)
+    rows = examples.classes != 2
+    some = Examples(examples.embeddings[rows], examples.classes[rows], examples.groups[rows])
+    found = learn(some, prompts, SCALE).head.logits(examples.embeddings[~rows]).argmax(1)
+    assert (found == 2).mean() > 0.8
+
+
+def test_series_join_where_they_help_and_missing_months_add_nothing() -> None:
+    examples, prompts = place(240, away=2.0, noise=5.0)
+    assert examples.dn is not None
+    examples.dn[::4, 6] = 0
+    made = learn(examples, prompts, SCALE)
+    assert made.with_series is not None
+    assert made.with_series.series is not None
+    full = made.with_series
+    test, _ = place(1000, seed=0, away=2.0, noise=5.0)
+    assert test.dn is not None
+    gain = (full.logits(test.embeddings, test.dn).argmax(1) == test.classes).mean()
+    assert gain > (made.head.logits(test.embeddings).argmax(1) == test.classes).mean()
+    empty = np.zeros((1, 12, 10), np.uint16)
+    assert np.array_equal(full.series.logits(torch.from_numpy(empty.astype(np.float32))).numpy(), np.zeros((1, 4)))
+    order = [3, 0, 7]  # other steps, in another order
+    few = full.logits(test.embeddings, test.dn[:, order], tuple(order))
+    rest = test.dn.copy()
+    rest[:, [m for m in MONTHS if m not in order]] = 0
+    assert np.allclose(few, full.logits(test.embeddings, rest), atol=1e-4)
+
+
+def test_a_row_does_not_depend_on_others_and_learning_repeats() -> None:
+    examples, prompts = place(110, away=4.0)
+    made, again = learn(examples, prompts, SCALE), learn(examples, prompts, SCALE)
+    head = made.with_series or made.head
+    assert {k: v.tobytes() for k, v in head.arrays().items()} == {
+        k: v.tobytes() for k, v in (again.with_series or again.head).arrays().items()
+    }
+    assert examples.dn is not None
+    whole = head.logits(examples.embeddings, examples.dn)
+    assert np.array_equal(head.logits(examples.embeddings[7:9], examples.dn[7:9]), whole[7:9])
+
+
+def test_arrays_make_the_head_again_and_bad_ones_are_refused() -> None:
+    examples, prompts = place(150, away=4.0)
+    made = learn(examples, prompts, SCALE)
+    head = made.with_series or made.head
+    arrays = head.arrays()
+    assert np.array_equal(Head.of(arrays).logits(examples.embeddings, examples.dn), head.logits(
+        examples.embeddings, examples.dn))  # fmt: skip
+    with pytest.raises(ValueError, match="finite"):
+        Head.of(arrays | {"bias": np.full(4, np.nan, np.float32)})
+    with pytest.raises(ValueError, match="belong"):
+        Head.of(arrays | {"bias": np.zeros(3, np.float32)})
+    with pytest.raises(KeyError):
+        Head.of({"vectors": arrays["vectors"]})
+
+
+def test_one_group_cannot_be_tested_and_says_so() -> None:
+    examples, prompts = place(6)
+    one = Examples(examples.embeddings, examples.classes, np.zeros(6, np.intp))
+    made = learn(one, prompts, SCALE)
+    assert not made.helps
+    assert "one group" in made.says
+    assert np.allclose(made.head.logits(one.embeddings), SCALE * one.embeddings @ prompts.T, atol=1e-4)
+
+
+def test_out_of_fold_answers_are_probabilities() -> None:
+    examples, prompts = place(90, away=2.0)
+    made = learn(examples, prompts, SCALE)
+    assert np.allclose(made.validated.probability.sum(1), 1)
+    assert np.allclose(made.zero_shot.sum(1), 1)
+    assert made.validated.loss == pytest.approx(log_loss(np.log(made.validated.probability), examples.classes))

@@ -1,0 +1,271 @@
+"""Maps learned from points over a simulated landscape, whose truth is known, and the files that other runs take."""
+
+import json
+import shutil
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from rasterio.windows import from_bounds
+
+from geomap import files, legends, simulate
+from geomap.demo import write_points
+from geomap.errors import InputError, OutputError
+from geomap.points import PointsFile
+from geomap.run import learned
+from geomap.run.lesson import lesson_of, require_in
+from geomap.run.map import map_area
+from geomap.run.pixels import distinct, find
+from geomap.run.point_samples import samples_at
+from geomap.run.relabel import LabelRequest, label_store
+from geomap.run.request import Request
+from geomap.simulate.archive import Archive
+from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
+from geomap.types import Period
+from tests.support.runner import geomap, refused
+
+COVER = legends.load("landcover")
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+    return simulate.write_archive(tmp_path_factory.mktemp("scenes"), size=64)
+
+
+@pytest.fixture(scope="module")
+def points(scenes: Archive, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 points of the landscape, as the demonstration has them."""
+    path = tmp_path_factory.mktemp("points") / "points.gpkg"
+    write_points(path, scenes, 120, seed=1)
+    return path
+
+
+def asking(scenes: Archive, **changes: object) -> Request:
+    area = ",".join(map(repr, scenes.bbox))
+    fields: dict[str, object] = {"area": area, "period": "2023-04/2023-09", "stac": str(scenes.items), "device": "cpu"}
+    return Request(**(fields | changes))
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Archive, points: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a year of the landscape, land cover learned from the points."""
+    out = tmp_path_factory.mktemp("learned") / "run"
+    map_area(asking(scenes, points=points, column="landcover", legends=("landcover", "crops")), out)
+    return out
+
+
+@pytest.fixture
+def ask(run: Path, points: Path):
+    def make(column: str = "landcover", path: Path = points, **changes: object) -> LabelRequest:
+        fields: dict[str, object] = {"store": run, "legends": (COVER,), "points": PointsFile(str(path), column)}
+        return LabelRequest(**(fields | changes))
+
+    return make
+
+
+def share_right(mapped: Path, truth: Path) -> float:
+    with rasterio.open(truth) as t, rasterio.open(mapped) as m:
+        wanted, found = t.read(1), m.read(1, window=from_bounds(*t.bounds, m.transform), boundless=True, fill_value=0)
+    known = (wanted > 0) & (found > 0)
+    return float((wanted == found)[known].mean())
+
+
+def test_points_make_the_map_better_and_the_run_says_how_well(scenes, run, tmp_path):
+    label_store(LabelRequest(run, (COVER,)), tmp_path / "zero")  # the same store, by the prompts alone
+    before, after = (share_right(p / "landcover.tif", scenes.truth_landcover) for p in (tmp_path / "zero", run))
+    assert after > before
+    record = learned.read_learned(run)
+    assert record is not None
+    assert record.points.pixels == 120
+    assert record.scores is not None
+    assert set(record.scores.accuracy) == {"learned", "zero-shot", "forest"}
+    assert abs(record.scores.accuracy["zero-shot"] - before) < 0.1  # of 120 random pixels, and of all
+    assert abs(record.scores.accuracy["learned"] - after) < 0.1
+    assert sum(map(sum, record.scores.confusion)) == 120
+    assert record.helps
+    assert files.verify(run) == ()
+    assert {f"{learned.PLACES}.gpkg", f"{learned.PLACES}.gpx", learned.FILE, learned.TENSORS} <= files.sums(run).keys()
+    told = json.loads((run / "run.json").read_text())
+    assert told["request"]["points"] == {"sha256": record.points.sha256, "column": "landcover"}
+    assert (run / COMPOSITES).is_dir()  # for the series: there are 100 points or more
+    assert not (tmp_path / "zero" / learned.FILE).exists()
+
+
+def test_labels_from_the_runs_stores_are_those_of_the_run_byte_for_byte(run, ask, tmp_path):
+    label_store(ask(legends=(COVER, legends.load("crops"))), tmp_path / "a")
+    for name in ("landcover.tif", "landcover_confidence.tif", "crops.tif", "clear_months.tif", learned.TENSORS):
+        assert (tmp_path / "a" / name).read_bytes() == (run / name).read_bytes(), name
+    for name in (learned.FILE, "places.gpkg", "places.gpx"):
+        assert (tmp_path / "a" / name).read_bytes() == (run / name).read_bytes(), name
+    before = (tmp_path / "a/landcover.tif").stat().st_mtime_ns
+    assert label_store(ask(legends=(COVER, legends.load("crops"))), tmp_path / "a").seconds == {}
+    assert (tmp_path / "a/landcover.tif").stat().st_mtime_ns == before
+    with pytest.raises(OutputError, match="another request"):
+        label_store(LabelRequest(run, (COVER,)), tmp_path / "a")
+
+
+def test_what_was_learned_maps_other_places_and_is_marked_as_transferred(scenes, run, tmp_path):
+    west, south, east, north = scenes.bbox
+    half = f"{west},{south},{(west + east) / 2},{north}"
+    map_area(asking(scenes, area=half, learned=str(run)), tmp_path / "half")
+    taken = json.loads((tmp_path / "half/run.json").read_text())["request"]["learned"]
+    assert taken["transferred"] is True
+    assert taken["points"] == learned.read_learned(run).points.sha256
+    with rasterio.open(tmp_path / "half/landcover.tif") as a, rasterio.open(run / "landcover.tif") as b:
+        found = a.read(1)
+        there = b.read(1, window=from_bounds(*a.bounds, b.transform), boundless=True, fill_value=0)
+    both = (found > 0) & (there > 0)
+    assert both.sum() > 1000
+    assert (found == there)[both].mean() >= 0.99  # the run's are from stored embeddings
+    shown = geomap("explain", tmp_path / "half")
+    assert "TRANSFERRED" in shown.stdout
+    label_store(LabelRequest(run, (), learned=str(run / learned.FILE)), tmp_path / "same")
+    told = json.loads((tmp_path / "same/run.json").read_text())["request"]["learned"]
+    assert told["transferred"] is False
+    assert (tmp_path / "same/landcover.tif").read_bytes() == (run / "landcover.tif").read_bytes()
+
+
+def test_damaged_or_foreign_files_of_what_was_learned_are_refused(run, ask, tmp_path):
+    taking = {"store": run, "legends": ()}
+    with pytest.raises(InputError, match=r"nowhere does not exist; give the directory of a run"):
+        label_store(LabelRequest(**taking, learned=str(tmp_path / "nowhere")), tmp_path / "out")
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in (learned.FILE, learned.TENSORS):
+        shutil.copy(run / name, copy)
+    content = json.loads((copy / learned.FILE).read_text())
+    tensors = (copy / learned.TENSORS).read_bytes()
+    (copy / learned.TENSORS).write_bytes(tensors[:-4] + b"\0\0\xc0\x7f")
+    with pytest.raises(InputError, match=r"is not the file that learned\.json names"):
+        label_store(LabelRequest(**taking, learned=str(copy)), tmp_path / "out")
+    (copy / learned.TENSORS).write_bytes(tensors)
+    for change, says in (
+        (
+            {"weights": {"name": "other", "sha256": "0" * 64}},
+            "learned with weights other 0{12}, not with default",
+        ),
+        ({"format": 99}, "has format 99"),
+        ({"legend": {"name": "x"}}, "is damaged"),
+        ({"months": "all"}, "damaged or of another version"),
+    ):
+        (copy / learned.FILE).write_text(json.dumps(content | change))
+        with pytest.raises(InputError, match=says):
+            label_store(LabelRequest(**taking, learned=str(copy)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_duplicates_contradictions_nodata_and_points_outside_are_counted(scenes, run, points, tmp_path):
+    table = geopandas.read_file(points)[["landcover", "geometry"]]
+    other = table.iloc[[0]].assign(landcover=["Water" if table.landcover[0] != "Water" else "Cropland"])
+    outside = table.iloc[[2]].set_geometry(table.geometry.iloc[[2]].translate(0.5))
+    geopandas.pd.concat([table, other, table.iloc[[1, 1]], outside]).to_file(tmp_path / "p.gpkg")
+    lesson = lesson_of(PointsFile(str(tmp_path / "p.gpkg"), "landcover"), COVER, Period(2023, 4, 6))
+    found = find(lesson, open_store(run, EMBEDDINGS), open_store(run, COMPOSITES))
+    assert found.lines == (
+        "more than once in a pixel: 2 points, counted once",
+        "in contradiction: 2 points in 1 pixels with two classes, left out",
+        "outside the area: 1 pixels, left out",
+    )
+    assert len(found) == 119
+    assert found.dn.shape == (119, 6, 10)
+    place, ids, groups, _ = distinct(lesson.points, lesson.ids)
+    assert len(place) == len(ids) == len(groups) == 120
+    with rasterio.open(scenes.truth_landcover) as t:  # each pixel has the class of the truth there
+        rows, columns = (
+            t.height - 1 - (found.place[:, 2] - t.bounds.bottom // 10),
+            found.place[:, 1] - t.bounds.left // 10,
+        )
+        assert (t.read(1)[rows.astype(int), columns.astype(int)] == found.ids).all()
+    kept = open_store(run, COMPOSITES)  # and the series of that pixel
+    tile = kept.tiles[0]
+    whole = kept.read("composite", tile.grid, tile)
+    row, column = tile.grid.north // 10 - 1 - found.place[:, 2], found.place[:, 1] - tile.grid.west // 10
+    np.testing.assert_array_equal(found.dn, whole[:, :, row, column].transpose(2, 0, 1))
+
+
+def test_fields_are_never_parted_and_points_of_other_years_are_left_out(points, tmp_path):
+    table = geopandas.read_file(points)[["landcover", "geometry"]].to_crs(32631)
+    table["geometry"] = table.buffer(25)
+    table["year"] = [2023, 2021] * 60
+    table.to_file(tmp_path / "fields.gpkg")
+    source = PointsFile(str(tmp_path / "fields.gpkg"), "landcover", date_column="year")
+    lesson = lesson_of(source, COVER, Period(2023, 4, 6))
+    assert set(lesson.points.group) == set(range(0, 120, 2))
+    assert lesson.lines[-1].startswith("of another time than 2023-04")
+    place, _, groups, _ = distinct(lesson.points, lesson.ids)
+    assert len(np.unique(groups)) <= 60 < len(place)
+
+
+def test_points_that_cannot_teach_are_one_clear_line(scenes, run, points, ask, tmp_path):
+    table = geopandas.read_file(points)
+    table[table.landcover == "Woodland"].to_file(tmp_path / "one.gpkg")
+    with pytest.raises(InputError, match="have one class only, Woodland; learning needs two or more"):
+        label_store(ask(path=tmp_path / "one.gpkg"), tmp_path / "out")
+    moved = table.set_geometry(table.geometry.translate(10, 3))
+    moved.to_file(tmp_path / "far.gpkg")
+    with pytest.raises(InputError, match="lies on a mapped pixel"):
+        label_store(ask(path=tmp_path / "far.gpkg"), tmp_path / "out")
+    far = lesson_of(PointsFile(str(tmp_path / "far.gpkg"), "landcover"), COVER, Period(2023, 1))
+    with pytest.raises(InputError, match=r"lies in the area: they are at 14\.\d+.*give points inside it"):
+        require_in(far.points, asking(scenes).area)
+    swapped = table.set_geometry(geopandas.points_from_xy(table.lat, table.lon, crs=4326))
+    swapped.to_file(tmp_path / "swapped.gpkg")
+    with pytest.raises(InputError, match="longitude and latitude look swapped"):
+        map_area(asking(scenes, points=tmp_path / "swapped.gpkg", column="landcover"), tmp_path / "out")
+    with pytest.raises(InputError, match=r"is in legend landcover; type --legend crops, or --classes"):
+        lesson_of(PointsFile(str(points), "crop"), COVER, Period(2023, 1))
+    with pytest.raises(InputError, match="--points needs --column"):
+        asking(scenes, points=points)
+    with pytest.raises(InputError, match="--others does not go with points"):
+        ask(others=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_typed_classes_added_classes_and_classes_without_points(run, points, ask, tmp_path):
+    table = geopandas.read_file(points)
+    table["own"] = table.landcover.replace({"Woodland": "forest", "Cropland": "ploughed land"})
+    table.to_file(tmp_path / "own.gpkg")
+    typed = legends.typed("forest, grassland, desert, water, artificial land")
+    label_store(ask("own", tmp_path / "own.gpkg", legends=(typed,)), tmp_path / "out")
+    record = learned.read_learned(tmp_path / "out")
+    names = [c["name"] for c in record.legend["classes"]]
+    assert names[:5] == ["forest", "grassland", "desert", "water", "artificial land"]
+    assert "ploughed land" in names[5:]  # added
+    assert "desert" not in record.points.classes  # kept by its prompts
+    with rasterio.open(tmp_path / "out/classes.tif") as m:
+        assert record.legend["classes"][names.index("ploughed land")]["id"] in m.read(1)
+
+
+def test_the_command_learns_and_says_so(run, points, tmp_path):
+    done = geomap("label", run, "--points", points, "--column", "landcover", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    for text in ("learned from 120 pixels", "user's", "accuracy / macro F1: learned", "places.gpkg"):
+        assert text in done.stdout
+    assert "learned from 120 pixels" in geomap("explain", tmp_path / "out").stdout
+    places = geopandas.read_file(tmp_path / "out/places.gpkg")
+    assert len(places) == 20
+    assert places["class"].fillna("").eq("").all()  # to be filled in
+    assert (tmp_path / "out/places.gpx").read_text().count("<wpt ") == 20
+    refused(geomap("label", run, "--points", points, "--out", tmp_path / "b"), 2, "--points needs --column")
+    line = ("label", run, "--points", points, "--column", "cover", "--out", tmp_path / "b")
+    refused(geomap(*line), 2, "no column cover; choose --column from name, lon, lat, landcover, crop")
+    both = ("label", run, "--points", points, "--column", "landcover", "--learned", run, "--out", tmp_path / "b")
+    refused(geomap(*both), 2, "give --points or --learned, not both")
+
+
+def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
+    samples = samples_at(PointsFile(str(points), "landcover"), run)
+    assert samples.labelled == ("landcover",)
+    assert len(samples) == 120
+    assert samples.valid[:, :3].sum() == 0  # the run is of April to September
+    lesson = lesson_of(PointsFile(str(points), "landcover"), COVER, Period(2023, 4, 6))
+    found = find(lesson, open_store(run, EMBEDDINGS), open_store(run, COMPOSITES))
+    np.testing.assert_array_equal(samples.dn[:, 3:9], found.dn)
+    np.testing.assert_array_equal(samples.labels["landcover"], found.ids)
+    line = ("evaluate", "default", "--data", points, "--out", tmp_path / "out", "--column", "landcover")
+    refused(geomap(*line), 2, "labelled points need --run DIR")
+    done = geomap(*line, "--run", run, "--prompts", "D", "--draws", "0", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    assert "landcover" in (tmp_path / "out/results.md").read_text()

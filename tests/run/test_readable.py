@@ -1,0 +1,211 @@
+"""Maps made readable: smoothed without seams, small patches merged, polygons, more layers, areas."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+from rasterio.features import rasterize
+from scipy import ndimage
+from shapely import contains_xy
+from shapely.geometry import Polygon, box
+
+from geomap import files, legends
+from geomap.errors import LegendError
+from geomap.label.choose import left_out
+from geomap.run.map import map_area
+from geomap.run.prepare import prepare
+from geomap.types import Finish
+from tests.support.requests import request_for, tiles_of
+from tests.support.runner import geomap, refused
+
+LEGENDS = ("landcover", "crops", "scenicness")
+
+
+@pytest.fixture(scope="module")
+def mapped(archive, tmp_path_factory) -> Callable[..., Path]:
+    """Runs over the patch by the default weights, two months, in tiles of so many pixels; each is made once."""
+    home, made = tmp_path_factory.mktemp("readable"), {}
+    stac = archive() / "items.json"
+
+    def run(side: int, **asked: object) -> Path:
+        key = repr((side, sorted(asked.items())))
+        if key not in made:
+            made[key] = home / str(len(made))
+            with tiles_of(side):
+                map_area(request_for(stac, "default", **({"legends": LEGENDS} | asked)), made[key])
+        return made[key]
+
+    return run
+
+
+def pixels(path: Path) -> np.ndarray:
+    with rasterio.open(path) as m:
+        return m.read() if m.count > 1 else m.read(1)
+
+
+@pytest.mark.parametrize("window", [5])
+def test_a_smoothed_map_has_the_same_bytes_however_the_area_is_cut(mapped, window: int) -> None:
+    finish = Finish(smooth=window, layers=("second", "margin", "probabilities"))
+    whole, cut = mapped(1024, finish=finish), mapped(40, finish=finish)
+    names = sorted(p.name for p in whole.glob("*.tif"))
+    assert len(names) == 12
+    for name in names:
+        np.testing.assert_array_equal(pixels(whole / name), pixels(cut / name), err_msg=name)
+    assert pixels(whole / "crops.tif").any()
+    assert (pixels(whole / "landcover.tif") != pixels(mapped(1024) / "landcover.tif")).mean() > 0.01
+
+
+def merged_np(classes: np.ndarray, least: int) -> np.ndarray:
+    """Which pixels of (y, x) classes lie in patches of fewer than `least` pixels."""
+    small = np.zeros(classes.shape, bool)
+    for value in np.unique(classes[(classes > 0) & (classes < 255)]):
+        ids, _ = ndimage.label(classes == value)
+        small |= (ids > 0) & (np.bincount(ids.ravel())[ids] < least)
+    return small
+
+
+def test_small_patches_are_merged_across_tiles(mapped) -> None:
+    plain = pixels(mapped(1024) / "landcover.tif")
+    whole, cut = (mapped(side, finish=Finish(min_area=0.055, vector=True)) for side in (1024, 40))
+    found = pixels(whole / "landcover.tif")
+    np.testing.assert_array_equal(found, pixels(cut / "landcover.tif"))
+    np.testing.assert_array_equal(found == 0, plain == 0)
+    was, now = merged_np(plain, 6), merged_np(found, 6)
+    assert was.sum() > 100
+    assert now.sum() < was.sum() / 20  # only patches among nodata alone
+    np.testing.assert_array_equal(found[~was], plain[~was])
+    assert files.verify(cut) == ()
+
+
+def test_polygons_have_the_area_and_the_mean_confidence_of_their_pixels(mapped) -> None:
+    run = mapped(40, finish=Finish(min_area=0.055, vector=True))
+    table = geopandas.read_file(run / "landcover.gpkg", layer="landcover")
+    classes, sure = pixels(run / "landcover.tif"), pixels(run / "landcover_confidence.tif")
+    assert table.crs.to_epsg() == 32631
+    assert table.geometry.is_valid.all()
+    np.testing.assert_allclose(table.area / 1e4, table.area_ha, atol=1e-6)
+    assert table.area_ha.sum() == pytest.approx((classes > 0).sum() / 100)
+    with rasterio.open(run / "landcover.tif") as m:
+        painted = rasterize(zip(table.geometry, range(1, len(table) + 1), strict=True), m.shape, transform=m.transform)
+    np.testing.assert_array_equal(painted > 0, classes > 0)
+    np.testing.assert_array_equal(np.append(0, table["class"])[painted], classes)
+    means = ndimage.mean(sure, painted, np.arange(1, len(table) + 1))
+    np.testing.assert_allclose(table.confidence, means, atol=0.051)
+    names = {c.id: c.name for c in legends.load("landcover").classes}
+    assert [names[c] for c in table["class"]] == list(table.name)
+
+
+def test_areas_are_those_of_the_pixels(mapped) -> None:
+    run = mapped(1024)
+    told = json.loads((run / "areas.json").read_text())
+    assert set(told) == {"landcover", "crops"}
+    for stem, rows in told.items():
+        classes = pixels(run / f"{stem}.tif")
+        assert [row["pixels"] for row in rows] == sorted((row["pixels"] for row in rows), reverse=True)
+        assert {row["id"]: row["pixels"] for row in rows if row["pixels"]} == {
+            int(v): int((classes == v).sum()) for v in np.unique(classes[classes > 0])
+        }
+        assert sum(row["share"] for row in rows) == pytest.approx(1, abs=1e-4)
+        assert all(row["ha"] == pytest.approx(row["pixels"] / 100) for row in rows)
+    lines = (run / "areas.csv").read_text().splitlines()
+    assert lines[0] == "map,id,name,pixels,ha,share,colour"
+    assert len(lines) == 1 + sum(map(len, told.values()))
+    assert {"areas.json", "areas.csv"} <= set(files.sums(run))
+
+
+def test_areas_in_polygons_count_the_pixels_whose_centres_lie_inside(mapped, tmp_path) -> None:
+    run = mapped(1024)
+    with rasterio.open(run / "landcover.tif") as m:
+        classes, (west, south, east, north) = m.read(1), m.bounds
+    shapes = {
+        "north-east, turned": Polygon([(west + 300, north), (east, north - 13), (east - 51, south + 204)]),
+        "=all": box(west - 500, south - 500, east + 500, north + 500),
+        "far away": box(west + 1e5, south, east + 1e5, north),
+    }
+    table = geopandas.GeoDataFrame({"name": list(shapes)}, geometry=list(shapes.values()), crs=32631)
+    table.to_crs(4326).to_file(tmp_path / "own.gpkg", layer="parts")
+    done = geomap(
+        "areas", run, "--zones", f"{tmp_path}/own.gpkg:parts", "--column", "name", "--out", tmp_path / "a.json"
+    )
+    assert done.exit_code == 0, done.output
+    assert "1 polygons hold no mapped pixel: far away" in done.output
+    rows = [row for row in json.loads((tmp_path / "a.json").read_text()) if row["map"] == "landcover"]
+    x, y = np.meshgrid(west + 10 * np.arange(classes.shape[1]) + 5, north - 10 * np.arange(classes.shape[0]) - 5)
+    for name, polygon in list(shapes.items())[:2]:
+        inside = classes[contains_xy(polygon, x, y)]
+        expected = {int(v): int((inside == v).sum()) for v in np.unique(inside[inside > 0])}
+        assert {row["id"]: row["pixels"] for row in rows if row["zone"] == name} == expected
+    assert geomap("areas", run, "--zones", tmp_path / "own.gpkg", "--out", tmp_path / "a.csv").exit_code == 0
+    assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("1,crops,")
+    assert "Cropland" in geomap("areas", run).output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--zones", "none.gpkg"), "no file none.gpkg"),
+        (("--zones", "README.md"), "give a GPKG"),
+        (("--out", "a.csv"), "go with --zones"),
+        (("--zones", "a.gpkg", "--out", "a.xlsx"), "must end in .csv or .json"),
+    ],
+)
+def test_zones_that_cannot_be_read_are_one_line(mapped, words: tuple[str, ...], says: str) -> None:
+    refused(geomap("areas", mapped(1024), *words), 2, says)
+
+
+def test_a_class_left_out_by_name_or_by_latitude_cannot_win(mapped) -> None:
+    run = mapped(1024, without=("cropland", "B16"), within="none")
+    assert 2 not in pixels(run / "landcover.tif")
+    maize = legends.load("crops").id_of("Maize")
+    assert maize not in pixels(run / "crops.tif")
+    with rasterio.open(run / "landcover.tif") as m:
+        assert m.tags(1).get("class_2") is None
+    habitat = legends.load("habitat")
+    gone = left_out([habitat], (), (50.8, 50.9))["habitat"]
+    assert {c.code for c in habitat.classes if c.id in gone} == {"F5", "F6", "F7", "D3", "F1"}
+    assert left_out([habitat], (), (46.9, 50.9))["habitat"] == habitat.ids_called("D3") | habitat.ids_called("F1")
+    assert left_out([habitat], (), None)["habitat"] == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"without": ("olive",)}, "no class 'olive'"),
+        ({"without": ("landcover=Cropland",)}, "to which crops is restricted; add --within none"),
+        ({"without": tuple(c.name for c in legends.load("landcover").classes[1:]), "within": "none"}, "fewer than two"),
+    ],
+)
+def test_classes_that_cannot_be_left_out_are_one_line(archive, asked: dict, says: str) -> None:
+    with pytest.raises(LegendError, match=says):
+        prepare(request_for("earth-search", "default", legends=LEGENDS, **asked))
+
+
+def test_crops_are_mapped_on_cropland_unless_they_are_asked_for_everywhere(mapped) -> None:
+    run, everywhere = mapped(1024), mapped(1024, within="none", legends="crops")
+    base, crops = pixels(run / "landcover.tif"), pixels(run / "crops.tif")
+    np.testing.assert_array_equal(crops > 0, base == 2)
+    every = pixels(everywhere / "crops.tif")
+    np.testing.assert_array_equal(every > 0, base > 0)
+    np.testing.assert_array_equal(crops[crops > 0], every[crops > 0])
+    assert not (everywhere / "landcover.tif").exists()
+
+
+def test_second_class_margin_and_probabilities_agree(mapped) -> None:
+    run = mapped(1024, finish=Finish(smooth=5, layers=("second", "margin", "probabilities")))
+    first, sure, second, margin, every = (
+        pixels(run / f"landcover{part}.tif") for part in ("", "_confidence", "_second", "_margin", "_probabilities")
+    )
+    on = first > 0
+    assert every.shape == (8, *first.shape)
+    assert [set(np.unique(a[..., ~on])) for a in (every, margin, second)] == [{255}, {255}, {0}]
+    ranked = np.sort(every[:, on].astype(int), axis=0)
+    np.testing.assert_array_equal(np.take_along_axis(every, first[None].astype(int) - 1, 0)[0][on], sure[on])
+    assert np.abs(ranked[-1] - ranked[-2] - margin[on]).max() <= 1
+    assert (second != first)[on].all()
+    assert np.abs(every[:, on].astype(int).sum(axis=0) - 100).max() <= 4  # eight numbers, each rounded
+    with rasterio.open(run / "landcover_probabilities.tif") as m:
+        assert m.descriptions == tuple(c.name for c in legends.load("landcover").classes)

@@ -1,0 +1,238 @@
+"""Labelled points of real files, written by geopandas and by hand: places, classes, days, a line for what is bad."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pandas as pd
+import pytest
+from pyproj import Transformer
+from shapely.geometry import LineString, MultiPoint, Point, box
+
+from geomap import legends
+from geomap.errors import InputError, LegendError
+from geomap.grid import zone_epsg
+from geomap.points import MAX_ROWS, lonlat_of, match, pixels, read_points, with_unknown
+
+LON, LAT = 4.41, 50.9
+
+
+@pytest.fixture
+def table() -> geopandas.GeoDataFrame:
+    """Two points and a field of about 700 m x 550 m, in degrees."""
+    shapes = [Point(LON, LAT), Point(4.42, LAT), box(4.43, LAT, 4.44, 50.905)]
+    columns = {"crop": ["Maize", "barley", "B11"], "n": [1, 2, 3], "seen": ["2023", "2023-05-06", None]}
+    return geopandas.GeoDataFrame(columns, geometry=shapes, crs=4326)
+
+
+def csv(folder: Path, text: str, name: str = "points.csv") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", ["p.gpkg", "p.geojson", "p.parquet", "odd;name!.gpkg"])
+@pytest.mark.parametrize("epsg", [4326, 32631, 3035])
+def test_every_format_and_system_gives_the_same_places(table, tmp_path, name, epsg):
+    if name.endswith(".geojson") and epsg != 4326:
+        pytest.skip("GeoJSON is in degrees")
+    moved, plain = table.to_crs(epsg), tmp_path / f"plain{Path(name).suffix}"
+    (moved.to_parquet if name.endswith("parquet") else moved.to_file)(plain)
+    plain.rename(tmp_path / name)
+    points = read_points(tmp_path / name, "crop", date_column="seen")
+    np.testing.assert_allclose(points.lonlat[:2], [[LON, LAT], [4.42, LAT]], atol=1e-7)
+    assert points.name == ("Maize", "barley", *["B11"] * 20)
+    assert points.group.tolist() == [0, 1, *[2] * 20]
+    assert points.polygon is not None
+    assert points.polygon.tolist() == [False, False, *[True] * 20]
+    assert points.when is not None
+    assert [str(day) for day in points.when[:3]] == ["2023-07-01", "2023-05-06", "NaT"]
+
+
+def test_pixels_of_a_polygon_lie_on_the_zones_grid_well_inside(table, tmp_path):
+    table.to_file(tmp_path / "p.gpkg")
+    inner = read_points(tmp_path / "p.gpkg", "crop").lonlat[2:]
+    to_zone = Transformer.from_crs(4326, 32631, always_xy=True)
+    x, y = to_zone.transform(*inner.T)
+    np.testing.assert_allclose(np.column_stack([x, y]) % 10, 5, atol=1e-4)  # centres
+    field = table.to_crs(32631).geometry[2]
+    assert all(
+        Point(a, b).distance(field.exterior) >= 10 - 0.1 and field.contains(Point(a, b))
+        for a, b in zip(x, y, strict=True)
+    )
+    assert y.max() - y.min() > 400
+    assert x.max() - x.min() > 500
+
+
+def test_a_small_polygon_gives_its_pixel_and_a_huge_one_is_bounded(tmp_path):
+    shapes = [box(LON, LAT, LON + 2e-5, LAT + 2e-5), box(0, 45, 6, 55), MultiPoint([(4.4, 50.9), (4.5, 50.9)])]
+    geopandas.GeoDataFrame({"c": ["a", "b", "c"]}, geometry=shapes, crs=4326).to_file(tmp_path / "p.gpkg")
+    start = time.perf_counter()
+    points = read_points(tmp_path / "p.gpkg", "c")
+    assert time.perf_counter() - start < 2
+    assert [points.name.count(name) for name in "abc"] == [1, 20, 2]
+    assert shapes[0].distance(Point(points.lonlat[0])) < 1e-4
+
+
+def test_places_and_pixels_are_those_of_the_zones(tmp_path):
+    lonlat = np.array([[4.41, 50.9], [6.5, 50.9], [-60.1, -3.2], [5.0, 60.0]])
+    place = pixels(lonlat)
+    assert place[:, 0].tolist() == zone_epsg(*lonlat.T).tolist() == [32631, 32632, 32720, 32632]
+    x, y = Transformer.from_crs(4326, 32631, always_xy=True).transform(4.41, 50.9)
+    assert place[0, 1:].tolist() == [int(x // 10), int(y // 10)]
+    assert np.abs(lonlat_of(place) - lonlat).max() < 2e-4
+    np.testing.assert_array_equal(pixels(lonlat_of(place)), place)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (f"lon,lat,c\n{LON},{LAT},Maize\n", {}),
+        (f"\ufeffLongitude;Latitude;c\n{str(LON).replace('.', ',')};{str(LAT).replace('.', ',')};Maize\n", {}),
+        (f"x\ty\tc\n{LON}\t{LAT}\tMaize\n", {"crs": "EPSG:4326"}),
+        ("x,y,c\n599161.3,5639660.7,Maize\n", {"crs": "EPSG:32631"}),
+    ],
+)
+def test_tables_in_degrees_or_metres(tmp_path, text, options):
+    points = read_points(csv(tmp_path, text), "c", **options)
+    assert points.name == ("Maize",)
+    np.testing.assert_allclose(points.lonlat, [[LON, LAT]], atol=5e-3)
+
+
+def test_a_layer_is_named_where_there_are_several(table, tmp_path):
+    table.to_file(tmp_path / "p.gpkg", layer="fields")
+    table.to_file(tmp_path / "p.gpkg", layer="old")
+    assert read_points(f"{tmp_path}/p.gpkg:old", "n").name[:2] == ("1", "2")
+    with pytest.raises(InputError, match=r"several layers: fields, old; name one as p\.gpkg:fields"):
+        read_points(tmp_path / "p.gpkg", "n")
+    with pytest.raises(InputError, match="no layer new with shapes; it has fields, old"):
+        read_points(f"{tmp_path}/p.gpkg:new", "n")
+
+
+BAD_TABLES = {
+    "text": (f"lon,lat,c\n{LON},{LAT},a\neast,{LAT},b\n", {}, r"line 3: lon is east, no number \(1 lines so\)"),
+    "swapped": (f"lon,lat,c\n{LAT},{LON + 100},a\n", {}, "longitude and latitude look swapped"),
+    "metres": ("lon,lat,c\n599161,5639660,a\n", {}, "for metres name their system: --points-crs"),
+    "x and y": (f"x,y,c\n{LON},{LAT},a\n", {}, "say what they are: --points-crs EPSG:4326"),
+    "no place": ("a,b,c\n1,2,3\n", {}, "needs the columns lon and lat.*it has a, b, c"),
+    "wrong column": (f"lon,lat,c\n{LON},{LAT},a\n", {"column": "crop"}, "no column crop; choose --column from lon"),
+    "wrong dates": (f"lon,lat,c\n{LON},{LAT},a\n", {"date_column": "d"}, "no column d; choose --date-column"),
+    "bad date": (f"lon,lat,c,d\n{LON},{LAT},a,spring\n", {"date_column": "d"}, "d is spring, no day; write 2023"),
+    "unknown system": (f"x,y,c\n{LON},{LAT},a\n", {"crs": "EPSG:999999"}, "unknown coordinate system EPSG:999999"),
+    "empty": ("", {}, "is empty; export the points again"),
+    "header alone": ("lon,lat,c\n", {}, "holds no points"),
+    "no class": (f"lon,lat,c\n{LON},{LAT},\n", {}, "no class in the column c"),
+    "control": (f"lon,lat,c\n{LON},{LAT},a\x1b[31mb\n", {}, r"row 1: no class can be called a\\x1b\[31mb"),
+    "long": (f"lon,lat,c\n{LON},{LAT},{'a' * 301}\n", {}, "at most 300 printable"),
+    "numbers": ("lon,lat,c\n" + "".join(f"{LON},{LAT},{i}\n" for i in range(300)), {}, "300 different classes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD_TABLES)
+def test_a_bad_table_is_one_clear_line(tmp_path, what):
+    text, options, says = BAD_TABLES[what]
+    with pytest.raises(InputError, match=says) as caught:
+        read_points(csv(tmp_path, text), **({"column": "c"} | options))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_bad_vector_files_are_one_clear_line(table, tmp_path):
+    geopandas.GeoDataFrame(table.drop(columns="geometry"), geometry=table.geometry.to_list()).to_file(
+        tmp_path / "no.gpkg"
+    )
+    lines = geopandas.GeoDataFrame({"c": ["a"]}, geometry=[LineString([(0, 50), (1, 51)])], crs=4326)
+    lines.to_file(tmp_path / "lines.gpkg")
+    beyond = geopandas.GeoDataFrame({"c": ["a"]}, geometry=[Point(200, 50)], crs=4326)
+    beyond.to_file(tmp_path / "beyond.gpkg")
+    (tmp_path / "text.gpkg").write_text("hello")
+    (tmp_path / "vrt.geojson").write_text("<OGRVRTDataSource><OGRVRTLayer name='a'/></OGRVRTDataSource>")
+    (tmp_path / "odd.geojson").write_text('{"a": 1}')
+    (tmp_path / "text.parquet").write_text("hello")
+    (tmp_path / "bytes.csv").write_bytes(bytes(range(256)) * 9)
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8")
+    for name, says in {
+        "no.gpkg": "has no coordinate system; say which: --points-crs",
+        "lines.gpkg": "holds LineString shapes; give points or polygons",
+        "beyond.gpkg": "coordinates 200..200, 50..50, which lie outside WGS 84",
+        "text.gpkg": "not what its name says",
+        "vrt.geojson": "not what its name says",
+        "odd.geojson": "cannot be read",
+        "text.parquet": "no GeoParquet file",
+        "bytes.csv": "save it as CSV in UTF-8",
+        "photo.jpg": "export them as .gpkg",
+        "none.gpkg": "no file",
+    }.items():
+        with pytest.raises(InputError, match=says) as caught:
+            read_points(tmp_path / name, "c" if name != "no.gpkg" else "crop")
+        assert "\n" not in str(caught.value), name
+    assert len(read_points(tmp_path / "no.gpkg", "crop", crs="EPSG:4326")) == 22
+
+
+def test_a_million_points_are_refused_at_once_and_in_little_memory(tmp_path):
+    rows = 1_000_000
+    many = csv(tmp_path, "lon,lat,c\n" + f"{LON},{LAT},a\n" * rows, "many.csv")
+    frame = pd.DataFrame({"c": ["a"] * (MAX_ROWS + 1)})
+    where = geopandas.points_from_xy(np.full(len(frame), LON), np.full(len(frame), LAT))
+    geopandas.GeoDataFrame(frame, geometry=where, crs=4326).to_file(tmp_path / "many.gpkg")
+    for path in (many, tmp_path / "many.gpkg"):
+        start = time.perf_counter()
+        with pytest.raises(InputError, match=f"at most {MAX_ROWS:,} are read: give a sample of them"):
+            read_points(path, "c")
+        assert time.perf_counter() - start < 5
+
+
+def test_names_match_by_name_code_and_synonym_whatever_their_case(tmp_path):
+    names = ["Woodland", "woodland", "FOREST", "B", "built-up", "Heath", ""]
+    path = csv(tmp_path, "lon,lat,c\n" + "".join(f"{LON},{LAT},{name}\n" for name in names))
+    cover = legends.load("landcover")
+    found = match(read_points(path, "c"), cover)
+    assert found.ids.tolist() == [3, 3, 3, 2, 1, 0, 0]
+    assert found.unknown == ("Heath",)
+    assert found.lines == (
+        "1 of 6 names are those of legend landcover",
+        "woodland (1): Woodland, by name",
+        "FOREST (1): Woodland, by synonym",
+        "B (1): Cropland, by code",
+        "built-up (1): Artificial land, by synonym",
+        "without a class: 1, left out",
+    )
+
+
+def test_ids_count_only_where_every_name_is_one(tmp_path):
+    cover = legends.load("landcover")
+    rows = [f"{LON},{LAT},{name}\n" for name in ("2", "8", "2.0")]
+    assert match(read_points(csv(tmp_path, "lon,lat,c\n" + rows[0] + rows[1]), "c"), cover).ids.tolist() == [2, 8]
+    mixed = match(read_points(csv(tmp_path, "lon,lat,c\n" + "".join(rows)), "c"), cover)
+    assert mixed.unknown == ("2", "8", "2.0")
+
+
+def test_classes_that_a_legend_lacks_are_added_with_an_id_and_a_colour_of_their_own(tmp_path):
+    cover = legends.load("landcover")
+    rows = "".join(f"{LON},{LAT},{name}\n" for name in ("Water", "<b>solar park</b>", "=quarry"))
+    whole, found = with_unknown(read_points(csv(tmp_path, "lon,lat,c\n" + rows), "c"), cover)
+    assert [(c.id, c.name) for c in whole.classes[8:]] == [(9, "<b>solar park</b>"), (10, "=quarry")]
+    assert whole.classes[8].prompts[1] == "land covered by <b>solar park</b>"
+    assert len({c.colour.casefold() for c in whole.classes}) == len(whole.classes)
+    assert found.ids.tolist() == [7, 9, 10]
+    assert found.lines[-1] == "added to legend landcover: <b>solar park</b>, =quarry"
+    with pytest.raises(LegendError, match="no room for 300 more"):
+        legends.added(cover, [f"c{i}" for i in range(300)])
+    with pytest.raises(InputError, match="gives scores, not classes"):
+        match(read_points(csv(tmp_path, "lon,lat,c\n" + rows), "c"), legends.load("scenicness"))
+
+
+def test_synonyms_are_unique_within_a_built_in_legend():
+    for name in legends.builtin_names():
+        names = [text.casefold() for c in legends.load(name).classes for text in (c.name, *c.synonyms)]
+        assert sorted(set(names)) == sorted(names), name
+
+
+def test_reading_points_loads_geopandas_only_when_used():
+    code = "import sys, geomap.points; print(sorted({'geopandas', 'pyogrio', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert done.stdout.strip() == "[]"
