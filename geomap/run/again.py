@@ -126,7 +126,10 @@ def _place(directory: Path, name: str, word: str) -> Any:
     if name == "stac" and " sha256:" in word:
         file = word.partition(" sha256:")[0]
         beside = (folder / file for folder in (Path(), directory, directory.parent))
-        return str(next((path for path in beside if path.is_file()), file))
+        found = next((path for path in beside if path.is_file()), None)
+        if found is None:
+            raise InputError(f"{directory} does not tell where the item file {file} lies; give it as --stac")
+        return str(found)
     if name in _OPTIONS and (name != "weights" or word not in weight_names()):
         raise InputError(f"{directory} does not tell where {word} lies; give it as {_OPTIONS[name]}")
     return word
