@@ -18,7 +18,7 @@ COLUMNS: Final = ("from_id", "from", "to_id", "to", "pixels", "ha")
 
 def matrix_path(directory: Path, layer: Layer) -> Path:
     """Where the change matrix of a class map lies: one for all zones."""
-    return directory / f"{layer.stem}_changes.csv"
+    return directory / f"{layer.name}_changes.csv"
 
 
 def transitions_np(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArray[np.int64]:
