@@ -23,11 +23,12 @@ from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
 from geomap.label import choose
 from geomap.label.classify import Question, Within
+from geomap.label.learn import SERIES_FROM
 from geomap.legends import Legend, restriction
 from geomap.points import PointsFile
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
-from geomap.run.lesson import SERIES_FROM, Lesson, require_in, taught_legends
+from geomap.run.lesson import Lesson, require_in, taught_legends
 from geomap.run.request import Request, Restriction
 from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
