@@ -13,7 +13,7 @@ import json
 import re
 import tomllib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -40,6 +40,15 @@ OTHERS_ID = 254
 
 TYPED_TEMPLATES = ("{}", "land covered by {}", "a place with {}", "{} seen from above", "{} in the countryside")
 """Prompts made for each class that the user types; the class vector is their mean."""
+
+
+_EMPTY: Final = frozenset([
+    "a", "an", "and", "area", "at", "covered", "field", "from", "in", "land", "of", "on", "or", "other", "place",
+    "seen", "the", "to", "with", "countryside", "above",
+])  # fmt: skip
+"""Words that tell no class from another."""
+_STEPS: Final = (0.14, -0.14, 0.26, -0.24, 0.07, -0.07, 0.2, -0.19)
+"""Changes of lightness, 0..1, for a colour that is taken: far from it first."""
 
 
 def _one_line(text: str) -> str:
@@ -242,7 +251,10 @@ def parse(content: bytes, where: str) -> Legend:
 
 
 def typed(classes: str, name: str = "classes") -> Legend:
-    """A legend of typed classes, such as "vineyard, olive grove, maize field", with ids from 1 in that order."""
+    """A legend of typed classes, such as "vineyard, olive grove, maize field", with ids from 1 in that order.
+
+    Each takes the colour of the built-in class whose words fit best.
+    """
     names = [re.sub(r"\s+", " ", part).strip() for part in classes.split(",")]
     names = [part for part in names if part]
     if len(names) < 2:
@@ -257,8 +269,8 @@ def typed(classes: str, name: str = "classes") -> Legend:
             name=name,
             title="Classes typed by the user",
             classes=tuple(
-                LegendClass(id=i, name=n, colour=_colour(i), prompts=tuple(t.format(n) for t in TYPED_TEMPLATES))
-                for i, n in enumerate(names, start=1)
+                LegendClass(id=i, name=n, colour=colour, prompts=tuple(t.format(n) for t in TYPED_TEMPLATES))
+                for i, (n, colour) in enumerate(zip(names, _colours(names, _known()), strict=True), start=1)
             ),
         )
     except (ValidationError, LegendError) as e:
@@ -277,12 +289,10 @@ def added(legend: Legend, names: Sequence[str]) -> Legend:
     free = [i for i in (*range(highest + 1, MAX_CLASSES + 1), *range(1, highest)) if i not in used and i != OTHERS_ID]
     if len(free) < len(names):
         raise LegendError(f"legend {legend.name} has no room for {len(names)} more classes: ids end at {MAX_CLASSES}")
-    taken = {c.colour.casefold() for c in legend.classes}
-    colours = (_colour(i) for i in range(1, 10 * MAX_CLASSES))
-    fresh = (colour for colour in colours if colour not in taken)
+    colours = _colours(names, _known(), [c.colour.lower() for c in legend.classes])
     made = [
-        {"id": i, "name": name, "colour": next(fresh), "prompts": tuple(t.format(name) for t in TYPED_TEMPLATES)}
-        for i, name in zip(free, names, strict=False)
+        {"id": i, "name": name, "colour": colour, "prompts": tuple(t.format(name) for t in TYPED_TEMPLATES)}
+        for i, name, colour in zip(free, names, colours, strict=False)
     ]
     return Legend(**{**legend.model_dump(), "classes": [*legend.model_dump()["classes"], *made]})
 
@@ -312,9 +322,92 @@ def _with_others(legend: Legend) -> Legend:
     return legend.model_copy(update={"classes": (*legend.classes, new)})
 
 
-def _colour(i: int) -> str:
+# --- colours of typed classes: that of the known class whose words fit best, doubles varied in lightness
+
+
+@cache
+def _known() -> tuple[LegendClass, ...]:
+    """The classes of the built-in legends, those of land cover first: what typed classes take their colours from."""
+    return tuple(c for name in ("landcover", "crops", "landuse", "habitat") for c in load(name).classes)
+
+
+def _colours(names: Sequence[str], known: Sequence[LegendClass], used: Sequence[str] = ()) -> tuple[str, ...]:
+    """A colour for each name, all different: of the best match in `known`, else one of a series of distinct colours.
+
+    None of those `used` (#rrggbb) is given.
+
+    A name matches by words, without regard to case and plural: the name of a known class, then words of its prompts.
+    """
+    words = [(_words(k.name), [_words(p) for p in k.prompts], k.colour.lower()) for k in known]
+    taken = [*used]
+    for number, name in enumerate(names, start=1):
+        base = _best(_ordered(name), words) or _series(number)
+        taken.append(next(c for c in _variants(base) if c not in taken))
+    return tuple(taken[len(used) :])
+
+
+def _best(typed: list[str], known: Iterable[tuple[frozenset[str], list[frozenset[str]], str]]) -> str | None:
+    """The colour of the class that fits best, the first of several; None if none does."""
+    if not typed:
+        return None
+    ranked = [(rank, colour) for name, prompts, colour in known if (rank := _rank(typed, name, prompts)) is not None]
+    return min(ranked, key=lambda entry: entry[0])[1] if ranked else None
+
+
+def _rank(typed: list[str], name: frozenset[str], prompts: list[frozenset[str]]) -> tuple[int, int] | None:
+    """How well typed words fit a class, lower is better; None if not: (kind of match, words that do not match)."""
+    asked, head = frozenset(typed), typed[-1]
+    apart = len(asked ^ name)
+    if asked == name:
+        return 0, 0
+    if name and (asked < name or name < asked):
+        return 1, apart
+    if said := [len(p - asked) for p in prompts if asked <= p]:
+        return 2, min(said)
+    if head in name:
+        return 3, apart
+    return (4, apart) if any(head in p for p in prompts) else None
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(_ordered(text))
+
+
+def _ordered(text: str) -> list[str]:
+    """The words of a text that tell classes apart, in the singular, in order."""
+    found = (_singular(word) for word in re.findall(r"[^\W\d_]+", text.casefold()))
+    return [word for word in found if word not in _EMPTY]
+
+
+def _singular(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return f"{word[:-3]}y"
+    if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes")):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def _variants(colour: str) -> Iterator[str]:
+    """A colour, and then the same hue lighter and darker; at last any others, without end."""
+    yield colour
+    r, g, b = (channel / 255 for channel in bytes.fromhex(colour[1:]))
+    hue, light, strength = colorsys.rgb_to_hls(r, g, b)
+    for step in _STEPS:
+        if 0.12 <= light + step <= 0.92:
+            yield _hex(hue, light + step, strength)
+    number = 1000
+    while True:
+        number += 1
+        yield _series(number)
+
+
+def _series(i: int) -> str:
     """The i-th of a series of distinct colours: hues a golden ratio apart, with three lightnesses in turn."""
-    r, g, b = colorsys.hls_to_rgb((0.13 + i * 0.618034) % 1, (0.45, 0.62, 0.32)[i % 3], 0.65)
+    return _hex((0.13 + i * 0.618034) % 1, (0.45, 0.62, 0.32)[i % 3], 0.65)
+
+
+def _hex(hue: float, light: float, strength: float) -> str:
+    r, g, b = colorsys.hls_to_rgb(hue, light, strength)
     return f"#{round(r * 255):02x}{round(g * 255):02x}{round(b * 255):02x}"
 
 

@@ -332,6 +332,9 @@ NOT_MAPPED = 255
 EXCLUDE = "exclude"
 """Request key for the scenes to leave out; an unfinished run may go on with other ones."""
 
+NAME = "name"
+"""Request key for the place in the names of files; it changes no pixel."""
+
 UPDATE = "update"
 """Request key for the period of the earlier run; it decides which files accompany the maps, not the maps."""
 

@@ -362,11 +362,13 @@ def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
 
 def _inside(run: Path, zone: int, where: Grid) -> NDArray[np.bool_] | None:
     """(y, x) pixels of the area, as the run's map of clear months tells; None of a store without its run."""
-    for path in (run / f"{CLEAR_MONTHS}.tif", run / f"{CLEAR_MONTHS}_{zone}.tif"):
-        if path.is_file():
-            with rasterio.open(path, driver="GTiff", sharing=False) as source:
-                months: NDArray[np.uint8] = source.read(1)
-            return months != NOT_MAPPED if months.shape == where.shape else None
+    for path in (
+        *run.glob(f"*{CLEAR_MONTHS}.tif"),
+        *run.glob(f"*{CLEAR_MONTHS}_{zone}.tif"),
+    ):
+        with rasterio.open(path, driver="GTiff", sharing=False) as source:
+            months: NDArray[np.uint8] = source.read(1)
+        return months != NOT_MAPPED if months.shape == where.shape else None
     return None
 
 

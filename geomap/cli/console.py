@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,9 +23,10 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
-from geomap.sources.hrefs import redacted
+from geomap.run.log import EARLY, FORM, TIME, Redacted
 
 
 class Lenient(io.TextIOWrapper):
@@ -62,13 +65,28 @@ def lenient_streams() -> Lenient:
     return sys.stdout
 
 
-out_console = Console()
-err_console = Console(stderr=True)
+out_console = Console(emoji=False)
+err_console = Console(stderr=True, emoji=False)
 
 
 def say(text: str, style: str | None = None) -> None:
     """A plain line on stdout, not broken at the terminal's width."""
     out_console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def tell(text: str) -> None:
+    """A sentence on stdout, broken between words at the terminal's width."""
+    out_console.print(text, markup=False, highlight=False)
+
+
+def say_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2, allow_nan=False))  # not by rich, which changes what it takes for emoji
+
+
+def number(header: str) -> Column:
+    """A column of numbers, aligned right."""
+    return Column(header, justify="right")
 
 
 def warn(text: str, style: str | None = None) -> None:
@@ -84,20 +102,22 @@ def fail(message: str) -> None:
 
 
 def log_to_stderr(verbose: bool) -> None:
-    """Geomap's own log; with --verbose also times and what GDAL says about each retry. Addresses lose their queries."""
+    """Geomap's own log; with --verbose also times, what libraries say, and what GDAL says about each retry.
+
+    Addresses lose their queries. What is not shown goes into the log of the run (run/log.py).
+    """
     handler = logging.StreamHandler()
-    when = "%(asctime)s " if verbose else ""
-    handler.setFormatter(Redacted(f"{when}%(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    handler.setFormatter(Redacted(FORM if verbose else FORM.partition(" ")[2], TIME))
+    handler.addFilter(lambda record: verbose or _own(record))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler, EARLY])
+    logging.captureWarnings(True)
     logging.getLogger("geomap").setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger("rasterio").setLevel(logging.WARNING if verbose else logging.CRITICAL)
+    logging.getLogger("rasterio").setLevel(logging.WARNING)
 
 
-class Redacted(logging.Formatter):
-    """A formatter that removes from every address what may be secret."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record))
+def _own(record: logging.LogRecord) -> bool:
+    """Whether a record is a warning of geomap's own."""
+    return record.levelno >= logging.WARNING and record.name.partition(".")[0] == "geomap"
 
 
 class Remaining(ProgressColumn):

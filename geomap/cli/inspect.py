@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli import options
-from geomap.cli.console import log_to_stderr, out_console, progress_bars, say, warn
+from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, say, say_json, tell, warn
 from geomap.cli.learned import print_learned
 from geomap.cli.show import HECTARES_PER_PIXEL, duration
 from geomap.errors import InputError
@@ -44,6 +45,7 @@ def plan_command(
     area: Annotated[str, typer.Argument(metavar="AOI|JOB.yaml", help="As for `geomap map`; or a job file.")],
     *,
     keys: RequestKeys,
+    as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
     """What a map would take, and how much clear sky it would find month by month.
@@ -65,7 +67,10 @@ def plan_command(
 
     with progress_bars() as progress:
         made = make_plan(request, progress)
-    _print_plan(made)
+    if as_json:
+        say_json(asdict(made))
+    else:
+        _print_plan(made)
 
 
 def _of_job(keys: RequestKeys, path: str) -> Request:
@@ -82,21 +87,28 @@ def _of_job(keys: RequestKeys, path: str) -> Request:
 
 def explain_command(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")],
+    as_json: options.AsJson = False,
 ) -> None:
     """Which scenes a run reads, why their DN offsets, what became of each, and what was learned from points.
 
-    The last column counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene has
-    none there, or its products never carried the offset.
+    "By their pixels" counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene
+    has none there, or its products never carried the offset.
     """
     from geomap.run import record
 
     found = record.inputs(directory)
-    _print_inputs(directory, found)
-    print_learned(directory, found.request)
+    if as_json:
+        say_json({"directory": str(directory)} | asdict(found))
+    else:
+        _print_inputs(directory, found)
+        print_learned(directory, found.request)
 
 
 def _print_plan(plan: Plan) -> None:
-    table = Table("month", "scenes", "passes", "clear share", "expected clear observations", title="Clear sky")
+    table = Table(
+        "month", number("scenes"), number("passes"), number("clear share"), number("clear observations expected"),
+        title="Clear sky",
+    )  # fmt: skip
     for m in plan.months:
         note = "" if m.measured == m.passes else f" ({m.measured} of {m.passes} passes measured)"
         share = "" if m.clear is None else f"{m.clear:.0%}{note}"
@@ -140,65 +152,71 @@ def _print_costs(plan: Plan) -> None:
 def _print_inputs(directory: Path, found: Inputs) -> None:
     count = sum(group.scenes for group in found.groups if "B02" in group.bands)
     state = "" if found.finished else ", not finished"
-    table = Table(
-        "provider", "platform", "dates", "baseline", "offset", "why", "scenes", "their pixels",
-        title=escape(f"{directory}: {count} scenes{state}"),
-    )  # fmt: skip
+    tell(f"{directory}: {count} scenes{state}")
+    table = Table(number("scenes"), "from, when, and their DN offset")
     for group in found.groups:
-        table.add_row(*(escape(cell) for cell in _row(group)))
+        table.add_row(str(group.scenes), escape(_group(group)), end_section=True)
     out_console.print(table)
     _print_missed(directory, found.missed)
     _print_account(directory, found)
     if not found.left_out:
         say("no item was left out before its files were read")
         return
-    table = Table("why", "item", "", title=f"Found and left out: {len(found.left_out)} items")
+    table = Table("why", "item", title=f"Found and left out: {len(found.left_out)} items")
     for item in found.left_out[:MANY_ITEMS]:
-        table.add_row(escape(item.cause), escape(item.id), escape(item.detail))
-    out_console.print(table)
-    if (rest := len(found.left_out) - MANY_ITEMS) > 0:
-        say(f"and {rest} more in {directory / 'run.json'}")
+        table.add_row(escape(item.cause), _lines(item.id, item.detail))
+    _print_some(directory, table, len(found.left_out))
 
 
 def _print_account(directory: Path, found: Inputs) -> None:
     """What became of the scenes, and how much of the area is mapped."""
     if found.odd:
-        table = Table("use", "scene", "why", "tiles", title=f"Not used, or in part: {len(found.odd)} scenes")
+        table = Table("use", "scene, and why", "tiles", title=f"Not used, or in part: {len(found.odd)} scenes")
         for scene in found.odd[:MANY_ITEMS]:
             tiles = ", ".join(f"{n} {what}" for what, n in scene.fate.tiles.items()) or "none"
-            table.add_row(*(escape(cell) for cell in (scene.fate.use, scene.id, scene.fate.why, tiles)))
-        out_console.print(table)
-        if (rest := len(found.odd) - MANY_ITEMS) > 0:
-            say(f"and {rest} more in {directory / 'run.json'}")
+            table.add_row(escape(scene.fate.use), _lines(scene.id, scene.fate.why), escape(tiles))
+        _print_some(directory, table, len(found.odd))
     if found.account is not None:
-        say(summary(found.account))
+        tell(summary(found.account))
     if found.mapped is not None:
         m = found.mapped
         months = f", {len(m.months)} months with a clear observation" if m.months else ""
-        say(f"{m.mapped:,} of the area's {m.pixels:,} pixels are mapped ({m.share:.1%}){months}")
+        tell(f"{m.mapped:,} of the area's {m.pixels:,} pixels are mapped ({m.share:.1%}){months}")
         if m.note:
-            say(f"WARNING: {m.note}")
+            tell(f"WARNING: {m.note}")
 
 
 def _print_missed(directory: Path, missed: Sequence[MissedScene]) -> None:
     if not missed:
         return
     count = len({m.scene for m in missed})
-    table = Table("why", "scene", "band", "", "tiles", title=f"Left out of tiles, missing or damaged: {count} scenes")
+    title = f"Left out of tiles, missing or damaged: {count} scenes"
+    table = Table("why", "scene", "band", number("tiles"), title=title)
     for m in missed[:MANY_ITEMS]:
-        table.add_row(*(escape(cell) for cell in (m.cause, m.scene, m.band, m.detail)), str(len(m.tiles)))
+        table.add_row(escape(m.cause), _lines(m.scene, m.detail), escape(m.band), str(len(m.tiles)))
+    _print_some(directory, table, len(missed))
+
+
+def _print_some(directory: Path, table: Table, count: int) -> None:
+    """Print a table of at most MANY_ITEMS rows, and how many there are besides."""
     out_console.print(table)
-    if (rest := len(missed) - MANY_ITEMS) > 0:
-        say(f"and {rest} more in {directory / 'run.json'}")
+    if count > MANY_ITEMS:
+        say(f"and {count - MANY_ITEMS} more in {directory / 'run.json'}")
 
 
-def _row(group: OffsetGroup) -> tuple[str, ...]:
+def _lines(*texts: str) -> str:
+    """The texts that are not empty, below each other in a cell."""
+    return escape("\n".join(text for text in texts if text))
+
+
+def _group(group: OffsetGroup) -> str:
     from geomap.sentinel2 import BANDS
 
-    bands = "" if group.bands == BANDS else f" ({', '.join(group.bands)})"
+    bands = "" if group.bands == BANDS else f", of {', '.join(group.bands)}"
     dates = group.first if group.first == group.last else f"{group.first} .. {group.last}"
     says = ", ".join(f"{n} {what}" for what, n in group.pixels_say.items())
-    baseline = group.baseline or "not given"
+    baseline = f"baseline {group.baseline}" if group.baseline else "baseline not given"
     return (
-        group.provider, group.platform, dates, baseline, str(group.dn), group.reason + bands, str(group.scenes), says,
-    )  # fmt: skip
+        f"{group.platform} by {group.provider}, {dates}, {baseline}\n"
+        f"offset {group.dn}{bands}: {group.reason}\nby their pixels: {says}"
+    )

@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from geomap.cli import options
-from geomap.cli.console import log_to_stderr, progress_bars, say
-from geomap.cli.show import print_estimate, print_result, refuse_gaps, warn_of_holes
+from geomap.cli.console import log_to_stderr, progress_bars, say, say_json
+from geomap.cli.show import print_estimate, print_result, refuse_gaps, result_json, warn_of_holes
 from geomap.errors import InputError
 
 JobPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file; docs/jobs.md says what it may hold.")]
@@ -27,6 +27,7 @@ def run(
     ] = False,
     retry_quarantined: options.RetryQuarantined = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but problems.")] = False,
+    as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Map what a job file says.
@@ -62,8 +63,10 @@ def run(
                     )
                 )
         finally:
+            if as_json:
+                say_json({"job": str(read.path), "results": [result_json(result) for result in done]})
             for result in done:
-                (warn_of_holes if quiet else print_result)(result)
+                (warn_of_holes if quiet or as_json else print_result)(result)
         refuse_gaps(done)
 
 

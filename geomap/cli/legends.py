@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from geomap.cli.console import out_console, say
+from geomap.cli.console import number, out_console, say
 from geomap.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,11 +59,13 @@ def legends_show(
         return
     found = legends.load(name)
     if found.kind == "score":
-        table = Table("rating", "voter", "prompt", title=f"{escape(found.title)}, {found.ensembling} ensembling")
+        table = Table(
+            number("rating"), "voter", "prompt", title=f"{escape(found.title)}, {found.ensembling} ensembling"
+        )
         for p in found.prompts:
             table.add_row(f"{p.rating:g}", p.voter, escape(p.text))
     else:
-        table = Table("id", "", "class", "prompts", title=escape(found.title))
+        table = Table(number("id"), "", "class", "prompts", title=escape(found.title))
         for c in found.classes:
             table.add_row(str(c.id), f"[on {c.colour}]  [/]", escape(c.name), escape("; ".join(c.prompts)))
     out_console.print(table)
@@ -106,7 +108,14 @@ def legends_check(
 
 
 def _print_classes(legend: Legend, check: ClassesCheck) -> None:
-    table = Table("class", "nearest other", "cosine", "confidence", "own prompts", title=escape(legend.title))
+    table = Table(
+        "class",
+        "nearest other",
+        number("cosine"),
+        number("confidence"),
+        number("own prompts"),
+        title=escape(legend.title),
+    )
     for c in sorted(check.classes, key=lambda c: -c.cosine):
         own = "" if c.kept is None else f"{c.kept} of {c.prompts}"
         table.add_row(escape(c.name), escape(c.nearest), f"{c.cosine:.2f}", f"{c.confidence:.1%}", own)

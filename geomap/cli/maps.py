@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,10 +12,10 @@ from rich.table import Table
 
 from geomap import __version__, legends
 from geomap.cli import options
-from geomap.cli.console import log_to_stderr, out_console, progress_bars
-from geomap.cli.show import print_estimate, print_result, refuse_gaps
+from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, say, warn
+from geomap.cli.show import print_estimate, print_result, refuse_gaps, show_result
 from geomap.errors import InputError
-from geomap.run.request import DEFAULT_LEGEND, Request, RequestKeys, request_of
+from geomap.run.request import DEFAULT_LEGEND, Earlier, Request, RequestKeys, request_of
 from geomap.run.workers import Resources
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @options.asking()
 def map_command(
-    area: options.AreaText,
+    area: options.MaybeArea = None,
     *,
     out: Annotated[Path, typer.Option(help="Directory of the maps; the same command again resumes.")] = Path(
         "geomap-out"
@@ -41,7 +42,12 @@ def map_command(
             "and map the changes.",
         ),
     ] = None,
+    again: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Repeat the finished run in this folder; only --out and where things are."),
+    ] = None,
     retry_quarantined: options.RetryQuarantined = False,
+    as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Map an area: search, composite, encode, label and write.
@@ -57,20 +63,71 @@ def map_command(
     `geomap map farm.geojson --year 2023 --legend crops --points visited.gpkg --column crop --out farm`
     """
     log_to_stderr(verbose)
-    request = _request(keys, area, out, from_composites)
+    if again:
+        request = _again(keys, again, area, out, from_composites, update_from)
+    elif area is None:
+        raise InputError('name an area: geomap map "4.40,50.85,4.45,50.88" --year 2023; see geomap map --help')
+    else:
+        request = _request(keys, area, out, from_composites)
     from geomap.run import map  # torch and GDAL take seconds to import: only after the input is checked
 
-    if update_from:
-        from geomap.run.update import earlier
-
-        request = replace(request, update=earlier(update_from))
+    if update_from and not again:
+        request = replace(request, update=_earlier(update_from))
     who = Resources(keys.resources.scheduler, keys.resources.workers)
     with progress_bars() as progress:
         result = map.map_area(
             request, out, progress, print_estimate, resources=who, retry_quarantined=retry_quarantined
         )
-    print_result(result)
+    show_result(result, as_json)
+    if again:
+        _tell_compared(again, out, warn if as_json else say)
     refuse_gaps([result])
+
+
+WITH_AGAIN = (
+    "--stac", "--allow-host", "--weights", "--points", "--column", "--learned", "--device", "--workers", "--scheduler",
+)  # fmt: skip
+"""Options that go with --again: where things are now, and who does the work."""
+
+
+def _earlier(directory: Path) -> Earlier:
+    """A finished run, as one to update."""
+    from geomap.run.update import earlier
+
+    return earlier(directory)
+
+
+def _again(
+    keys: RequestKeys, directory: Path, area: str | None, out: Path, composites: Path | None, update: Path | None
+) -> Request:
+    """The request of a finished run. Raises InputError."""
+    typed = [*options.typed_options(keys)]
+    if others := [*(["AOI"] if area else []), *(option for option in typed if option not in WITH_AGAIN)]:
+        raise InputError(f"--again repeats the run as it was: leave {others[0]} out")
+    if out.resolve() == directory.resolve():
+        raise InputError("--again leaves the run as it is: give another folder as --out")
+    _refuse_foreign(out)
+    from geomap.run.again import read_again
+
+    stac = keys.catalogue.stac if "--stac" in typed else None
+    weights = keys.weights.name if "--weights" in typed else None
+    earlier = _earlier(update) if update else None
+    taught = {"points": keys.points.file, "column": keys.points.column, "learned": keys.points.learned}
+    request = read_again(directory, stac=stac, weights=weights, composites=composites, update=earlier, **taught)
+    if "--allow-host" in typed:
+        request = replace(request, allow_hosts=keys.catalogue.allow_hosts)
+    return replace(request, device=keys.resources.device) if "--device" in typed else request
+
+
+def _tell_compared(directory: Path, out: Path, tell: Callable[[str], None]) -> None:
+    """Say whether a run was repeated to the byte."""
+    from geomap.run.again import compared
+
+    differ = compared(directory, out)
+    if differ:
+        warn(f"{len(differ)} maps are not those of {directory}: {', '.join(differ)}; the scenes may be others now")
+    else:
+        tell(f"the maps are those of {directory}, byte for byte")
 
 
 def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -> Request:
@@ -125,7 +182,9 @@ def demo(
     with progress_bars() as progress:
         result, agreements = run_demo(out, keys.resources.device, progress, print_estimate)
     print_result(result)
-    table = Table("map", "class", "pixels", "mapped as such", title="Agreement with the simulated truth")
+    table = Table(
+        "map", "class", number("pixels"), number("mapped as such"), title="Agreement with the simulated truth"
+    )
     for a in agreements:
         table.add_row(a.legend, a.class_name or "all", f"{a.pixels:,}", f"{a.share:.1%}", end_section=not a.class_name)
     out_console.print(table)

@@ -28,7 +28,9 @@ AreaText = Annotated[
         help='"minx,miny,maxx,maxy" in degrees (longitude first), WKT, or a .geojson, .gpkg or .shp file.',
     ),
 ]
+MaybeArea = Annotated[str | None, *AreaText.__metadata__]
 RetryQuarantined = Annotated[bool, typer.Option("--retry-quarantined", help="Try again the tiles that failed twice.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, and nothing else there.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log what each stage decides.")]
 
 FLAGS = {d.key: d.option.flag for d in declared()}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from geomap import files
-from geomap.cli.console import out_console, say, warn
+from geomap.cli.console import number, out_console, say, say_json, warn
 from geomap.cli.learned import print_learned
 from geomap.errors import NothingMappedError, QuarantineError
 from geomap.run.account import summary
@@ -36,20 +38,11 @@ def print_estimate(e: map.Estimate) -> None:
 
 def print_result(result: map.Result) -> None:
     """Classes by area, scores, and the paths of the maps."""
-    if not result.seconds:
-        note = "was complete already and is left as it is; for new scenes choose another --out (a job: --refresh)"
-        warn(f"{result.directory} {note}")
-    elif result.resumed:
-        warn(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run")
-    if result.missed:
-        scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
-        note = f"{scenes} left out of some tile, missing or damaged; geomap explain {result.directory} names them"
-        warn(f"warning: {note}", style="yellow")
-    classes = [layer for layer in result.layers if layer.kind == "classes"]
-    for layer in classes:
-        if f"{layer.stem}_confidence" in result.statistics:  # not a map of changes
+    _warn_of_reuse(result)
+    for layer in result.layers:
+        if layer.kind == "classes" and f"{layer.stem}_confidence" in result.statistics:  # not a map of changes
             out_console.print(_class_table(layer, result.statistics))
-    table = Table("map", "mean", "range", title="Confidence, scores and clear months")
+    table = Table("map", number("mean"), number("range"), title="Confidence, scores and clear months")
     for layer in result.layers:
         s = result.statistics[layer.stem]
         if layer.kind != "classes" and s.mean is not None:
@@ -61,13 +54,69 @@ def print_result(result: map.Result) -> None:
     print_learned(result.directory)
     for path in result.paths:
         say(str(path))
-    names = "run.json, stac/ and SHA256SUMS"
+    names = "a .qlr that opens all maps in QGIS, run.json, stac/ and SHA256SUMS"
     say(f"with a .qml style beside each map, {names} in {result.directory}")
     if result.account is not None:
         say(f"{summary(result.account)}; geomap explain {result.directory} names them")
     if (result.directory / files.PAGE).is_file():
         say(f"to look at the maps: geomap view {result.directory}")
     warn_of_holes(result)
+
+
+def result_json(result: map.Result) -> dict[str, Any]:
+    """A result as JSON: maps with areas by class or their range, scenes, and what is missing."""
+    return {
+        "directory": str(result.directory),
+        "tiles": result.tiles,
+        "resumed": result.resumed,
+        "quarantined": dict(result.quarantined),
+        "scenes_missed": result.missed,
+        "maps": [_layer_json(layer, result) for layer in result.layers],
+        "account": asdict(result.account) if result.account else None,
+        "mapped": asdict(result.mapped) if result.mapped else None,
+        "update": asdict(result.update) if result.update else None,
+        "seconds": {stage: round(value, 3) for stage, value in result.seconds.items()},
+    }
+
+
+def _layer_json(layer: Layer, result: map.Result) -> dict[str, Any]:
+    s = result.statistics[layer.stem]
+    told: dict[str, Any] = {"layer": layer.stem, "name": layer.name, "title": layer.description, "kind": layer.kind}
+    zones = rf"{re.escape(layer.name)}(_\d{{5}})?"
+    told["files"] = [str(path) for path in result.paths if re.fullmatch(zones, path.stem)]
+    told["pixels"] = s.valid
+    if layer.kind == "classes":
+        told["classes"] = [
+            {"id": c.value, "name": c.name, "code": c.code, "colour": c.colour, "pixels": n,
+             "ha": round(n * HECTARES_PER_PIXEL, 2), "share": round(n / s.valid, 6)}
+            for c in layer.classes if (n := s.counts.get(c.value, 0))
+        ]  # fmt: skip
+    else:
+        told |= {"mean": s.mean, "minimum": s.minimum, "maximum": s.maximum}
+    return told
+
+
+def show_result(result: map.Result, as_json: bool) -> None:
+    """Print a result as tables, or as one JSON document with the warnings on stderr."""
+    if as_json:
+        _warn_of_reuse(result)
+        warn_of_holes(result)
+        say_json(result_json(result))
+    else:
+        print_result(result)
+
+
+def _warn_of_reuse(result: map.Result) -> None:
+    """Say on stderr what is of an earlier run, and what is left out."""
+    if not result.seconds:
+        note = "was complete already and is left as it is; for new scenes choose another --out (a job: --refresh)"
+        warn(f"{result.directory} {note}")
+    elif result.resumed:
+        warn(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run")
+    if result.missed:
+        scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
+        note = f"{scenes} left out of some tile, missing or damaged; geomap explain {result.directory} names them"
+        warn(f"warning: {note}", style="yellow")
 
 
 def warn_of_holes(result: map.Result) -> None:
@@ -85,7 +134,7 @@ def _print_update(result: map.Result, update: record.Update) -> None:
         if f"{layer.stem}_to" in result.statistics:
             changed, mapped = (result.statistics[stem].valid for stem in (f"{layer.stem}_to", layer.stem))
             area = f"{changed * HECTARES_PER_PIXEL:,.2f} hectares ({changed / (mapped or 1):.1%})"
-            say(f"{layer.stem}: {area} of another class than in {update.since}, as {layer.stem}_changes.csv lists")
+            say(f"{layer.stem}: {area} of another class than in {update.since}, as {layer.name}_changes.csv lists")
 
 
 def refuse_gaps(results: Sequence[map.Result]) -> None:
@@ -111,7 +160,7 @@ def _class_table(layer: Layer, statistics: Mapping[str, Statistics]) -> Table:
     total = sum(counts.values()) or 1
     confidence = statistics[f"{layer.stem}_confidence"].mean
     title = escape(layer.description) + ("" if confidence is None else f" (mean confidence {confidence:.0f} %)")
-    table = Table("id", "", "class", "hectares", "percent", title=title)
+    table = Table(number("id"), "", "class", number("hectares"), number("percent"), title=title)
     present = sorted((c for c in layer.classes if counts.get(c.value)), key=lambda c: -counts[c.value])
     for c in present[:MANY_CLASSES]:
         n = counts[c.value]

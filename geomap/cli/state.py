@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomap import files
-from geomap.cli.console import out_console, say, warn
+from geomap.cli.console import out_console, say, say_json, warn
+from geomap.cli.options import AsJson
 from geomap.cli.show import duration
 from geomap.errors import GeomapError, InputError
 
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")]
 
 
-def status_command(
-    directory: Directory, as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False
-) -> None:
+def status_command(directory: Directory, as_json: AsJson = False) -> None:
     """How far a run is, and the time to go.
 
     Works while the run is going, after it has finished, and after it was killed. The time to go follows from the pixels
@@ -35,12 +33,12 @@ def status_command(
 
     found = look(directory)
     if as_json:
-        say(json.dumps(asdict(found), ensure_ascii=False))
+        say_json(asdict(found))
     else:
         _print(found)
 
 
-def verify_command(directory: Directory) -> None:
+def verify_command(directory: Directory, as_json: AsJson = False) -> None:
     """Check every file of a run against its checksum.
 
     Maps and the files beside them against SHA256SUMS, tiles that are kept against their own checksums. Statistics and
@@ -51,13 +49,17 @@ def verify_command(directory: Directory) -> None:
     if not directory.is_dir():
         raise InputError(f"no directory {directory}")
     found = verified(directory)
+    if as_json:
+        told = {"directory": str(directory), "whole": not found.problems}
+        say_json(told | {"problems": found.problems, "side": found.side})
     for problem in found.problems:
         warn(problem, style="red")
-    for line in found.side:
+    for line in () if as_json else found.side:
         say(line)
     if found.problems:
         raise GeomapError(f"{len(found.problems)} problems in {directory}")
-    say(f"{directory}: every file of the run is as it was written")
+    if not as_json:
+        say(f"{directory}: every file of the run is as it was written")
 
 
 def view_command(directory: Directory) -> None:

@@ -10,7 +10,7 @@ import typer
 from geomap import legends
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, progress_bars
-from geomap.cli.show import print_result
+from geomap.cli.show import print_result, show_result
 from geomap.errors import InputError
 from geomap.run.request import DEFAULT_LEGEND, RequestKeys, class_of
 
@@ -31,6 +31,7 @@ Stored = Annotated[
     "finish",
     "points",
     "outputs.report",
+    "outputs.name",
 )
 def label_command(
     store: Stored,
@@ -40,6 +41,7 @@ def label_command(
     weights: Annotated[
         str | None, typer.Option(help="Folder of the weights that made the embeddings, where they are not geomap's.")
     ] = None,
+    as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Map other legends, or classes of your own, from stored embeddings.
@@ -72,10 +74,11 @@ def label_command(
             points,
             learned,
             report,
+            keys.outputs.name,
         )
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)
-    print_result(result)
+    show_result(result, as_json)
 
 
 def similar_command(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
-from geomap.cli.console import log_to_stderr, out_console, say
+from geomap.cli.console import log_to_stderr, number, out_console, say, say_json
+from geomap.cli.options import AsJson
 from geomap.encode.card import locate, read_card, weight_names
 
 if TYPE_CHECKING:
@@ -40,9 +44,60 @@ def weights_list() -> None:
 
 
 @weights_app.command("show")
-def weights_show(name: Annotated[str, typer.Argument(help="Name or folder of weights.")] = "default") -> None:
+def weights_show(
+    name: Annotated[str, typer.Argument(help="Name or folder of weights.")] = "default", as_json: AsJson = False
+) -> None:
     """The card of some weights: training data, measured quality, and where they fail."""
-    out_console.print_json(read_card(locate(name)).model_dump_json())
+    card = read_card(locate(name))
+    if as_json:
+        say_json(card.model_dump(mode="json"))
+    else:
+        _print_card(card)
+
+
+def _print_card(card: Card) -> None:
+    head = Table(title=f"{card.name} {escape(card.version)}: {escape(card.title)}", show_header=False)
+    sizes = ", ".join(f"{key} {value}" for key, value in card.encoder.items())
+    for what, text in (("licence", card.licence), ("text tower", card.text_space), ("encoder", sizes)):
+        head.add_row(what, escape(text))
+    out_console.print(head)
+    data = Table("trained on", "kind", number("series"), "licence and note", title="Training data")
+    for source in card.training:
+        note = "\n".join(text for text in (source.licence, source.note) if text)
+        data.add_row(escape(source.name), source.kind, f"{source.samples:,}", escape(note), end_section=True)
+    if card.training:
+        out_console.print(data)
+    if scores := list(_scores(card.metrics)):
+        table = Table(
+            "measured", number("samples"), number("accuracy"), number("macro F1"), number("commonest class"),
+            title="Measured quality: right share, beside that of always naming the commonest class",
+        )  # fmt: skip
+        for where, score in scores:
+            share = (score.get("accuracy"), score.get("macro_f1"), _part(score, "majority").get("accuracy"))
+            table.add_row(escape(where), f"{score['samples']:,}", *("" if v is None else f"{v:.3f}" for v in share))
+        out_console.print(table)
+    out_console.print("Where they fail", style="bold")
+    for limit in card.limits:
+        out_console.print(Padding(Text(f"- {limit}"), (0, 0, 0, 2)))
+    out_console.print("How they were made", style="bold")
+    out_console.print(Padding(Text(card.recipe), (0, 0, 0, 2)))
+    say(f"All figures: geomap weights show {card.name} --json")
+
+
+def _scores(metrics: dict[str, Any], where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place and legend, scores) of every score in a card's metrics."""
+    for name, value in metrics.items():
+        path = f"{where}, {name}" if where else name.replace("_", " ")
+        if isinstance(value, dict) and {"samples", "accuracy"} <= value.keys():
+            if isinstance(value["samples"], int) and isinstance(value["accuracy"], float):
+                yield path, value
+        elif isinstance(value, dict):
+            yield from _scores(value, path)
+
+
+def _part(score: dict[str, Any], name: str) -> dict[str, Any]:
+    found = score.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 @weights_app.command("convert")

@@ -249,6 +249,15 @@ class JobKeys(RequestKeys):
     resources: JobResources = JobResources()
     notify: JobNotify = JobNotify()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        """`outputs: {name: true}` stands for the name of the job."""
+        outputs = given.get("outputs") if isinstance(given, dict) else None
+        if isinstance(outputs, dict) and outputs.get("name") is True:
+            return given | {"outputs": outputs | {"name": given.get("name")}}
+        return given
+
     @model_validator(mode="after")
     def _complete(self) -> JobKeys:
         if not (self.legends or self.classes or self.points.learned):

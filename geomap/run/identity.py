@@ -21,13 +21,14 @@ from geomap import __version__, files
 from geomap.catalog.over import made_in, over
 from geomap.label.classify import Within
 from geomap.legends import Legend
+from geomap.run.again import source
 from geomap.run.lesson import told
 from geomap.run.prepare import Prepared
 from geomap.run.request import Request
 from geomap.run.tile_file import Task
 from geomap.sources.hrefs import redact
 from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
-from geomap.types import EXCLUDE, UPDATE, Finish, Grid, Period, Scene
+from geomap.types import EXCLUDE, NAME, UPDATE, Finish, Grid, Period, Scene
 
 SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds", EXCLUDE})
 """Keys of a request's identity that decide only which scenes are found."""
@@ -64,7 +65,7 @@ def month_keys(near: Sequence[Scene], tile: Grid, period: Period) -> tuple[str, 
 
 def _shared(prepared: Prepared) -> Mapping[str, Any]:
     """The inputs that all tiles have in common."""
-    asked = {key: value for key, value in identity_of(prepared).items() if key not in SEARCH | {UPDATE}}
+    asked = {key: value for key, value in identity_of(prepared).items() if key not in SEARCH | {UPDATE, NAME}}
     return {"request": asked, "vectors": prepared.vectors, "torch": version("torch")}
 
 
@@ -98,6 +99,7 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
         "device": f"{prepared.device} {prepared.dtype}",  # a CPU without bfloat16 gives other last bits
         **({"save": kinds} if (kinds := saved_kinds(r)) else {}),
         **({UPDATE: str(r.update.period)} if r.update else {}),
+        **({NAME: r.name} if r.name else {}),
         **told(prepared.lesson, prepared.known, _sha256(r.area.geometry.wkb), str(r.period)),
     }
 
@@ -107,21 +109,13 @@ def _input(r: Request) -> dict[str, Any]:
     if r.composites is not None:
         return {"composites": store_digest(r.composites)}
     return {
-        "stac": _source(r.stac),
+        "stac": source(r.stac),
         "collection": r.collection,
         "max_cloud": r.max_cloud,
         "offset_policy": r.offset,
         "mask": asdict(r.mask),
         **({EXCLUDE: sorted(r.exclude)} if r.exclude else {}),
     }
-
-
-def _source(stac: str) -> str:
-    """A catalogue without its query string, which may hold tokens; an item file by name and content, not by folder."""
-    path = Path(stac)
-    if path.is_file():
-        return f"{path.name} sha256:{files.sha256(path)}"
-    return redact(stac)
 
 
 def legends_digests(asked: Sequence[Legend]) -> dict[str, str]:

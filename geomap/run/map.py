@@ -24,6 +24,7 @@ from geomap.catalog import offset_check
 from geomap.catalog.search import Found
 from geomap.label.classify import Question
 from geomap.run import check, edges, publish, stores, update
+from geomap.run import log as runlog
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored
@@ -147,7 +148,7 @@ def map_area(
             update.require(prepared, asked)
         search = run.scenes is None and (again or not run.complete)
         found = find_scenes(request, progress) if search else None
-        with run.lock():
+        with run.lock(), runlog.kept(out):
             run = open_run()  # another run may have started and ended during the search
             files.clean_temporary(out)
             run = _unmark_damaged(prepared, run)
@@ -165,6 +166,7 @@ def map_area(
             run = run.begin(asked, found.scenes, found.left_out, all_tasks, found.searched)
             on_estimate(estimate(prepared, crew, found.scenes, pending))
             resumed = len(all_tasks) - len(pending)
+            log.info("%d scenes; %d of %d tiles to make", len(found.scenes), len(pending), len(all_tasks))
             made = _made(prepared, asked, run, all_tasks, pending, partial(crew.work, prepared), progress)
             run, all_tasks, missing = made.run, made.tasks, made.missing
             start = time.perf_counter()
@@ -180,6 +182,7 @@ def map_area(
             maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
+            log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
             return result(prepared.product, run, maps, resumed, seconds)
 
 
@@ -222,6 +225,10 @@ def _made(
         all_tasks = tasks(prepared, scenes)
         pending = _pending(prepared, run, all_tasks, False)
         run = run.begin(asked, scenes, left_out, all_tasks, run.searched)
+
+
+def _rounded(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{stage} {value:.1f}" for stage, value in seconds.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,18 +23,20 @@ from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
 from geomap.label import choose
 from geomap.label.classify import Question, Within
+from geomap.label.learn import SERIES_FROM
 from geomap.legends import Legend, restriction
 from geomap.points import PointsFile
+from geomap.run.again import words_of
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
-from geomap.run.lesson import SERIES_FROM, Lesson, require_in, taught_legends
+from geomap.run.lesson import Lesson, require_in, taught_legends
 from geomap.run.request import Request, Restriction
 from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
 from geomap.types import PLAIN, Finish, Grid, Period, Progress, Scene, Tile
-from geomap.write.layer import Layer, change_layers, layers_of, require_distinct
+from geomap.write.layer import Layer, change_layers, layers_of, place_of, require_distinct
 
 PIXELS_PER_KM2 = 10_000
 
@@ -52,6 +54,7 @@ class Product:
     weights_sha256: str  # sha256 of their card
     lineage: str  # one sentence on how the maps were made
     vectors: Mapping[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
+    told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
     finish: Finish = PLAIN
     card: Card | None = None  # of the weights; None if no text was compared
     words: Words = field(default_factory=Words)  # the command that asks for the same
@@ -72,6 +75,7 @@ class Prepared:
     within: Within  # legend -> (another legend, class id): mapped only there
     codec: Codec | None = None  # for the embeddings, if they are saved
     changes: tuple[Layer, ...] = ()  # change maps, made from the maps of this run and of the earlier run
+    told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
     lesson: Lesson | None = None  # the points that teach the first legend, once all tiles are made
     known: Loaded | None = None  # what another run learned from points
 
@@ -82,9 +86,18 @@ class Prepared:
         card = self.weights.card
         maps = (*self.layers, *self.changes)
         of, asked = self.request.period, self.request
-        vectors, finish, report = self.vectors, asked.finish, asked.report
         return Product(
-            self.tiles, maps, of, card.name, self.weights.digest, lineage, vectors, finish, card, report=report
+            self.tiles,
+            maps,
+            of,
+            card.name,
+            self.weights.digest,
+            lineage,
+            self.vectors,
+            self.told,
+            asked.finish,
+            card,
+            report=asked.report,
         )
 
     @property
@@ -126,7 +139,8 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     extras = request.finish.layers
     months = request.period.calendar_months
     questions = questions_of(asked, loaded, request.min_confidence, known, months, extras, gone)
-    layers = layers_of([q.legend for q in questions], request.min_confidence, extras)
+    place = place_of(request.name, request.period)
+    layers = layers_of([q.legend for q in questions], request.min_confidence, extras, place)
     changes = change_layers(layers, request.update.period) if request.update else ()
     require_distinct((*layers, *changes))
     if request.composites is not None:
@@ -146,6 +160,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         within,
         codec_of(loaded.encoder) if request.save_embeddings else None,
         changes,
+        {"command": "map", **words_of(request), "weights": loaded.card.name, "device": device.type},
         lesson,
         known,
     )
@@ -196,8 +211,9 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
         if base.kind == "score":
             raise LegendError(f"{base.name} gives scores, not classes; --within needs a legend of classes")
         bases[of] = base
+        number = base.id_of(class_name)
         if base.name != name:
-            found[name] = base.name, base.id_of(class_name)
+            found[name] = base.name, number
     new = {base.name: base for base in bases.values() if base.name not in known}
     return (*new.values(), *asked), found
 

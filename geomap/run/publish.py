@@ -39,7 +39,8 @@ from geomap.types import Progress, Scene, Tile
 from geomap.write import patches, vrt
 from geomap.write.areas import write_areas
 from geomap.write.cog import write_map
-from geomap.write.layer import Layer, Statistics
+from geomap.write.layer import Layer, Statistics, file_stem, months_of
+from geomap.write.qgis import Shown, definition
 from geomap.write.stac import MapFile, write_stac
 
 Derived: TypeAlias = Mapping[str, Callable[[Tile], NDArray[Any]]]
@@ -101,7 +102,8 @@ def publish_maps(
     write_areas(staging, ((layer, statistics[layer.stem].counts) for layer in product.layers if _is_legend(layer)))
     if product.finish.vector:
         _write_vectors(own, progress)
-    vrt.write_vrts(staging, maps)
+    vrt.write_vrts(staging, maps, statistics)
+    _write_group(staging, maps, product, statistics)
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
     recorded = replace(_recorded(product, run, tasks, asked, missing, abouts), maps=statistics)
     least = asked.get("min_clear_months")
@@ -174,10 +176,29 @@ def _recorded(
         tiles=tuple(tile.name for tile in product.tiles),
         quarantined=dict(missing),
         maps={},
+        asked=dict(product.told),
         vectors=dict(product.vectors),
         update=updated(asked, (about.reused for about in abouts.values())),
         account=account.account(run.searched, run.left_out, fates) if run.searched.items else None,
     )
+
+
+def _write_group(
+    staging: Path, maps: Sequence[MapFile], product: Product, statistics: Mapping[str, Statistics]
+) -> None:
+    """Write the layer definition that opens all maps in QGIS: `maps.qlr`, or `<place>.qlr` if the maps have a name."""
+    of: dict[str, MapFile] = {}  # by layer: its map, or the largest of its zones, which its virtual raster begins with
+    for m in sorted(maps, key=lambda m: (-m.grid.width * m.grid.height, m.grid.epsg)):
+        of.setdefault(m.layer.stem, m)
+    several = len(maps) > len(of)
+    shown = []
+    for layer in product.layers:
+        m = of[layer.stem]
+        file = f"{layer.name}.vrt" if several else m.path.name
+        shown.append(Shown(file, layer, m.grid.epsg, statistics[layer.stem].counts))
+    place = product.layers[0].place
+    title = place.replace("_", " ") or f"geomap {months_of(product.period)}"
+    files.write_bytes(staging / f"{place or 'maps'}.qlr", definition(title, shown))
 
 
 def _used(tasks: Sequence[Task], recorded: Record) -> dict[int, list[Scene]]:
@@ -264,8 +285,9 @@ def _is_legend(layer: Layer) -> bool:
 def _write_vectors(maps: Sequence[MapFile], progress: Progress) -> None:
     """The polygons of each class map: a GeoPackage for each legend, with a layer for each zone."""
     for done, m in enumerate(maps, start=1):
-        sure = m.path.with_name(m.path.name.replace(m.layer.stem, f"{m.layer.stem}_confidence", 1))
-        path = m.path.with_name(f"{m.layer.stem}.gpkg")
+        zone = m.path.stem.removeprefix(m.layer.name)
+        sure = m.path.with_name(f"{file_stem(f'{m.layer.stem}_confidence', m.layer.place)}{zone}.tif")
+        path = m.path.with_name(f"{m.layer.name}.gpkg")
         patches.write_polygons(path, m.path.stem, m.layer, m.path, sure, m.grid)
         progress("vector", done, len(maps))
 
@@ -297,8 +319,8 @@ def _load(run: RunDirectory, layer: Layer, tile: Tile) -> NDArray[Any]:
 
 
 def map_path(directory: Path, layer: Layer, epsg: int, zones: Sequence[int]) -> Path:
-    """Path of a map: `<stem>.tif`, or `<stem>_<epsg>.tif` if the area spans zones."""
-    return directory / (f"{layer.stem}.tif" if len(zones) == 1 else f"{layer.stem}_{epsg}.tif")
+    """Path of a map: `<name>.tif`, or `<name>_<epsg>.tif` if the area spans zones."""
+    return directory / f"{file_stem(layer.stem, layer.place, epsg if len(zones) > 1 else None)}.tif"
 
 
 def _tags(product: Product) -> dict[str, str]:

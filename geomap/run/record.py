@@ -24,8 +24,8 @@ from geomap.run.account import Account, Fate, Mapped
 from geomap.run.directory import read_begun
 from geomap.run.tile_file import Reused
 from geomap.sentinel2 import BANDS
-from geomap.types import UPDATE, Dark, LeftOut, Missed, Scene
-from geomap.write.layer import Statistics
+from geomap.types import NAME, UPDATE, Dark, LeftOut, Missed, Period, Scene
+from geomap.write.layer import Statistics, place_of
 
 FILE: Final = "run.json"
 
@@ -97,6 +97,7 @@ class Record:
     tiles: tuple[str, ...]  # names
     quarantined: dict[str, str]  # tile that was left out -> kind of error
     maps: dict[str, Statistics]  # by layer stem
+    asked: dict[str, Any] = field(default_factory=dict)  # the request in words: again.words_of
     vectors: dict[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
     update: Update | None = None
     account: Account | None = None  # None if no scene was searched
@@ -148,7 +149,7 @@ def software() -> dict[str, str]:
 def write_record(directory: Path, record: Record) -> None:
     """Write run.json. Raises DiskFullError, OutputError."""
     content = _record.dump_python(record, mode="json", exclude={"maps": {"__all__": {"std"}}})
-    for key in ("vectors", "update", "account", "mapped", "files", "seal"):
+    for key in ("asked", "vectors", "update", "account", "mapped", "files", "seal"):
         if not content[key]:  # left out if the run has none
             del content[key]
     files.write_json(directory / FILE, content)
@@ -182,6 +183,11 @@ def read_record(directory: Path) -> Record:
         raise InputError(
             f"{directory / FILE} is damaged or of another version of geomap; map into another --out"
         ) from e
+
+
+def place_in(request: Mapping[str, Any]) -> str:
+    """How the names of a run's files begin, from its identity in run.json; empty without a name."""
+    return place_of(request[NAME], Period.parse(request["period"])) if request.get(NAME) else ""
 
 
 def inputs(directory: Path) -> Inputs:

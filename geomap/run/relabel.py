@@ -23,6 +23,8 @@ from geomap.legends import Legend
 from geomap.lonlat import Box
 from geomap.points import PointsFile
 from geomap.run import check, edges, publish
+from geomap.run import log as runlog
+from geomap.run.again import words_of_labels
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
@@ -39,8 +41,8 @@ from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import CLEAR_MONTHS, NOT_MAPPED, PLAIN, Finish, Grid, Layers, Progress, Tile, silent
-from geomap.write.layer import Layer, layers_of
+from geomap.types import CLEAR_MONTHS, NAME, NOT_MAPPED, PLAIN, Finish, Grid, Layers, Progress, Tile, silent
+from geomap.write.layer import Layer, layers_of, place_of
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class LabelRequest:
     points: PointsFile | None = None  # labelled points from which the first legend is learned
     learned: str | None = None  # what another run learned: its directory or learned.json
     report: bool = True  # write index.html, the page with the maps, and their pictures
+    name: str | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
 
     def __post_init__(self) -> None:
         """Raises InputError for points together with what does not go with them."""
@@ -104,7 +107,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         prior = pipeline.vectors_of(lesson.legend, loaded)
         teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least)
     questions = in_store(questions, codec, teaching)
-    layers = layers_of([q.legend for q in questions], least, finish.layers)
+    layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     described = {
         **_described(kept),
@@ -113,6 +116,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         "within": within_as_json(within),
         **finish_of(finish),
         **told(lesson, known, str(kept.about.get("area", "")), str(kept.period)),
+        **({NAME: request.name} if request.name else {}),
     }
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
@@ -123,6 +127,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
 
     product = replace(
         _product(kept, layers, lineage),
+        told={"command": "label", "period": str(kept.period), "weights": loaded.card.name, **words_of_labels(request)},
         card=loaded.card,
         finish=finish,
         words=label_words(request),
@@ -163,7 +168,8 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
         over(kept, tile, usable, fill, advance)
         return {SIMILARITY: likeness.reshape(usable.shape)}
 
-    product = _product(kept, (layer,), lineage)
+    words = {"command": "similar", "period": str(kept.period), "at": [lon, lat]}
+    product = replace(_product(kept, (layer,), lineage), told=words)
     return _map(kept, product, {**_described(kept), "at": [lon, lat]}, make, out, progress)
 
 
@@ -221,7 +227,7 @@ def _map(
     tasks = [Task(tile) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
     run = open_directory(out, asked)
-    with run.lock():
+    with run.lock(), runlog.kept(out):
         run = open_directory(out, asked)
         files.clean_temporary(out)
         if run.complete and not check.damaged(out):
@@ -240,6 +246,7 @@ def _map(
         beside_maps = partial(files.write_all, beside)
         maps = publish_maps(product, run, tasks, asked, missing, progress, merged, beside=beside_maps)
         run.finish(asked, tasks)
+        log.info("finished: %d maps", len(maps.paths))
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
         return result(product, run, maps, resumed, seconds)
 

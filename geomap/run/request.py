@@ -108,6 +108,12 @@ def _class(name: str) -> str:
     return name
 
 
+def _place(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,60}", text, re.ASCII):
+        raise ValueError("must be one word of letters, digits, _ and -, at most 61, for example brussels")
+    return text
+
+
 def _restriction(text: str) -> str:
     if text != EVERYWHERE:
         legends.restriction(text)
@@ -130,6 +136,7 @@ _Year = Annotated[int, Field(strict=True), AfterValidator(_year)]
 _Month = Annotated[str, AfterValidator(_month)]
 _Pixels = Annotated[int, Field(strict=True, ge=0, le=MOST_PX)]
 Class = Annotated[Line, AfterValidator(_class)]
+Place = Annotated[str, AfterValidator(_place)]
 _SclClass = Annotated[int, Field(strict=True), AfterValidator(_scl_class)]
 _Within = Annotated[Line, AfterValidator(_restriction)]
 _Window = Annotated[int, Field(strict=True, ge=1, le=WIDEST), AfterValidator(_odd)]
@@ -268,8 +275,12 @@ def require_points(points: object, column: str | None, learned: str | None, othe
 
 
 class OutputKeys(Strict):
-    """What is kept beside the maps."""
+    """What the maps are called, and what is kept beside them."""
 
+    name: Annotated[
+        Place | None,
+        Option("--name", "A place: files and layers are called PLACE_2023_landcover, with the months mapped.", "PLACE"),
+    ] = None
     save_composites: Annotated[
         Flag, Option("--save-composites", "Keep the monthly composites: composites.zarr beside the maps.")
     ] = False  # fmt: skip
@@ -539,6 +550,7 @@ class Request:
     points_crs: Line | None = None  # its coordinate system, where it names none
     date_column: Line | None = None  # its column with days or years
     learned: Line | None = None  # run directory or learned.json: what another run learned from points
+    name: Place | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
     report: Flag = True  # write index.html, the page with the maps, and their pictures
 
     def __post_init__(self) -> None:
@@ -602,4 +614,5 @@ def request_of(
         points_crs=keys.points.crs,
         date_column=keys.points.date_column,
         learned=keys.points.learned,
+        name=keys.outputs.name,
     )

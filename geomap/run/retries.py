@@ -81,6 +81,7 @@ def try_tiles(
                 offset_check.weigh(run.scenes or (), dark, may_leave_out(run, max_missed), so_far=True)
                 run.save(outcome.task, outcome.finished)
                 tracker.done(outcome.task)
+                log.info("tile %s is made", outcome.task.tile.name)
                 done += 1
                 seconds.update(outcome.finished.about.seconds)
                 del outcome  # the tile after next is already being read

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -44,7 +44,7 @@ from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
 from geomap.types import UPDATE, Composite, Dark, Gave, Grid, Layers, Period, Tile
 from geomap.write.changes import matrix_path, transitions_np, write_matrix
-from geomap.write.layer import Layer
+from geomap.write.layer import Layer, place_of
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +150,9 @@ def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) ->
     if not prepared.request.finish.plain:
         return None
     same = _same_input(made, prepared.request.period, kept, tile, found)
-    layers = {layer.stem: _pixels(_path(update.directory, layer, tile, kept), tile.grid) for layer in prepared.layers}
+    name = prepared.request.name
+    maps = {layer.stem: _path(update.directory, layer, tile, kept, name) for layer in prepared.layers}
+    layers = {stem: _pixels(path, tile.grid) for stem, path in maps.items()}
     codes = None
     if prepared.codec is not None:
         if not (update.directory / EMBEDDINGS).is_dir():
@@ -204,13 +206,14 @@ def changes(prepared: Prepared, run: RunDirectory, merged: Derived) -> Derived:
 
     def part(stem: str, index: int) -> Callable[[Tile], NDArray[Any]]:
         def pixels(tile: Tile) -> NDArray[Any]:
-            before, sure = (_pixels(_path(update.directory, by_stem[s], tile, kept), tile.grid) for s in pair(stem))
+            maps = (_path(update.directory, by_stem[s], tile, kept, name) for s in pair(stem))
+            before, sure = (_pixels(path, tile.grid) for path in maps)
             after, surer = (merged[s](tile) if s in merged else run.load(tile, s) for s in pair(stem))
             return changes_np(before, after, sure, surer)[index]
 
         return pixels
 
-    by_stem = {layer.stem: layer for layer in prepared.layers}
+    by_stem, name = {layer.stem: layer for layer in prepared.layers}, prepared.request.name
     for layer in prepared.layers:
         if layer.kind == "classes":
             for index, suffix in enumerate(("from", "to", "change_confidence")):
@@ -233,7 +236,7 @@ def write_matrices(prepared: Prepared, staging: Path) -> None:
             continue
         pixels = np.zeros((256, 256), np.int64)
         for tile in prepared.tiles:
-            before = _pixels(_path(update.directory, layer, tile, kept), tile.grid)
+            before = _pixels(_path(update.directory, layer, tile, kept, prepared.request.name), tile.grid)
             after = _pixels(map_path(staging, layer, tile.grid.epsg, zones), tile.grid)
             pixels += transitions_np(before, after)
         write_matrix(matrix_path(staging, layer), layer, pixels)
@@ -266,8 +269,10 @@ def _open(directory: Path, kind: str) -> Store:
         raise ReadError(str(e)) from e
 
 
-def _path(directory: Path, layer: Layer, tile: Tile, kept: Store) -> Path:
-    return map_path(directory, layer, tile.grid.epsg, sorted({t.grid.epsg for t in kept.tiles}))
+def _path(directory: Path, layer: Layer, tile: Tile, kept: Store, name: str | None) -> Path:
+    """The map of an earlier run, which has the same name and other months."""
+    place = place_of(name, kept.period)
+    return map_path(directory, replace(layer, place=place), tile.grid.epsg, sorted({t.grid.epsg for t in kept.tiles}))
 
 
 def _pixels(path: Path, where: Grid) -> NDArray[Any]:

@@ -166,6 +166,7 @@ def _shared(request: Request | LabelRequest) -> Iterator[str]:
     if request.within is not None:
         yield from ("--within", "=".join(request.within) or "none")
     yield from _each("--without", request.without)
+    yield from _given("--name", request.name, None)
     finish = request.finish
     yield from _given("--smooth", finish.smooth, PLAIN.smooth)
     yield from _given("--min-area", finish.min_area, PLAIN.min_area)

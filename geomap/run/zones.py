@@ -22,9 +22,11 @@ from rasterio.windows import Window, from_bounds
 
 from geomap import files
 from geomap.errors import InputError, ReadError
+from geomap.run.record import place_in, read_record
 from geomap.run.totals import read_totals
 from geomap.types import Progress, silent
 from geomap.write.areas import HECTARES, as_csv
+from geomap.write.layer import file_stem
 
 BLOCK: Final = 2048
 """Pixels per side of the part of a map that is held at once."""
@@ -113,9 +115,10 @@ def _text(value: Any) -> str:
 
 def _paths(directory: Path, stem: str) -> list[Path]:
     """The maps of a layer, one for each zone. Raises ReadError if there is none."""
-    found = [p for p in directory.glob(f"{stem}*.tif") if re.fullmatch(rf"{stem}(_32[67]\d\d)?", p.stem)]
+    name = file_stem(stem, place_in(read_record(directory).request))
+    found = [p for p in directory.glob(f"{name}*.tif") if re.fullmatch(rf"{name}(_32[67]\d\d)?", p.stem)]
     if not found:
-        raise ReadError(f"{directory / stem}.tif is missing; geomap verify {directory} tells more")
+        raise ReadError(f"{directory / name}.tif is missing; geomap verify {directory} tells more")
     return sorted(found)
 
 

@@ -94,7 +94,7 @@ def write_map(
                 rasterio.shutil.copy(tiled.absolute(), part.absolute(), OVERVIEW_RESAMPLING=resampling, **_COG)
                 statistics = _read_back(part, layer, grid, written)
         # side files first, so that a map under its final name always has them
-        files.write_bytes(path.with_suffix(".qml"), qml(layer))
+        files.write_bytes(path.with_suffix(".qml"), qml(layer, statistics.counts))
         files.write_bytes(path.with_name(f"{path.name}.aux.xml"), pam(layer, statistics))
         with files.disk_errors(path.parent, needed):
             files.commit(part, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
 from geomap.errors import LegendError
@@ -26,11 +26,17 @@ _NOT_XML: Final = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010
 
 
 class Entry(NamedTuple):
-    """One value of a class map: id, name and colour (#rrggbb)."""
+    """One value of a class map: id, name, colour (#rrggbb) and code of the nomenclature, where the legend has one."""
 
     value: int
     name: str
     colour: str
+    code: str = ""
+
+    @property
+    def label(self) -> str:
+        """The code, if there is one, and the name: "B11 Common wheat"."""
+        return f"{self.code} {self.name}".strip()
 
     @property
     def rgb(self) -> tuple[int, int, int]:
@@ -53,6 +59,7 @@ class Layer:
     legend: Legend | None = None  # for a map of classes or scores
     unclassified: bool = False  # id 255 occurs, where the confidence is below the requested minimum
     bands: tuple[str, ...] = ()  # names of the bands, where there are several: pixels are (band, y, x)
+    place: str = ""  # begins the file's name, for example "brussels_2023"
 
     def __post_init__(self) -> None:
         if self.kind in ("classes", "score") and (self.legend is None or self.legend.kind != self.kind):
@@ -61,6 +68,11 @@ class Layer:
     def shape(self, grid: Grid) -> tuple[int, ...]:
         """Shape of the pixels over a grid: (y, x), or (band, y, x)."""
         return (len(self.bands), *grid.shape) if self.bands else grid.shape
+
+    @property
+    def name(self) -> str:
+        """What the layer is called in QGIS, and its file without suffix or zone."""
+        return file_stem(self.stem, self.place)
 
     @property
     def dtype(self) -> str:
@@ -77,7 +89,8 @@ class Layer:
         """The values of a class map without nodata, by id; empty for other kinds."""
         if self.kind != "classes" or self.legend is None:
             return ()
-        entries = sorted(Entry(c.id, plain(c.name), c.colour.lower()) for c in self.legend.classes)
+        found = self.legend.classes
+        entries = sorted(Entry(c.id, plain(c.name), c.colour.lower(), plain(c.code or "")) for c in found)
         return (
             *entries,
             *([Entry(UNCLASSIFIED_ID, "Unclassified", _UNCLASSIFIED_COLOUR)] if self.unclassified else []),
@@ -108,7 +121,24 @@ def plain(text: str) -> str:
     return _NOT_XML.sub("�", text)
 
 
-def layers_of(asked: Sequence[Legend], min_confidence: float, extras: Sequence[str] = ()) -> tuple[Layer, ...]:
+def place_of(name: str | None, period: Period) -> str:
+    """How the names of a run's files begin: "brussels_2023", "brussels_2022-10_2023-09"; empty without a name."""
+    return f"{name}_{months_of(period)}" if name else ""
+
+
+def months_of(period: Period) -> str:
+    """A period as names show it: "2023" for a calendar year, else "2023-04" or "2022-10_2023-09"."""
+    return str(period.year) if (period.month, period.months) == (1, 12) else str(period)
+
+
+def file_stem(stem: str, place: str = "", zone: int | str | None = None) -> str:
+    """Name of a map's file without suffix: "landcover", "brussels_2023_landcover", "landcover_32631"."""
+    return "_".join(str(part) for part in (place, stem, zone) if part)
+
+
+def layers_of(
+    asked: Sequence[Legend], min_confidence: float, extras: Sequence[str] = (), place: str = ""
+) -> tuple[Layer, ...]:
     """The maps of some legends, with `extras` of label.classify.EXTRAS. Raises LegendError if two have one name."""
     layers = []
     for legend in asked:
@@ -120,7 +150,7 @@ def layers_of(asked: Sequence[Legend], min_confidence: float, extras: Sequence[s
         layers += (_extra(legend, name) for name in extras)
     layers.append(Layer(CLEAR_MONTHS, "Months with a clear observation", "count"))
     require_distinct(layers)
-    return tuple(layers)
+    return tuple(replace(layer, place=place) for layer in layers)
 
 
 def _extra(legend: Legend, name: str) -> Layer:
@@ -145,7 +175,7 @@ def change_layers(layers: Sequence[Layer], since: Period) -> tuple[Layer, ...]:
                 Layer(f"{stem}_to", f"{title}: class now, where it is not that of {since}", "classes", legend),
                 Layer(f"{stem}_change_confidence", f"{title}: lower of both confidences, percent", "percent"),
             ]
-    return tuple(changes)
+    return tuple(replace(change, place=layers[0].place) for change in changes)
 
 
 def require_distinct(layers: Sequence[Layer]) -> None:

@@ -1,4 +1,4 @@
-"""Styles and side files beside each map: QGIS styles (.qml) and GDAL side files (.tif.aux.xml).
+"""Styles (.qml) and GDAL side files (.tif.aux.xml) beside each map, and all maps of a run as a QGIS group (.qlr).
 
 QGIS 3.22 reads class names from a .qml of the same stem. GDAL and the programs built on it read them from the side
 file, which holds category names and a raster attribute table (RAT). Users type class names, so all XML is built with a
@@ -7,11 +7,18 @@ library, never pasted together.
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 from geomap.legends import NODATA_ID
-from geomap.write.layer import Kind, Layer, Statistics
+from geomap.write.layer import Kind, Layer, Statistics, plain
+
+Counts: TypeAlias = Mapping[int, int]
+"""Value of a map -> number of its pixels."""
 
 _UNITS: Final[dict[Kind, str]] = {"classes": "", "percent": " %", "score": "", "count": " months", "likeness": ""}
 
@@ -41,16 +48,25 @@ def colormap(layer: Layer) -> dict[int, tuple[int, int, int, int]]:
     return {NODATA_ID: (0, 0, 0, 0)} | {c.value: (*c.rgb, 255) for c in layer.classes}
 
 
-def qml(layer: Layer) -> bytes:
-    """QGIS layer style: the classes with names and colours, or a colour ramp over the layer's range."""
+def qml(layer: Layer, counts: Counts = MappingProxyType({})) -> bytes:
+    """QGIS layer style: the classes with codes, names and colours, or a colour ramp over the layer's range.
+
+    `counts`, value -> pixels, says which classes occur; the style lists these. Empty: all.
+    """
     root = ET.Element("qgis", version="3.22", styleCategories="Symbology")
-    pipe = ET.SubElement(root, "pipe")
+    root.append(_pipe(layer, counts))
+    return _serialise(root)
+
+
+def _pipe(layer: Layer, counts: Counts) -> ET.Element:
+    """How QGIS draws a layer."""
+    pipe = ET.Element("pipe")
     common = {"band": "1", "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
     if layer.classes:
         renderer = ET.SubElement(pipe, "rasterrenderer", {"type": "paletted", **common})
         palette = ET.SubElement(renderer, "colorPalette")
-        for c in layer.classes:
-            ET.SubElement(palette, "paletteEntry", value=str(c.value), label=c.name, color=c.colour, alpha="255")
+        for c in [c for c in layer.classes if counts.get(c.value)] or layer.classes:
+            ET.SubElement(palette, "paletteEntry", value=str(c.value), label=c.label, color=c.colour, alpha="255")
     else:
         low, high = (f"{v:g}" for v in layer.range)
         limits = {"classificationMin": low, "classificationMax": high}
@@ -65,6 +81,45 @@ def qml(layer: Layer) -> bytes:
         for value, colour in _ramp(layer):
             label = f"{value:g}{_UNITS[layer.kind]}"
             ET.SubElement(shader, "item", value=f"{value:g}", label=label, color=colour, alpha="255")
+    return pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A file that QGIS shows as a layer."""
+
+    file: str  # relative to the layer definition
+    layer: Layer
+    epsg: int
+    counts: Counts = field(default_factory=dict)
+
+
+def definition(title: str, shown: Sequence[Shown]) -> bytes:
+    """QGIS layer definition (.qlr): a group of layers with their styles; the first is visible, the others are off.
+
+    Files are named relative to the definition, so that the folder can be moved.
+    """
+    root = ET.Element("qlr")
+    tree = ET.SubElement(root, "layer-tree-group", name="", checked="Qt::Checked", expanded="1")
+    group = ET.SubElement(tree, "layer-tree-group", name=plain(title), checked="Qt::Checked", expanded="1")
+    layers = ET.SubElement(root, "maplayers")
+    for number, one in enumerate(shown):
+        layer, ident, source = one.layer, re.sub(r"\W", "_", one.file), f"./{one.file}"
+        state = {"checked": "Qt::Unchecked" if number else "Qt::Checked", "expanded": "0" if number else "1"}
+        ET.SubElement(
+            group,
+            "layer-tree-layer",
+            {"id": ident, "name": layer.name, "source": source, "providerKey": "gdal"} | state,
+        )
+        made = ET.SubElement(layers, "maplayer", type="raster")
+        for tag, text in (("id", ident), ("datasource", source), ("layername", layer.name), ("provider", "gdal")):
+            ET.SubElement(made, tag).text = text
+        system = ET.SubElement(ET.SubElement(made, "srs"), "spatialrefsys")
+        ET.SubElement(system, "authid").text = f"EPSG:{one.epsg}"
+        about = ET.SubElement(made, "resourceMetadata")
+        for tag, text in (("title", layer.name), ("abstract", plain(layer.description))):
+            ET.SubElement(about, tag).text = text
+        made.append(_pipe(layer, one.counts))
     return _serialise(root)
 
 

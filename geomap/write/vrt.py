@@ -16,15 +16,16 @@ grows by that pixel.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from geomap import files
 from geomap.grid import covering, mosaic_grid
 from geomap.types import Grid
-from geomap.write.layer import Layer, plain
+from geomap.write.layer import Layer, Statistics, file_stem, plain
 from geomap.write.qgis import colormap, qml
 from geomap.write.stac import MapFile
 
@@ -40,12 +41,15 @@ _MOVES: Final = ((0, -1), (0, 1), (-1, 0), (1, 0))
 _TYPES: Final = {"uint8": "Byte", "float32": "Float32"}
 
 
-def write_vrts(directory: Path, maps: Sequence[MapFile]) -> tuple[Path, ...]:
+def write_vrts(
+    directory: Path, maps: Sequence[MapFile], statistics: Mapping[str, Statistics] = MappingProxyType({})
+) -> tuple[Path, ...]:
     """Write a virtual raster for each layer that has maps in several zones, in the order of the layers.
 
     Args:
         directory: where the maps lie.
         maps: all of one pixel size, one for each layer and zone.
+        statistics: by layer stem, over all zones; the styles list the classes that occur.
 
     Raises:
         DiskFullError, OutputError: as in files.write_bytes.
@@ -55,22 +59,23 @@ def write_vrts(directory: Path, maps: Sequence[MapFile]) -> tuple[Path, ...]:
         if m.layer.bands:
             continue  # a band for each class: programs open the files of the zones
         layers.setdefault(m.layer.stem, []).append(m)
-    return tuple(_write(directory, members) for members in layers.values() if len(members) > 1)
+    several = {stem: members for stem, members in layers.items() if len(members) > 1}
+    return tuple(_write(directory, members, statistics.get(stem)) for stem, members in several.items())
 
 
-def _write(directory: Path, maps: Sequence[MapFile]) -> Path:
+def _write(directory: Path, maps: Sequence[MapFile], found: Statistics | None) -> Path:
     """Write `<stem>.vrt` over the maps of one layer, with its style and the warped views it needs."""
     layer = maps[0].layer
     home, *others = sorted(maps, key=lambda m: (-m.grid.width * m.grid.height, m.grid.epsg))
     views: list[tuple[str, Grid]] = []
     for m in sorted(others, key=lambda m: (-_apart(m.grid, home.grid), m.grid.epsg)):  # the nearest zone on top
-        name, seen = f"{FOLDER}/{layer.stem}_{m.grid.epsg}.vrt", covering(m.grid, home.grid.epsg)
+        name, seen = f"{FOLDER}/{file_stem(layer.stem, layer.place, m.grid.epsg)}.vrt", covering(m.grid, home.grid.epsg)
         files.write_bytes(directory / name, _bytes(_warped(layer, f"../{m.path.name}", m.grid, seen)))
         views.append((name, seen))
     beneath = [(name, _moved(seen, *move)) for move in _MOVES for name, seen in views]
     whole = mosaic_grid((home.grid, *(seen for _, seen in views)))
-    path = directory / f"{layer.stem}.vrt"
-    files.write_bytes(path.with_suffix(".qml"), qml(layer))
+    path = directory / f"{layer.name}.vrt"
+    files.write_bytes(path.with_suffix(".qml"), qml(layer, found.counts if found else {}))
     files.write_bytes(path, _bytes(_mosaic(layer, whole, [*beneath, *views, (home.path.name, home.grid)])))
     return path
 

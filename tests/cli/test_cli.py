@@ -238,7 +238,7 @@ def test_help_and_lists_teach():
     table = typed("legends", "list").stdout
     assert all(name in table for name in legends.builtin_names())
     assert all(name in typed("weights", "list").stdout for name in weight_names())
-    card = json.loads(typed("weights", "show", "default", columns=100_000).stdout)
+    card = json.loads(typed("weights", "show", "default", "--json").stdout)
     assert card["name"] == "default"
     assert "Wetlands" in typed("legends", "show", "landcover").stdout
     assert typed("--version").stdout.startswith("geomap ")

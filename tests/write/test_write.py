@@ -419,7 +419,7 @@ def test_qgis_shows_classes_with_their_names_and_colours(tmp_path: Path, qgis: C
     report = qgis(out / "own.tif")
     assert report["renderer"] == "paletted"
     shown = [(c["value"], c["label"], c["color"]) for c in report["classes"]]
-    assert shown == [(c.value, c.name, c.colour) for c in layer.classes]
+    assert shown == [(c.value, c.label, c.colour) for c in layer.classes]
     assert set(report["distinct_colours"]) == {c.colour for c in layer.classes} | {"#ff00ff"}  # nodata: the background
     assert (report["has_nodata"], report["nodata"], report["crs"]) == (True, 0, "EPSG:32631")
     assert report["bands"] == [f"Band 1: {layer.description}"]

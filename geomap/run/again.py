@@ -1,0 +1,149 @@
+"""A request in words: as run.json tells it, and read from there to repeat the run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import shapely
+
+from geomap import __version__, files
+from geomap.composite.mask import Mask
+from geomap.encode.card import weight_names
+from geomap.errors import InputError
+from geomap.legends import Legend
+from geomap.run.record import read_record
+from geomap.run.request import Earlier, Request
+from geomap.sources.hrefs import redact
+from geomap.types import Finish, Period
+
+if TYPE_CHECKING:
+    from geomap.run.relabel import LabelRequest
+
+_OPTIONS: Final = {
+    "weights": "--weights", "composites": "--from-composites", "update": "--update-from", "points": "--points",
+    "learned": "--learned",
+}  # fmt: skip
+"""Fields of a request that name a file or folder, and how to give it."""
+
+
+def words_of(request: Request) -> dict[str, Any]:
+    """A request as run.json tells it: area (WKT), months, legends with their prompts, and every option that is set.
+
+    Files and folders are named without the folders above them, addresses without what may be secret.
+    """
+    told: dict[str, Any] = {}
+    for name, value in _values(request).items():
+        if value is None or (value == () and name not in ("legends", "within")):
+            continue
+        told[name] = _word(name, value)
+    return told
+
+
+def _values(request: Request) -> dict[str, Any]:
+    return {field.name: getattr(request, field.name) for field in fields(request)}
+
+
+def _word(name: str, value: Any) -> Any:
+    if name == "area":
+        return shapely.to_wkt(value.geometry, rounding_precision=-1)
+    if name == "legends":
+        return [legend.model_dump(mode="json", exclude_defaults=True) for legend in value]
+    if name == "stac":
+        return source(value)
+    if isinstance(value, Earlier):
+        return str(value.period)
+    if isinstance(value, Mask | Finish):
+        return asdict(value)
+    if isinstance(value, Path) or name in _OPTIONS:
+        return Path(value).name
+    if isinstance(value, Period):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def words_of_labels(request: LabelRequest) -> dict[str, Any]:
+    """A request to label stored embeddings, as run.json tells it."""
+    told = {name: _word(name, getattr(request, name)) for name in ("legends", "within", "without", "finish")}
+    told |= {name: getattr(request, name) for name in ("min_confidence", "others", "everywhere", "name")}
+    files_of = {"points": request.points.file if request.points else None, "learned": request.learned}
+    return told | {name: Path(file).name for name, file in files_of.items() if file}
+
+
+def source(stac: str) -> str:
+    """A catalogue without its query string, which may hold tokens; an item file by name and content, not by folder."""
+    path = Path(stac)
+    if path.is_file():
+        return f"{path.name} sha256:{files.sha256(path)}"
+    return redact(stac)
+
+
+def read_again(directory: Path, **places: str | Path | Earlier | None) -> Request:
+    """The request of the finished run in a directory, to be asked again.
+
+    Args:
+        directory: output directory of `geomap map` or of a job.
+        places: fields of the request that run.json cannot tell, since no folder or secret is written: `stac` (looked
+            for beside the run and where the command is typed, if it is an item file), `weights` (if they are not
+            geomap's), `composites`, `update`.
+
+    Raises:
+        InputError: no finished run of this version that was made from scenes or composites, or a file is not at hand.
+    """
+    record = read_record(directory)
+    asked = dict(record.asked)
+    if asked.pop("command", None) != "map":
+        raise InputError(
+            f"{directory} is of geomap label, geomap similar or an earlier version; type its command again"
+        )
+    if record.software.get("geomap") != __version__:
+        raise InputError(
+            f"{directory} is of geomap {record.software.get('geomap')}, this is {__version__}: the maps would differ; "
+            "install that version, or type the command"
+        )
+    given = {name: _value(name, word) for name, word in asked.items()}
+    for name in places.keys() & asked.keys():
+        given[name] = places[name] or _place(directory, name, asked[name])
+    if " sha256:" in asked["stac"]:
+        given["stac"] = _same(given["stac"], directory, asked["stac"])
+    return Request(**given)
+
+
+def _value(name: str, word: Any) -> Any:
+    """A field of a request from its word."""
+    if name == "area":
+        return shapely.from_wkt(word)
+    if name == "legends":
+        return tuple(Legend(**legend) for legend in word)
+    if name == "mask":
+        return Mask(tuple(word["classes"]), word["opening"], word["dilation"])
+    return tuple(word) if isinstance(word, list) else word
+
+
+def _place(directory: Path, name: str, word: str) -> Any:
+    """What a field names that may be a file or folder. Raises InputError if run.json cannot tell where that is."""
+    if name == "stac" and " sha256:" in word:
+        file = word.partition(" sha256:")[0]
+        beside = (folder / file for folder in (Path(), directory, directory.parent))
+        found = next((path for path in beside if path.is_file()), None)
+        if found is None:
+            raise InputError(f"{directory} does not tell where the item file {file} lies; give it as --stac")
+        return str(found)
+    if name in _OPTIONS and (name != "weights" or word not in weight_names()):
+        raise InputError(f"{directory} does not tell where {word} lies; give it as {_OPTIONS[name]}")
+    return word
+
+
+def _same(stac: str, directory: Path, word: str) -> str:
+    """An item file. Raises InputError unless it is the one that the run read."""
+    if not Path(stac).is_file() or source(stac).partition(" ")[2] != word.partition(" ")[2]:
+        file = word.partition(" sha256:")[0]
+        raise InputError(f"{stac} is not the item file {file} that {directory} was made from; give that as --stac")
+    return stac
+
+
+def compared(directory: Path, out: Path) -> tuple[str, ...]:
+    """Names of the maps of two runs that differ, or that only one of them has."""
+    one, two = ({n: d for n, d in files.sums(path).items() if n.endswith(".tif")} for path in (directory, out))
+    return tuple(sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name)))
