@@ -458,6 +458,18 @@ def test_all_of_a_job_reaches_the_request(tmp_path: Path, untrained: str) -> Non
     assert jobs._resources(job.keys.resources) == Resources(None, 2, 3, "4 GB")
 
 
+def test_points_of_a_job_lie_beside_it(tmp_path: Path) -> None:
+    from geomap.jobs import due as jobs
+
+    told = read_job(write(tmp_path, MINIMAL | {"points": {"file": "visited.gpkg:fields", "column": "crop"}}))
+    asked = jobs.request(told, Period(2019, 1))
+    assert (asked.points, asked.column) == (str(tmp_path / "visited.gpkg:fields"), "crop")
+    taking = read_job(write(tmp_path, MINIMAL | {"points": {"learned": "../farm"}}))
+    assert jobs.request(taking, Period(2019, 1)).learned == str(tmp_path.parent / "farm")
+    with pytest.raises(ConfigError, match=r"points\.file needs points\.column"):
+        read_job(write(tmp_path, MINIMAL | {"points": {"file": "visited.gpkg"}}))
+
+
 # --- whole runs
 
 

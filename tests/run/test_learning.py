@@ -11,6 +11,8 @@ import rasterio
 from rasterio.windows import from_bounds
 
 from geomap import files, legends, simulate
+from geomap.api import label
+from geomap.api import open_store as open_saved
 from geomap.demo import write_points
 from geomap.errors import InputError, OutputError
 from geomap.points import PointsFile
@@ -269,3 +271,15 @@ def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
     done = geomap(*line, "--run", run, "--prompts", "D", "--draws", "0", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     assert "landcover" in (tmp_path / "out/results.md").read_text()
+
+
+def test_arrays_in_python_learn_from_the_same_points(run, points):
+    embeddings = open_saved(run)["embedding"]
+    made = label(embeddings, legends="landcover", points=points, column="landcover")
+    with rasterio.open(run / "landcover.tif") as m:
+        there = m.read(1)
+    found = made["landcover"].values
+    np.testing.assert_array_equal(found > 0, there > 0)
+    assert (found == there)[there > 0].mean() > 0.9  # the run may learn from the series too
+    with pytest.raises(InputError, match="--points needs --column"):
+        label(embeddings, points=points)
