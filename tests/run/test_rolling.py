@@ -134,8 +134,10 @@ def differing(one: Path, other: Path) -> set[str]:
     return {str(n) for n in names if not (other / n).is_file() or (one / n).read_bytes() != (other / n).read_bytes()}
 
 
-TOLD = {"run.json", "index.html", "SHA256SUMS", "stac/collection.json", "stac/geomap-2018-12_2019-11-32631.json"}
-"""Files that say what was made beside the maps."""
+TOLD = {
+    "run.json", "index.html", "maps.qlr", "SHA256SUMS", "stac/collection.json", "stac/geomap-2018-12_2019-11-32631.json",
+}  # fmt: skip
+"""Files that say what was made beside the maps, and which maps there are."""
 
 
 def pixels(folder: Path, stem: str) -> np.ndarray:
