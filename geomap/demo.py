@@ -22,9 +22,9 @@ from geomap.types import Period, Progress
 YEAR = 2023
 LEGENDS = ("landcover", "crops", "scenicness")
 POINTS = 60
-"""Simulated points to learn from, in points.gpkg: about two days in the field."""
-CHECKS = 150
-"""Simulated points to assess the map with, in check.gpkg: another simple random sample."""
+"""Simulated points to learn from, in fields, in points.gpkg: about two days of visits."""
+CHECKS = 300
+"""Simulated points to assess the map with, in check.gpkg: a simple random sample of the area."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def run_demo(
             files.remove(out / "maps")
     progress("simulate", 0, 1)
     archive = simulate.write_archive(out / "scenes", year=YEAR)
-    write_points(out / "points.gpkg", archive, POINTS, seed=1)
+    write_points(out / "points.gpkg", archive, POINTS, seed=1, in_fields=True)
     write_points(out / "check.gpkg", archive, CHECKS, seed=2)
     progress("simulate", 1, 1)
     request = Request(
@@ -67,7 +67,7 @@ def run_demo(
     return result, tuple(a for name, truth in pairs for a in agreement(name, truth, out / "maps" / f"{name}.tif"))
 
 
-def write_points(path: Path, archive: simulate.Archive, count: int, seed: int) -> None:
+def write_points(path: Path, archive: simulate.Archive, count: int, seed: int, in_fields: bool = False) -> None:
     """Write a simple random sample of a simulated landscape's pixels with their true classes, as a visit would find.
 
     Args:
@@ -75,13 +75,15 @@ def write_points(path: Path, archive: simulate.Archive, count: int, seed: int) -
         archive: the landscape.
         count: number of points.
         seed: of the draw.
+        in_fields: whether only pixels are drawn where a crop grows.
 
     Raises DiskFullError, OutputError.
     """
     with rasterio.open(archive.truth_landcover, driver="GTiff") as cover, rasterio.open(archive.truth_crops) as crops:
         ids, grown, transform, epsg = cover.read(1), crops.read(1), cover.transform, cover.crs
     names, of_crops = ({c.id: c.name for c in legends.load(name).classes} for name in ("landcover", "crops"))
-    chosen = np.random.default_rng(seed).permutation(ids.size)[:count]
+    open_to = np.flatnonzero(grown if in_fields else ids)
+    chosen = np.random.default_rng(seed).permutation(open_to)[:count]
     row, column = np.unravel_index(chosen, ids.shape)
     x, y = transform * (column + 0.5, row + 0.5)
     lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y)

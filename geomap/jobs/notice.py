@@ -63,12 +63,14 @@ def telling(job: MapJob) -> Iterator[list[Result]]:
 def tell(job: MapJob, event: Event, exit_code: int, message: str, done: Sequence[Result]) -> None:
     """Tell of an event those whom the job file names. `done`: the maps that the run finished, or found finished."""
     asked: JobNotice = getattr(job.keys.notify, event)
+    said = redacted(" ".join(message.split()))
     content = {
+        "text": f"geomap, {job.keys.name}: {said}",
         "geomap": __version__,
         "job": job.keys.name,
         "event": event,
         "exit_code": exit_code,
-        "message": redacted(" ".join(message.split())),
+        "message": said,
         "maps": [str(result.directory) for result in done if result.seconds],
     }
     body = json.dumps(content, ensure_ascii=True).encode()

@@ -11,7 +11,7 @@ for windows that reach r pixels, from which its edge pixels can be made again on
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,9 +62,13 @@ def strips(shape: tuple[int, int], size: int) -> tuple[tuple[slice, slice], ...]
     )
 
 
+EDGE: Final = "edge/"
+"""Beginning of the names of strips among the layers of a tile; no layer has a slash in its name."""
+
+
 def strip_name(legend: str, side: int) -> str:
-    """Name of a strip among the layers of a tile; no layer has a slash in its name."""
-    return f"edge/{legend}/{side}"
+    """Name of a strip among the layers of a tile."""
+    return f"{EDGE}{legend}/{side}"
 
 
 def strip_layers(legend: str, values: NDArray[Any], size: int) -> dict[str, NDArray[Any]]:

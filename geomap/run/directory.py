@@ -232,14 +232,13 @@ class RunDirectory:
         """One layer of a finished tile."""
         return read_layer(self._file(tile), stem)
 
+    def load_all(self, tile: Tile, prefix: str) -> dict[str, NDArray[Any]]:
+        """The layers of a finished tile whose stems begin so, by stem."""
+        return read_layers(self._file(tile), prefix)
+
     def mend(self, tile: Tile, layers: Layers) -> None:
-        """Write other pixels for some layers of a finished tile. Raises DiskFullError, OutputError, ReadError."""
-        path = self._file(tile)
-        try:
-            every, about = {**read_layers(path), **layers}, read_about(path)
-        except DAMAGED as e:
-            raise ReadError(f"{path} is damaged ({e}); type the run's command again: the tile is made again") from e
-        files.write_bytes(path, encode(pack(every), about))
+        """Write other layers for a finished tile. Raises DiskFullError, OutputError."""
+        files.write_bytes(self._file(tile), encode(pack(layers), self.about(tile)))
 
     def about(self, tile: Tile) -> About:
         """What is known about a finished tile besides its layers."""

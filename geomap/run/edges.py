@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from geomap.types import CLEAR_MONTHS, Grid, Layers, Progress, Tile
 
 STAGE = "smooth"
 """Stage of the progress callback."""
+NEAR = 9
+"""Tiles whose strips are held: a tile and its neighbours. Each has 16 (N - 1) kB for each class and windows of N."""
 
 
 def mend(
@@ -44,48 +47,55 @@ def mend(
 
     Raises:
         DiskFullError, OutputError: a tile cannot be written.
-        ReadError: a tile is damaged.
     """
     r = smooth.reach(window)
+
+    @lru_cache(maxsize=NEAR)
+    def strips(tile: Tile) -> Layers:
+        return run.load_all(tile, smooth.EDGE)
+
     for done, tile in enumerate(tiles if r else (), start=1):
         near = [other for other in tiles if _meet(_grown(tile.grid, r), other.grid)]
         if len(near) > 1:
-            run.mend(tile, _mended(run, tile, near, questions, within, window))
+            parts = [(other.grid, strips(other)) for other in near]
+            run.mend(tile, _mended(run.load_all(tile, ""), tile.grid, parts, questions, within, window))
         progress(STAGE, done, len(tiles))
 
 
 def _mended(
-    run: RunDirectory, tile: Tile, near: Sequence[Tile], questions: Sequence[Question], within: Within, window: int
+    layers: dict[str, NDArray[Any]],
+    grid: Grid,
+    parts: Sequence[tuple[Grid, Layers]],
+    questions: Sequence[Question],
+    within: Within,
+    window: int,
 ) -> Layers:
-    """The layers of a tile with their edge pixels made again."""
+    """The layers of a tile with their edge pixels made again from its strips and its neighbours', in place."""
     r = smooth.reach(window)
-    layers: dict[str, NDArray[Any]] = {}
-    for side in _sides(tile.grid, r):
+    for side in _sides(grid, r):
         canvas = _grown(side, r)
-        if all(other is tile or not _meet(canvas, other.grid) for other in near):
+        if not any(other != grid and _meet(canvas, other) for other, _ in parts):
             continue
         labels = TileLabels(questions, canvas.shape, window)
         for question in questions:
-            labels.hold(question.legend.name, _gathered(run, near, question, canvas, window))
+            labels.hold(question.legend.name, _gathered(parts, question, canvas, window))
         made = labels.layers(within, np.zeros(canvas.shape, np.uint8))
-        inner = _slices(side, canvas)
         for stem, pixels in made.items():
-            if stem != CLEAR_MONTHS and not stem.startswith("edge/"):
-                layers[stem] = layers[stem] if stem in layers else run.load(tile, stem)
-                layers[stem][(..., *_slices(side, tile.grid))] = pixels[(..., *inner)]
+            if stem != CLEAR_MONTHS and not stem.startswith(smooth.EDGE):
+                layers[stem][(..., *_slices(side, grid))] = pixels[(..., *_slices(side, canvas))]
     return layers
 
 
 def _gathered(
-    run: RunDirectory, near: Sequence[Tile], question: Question, canvas: Grid, window: int
+    parts: Sequence[tuple[Grid, Layers]], question: Question, canvas: Grid, window: int
 ) -> NDArray[np.float32]:
     """(K, y, x) unsmoothed values of a legend over a canvas, from the strips of tiles; NaN where there is none."""
     values = np.full((len(question.legend.classes) or 1, *canvas.shape), np.nan, np.float32)
-    for tile in near:
-        for number, (rows, columns) in enumerate(smooth.strips(tile.grid.shape, window)):
-            part = _part(tile.grid, rows, columns)
+    for grid, layers in parts:
+        for number, (rows, columns) in enumerate(smooth.strips(grid.shape, window)):
+            part = _part(grid, rows, columns)
             if _meet(part, canvas):
-                strip = run.load(tile, smooth.strip_name(question.legend.name, number))
+                strip = layers[smooth.strip_name(question.legend.name, number)]
                 shared = _shared(part, canvas)
                 values[(..., *_slices(shared, canvas))] = strip[(..., *_slices(shared, part))]
     return values

@@ -16,14 +16,14 @@ from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.label.choose import Gone
 from geomap.label.classify import Question
-from geomap.label.learn import Examples, Head, Learned, learn
+from geomap.label.learn import SERIES_FROM, Examples, Head, Learned, learn
 from geomap.label.places import helpful
 from geomap.legends import Legend
 from geomap.points import lonlat_of, shown
 from geomap.run import learned
 from geomap.run.learned import LearnedRecord, Loaded
 from geomap.run.learned_scores import scores
-from geomap.run.lesson import SERIES_FROM, Lesson, counted, require_classes
+from geomap.run.lesson import Lesson, counted, require_classes
 from geomap.run.pixels import Found, at_most, candidates, decoded, find
 from geomap.store.codec import Codec
 from geomap.store.store import Store
@@ -177,7 +177,7 @@ def _mixed(head: Head, found: Found) -> tuple[str, ...]:
 
 def _settings(made: Learned) -> dict[str, float]:
     """The strengths that cross-validation chose; an infinite penalty, the prompts alone, is left out."""
-    found = {name: float(getattr(made.validated.strengths, name)) for name in ("penalty", "trust", "series", "scale")}
+    found = {name: float(getattr(made.validated.strengths, name)) for name in ("penalty", "scale")}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 

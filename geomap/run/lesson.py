@@ -21,8 +21,6 @@ from geomap.points import Points, PointsFile, listed, match, read_points, shown,
 from geomap.run.learned import Loaded, load
 from geomap.types import Period
 
-SERIES_FROM: Final = 100
-"""Points from which the monthly series are learned from too (reference measured: below, they do not help)."""
 HALF_YEAR: Final = np.timedelta64(183, "D")
 
 

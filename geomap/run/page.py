@@ -22,7 +22,7 @@ from geomap.write.stac import MapFile
 
 HONEST: Final = (
     "These areas are counts of pixels. How wrong they are is not known for this place: only points that were looked at "
-    "can tell."
+    "can tell (geomap sample, geomap assess)."
 )
 """What is said beneath areas that were not assessed."""
 ESTIMATED: Final = (

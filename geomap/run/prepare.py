@@ -23,12 +23,13 @@ from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
 from geomap.label import choose
 from geomap.label.classify import Question, Within
+from geomap.label.learn import SERIES_FROM
 from geomap.legends import Legend, restriction
 from geomap.points import PointsFile
 from geomap.run.again import words_of
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
-from geomap.run.lesson import SERIES_FROM, Lesson, require_in, taught_legends
+from geomap.run.lesson import Lesson, require_in, taught_legends
 from geomap.run.request import Request, Restriction
 from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
@@ -210,8 +211,9 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
         if base.kind == "score":
             raise LegendError(f"{base.name} gives scores, not classes; --within needs a legend of classes")
         bases[of] = base
+        number = base.id_of(class_name)
         if base.name != name:
-            found[name] = base.name, base.id_of(class_name)
+            found[name] = base.name, number
     new = {base.name: base for base in bases.values() if base.name not in known}
     return (*new.values(), *asked), found
 

@@ -127,12 +127,12 @@ def read_layer(path: Path, stem: str) -> NDArray[Any]:
     return pixels
 
 
-def read_layers(path: Path) -> dict[str, NDArray[Any]]:
-    """All layers by stem. Raises DAMAGED."""
+def read_layers(path: Path, prefix: str = "") -> dict[str, NDArray[Any]]:
+    """The layers whose stems begin so, by stem. Raises DAMAGED."""
     import numpy as np
 
     with np.load(path, allow_pickle=False) as f:
-        return {name.removeprefix(_LAYER): f[name] for name in f.files if name.startswith(_LAYER)}
+        return {name.removeprefix(_LAYER): f[name] for name in f.files if name.startswith(f"{_LAYER}{prefix}")}
 
 
 def read_about(path: Path) -> About:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +10,10 @@ from numpy.typing import NDArray
 
 from geomap import files
 from geomap.legends import NODATA_ID, UNCLASSIFIED_ID
+from geomap.write.areas import HECTARES, as_csv
 from geomap.write.layer import Layer
 
 COLUMNS: Final = ("from_id", "from", "to_id", "to", "pixels", "ha")
-HECTARES: Final = 0.01
-"""Of a pixel of 10 m."""
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-"""First characters of cells that a spreadsheet runs (OWASP, CSV injection)."""
 
 
 def matrix_path(directory: Path, layer: Layer) -> Path:
@@ -40,8 +35,6 @@ def transitions_np(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDArr
 def write_matrix(path: Path, layer: Layer, pixels: NDArray[np.int64]) -> None:
     """Write the pairs of classes that occur, in the order of their ids; rows of one class twice did not change.
 
-    A name that a spreadsheet would run as a formula begins with an apostrophe.
-
     Args:
         path: the file.
         layer: the class map.
@@ -50,15 +43,8 @@ def write_matrix(path: Path, layer: Layer, pixels: NDArray[np.int64]) -> None:
     Raises DiskFullError, OutputError.
     """
     names = {entry.value: entry.name for entry in layer.classes}
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for old, new in np.argwhere(pixels).tolist():
-        count = int(pixels[old, new])
-        area = f"{count * HECTARES:.2f}"
-        writer.writerow((old, _inert(names.get(old, "")), new, _inert(names.get(new, "")), count, area))
-    files.write_bytes(path, text.getvalue().encode())
-
-
-def _inert(name: str) -> str:
-    return f"'{name}" if name.startswith(_FORMULA) else name
+    rows = [
+        (old, names.get(old, ""), new, names.get(new, ""), int(pixels[old, new]), f"{pixels[old, new] * HECTARES:.2f}")
+        for old, new in np.argwhere(pixels).tolist()
+    ]
+    files.write_bytes(path, as_csv(COLUMNS, (dict(zip(COLUMNS, row, strict=True)) for row in rows)))

@@ -56,7 +56,7 @@ def write_picture(m: MapFile, statistics: Statistics, when: str) -> Path:
     source = f"Contains modified Copernicus Sentinel data. EPSG:{m.grid.epsg}"
     pen.text((sheet.width - MARGIN, foot + 8), source, QUIET, _font(13), anchor="ra")
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    sheet.save(buffer, "PNG", compress_level=4)  # 9 takes five times as long for 4 % fewer bytes
     path = m.path.with_suffix(".png")
     files.write_bytes(path, buffer.getvalue())
     return path

@@ -110,7 +110,7 @@ def write_report(
 
     Args:
         directory: holds the finished maps.
-        maps: all maps; those of one zone share one grid.
+        maps: all maps; those of one zone share one grid. Those of several bands are not shown.
         statistics: by layer stem, over all zones.
         title: heading of the page.
         months: the months mapped, as "2023-04".
@@ -119,6 +119,7 @@ def write_report(
     Raises:
         DiskFullError, OutputError: as in files.write_bytes.
     """
+    maps = [m for m in maps if _bands(m) == 1]
     zones = zones_of(maps)
     embedded = [_packed(f"{m.layer.stem}-{m.grid.epsg}", _shown(m, zones[m.grid.epsg].reduced)) for m in maps]
     embedded += [_packed(f"ndvi-{c.epsg}", c.codes) for c in extras.curves]
@@ -245,6 +246,12 @@ def reduction(width: int, height: int, overviews: Sequence[int]) -> int:
     return overviews[-1] if overviews else 1
 
 
+def _bands(m: MapFile) -> int:
+    with rasterio.open(m.path, driver="GTiff") as source:
+        count: int = source.count
+    return count
+
+
 def zones_of(maps: Sequence[MapFile]) -> dict[int, Zone]:
     """By EPSG code, the pixels of the page; its maps are finished files."""
     zones: dict[int, Zone] = {}
@@ -362,7 +369,7 @@ def _places(
 
 
 def _packed(name: str, pixels: NDArray[np.uint8]) -> str:
-    return _embedded(name, "application/zlib", zlib.compress(pixels.tobytes(), 9))
+    return _embedded(name, "application/zlib", zlib.compress(pixels.tobytes(), 6))
 
 
 def _embedded(name: str, kind: str, content: bytes) -> str:

@@ -67,6 +67,7 @@ def test_success_and_failure_of_a_job_are_told(
     assert geomap("run", "--quiet", path).output == ""
     (content,) = told(hook)
     assert content == {
+        "text": "geomap, patch: complete",
         "geomap": content["geomap"],
         "job": "patch",
         "event": "success",

@@ -1,5 +1,6 @@
 """The report page and the pictures of a run: listed, checked, left out on request, the same for the same run."""
 
+import csv
 import json
 import shlex
 import shutil
@@ -18,7 +19,7 @@ from PIL import Image
 from geomap import aoi, files, legends
 from geomap.cli import command, options
 from geomap.encode import card
-from geomap.run import pictures
+from geomap.run import pictures, words
 from geomap.run.assess import AssessRequest, assess_map
 from geomap.run.map import map_area
 from geomap.run.page import validation
@@ -89,6 +90,9 @@ def test_the_page_shows_the_maps_areas_and_scenes_of_the_run(run: Path) -> None:
             np.testing.assert_array_equal(shown, source.read(1))
         (entry,) = [m for m in told["maps"] if m["stem"] == stem]
         assert {str(c["id"]): c["pixels"] for c in entry["classes"]} == record["maps"][stem]["counts"]
+        rows = [row for row in csv.DictReader((run / "areas.csv").open(newline="")) if row["map"] == stem]
+        areas = [(row["id"], int(row["pixels"]), row["ha"]) for row in rows if row["pixels"] != "0"]
+        assert [(str(c["id"]), c["pixels"], str(round(c["pixels"] / 100, 2))) for c in entry["classes"]] == areas
         assert entry["confidence"] == f"{stem}_confidence"
     facts = told["facts"]
     assert [s["id"] for s in facts["scenes"]] == [s["id"] for s in record["scenes"]]
@@ -189,6 +193,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "scenes": {"max_cloud": 35.5, "exclude": ("a b", "-c"), "offset": "applied", "collection": "x", "max_missed": 0},
     "points": {"points": "points.gpkg:may", "column": "the class", "points_crs": "EPSG:4326", "date_column": "day"},
     "learned": {"learned": "farm-learned", "legends": ()},
+    "readable": {
+        "finish": {"smooth": 3, "min_area": 0.5, "vector": True, "layers": ("second", "margin")},
+        "without": ("Maize", "crops=Barley"),
+        "everywhere": True,
+        "within": "none",
+    },
     "kept": {"save_composites": True, "save_embeddings": True, "report": False, "allow_hosts": ("a.example",)},
 }
 
@@ -197,24 +207,32 @@ REQUESTS: dict[str, dict[str, Any]] = {
 def test_the_command_asks_for_the_same(name: str) -> None:
     fields = {"area": "4.4,50.85,4.45,50.88", "period": "2023"} | REQUESTS[name]
     request = Request(**fields)
-    words = map_words(request, {"stac": request.stac}, "default")
-    assert len(words.needs) == (name in ("points", "learned"))
-    again = read_back(words.command)
+    found = map_words(request, {"stac": request.stac}, "default")
+    assert len(found.needs) == (name in ("points", "learned"))
+    again = read_back(found.command)
     assert again.area.geometry.equals(request.area.geometry)
     one, other = ({k: v for k, v in vars(r).items() if k != "area"} for r in (again, request))
     assert one == other
+
+
+def test_the_command_knows_every_option_that_decides_a_map() -> None:
+    """A new option needs its line in geomap/run/words.py, or its place among those that decide nothing."""
+    code = Path(words.__file__).read_text()
+    nothing = {"--device", "--workers", "--scheduler", "--deadline"}
+    assert {d.option.flag for d in declared() if f'"{d.option.flag}"' not in code} == nothing
 
 
 def test_what_does_not_fit_a_command_is_named(tmp_path: Path) -> None:
     around = [f"{4 + np.cos(t) / 50:.6f} {50 + np.sin(t) / 50:.6f}" for t in np.linspace(0, 2 * np.pi, 90)]
     own = legends.load("crops").model_copy(update={"name": "mine"})
     request = Request(area=f"POLYGON (({', '.join([*around[:-1], around[0]])}))", period="2023", legends=own)
-    words = map_words(request, {"stac": "items.json sha256:abc"}, "theirs")
-    assert len(words.command) < LONGEST_AREA
-    assert "--stac items.json --legend mine.toml --weights theirs" in words.command
+    found = map_words(request, {"stac": "items.json sha256:abc"}, "theirs")
+    assert len(found.command) < LONGEST_AREA
+    assert "--stac items.json --legend mine.toml --weights theirs" in found.command
     for named in ("area.geojson", "sha256 is abc", "mine.toml", "theirs"):
-        assert any(named in need for need in words.needs), named
-    assert label_words((own,), 0.5, others=True).command.endswith("--min-confidence 50 --others --out labels")
+        assert any(named in need for need in found.needs), named
+    labels = label_words(LabelRequest(Path("x"), (own,), min_confidence=0.5, others=True, report=False))
+    assert labels.command.endswith("--min-confidence 50 --others --no-report --out labels")
 
 
 # --- what the page says
