@@ -137,7 +137,7 @@ def assess_command(
     ] = False,
     verbose: Verbose = False,
 ) -> None:
-    """How often the map is right, and the area of each class, with 95 % intervals.
+    """How often a map is right, and the area of each class, with 95 % intervals.
 
     By the stratified estimators of Olofsson et al. 2014. The design is read from the columns that `geomap sample`
     wrote. Writes assessment.json and assessment.csv into DIR, and the intervals into areas.json and areas.csv.
