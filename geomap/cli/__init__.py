@@ -30,7 +30,10 @@ COMMANDS: Final = {
     "run": ("jobs.run", "Map what a job file says."),
     "schedule": ("jobs.schedule", "Write a systemd service with its timer, and a cron line, that run a job."),
     "plan": ("inspect.plan_command", "What a map would take, and how much clear sky it would find month by month."),
-    "explain": ("inspect.explain_command", "Which scenes a run reads, why their DN offsets, and what became of each."),
+    "explain": (
+        "inspect.explain_command",
+        "Which scenes a run reads, why their DN offsets, what became of each, and what was learned from points.",
+    ),
     "demo": ("maps.demo", "Simulate a small landscape with known classes, map it, and compare."),
     "view": ("state.view_command", "Look at the maps of a run in the browser."),
     "status": ("state.status_command", "How far a run is, and the time to go."),
