@@ -2,8 +2,9 @@
 
 A class's vector starts at its prompt's. Labelled pixels move it, and a penalty holds it back (`label/regression.py`),
 so a class without points stays as its words have it. From SERIES_FROM points on, the monthly series join the
-embeddings. The features are centred and scaled by the points, so that one penalty serves places where the words are
-right and places where they are wrong; around it, cross-validation chooses, in which pixels of one group are not parted.
+embeddings. The features are centred and scaled by the points, so that few penalties serve places where the words are
+right and places where they are wrong. Of few points, how often the words are right for them tells how strong it is; of
+more, cross-validation, in which pixels of one group are never parted.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ SERIES_FROM: Final = 20
 CLIP: Final = 3.0
 """Bound of a series' values, in standard deviations: a cloud or a shadow that was missed shall not outweigh a year."""
 
-PENALTY: Final = 0.3
-"""Penalty on the squared length of what the points add to a class vector, for features of the lengths below.
+PENALTIES: Final = (1.0, 0.3, 0.1)
+"""Penalties from which cross-validation chooses, on the squared length of what the points add to a class vector.
 
-Chosen with these lengths on 22 simulated places, where the words are right for 85 % of the pixels, and on Rondonia,
-where they are for 25 %: from one point a class to 100 points, it is within .03 of the best macro F1 at both.
+They are for features of the lengths below. Chosen with these on 22 simulated places, where the words are right for 85 %
+of the pixels, on Rondonia, where they are for 25 %, and on two places in between (benchmarks/RESULTS.md).
 """
 
-PENALTIES: Final = (1.0, PENALTY, 0.1)
-"""Penalties from which cross-validation chooses."""
+CHOOSING: Final = 50
+"""Fewest points from which cross-validation chooses: with fewer its choice was worse than the rule below."""
 
-CHOOSING: Final = 20
-"""Fewest points that choose: fewer take PENALTY."""
+BY_WORDS: Final = ((0.8, 3.0), (0.5, 1.0), (0.0, 0.3))
+"""(least share of the points for which the words are right, penalty), for fewer points. Chosen at the same places."""
 
 SCALED: Final = 50
 """Fewest points that can change the scale of the logits, which is that of the confidence: fewer do not tell."""
@@ -225,7 +226,7 @@ def _validate(examples: Examples, prior: Floats, fold: NDArray[np.intp]) -> Vali
     if fold.max() == 0:
         return Validated(fold, Strengths(math.inf, 1.0), np.exp(log_softmax(prior)), log_loss(prior, examples.classes))
     rows = Design.of(_Features.of(examples).rows(examples), COARSE).rows
-    penalties = PENALTIES if n >= CHOOSING else (PENALTY,)
+    penalties = PENALTIES if n >= CHOOSING else (_penalty((prior.argmax(axis=1) == examples.classes).mean()),)
     tried = _held_out(rows, examples.classes, prior, fold, penalties)
     losses = [log_loss(logits, examples.classes) for logits in tried]
     best = int(np.argmin(losses))
@@ -233,6 +234,11 @@ def _validate(examples: Examples, prior: Floats, fold: NDArray[np.intp]) -> Vali
     logits = scale * tried[best]
     strengths = Strengths(penalties[best], scale)
     return Validated(fold, strengths, np.exp(log_softmax(logits)), log_loss(logits, examples.classes))
+
+
+def _penalty(right: float) -> float:
+    """The penalty for few points, by the share of them for which the words are right."""
+    return next(penalty for least, penalty in BY_WORDS if right >= least)
 
 
 def _held_out(
