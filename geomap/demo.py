@@ -79,7 +79,10 @@ def write_points(path: Path, archive: simulate.Archive, count: int, seed: int, i
 
     Raises DiskFullError, OutputError.
     """
-    with rasterio.open(archive.truth_landcover, driver="GTiff") as cover, rasterio.open(archive.truth_crops) as crops:
+    with (
+        rasterio.open(archive.truth_landcover, driver="GTiff") as cover,
+        rasterio.open(archive.truth_crops, driver="GTiff") as crops,
+    ):
         ids, grown, transform, epsg = cover.read(1), crops.read(1), cover.transform, cover.crs
     names, of_crops = ({c.id: c.name for c in legends.load(name).classes} for name in ("landcover", "crops"))
     open_to = np.flatnonzero(grown if in_fields else ids)

@@ -141,7 +141,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with (
             rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"),
-            rasterio.open(path, driver="GTiff") as f,
+            rasterio.open(path.absolute(), driver="GTiff") as f,
         ):
             yield f
     except RasterioError as e:

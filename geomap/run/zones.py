@@ -126,7 +126,7 @@ def _counted(path: Path, shapes: Any, moved: dict[int, Any], index: int) -> Coun
     """Class id -> pixels of a map whose centres lie in a polygon."""
     counts = np.zeros(256, np.int64)
     try:
-        with rasterio.open(path, driver="GTiff", sharing=False) as source:
+        with rasterio.open(path.absolute(), driver="GTiff", sharing=False) as source:
             epsg = source.crs.to_epsg()
             if epsg not in moved:
                 moved[epsg] = shapes.to_crs(epsg)

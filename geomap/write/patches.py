@@ -62,22 +62,22 @@ def merge_small(path: Path, grid: Grid, tiles: Iterable[tuple[Grid, NDArray[np.u
     with files.disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         with (
-            rasterio.open(raw, "w", **_profile(grid, "uint8")) as out,
-            rasterio.open(mask, "w", **_profile(grid, "uint8")) as kept,
+            rasterio.open(raw.absolute(), "w", **_profile(grid, "uint8")) as out,
+            rasterio.open(mask.absolute(), "w", **_profile(grid, "uint8")) as kept,
         ):
             for part, ids in tiles:
                 row, column = part.offset_in(grid)
                 window = Window(column, row, part.width, part.height)
                 out.write(ids, 1, window=window)
                 kept.write(((ids != 0) & (ids != UNCLASSIFIED_ID)).astype(np.uint8), 1, window=window)
-        with rasterio.open(raw) as source, rasterio.open(mask) as kept:
+        with _opened(raw) as source, _opened(mask) as kept:
             merged = rasterio.features.sieve(rasterio.band(source, 1), least, mask=rasterio.band(kept, 1))
             for top in range(0, grid.height, STRIP):
                 rows = Window(0, top, grid.width, min(STRIP, grid.height - top))
                 strip = merged[top : top + STRIP]
                 off = kept.read(1, window=rows) == 0
                 strip[off] = source.read(1, window=rows)[off]
-        with rasterio.open(path, "w", **_profile(grid, "uint8")) as out:
+        with rasterio.open(path.absolute(), "w", **_profile(grid, "uint8")) as out:
             out.write(merged, 1)
         raw.unlink()
         mask.unlink()
@@ -86,7 +86,7 @@ def merge_small(path: Path, grid: Grid, tiles: Iterable[tuple[Grid, NDArray[np.u
 def read_window(path: Path, grid: Grid, part: Grid) -> NDArray[Any]:
     """(y, x) pixels of a part of a grid."""
     row, column = part.offset_in(grid)
-    with rasterio.open(path, sharing=False) as source:
+    with rasterio.open(path.absolute(), driver="GTiff", sharing=False) as source:
         pixels: NDArray[Any] = source.read(1, window=Window(column, row, part.width, part.height))
     return pixels
 
@@ -130,7 +130,7 @@ def write_polygons(path: Path, name: str, layer: Layer, classes: Path, confidenc
     with files.disk_errors(path.parent):
         try:
             patches = _number(classes, confidence, grid, ids)
-            with rasterio.open(ids, driver="GTiff") as source:
+            with _opened(ids) as source:
                 _write(path, name, layer, patches, _polygons(source), grid)
         finally:
             ids.unlink(missing_ok=True)
@@ -142,7 +142,10 @@ def _number(classes: Path, confidence: Path, grid: Grid, out: Path) -> Patches:
     first = out.with_name(f"{out.name}.first.part")
     value, total, pairs = [np.zeros(1, np.uint8)], 0, []
     above: NDArray[np.int32] | None = None
-    with rasterio.open(classes) as source, rasterio.open(first, "w", **_profile(grid, "int32")) as target:
+    with (
+        rasterio.open(classes.absolute()) as source,
+        rasterio.open(first.absolute(), "w", **_profile(grid, "int32")) as target,
+    ):
         for window in _strips(grid):
             strip = source.read(1, window=window)
             ids, n = label_np(strip)
@@ -159,9 +162,9 @@ def _number(classes: Path, confidence: Path, grid: Grid, out: Path) -> Patches:
     count = int(final.max()) + 1
     pixels, sums = np.zeros(count, np.int64), np.zeros(count, np.float64)
     with (
-        rasterio.open(first) as source,
-        rasterio.open(confidence) as sure,
-        rasterio.open(out, "w", **_profile(grid, "int32")) as target,
+        _opened(first) as source,
+        _opened(confidence) as sure,
+        rasterio.open(out.absolute(), "w", **_profile(grid, "int32")) as target,
     ):
         for window in _strips(grid):
             ids = final[source.read(1, window=window)]
@@ -257,6 +260,11 @@ def qml(layer: Layer) -> str:
 def _strips(grid: Grid) -> Iterator[Window]:
     for top in range(0, grid.height, STRIP):
         yield Window(0, top, grid.width, min(STRIP, grid.height - top))
+
+
+def _opened(path: Path) -> Any:
+    """A GeoTIFF to read, whatever its folder is called."""
+    return rasterio.open(path.absolute(), driver="GTiff")
 
 
 def _profile(grid: Grid, dtype: str) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _land(m: MapFile) -> tuple[Image.Image, float]:
     longest = max(m.grid.width, m.grid.height)
     step = math.ceil(longest / SIDE)
     shape = (math.ceil(m.grid.height / step), math.ceil(m.grid.width / step))
-    with rasterio.open(m.path, driver="GTiff") as source:
+    with rasterio.open(m.path.absolute(), driver="GTiff") as source:
         pixels = source.read(1, out_shape=shape, resampling=Resampling.nearest)
     times = max(1, SIDE // longest)
     picture = Image.fromarray(_coloured(pixels, m.layer))

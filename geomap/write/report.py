@@ -247,7 +247,7 @@ def reduction(width: int, height: int, overviews: Sequence[int]) -> int:
 
 
 def _bands(m: MapFile) -> int:
-    with rasterio.open(m.path, driver="GTiff") as source:
+    with rasterio.open(m.path.absolute(), driver="GTiff") as source:
         count: int = source.count
     return count
 
@@ -258,7 +258,7 @@ def zones_of(maps: Sequence[MapFile]) -> dict[int, Zone]:
     for m in maps:
         if m.grid.epsg not in zones:
             g = m.grid
-            with rasterio.open(m.path, driver="GTiff") as source:
+            with rasterio.open(m.path.absolute(), driver="GTiff") as source:
                 factor = reduction(g.width, g.height, source.overviews(1))
             wide, high = math.ceil(g.width / factor), math.ceil(g.height / factor)
             zones[g.epsg] = Zone(g.epsg, g.west, g.north, wide, high, g.resolution * factor, g.resolution, factor)
@@ -268,7 +268,7 @@ def zones_of(maps: Sequence[MapFile]) -> dict[int, Zone]:
 def _shown(m: MapFile, reduced: int) -> NDArray[np.uint8]:
     """A map's pixels as bytes, from its overviews where they are reduced."""
     level = {} if reduced == 1 else {"overview_level": reduced.bit_length() - 2}  # the overviews are 2, 4, 8 ...
-    with rasterio.open(m.path, driver="GTiff", **level) as source:
+    with rasterio.open(m.path.absolute(), driver="GTiff", **level) as source:
         pixels = source.read(1)
     return pixels if m.layer.dtype == "uint8" else quantised(pixels, *m.layer.range)
 
@@ -323,7 +323,10 @@ def _both(one: str, other: str, maps: Sequence[MapFile]) -> Iterator[tuple[NDArr
     by_zone = {(m.layer.stem, m.grid.epsg): m for m in maps}
     for m in (m for m in maps if m.layer.stem == one):
         beside = by_zone[other, m.grid.epsg]
-        with rasterio.open(m.path, driver="GTiff") as first, rasterio.open(beside.path, driver="GTiff") as second:
+        with (
+            rasterio.open(m.path.absolute(), driver="GTiff") as first,
+            rasterio.open(beside.path.absolute(), driver="GTiff") as second,
+        ):
             for top in range(0, m.grid.height, _ROWS):
                 window = Window(0, top, m.grid.width, min(_ROWS, m.grid.height - top))
                 yield first.read(1, window=window), second.read(1, window=window)

@@ -1,5 +1,6 @@
 """Reads that fail over real HTTP: the cause is named, no token is shown, nothing becomes nodata."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,12 @@ def test_a_file_that_is_not_what_it_says_is_an_error(archive, server, tmp_path, 
         pipeline.compose(scenes, tile, PERIOD)
 
 
+def copied(file: Path, folder: Path) -> str:
+    """Each scene has a file of its own."""
+    folder.mkdir()
+    return str(shutil.copy(file, folder / file.name))
+
+
 def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
     items = items_of(archive())
     vrt = tmp_path / "blue.tif"
@@ -105,7 +112,7 @@ def test_a_vrt_under_a_tif_name_is_refused(archive, tmp_path):
         f"{source}</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
     )
     for item in items:
-        item["assets"]["blue"]["href"] = str(vrt)
+        item["assets"]["blue"]["href"] = copied(vrt, tmp_path / item["id"])
     area = aoi.parse_area(PATCH)
     scenes = search(area.geometry, PERIOD, str(write_items(items, tmp_path / "items.json"))).scenes
     with pytest.raises(ReadError, match=r"blue\.tif cannot be read .*not recognized as being in a supported"):
@@ -121,7 +128,7 @@ def test_files_of_another_type_are_refused(archive, tmp_path, dtype):
         with rasterio.open(tmp_path / "red.tif", "w", **profile) as target:
             target.write((source.read(1) / 40).astype(dtype), 1)
     for item in items:
-        item["assets"]["red"]["href"] = str(tmp_path / "red.tif")
+        item["assets"]["red"]["href"] = copied(tmp_path / "red.tif", tmp_path / item["id"])
     area = aoi.parse_area(PATCH)
     scenes = search(area.geometry, PERIOD, str(write_items(items, tmp_path / "items.json"))).scenes
     with pytest.raises(ReadError, match=f"holds {dtype}, not the uint16"):

@@ -91,7 +91,7 @@ def test_what_a_user_adds_to_the_state_of_a_run_is_not_removed_with_it(
         (out / "tiles" / name).parent.mkdir(exist_ok=True)
         (out / "tiles" / name).write_text("mine")
     map_area(begun_again, out)
-    assert sorted(content(out / "tiles")) == ["lock", "notes.npz", "other.zarr/x", "request.json"]
+    assert sorted(content(out / "tiles")) == ["lock", "notes.npz", "other.zarr/x", "request.json", "run.log"]
 
 
 # --- links

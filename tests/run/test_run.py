@@ -136,7 +136,7 @@ def test_a_finished_run_is_left_as_it_is_and_another_request_is_refused(archive,
             map_area(asking(items, period=Period(2019, 6, 3), legends=legends), out)
     # so is one with an edited style, or with a map that somebody put there
     style = out / "landcover.qml"
-    style.write_text(style.read_text().replace("Woodland", "Bois"))
+    style.write_text(style.read_text().replace("Cropland", "Bois"))
     shutil.copy(out / "landcover.tif", out / "copy.tif")
     map_area(asked, out)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("landcover*.tif")}.items() <= before.items()

@@ -260,9 +260,11 @@ def test_qgis_opens_both_zones_as_one_layer(
     date_line.folder.rename(out)
     try:
         report = qgis(out / f"{COVER}.vrt")
-        known = {c.id: (c.name, c.colour.lower()) for c in legends.load(COVER).classes}
+        known = {c.id: (f"{c.code} {c.name}", c.colour.lower()) for c in legends.load(COVER).classes}
         assert report["renderer"] == "paletted"
-        assert {int(c["value"]): (c["label"], c["color"]) for c in report["classes"]} == known
+        shown = {int(c["value"]): (c["label"], c["color"]) for c in report["classes"]}  # those that occur
+        assert len(shown) > 3
+        assert shown.items() <= known.items()
         assert report["crs"] in {f"EPSG:{epsg}" for epsg in date_line.seam.zones}
         assert report["width"] < SIZE + 20
         assert len(report["distinct_colours"]) > 3
