@@ -8,7 +8,7 @@ class, from half of the groups (cells of 0.1 degree; points without coordinates 
 the other half are scored. Figures are the mean over the draws and its standard error.
 
     zero-shot     the words alone
-    learned       geomap.label.learn on the embeddings, and on the series from 100 points on
+    learned       geomap.label.learn on the embeddings, and on the series from 20 points on
     forest        300 trees on the series
     logistic, series; logistic, embeddings      logistic regression, C = 1, on standardised features
 
