@@ -71,6 +71,7 @@ class Points:
     group: NDArray[np.intp]  # (n,) pixels of one polygon share a number; each point has its own
     when: NDArray[np.datetime64] | None = None  # (n,) day, NaT where unknown; of a year, 1 July
     polygon: NDArray[np.bool_] | None = None  # (n,) True for pixels of a polygon; None: there is none
+    nowhere: int = 0  # rows of the file without a place, which are left out
 
     def __len__(self) -> int:
         return len(self.name)
@@ -131,10 +132,10 @@ def read_points(
     """
     path, layer = _located(str(source))
     if path.suffix.casefold() in TABLES:
-        names, shapes, days = _from_csv(path, column, crs, date_column)
+        names, shapes, days, nowhere = *_from_csv(path, column, crs, date_column), 0
     else:
-        names, shapes, days = _from_vector(path, layer, column, crs, date_column)
-    return _places(path, names, shapes, days, every_pixel)
+        names, shapes, days, nowhere = _from_vector(path, layer, column, crs, date_column)
+    return replace(_places(path, names, shapes, days, every_pixel), nowhere=nowhere)
 
 
 def _located(source: str) -> tuple[Path, str | None]:
@@ -235,8 +236,8 @@ def _numbers(path: Path, table: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 def _from_vector(
     path: Path, layer: str | None, column: str, crs: str | None, date_column: str | None
-) -> tuple[list[str], geopandas.GeoSeries, NDArray[np.datetime64] | None]:
-    """Names, shapes and days of a vector file."""
+) -> tuple[list[str], geopandas.GeoSeries, NDArray[np.datetime64] | None, int]:
+    """Names, shapes and days of a vector file, and how many of its rows have no place."""
     table = _read_parquet(path) if path.suffix.casefold() in PARQUET else _read_layer(path, layer)
     _require_rows(path, len(table))
     plain = [name for name in table.columns if name != table.geometry.name]
@@ -248,9 +249,12 @@ def _from_vector(
     shapes = table.geometry
     if shapes.crs is None:
         if crs is None:
-            raise InputError(f"{shown(path)} has no coordinate system; say which: --points-crs EPSG:4326, or another")
+            metres = bool((shapes.bounds.abs() > 360).to_numpy().any())
+            like = "EPSG:32631, or that of your metres" if metres else "EPSG:4326, or another"
+            raise InputError(f"{shown(path)} has no coordinate system; say which: --points-crs {like}")
         shapes = shapes.set_crs(_crs(crs))
-    return _names(path, table, column), _in_degrees(path, shapes), _days(path, table, date_column)
+    days = _days(path, table, date_column)
+    return _names(path, table, column), _in_degrees(path, shapes), days, int((~kept).sum())
 
 
 def _read_parquet(path: Path) -> geopandas.GeoDataFrame:

@@ -342,12 +342,17 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
     if best.fold.max() == 0:
         return (
             False,
-            "All points lie in one group: nothing could be tested, and the classes stay as their words have them.",
+            "all points lie in one group: nothing could be tested, and the classes stay as their words have them.",
         )
-    own, words = ((p.argmax(axis=1) == examples.classes).mean() for p in (best.probability, zero))
-    says = f"In cross-validation {own:.0%} of {n} points are right, {words:.0%} by the words alone."
+    own, words = (p.argmax(axis=1) == examples.classes for p in (best.probability, zero))
+    says = f"in cross-validation {own.mean():.0%} of {n} points are right, {words.mean():.0%} by the words alone."
+    gained, lost = int((own & ~words).sum()), int((words & ~own).sum())
     if len(found) < 2:
         return True, f"{says} All are of one class: points of others are wanted."
-    if own < words:
-        return False, f"{says} So few points do not help here: give more, or map with the words alone."
+    if lost > gained:
+        clear = lost - gained > math.sqrt(lost + gained)  # a standard error of their difference
+        return (
+            False,
+            f"{says} {'They do not help' if clear else 'That is no gain'}: give others, or map by words alone.",
+        )
     return True, says

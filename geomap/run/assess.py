@@ -39,6 +39,13 @@ _MOST_JSON: Final = 256 << 20
 _MANY: Final = 5  # names in a note
 
 
+BY_CHANCE: Final = 0.05
+"""Share of points on pixels that the map learned from up to which these are left out; more are refused."""
+
+LEARNED: Final = -1
+"""Class of those points; 0 is that of points without a class."""
+
+
 @dataclass(frozen=True, slots=True)
 class AssessRequest:
     """What to compare a map with."""
@@ -94,7 +101,11 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
         raise BusyError(f"a run is writing {directory}; wait for it")
     points = read_points(asked.points, asked.column, crs=asked.crs, every_pixel=True)
     names, reference, notes = _classes_of(points, of)
-    notes += _learned_from(directory, points, asked.allow_learned)
+    if points.nowhere:
+        notes.append(f"{points.nowhere} rows of the file have no place; left out, as if like the others")
+    taught, told = _learned_from(directory, points, asked.allow_learned)
+    reference[taught] = LEARNED
+    notes += told
     whole = count(blocks(of))
     labelled = _Labelled(points, class_at(of, points.lonlat), reference)
     sample, design, known, more = _sample(labelled, asked, whole)
@@ -146,24 +157,30 @@ def _legend(of: ClassMap) -> Legend:
     return Legend(name=of.stem, title=of.title, classes=tuple(classes))
 
 
-def _learned_from(directory: Path, points: Points, allowed: bool) -> list[str]:
-    """What to say of points that the map learned from. Raises InputError unless they are allowed."""
+def _learned_from(directory: Path, points: Points, allowed: bool) -> tuple[NDArray[np.bool_], list[str]]:
+    """(n,) points to leave out because the map learned from them, and what to say. Raises InputError if they are many.
+
+    A sample of the map hits a few of them by chance. Where they are `allowed`, none is left out.
+    """
     learned = record.read_record(directory).request.get("learned", {})
     if learned.get("points") == points.digest:  # by this run or, where the classes were learned, by another
-        same = len(points)
+        on = np.ones(len(points), bool)
     else:
         known = learned_pixels(directory)
         taught = set() if known is None else {tuple(pixel) for pixel in known.tolist()}
-        same = sum(tuple(pixel) in taught for pixel in pixels(points.lonlat).tolist())
+        on = np.array([tuple(pixel) in taught for pixel in pixels(points.lonlat).tolist()], bool)
+    same, none = int(on.sum()), np.zeros(len(points), bool)
     if not same:
-        return []
+        return none, []
     said = f"{same} of {len(points)} points lie on pixels that the map learned from"
-    if not allowed:
+    if allowed:
+        return none, [f"WARNING: {said}: the accuracies are too high"]
+    if same > BY_CHANCE * len(points):
         raise InputError(
             f"{said}, so they say nothing about the rest of it; give other points (geomap sample {directory}), or add "
             "--allow-learned"
         )
-    return [f"WARNING: {said}: the accuracies are too high"]
+    return on, [f"{said}; left out, as if like the others of their stratum"]
 
 
 # --- the design

@@ -148,8 +148,8 @@ def require_enough(found: Found, lesson: Lesson) -> None:
     """Raise InputError unless pixels of two classes are left."""
     if not len(found):
         raise InputError(
-            f"no point of {shown(lesson.points.path)} lies on a mapped pixel ({'; '.join(found.lines)}); give points "
-            "inside the area"
+            f"no point of {shown(lesson.points.path)} is left to learn from ({'; '.join(found.lines)}); give points "
+            "inside the area, of one class in a pixel"
         )
     require_classes(found.ids, lesson.legend, lesson.points.path)
 

@@ -50,6 +50,8 @@ def lesson_of(source: PointsFile, legend: Legend, period: Period | None) -> Less
     _require_kinship(points, legend)
     whole, matched = with_unknown(points, legend)
     lines, kept = list(matched.lines), matched.ids > 0
+    if points.nowhere:
+        lines.append(f"without a place: {points.nowhere:,} rows, left out")
     if points.when is not None and period is not None:
         timely = _timely(points.when, period)
         if count := int((kept & ~timely).sum()):

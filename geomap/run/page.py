@@ -30,6 +30,10 @@ ESTIMATED: Final = (
     "after ±: these are the areas to quote."
 )
 """What is said beneath areas that were assessed."""
+TAUGHT: Final = (
+    "“{}” was learned from labelled points, of this place or another. How well, in cross-validation, learned.json "
+    "tells; how good the map is, only a probability sample of it does (geomap sample, geomap assess)."
+)
 CONFIDENCE: Final = (
     "Confidence says how clearly one class stands out among those of the legend. It does not say how likely the map is "
     "right at that place."
@@ -125,7 +129,10 @@ def _degrees(value: float, positive: str, negative: str) -> str:
 def validations(product: Product) -> list[str]:
     """What the maps are not: how each legend was validated, and what confidence means."""
     asked = {layer.legend.name: layer.legend for layer in product.layers if layer.legend is not None}
-    said = [validation(legend, product.card) for legend in asked.values()]
+    said = [
+        TAUGHT.format(legend.title) if legend.name == product.taught else validation(legend, product.card)
+        for legend in asked.values()
+    ]
     return [*said, *([CONFIDENCE] if asked else [])]
 
 

@@ -59,6 +59,7 @@ class Product:
     card: Card | None = None  # of the weights; None if no text was compared
     words: Words = field(default_factory=Words)  # the command that asks for the same
     report: bool = True  # write the report page
+    taught: str | None = None  # the legend that was learned from points
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Prepared:
     def product(self) -> Product:
         """The maps, and what their files say about how they were made."""
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
+        if (taught := self.taught) is not None:
+            lineage += f" Legend {taught}: learned from labelled points."
         card = self.weights.card
         maps = (*self.layers, *self.changes)
         of, asked = self.request.period, self.request
@@ -98,7 +101,14 @@ class Prepared:
             asked.finish,
             card,
             report=asked.report,
+            taught=taught,
         )
+
+    @property
+    def taught(self) -> str | None:
+        """The legend that was learned from points, in this run or in another."""
+        source = self.lesson or self.known
+        return None if source is None else source.legend.name
 
     @property
     def vectors(self) -> dict[str, str]:

@@ -109,6 +109,10 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     questions = in_store(questions, codec, teaching)
     layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
+    source = lesson or known
+    taught = None if source is None else source.legend.name
+    if taught is not None:
+        lineage += f" Legend {taught}: learned from labelled points."
     described = {
         **_described(kept),
         "legends": legends_digests([q.legend for q in questions]),
@@ -132,6 +136,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         finish=finish,
         words=label_words(request),
         report=request.report,
+        taught=taught,
     )
     beside = teaching.files if teaching else {}
     return _map(kept, product, described, make, out, progress, beside, smoothed)

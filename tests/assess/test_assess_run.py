@@ -193,22 +193,36 @@ def test_names_of_classes_are_text(run: Path, answered: Path) -> None:
     assert "[red]Bog[/red] (3)" in done.stderr
 
 
-def test_points_that_the_map_learned_from_are_refused_or_told(run: Path, answered: Path) -> None:
+def taught(run: Path, answered: Path, count: int) -> None:
+    """Make it known that a map learned from the first points of a file."""
     table = geopandas.read_file(answered)
-    taught = pixels(np.column_stack([table.geometry.x, table.geometry.y])[:7])
-    about = learned.Taught("", 7, {}, ())
+    place = pixels(np.column_stack([table.geometry.x, table.geometry.y])[:count])
+    about = learned.Taught("", count, {}, ())
     record = learned.LearnedRecord("0", {}, {}, about, "", "", (), False, True, "", None)
     no_head = SimpleNamespace(arrays=dict)  # only the pixels are read
-    add_files(run, learned.contents(record, no_head, None, taught)[1])  # type: ignore[arg-type]
+    add_files(run, learned.contents(record, no_head, None, place)[1])  # type: ignore[arg-type]
+
+
+def test_points_that_the_map_learned_from_are_refused_or_told(run: Path, answered: Path) -> None:
+    taught(run, answered, 20)
     asked = ("assess", run, "--points", answered, "--column", "class")
-    refused(geomap(*asked), 2, "7 of 300 points lie on pixels that the map learned from", "--allow-learned")
+    refused(geomap(*asked), 2, "20 of 300 points lie on pixels that the map learned from", "--allow-learned")
     assert not (run / "assessment.json").exists()
     done = geomap(*asked, "--allow-learned")
     assert done.exit_code == 0
-    said = "WARNING: 7 of 300 points lie on pixels that the map learned from: the accuracies are too high"
+    said = "WARNING: 20 of 300 points lie on pixels that the map learned from: the accuracies are too high"
     assert said in done.stderr
     (run / "learned.safetensors").write_bytes(b"")
     refused(geomap(*asked), 2, "learned.safetensors is not the file that learned.json names")
+
+
+def test_a_few_points_that_a_sample_hits_by_chance_are_left_out(run: Path, answered: Path) -> None:
+    taught(run, answered, 7)
+    done = geomap("assess", run, "--points", answered, "--column", "class")
+    assert done.exit_code == 0
+    assert "7 of 300 points lie on pixels that the map learned from; left out" in " ".join(done.stderr.split())
+    made = json.loads((run / "assessment.json").read_text())["landcover"]
+    assert made["points"] == 293
 
 
 def test_points_from_which_another_run_learned_the_classes_are_refused(run: Path, answered: Path) -> None:

@@ -207,7 +207,7 @@ def test_points_that_cannot_teach_are_one_clear_line(scenes, run, points, ask, t
         label_store(ask(path=tmp_path / "one.gpkg"), tmp_path / "out")
     moved = table.set_geometry(table.geometry.translate(10, 3))
     moved.to_file(tmp_path / "far.gpkg")
-    with pytest.raises(InputError, match="lies on a mapped pixel"):
+    with pytest.raises(InputError, match="is left to learn from"):
         label_store(ask(path=tmp_path / "far.gpkg"), tmp_path / "out")
     far = lesson_of(PointsFile(str(tmp_path / "far.gpkg"), "landcover"), COVER, Period(2023, 1))
     with pytest.raises(InputError, match=r"lies in the area: they are at 14\.\d+.*give points inside it"):
