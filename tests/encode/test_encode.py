@@ -217,6 +217,7 @@ def test_bfloat16_is_chosen_where_the_processor_multiplies_it(monkeypatch, found
     assert encode.pick_dtype(torch.device("cpu")) == wanted
 
 
+@pytest.mark.soak
 def test_bfloat16_gives_the_default_weights_labels_on_real_series(shared):
     loaded = weights.load_weights("default")
     series = real.read_flanders(shared / "data/patch_belgium_2019/series.npz")

@@ -473,6 +473,7 @@ def test_shares_of_a_batch_give_the_gradients_of_the_whole(tiny: CrossViewConfig
         torch.testing.assert_close(torch.stack(several).mean(0), one, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.soak
 def test_two_processes_train_as_one_does(tiny: CrossViewConfig, folder: Path, tmp_path: Path) -> None:
     run = described() | {"dropout": 0.0, "epochs": 3}
     path = folder / "two.yaml"

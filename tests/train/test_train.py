@@ -138,6 +138,7 @@ def test_learning_rate_warms_up_and_falls_to_a_rest() -> None:
     assert rates[-1] == pytest.approx(0.406)
 
 
+@pytest.mark.soak
 def test_the_encoder_is_the_mean_of_its_later_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Against plain means of the weights that the optimiser leaves at every step."""
     seen: list[list[torch.Tensor]] = []
@@ -246,6 +247,7 @@ def write_table(path: Path, samples: Samples) -> Path:
     return path
 
 
+@pytest.mark.soak
 def test_a_users_table_is_trained_on_as_the_set_that_it_was_written_from(tmp_path: Path, tiny: TrainConfig) -> None:
     made = simulated_samples(np.random.default_rng(4), 90)
     read = pool.read_measured("mine", write_table(tmp_path / "mine.csv", made))
