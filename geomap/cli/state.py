@@ -63,9 +63,10 @@ def verify_command(directory: Directory, as_json: AsJson = False) -> None:
 
 
 def view_command(directory: Directory) -> None:
-    """Open the report page of a run, index.html, in the browser.
+    """Look at the maps of a run in the browser.
 
-    The page holds the maps and needs no network: copy the file, or send it, and it works elsewhere too.
+    The report page, index.html, holds the maps and needs no network: copy the file, or send it, and it works elsewhere
+    too.
     """
     import webbrowser
 

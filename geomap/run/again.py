@@ -103,8 +103,14 @@ def read_again(directory: Path, **places: str | Path | Earlier | None) -> Reques
             "install that version, or type the command"
         )
     given = {name: _value(name, word) for name, word in asked.items()}
-    for name in places.keys() & asked.keys():
-        given[name] = places[name] or _place(directory, name, asked[name])
+    unknown = []
+    for name in sorted(places.keys() & asked.keys()):
+        try:
+            given[name] = places[name] or _place(directory, name, asked[name])
+        except InputError as e:
+            unknown.append(str(e))
+    if unknown:
+        raise InputError("; ".join(unknown))
     if " sha256:" in asked["stac"]:
         given["stac"] = _same(given["stac"], directory, asked["stac"])
     return Request(**given)

@@ -143,7 +143,7 @@ def _number(classes: Path, confidence: Path, grid: Grid, out: Path) -> Patches:
     value, total, pairs = [np.zeros(1, np.uint8)], 0, []
     above: NDArray[np.int32] | None = None
     with (
-        rasterio.open(classes.absolute()) as source,
+        _opened(classes) as source,
         rasterio.open(first.absolute(), "w", **_profile(grid, "int32")) as target,
     ):
         for window in _strips(grid):
