@@ -15,10 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
-from run import BOX, SHARED, make_archive
+from run import BOX, make_archive, served
 
 PORT = 8097
 
@@ -48,19 +47,8 @@ def main() -> None:
 def far_away(archive: Path, scratch: Path, ms: int) -> dict[str, float]:
     items = scratch / "remote.json"
     items.write_text((archive / "items.json").read_text().replace(str(archive), f"http://127.0.0.1:{PORT}"))
-    tool = SHARED / "tools/slow_server.py"
-    server = subprocess.Popen([sys.executable, str(tool), str(archive), str(PORT), "--ms", str(ms), "--mbit", "400"])
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{PORT}/stat").close()
-                break
-            except OSError:
-                time.sleep(0.1)
+    with served(archive, PORT, str(ms), 400):
         return apart(items)
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def apart(items: Path) -> dict[str, float]:

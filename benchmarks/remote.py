@@ -25,14 +25,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from composite import ASSETS, MONTHS, NOT_CLEAR, items_of, when
-from run import SHARED
+from run import SHARED, served
 
 from geomap.errors import install_hint
 
@@ -83,7 +82,7 @@ def over(archive: Path, scratch: Path, block: str, ms: str, mbit: int, sides: li
     rows, first = [], None
     for side in sides:
         out = scratch / f"{side}.npy"
-        with served(archive, ms, mbit):
+        with served(archive, PORT, ms, mbit):
             child = [sys.executable, "-W", "ignore", __file__, "--side", side, "--block", block]
             child += ["--items", str(archive), "--out", str(out)]
             done = subprocess.run(child, stdout=subprocess.PIPE, text=True)
@@ -103,24 +102,6 @@ def over(archive: Path, scratch: Path, block: str, ms: str, mbit: int, sides: li
         )
         rows.append(row)
     return rows
-
-
-@contextmanager
-def served(archive: Path, ms: str, mbit: int) -> Iterator[None]:
-    tool = SHARED / "tools/slow_server.py"
-    command = [sys.executable, str(tool), str(archive), str(PORT), "--ms", ms, "--mbit", str(mbit)]
-    server = subprocess.Popen(command)
-    try:
-        for _ in range(100):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{PORT}/stat").close()
-                break
-            except OSError:
-                time.sleep(0.1)
-        yield
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def one_side(side: str, archive: Path, block: int, out: Path) -> dict[str, float]:

@@ -18,6 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SHARED = Path(os.environ.get("GEOMAP_SHARED", Path(__file__).parents[2] / "shared"))
@@ -46,6 +49,25 @@ def make_archive(folder: Path) -> Path:
         sys.exit(f"no {tool}; give --archive, or set GEOMAP_SHARED")
     subprocess.run([sys.executable, str(tool), str(series), str(folder), "--mosaic", "16"], check=True)
     return folder
+
+
+@contextmanager
+def served(folder: Path, port: int, ms: str, mbit: int) -> Iterator[None]:
+    """A folder behind a range server on loopback with a delay and a limited bandwidth; GET /stat counts."""
+    tool = SHARED / "tools/slow_server.py"
+    command = [sys.executable, str(tool), str(folder), str(port), "--ms", ms, "--mbit", str(mbit)]
+    server = subprocess.Popen(command)
+    try:
+        for _ in range(100):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/stat").close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def measure(archive: Path, out: Path, weights: str, legends: list[str]) -> dict[str, float | str | int]:

@@ -19,8 +19,8 @@ from geomap.errors import GeomapError, HrefError, LegendError, PeriodError
 from geomap.jobs.file import read_job
 from geomap.run.map import map_area
 from geomap.run.record import inputs
-from geomap.run.status import find_problems
 from geomap.run.status import status as look
+from geomap.run.status import verified
 from geomap.run.update import earlier
 from geomap.sources.hrefs import HrefPolicy, check_href
 from geomap.store.store import open_store
@@ -194,9 +194,9 @@ def test_a_loop_of_links_is_one_line(tmp_path: Path) -> None:
     (run / "tiles/request.json").write_text('{"request": {}, "tiles": {}}')
     (run / "SHA256SUMS").write_text(f"{'0' * 64}  x.tif\n")
     (run / "x.tif").symlink_to("x.tif")
-    assert any("x.tif" in line for line in find_problems(run))
+    assert any("x.tif" in line for line in verified(run).problems)
     readers: list[Callable[[], object]] = [
-        lambda: find_problems(loop), lambda: look(loop), lambda: inputs(loop), lambda: earlier(loop),
+        lambda: verified(loop).problems, lambda: look(loop), lambda: inputs(loop), lambda: earlier(loop),
         lambda: read_job(loop), lambda: locate(str(loop)), lambda: legends.load(f"{loop}.toml"),
         lambda: aoi.parse_area(str(loop)), lambda: open_store(loop),
         lambda: search(aoi.Area(TRIANGLE).geometry, Period(2023, 1), str(loop)),
@@ -216,6 +216,6 @@ def test_maps_go_into_a_folder_of_any_name(
     shutil.copytree(untrained, weights)
     items = archive(dates=9) / "items.json"
     map_area(request_for(items, weights.name, period=Period(2018, 9, 1)), Path(name))
-    assert find_problems(Path(name)) == ()
+    assert verified(Path(name)).problems == ()
     with rasterio.open(tmp_path / name / "landcover.tif") as made:
         assert made.read(1).any()

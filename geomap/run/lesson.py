@@ -85,6 +85,17 @@ def taught_legends(
     return tuple(asked), None, None
 
 
+def taught_legend(lesson: Lesson | None, known: Loaded | None) -> str | None:
+    """The name of the legend that was learned from points, in this run or in another."""
+    source = lesson or known
+    return None if source is None else source.legend.name
+
+
+def by_points(taught: str | None) -> str:
+    """What a map's lineage says more if a legend was learned."""
+    return "" if taught is None else f" Legend {taught}: learned from labelled points."
+
+
 def told(lesson: Lesson | None, known: Loaded | None, area: str, period: str) -> dict[str, Any]:
     """What a run's identity says of points: keys for run.json. `area` is the sha256 of its area."""
     if lesson is not None:

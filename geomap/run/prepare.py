@@ -29,7 +29,7 @@ from geomap.points import PointsFile
 from geomap.run.again import words_of
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
-from geomap.run.lesson import Lesson, require_in, taught_legends
+from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends
 from geomap.run.request import Request, Restriction
 from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
@@ -84,8 +84,7 @@ class Prepared:
     def product(self) -> Product:
         """The maps, and what their files say about how they were made."""
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
-        if (taught := self.taught) is not None:
-            lineage += f" Legend {taught}: learned from labelled points."
+        taught = taught_legend(self.lesson, self.known)
         card = self.weights.card
         maps = (*self.layers, *self.changes)
         of, asked = self.request.period, self.request
@@ -95,7 +94,7 @@ class Prepared:
             of,
             card.name,
             self.weights.digest,
-            lineage,
+            lineage + by_points(taught),
             self.vectors,
             self.told,
             asked.finish,
@@ -103,12 +102,6 @@ class Prepared:
             report=asked.report,
             taught=taught,
         )
-
-    @property
-    def taught(self) -> str | None:
-        """The legend that was learned from points, in this run or in another."""
-        source = self.lesson or self.known
-        return None if source is None else source.legend.name
 
     @property
     def vectors(self) -> dict[str, str]:

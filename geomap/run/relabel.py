@@ -29,7 +29,7 @@ from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
 from geomap.run.learning import in_store, questions_of, teach
-from geomap.run.lesson import taught_legends, told
+from geomap.run.lesson import by_points, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, competing, latitudes_of, with_base
 from geomap.run.publish import publish_maps, published
@@ -109,10 +109,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     questions = in_store(questions, codec, teaching)
     layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
-    source = lesson or known
-    taught = None if source is None else source.legend.name
-    if taught is not None:
-        lineage += f" Legend {taught}: learned from labelled points."
+    taught = taught_legend(lesson, known)
     described = {
         **_described(kept),
         "legends": legends_digests([q.legend for q in questions]),
@@ -130,7 +127,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         edges.mend(run, tiles, questions, within, finish.smooth, progress)
 
     product = replace(
-        _product(kept, layers, lineage),
+        _product(kept, layers, lineage + by_points(taught)),
         told={"command": "label", "period": str(kept.period), "weights": loaded.card.name, **words_of_labels(request)},
         card=loaded.card,
         finish=finish,

@@ -71,11 +71,6 @@ def status(directory: Path) -> Status:
     )
 
 
-def find_problems(directory: Path) -> tuple[str, ...]:
-    """The problems of `verified`."""
-    return verified(directory).problems
-
-
 def verified(directory: Path) -> Checked:
     """Compare a run's files with their checksums: one line for each difference, with what to do about it.
 

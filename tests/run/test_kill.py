@@ -13,7 +13,7 @@ import pytest
 from pyproj import Transformer
 
 from geomap import files
-from geomap.run.status import find_problems, status
+from geomap.run.status import status, verified
 from tests.support.archive import PATCH, write_archive
 from tests.support.outputs import digests
 
@@ -104,7 +104,9 @@ def test_kills_at_random_moments(start, tmp_path, record_property, workers, stor
         if not (out / "tiles/request.json").is_file():
             continue
         assert files.verify(out) == () or any("did not finish" in line for line in files.verify(out))
-        assert all("did not finish" in line for line in find_problems(out))  # no tile that bears its name is damaged
+        assert all(
+            "did not finish" in line for line in verified(out).problems
+        )  # no tile that bears its name is damaged
         kept = {p.name for p in out.glob("tiles/*.npz")}
         assert done <= kept or status(out).state == "finished"  # nothing finished is lost
         done = kept

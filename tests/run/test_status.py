@@ -12,7 +12,7 @@ from geomap import files
 from geomap.errors import BusyError, InputError
 from geomap.run.map import map_area
 from geomap.run.request import Request
-from geomap.run.status import find_problems, status
+from geomap.run.status import status, verified
 from tests.support.runner import geomap
 
 
@@ -108,28 +108,28 @@ def test_status_writes_nothing_and_refuses_what_is_no_run(tmp_path):
 def test_a_flipped_byte_in_a_kept_tile_is_found_and_that_tile_alone_made_again(asked, tmp_path):
     out = tmp_path / "out"
     interrupt(asked, out, 4)
-    (unfinished,) = find_problems(out)
+    (unfinished,) = verified(out).problems
     assert unfinished.startswith(f"{files.SUMS}: missing, so the run did not finish; type the run's command again")
     path = sorted(out.glob("tiles/*.npz"))[1]
     whole = path.read_bytes()
     for where in range(0, 100, 9):
         flip(path, where / 100)
-        _, found = find_problems(out)
+        _, found = verified(out).problems
         assert found.startswith(f"tile {path.stem}: {path.name} is changed or cut")
         path.write_bytes(whole)
     flip(path, 0.3)
     assert status(out).done + status(out).pending == 9
     assert map_area(asked, out).resumed == 3
-    assert find_problems(out) == ()
+    assert verified(out).problems == ()
 
 
 def test_a_flipped_byte_in_a_map_is_found_and_the_map_made_again(asked, tmp_path):
     out = tmp_path / "out"
     map_area(asked, out)
-    assert find_problems(out) == ()
+    assert verified(out).problems == ()
     before = (out / "landcover.tif").read_bytes()
     flip(out / "landcover.tif", 0.5)
-    assert [line.partition(";")[0] for line in find_problems(out)] == ["landcover.tif: changed"]
+    assert [line.partition(";")[0] for line in verified(out).problems] == ["landcover.tif: changed"]
     shown = geomap("verify", out)
     assert shown.exit_code == 1
     assert "landcover.tif: changed; type the run's command again" in shown.output
@@ -141,5 +141,5 @@ def test_a_flipped_byte_in_a_map_is_found_and_the_map_made_again(asked, tmp_path
 def test_files_beside_the_maps_are_checked_too(asked, tmp_path):
     map_area(asked, tmp_path / "out")
     flip(tmp_path / "out/run.json", 0.5)
-    (line,) = find_problems(tmp_path / "out")
+    (line,) = verified(tmp_path / "out").problems
     assert line.startswith("run.json: changed; if that was not you, remove SHA256SUMS")
