@@ -1,9 +1,14 @@
 """The tiles that cover an area of interest, and the zone that owns each pixel.
 
-Every UTM zone has one fixed grid of tiles, TILE_PX x TILE_PX pixels of 10 m counted from the zone's origin, so a tile
-keeps its name whatever the area. A tile is cut to the bounds of the area, snapped outward to 20 m, the coarsest pixel
-size read. Each place on Earth belongs to exactly one zone (the MGRS rule, with its exceptions for Norway and Svalbard),
-so maps of neighbouring zones neither overlap nor leave a gap.
+Sentinel-2's granules are the squares of 100 km that MGRS names, each with some ground of its neighbours, and the blocks
+of their files are counted from a granule's north-west corner (`corner`). So are the tiles, TILE_PX x TILE_PX pixels of
+10 m: the blocks of 512 or 1024 pixels that archives write lie inside one tile, or inside PAIR x PAIR of them. A tile is
+cut to its square, so that each pixel lies in exactly one, and to the bounds of the area, snapped outward to 20 m, the
+coarsest pixel size read. Its name, such as 31UES_03_02, is that of the square, with the column from the west and the
+row from the north, and is the same whatever the area.
+
+Each place on Earth belongs to exactly one zone (the MGRS rule, with its exceptions for Norway and Svalbard), so maps of
+neighbouring zones neither overlap nor leave a gap.
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -27,8 +34,16 @@ from geomap.types import Grid, Tile
 
 RESOLUTION: Final = 10  # m
 TILE_PX: Final = 1024  # pixels per side of a tile
+PAIR: Final = 2  # tiles per side of what is read together: blocks of 1024 pixels of 20 m reach over so many
+SQUARE_M: Final = 100_000  # side of the squares that MGRS names
 SNAP: Final = 20  # m; Sentinel-2's 10 m and 20 m grids both start at multiples of 20 m in every zone
 
+COLUMNS: Final = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
+"""Letters of the squares' columns, from 100 km on, of zones whose number modulo 3 is 0, 1, 2 (NGA.STND.0037, B-2)."""
+ROWS: Final = "ABCDEFGHJKLMNPQRSTUV"  # of every 2,000 km from the equator; in even zones F is the first
+BANDS: Final = "CDEFGHJKLMNPQRSTUVWX"  # of 8 degrees of latitude from 80 S on; X has 12
+FALSE_NORTHING: Final = 10_000_000  # m, of the southern hemisphere
+_CORNER_M = 60  # granules start at multiples of the largest pixel, counted from the equator
 _LATITUDES = (-80, 0, 56, 64, 72, 84)  # degrees; zones change at these and at multiples of 3 degrees of longitude
 _EDGE_POINTS = 65  # points along each edge of a grid seen from another zone, where the edge is curved
 _STRIDE = 32  # pixels between the first samples of a tile on a border
@@ -57,17 +72,63 @@ def tiles(area: Area) -> tuple[Tile, ...]:
         region = MultiPolygon(polygons_of(_in_zone(area, epsg, _territory(epsg))))
         if region.is_empty:
             continue
-        west, south, east, north = (v / (TILE_PX * RESOLUTION) for v in region.bounds)
         outer = _snap(_in_zone(area, epsg, _neighbourhood(epsg)).bounds)  # a tile is cut to the area, not the zone
         shapely.prepare(region)
-        for row in range(math.floor(south), math.ceil(north)):
-            for col in range(math.floor(west), math.ceil(east)):
-                tile = _cut(epsg, col, row, outer)
-                if tile and _holds_pixels(area, region, tile.grid):
-                    found.append(tile)
+        for square in _squares(region.bounds):
+            near = _tiles_in(epsg, square, region.bounds, outer)
+            found += [tile for tile in near if _holds_pixels(area, region, tile.grid)]
     if not found:
         raise AoiError("the area holds no 10 m pixel; give a larger one")
-    return tuple(sorted(found, key=lambda t: (t.grid.epsg, -t.grid.north, t.grid.west)))
+    return tuple(sorted(found, key=_place))
+
+
+def corner(epsg: int, x: float, y: float) -> tuple[int, int]:
+    """(west, north) of the granule to whose square of 100 km a place belongs, all in metres of the zone.
+
+    Measured: all corners of real items are the square's, moved outward to multiples of 60 m, and in the southern
+    hemisphere these are counted from the equator, before the false northing.
+    """
+    zero = FALSE_NORTHING if epsg > 32700 else 0
+    west, north = (math.floor(v / SQUARE_M) * SQUARE_M for v in (x, y - zero))
+    return west // _CORNER_M * _CORNER_M, -(-(north + SQUARE_M) // _CORNER_M) * _CORNER_M + zero
+
+
+def square_name(epsg: int, x: float, y: float) -> str:
+    """MGRS name of the square of 100 km to which a place in metres belongs, such as 31UES.
+
+    A square over two bands of latitude has the letter of the band in which its middle lies.
+    """
+    zone, column, row = epsg % 100, math.floor(x / SQUARE_M), math.floor(y / SQUARE_M)
+    middle = ((column + 0.5) * SQUARE_M, (row + 0.5) * SQUARE_M)
+    _, latitude = _to_lonlat(epsg).transform(*middle)
+    band = BANDS[min(max(math.floor((latitude + 80) / 8), 0), len(BANDS) - 1)]
+    return f"{zone:02d}{band}{COLUMNS[zone % 3][column - 1]}{ROWS[(row + (0 if zone % 2 else 5)) % len(ROWS)]}"
+
+
+def pair(grid: Grid) -> tuple[int, int, int]:
+    """What is read together with a tile's grid, which shares blocks with it: the zone, and a corner in metres."""
+    west, north = corner(grid.epsg, grid.west, grid.north - 1)
+    side = PAIR * TILE_PX * RESOLUTION
+    return grid.epsg, west + (grid.west - west) // side * side, north - (north - grid.north) // side * side
+
+
+def whole(grid: Grid, side: int) -> Grid:
+    """The whole tiles of `side` pixels, counted from a granule's corner, that hold a grid inside one square."""
+    west, north = corner(grid.epsg, grid.west, grid.north - 1)
+    step = side * grid.resolution
+    left = west + (grid.west - west) // step * step
+    top = north - (north - grid.north) // step * step
+    columns, rows = -(-(grid.east - left) // step), -(-(top - grid.bounds[1]) // step)
+    return replace(grid, west=left, north=top, width=columns * side, height=rows * side)
+
+
+def by_square(grid: Grid) -> dict[str, Grid]:
+    """A grid cut at the borders of the squares of 100 km, by their names."""
+    parts = {}
+    for west, south in _squares(grid.bounds):
+        square = west, south, west + SQUARE_M, south + SQUARE_M
+        parts[square_name(grid.epsg, west, south)] = _meet(grid.epsg, grid.bounds, square)
+    return parts
 
 
 def mosaic_grid(parts: tuple[Grid, ...]) -> Grid:
@@ -220,12 +281,46 @@ def _snap(bounds: tuple[float, float, float, float]) -> tuple[int, int, int, int
     )
 
 
-def _cut(epsg: int, col: int, row: int, outer: tuple[int, int, int, int]) -> Tile | None:
-    """The zone's tile (col, row), cut to bounds; None if nothing is left."""
-    side = TILE_PX * RESOLUTION  # m
-    west, south = max(col * side, outer[0]), max(row * side, outer[1])
-    east, north = min((col + 1) * side, outer[2]), min((row + 1) * side, outer[3])
-    if west >= east or south >= north:
-        return None
-    grid = Grid(epsg, west, north, (east - west) // RESOLUTION, (north - south) // RESOLUTION)
-    return Tile(f"{epsg}_{col:03d}_{row:04d}", grid)
+def _place(tile: Tile) -> tuple[int, ...]:
+    """Where a tile comes in the order of work: tiles that are read together follow each other."""
+    epsg, west, north = pair(tile.grid)
+    return epsg, -north, west, -tile.grid.north, tile.grid.west
+
+
+def _squares(bounds: tuple[float, float, float, float]) -> Iterator[tuple[int, int]]:
+    """(west, south) of the squares of 100 km in bounds of one zone, in metres."""
+    west, south, east, north = (v / SQUARE_M for v in bounds)
+    for row in range(math.floor(south), math.ceil(north)):
+        for column in range(math.floor(west), math.ceil(east)):
+            yield column * SQUARE_M, row * SQUARE_M
+
+
+def _tiles_in(
+    epsg: int, square: tuple[int, int], region: tuple[float, float, float, float], outer: tuple[int, int, int, int]
+) -> Iterator[Tile]:
+    """The tiles of a square, (west, south), that touch a region, cut to the square and to the outer bounds."""
+    left, bottom = square
+    right, top = left + SQUARE_M, bottom + SQUARE_M
+    west, north = corner(epsg, left, bottom)
+    side, name = TILE_PX * RESOLUTION, square_name(epsg, left, bottom)
+    first, last = (max(left, region[0]) - west) / side, (min(right, region[2]) - west) / side
+    upper, lower = (north - min(top, region[3])) / side, (north - max(bottom, region[1])) / side
+    for row in range(math.floor(upper), math.ceil(lower)):
+        for column in range(math.floor(first), math.ceil(last)):
+            x, y = west + column * side, north - row * side
+            within = max(left, outer[0]), max(bottom, outer[1]), min(right, outer[2]), min(top, outer[3])
+            grid = _meet(epsg, (x, y - side, x + side, y), within)
+            if grid.width > 0 and grid.height > 0:
+                yield Tile(f"{name}_{column:02d}_{row:02d}", grid)
+
+
+def _meet(epsg: int, one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> Grid:
+    """What two boxes in metres share, as a grid; its size is not positive if that is nothing."""
+    west, south = max(one[0], other[0]), max(one[1], other[1])
+    east, north = min(one[2], other[2]), min(one[3], other[3])
+    return Grid(epsg, west, north, (east - west) // RESOLUTION, (north - south) // RESOLUTION)
+
+
+@functools.cache
+def _to_lonlat(epsg: int) -> Transformer:
+    return Transformer.from_crs(epsg, 4326, always_xy=True)

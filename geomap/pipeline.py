@@ -10,8 +10,8 @@ Runs make their tiles with these functions (run/tiles.py), and the Python API ma
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -20,13 +20,14 @@ from torch import Tensor
 
 from geomap import grid as grids
 from geomap import legends
+from geomap.catalog import offset_check
 from geomap.catalog.offset_check import DarkCount
 from geomap.catalog.over import made_in, rank
-from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np
-from geomap.composite.monthly import compute, read_classes
+from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np, first_np
+from geomap.composite.monthly import coarse_medians, compute, read_classes
 from geomap.encode.engine import Engine, valid_months_np
 from geomap.encode.weights import Weights
-from geomap.errors import DamagedError
+from geomap.errors import DamagedError, ReadError, SourceUnavailableError
 from geomap.label import towers
 from geomap.label.choose import Gone
 from geomap.label.classify import Question, TileLabels, Within, with_land
@@ -34,8 +35,8 @@ from geomap.legends import Legend
 from geomap.read.access import DEADLINE, Access, gdal_options, threads
 from geomap.read.faults import check_missed, missed_scenes
 from geomap.read.stack import scene_classes, stack
-from geomap.sentinel2 import BANDS
-from geomap.types import MAX_MISSED, NOT_MAPPED, Composite, Gave, Grid, Layers, Missed, Period, Scene, Stack
+from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
+from geomap.types import MAX_MISSED, NOT_MAPPED, Composite, Dark, Gave, Grid, Layers, Missed, Period, Scene
 
 Embedded = Iterator[tuple[NDArray[np.intp], Tensor]]
 """Flat indices (n,) into (y, x), ascending, and their (n, D) unit embeddings; yielded one window at a time."""
@@ -49,11 +50,11 @@ def compose(
     max_missed: float = MAX_MISSED,
     deadline: float = DEADLINE,
     skip: Collection[int] = (),
+    together: Together | None = None,
 ) -> Composite:
     """Read the scenes over a grid and make their monthly medians.
 
     A scene with a missing or damaged file is left out with all its bands.
-
 
     Args:
         scenes: the scenes over the grid (catalog.over.over).
@@ -63,6 +64,7 @@ def compose(
         max_missed: share of the scenes that may be left out; if above 0, at least one may.
         deadline: seconds for which a server may refuse a file.
         skip: steps of the period that are not read and stay empty; the other steps do not change.
+        together: what was read over this tile and its neighbours; the result is the same without it.
 
     Raises:
         ReadError: access is denied, or more scenes cannot be read than `max_missed` allows.
@@ -73,8 +75,10 @@ def compose(
     while True:
         faults: dict[str, DamagedError] = {}
         access = Access(gdal_options(scenes), deadline, faults)
+        rest = [scene for scene in wanted if scene.id not in missed]
         try:
-            made = _medians([scene for scene in wanted if scene.id not in missed], grid, zone, period, mask, access)
+            shared = together if together and grid in together.dark and not missed else None
+            made = _medians(rest, grid, zone, period, mask, access, shared)
         finally:
             access.stopped.set()  # after an error, other reads may still be waiting for a server
         found = missed_scenes(wanted, faults)
@@ -82,6 +86,88 @@ def compose(
         check_missed(len(scenes), missed, faults, max_missed)
         if made is not None and not found:
             return replace(made, missed=tuple(missed[scene] for scene in sorted(missed)))
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """What neighbouring tiles share: blocks of bands of 20 m, and of SCL, reach over several tiles."""
+
+    grid: Grid  # 10 m, around the tiles
+    scenes: tuple[Scene, ...]  # by rank
+    scl: NDArray[np.uint8]  # (scene, y, x) at 20 m
+    clear: NDArray[np.bool_]  # (scene, y, x) at 20 m
+    coarse: NDArray[np.uint16]  # (month, band, y, x) medians of the bands of 20 m, at 20 m
+    dark: Mapping[Grid, Mapping[str, Dark]]  # by tile, the evidence of the bands of 20 m
+
+    def over(self, grid: Grid, scenes: Sequence[Scene]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """(scene, y, x) SCL and clear pixels of some scenes over a tile, both at 20 m."""
+        row = {scene.id: i for i, scene in enumerate(self.scenes)}
+        rows, part = [row[scene.id] for scene in scenes], _part(self.grid, grid)
+        return self.scl[:, *part][rows], self.clear[:, *part][rows]
+
+
+def read_together(
+    tiles: Sequence[tuple[Grid, Sequence[Scene], Collection[int]]],
+    period: Period,
+    mask: Mask = DEFAULT_MASK,
+    deadline: float = DEADLINE,
+) -> Together | None:
+    """Read once what neighbouring tiles share.
+
+    None where there is nothing to share, or where a file cannot be read: then each tile is read alone, so that what is
+    left out of one does not depend on its neighbours.
+
+    Args:
+        tiles: of one zone, each with the scenes over it and the steps of the period that it skips, as for `compose`.
+        period, mask, deadline: as for `compose`.
+
+    Raises SourceUnavailableError: the pixel server refuses or does not answer.
+    """
+    own = [tile for tile in tiles if made_in(tile[1], tile[0]) == tile[0].epsg]
+    wanted = {s.id: s for _, scenes, skip in own for s in scenes if period.step(s.time) not in skip}
+    if len(own) < 2 or not wanted:
+        return None
+    grid = grids.mosaic_grid(tuple(tile[0] for tile in own))
+    access = Access(gdal_options([*wanted.values()]), deadline, {})
+    try:
+        near = sorted(wanted.values(), key=lambda scene: rank(scene, grid))
+        scl, clear = _look(near, grid, mask, access)
+        first = first_np(clear, [scene.acquisition for scene in near])
+        opened = stack(near, grid, period, access, first, BANDS_20M)
+        parts = {tile[0]: (slice(None), *_part(grid, tile[0])) for tile in own}
+        counts = {where: DarkCount(_vegetation(near, scl[part], first[part])) for where, part in parts.items()}
+        made = coarse_medians(opened, period.months, threads(near), _Each(grid, counts))
+    except SourceUnavailableError:
+        raise
+    except ReadError:
+        return None  # each tile says so itself
+    finally:
+        access.stopped.set()
+    dark = {where: count.counts() for where, count in counts.items()}
+    return None if access.faults else Together(grid, tuple(near), scl, clear, made, dark)
+
+
+class _Each:
+    """Passes what is read over several tiles to the counts of each (composite.monthly.Watch)."""
+
+    bands: Sequence[str] = DarkCount.bands
+
+    def __init__(self, grid: Grid, counts: Mapping[Grid, DarkCount]) -> None:
+        """Args: grid: around the tiles; counts: by tile."""
+        self._counts = [(_part(grid, where), count) for where, count in counts.items()]
+
+    def see(self, scene: str, rows: slice, cols: slice, dn: NDArray[np.uint16]) -> None:
+        for (down, across), count in self._counts:
+            mine_down, there_down = _shared(rows, down)
+            mine_across, there_across = _shared(cols, across)
+            if dn[there_down, there_across].size:
+                count.see(scene, mine_down, mine_across, dn[there_down, there_across])
+
+
+def _shared(seen: slice, part: slice) -> tuple[slice, slice]:
+    """What two ranges of rows have in common: counted from the start of `part`, and from that of `seen`."""
+    first, last = max(seen.start, part.start), max(min(seen.stop, part.stop), seen.start, part.start)
+    return slice(first - part.start, last - part.start), slice(first - seen.start, last - seen.start)
 
 
 def usable_pixels(
@@ -138,7 +224,13 @@ def label_pixels(
 
 
 def _medians(
-    scenes: Sequence[Scene], grid: Grid, zone: int, period: Period, mask: Mask, access: Access
+    scenes: Sequence[Scene],
+    grid: Grid,
+    zone: int,
+    period: Period,
+    mask: Mask,
+    access: Access,
+    together: Together | None = None,
 ) -> Composite | None:
     """The composite of scenes over a grid; None if faults would spoil it.
 
@@ -149,29 +241,45 @@ def _medians(
         there = grids.covering(grid, zone)
         made = _medians(scenes, there, zone, period, mask, access)
         return None if made is None else _under(grid, made, there)
-    opened = open_stack(scenes, grid, period, mask, access)
-    if access.faults:
-        return None
-    if opened is None:
+    if not scenes:
         empty = np.zeros((period.months, len(BANDS), *grid.shape), np.uint16)
         return Composite(empty, np.zeros((period.months, *grid.shape), np.uint8))
-    watch = DarkCount(opened.scl)
-    made = compute(opened, period.months, workers=threads(scenes), watch=watch)
-    return replace(made, dark=watch.counts(), gave=opened.gave)
-
-
-def open_stack(scenes: Sequence[Scene], grid: Grid, period: Period, mask: Mask, access: Access) -> Stack | None:
-    """The scenes as a stack, with SCL read and DNs lazy; None if there is no scene."""
-    if not scenes:
-        return None
     near = sorted(scenes, key=lambda scene: rank(scene, grid))
+    scl, clear = _look(near, grid, mask, access) if together is None else together.over(grid, near)
+    first = first_np(clear, [scene.acquisition for scene in near])
+    opened = stack(near, grid, period, access, first, BANDS if together is None else BANDS_10M)
+    if access.faults:
+        return None
+    watch, coarse = DarkCount(_vegetation(near, scl, first)), None
+    if together is not None:
+        coarse = together.coarse[:, :, *_part(together.grid, grid)].copy()
+        read = {period.step(scene.time) for scene in near}
+        coarse[[step for step in range(period.months) if step not in read]] = 0
+    made = compute(opened, period.months, threads(near), watch, coarse)
+    dark = offset_check.total([watch.counts(), together.dark[grid] if together else {}])
+    gave = {scene.id: _gave(*seen) for scene, *seen in zip(near, scl, clear, strict=True)}
+    return replace(made, dark={name: dark[name] for name in sorted(dark)}, gave=gave)
+
+
+def _look(near: Sequence[Scene], grid: Grid, mask: Mask, access: Access) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """(scene, y, x) SCL, and where it is clear, both at 20 m, over a grid of 10 m pixels."""
     margin = mask.reach  # the clear pixels at an edge must not depend on how the area is cut into tiles
     scl = read_classes(scene_classes(near, grid, access, margin), workers=threads(near))
     inner = (slice(None), slice(margin, scl.shape[1] - margin), slice(margin, scl.shape[2] - margin))
-    clear = clear_np(scl, mask)[inner]
-    opened = stack(near, grid, period, access, clear)
-    gave = {scene.id: _gave(*seen) for scene, *seen in zip(near, scl[inner], clear, strict=True)}
-    return replace(opened, scl={scene.id: seen for scene, seen in zip(near, scl[inner], strict=True)}, gave=gave)
+    return scl[inner], clear_np(scl, mask)[inner]
+
+
+def _part(outer: Grid, grid: Grid) -> tuple[slice, slice]:
+    """The (rows, columns) of 20 m of a grid inside another one, both of 10 m pixels."""
+    row, column = (v // 2 for v in grid.offset_in(outer))
+    return slice(row, row + grid.height // 2), slice(column, column + grid.width // 2)
+
+
+def _vegetation(
+    near: Sequence[Scene], scl: NDArray[np.uint8], clear: NDArray[np.bool_]
+) -> dict[str, NDArray[np.uint8]]:
+    """By scene, (y, x) SCL, 0 where a scene is not clear or not needed."""
+    return {scene.id: seen * sure for scene, seen, sure in zip(near, scl, clear, strict=True)}
 
 
 def _gave(classes: NDArray[np.uint8], clear: NDArray[np.bool_]) -> Gave:

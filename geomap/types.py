@@ -266,8 +266,6 @@ class Stack:
     id: tuple[str, ...]  # id of each scene
     step: tuple[int, ...]  # month index of each scene
     acquisition: tuple[int, ...]  # scenes with the same number belong to one pass and count once
-    scl: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)  # scene id -> (y, x) at 20 m
-    gave: Mapping[str, Gave] = field(default_factory=dict)  # by id of each scene over the tile
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 from geomap import grid
 from geomap.catalog.offset import parse_baseline
 from geomap.lonlat import Box
+from geomap.sentinel2 import BANDS_10M
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Grid, Scene
 
@@ -28,6 +29,20 @@ def made_in(near: Sequence[Scene], tile: Grid) -> int:
 
 
 def rank(scene: Scene, tile: Grid) -> tuple[Any, ...]:
-    """Preference where granules of one pass overlap: newest processing, the tile's own zone, then PROVIDERS' order."""
+    """Preference where granules of one pass overlap.
+
+    Newest processing, the tile's own zone, the granule whose blocks are the tile's, then PROVIDERS' order.
+    """
     major, minor = parse_baseline(scene.baseline) or (0, 0)
-    return -major, -minor, scene.epsg != tile.epsg, list(PROVIDERS).index(scene.provider), scene.time, scene.id
+    apart = scene.epsg != tile.epsg, not _aligned(scene, tile)
+    return -major, -minor, *apart, list(PROVIDERS).index(scene.provider), scene.time, scene.id
+
+
+def _aligned(scene: Scene, tile: Grid) -> bool:
+    """Whether the blocks of a scene's files, as its item states them, lie as the tiles of a tile's square do."""
+    stated = scene.assets[BANDS_10M[0]].transform
+    if stated is None:
+        return False
+    west, north = grid.corner(tile.epsg, tile.west, tile.north - 1)
+    side = grid.TILE_PX * grid.RESOLUTION
+    return (stated[2] - west) % side == 0 and (stated[5] - north) % side == 0

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from shapely.geometry.base import BaseGeometry
 
-from geomap.grid import outline
+from geomap.grid import BANDS, COLUMNS, FALSE_NORTHING, ROWS, SQUARE_M, corner, outline
 from geomap.lonlat import agree
 
 SLACK_M: Final = 120
@@ -18,11 +18,6 @@ SLACK_M: Final = 120
 GRANULE_M: Final = 109_800
 """Metres of a granule's side: 10,980 pixels of 10 m."""
 
-_SQUARE_M: Final = 100_000  # side of the squares that MGRS names
-_GRID_M: Final = 60  # granules start at multiples of the largest pixel
-_COLUMNS: Final = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")  # of zones whose number modulo 3 is 0, 1, 2
-_ROWS: Final = "ABCDEFGHJKLMNPQRSTUV"  # of every 2,000 km; in even zones F is the first
-_BANDS: Final = "CDEFGHJKLMNPQRSTUVWX"  # of 8 degrees of latitude from 80 S on
 _M_PER_DEGREE: Final = 110_900  # of latitude, about
 _MOST: Final = 1e8  # metres, and pixels: no granule is beyond
 _MGRS: Final = re.compile(r"(?:MGRS-)?(\d{1,2})([C-HJ-NP-X])([A-HJ-NP-Z]{2})")
@@ -50,23 +45,18 @@ def zone_of(tile: str) -> int:
 
 
 def granule_bounds(tile: str) -> Bounds | None:
-    """The ground of the granule with an MGRS name, in its zone; None if there is no such tile.
-
-    Its north-west corner is that of the 100 km square, moved outward to a multiple of 60 m; this is counted from the
-    equator, before the false northing of the southern hemisphere.
-    """
+    """The ground of the granule with an MGRS name, in its zone; None if there is no such tile."""
     zone = int(tile[:2])
-    columns = _COLUMNS[zone % 3]
-    if tile[3] not in columns or tile[4] not in _ROWS or not 1 <= zone <= 60:
+    columns = COLUMNS[zone % 3]
+    if tile[3] not in columns or tile[4] not in ROWS or not 1 <= zone <= 60:
         return None
-    west = (columns.index(tile[3]) + 1) * _SQUARE_M
-    row = (_ROWS.index(tile[4]) - (0 if zone % 2 else 5)) % 20
-    band = _BANDS.index(tile[2])
+    west = (columns.index(tile[3]) + 1) * SQUARE_M
+    row = (ROWS.index(tile[4]) - (0 if zone % 2 else 5)) % 20
+    band = BANDS.index(tile[2])
     middle = (8 * band - 76 + (2 if tile[2] == "X" else 0)) * _M_PER_DEGREE
-    south = row * _SQUARE_M
-    south += 20 * _SQUARE_M * round((middle - south - _SQUARE_M / 2) / (20 * _SQUARE_M))
-    left = west // _GRID_M * _GRID_M
-    top = -(-(south + _SQUARE_M) // _GRID_M) * _GRID_M + (0 if tile[2] >= "N" else 10_000_000)
+    south = row * SQUARE_M
+    south += 20 * SQUARE_M * round((middle - south - SQUARE_M / 2) / (20 * SQUARE_M))
+    left, top = corner(zone_of(tile), west, south + (0 if tile[2] >= "N" else FALSE_NORTHING))
     return left, top - GRANULE_M, left + GRANULE_M, top
 
 

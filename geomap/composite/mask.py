@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,6 +68,19 @@ def clear_np(scl: NDArray[np.uint8], mask: Mask = DEFAULT_MASK) -> NDArray[np.bo
             unclear = change(unclear, _disk_np(radius).reshape((1,) * (scl.ndim - 2) + (2 * radius + 1,) * 2))
     grown: NDArray[np.bool_] = ~unclear & (scl != NODATA_DN)
     return grown
+
+
+def first_np(clear: NDArray[np.bool_], passes: Sequence[str]) -> NDArray[np.bool_]:
+    """(scene, y, x) clear pixels that no earlier scene of the same pass shows clear: the others need not be read."""
+    first = clear.copy()
+    seen: dict[str, NDArray[np.bool_]] = {}
+    for row, name in enumerate(passes):
+        if name in seen:
+            first[row] &= ~seen[name]
+            seen[name] = seen[name] | clear[row]
+        else:
+            seen[name] = clear[row]
+    return first
 
 
 def _disk_np(radius: int) -> NDArray[np.bool_]:

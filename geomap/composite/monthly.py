@@ -38,23 +38,33 @@ def read_classes(classes: da.Array, workers: int | None = None) -> NDArray[np.ui
     return computed
 
 
-def monthly(stack: Stack, months: int, watch: Watch | None = None) -> da.Array:
-    """Lazy monthly medians at 10 m: one task per month, band and chunk, which holds that month's scenes of one band.
+def monthly(stack: Stack, months: int, bands: Sequence[str] = BANDS, watch: Watch | None = None) -> da.Array:
+    """Lazy monthly medians: one task per month, band and chunk, which holds that month's scenes of one band.
+
+    Args:
+        stack: the scenes.
+        months: number of months in the period.
+        bands: which; those of 20 m alone stay at 20 m, otherwise they are brought to 10 m.
+        watch: callback that sees each block it asks for once, before the offset is added.
 
     Returns:
-        (month, band, y, x) uint16 in sentinel2.BANDS order, 0 = nodata.
+        (month, band, y, x) uint16, 0 = nodata.
     """
-    rows, cols = stack.fine.dn.chunks[2:]
-    name = f"median-{tokenize(stack.fine.dn.name, stack.coarse.dn.name, months)}"
-    where = list(itertools.product(range(months), range(len(BANDS)), range(len(rows)), range(len(cols))))
-    tasks: dict[Any, Any] = {(name, m, b, i, j): _task(stack, m, BANDS[b], i, j, watch) for m, b, i, j in where}
+    chunks = (stack.fine if set(bands) & set(BANDS_10M) else stack.coarse).dn.chunks[2:]
+    name = f"median-{tokenize(stack.fine.dn.name, stack.coarse.dn.name, months, bands)}"
+    where = itertools.product(range(months), range(len(bands)), range(len(chunks[0])), range(len(chunks[1])))
+    tasks: dict[Any, Any] = {
+        (name, m, b, i, j): _task(stack, m, bands[b], i, j, (chunks[0][i], chunks[1][j]), watch) for m, b, i, j in where
+    }
     read: list[Any] = [stack.fine.dn, stack.coarse.dn]
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=read)
-    return da.Array(graph, name, chunks=((1,) * months, (1,) * len(BANDS), rows, cols), dtype=np.uint16)
+    return da.Array(graph, name, chunks=((1,) * months, (1,) * len(bands), *chunks), dtype=np.uint16)
 
 
-def _task(stack: Stack, month: int, band: str, i: int, j: int, watch: Watch | None) -> tuple[Any, ...]:
-    """The dask task of one block; scenes without a clear pixel there are not read."""
+def _task(
+    stack: Stack, month: int, band: str, i: int, j: int, shape: tuple[int, int], watch: Watch | None
+) -> tuple[Any, ...]:
+    """The dask task of one block of (rows, columns); scenes without a clear pixel there are not read."""
     fine = band in BANDS_10M
     bands, names = (stack.fine, BANDS_10M) if fine else (stack.coarse, BANDS_20M)
     part = tuple(_slice(stack.coarse.dn.chunks[axis], index) for axis, index in ((2, i), (3, j)))
@@ -67,7 +77,7 @@ def _task(stack: Stack, month: int, band: str, i: int, j: int, watch: Watch | No
     block = functools.partial(
         _median_block,
         looks=looks,
-        shape=(stack.fine.dn.chunks[2][i], stack.fine.dn.chunks[3][j]),
+        shape=shape,
         clear=[stack.clear[s][part] for s in scenes],
         offset=[int(bands.offset[s, number]) for s in scenes],
         acquisition=[stack.acquisition[s] for s in scenes],
@@ -80,7 +90,13 @@ def _slice(chunks: Sequence[int], index: int) -> slice:
     return slice(start, start + chunks[index])
 
 
-def compute(stack: Stack, months: int, workers: int | None = None, watch: Watch | None = None) -> Composite:
+def compute(
+    stack: Stack,
+    months: int,
+    workers: int | None = None,
+    watch: Watch | None = None,
+    coarse: NDArray[np.uint16] | None = None,
+) -> Composite:
     """Monthly medians and clear counts at 10 m, written block by block into arrays.
 
     Args:
@@ -88,17 +104,39 @@ def compute(stack: Stack, months: int, workers: int | None = None, watch: Watch 
         months: number of months in the period.
         workers: threads (default: dask's own choice).
         watch: callback that sees each block it asks for once, before the offset is added.
+        coarse: (month, band, y, x) medians of the bands of 20 m, if these are known; then they are not read.
 
     Raises:
         ReadError, SourceUnavailableError: a file cannot be read.
     """
-    dn = monthly(stack, months, watch)
-    out = np.zeros(dn.shape, np.uint16)
-    da.store(dn, out, lock=False, **_threads(workers))
+    out = np.zeros((months, len(BANDS), *stack.fine.dn.shape[2:]), np.uint16)
+    if coarse is not None:
+        out[:, [BANDS.index(band) for band in BANDS_20M]] = repeated_np(coarse)
+    bands = BANDS if coarse is None else BANDS_10M
+    target: Any = _Into(out, bands)
+    da.store(monthly(stack, months, bands, watch), target, lock=False, **_threads(workers))
     if not stack.clear:
-        return Composite(out, np.zeros((months, *dn.shape[2:]), np.uint8))
+        return Composite(out, np.zeros((months, *out.shape[2:]), np.uint8))
     counts = clear_count_np(stack.clear, stack.step, stack.acquisition, months)
     return Composite(out, repeated_np(counts))
+
+
+def coarse_medians(stack: Stack, months: int, workers: int | None = None, watch: Watch | None = None) -> NDArray[Any]:
+    """(month, band, y, x) medians of the bands of 20 m, at 20 m; arguments and errors as `compute`."""
+    out = np.zeros((months, len(BANDS_20M), *stack.coarse.dn.shape[2:]), np.uint16)
+    da.store(monthly(stack, months, BANDS_20M, watch), out, lock=False, **_threads(workers))
+    return out
+
+
+class _Into:
+    """Where the medians of some bands go in an array of all bands, (month, band, y, x)."""
+
+    def __init__(self, out: NDArray[np.uint16], bands: Sequence[str]) -> None:
+        self._out, self._at = out, [BANDS.index(band) for band in bands]
+
+    def __setitem__(self, place: tuple[slice, ...], block: NDArray[np.uint16]) -> None:
+        month, band, rows, columns = place
+        self._out[month, self._at[band], rows, columns] = block
 
 
 def _threads(workers: int | None) -> dict[str, Any]:

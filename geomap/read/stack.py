@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -27,11 +27,11 @@ from geomap.grid import outline
 from geomap.lonlat import Box, shared
 from geomap.read.access import GDAL_OPTIONS, Access
 from geomap.read.reader import Said, SceneReader
-from geomap.sentinel2 import BANDS_10M, BANDS_20M, SCL
+from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL
 from geomap.types import BandStack, Grid, Period, Scene, SceneAsset, Stack
 
 CHUNK_PX: Final = 1024
-"""Pixels per side of a 10 m chunk: a whole tile, so that a file is opened once and each of its blocks decoded once."""
+"""Pixels per side of a chunk: a whole tile, or four tiles of 20 m pixels, so that a block of a file is read once."""
 
 MOST_OF: Final = 0.5
 """Share of a scene's box in degrees that its rasters cover at least; the granule is turned in it."""
@@ -52,13 +52,20 @@ def scene_classes(scenes: Sequence[Scene], grid: Grid, access: Access, margin: i
     wide, high = inner.width + 2 * margin, inner.height + 2 * margin
     west, north = inner.west - 20 * margin, inner.north + 20 * margin
     outer = replace(inner, west=west, north=north, width=wide, height=high)
-    layers = _layers(scenes, (SCL,), outer, CHUNK_PX // 2 + 2 * margin, np.uint8, access, {})
+    layers = _layers(scenes, (SCL,), outer, max(outer.shape), np.uint8, access, {})
     classes: da.Array = layers[:, 0]
     return classes
 
 
-def stack(scenes: Sequence[Scene], grid: Grid, period: Period, access: Access, clear: NDArray[np.bool_]) -> Stack:
-    """Lazy DNs of the scenes over a tile of 10 m pixels; scenes without a clear pixel are left out.
+def stack(
+    scenes: Sequence[Scene],
+    grid: Grid,
+    period: Period,
+    access: Access,
+    clear: NDArray[np.bool_],
+    bands: Collection[str] = BANDS,
+) -> Stack:
+    """Lazy DNs of the scenes over a grid of 10 m pixels; scenes without a clear pixel are left out.
 
     Args:
         scenes: those that touch the tile, all inside the period; earlier granules of a pass take precedence.
@@ -66,6 +73,7 @@ def stack(scenes: Sequence[Scene], grid: Grid, period: Period, access: Access, c
         period: the period whose months `Stack.step` counts.
         access: how the files are opened.
         clear: (scene, y, x) at 20 m; pixels outside the bounding rectangle of a scene's clear ones read as nodata.
+        bands: those that are wanted; with those of 20 m alone, chunks cover four times the ground.
 
     Raises:
         ValueError: no scenes, or a scene outside the period.
@@ -76,11 +84,13 @@ def stack(scenes: Sequence[Scene], grid: Grid, period: Period, access: Access, c
     passes = {key: number for number, key in enumerate(dict.fromkeys(s.acquisition for s in scenes))}
     used = [(scene, step, row) for scene, step, row in zip(scenes, steps, clear, strict=True) if row.any()]
     kept = [scene for scene, _, _ in used]
-    chunk = chunk_px(max(Counter(step for _, step, _ in used).values(), default=1))
+    fine, coarse = ([band for band in of if band in bands] for of in (BANDS_10M, BANDS_20M))
+    most = max(Counter(step for _, step, _ in used).values(), default=1)
+    chunk = chunk_px(most) if fine else 2 * chunk_px(most)
     needed = [_extent(row) for _, _, row in used]
     return Stack(
-        fine=_bands(kept, BANDS_10M, grid, chunk, access, needed),
-        coarse=_bands(kept, BANDS_20M, grid.at(20), chunk // 2, access, needed),
+        fine=_bands(kept, fine, grid, chunk, access, needed),
+        coarse=_bands(kept, coarse, grid.at(20), chunk // 2, access, needed),
         clear=tuple(row for _, _, row in used),
         id=tuple(scene.id for scene in kept),
         step=tuple(step for _, step, _ in used if step is not None),
@@ -135,7 +145,7 @@ def _layers(
     """(scene, band, y, x) raw values, 0 where a scene has none or none are needed."""
     wanted = (len(scenes), len(bands), *grid.shape)
     nothing: da.Array = da.zeros(wanted, dtype=dtype, chunks=(1, 1, chunk, chunk))
-    if not scenes:
+    if not (scenes and bands):
         return nothing
     cube = stackstac.stack(
         [_item(scene, bands) for scene in scenes],

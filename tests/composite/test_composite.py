@@ -16,6 +16,7 @@ from geomap import aoi, grid, pipeline
 from geomap.catalog.search import search
 from geomap.composite import median, monthly
 from geomap.composite.mask import Mask, clear_np
+from geomap.read import stack as read
 from geomap.read.access import Access
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
 from geomap.types import Grid, Period
@@ -202,7 +203,8 @@ def test_chunks_do_not_show(hard_archive, monkeypatch):
     (tile,) = grid.tiles(area)
     whole = pipeline.compose(scenes, tile.grid, period)
     monkeypatch.setattr("geomap.read.stack.chunk_px", lambda scenes: 48)
-    stack = pipeline.open_stack(scenes, tile.grid, period, Mask(), Access())
+    clear = clear_np(monthly.read_classes(read.scene_classes(scenes, tile.grid, Access())))
+    stack = read.stack(scenes, tile.grid, period, Access(), clear)
     assert stack.fine.dn.chunks[2] == (48, 20)
     parts = monthly.compute(stack, 2, workers=4)
     np.testing.assert_array_equal(parts.dn, whole.dn)
