@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from geomap.run.request import Request as Request
     from geomap.types import Period as Period
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Area", "Legend", "Period", "Request",

@@ -16,9 +16,11 @@ from pyproj import Transformer
 from shapely.geometry import MultiPolygon, Point, Polygon, box, mapping
 
 from geomap import aoi, grid
+from geomap.catalog.place import granule_bounds, mgrs_tile, tile_in, zone_of
 from geomap.errors import AoiError
 from geomap.types import Grid
 from tests.support.archive import PATCH
+from tests.support.stac_items import real_items
 
 
 def test_bbox_tiles_lie_on_the_sentinel_grid():
@@ -126,6 +128,13 @@ def test_collections_are_the_union_of_their_polygons_however_deep():
         assert aoi.parse_area(prefix + text).geometry.symmetric_difference(expected).area < 1e-12
 
 
+def named(epsg: int, x: float, y: float) -> str:
+    """Name of the tile of a place: its square of MGRS, and blocks of 1024 pixels from the corner of that granule."""
+    square = grid.square_name(epsg, x, y)
+    west, _, _, north = granule_bounds(square)
+    return f"{square}_{int(x - west) // 10240:02d}_{int(north - 1 - y) // 10240:02d}"
+
+
 @pytest.mark.parametrize(
     ("bbox", "codes"),
     [
@@ -147,9 +156,9 @@ def test_tiles_are_those_of_a_search_through_all_pixels(bbox, codes):
         x, y = (v.ravel() for v in np.meshgrid(xs, ys))
         lon, lat = to_utm.transform(x, y, direction="INVERSE")
         mine = (grid.zone_epsg(lon, lat) == epsg) & shapely.contains_xy(area.geometry, lon, lat)
-        expected |= {(epsg, col, row) for col, row in {*zip(x[mine] // 10240, y[mine] // 10240, strict=True)}}
+        expected |= {named(epsg, *place) for place in {*zip(x[mine] // 20 * 20, y[mine] // 20 * 20, strict=True)}}
     tiles = grid.tiles(area)
-    assert {t.name for t in tiles} == {f"{epsg}_{int(col):03d}_{int(row):04d}" for epsg, col, row in expected}
+    assert {t.name for t in tiles} == expected
     assert all(grid.inside(area, t.grid).any() for t in tiles)
 
 
@@ -301,3 +310,71 @@ def test_a_file_closed_to_the_reader_is_refused(tmp_path):
         with pytest.raises(AoiError, match="cannot read"):
             aoi.parse_area(str(folder / "area.geojson"))
     folder.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("name", "epsg", "west", "north"),
+    [
+        ("31UES", 32631, 499_980, 5_700_000),  # as the transforms of real items have them
+        ("13TDE", 32613, 399_960, 4_500_000),
+        ("35MNM", 32735, 499_980, 9_200_020),
+        ("24XWR", 32624, 499_980, 9_100_020),
+    ],
+)
+def test_granules_start_where_real_items_do(name, epsg, west, north):
+    assert grid.square_name(epsg, west + 100, north - 100) == name
+    assert grid.corner(epsg, west + 100, north - 100) == (west, north)
+
+
+def test_every_granule_starts_at_the_corner_of_its_square_and_has_its_name(shared):
+    """All corners and names of real items, of both hemispheres, by the items' own transforms."""
+    seen = 0
+    for item in (item for path in (shared / "data/stac").glob("*.json") for item in real_items(shared, path.stem)):
+        name = tile_in(item["id"]) or mgrs_tile(item["properties"].get("grid:code"))
+        corners = {
+            (a["proj:transform"][2], a["proj:transform"][5])
+            for a in item["assets"].values()
+            if a.get("proj:shape") == [10980, 10980] and a.get("proj:transform")
+        }
+        for west, north in corners:
+            inside = west + 50_000, north - 50_000
+            assert grid.corner(zone_of(name), *inside) == (west, north)
+            assert grid.square_name(zone_of(name), *inside) == name
+            seen += 1
+    assert seen > 20
+
+
+@given(st.sampled_from([*range(32601, 32661), *range(32701, 32761)]), st.integers(1, 8), st.integers(0, 92))
+def test_names_and_corners_of_squares_belong_together(epsg, column, row):
+    x, y = column * grid.SQUARE_M, (row if epsg < 32700 else 99 - row) * grid.SQUARE_M
+    name = grid.square_name(epsg, x, y)
+    west, _, _, north = granule_bounds(name)
+    assert (west, north) == grid.corner(epsg, x, y) == grid.corner(epsg, x + 99_999, y + 99_999)
+    assert x - 60 < west <= x
+    assert y + grid.SQUARE_M <= north < y + grid.SQUARE_M + 60
+    assert zone_of(name) == epsg
+
+
+@pytest.mark.parametrize(
+    "bbox", ["4.35,50.40,4.55,50.55", "36.9,-0.2,37.1,0.1", "5.9,50.0,6.1,50.1", "20.9,71.9,21.3,72.1"]
+)
+def test_tiles_over_squares_and_zones_hold_each_pixel_once_and_lie_on_blocks(bbox):
+    area = aoi.parse_area(bbox)
+    tiles = grid.tiles(area)
+    assert len({t.name for t in tiles}) == len(tiles)
+    for epsg in {t.grid.epsg for t in tiles}:
+        boxes = [box(*t.grid.bounds) for t in tiles if t.grid.epsg == epsg]
+        assert shapely.union_all(boxes).area == sum(b.area for b in boxes)
+    owned = sum(grid.inside(area, t.grid).sum() for t in tiles) / 1e4
+    assert owned == pytest.approx(area.square_km, rel=2e-3)
+    for tile in tiles:
+        west, north = grid.corner(tile.grid.epsg, tile.grid.west, tile.grid.north - 1)
+        for low, high in (
+            (tile.grid.west - west, tile.grid.east - west),
+            (north - tile.grid.north, north - tile.grid.bounds[1]),
+        ):
+            assert low // 10240 == (high - 1) // 10240  # inside one block of 1024 pixels
+        whole = grid.whole(tile.grid, grid.TILE_PX)
+        assert (whole.width, whole.height) == (1024, 1024)
+    order = [grid.pair(t.grid) for t in tiles]
+    assert len({*order}) == sum(one != other for one, other in zip(order, [None, *order], strict=False))

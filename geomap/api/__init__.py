@@ -16,7 +16,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 import rasterio
@@ -48,7 +48,7 @@ from geomap.encode.engine import Engine
 from geomap.encode.weights import Weights
 from geomap.encode.weights import load_weights as load_weights
 from geomap.errors import InputError, NoScenesError, WeightsError
-from geomap.grid import RESOLUTION, inside, mosaic_grid, tiles
+from geomap.grid import RESOLUTION, by_square, inside, mosaic_grid, tiles
 from geomap.label.classify import Question, TileLabels
 from geomap.label.learn import Examples, learn
 from geomap.legends import Legend, with_others
@@ -342,9 +342,8 @@ def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
     if zone not in zones:
         raise InputError(f"{kept.path} has no zone {zone}; give one of {', '.join(map(str, zones))}")
     where = mosaic_grid(tuple(tile.grid for tile in kept.tiles if tile.grid.epsg == zone))
-    row, column = where.offset_in(kept.zone(zone))
-    part = {"y": slice(row, row + where.height), "x": slice(column, column + where.width)}
-    found = xr.open_zarr(kept.path, group=kept.group(zone), mask_and_scale=False, consolidated=False).isel(part)
+    parts = [_square(kept, square, part) for square, part in by_square(where).items()]
+    found = cast("xr.Dataset", xr.combine_by_coords(parts, combine_attrs="override"))
     if kept.kind == COMPOSITES:
         composites: xr.Dataset = found.drop_attrs(deep=False).assign_coords(clear=found["clear"])
         inside = _inside(run, zone, where)
@@ -358,6 +357,13 @@ def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
     placed = vectors.transpose("component", "y", "x").assign_coords({CLEAR_MONTHS: found[CLEAR_MONTHS]})
     opened: xr.Dataset = placed.assign_attrs(long_name="unit embedding", **about).to_dataset(name="embedding")
     return opened
+
+
+def _square(kept: stored.Store, square: str, part: Grid) -> xr.Dataset:
+    """The arrays of a square of 100 km, cut to a grid inside it."""
+    row, column = part.offset_in(kept.squares[square])
+    cut = {"y": slice(row, row + part.height), "x": slice(column, column + part.width)}
+    return xr.open_zarr(kept.path, group=kept.group(square), mask_and_scale=False, consolidated=False).isel(cut)
 
 
 def _inside(run: Path, zone: int, where: Grid) -> NDArray[np.bool_] | None:

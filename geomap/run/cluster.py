@@ -1,8 +1,9 @@
 """Makes tiles on dask.distributed: local workers, or those of an existing scheduler.
 
-Each tile is its own graph: one task, or two if there are workers for encoding (dask resource GPU). Only slightly more
-tasks are submitted than there are threads to run them, so neither scheduler nor workers hold more than that. Finished
-tiles, a few MB each, come back to this process, which alone writes; the cluster keeps no state of a run.
+Each tile is its own graph: one task, or two if there are workers for encoding (dask resource GPU). What neighbouring
+tiles share is a task of its own; dask gives their tasks to the worker that has its result, or sends it. Only slightly
+more tasks are submitted than there are threads to run them, so neither scheduler nor workers hold more than that.
+Finished tiles, a few MB each, come back to this process, which alone writes; the cluster keeps no state of a run.
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
-from geomap import __version__
+from geomap import __version__, grid
 from geomap.encode.engine import pick_device, pick_dtype
 from geomap.errors import ClusterError, InputError, WorkerLostError
 from geomap.run.prepare import Prepared
 from geomap.run.progress import Tracker
 from geomap.run.tile_file import Finished, Outcome, Task
+from geomap.run.tiles import neighbours
 from geomap.run.workers import Resources
 
 if TYPE_CHECKING:
     from distributed import Client, Future
     from distributed.security import Security
+
+    from geomap.pipeline import Together
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +80,7 @@ class Cluster:
         self._client: Client | None = None
         self._key = ""
         self._last_seen = time.monotonic()  # when a worker was last seen
+        self._together: tuple[tuple[int, ...], Future[Together | None]] | None = None
 
     def __enter__(self) -> Self:
         """Raises ClusterError if the scheduler does not answer, InputError for a missing device or certificate."""
@@ -101,6 +106,7 @@ class Cluster:
         """Make the tiles; yields outcomes as they finish. Raises ClusterError."""
         queue = deque(tasks)
         flying: dict[Future[Finished], _Flight] = {}
+        near = {} if alone else neighbours(tasks)
         try:
             with _errors(self._name):
                 client = self._ready(prepared)
@@ -110,7 +116,7 @@ class Cluster:
                     while queue and len(flying) < room:
                         task = queue.popleft()
                         tracker.begin(task)
-                        future, flight = self._submit(client, task)
+                        future, flight = self._submit(client, task, near.get(grid.pair(task.tile.grid), []))
                         flying[future] = flight
                     outcomes = [_outcome(flying.pop(done).task, done) for done in self._some(client, flying)]
                     queue += self._stranded(client, flying)
@@ -121,6 +127,7 @@ class Cluster:
             with suppress(Exception):  # the cluster may be gone
                 for future in flying:
                     future.cancel()
+                self._together = None
 
     @property
     def _name(self) -> str:
@@ -204,21 +211,33 @@ class Cluster:
         threads: dict[str, int] = client.nthreads()
         return max(1, sum(threads.values()) + len(threads))
 
-    def _submit(self, client: Client, task: Task) -> tuple[Future[Finished], _Flight]:
+    def _submit(self, client: Client, task: Task, near: Sequence[Task]) -> tuple[Future[Finished], _Flight]:
+        """`near`: the tasks with which it shares what is read."""
         from geomap.run import worker
 
         name = f"{task.tile.name}-{self._key}-{time.monotonic_ns()}"  # every attempt is a new task
         gpus = self._gpu_workers() if self._resources.scheduler else []
+        readers = [address for address in client.nthreads() if address not in gpus] if gpus else []
+        only: Any = {"workers": readers or None, "pure": False}
+        shared = self._shared(client, near, only) if len(near) > 1 else None
         if not gpus:
-            return client.submit(worker.make_task, self._key, task, key=f"tile-{name}", pure=False), _Flight(task)
-        readers = [address for address in client.nthreads() if address not in gpus]
-        composed = client.submit(
-            worker.compose_task, self._key, task, key=f"composite-{name}", pure=False, workers=readers or None
-        )
+            made = client.submit(worker.make_task, self._key, task, shared, key=f"tile-{name}", pure=False)
+            return made, _Flight(task)
+        composed = client.submit(worker.compose_task, self._key, task, shared, key=f"composite-{name}", **only)
         done = client.submit(
             worker.finish_task, self._key, composed, key=f"tile-{name}", pure=False, resources={GPU: 1}
         )
         return done, _Flight(task, frozenset(readers), gpu=True)
+
+    def _shared(self, client: Client, near: Sequence[Task], only: Mapping[str, Any]) -> Future[Together | None]:
+        """What the tiles share, submitted with the first of them; forgotten when others come."""
+        from geomap.run import worker
+
+        at = grid.pair(near[0].tile.grid)
+        if self._together is None or self._together[0] != at:
+            name = f"shared-{near[0].tile.name}-{self._key}-{time.monotonic_ns()}"
+            self._together = at, client.submit(worker.shared_task, self._key, near, key=name, **only)
+        return self._together[1]
 
     def _some(self, client: Client, flying: Mapping[Future[Finished], _Flight]) -> list[Future[Finished]]:
         """The futures that are done; none after a timeout. Raises ClusterError after too long without workers."""
@@ -244,6 +263,7 @@ class Cluster:
         lost = [future for future, flight in flying.items() if flight.readers and not flight.readers & alive]
         for future in lost:
             future.cancel()
+            self._together = None  # it may have been theirs to read
         return [flying.pop(future).task for future in lost]
 
 

@@ -19,6 +19,7 @@ from geomap import grid, pipeline
 from geomap.encode.engine import Engine, pick_device, pick_dtype
 from geomap.errors import ReadError
 from geomap.label.classify import TileLabels
+from geomap.pipeline import Together
 from geomap.run import update
 from geomap.run.prepare import Prepared
 from geomap.run.progress import Tracker
@@ -84,10 +85,11 @@ def _work(
     The next composite is read while the current one is encoded, unless `alone` is set.
     """
     pool = ThreadPoolExecutor(1, thread_name_prefix="composite")
+    reader = _Reader(prepared, () if alone else tasks)
 
     def read(task: Task) -> Future[Composed]:
         tracker.begin(task)
-        return pool.submit(compose_tile, prepared, task)
+        return pool.submit(reader.compose, task)
 
     try:
         ahead: Future[Composed] | None = None
@@ -109,7 +111,49 @@ def _work(
         pool.shutdown(wait=False, cancel_futures=True)  # so that Ctrl-C does not wait for a server
 
 
-def compose_tile(prepared: Prepared, task: Task) -> Composed:
+class _Reader:
+    """Composes tiles, one at a time; what neighbours share stays in memory until the next ones begin."""
+
+    def __init__(self, prepared: Prepared, tasks: Sequence[Task]) -> None:
+        self._prepared = prepared
+        self._near = neighbours(tasks)
+        self._at: tuple[int, ...] | None = None
+        self._together: Together | None = None
+
+    def compose(self, task: Task) -> Composed:
+        """Raises as pipeline.compose."""
+        at = grid.pair(task.tile.grid)
+        if at != self._at:
+            self._together = None  # before the next ones are read
+            self._together = compose_shared(self._prepared, self._near.get(at, ()))
+            self._at = at
+        return compose_tile(self._prepared, task, self._together)
+
+
+def neighbours(tasks: Sequence[Task]) -> dict[tuple[int, ...], list[Task]]:
+    """The tasks by what is read together (grid.pair)."""
+    found: dict[tuple[int, ...], list[Task]] = {}
+    for task in tasks:
+        found.setdefault(grid.pair(task.tile.grid), []).append(task)
+    return found
+
+
+def compose_shared(prepared: Prepared, tasks: Sequence[Task]) -> Together | None:
+    """Read what neighbouring tiles share. Raises as pipeline.read_together."""
+    asked = prepared.request
+    if asked.composites is not None or len(tasks) < 2:
+        return None
+    wanted = [(task.tile.grid, task.scenes, _reused(asked, task)) for task in tasks]
+    return pipeline.read_together(wanted, asked.period, asked.mask, asked.deadline)
+
+
+def _reused(asked: Request, task: Task) -> Collection[int]:
+    """The steps of a tile whose medians an earlier run has."""
+    found = update.shared(asked.update, task, asked.period) if asked.update else None
+    return () if found is None else found.steps.keys()
+
+
+def compose_tile(prepared: Prepared, task: Task, together: Together | None = None) -> Composed:
     """Read a tile and make its composite. Raises as pipeline.compose."""
     start = time.perf_counter()
     asked = prepared.request
@@ -118,30 +162,32 @@ def compose_tile(prepared: Prepared, task: Task) -> Composed:
     if asked.composites is not None:
         made = composite_over(open_store(asked.composites), task.tile)
     elif asked.update is not None:
-        made, months, known = _updated(prepared, task, asked.update)
+        made, months, known = _updated(prepared, task, asked.update, together)
     else:
-        made = _from_scenes(asked, task)
+        made = _from_scenes(asked, task, together)
     inside = grid.inside(asked.area, task.tile.grid)
     return Composed(task, inside, made, time.perf_counter() - start, months, known)
 
 
-def _from_scenes(asked: Request, task: Task, skip: Collection[int] = ()) -> Composite:
-    where = task.tile.grid
-    return pipeline.compose(task.scenes, where, asked.period, asked.mask, asked.max_missed, asked.deadline, skip)
+def _from_scenes(asked: Request, task: Task, together: Together | None, skip: Collection[int] = ()) -> Composite:
+    limits = asked.max_missed, asked.deadline
+    return pipeline.compose(task.scenes, task.tile.grid, asked.period, asked.mask, *limits, skip, together)
 
 
-def _updated(prepared: Prepared, task: Task, earlier: Earlier) -> tuple[Composite, tuple[str, ...], Known | None]:
+def _updated(
+    prepared: Prepared, task: Task, earlier: Earlier, together: Together | None
+) -> tuple[Composite, tuple[str, ...], Known | None]:
     """A composite that reuses months of an earlier run; the reused months; what that run knows about the pixels."""
     asked = prepared.request
     found = update.shared(earlier, task, asked.period)
     if found is None:
-        return _from_scenes(asked, task), (), None
-    made = _from_scenes(asked, task, found.steps.keys())
+        return _from_scenes(asked, task, together), (), None
+    made = _from_scenes(asked, task, together, found.steps.keys())
     try:
         known = update.take_over(prepared, task.tile, made, found)
     except ReadError as e:
         log.warning("tile %s is made from all its scenes: %s", task.tile.name, e)
-        return _from_scenes(asked, task), (), None
+        return _from_scenes(asked, task, None), (), None
     names = asked.period.month_names
     made = replace(made, dark={**made.dark, **found.dark}, gave={**made.gave, **found.gave})
     return made, tuple(names[step] for step in sorted(found.steps)), known

@@ -7,6 +7,7 @@ over it; the encoder is loaded on the worker's device for its first tile.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -16,9 +17,10 @@ from distributed import Semaphore, WorkerPlugin
 from geomap import __version__, process
 from geomap.encode.engine import Engine
 from geomap.errors import ClusterError
+from geomap.pipeline import Together
 from geomap.run.prepare import Prepared
 from geomap.run.tile_file import Finished, Task
-from geomap.run.tiles import Composed, compose_tile, finish_tile
+from geomap.run.tiles import Composed, compose_shared, compose_tile, finish_tile
 from geomap.sources import leases
 
 VERSIONED = ("geomap", "torch")
@@ -49,9 +51,14 @@ class PreparedPlugin(WorkerPlugin):
         _runs.pop(self._key, None)
 
 
-def compose_task(key: str, task: Task) -> Composed:
+def shared_task(key: str, tasks: Sequence[Task]) -> Together | None:
+    """What neighbouring tiles share, for their tasks: dask prefers the worker that has it."""
+    return compose_shared(_runs[key].checked(), tasks)
+
+
+def compose_task(key: str, task: Task, together: Together | None = None) -> Composed:
     """A tile's composite, for another worker to finish."""
-    return compose_tile(_runs[key].checked(), task)
+    return compose_tile(_runs[key].checked(), task, together)
 
 
 def finish_task(key: str, composed: Composed) -> Finished:
@@ -60,9 +67,9 @@ def finish_task(key: str, composed: Composed) -> Finished:
     return finish_tile(run.checked(), run.engine(), composed)
 
 
-def make_task(key: str, task: Task) -> Finished:
+def make_task(key: str, task: Task, together: Together | None = None) -> Finished:
     """Compose, encode and label a tile in one task, so that its composite (250 MB) is never sent."""
-    return finish_task(key, compose_task(key, task))
+    return finish_task(key, compose_task(key, task, together))
 
 
 class _Run:

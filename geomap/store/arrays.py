@@ -1,4 +1,4 @@
-"""The arrays of a store's zone: shapes, shards, dimension names, coordinates, CRS, transform.
+"""The arrays of a square of a store: shapes, shards, dimension names, coordinates, CRS, transform.
 
 Sources: CF conventions 1.11, sections 4.4 (time), 5.6 and appendix F (grid_mapping); GDAL's Zarr and netCDF drivers for
 `spatial_ref` and `GeoTransform`; the attribute `coordinates` makes xarray read spatial_ref as a coordinate by default.
@@ -29,7 +29,7 @@ _EPOCH: Final = np.datetime64("1970-01-01")
 
 @dataclass(frozen=True, slots=True)
 class TiledArray:
-    """An array over the whole tiles of a zone; the pixels of a tile lie in one file."""
+    """An array over the whole tiles of a square; the pixels of a tile lie in one file."""
 
     name: str
     dtype: type[np.integer[Any]]
@@ -56,7 +56,7 @@ class TiledArray:
         )
 
     def file(self, row: int, column: int) -> str:
-        """Where a tile's pixels lie in the zone's group (zarr-specs, chunk key encoding "default")."""
+        """Where a tile's pixels lie in the square's group (zarr-specs, chunk key encoding "default")."""
         return "/".join((self.name, "c", *"0" * len(self.dims), str(row), str(column)))
 
 

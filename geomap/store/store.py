@@ -8,21 +8,21 @@
       x y month band         coordinates; spatial_ref: CRS and transform
       basis                  (dimension, component) float32               in embeddings.zarr
 
-This is a store of one UTM zone: `xarray.open_zarr(PATH)` opens it. Over several zones all but `basis` lie in groups,
-one for each zone, named by its EPSG code.
+This is a store inside one square of 100 km of MGRS: `xarray.open_zarr(PATH)` opens it. Over several squares all but
+`basis` lie in groups, one for each square, named like it, 31UES: in each square, tiles are counted from its own corner
+(geomap/grid.py).
 
-A tile is one shard of the large arrays and one chunk of the small ones, on the zone's own grid of tiles. So any process
-can write tiles, in any order, alone or again, and the bytes are the same. CRS and transform follow the CF
+A tile is one shard of the large arrays and one chunk of the small ones, on the square's own grid of tiles. So any
+process can write tiles, in any order, alone or again, and the bytes are the same. CRS and transform follow the CF
 conventions (section 5.6, grid_mapping) with GDAL's additions `GeoTransform` and `spatial_ref`, which GDAL, xarray and
 rioxarray read. Large arrays are sharded (zarr-specs, codec sharding_indexed), which GDAL reads from 3.13 on.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from zarr.errors import ZarrUserWarning
 
 from geomap import files
+from geomap import grid as grids
 from geomap.errors import GeomapError, InputError, ReadError
 from geomap.sentinel2 import BANDS
 from geomap.store.arrays import (
@@ -45,7 +46,7 @@ from geomap.store.arrays import (
 )
 from geomap.types import TILE_NAME, Grid, Period, Tile
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Version of the layout above; another one is refused."""
 EMBEDDINGS: Final = "embeddings.zarr"
 COMPOSITES: Final = "composites.zarr"
@@ -65,27 +66,23 @@ class Store:
     kind: str  # EMBEDDINGS or COMPOSITES
     side: int  # pixels per side of a tile that is not cut
     tiles: tuple[Tile, ...]
-    zones: Mapping[int, Grid]  # by EPSG code: the whole tiles of a zone, which its arrays cover
+    squares: Mapping[str, Grid]  # by name: the whole tiles of a square of 100 km, which its arrays cover
     period: Period
     about: Mapping[str, Any]  # what the run says about it: weights, masks ...
     missing: frozenset[str] = frozenset()  # names of tiles that could not be made: no data
     listed: Mapping[str, str] = field(default_factory=dict)  # file -> sha256, as its run's SHA256SUMS has it, if any
 
-    def zone(self, epsg: int) -> Grid:
-        """The whole tiles of a zone, which its arrays cover."""
-        return self.zones[epsg]
-
-    def group(self, epsg: int) -> str | None:
-        """The Zarr group that holds a zone's arrays; None: the root."""
-        return str(epsg) if len(self.zones) > 1 else None
+    def group(self, square: str) -> str | None:
+        """The Zarr group that holds a square's arrays; None: the root."""
+        return square if len(self.squares) > 1 else None
 
     def write(self, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write a tile's arrays (..., y, x) and flush them to the disk. Raises DiskFullError, OutputError."""
         row, column = self._place(tile)
-        rows, columns = tile.grid.offset_in(_whole([tile.grid], self.side))
+        rows, columns = tile.grid.offset_in(grids.whole(tile.grid, self.side))
         with files.disk_errors(self.path.parent, sum(pixels.nbytes for pixels in arrays.values())):
             for name, pixels in arrays.items():
-                array = self._open(tile.grid.epsg, name, "r+")
+                array = self._open(square_of(tile.grid), name, "r+")
                 if pixels.shape[-2:] != tile.grid.shape or pixels.dtype != array.dtype:
                     raise ValueError(f"{name} of {tile.name} is {pixels.dtype} {pixels.shape}, its tile {tile.grid}")
                 y, x = row * self.side, column * self.side
@@ -101,9 +98,9 @@ class Store:
         """
         if not self.has(tile):
             raise damaged(self.path, f"it lacks the tile {tile.name}")
-        row, column = grid.offset_in(self.zone(grid.epsg))
+        row, column = grid.offset_in(self.squares[square_of(grid)])
         with _reading(self.path):
-            array = self._open(grid.epsg, name, "r")
+            array = self._open(square_of(grid), name, "r")
             place = (..., slice(row, row + grid.height), slice(column, column + grid.width))
             leading = () if first is None else (first,) if isinstance(first, int) else first
             pixels: NDArray[Any] = array[(*leading, *place)]
@@ -150,18 +147,18 @@ class Store:
         return basis
 
     def _place(self, tile: Tile) -> tuple[int, int]:
-        """(row, column) of a tile among the whole tiles of its zone."""
-        row, column = tile.grid.offset_in(self.zone(tile.grid.epsg))
+        """(row, column) of a tile among the whole tiles of its square."""
+        row, column = tile.grid.offset_in(self.squares[square_of(tile.grid)])
         return row // self.side, column // self.side
 
     def _file(self, tile: Tile, name: str) -> Path:
         """Where the pixels of a tile lie."""
         array = next(a for a in _ARRAYS[self.kind] if a.name == name)
-        return self.path / (self.group(tile.grid.epsg) or "") / array.file(*self._place(tile))
+        return self.path / (self.group(square_of(tile.grid)) or "") / array.file(*self._place(tile))
 
-    def _open(self, epsg: int, name: str, mode: Any) -> Any:
+    def _open(self, square: str, name: str, mode: Any) -> Any:
         _, small = _ARRAYS[self.kind]  # its files show which tiles were written, empty ones too
-        array = zarr.open_array(self.path / (self.group(epsg) or "") / name, mode=mode)
+        array = zarr.open_array(self.path / (self.group(square) or "") / name, mode=mode)
         return array.with_config({"write_empty_chunks": name == small.name})
 
 
@@ -244,10 +241,10 @@ def _make(
     root = zarr.create_group(part, attributes={"geomap": dict(content)})
     if basis is not None:
         coordinate(root, "basis", basis, ("dimension", "component"), {"long_name": "directions of the components"})
-    zones = _zones(tiles, side)
+    squares = _squares(tiles, side)
     sizes = (period.months, len(BANDS)) if basis is None else basis.shape[1:]
-    for epsg, whole in zones.items():
-        group = root.create_group(str(epsg)) if len(zones) > 1 else root
+    for square, whole in squares.items():
+        group = root.create_group(square) if len(squares) > 1 else root
         georeference(group, whole)
         if basis is None:
             months_and_bands(group, period)
@@ -282,7 +279,7 @@ def open_store(path: Path, kind: str | None = None) -> Store:
         tiles = tuple(_tile(name, *place) for name, place in content["tiles"].items())
         missing = frozenset(content.get(MISSING, ()))
         side, period = content["side"], Period(*content["period"])
-        kept = Store(path, found, side, tiles, _zones(tiles, side), period, content["about"], missing, _listed(path))
+        kept = Store(path, found, side, tiles, _squares(tiles, side), period, content["about"], missing, _listed(path))
     except GeomapError:
         raise
     except Exception as e:  # whatever zarr raises for broken metadata
@@ -341,20 +338,18 @@ def _grid(epsg: int, west: int, south: int, east: int, north: int) -> Grid:
     return Grid(epsg, west, north, (east - west) // 10, (north - south) // 10)
 
 
-def _zones(tiles: Sequence[Tile], side: int) -> dict[int, Grid]:
-    """By EPSG code, the whole tiles of a zone."""
-    codes = sorted({tile.grid.epsg for tile in tiles})
-    return {epsg: _whole([tile.grid for tile in tiles if tile.grid.epsg == epsg], side) for epsg in codes}
+def _squares(tiles: Sequence[Tile], side: int) -> dict[str, Grid]:
+    """By square of 100 km, the whole tiles that the arrays cover: those of the rectangle around a zone's tiles."""
+    found: dict[str, Grid] = {}
+    for epsg in sorted({tile.grid.epsg for tile in tiles}):
+        around = grids.mosaic_grid(tuple(tile.grid for tile in tiles if tile.grid.epsg == epsg))
+        found |= {square: grids.whole(part, side) for square, part in grids.by_square(around).items()}
+    return found
 
 
-def _whole(grids: Iterable[Grid], side: int) -> Grid:
-    """The grid of whole tiles, counted from the zone's origin, that hold the grids of one zone."""
-    bounds = np.array([grid.bounds for grid in grids])
-    first = next(iter(grids))
-    step = side * first.resolution
-    west, south = (int(math.floor(v / step) * step) for v in bounds[:, :2].min(axis=0))
-    east, north = (int(math.ceil(v / step) * step) for v in bounds[:, 2:].max(axis=0))
-    return _grid(first.epsg, west, south, east, north)
+def square_of(grid: Grid) -> str:
+    """The name of the square of 100 km in which a grid lies."""
+    return grids.square_name(grid.epsg, grid.west, grid.north - 1)
 
 
 def _consolidate(root: Any) -> None:

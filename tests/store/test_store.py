@@ -35,9 +35,10 @@ from tests.support.runner import start
 
 PERIOD = Period(2019, 6, 3)
 SIDE = 64
-WHOLE = Tile("whole", Grid(32631, 57 * 640, 100 * 640, SIDE, SIDE))
-RAGGED = Tile("ragged", Grid(32631, 58 * 640, 100 * 640 - 100, 7, 22))
-EMPTY = Tile("empty", Grid(32631, 57 * 640, 99 * 640, SIDE, 10))
+WEST, NORTH = 499_980 + 5 * 640, 5_700_000 - 3 * 640  # tiles are counted from the corner of granule 31UES
+WHOLE = Tile("whole", Grid(32631, WEST, NORTH, SIDE, SIDE))
+RAGGED = Tile("ragged", Grid(32631, WEST + 640, NORTH - 100, 7, 22))
+EMPTY = Tile("empty", Grid(32631, WEST, NORTH - 640, SIDE, 10))
 TILES = (WHOLE, RAGGED, EMPTY)
 
 
@@ -118,7 +119,7 @@ def test_other_directories_and_other_stores_are_refused_in_one_line(embeddings, 
     meta = embeddings.path / "zarr.json"
     for old, new, match in (
         (
-            '"format": 2',
+            '"format": 3',
             '"format": 1',
             r"another version of geomap \(format 1.*geomap map AOI --save-embeddings --out NEW",
         ),
@@ -144,7 +145,7 @@ def test_xarray_opens_a_store_of_one_zone_by_its_path(embeddings, tmp_path):
     assert zone.rio.crs.to_epsg() == zone.embedding.rio.crs.to_epsg() == 32631
     assert zone.embedding.dims == ("component", "y", "x")
     a = zone.embedding.rio.transform()
-    assert (a.a, a.e, a.c, a.f) == (10, -10, 57 * 640, 100 * 640)  # whole tiles, from the zone's origin
+    assert (a.a, a.e, a.c, a.f) == (10, -10, WEST, NORTH)  # whole tiles, from the granule's corner
     g = RAGGED.grid
     cut = zone.sel(x=slice(g.west, g.east), y=slice(g.north, g.bounds[1]))
     np.testing.assert_array_equal(cut.embedding.values, embedded(RAGGED)["embedding"])
@@ -161,20 +162,20 @@ def test_xarray_opens_a_store_of_one_zone_by_its_path(embeddings, tmp_path):
     assert (cut.clear.values == 3).all()
 
 
-def test_a_store_of_two_zones_has_a_group_for_each(tmp_path):
+def test_a_store_of_two_squares_has_a_group_for_each(tmp_path):
     import rioxarray  # noqa: F401
 
-    east = Tile("east", Grid(32632, 10 * 640, 100 * 640, SIDE, SIDE))
+    east = Tile("east", Grid(32632, 399_960 + 640, NORTH, SIDE, SIDE))
     made = store.create(tmp_path / store.COMPOSITES, (RAGGED, east), SIDE, Period(2018, 12), {})
     values = {t: np.full((12, 10, *t.grid.shape), value, np.uint16) for t, value in ((RAGGED, 700), (east, 900))}
     for tile, dn in values.items():
         made.write(tile, {"composite": dn, "clear": np.full((12, *tile.grid.shape), 3, np.uint8)})
     kept = store.open_store(made.path)
-    assert [kept.group(epsg) for epsg in (32631, 32632)] == ["32631", "32632"]
+    assert [kept.group(square) for square in kept.squares] == ["31UES", "32UMB"]
     for tile, dn in values.items():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            zone = xr.open_zarr(made.path, group=str(tile.grid.epsg), mask_and_scale=False)
+            zone = xr.open_zarr(made.path, group=store.square_of(tile.grid), mask_and_scale=False)
         assert zone.rio.crs.to_epsg() == tile.grid.epsg
         g = tile.grid
         cut = zone.sel(x=slice(g.west, g.east), y=slice(g.north, g.bounds[1]))
@@ -188,7 +189,7 @@ def test_metadata_of_equal_stores_are_equal_bytes(embeddings, tmp_path):
         tmp_path / "b" / store.EMBEDDINGS, TILES, SIDE, Period(2018, 12), embeddings.about, embeddings.basis()
     )
     assert digests(other.path) == digests(embeddings.path)
-    assert embeddings.group(32631) is None
+    assert embeddings.group("31UES") is None
 
 
 @pytest.mark.skipif(
