@@ -17,6 +17,7 @@ peak_gb; equal: whether the medians are the same, bit for bit.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -138,12 +139,15 @@ def geomap(archive: Path, block: int) -> Work:
     whole = np.zeros((12, len(ASSETS), SIDE, SIDE), np.uint16)
 
     def work() -> Callable[[], Medians]:
-        for tile in grid.tiles(area):
-            dn = pipeline.compose(scenes_over(scenes, tile.grid), tile.grid, period).dn
-            row, col = (NORTH - tile.grid.north) // 10, (tile.grid.west - WEST) // 10
-            rows, cols = (slice(max(v, 0), min(v + n, SIDE)) for v, n in ((row, dn.shape[2]), (col, dn.shape[3])))
-            cut = dn[:, :, rows.start - row : rows.stop - row, cols.start - col : cols.stop - col]
-            whole[:, :, rows, cols] = cut
+        for _, near in itertools.groupby(grid.tiles(area), key=lambda tile: grid.pair(tile.grid)):
+            parts = [(tile.grid, scenes_over(scenes, tile.grid), ()) for tile in near]
+            together = pipeline.read_together(parts, period)
+            for where, over_tile, _ in parts:
+                dn = pipeline.compose(over_tile, where, period, together=together).dn
+                row, col = (NORTH - where.north) // 10, (where.west - WEST) // 10
+                rows, cols = (slice(max(v, 0), min(v + n, SIDE)) for v, n in ((row, dn.shape[2]), (col, dn.shape[3])))
+                cut = dn[:, :, rows.start - row : rows.stop - row, cols.start - col : cols.stop - col]
+                whole[:, :, rows, cols] = cut
         return lambda: whole
 
     return work

@@ -111,7 +111,8 @@ def compute(
     """
     out = np.zeros((months, len(BANDS), *stack.fine.dn.shape[2:]), np.uint16)
     if coarse is not None:
-        out[:, [BANDS.index(band) for band in BANDS_20M]] = repeated_np(coarse)
+        for month, medians in enumerate(coarse):
+            out[month, [BANDS.index(band) for band in BANDS_20M]] = repeated_np(medians)
     bands = BANDS if coarse is None else BANDS_10M
     target: Any = _Into(out, bands)
     da.store(monthly(stack, months, bands, watch), target, lock=False, **_threads(workers))

@@ -194,8 +194,7 @@ def _valid_steps(pattern: Tensor, steps: int) -> Tensor:
 
 def valid_months_np(dn: NDArray[np.uint16]) -> NDArray[np.bool_]:
     """(month, band, y, x) DNs -> (month, y, x) bool: True if every band of the month has a value."""
-    valid: NDArray[np.bool_] = (dn != 0).all(axis=1)
-    return valid
+    return np.stack([(month != 0).all(axis=0) for month in dn])  # by month: all at once would be half of `dn` again
 
 
 def pick_device(name: str) -> torch.device:
