@@ -11,7 +11,7 @@ Runs make their tiles with these functions (run/tiles.py), and the Python API ma
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -32,6 +32,7 @@ from geomap.label import towers
 from geomap.label.choose import Gone
 from geomap.label.classify import Question, TileLabels, Within, with_land
 from geomap.legends import Legend
+from geomap.read import blocks
 from geomap.read.access import DEADLINE, Access, gdal_options, threads
 from geomap.read.faults import check_missed, missed_scenes
 from geomap.read.stack import scene_classes, stack
@@ -74,7 +75,7 @@ def compose(
     missed: dict[str, Missed] = {}
     while True:
         faults: dict[str, DamagedError] = {}
-        access = Access(gdal_options(scenes), deadline, faults)
+        access = Access(gdal_options(scenes), deadline, faults, kept=together.kept if together else None)
         rest = [scene for scene in wanted if scene.id not in missed]
         try:
             shared = together if together and grid in together.dark and not missed else None
@@ -98,6 +99,12 @@ class Together:
     clear: NDArray[np.bool_]  # (scene, y, x) at 20 m
     coarse: NDArray[np.uint16]  # (month, band, y, x) medians of the bands of 20 m, at 20 m
     dark: Mapping[Grid, Mapping[str, Dark]]  # by tile, the evidence of the bands of 20 m
+    kept: set[str] = field(default_factory=set)  # files that the next tile may read on, until `forget`
+
+    def forget(self) -> None:
+        """Let GDAL drop what it keeps of the files."""
+        while self.kept:
+            blocks.forget(self.kept.pop())
 
     def over(self, grid: Grid, scenes: Sequence[Scene]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """(scene, y, x) SCL and clear pixels of some scenes over a tile, both at 20 m."""
@@ -258,7 +265,7 @@ def _medians(
     made = compute(opened, period.months, threads(near), watch, coarse)
     dark = offset_check.total([watch.counts(), together.dark[grid] if together else {}])
     gave = {scene.id: _gave(*seen) for scene, *seen in zip(near, scl, clear, strict=True)}
-    return replace(made, dark={name: dark[name] for name in sorted(dark)}, gave=gave)
+    return replace(made, dark={name: dark[name] for name in sorted(dark)}, gave=gave, fetched=access.tally.found())
 
 
 def _look(near: Sequence[Scene], grid: Grid, mask: Mask, access: Access) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -269,6 +269,18 @@ class Stack:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """Blocks of files that were fetched: how many, their bytes, and the pixels on a side of one."""
+
+    number: int = 0
+    size: int = 0  # bytes, compressed
+    side: int = 0
+
+    def __add__(self, other: Blocks) -> Blocks:
+        return Blocks(self.number + other.number, self.size + other.size, max(self.side, other.side))
+
+
+@dataclass(frozen=True, slots=True)
 class Composite:
     """Monthly medians of a tile in memory."""
 
@@ -277,6 +289,7 @@ class Composite:
     dark: Mapping[str, Dark] = field(default_factory=dict)  # scene id -> evidence on its offset
     missed: tuple[Missed, ...] = ()  # by scene id
     gave: Mapping[str, Gave] = field(default_factory=dict)  # by id of each scene that was read
+    fetched: Mapping[str, Blocks] = field(default_factory=dict)  # by kind of file (read.reader.kind_of)
 
     @property
     def shape(self) -> tuple[int, int]:

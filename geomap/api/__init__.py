@@ -16,7 +16,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import rasterio
@@ -343,7 +343,7 @@ def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
         raise InputError(f"{kept.path} has no zone {zone}; give one of {', '.join(map(str, zones))}")
     where = mosaic_grid(tuple(tile.grid for tile in kept.tiles if tile.grid.epsg == zone))
     parts = [_square(kept, square, part) for square, part in by_square(where).items()]
-    found = cast("xr.Dataset", xr.combine_by_coords(parts, combine_attrs="override"))
+    found: Any = xr.combine_by_coords(parts, combine_attrs="override")
     if kept.kind == COMPOSITES:
         composites: xr.Dataset = found.drop_attrs(deep=False).assign_coords(clear=found["clear"])
         inside = _inside(run, zone, where)
@@ -363,7 +363,8 @@ def _square(kept: stored.Store, square: str, part: Grid) -> xr.Dataset:
     """The arrays of a square of 100 km, cut to a grid inside it."""
     row, column = part.offset_in(kept.squares[square])
     cut = {"y": slice(row, row + part.height), "x": slice(column, column + part.width)}
-    return xr.open_zarr(kept.path, group=kept.group(square), mask_and_scale=False, consolidated=False).isel(cut)
+    found: xr.Dataset = xr.open_zarr(kept.path, group=kept.group(square), mask_and_scale=False, consolidated=False)
+    return found.isel(cut)
 
 
 def _inside(run: Path, zone: int, where: Grid) -> NDArray[np.bool_] | None:

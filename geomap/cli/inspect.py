@@ -137,13 +137,16 @@ def _print_costs(plan: Plan) -> None:
     if plan.read_seconds is not None:
         reading = f"about {duration(plan.read_seconds)}, by a trial just made: a few scenes over one tile"
     square_km = plan.pixels * HECTARES_PER_PIXEL / 100
-    requests = f"about {plan.requests:,} HTTP requests" if plan.requests else "all of local files"
+    requests = "all of local files"
+    if plan.requests != 0:
+        requests = "requests not known" if plan.requests is None else f"about {plan.requests:,} HTTP requests"
+    size = "" if plan.download_bytes is None else f", about {decimal(plan.download_bytes)} of files"
     tiles = "1 tile" if plan.tiles == 1 else f"{plan.tiles} tiles"
     table = Table("", "", title="What the map takes", show_header=False)
     table.add_row("area", f"{square_km:,.2f} km2, {plan.pixels:,} pixels, {tiles}")
     table.add_row("left out", ", ".join(f"{n} {cause}" for cause, n in sorted(plan.left_out.items())) or "nothing")
     table.add_row("reads", f"{plan.reads:,} of a band over a tile, {requests}")
-    table.add_row("bytes", f"up to {decimal(plan.read_bytes)} of pixels, about half of it compressed")
+    table.add_row("bytes", f"up to {decimal(plan.read_bytes)} of pixels{size}")
     table.add_row("reading", reading)
     table.add_row("encoding", f"about {duration(plan.encode_seconds)} on this machine, while the next tile is read")
     out_console.print(table)

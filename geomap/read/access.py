@@ -15,7 +15,7 @@ from geomap.errors import DamagedError
 from geomap.sources import network, retry_after
 from geomap.sources.hrefs import redact
 from geomap.sources.providers import PROVIDERS
-from geomap.types import Scene
+from geomap.types import Blocks, Scene
 
 DRIVERS: Final = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 """Suffix -> the only driver that may open the file. GDAL otherwise picks the format by content, and a VRT under a .tif
@@ -77,6 +77,22 @@ def _refused(href: str, what: str) -> DamagedError:
     return DamagedError(f"{redact(href)} is not opened ({what}); --exclude leaves its scene out", "damaged", what)
 
 
+class Tally:
+    """Counts what is fetched, by kind of file; safe for threads. Only files whose blocks are checked are counted."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[str, Blocks] = {}
+
+    def add(self, kind: str, blocks: Blocks) -> None:
+        with self._lock:
+            self._found[kind] = self._found.get(kind, Blocks()) + blocks
+
+    def found(self) -> dict[str, Blocks]:
+        with self._lock:
+            return dict(sorted(self._found.items()))
+
+
 @dataclass(frozen=True)
 class Access:
     """How the files of a tile are opened, and what happens if one cannot be read."""
@@ -85,6 +101,8 @@ class Access:
     deadline: float = DEADLINE  # seconds
     faults: dict[str, DamagedError] | None = None  # by url, damaged files, read as nodata; None: they are raised
     stopped: threading.Event = field(default_factory=threading.Event)  # set when nobody waits for these reads any more
+    tally: Tally = field(default_factory=Tally)
+    kept: set[str] | None = None  # files that were read, of which GDAL keeps size and header; None: it keeps nothing
 
 
 GDAL_OPTIONS: Final[dict[str, str | int]] = {

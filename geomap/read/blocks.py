@@ -24,6 +24,7 @@ from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from geomap.read.access import MOST_BYTES
+from geomap.types import Blocks
 
 _ENOUGH: Final = 1024
 """Bytes by which a block that cannot be compressed may exceed its pixels, beside a hundredth of them."""
@@ -49,8 +50,8 @@ def checkable(dataset: Any) -> bool:
     return bool(dataset.driver == "GTiff" and dataset.compression == Compression.deflate)
 
 
-def read(dataset: Any, window: Window, out: NDArray[Any]) -> None:
-    """Read a window of a checkable dataset into `out`, pixels that the file masks as 0.
+def read(dataset: Any, window: Window, out: NDArray[Any]) -> Blocks:
+    """Read a window of a checkable dataset into `out`, pixels that the file masks as 0; returns what was fetched.
 
     Raises RasterioIOError if a block is damaged or cannot be fetched.
     """
@@ -63,13 +64,19 @@ def read(dataset: Any, window: Window, out: NDArray[Any]) -> None:
     with _File(dataset.files[0]) as file:
         order = {b"II": "<", b"MM": ">"}.get(file.start(2))
         if not plain or order is None or MaskFlags.per_dataset in dataset.mask_flag_enums[0]:
-            for _ in _contents(file, dataset, window):  # checked; only GDAL knows their layout
-                pass
+            found = [block for block, _ in _contents(file, dataset, window)]  # checked; only GDAL knows their layout
             out[:] = dataset.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
-            return
+            return _fetched(dataset, found)
         dtype = np.dtype(dataset.dtypes[0]).newbyteorder(order)
+        found = []
         for block, content in _contents(file, dataset, window):
+            found.append(block)
             _place(out, window, block, _pixels(dataset, block, content, dtype, predictor == "2"))
+    return _fetched(dataset, found)
+
+
+def _fetched(dataset: Any, found: Sequence[Block]) -> Blocks:
+    return Blocks(len(found), sum(block.size for block in found), max(dataset.block_shapes[0]))
 
 
 def _contents(file: _File, dataset: Any, window: Window) -> Iterator[tuple[Block, NDArray[np.uint8] | None]]:

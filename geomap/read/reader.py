@@ -145,7 +145,7 @@ class SceneReader:
 
     def _once(self, path: str, window: Window, part: Window, deadline: float) -> NDArray[Any]:
         """Open `path` and read. Raises as `read`."""
-        values = np.zeros((window.height, window.width), self.dtype)
+        values, forget = np.zeros((window.height, window.width), self.dtype), True
         with retry_after.watched(self.url, deadline, self.access.stopped) as heard:
             try:
                 with self.gdal_env.open, opened(path, self.url) as dataset:
@@ -155,6 +155,9 @@ class SceneReader:
                     self._fill(values, dataset, self._place(dataset), window, part)
                     if self.dtype == np.uint8 and values.max(initial=0) > max(SCL_CLASSES):
                         raise self._contradicts(f"holds {values.max()}, which is no scene class")
+                if (kept := self.access.kept) is not None:
+                    kept.add(path)
+                    forget = False
             except (GeomapError, MemoryError):
                 raise
             except Exception as e:  # rasterio passes on errors of GDAL that share no other base
@@ -162,7 +165,8 @@ class SceneReader:
                     raise _stalled(self.url) from None
                 raise read_error(e, self.url, heard.status) from None
             finally:
-                blocks.forget(path)
+                if forget:
+                    blocks.forget(path)
         return values
 
     def close(self) -> None:
@@ -205,7 +209,7 @@ class SceneReader:
         there = _common(moved, Window(0, 0, dataset.width, dataset.height))
         if there is not None:
             back = Window(there.col_off - cols, there.row_off - rows, there.width, there.height)
-            _copy(dataset, there, values[_within(window, back)])
+            self._copy(dataset, there, values[_within(window, back)])
 
     def _nearest(self, values: NDArray[Any], dataset: Any, place: _Place, window: Window, part: Window) -> None:
         """`_fill` from another grid: each target pixel gets the source pixel in which its centre lies."""
@@ -219,8 +223,17 @@ class SceneReader:
                     f"has {width} x {height} pixels where the grid has {part.width} x {part.height}"
                 )
             source = np.empty((height, width), self.dtype)
-            _copy(dataset, Window(left, top, width, height), source)
+            self._copy(dataset, Window(left, top, width, height), source)
             values[_within(window, part)] = source.ravel()[(rows - top) * width + (cols - left)] * found
+
+    def _copy(self, dataset: Any, window: Window, out: NDArray[Any]) -> None:
+        """Read a window into `out`; pixels that the file masks become 0, whatever its nodata value."""
+        if blocks.checkable(dataset):
+            self.access.tally.add(kind_of(self.dtype, self.spec.transform.a), blocks.read(dataset, window, out))
+        elif dataset.nodata == 0 or MaskFlags.all_valid in dataset.mask_flag_enums[0]:
+            dataset.read(1, window=window, out=out)
+        else:
+            out[:] = dataset.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
 
     def _shift(self, place: _Place) -> tuple[int, int] | None:
         """(rows, columns) from the grid's corner to the same pixel in the file; None where the grids differ."""
@@ -228,6 +241,11 @@ class SceneReader:
         cols, rows = (grid.c - file.c) / grid.a, (grid.f - file.f) / grid.e
         same = file[:2] == grid[:2] and file[3:5] == grid[3:5] and cols == int(cols) and rows == int(rows)
         return (int(rows), int(cols)) if same and place.crs == self.spec.epsg else None
+
+
+def kind_of(dtype: np.dtype[Any] | type, resolution: float) -> str:
+    """How `access.Tally` calls the files of a data type and a pixel size in metres: "uint16 10", "uint8 20"."""
+    return f"{np.dtype(dtype).name} {resolution:g}"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -265,16 +283,6 @@ def _source_pixels(
     row = np.floor(to_pixel.d * x + to_pixel.e * y + to_pixel.f)
     inside = (row >= 0) & (row < shape[0]) & (col >= 0) & (col < shape[1])
     return np.clip(row, 0, shape[0] - 1).astype(np.int32), np.clip(col, 0, shape[1] - 1).astype(np.int32), inside
-
-
-def _copy(dataset: Any, window: Window, out: NDArray[Any]) -> None:
-    """Read a window into `out`; pixels that the file masks become 0, whatever its nodata value."""
-    if blocks.checkable(dataset):
-        blocks.read(dataset, window, out)
-    elif dataset.nodata == 0 or MaskFlags.all_valid in dataset.mask_flag_enums[0]:
-        dataset.read(1, window=window, out=out)
-    else:
-        out[:] = dataset.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
 
 
 def _common(one: Window, other: Window) -> Window | None:

@@ -32,8 +32,9 @@ from geomap.read import reader
 from geomap.read.access import GDAL_OPTIONS, all_local, gdal_options, opened, threads
 from geomap.run.prepare import PIXELS_PER_KM2, find_scenes, months_expected, read_bytes
 from geomap.run.request import Request
+from geomap.run.volume import volume
 from geomap.sentinel2 import BANDS, SCL
-from geomap.types import Grid, Period, Scene, Tile
+from geomap.types import Blocks, Grid, Period, Scene, Tile
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,6 @@ TRIAL_SCENES: Final = 8
 
 TRIAL_DEADLINE: Final = 10
 """Seconds for which a server may refuse a file of the trial; after that, the time to read is not known."""
-
-REQUESTS_PER_READ: Final = 3
-"""HTTP requests per band of a tile in a COG with blocks of 512 or 1024 pixels: header and two rows of blocks."""
 
 EMPTY_BELOW: Final = 0.5
 """Below this many clear observations per pixel and month, most pixels are expected to have none."""
@@ -87,8 +85,9 @@ class Plan:
     tiles: int
     pixels: int  # inside the area, approximate
     reads: int  # a read is one band of one scene over one tile
-    requests: int  # approximate number of HTTP requests; 0 if all files are local
-    read_bytes: int  # decoded; compressed files have about half
+    requests: int | None  # HTTP requests; 0 if all files are local; None if no file could be read for a trial
+    download_bytes: int | None  # bytes of files, compressed, as the trial has them; None: not known
+    read_bytes: int  # decoded
     read_seconds: float | None  # at the speed of a trial: some scenes read over one tile; None if it failed
     encode_seconds: float
 
@@ -109,20 +108,23 @@ def plan_request(request: Request, progress: Callable[[str, int, int], None] = l
     sky = _look(request, parts, found.scenes, progress)
     reads, size = _volume(parts, found.scenes, sky.used)
     trial = _trial(request, parts, [scene for scene in found.scenes if scene.id in sky.shown], progress)
+    taken = volume(parts, found.scenes, sky.chance, trial.fetched) if trial and trial.fetched else None
+    local = all_local(found.scenes)
     pixels = round(request.area.square_km * PIXELS_PER_KM2)
     return Plan(
         months=_months(request.period, found.scenes, sky),
         scenes=len(found.scenes),
         left_out=Counter(item.cause for item in found.left_out),
-        measured=sky.measured,
+        measured=len(sky.measured),
         failed=len(sky.failures),
         failure=sky.failures[0] if sky.failures else None,
         tiles=len(parts),
         pixels=pixels,
         reads=round(reads),
-        requests=0 if all_local(found.scenes) else round(reads) * REQUESTS_PER_READ,
+        requests=0 if local else None if taken is None else round(taken.requests),
+        download_bytes=None if taken is None else round(taken.size),
         read_bytes=round(size),
-        read_seconds=None if trial is None else reads * trial,
+        read_seconds=None if trial is None else reads * trial.seconds,
         encode_seconds=pixels / engine.pixels_per_second(months_expected(request.period, found.scenes, sky.clear)),
     )
 
@@ -135,8 +137,12 @@ class _Sky:
     looked: frozenset[str]  # acquisitions that were measured
     used: float  # share of measured scenes with a clear pixel; no band is read of the others
     shown: frozenset[str]  # ids of measured scenes with a clear pixel
-    measured: int  # scenes
+    measured: frozenset[str]  # ids
     failures: tuple[str, ...]
+
+    def chance(self, scene: Scene) -> float:
+        """How likely a scene has a clear pixel."""
+        return float(scene.id in self.shown) if scene.id in self.measured else self.used
 
 
 def _look(
@@ -171,20 +177,28 @@ def _look(
         looked,
         used=len(shown) / len(masks) if masks else 1.0,
         shown=shown,
-        measured=len(masks),
+        measured=frozenset(masks),
         failures=tuple(failures.values()),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """Some scenes read over one tile."""
+
+    seconds: float  # per read
+    fetched: Mapping[str, Blocks]  # by kind of file
+
+
 def _trial(
     request: Request, parts: Sequence[Tile], scenes: Sequence[Scene], progress: Callable[[str, int, int], None]
-) -> float | None:
-    """Seconds per read, from some scenes read and composed as the map will, over the tile with most of them.
+) -> _Trial | None:
+    """Some scenes read and composed as the map will, over the tile with most of them.
 
     None if there is no such scene, or they cannot be read.
     """
     over_tile = {tile.name: over(scenes, tile.grid) for tile in parts}
-    tile = max(parts, key=lambda part: len(over_tile[part.name]))
+    tile = max(parts, key=lambda part: len(over_tile[part.name]) * part.grid.width * part.grid.height)
     passes = _passes(over_tile[tile.name])
     if not passes:
         return None
@@ -199,7 +213,7 @@ def _trial(
     progress("trial", 1, 1)
     seconds = time.perf_counter() - start
     bands = sum(gave == "clear" for gave in made.gave.values()) * len(BANDS)
-    return seconds / (len(chosen) + bands)
+    return _Trial(seconds / (len(chosen) + bands), made.fetched)
 
 
 def sample_grids(parts: Sequence[Tile]) -> tuple[Grid, ...]:

@@ -109,6 +109,7 @@ def _work(
             del outcome
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # so that Ctrl-C does not wait for a server
+        reader.close()
 
 
 class _Reader:
@@ -124,10 +125,16 @@ class _Reader:
         """Raises as pipeline.compose."""
         at = grid.pair(task.tile.grid)
         if at != self._at:
-            self._together = None  # before the next ones are read
+            self.close()  # before the next ones are read
             self._together = compose_shared(self._prepared, self._near.get(at, ()))
             self._at = at
         return compose_tile(self._prepared, task, self._together)
+
+    def close(self) -> None:
+        """Drop what the last tiles shared."""
+        if self._together is not None:
+            self._together.forget()
+        self._together = None
 
 
 def neighbours(tasks: Sequence[Task]) -> dict[tuple[int, ...], list[Task]]:

@@ -58,7 +58,11 @@ def shared_task(key: str, tasks: Sequence[Task]) -> Together | None:
 
 def compose_task(key: str, task: Task, together: Together | None = None) -> Composed:
     """A tile's composite, for another worker to finish."""
-    return compose_tile(_runs[key].checked(), task, together)
+    try:
+        return compose_tile(_runs[key].checked(), task, together)
+    finally:
+        if together is not None:
+            together.forget()  # other workers may read the next tile
 
 
 def finish_task(key: str, composed: Composed) -> Finished:
