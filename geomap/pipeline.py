@@ -96,7 +96,7 @@ class Together:
     grid: Grid  # 10 m, around the tiles
     scenes: tuple[Scene, ...]  # by rank
     scl: NDArray[np.uint8]  # (scene, y, x) at 20 m
-    clear: NDArray[np.bool_]  # (scene, y, x) at 20 m
+    clear: NDArray[np.uint8]  # (scene, y, x / 8) at 20 m, packed: numpy.packbits
     coarse: NDArray[np.uint16]  # (month, band, y, x) medians of the bands of 20 m, at 20 m
     dark: Mapping[Grid, Mapping[str, Dark]]  # by tile, the evidence of the bands of 20 m
     kept: set[str] = field(default_factory=set)  # files that the next tile may read on, until `forget`
@@ -109,8 +109,9 @@ class Together:
     def over(self, grid: Grid, scenes: Sequence[Scene]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """(scene, y, x) SCL and clear pixels of some scenes over a tile, both at 20 m."""
         row = {scene.id: i for i, scene in enumerate(self.scenes)}
-        rows, part = [row[scene.id] for scene in scenes], _part(self.grid, grid)
-        return self.scl[:, *part][rows], self.clear[:, *part][rows]
+        rows, (down, across) = [row[scene.id] for scene in scenes], _part(self.grid, grid)
+        clear = np.unpackbits(self.clear[rows, down], axis=2, count=self.scl.shape[2])
+        return self.scl[rows, down, across], clear[:, :, across].astype(bool)
 
 
 def read_together(
@@ -151,7 +152,7 @@ def read_together(
     finally:
         access.stopped.set()
     dark = {where: count.counts() for where, count in counts.items()}
-    return None if access.faults else Together(grid, tuple(near), scl, clear, made, dark)
+    return None if access.faults else Together(grid, tuple(near), scl, np.packbits(clear, axis=2), made, dark)
 
 
 class _Each:

@@ -58,6 +58,8 @@ def print_result(result: map.Result) -> None:
     say(f"with a .qml style beside each map, {names} in {result.directory}")
     if result.account is not None:
         say(f"{summary(result.account)}; geomap explain {result.directory} names them")
+    if bound := bound_by(result.seconds):
+        say(bound)
     if (result.directory / files.PAGE).is_file():
         say(f"to look at the maps: geomap view {result.directory}")
     warn_of_holes(result)
@@ -77,6 +79,15 @@ def result_json(result: map.Result) -> dict[str, Any]:
         "update": asdict(result.update) if result.update else None,
         "seconds": {stage: round(value, 3) for stage, value in result.seconds.items()},
     }
+
+
+def bound_by(seconds: Mapping[str, float]) -> str:
+    """What took a run's time, in words: reading, where encoding waited for it, or encoding; empty if neither ran."""
+    encode, wait = seconds.get("encode", 0.0), seconds.get("wait", 0.0)
+    if not encode:
+        return ""
+    most = "reading" if wait > encode else "encoding"
+    return f"bounded by {most}: {duration(encode)} of encoding, and {duration(wait)} in which it waited for pixels"
 
 
 def _layer_json(layer: Layer, result: map.Result) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from geomap.types import CLEAR_MONTHS, Composite, Layers
 
 log = logging.getLogger(__name__)
 
+WAIT: Final = "wait"
+"""Stage in which a run only waits for pixels; composites are made while the tile before is encoded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Composed:
@@ -43,6 +46,7 @@ class Composed:
     seconds: float  # time for the composite
     months: tuple[str, ...] = ()  # months reused from an earlier run
     known: Known | None = None  # what that run knows about the pixels
+    waited: float = 0.0  # seconds in which nothing was encoded, since it was not read yet
 
 
 class Here:
@@ -97,7 +101,9 @@ def _work(
             reading = ahead or read(task)
             ahead = None
             try:
+                start = time.perf_counter()
                 composed = reading.result()
+                composed = replace(composed, waited=time.perf_counter() - start)
                 tracker.composed()
                 tracker.encoded(0)
                 ahead = read(following) if following and not alone else None
@@ -213,7 +219,7 @@ def finish_tile(
         kept[COMPOSITES] = {"composite": made.dn, "clear": made.clear}
     if codes is not None:
         kept[EMBEDDINGS] = {"embedding": codes, CLEAR_MONTHS: layers[CLEAR_MONTHS]}
-    seconds = {"composite": composed.seconds, "encode": time.perf_counter() - start}
+    seconds = {"composite": composed.seconds, "encode": time.perf_counter() - start, WAIT: composed.waited}
     reused = Reused(composed.months, labelled.kept, labelled.encoded)
     seen = _seen(asked, composed, layers[CLEAR_MONTHS])
     about = About(made.dark, made.missed, seconds, reused, composed.task.fingerprint, gave=made.gave, seen=seen)

@@ -85,7 +85,7 @@ class World:
 @pytest.fixture(scope="module", autouse=True)
 def small_tiles() -> Iterator[None]:
     """Tiles of 64 pixels: of each, the stores keep a whole one."""
-    with tiles_of(64):
+    with tiles_of(256):  # one tile
         yield
 
 
