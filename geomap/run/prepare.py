@@ -149,7 +149,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     if request.composites is not None:
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
     if lesson is not None:
-        require_in(lesson.points, request.area)
+        require_in(lesson.points, request.area.geometry)
         kept = request.save_composites or (len(lesson.points) >= SERIES_FROM and request.composites is None)
         request = replace(request, save_embeddings=True, save_composites=kept)
     return Prepared(

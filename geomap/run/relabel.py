@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import shapely
 import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
@@ -29,7 +30,7 @@ from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
 from geomap.run.learning import in_store, questions_of, teach
-from geomap.run.lesson import by_points, taught_legend, taught_legends, told
+from geomap.run.lesson import by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, competing, latitudes_of, with_base
 from geomap.run.publish import publish_maps, published
@@ -104,6 +105,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     questions = questions_of(asked, loaded, least, known, months, finish.layers, gone)
     teaching = None
     if lesson is not None:
+        require_in(lesson.points, shapely.union_all([grid.lonlat_box(tile.grid).polygons for tile in kept.tiles]))
         prior = pipeline.vectors_of(lesson.legend, loaded)
         teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least)
     questions = in_store(questions, codec, teaching)

@@ -207,15 +207,23 @@ def test_points_that_cannot_teach_are_one_clear_line(scenes, run, points, ask, t
         label_store(ask(path=tmp_path / "one.gpkg"), tmp_path / "out")
     moved = table.set_geometry(table.geometry.translate(10, 3))
     moved.to_file(tmp_path / "far.gpkg")
-    with pytest.raises(InputError, match="is left to learn from"):
+    with pytest.raises(InputError, match=r"no point lies in the area.* are at 14"):
         label_store(ask(path=tmp_path / "far.gpkg"), tmp_path / "out")
     far = lesson_of(PointsFile(str(tmp_path / "far.gpkg"), "landcover"), COVER, Period(2023, 1))
-    with pytest.raises(InputError, match=r"lies in the area: they are at 14\.\d+.*give points inside it"):
-        require_in(far.points, asking(scenes).area)
+    with pytest.raises(InputError, match=r"lies in the area of .* are at 14\.\d+.*give points inside it"):
+        require_in(far.points, asking(scenes).area.geometry)
     swapped = table.set_geometry(geopandas.points_from_xy(table.lat, table.lon, crs=4326))
     swapped.to_file(tmp_path / "swapped.gpkg")
     with pytest.raises(InputError, match="longitude and latitude look swapped"):
         map_area(asking(scenes, points=tmp_path / "swapped.gpkg", column="landcover"), tmp_path / "out")
+    rows = table.assign(lon=table.lat, lat=table.lon)  # all but five
+    rows.loc[:4, ["lon", "lat"]] = table.loc[:4, ["lon", "lat"]]
+    rows.drop(columns="geometry").to_csv(tmp_path / "swapped.csv")
+    with pytest.raises(InputError, match=r"5 of 120 points lie in the area.* look swapped"):
+        label_store(ask(path=tmp_path / "swapped.csv"), tmp_path / "out")
+    table.assign(cover=[2, 99] * 60).to_file(tmp_path / "ids.gpkg")
+    with pytest.raises(InputError, match=r"numbers \(2, 99\) that are not all ids of legend landcover \(1\.\.8\)"):
+        label_store(ask("cover", tmp_path / "ids.gpkg"), tmp_path / "out")
     with pytest.raises(InputError, match=r"is in legend landcover; type --legend crops, or --classes"):
         lesson_of(PointsFile(str(points), "crop"), COVER, Period(2023, 1))
     with pytest.raises(InputError, match="--points needs --column"):
