@@ -26,6 +26,7 @@ from geomap.run.request import Request
 from geomap.simulate.archive import Archive
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.types import Period
+from tests.support.outputs import problems
 from tests.support.runner import geomap, refused
 
 COVER = legends.load("landcover")
@@ -87,7 +88,7 @@ def test_points_make_the_map_better_and_the_run_says_how_well(scenes, run, tmp_p
     assert abs(record.scores.accuracy["learned"] - after) < 0.1
     assert sum(map(sum, record.scores.confusion)) == 120
     assert record.helps
-    assert files.verify(run) == ()
+    assert problems(run) == ()
     assert {f"{learned.PLACES}.gpkg", f"{learned.PLACES}.gpx", learned.FILE, learned.TENSORS} <= files.sums(run).keys()
     told = json.loads((run / "run.json").read_text())
     assert told["request"]["points"] == {"sha256": record.points.sha256, "column": "landcover"}

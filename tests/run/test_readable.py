@@ -19,6 +19,7 @@ from geomap.label.choose import left_out
 from geomap.run.map import map_area
 from geomap.run.prepare import prepare
 from geomap.types import Finish
+from tests.support.outputs import problems
 from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap, refused
 
@@ -78,7 +79,7 @@ def test_small_patches_are_merged_across_tiles(mapped) -> None:
     assert was.sum() > 100
     assert now.sum() < was.sum() / 20  # only patches among nodata alone
     np.testing.assert_array_equal(found[~was], plain[~was])
-    assert files.verify(cut) == ()
+    assert problems(cut) == ()
 
 
 def test_polygons_have_the_area_and_the_mean_confidence_of_their_pixels(mapped) -> None:
