@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from shapely.geometry.base import BaseGeometry
 from geomap import legends
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
+from geomap.label.choose import named
 from geomap.legends import Legend
 from geomap.points import SWAPPED, Points, PointsFile, listed, match, read_points, shown, with_unknown
 from geomap.run.learned import Loaded, load
@@ -32,12 +33,18 @@ class Lesson:
     points: Points  # those that can be used
     ids: NDArray[np.uint8]  # (n,) class of each, never 0
     lines: tuple[str, ...]  # what matched how, and what is left out, for the user
+    digest: str  # sha256 of the places and their classes, of those that do not compete too
     column: str = ""  # of the file, with the classes
 
-    @property
-    def digest(self) -> str:
-        """sha256 of the places and their classes."""
-        return self.points.digest
+    def without(self, gone: frozenset[int]) -> Lesson:
+        """The lesson without the points of classes that do not compete in the map. Raises InputError if one is left."""
+        out = np.isin(self.ids, sorted(gone))
+        if not out.any():
+            return self
+        names = listed(named(self.legend, gone & {*self.ids[out].tolist()}))
+        line = f"of classes that --without or the latitude leaves out ({names}): {int(out.sum()):,} points, left out"
+        require_classes(self.ids[~out], self.legend, self.points.path)
+        return replace(self, points=self.points.rows(~out), ids=self.ids[~out], lines=(*self.lines, line))
 
 
 def lesson_of(source: PointsFile, legend: Legend, period: Period | None) -> Lesson:
@@ -59,9 +66,9 @@ def lesson_of(source: PointsFile, legend: Legend, period: Period | None) -> Less
         kept &= timely
     if not kept.any():
         raise InputError(f"no point of {shown(points.path)} is of {period}; choose other points or leave --date-column")
-    lesson = Lesson(whole, points.rows(kept), matched.ids[kept], tuple(lines), source.column)
-    require_classes(lesson.ids, whole, points.path)
-    return lesson
+    taught = points.rows(kept)
+    require_classes(matched.ids[kept], whole, points.path)
+    return Lesson(whole, taught, matched.ids[kept], tuple(lines), taught.digest, source.column)
 
 
 def taught_legends(
@@ -104,12 +111,12 @@ def told(lesson: Lesson | None, known: Loaded | None, area: str, period: str) ->
 
 
 def require_classes(ids: NDArray[np.uint8], legend: Legend, path: Path) -> None:
-    """Raise InputError if the points have one class only: there is nothing to tell apart."""
-    if len(found := np.unique(ids)) == 1:
-        name = next(c.name for c in legend.classes if c.id == found[0])
+    """Raise InputError if the points have fewer than two classes: there is nothing to tell apart."""
+    if len(found := np.unique(ids)) < 2:
+        one = "".join(f", {shown(c.name)}" for c in legend.classes if c.id in found)
         raise InputError(
-            f"the points of {shown(path)} have one class only, {shown(name)}; learning needs two or more: add points "
-            "of what it is not"
+            f"the points of {shown(path)} have {'one class only' if one else 'no class that is mapped'}{one}; learning "
+            "needs two or more: add points of what it is not"
         )
 
 

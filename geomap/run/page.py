@@ -67,7 +67,7 @@ def write_page(
         tiles = [tile for tile in product.tiles if tile.name not in record.quarantined]
         seen = pictures.of_composites(composites, tiles, zones_of(maps))
     told = {**facts(staging, maps, product, record), "sky": list(seen.sky)}
-    extras = Extras(seen.pictures, seen.curves, told)
+    extras = Extras(seen.pictures, seen.curves, told, product.places, product.taught or "")
     write_report(staging, maps, record.maps, title(product), product.period.month_names, extras)
 
 

@@ -60,6 +60,7 @@ class Product:
     words: Words = field(default_factory=Words)  # the command that asks for the same
     report: bool = True  # write the report page
     taught: str | None = None  # the legend that was learned from points
+    places: tuple[Mapping[str, Any], ...] = ()  # where more of these would help most
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     if request.composites is not None:
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
     if lesson is not None:
+        lesson = lesson.without(gone[lesson.legend.name])
         require_in(lesson.points, request.area.geometry)
         kept = request.save_composites or (len(lesson.points) >= SERIES_FROM and request.composites is None)
         request = replace(request, save_embeddings=True, save_composites=kept)

@@ -29,7 +29,7 @@ from geomap.run.again import words_of_labels
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
-from geomap.run.learning import in_store, questions_of, teach
+from geomap.run.learning import base_of, in_store, questions_of, teach
 from geomap.run.lesson import by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, competing, latitudes_of, with_base
@@ -105,9 +105,11 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     questions = questions_of(asked, loaded, least, known, months, finish.layers, gone)
     teaching = None
     if lesson is not None:
+        lesson = lesson.without(gone[lesson.legend.name])
         require_in(lesson.points, shapely.union_all([grid.lonlat_box(tile.grid).polygons for tile in kept.tiles]))
         prior = pipeline.vectors_of(lesson.legend, loaded)
-        teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least)
+        base = base_of(lesson.legend.name, questions, within, codec)
+        teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least, base)
     questions = in_store(questions, codec, teaching)
     layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
@@ -136,6 +138,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         words=label_words(request),
         report=request.report,
         taught=taught,
+        places=teaching.places if teaching else (),
     )
     beside = teaching.files if teaching else {}
     return _map(kept, product, described, make, out, progress, beside, smoothed)

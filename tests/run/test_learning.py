@@ -1,6 +1,7 @@
 """Maps learned from points over a simulated landscape, whose truth is known, and the files that other runs take."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -112,7 +113,13 @@ def test_labels_from_the_runs_stores_are_those_of_the_run_byte_for_byte(run, ask
 def test_what_was_learned_maps_other_places_and_is_marked_as_transferred(scenes, run, tmp_path):
     west, south, east, north = scenes.bbox
     half = f"{west},{south},{(west + east) / 2},{north}"
-    map_area(asking(scenes, area=half, learned=str(run)), tmp_path / "half")
+    line = ("map", half, "--start", "2023-04", "--months", "6", "--stac", scenes.items, "--device", "cpu")
+    done = geomap(*line, "--learned", run, "--out", tmp_path / "half")
+    assert "in another place or year: TRANSFERRED, so check it with points of this one" in done.stdout, done.stderr
+    assert (
+        json.loads(geomap(*line, "--learned", run, "--out", tmp_path / "half", "--json").stdout)["learned"]
+        == (json.loads((tmp_path / "half/run.json").read_text())["request"]["learned"])
+    )
     taken = json.loads((tmp_path / "half/run.json").read_text())["request"]["learned"]
     assert taken["transferred"] is True
     assert taken["points"] == learned.read_learned(run).points.sha256
@@ -247,6 +254,39 @@ def test_typed_classes_added_classes_and_classes_without_points(run, points, ask
     assert "desert" not in record.points.classes  # kept by its prompts
     with rasterio.open(tmp_path / "out/classes.tif") as m:
         assert record.legend["classes"][names.index("ploughed land")]["id"] in m.read(1)
+
+
+def test_points_of_classes_left_out_and_off_cropland_are_counted_and_places_lie_where_crops_are_mapped(
+    scenes, run, points, tmp_path
+):
+    table = geopandas.read_file(points)
+    table["crop"] = table.crop.where(table.crop.notna() & (table.crop != ""), None)
+    table.loc[table.landcover == "Woodland", "crop"] = "Barley"  # where no crop is mapped
+    table.to_file(tmp_path / "p.gpkg")
+    wheat, woods = (table.crop == "Common wheat").sum(), (table.landcover == "Woodland").sum()
+    line = ("label", run, "--legend", "crops", "--points", tmp_path / "p.gpkg", "--column", "crop")
+    done = geomap(*line, "--without", "Common wheat", "--out", tmp_path / "out")
+    assert f"leaves out (Common wheat): {wheat} points, left out" in done.stdout, done.stderr
+    (off,) = [text for text in done.stdout.splitlines() if "outside Cropland of Land cover" in text]
+    places = geopandas.read_file(tmp_path / "p.gpkg").query("crop.notna() and crop != 'Common wheat'").geometry
+    with rasterio.open(tmp_path / "out/landcover.tif") as cover:
+        at = [(p.x, p.y) for p in places.to_crs(cover.crs)]
+        count = sum(int(v[0]) != COVER.id_of("Cropland") for v in cover.sample(at))
+        assert count >= woods / 2 > 5
+        assert f"{count} of {len(places)} pixels, kept; --within none" in off
+        visit = geopandas.read_file(tmp_path / "out/places.gpkg").to_crs(cover.crs)
+        assert {int(v[0]) for v in cover.sample([(p.x, p.y) for p in visit.geometry])} == {COVER.id_of("Cropland")}
+    page = (tmp_path / "out/index.html").read_text()
+    listed = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["places"]
+    assert [(p["lon"], p["lat"]) for p in listed] == [(round(p.lon, 6), round(p.lat, 6)) for p in visit.itertuples()]
+    with rasterio.open(tmp_path / "out/crops.tif") as crops:
+        names = {c.id: c.name for c in legends.load("crops").classes}
+        shown = [names[int(v[0])] for v in crops.sample([(p.x, p.y) for p in visit.geometry])]
+    assert [p["name"] for p in listed] == shown
+    assert "outside Cropland" not in geomap(*line, "--within", "none", "--out", tmp_path / "all").stdout
+    others = set(table.crop.dropna()) - {"Barley"}
+    one = [word for name in others for word in ("--without", name)]
+    refused(geomap(*line, *one, "--out", tmp_path / "one"), 2, "have one class only, Barley")
 
 
 def test_the_command_learns_and_says_so(run, points, tmp_path):
