@@ -47,7 +47,6 @@ from geomap.run.retries import Make, may_leave_out, try_tiles
 from geomap.run.tile_file import Task
 from geomap.run.tiles import Here
 from geomap.run.wording import warn_of_words
-from geomap.run.words import map_words
 from geomap.run.workers import Resources, Workers
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.types import UPDATE, LeftOut, Progress, Scene, Tile, silent
@@ -177,8 +176,7 @@ def map_area(
             derived = {**merged, **update.changes(prepared, run, merged)}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
             beside = partial(_write_beside, prepared, taught.files)
-            words = map_words(request, asked, prepared.weights.card.name)
-            product = replace(prepared.product, words=words, places=taught.places)
+            product = replace(prepared.product, places=taught.places)
             maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}

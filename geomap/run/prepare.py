@@ -31,7 +31,6 @@ from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
 from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends
 from geomap.run.request import Request, Restriction
-from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
@@ -57,7 +56,6 @@ class Product:
     told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
     finish: Finish = PLAIN
     card: Card | None = None  # of the weights; None if no text was compared
-    words: Words = field(default_factory=Words)  # the command that asks for the same
     report: bool = True  # write the report page
     taught: str | None = None  # the legend that was learned from points
     places: tuple[Mapping[str, Any], ...] = ()  # where more of these would help most

@@ -25,7 +25,7 @@ from geomap.lonlat import Box
 from geomap.points import PointsFile
 from geomap.run import check, edges, publish
 from geomap.run import log as runlog
-from geomap.run.again import words_of_labels
+from geomap.run.again import words_of
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
@@ -37,7 +37,6 @@ from geomap.run.publish import publish_maps, published
 from geomap.run.request import Restriction, require_points
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
-from geomap.run.words import label_words
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
@@ -132,10 +131,9 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
 
     product = replace(
         _product(kept, layers, lineage + by_points(taught)),
-        told={"command": "label", "period": str(kept.period), "weights": loaded.card.name, **words_of_labels(request)},
+        told={"command": "label", "period": str(kept.period), **words_of(request), "weights": loaded.card.name},
         card=loaded.card,
         finish=finish,
-        words=label_words(request),
         report=request.report,
         taught=taught,
         places=teaching.places if teaching else (),

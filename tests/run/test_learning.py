@@ -137,6 +137,30 @@ def test_what_was_learned_maps_other_places_and_is_marked_as_transferred(scenes,
     assert (tmp_path / "same/landcover.tif").read_bytes() == (run / "landcover.tif").read_bytes()
 
 
+def test_a_run_with_points_is_repeated_from_its_folder_and_the_file_of_points(scenes, points, tmp_path, monkeypatch):
+    table = geopandas.read_file(points).assign(day="2023-06-01")
+    table.loc[:40, "day"] = "2020-06-01"
+    table.drop(columns=["geometry"]).rename(columns={"lon": "x", "lat": "y"}).to_csv(tmp_path / "seen.csv")
+    west, south, east, north = scenes.bbox
+    half = f"{west},{south},{(west + east) / 2},{north}"
+    line = ("map", half, "--start", "2023-06", "--months", "2", "--stac", scenes.items, "--device", "cpu")
+    asked = ("--no-report", "--points-crs", "EPSG:4326", "--column", "landcover", "--date-column", "day")
+    done = geomap(*line, "--points", tmp_path / "seen.csv", *asked, "--out", tmp_path / "one")
+    assert done.exit_code == 0, done.stderr
+    monkeypatch.chdir(scenes.items.parent)  # where the item file lies
+    done = geomap("map", "--again", tmp_path / "one", "--out", tmp_path / "two")  # the points lie beside the run
+    assert f"the maps are those of {tmp_path / 'one'}, byte for byte" in done.stdout, done.stderr
+    (tmp_path / "seen.csv").rename(tmp_path / "moved.csv")
+    again = ("map", "--again", tmp_path / "one", "--out", tmp_path / "three")
+    refused(geomap(*again), 2, "does not tell where seen.csv lies; give it as --points")
+    text = (tmp_path / "moved.csv").read_text().splitlines()
+    (tmp_path / "seen.csv").write_text("\n".join(text[:-1]))
+    refused(geomap(*again), 2, "seen.csv are not those that", "learned from; give that file as --points")
+    assert not (tmp_path / "three").exists()
+    done = geomap(*again, "--points", tmp_path / "moved.csv")
+    assert "byte for byte" in done.stdout, done.stderr
+
+
 def test_damaged_or_foreign_files_of_what_was_learned_are_refused(run, ask, tmp_path):
     taking = {"store": run, "legends": ()}
     with pytest.raises(InputError, match=r"nowhere does not exist; give the directory of a run"):
