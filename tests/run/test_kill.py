@@ -44,7 +44,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def start(archive, untrained, tmp_path):
-    """Starts a run as a process of its own: start(out, side of a tile in pixels, workers, stores, items, box, points)."""
+    """Starts a run as a process: start(out, side of a tile in pixels, workers, stores, items, box, points)."""
     script = tmp_path / "run.py"
     script.write_text(CODE)
     small = archive(dates=9) / "items.json"
