@@ -247,7 +247,7 @@ def _from_vector(
     _require_rows(path, len(table))
     plain = [name for name in table.columns if name != table.geometry.name]
     _require_columns(path, plain, column, date_column)
-    kept = table.geometry.notna() & ~table.geometry.is_empty
+    kept = table.geometry.bounds.notna().all(axis=1)  # those of no shape, an empty one, or NaN are NaN
     if not kept.any():
         raise InputError(f"{shown(path)} holds no points or polygons; export them with their geometry")
     table = table[kept].reset_index(drop=True)

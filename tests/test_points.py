@@ -171,6 +171,9 @@ def test_bad_vector_files_are_one_clear_line(table, tmp_path):
             read_points(tmp_path / name, "c" if name != "no.gpkg" else "crop")
         assert "\n" not in str(caught.value), name
     assert len(read_points(tmp_path / "no.gpkg", "crop", crs="EPSG:4326")) == 22
+    table.set_geometry([Point(), Point(float("nan"), LAT), Point(LON, LAT)]).to_file(tmp_path / "nan.gpkg")
+    points = read_points(tmp_path / "nan.gpkg", "crop")
+    assert (len(points), points.nowhere, points.name) == (1, 2, ("B11",))
     table.to_file(tmp_path / "own.gpkg")
     assert len(read_points(tmp_path / "own.gpkg", "crop", crs="EPSG:4326")) == 22  # the file's own
     with pytest.raises(InputError, match=r"itself that it is in WGS 84: leave --points-crs EPSG:32631 out"):
