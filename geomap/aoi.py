@@ -126,6 +126,11 @@ def _is_json(text: str) -> bool:
 
 def _from_bbox(values: list[float]) -> BaseGeometry:
     west, south, east, north = values
+    if max(map(abs, values)) > 1000:
+        raise AoiError(
+            f"the box {','.join(f'{v:.12g}' for v in values)} looks like metres; give degrees, longitude first, such "
+            "as 4.40,50.85,4.45,50.88, or a GPKG or GeoJSON file that names its coordinate system"
+        )
     swapped = ",".join(f"{v:g}" for v in (south, west, north, east))
     if max(abs(south), abs(north)) > 90:
         raise AoiError(
@@ -373,7 +378,7 @@ def _no_degrees(bounds: tuple[float, float, float, float]) -> AoiError:
     west, south, east, north = bounds
     return AoiError(
         f"the area spans {west:g}..{east:g}, {south:g}..{north:g}, which are not degrees of longitude and "
-        "latitude; give it in EPSG:4326, longitude first"
+        "latitude; give it in EPSG:4326, longitude first, or as a GPKG file that names its coordinate system"
     )
 
 

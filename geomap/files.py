@@ -247,21 +247,6 @@ def _real(directory: Path, folder: Path) -> None:
             raise OutputError(f"{path} is a link, and the run writes there; remove the link or choose another --out")
 
 
-def verify(directory: Path) -> tuple[str, ...]:
-    """Compare a run's files with SHA256SUMS.
-
-    Returns:
-        One line for each problem: a missing or changed file, a map that is not listed, a list that is missing or
-        broken. Empty if all is well.
-    """
-    if not (directory / SUMS).is_file():
-        return (f"{SUMS}: missing, so the run did not finish",)
-    known = dict(_sums(directory))
-    problems = [line for name, digest in known.items() for line in problem(directory, name, digest)]
-    maps = (name for name in _listed(directory) if name.endswith(".tif"))
-    return (*problems, *(f"{name}: not listed in {SUMS}" for name in maps if name not in known))
-
-
 def sums(directory: Path) -> dict[str, str]:
     """By name, the sha256 that SHA256SUMS lists; a broken line is a name without one. Empty without a list."""
     return dict(_sums(directory)) if (directory / SUMS).is_file() else {}

@@ -32,6 +32,9 @@ UNCLASSIFIED_ID = 255
 MAX_CLASSES = 254
 """Most classes of a legend: ids 1..254 of a uint8 map."""
 
+LONGEST: Final = 300
+"""Most characters of the name of a class, and of a prompt."""
+
 MAX_BYTES: Final = 4_000_000
 """Most bytes of a legend file."""
 
@@ -40,6 +43,8 @@ OTHERS_ID = 254
 
 TYPED_TEMPLATES = ("{}", "land covered by {}", "a place with {}", "{} seen from above", "{} in the countryside")
 """Prompts made for each class that the user types; the class vector is their mean."""
+LONGEST_TYPED: Final = LONGEST - max(len(template.format("")) for template in TYPED_TEMPLATES)
+"""Most characters of a typed name, so that its prompts are no longer than prompts may be."""
 
 
 _EMPTY: Final = frozenset([
@@ -58,7 +63,7 @@ def _one_line(text: str) -> str:
 
 
 _Line = Annotated[str, AfterValidator(_one_line)]
-_Text = Annotated[_Line, Field(min_length=1, max_length=300)]
+_Text = Annotated[str, Field(min_length=1, max_length=LONGEST), AfterValidator(_one_line)]
 _Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 _Latitude = Annotated[float, Field(ge=-90, le=90)]
@@ -261,6 +266,11 @@ def typed(classes: str, name: str = "classes") -> Legend:
         raise LegendError('--classes needs two or more names, separated by commas: --classes "vineyard, olive grove"')
     if len(names) > MAX_CLASSES:
         raise LegendError(f"--classes takes at most {MAX_CLASSES} names, not {len(names)}")
+    if long := next((n for n in names if len(n) > LONGEST_TYPED), None):
+        raise LegendError(
+            f"--classes: the name {long[:40]!r}... has {len(long)} characters, at most {LONGEST_TYPED} are taken; "
+            "type a shorter one, such as 'vineyard'"
+        )
     repeated = sorted({n for n in names if [m.casefold() for m in names].count(n.casefold()) > 1})
     if repeated:
         raise LegendError(f"--classes names {repeated[0]!r} twice")

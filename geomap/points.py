@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap.errors import InputError, install_hint
-from geomap.legends import MAX_CLASSES, Legend, added
+from geomap.legends import LONGEST_TYPED, MAX_CLASSES, Legend, added
 from geomap.paths import own, there
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ MAX_BYTES: Final = 500_000_000
 POLYGON_PIXELS: Final = 20
 """Most pixels of one polygon: the pixels of a field are alike, so more of them add little."""
 EDGE_M: Final = 10.0  # m; one pixel
-NAME_CHARACTERS: Final = 300  # as a legend's class may have
 _CELLS: Final = 40_000  # candidate pixels looked at in a polygon; of larger polygons every n-th row and column
 _SHOWN: Final = 12  # names in a message
 
@@ -48,6 +47,12 @@ TABLES: Final = (".csv", ".tsv", ".txt")
 PARQUET: Final = (".parquet", ".geoparquet")
 _STARTS: Final = {".gpkg": (b"SQLite format 3\0",), ".shp": (b"\0\0\x27\x0a",), ".geojson": (b"{",), ".json": (b"{",)}
 """First bytes by suffix: GDAL goes by content, and some of its formats open other files and addresses."""
+SWAPPED: Final = (
+    "longitude and latitude look swapped: exchange the names of a table's two columns, or the coordinates (in QGIS: "
+    "Swap X and Y coordinates)"
+)
+"""What to say of points that lie where they should with their coordinates exchanged."""
+GIVE_CRS: Final = "give the system that they are in as --points-crs"
 KINDS: Final = ".gpkg, .geojson, .shp, .parquet or .csv"
 
 
@@ -194,7 +199,7 @@ def _from_csv(
     if system.is_geographic and (beyond := np.abs(y) > 90).any():
         raise _swapped(path, x_name, y_name, int(beyond.argmax()), x, y)
     shapes = geopandas.GeoSeries(geopandas.points_from_xy(x, y), crs=system)
-    return _names(path, table, column), _in_degrees(path, shapes), _days(path, table, date_column)
+    return _names(path, table, column), _in_degrees(path, shapes, GIVE_CRS), _days(path, table, date_column)
 
 
 def _separator(header: str) -> str:
@@ -242,19 +247,25 @@ def _from_vector(
     _require_rows(path, len(table))
     plain = [name for name in table.columns if name != table.geometry.name]
     _require_columns(path, plain, column, date_column)
-    kept = table.geometry.notna() & ~table.geometry.is_empty
+    kept = table.geometry.bounds.notna().all(axis=1)  # those of no shape, an empty one, or NaN are NaN
     if not kept.any():
         raise InputError(f"{shown(path)} holds no points or polygons; export them with their geometry")
     table = table[kept].reset_index(drop=True)
     shapes = table.geometry
+    wrong = GIVE_CRS if shapes.crs is None else "export it as GPKG in its right system"
     if shapes.crs is None:
         if crs is None:
             metres = bool((shapes.bounds.abs() > 360).to_numpy().any())
             like = "EPSG:32631, or that of your metres" if metres else "EPSG:4326, or another"
             raise InputError(f"{shown(path)} has no coordinate system; say which: --points-crs {like}")
         shapes = shapes.set_crs(_crs(crs))
+    elif crs is not None and not _crs(crs).equals(shapes.crs, ignore_axis_order=True):
+        raise InputError(
+            f"{shown(path)} says itself that it is in {shapes.crs.name}: leave --points-crs {shown(crs)} out, or, if "
+            "the file is wrong, export it as GPKG in its right system"
+        )
     days = _days(path, table, date_column)
-    return _names(path, table, column), _in_degrees(path, shapes), days, int((~kept).sum())
+    return _names(path, table, column), _in_degrees(path, shapes, wrong), days, int((~kept).sum())
 
 
 def _read_parquet(path: Path) -> geopandas.GeoDataFrame:
@@ -328,10 +339,10 @@ def _names(path: Path, table: pd.DataFrame, column: str) -> list[str]:
         raise InputError(f"{shown(path)} has the column {shown(column)} twice; rename one")
     names = ["" if _missing(value) else " ".join(_text(value).split()) for value in values]
     for row, name in enumerate(names):
-        if not name.isprintable() or len(name) > NAME_CHARACTERS:
+        if not name.isprintable() or len(name) > LONGEST_TYPED:
             raise InputError(
-                f"{shown(path)}, row {row + 1}: no class can be called {shown(name)}: one line of at most "
-                f"{NAME_CHARACTERS} printable characters"
+                f"{shown(path)}, row {row + 1}: no class can be called {shown(name)} ({len(name)} characters); names "
+                f"are at most {LONGEST_TYPED} printable characters: write a shorter one, or choose another as --column"
             )
     distinct = set(names) - {""}
     if not distinct:
@@ -382,8 +393,11 @@ def _crs(text: str) -> Any:
         raise InputError(f"unknown coordinate system {shown(text)}; write --points-crs EPSG:4326, or another") from e
 
 
-def _in_degrees(path: Path, shapes: geopandas.GeoSeries) -> geopandas.GeoSeries:
-    """Shapes in EPSG:4326. Raises InputError for coordinates that are no places on Earth that can be mapped."""
+def _in_degrees(path: Path, shapes: geopandas.GeoSeries, wrong: str) -> geopandas.GeoSeries:
+    """Shapes in EPSG:4326. Raises InputError for coordinates that are no places on Earth that can be mapped.
+
+    `wrong` says what to do where their system cannot be the right one.
+    """
     from pyproj.exceptions import ProjError
 
     drawn = shapes.total_bounds
@@ -394,7 +408,7 @@ def _in_degrees(path: Path, shapes: geopandas.GeoSeries) -> geopandas.GeoSeries:
     west, south, east, north = bounds = moved.total_bounds
     if not np.isfinite(bounds).all() or west < -180 or east > 180 or south < -90 or north > 90:
         swapped = np.abs(drawn[[0, 2]]).max() <= 90 and np.abs(drawn).max() <= 180
-        hint = "longitude and latitude look swapped" if swapped else "give the system that they are in as --points-crs"
+        hint = SWAPPED if swapped else wrong
         raise InputError(
             f"{shown(path)} has coordinates {drawn[0]:g}..{drawn[2]:g}, {drawn[1]:g}..{drawn[3]:g}, which lie outside "
             f"{shapes.crs.name}; {hint}"

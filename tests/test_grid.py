@@ -233,6 +233,7 @@ def test_zones_follow_mgrs(lon, lat, epsg):
     [
         ("50.7431,400,50.7489,401", "longitude first"),
         ("4.0585,95,4.0676,96", "did you mean 95,4.0585"),
+        ("590000,5630000,592000,5632000", "590000,5630000,592000,5632000 looks like metres; give degrees"),
         ("4.07,50.74,4.05,50.75", "minx 4.07 is east"),
         ("4.05,50.75,4.07,50.74", "empty"),
         ("1,2,3", "cannot read"),

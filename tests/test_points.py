@@ -127,7 +127,7 @@ BAD_TABLES = {
     "header alone": ("lon,lat,c\n", {}, "holds no points"),
     "no class": (f"lon,lat,c\n{LON},{LAT},\n", {}, "no class in the column c"),
     "control": (f"lon,lat,c\n{LON},{LAT},a\x1b[31mb\n", {}, r"row 1: no class can be called a\\x1b\[31mb"),
-    "long": (f"lon,lat,c\n{LON},{LAT},{'a' * 301}\n", {}, "at most 300 printable"),
+    "long": (f"lon,lat,c\n{LON},{LAT},{'a' * 300}\n", {}, "row 1.*300 characters.*at most 281 printable"),
     "numbers": ("lon,lat,c\n" + "".join(f"{LON},{LAT},{i}\n" for i in range(300)), {}, "300 different classes"),
 }  # fmt: skip
 
@@ -171,6 +171,13 @@ def test_bad_vector_files_are_one_clear_line(table, tmp_path):
             read_points(tmp_path / name, "c" if name != "no.gpkg" else "crop")
         assert "\n" not in str(caught.value), name
     assert len(read_points(tmp_path / "no.gpkg", "crop", crs="EPSG:4326")) == 22
+    table.set_geometry([Point(), Point(float("nan"), LAT), Point(LON, LAT)]).to_file(tmp_path / "nan.gpkg")
+    points = read_points(tmp_path / "nan.gpkg", "crop")
+    assert (len(points), points.nowhere, points.name) == (1, 2, ("B11",))
+    table.to_file(tmp_path / "own.gpkg")
+    assert len(read_points(tmp_path / "own.gpkg", "crop", crs="EPSG:4326")) == 22  # the file's own
+    with pytest.raises(InputError, match=r"itself that it is in WGS 84: leave --points-crs EPSG:32631 out"):
+        read_points(tmp_path / "own.gpkg", "crop", crs="EPSG:32631")
 
 
 def test_a_million_points_are_refused_at_once_and_in_little_memory(tmp_path):
@@ -201,6 +208,15 @@ def test_names_match_by_name_code_and_synonym_whatever_their_case(tmp_path):
         "built-up (1): Artificial land, by synonym",
         "without a class: 1, left out",
     )
+
+
+def test_the_longest_name_that_is_read_can_be_added_to_a_legend(tmp_path):
+    name = "a" * legends.LONGEST_TYPED
+    points = read_points(csv(tmp_path, f"lon,lat,c\n{LON},{LAT},{name}\n"), "c")
+    whole, _ = with_unknown(points, legends.load("landcover"))
+    assert whole.classes[-1].name == name
+    with pytest.raises(LegendError, match=r"has 282 characters, at most 281 are taken; type a shorter one"):
+        legends.typed(f"vineyard, {name}a")
 
 
 def test_ids_count_only_where_every_name_is_one(tmp_path):

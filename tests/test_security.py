@@ -18,7 +18,7 @@ import rasterio
 import yaml
 from shapely.geometry import box
 
-from geomap import aoi, config, files, grid, pipeline
+from geomap import aoi, config, grid, pipeline
 from geomap.catalog.search import search
 from geomap.errors import DamagedError, HrefError, ReadError
 from geomap.run import plan as plans
@@ -27,6 +27,7 @@ from geomap.sentinel2 import SCL
 from geomap.types import Grid, Period
 from tests.support import REPOSITORY
 from tests.support.archive import PATCH, items_of, served
+from tests.support.outputs import problems
 from tests.support.requests import request_for
 from tests.support.runner import geomap, typed
 from tests.support.server import Answer, Server
@@ -204,7 +205,7 @@ def test_ids_of_items_never_become_paths(archive: Archive, untrained: str, tmp_p
     assert not Path("/tmp/geomap-escaped").exists()
     made = {p.relative_to(home / "out").as_posix() for p in (home / "out").rglob("*")}
     assert not any("escaped" in name or "xxx" in name for name in made)
-    assert files.verify(home / "out") == ()
+    assert problems(home / "out") == ()
     run = json.loads((home / "out/run.json").read_text())
     assert {s["id"] for s in run["scenes"]} >= {"../../escaped", "x" * 300}  # data, as any other text
     assert [item["cause"] for item in run["left_out"] if item["id"] != "x" * 300] == ["invalid"]  # the one with NUL

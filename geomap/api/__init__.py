@@ -290,6 +290,7 @@ def label(
     gone = competing(asked, base, names, None if everywhere else latitudes_of(embeddings))
     questions = questions_of(asked, loaded, least, known, (), finish.layers, gone)
     if lesson is not None:
+        lesson = lesson.without(gone[lesson.legend.name])
         questions = with_taught(questions, _learned(lesson, vectors, embeddings, loaded, least))
     made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape, smooth), months, base)
     wanted = layers_of([q.legend for q in questions], least, finish.layers)

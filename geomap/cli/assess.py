@@ -76,7 +76,7 @@ def sample_command(
     asked = sample.SampleRequest(
         n, standard_error, legend, design, allocation, least, spread, seed, each, otherwise, show_mapped
     )
-    _print_sample(directory, sample.sample_map(directory, out, asked))
+    _print_sample(directory, sample.sample_map(directory, out, asked), n or 0)
 
 
 def _expected(texts: list[str]) -> tuple[dict[str, float], float]:
@@ -97,9 +97,9 @@ def _expected(texts: list[str]) -> tuple[dict[str, float], float]:
     return each, otherwise
 
 
-def _print_sample(directory: Path, made: Made) -> None:
-    total = sum(made.pixels.values())
-    table = Table("class", title=escape(f"{made.of.title}: {len(made.drawn.lonlat)} points"))
+def _print_sample(directory: Path, made: Made, asked: int) -> None:
+    total, drawn = sum(made.pixels.values()), len(made.drawn.lonlat)
+    table = Table("class", title=escape(f"{made.of.title}: {drawn} points"))
     for name in ("hectares", "percent", "points"):
         table.add_column(name, justify="right")
     for c, pixels in sorted(made.pixels.items(), key=lambda item: -item[1]):
@@ -108,6 +108,11 @@ def _print_sample(directory: Path, made: Made) -> None:
     out_console.print(table)
     if made.least is not None:
         say(f"at least {made.least} points a class instead of --min, for {len(made.pixels)} classes share the points")
+    whole = [f"{made.of.names.get(c, c)} ({n:,})" for c, n in made.pixels.items() if n and n == made.points[c]]
+    if asked > drawn:
+        say(f"{asked:,} points were asked for, and the map has {total:,} pixels: each of them is a point")
+    elif whole:
+        say(f"every pixel of these classes is a point, for they have no more: {', '.join(whole)}")
     for path in made.paths:
         say(str(path))
     if fill := next((path for path in made.paths if path.suffix.lower() != ".gpx"), None):

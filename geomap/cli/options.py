@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from geomap import config
 from geomap.errors import InputError
-from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared
+from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared, require_points
 from geomap.types import Period
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ def checked_points(keys: RequestKeys) -> PointsFile | None:
     Raises InputError.
     """
     asked = keys.points
+    try:
+        require_points(asked.file, asked.column, asked.learned)
+    except ValueError as e:
+        raise InputError(str(e)) from e
     if asked.file is None or asked.column is None:
         return None
     from geomap.points import PointsFile, read_points

@@ -16,6 +16,7 @@ from geomap.cli.console import number, out_console, say, say_json, warn
 from geomap.cli.learned import print_learned
 from geomap.errors import NothingMappedError, QuarantineError
 from geomap.run.account import summary
+from geomap.run.record import read_record
 
 if TYPE_CHECKING:
     from geomap.run import map, record
@@ -51,7 +52,7 @@ def print_result(result: map.Result) -> None:
     out_console.print(table)
     if result.update:
         _print_update(result, result.update)
-    print_learned(result.directory)
+    print_learned(result.directory, read_record(result.directory).request)
     for path in result.paths:
         say(str(path))
     names = "a .qlr that opens all maps in QGIS, run.json, stac/ and SHA256SUMS"
@@ -66,7 +67,7 @@ def print_result(result: map.Result) -> None:
 
 
 def result_json(result: map.Result) -> dict[str, Any]:
-    """A result as JSON: maps with areas by class or their range, scenes, and what is missing."""
+    """A result as JSON: maps with areas by class or their range, scenes, what is missing, what --learned gave."""
     return {
         "directory": str(result.directory),
         "tiles": result.tiles,
@@ -77,6 +78,7 @@ def result_json(result: map.Result) -> dict[str, Any]:
         "account": asdict(result.account) if result.account else None,
         "mapped": asdict(result.mapped) if result.mapped else None,
         "update": asdict(result.update) if result.update else None,
+        "learned": read_record(result.directory).request.get("learned"),
         "seconds": {stage: round(value, 3) for stage, value in result.seconds.items()},
     }
 

@@ -13,7 +13,11 @@ from geomap.composite.mask import Mask
 from geomap.encode.card import weight_names
 from geomap.errors import InputError
 from geomap.legends import Legend
-from geomap.run.record import read_record
+from geomap.paths import there
+from geomap.points import PointsFile, shown
+from geomap.run.learned import digest_of
+from geomap.run.lesson import lesson_of
+from geomap.run.record import Record, read_record
 from geomap.run.request import Earlier, Request
 from geomap.sources.hrefs import redact
 from geomap.types import Finish, Period
@@ -28,7 +32,7 @@ _OPTIONS: Final = {
 """Fields of a request that name a file or folder, and how to give it."""
 
 
-def words_of(request: Request) -> dict[str, Any]:
+def words_of(request: Request | LabelRequest) -> dict[str, Any]:
     """A request as run.json tells it: area (WKT), months, legends with their prompts, and every option that is set.
 
     Files and folders are named without the folders above them, addresses without what may be secret.
@@ -41,8 +45,12 @@ def words_of(request: Request) -> dict[str, Any]:
     return told
 
 
-def _values(request: Request) -> dict[str, Any]:
-    return {field.name: getattr(request, field.name) for field in fields(request)}
+def _values(request: Request | LabelRequest) -> dict[str, Any]:
+    values = {field.name: getattr(request, field.name) for field in fields(request) if field.name != "store"}
+    if isinstance(points := values["points"], PointsFile):
+        own = {"column": points.column, "points_crs": points.crs, "date_column": points.date_column}
+        values |= {"points": points.file, **own}
+    return values
 
 
 def _word(name: str, value: Any) -> Any:
@@ -63,14 +71,6 @@ def _word(name: str, value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def words_of_labels(request: LabelRequest) -> dict[str, Any]:
-    """A request to label stored embeddings, as run.json tells it."""
-    told = {name: _word(name, getattr(request, name)) for name in ("legends", "within", "without", "finish")}
-    told |= {name: getattr(request, name) for name in ("min_confidence", "others", "everywhere", "name")}
-    files_of = {"points": request.points.file if request.points else None, "learned": request.learned}
-    return told | {name: Path(file).name for name, file in files_of.items() if file}
-
-
 def source(stac: str) -> str:
     """A catalogue without its query string, which may hold tokens; an item file by name and content, not by folder."""
     path = Path(stac)
@@ -84,12 +84,13 @@ def read_again(directory: Path, **places: str | Path | Earlier | None) -> Reques
 
     Args:
         directory: output directory of `geomap map` or of a job.
-        places: fields of the request that run.json cannot tell, since no folder or secret is written: `stac` (looked
-            for beside the run and where the command is typed, if it is an item file), `weights` (if they are not
-            geomap's), `composites`, `update`.
+        places: fields of the request that run.json cannot tell, since no folder or secret is written: `stac`, `points`
+            and `learned` (files that are looked for beside the run and where the command is typed), `weights` (if they
+            are not geomap's), `composites`, `update`. Other fields take the place of what run.json tells.
 
     Raises:
-        InputError: no finished run of this version that was made from scenes or composites, or a file is not at hand.
+        InputError: no finished run of this version that was made from scenes or composites, or a file is not at hand
+            or not the one that the run read.
     """
     record = read_record(directory)
     asked = dict(record.asked)
@@ -102,18 +103,36 @@ def read_again(directory: Path, **places: str | Path | Earlier | None) -> Reques
             f"{directory} is of geomap {record.software.get('geomap')}, this is {__version__}: the maps would differ; "
             "install that version, or type the command"
         )
-    given = {name: _value(name, word) for name, word in asked.items()}
-    unknown = []
-    for name in sorted(places.keys() & asked.keys()):
+    given, unknown = {name: _value(name, word) for name, word in asked.items()}, []
+    given |= {name: place for name, place in places.items() if place is not None}
+    for name in sorted({*_OPTIONS, "stac"} & asked.keys()):
         try:
-            given[name] = places[name] or _place(directory, name, asked[name])
+            given[name] = places.get(name) or _place(directory, name, asked[name])
         except InputError as e:
             unknown.append(str(e))
     if unknown:
         raise InputError("; ".join(unknown))
     if " sha256:" in asked["stac"]:
         given["stac"] = _same(given["stac"], directory, asked["stac"])
-    return Request(**given)
+    request = Request(**given)
+    _require_points(request, directory, record)
+    return request
+
+
+def _require_points(request: Request, directory: Path, record: Record) -> None:
+    """Raise InputError unless the points, or what was learned, are those of a run."""
+    told = {name: record.request[name]["sha256"] for name in ("points", "learned") if name in record.request}
+    if request.points is not None and "points" in told:
+        source = PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
+        if lesson_of(source, request.legends[0], request.period).digest != told["points"]:
+            raise InputError(
+                f"the places or classes of {shown(request.points)} are not those that {directory} learned from; give "
+                "that file as --points"
+            )
+    if request.learned is not None and "learned" in told and digest_of(request.learned) != told["learned"]:
+        raise InputError(
+            f"{shown(request.learned)} is not what {directory} was made with; give that file or folder as --learned"
+        )
 
 
 def _value(name: str, word: Any) -> Any:
@@ -129,16 +148,23 @@ def _value(name: str, word: Any) -> Any:
 
 def _place(directory: Path, name: str, word: str) -> Any:
     """What a field names that may be a file or folder. Raises InputError if run.json cannot tell where that is."""
-    if name == "stac" and " sha256:" in word:
+    if name in ("points", "learned") or (name == "stac" and " sha256:" in word):
         file = word.partition(" sha256:")[0]
         beside = (folder / file for folder in (Path(), directory, directory.parent))
-        found = next((path for path in beside if path.is_file()), None)
+        found = next(filter(_is_file, beside), None)
         if found is None:
-            raise InputError(f"{directory} does not tell where the item file {file} lies; give it as --stac")
+            what = "the item file " if name == "stac" else ""
+            raise InputError(f"{directory} does not tell where {what}{file} lies; give it as --{name}")
         return str(found)
     if name in _OPTIONS and (name != "weights" or word not in weight_names()):
         raise InputError(f"{directory} does not tell where {word} lies; give it as {_OPTIONS[name]}")
     return word
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file or folder, or the file of FILE:LAYER."""
+    file = path.with_name(path.name.rpartition(":")[0] or path.name)
+    return there(path) or there(file)
 
 
 def _same(stac: str, directory: Path, word: str) -> str:

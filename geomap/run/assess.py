@@ -20,7 +20,7 @@ from geomap.assess.draw import RESOLUTION, count
 from geomap.assess.estimate import Estimate, Estimates, Sample, estimate
 from geomap.errors import BusyError, InputError
 from geomap.legends import Legend, LegendClass
-from geomap.points import Points, listed, match, pixels, read_points, shown
+from geomap.points import SWAPPED, Points, listed, match, pixels, read_points, shown
 from geomap.run import record
 from geomap.run.directory import held
 from geomap.run.learned import learned_pixels
@@ -77,6 +77,7 @@ class Assessed:
 class _Labelled:
     """Points with classes: what of a file can be used."""
 
+    of: ClassMap
     points: Points
     mapped: NDArray[np.intp]  # (n,) class id on the map, 0 off it
     reference: NDArray[np.intp]  # (n,) class id; from 1000 on for classes that the map lacks
@@ -107,7 +108,7 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     reference[taught] = LEARNED
     notes += told
     whole = count(blocks(of))
-    labelled = _Labelled(points, class_at(of, points.lonlat), reference)
+    labelled = _Labelled(of, points, class_at(of, points.lonlat), reference)
     sample, design, known, more = _sample(labelled, asked, whole)
     present = sorted({*whole, *(int(r) for r in sample.reference)})
     found = estimate(sample, present)
@@ -208,7 +209,9 @@ def _sample(
     off = (labelled.mapped == 0) & (labelled.reference > 0)
     _tell(notes, off, "points lie where nothing is mapped; left out")
     if not (kept & (labelled.mapped > 0)).any():
-        raise InputError(f"no point of {points.path} with a class lies on the map; check --points-crs and --column")
+        turned = class_at(labelled.of, points.lonlat[:, ::-1]).any()
+        hint = SWAPPED if turned else "check --points-crs and --column"
+        raise InputError(f"no point of {shown(points.path)} with a class lies on the map; {hint}")
     cluster = points.group if design != "random" else np.arange(len(points))
     known = columns is not None or asked.design is not None
     if not known:

@@ -173,10 +173,7 @@ def load(name: str, weights: Mapping[str, str], size: int) -> Loaded:
     """
     import hashlib
 
-    path = own(name)
-    path = path / FILE if there(path) and path.is_dir() else path
-    if not there(path):
-        raise InputError(f"{path} does not exist; give the directory of a run with --points, or its {FILE}")
+    path = _located(name)
     record, content = _read(path)
     arrays = _tensors(path.parent / TENSORS, record.tensors)
     if record.weights["sha256"] != weights["sha256"]:
@@ -192,6 +189,19 @@ def load(name: str, weights: Mapping[str, str], size: int) -> Loaded:
     except (ValueError, KeyError, TypeError, InputError) as e:
         raise InputError(f"{path} is damaged ({e}); learn from the points again") from e
     return Loaded(record, legend, plain, full, hashlib.sha256(content).hexdigest())
+
+
+def digest_of(name: str) -> str:
+    """sha256 of what another run learned, as `Loaded.digest`. Raises InputError if it is not there."""
+    return files.sha256(_located(name))
+
+
+def _located(name: str) -> Path:
+    path = own(name)
+    path = path / FILE if there(path) and path.is_dir() else path
+    if not there(path):
+        raise InputError(f"{path} does not exist; give the directory of a run with --points, or its {FILE}")
+    return path
 
 
 def _arrays(head: Head, prefix: str) -> dict[str, NDArray[Any]]:

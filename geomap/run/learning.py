@@ -15,7 +15,7 @@ from geomap import __version__, pipeline, waypoints
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.label.choose import Gone
-from geomap.label.classify import Question
+from geomap.label.classify import Question, Within, answer
 from geomap.label.learn import SERIES_FROM, Examples, Head, Learned, learn
 from geomap.label.places import helpful
 from geomap.legends import Legend
@@ -42,7 +42,36 @@ class Teaching:
 
     question: Question  # with vectors in the store's coordinates
     record: LearnedRecord
+    places: tuple[Mapping[str, Any], ...]  # where more points would help most: rows of places.gpkg
     files: Mapping[str, bytes]  # name -> content, to lie beside the maps
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A class of another legend, on whose pixels alone a legend is mapped."""
+
+    question: Question  # with vectors in the store's coordinates
+    number: int  # id of the class
+
+    @property
+    def called(self) -> str:
+        """The class and its legend in words."""
+        legend = self.question.legend
+        return f"{next(c.name for c in legend.classes if c.id == self.number)} of {legend.title}"
+
+    def holds(self, embeddings: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(n,) True for (n, C) unit vectors of the class, each by itself: maps that are smoothed may differ."""
+        found: NDArray[np.bool_] = answer(self.question, torch.from_numpy(embeddings)).value == self.number
+        return found
+
+
+def base_of(name: str, questions: Sequence[Question], within: Within, codec: Codec) -> Base | None:
+    """The class to which a legend is restricted; None if it is mapped everywhere."""
+    if name not in within:
+        return None
+    of, number = within[name]
+    question = next(q for q in questions if q.legend.name == of)
+    return Base(replace(question, vectors=codec.project(question.vectors)), number)
 
 
 def teach(
@@ -52,6 +81,7 @@ def teach(
     embeddings: Store,
     composites: Store | None,
     min_confidence: float = 0.0,
+    base: Base | None = None,
 ) -> Teaching:
     """Learn a lesson's legend from a store.
 
@@ -61,6 +91,7 @@ def teach(
         scale: the weights' logit scale.
         embeddings, composites: the stores of one run; without composites, the series are not learned from.
         min_confidence: 0..1; pixels below it are unclassified.
+        base: the class on which alone the legend is mapped.
 
     Raises:
         InputError: too few points lie on mapped pixels.
@@ -76,7 +107,7 @@ def teach(
     examples = Examples(found.embeddings, rows, found.groups, series, months)
     made = learn(examples, codec.project(prompts).numpy(), scale)
     head = made.head if made.with_series is None else made.with_series
-    lines = (*lesson.lines, *found.lines, *_mixed(made.head, found))
+    lines = (*lesson.lines, *found.lines, *_mixed(made.head, found), *_off(base, found, lesson.legend))
     record = LearnedRecord(
         geomap=__version__,
         legend=lesson.legend.model_dump(mode="json"),
@@ -93,8 +124,9 @@ def teach(
     )
     full = None if made.with_series is None else _whole(made.with_series, codec)
     record, files = learned.contents(record, _whole(made.head, codec), full, found.place)
-    files |= place_files(wanted(made.head, found, embeddings, lesson.legend))
-    return Teaching(Question.learned(lesson.legend, head, min_confidence, months), record, files)
+    places = tuple(wanted(made.head, found, embeddings, lesson.legend, base))
+    question = Question.learned(lesson.legend, head, min_confidence, months)
+    return Teaching(question, record, places, files | place_files(places))
 
 
 def _whole(head: Head, codec: Codec) -> Head:
@@ -175,18 +207,37 @@ def _mixed(head: Head, found: Found) -> tuple[str, ...]:
     return (f"on edges, where the 3 x 3 pixels are of several classes: {count:,} pixels, kept",) if count else ()
 
 
+def _off(base: Base | None, found: Found, legend: Legend) -> tuple[str, ...]:
+    """What to say about points where the legend is not mapped, since another legend's map has another class there."""
+    if base is None or not (count := int((~base.holds(found.embeddings)).sum())):
+        return ()
+    line = (
+        f"outside {base.called}, where {legend.name} is nodata: {count:,} of {len(found):,} pixels, kept; --within "
+        f"none maps it everywhere, and points of {base.question.legend.name} mend that map"
+    )
+    return (line,)
+
+
 def _settings(made: Learned) -> dict[str, float]:
     """The strengths that cross-validation chose; an infinite penalty, the prompts alone, is left out."""
     found = {name: float(getattr(made.validated.strengths, name)) for name in ("penalty", "scale")}
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
-def wanted(head: Head, found: Found, embeddings: Store, legend: Legend) -> list[dict[str, Any]]:
-    """The places where more points would help most, as rows with `lon`, `lat`, `name`, the two likeliest classes."""
+def wanted(
+    head: Head, found: Found, embeddings: Store, legend: Legend, base: Base | None = None
+) -> list[dict[str, Any]]:
+    """The places where more points would help most, as rows with `lon`, `lat`, `name`, the two likeliest classes.
+
+    They lie where the legend is mapped.
+    """
     place, codes = candidates(embeddings, found.place)
+    vectors = decoded(codes)
+    if base is not None:
+        mapped = base.holds(vectors)
+        place, vectors = place[mapped], vectors[mapped]
     if not len(place):
         return []
-    vectors = decoded(codes)
     probability = torch.softmax(torch.from_numpy(head.logits(vectors)), dim=1).numpy()
     rows = helpful(vectors, probability, found.embeddings)
     made = []

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from geomap import legends
-from geomap.aoi import Area
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
+from geomap.label.choose import named
 from geomap.legends import Legend
-from geomap.points import Points, PointsFile, listed, match, read_points, shown, with_unknown
+from geomap.points import SWAPPED, Points, PointsFile, listed, match, read_points, shown, with_unknown
 from geomap.run.learned import Loaded, load
 from geomap.types import Period
 
@@ -32,12 +33,18 @@ class Lesson:
     points: Points  # those that can be used
     ids: NDArray[np.uint8]  # (n,) class of each, never 0
     lines: tuple[str, ...]  # what matched how, and what is left out, for the user
+    digest: str  # sha256 of the places and their classes, of those that do not compete too
     column: str = ""  # of the file, with the classes
 
-    @property
-    def digest(self) -> str:
-        """sha256 of the places and their classes."""
-        return self.points.digest
+    def without(self, gone: frozenset[int]) -> Lesson:
+        """The lesson without the points of classes that do not compete in the map. Raises InputError if one is left."""
+        out = np.isin(self.ids, sorted(gone))
+        if not out.any():
+            return self
+        names = listed(named(self.legend, gone & {*self.ids[out].tolist()}))
+        line = f"of classes that --without or the latitude leaves out ({names}): {int(out.sum()):,} points, left out"
+        require_classes(self.ids[~out], self.legend, self.points.path)
+        return replace(self, points=self.points.rows(~out), ids=self.ids[~out], lines=(*self.lines, line))
 
 
 def lesson_of(source: PointsFile, legend: Legend, period: Period | None) -> Lesson:
@@ -47,7 +54,7 @@ def lesson_of(source: PointsFile, legend: Legend, period: Period | None) -> Less
         InputError: the file cannot be used, or too little is left; the message says what to type instead.
     """
     points = read_points(source.file, source.column, crs=source.crs, date_column=source.date_column)
-    _require_kinship(points, legend)
+    _require_kinship(points, source.column, legend)
     whole, matched = with_unknown(points, legend)
     lines, kept = list(matched.lines), matched.ids > 0
     if points.nowhere:
@@ -59,9 +66,9 @@ def lesson_of(source: PointsFile, legend: Legend, period: Period | None) -> Less
         kept &= timely
     if not kept.any():
         raise InputError(f"no point of {shown(points.path)} is of {period}; choose other points or leave --date-column")
-    lesson = Lesson(whole, points.rows(kept), matched.ids[kept], tuple(lines), source.column)
-    require_classes(lesson.ids, whole, points.path)
-    return lesson
+    taught = points.rows(kept)
+    require_classes(matched.ids[kept], whole, points.path)
+    return Lesson(whole, taught, matched.ids[kept], tuple(lines), taught.digest, source.column)
 
 
 def taught_legends(
@@ -104,27 +111,29 @@ def told(lesson: Lesson | None, known: Loaded | None, area: str, period: str) ->
 
 
 def require_classes(ids: NDArray[np.uint8], legend: Legend, path: Path) -> None:
-    """Raise InputError if the points have one class only: there is nothing to tell apart."""
-    if len(found := np.unique(ids)) == 1:
-        name = next(c.name for c in legend.classes if c.id == found[0])
+    """Raise InputError if the points have fewer than two classes: there is nothing to tell apart."""
+    if len(found := np.unique(ids)) < 2:
+        one = "".join(f", {shown(c.name)}" for c in legend.classes if c.id in found)
         raise InputError(
-            f"the points of {shown(path)} have one class only, {shown(name)}; learning needs two or more: add points "
-            "of what it is not"
+            f"the points of {shown(path)} have {'one class only' if one else 'no class that is mapped'}{one}; learning "
+            "needs two or more: add points of what it is not"
         )
 
 
-def require_in(points: Points, area: Area) -> None:
-    """Raise InputError if no point lies in the area; where exchanged coordinates would, the message says so."""
-    shapely.prepare(area.geometry)
+def require_in(points: Points, area: BaseGeometry) -> None:
+    """Raise InputError if no point lies in an area in degrees, or if most would with their coordinates exchanged."""
+    shapely.prepare(area)
     lon, lat = points.lonlat.T
-    if shapely.contains_xy(area.geometry, lon, lat).any():
+    inside, swapped = (int(shapely.contains_xy(area, x, y).sum()) for x, y in ((lon, lat), (lat, lon)))
+    most = swapped > max(inside, len(lon) / 2)
+    if inside and not most:
         return
-    swapped = bool(shapely.contains_xy(area.geometry, lat, lon).any())
-    west, south, east, north = area.geometry.bounds
-    hint = "longitude and latitude look swapped" if swapped else "give points inside it"
+    west, south, east, north = area.bounds
+    few = f"{inside:,} of {len(lon):,} points lie" if inside else "no point lies"
     raise InputError(
-        f"no point of {shown(points.path)} lies in the area: they are at {lon.min():.3f}..{lon.max():.3f}, "
-        f"{lat.min():.3f}..{lat.max():.3f}, the area at {west:.3f}..{east:.3f}, {south:.3f}..{north:.3f}; {hint}"
+        f"{few} in the area of {west:.3f}..{east:.3f}, {south:.3f}..{north:.3f}: those of {shown(points.path)} are at "
+        f"{lon.min():.3f}..{lon.max():.3f}, {lat.min():.3f}..{lat.max():.3f}; "
+        f"{SWAPPED if swapped else 'give points inside it'}"
     )
 
 
@@ -134,21 +143,35 @@ def counted(ids: NDArray[np.uint8], legend: Legend) -> Mapping[str, int]:
     return {c.name: counts[c.id] for c in legend.classes if counts[c.id]}
 
 
-def _require_kinship(points: Points, legend: Legend) -> None:
+def _require_kinship(points: Points, column: str, legend: Legend) -> None:
     """Refuse points of which no class is in the legend: they were meant for another one."""
     found = match(points, legend)
     if (found.ids > 0).any():
         return
+    names = [name for name in dict.fromkeys(points.name) if name]
+    if all(name.isdecimal() for name in names):
+        raise InputError(
+            f"the column {shown(column)} of {shown(points.path)} holds numbers ({listed(names)}) that are not all ids "
+            f"of legend {legend.name} ({_ranges(c.id for c in legend.classes)}); choose a column with names as "
+            f"--column, or write the ids that `geomap legends show {legend.name}` lists"
+        )
     others = {name: len(match(points, legends.load(name)).unknown) for name in legends.builtin_names()
               if legends.load(name).classes and name != legend.name}  # fmt: skip
     best = min(others, key=lambda name: others[name])
-    names = [name for name in dict.fromkeys(points.name) if name]
     hint = f"--legend {best}, or " if others[best] < len(names) else ""
     plain = len(names) > 1 and not any(set(name) & set(',"') for name in names)
     typed = f'--classes "{listed(names, len(names))}"' if plain else "--classes"
     raise InputError(
         f"no class of {shown(points.path)} ({listed(names)}) is in legend {legend.name}; type {hint}{typed}"
     )
+
+
+def _ranges(ids: Iterable[int]) -> str:
+    """Numbers as ranges: 1..4, 7."""
+    found = sorted(ids)
+    starts = [i for i in found if i - 1 not in found]
+    ends = [i for i in found if i + 1 not in found]
+    return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def _timely(when: NDArray[np.datetime64], period: Period) -> NDArray[np.bool_]:

@@ -29,7 +29,7 @@ from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored
 from geomap.run.identity import identity_of, tasks
-from geomap.run.learning import in_store, teach
+from geomap.run.learning import base_of, in_store, teach
 from geomap.run.prepare import (
     PIXELS_PER_KM2,
     Prepared,
@@ -47,7 +47,6 @@ from geomap.run.retries import Make, may_leave_out, try_tiles
 from geomap.run.tile_file import Task
 from geomap.run.tiles import Here
 from geomap.run.wording import warn_of_words
-from geomap.run.words import map_words
 from geomap.run.workers import Resources, Workers
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.types import UPDATE, LeftOut, Progress, Scene, Tile, silent
@@ -177,8 +176,7 @@ def map_area(
             derived = {**merged, **update.changes(prepared, run, merged)}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
             beside = partial(_write_beside, prepared, taught.files)
-            words = map_words(request, asked, prepared.weights.card.name)
-            product = replace(prepared.product, words=words)
+            product = replace(prepared.product, places=taught.places)
             maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
@@ -236,6 +234,7 @@ class _Taught:
     """The legends of a run after points have taught one."""
 
     questions: tuple[Question, ...]
+    places: tuple[Mapping[str, Any], ...] = ()  # where more points would help most
     files: Mapping[str, bytes] = field(default_factory=dict)  # beside the maps
 
 
@@ -250,12 +249,13 @@ def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progre
         series = open_store(asked.composites)
     loaded = prepared.weights
     prior = pipeline.vectors_of(lesson.legend, loaded)
-    teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, asked.min_confidence)
+    base = base_of(lesson.legend.name, prepared.questions, prepared.within, prepared.codec)
+    teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, asked.min_confidence, base)
     questions = in_store(prepared.questions, prepared.codec, teaching)
     for done, tile in enumerate(tiles, start=1):
         run.mend(tile, label_stored(kept, series, questions, prepared.within, tile, asked.finish.smooth))
         progress("learn", done, len(tiles))
-    return _Taught(questions, teaching.files)
+    return _Taught(questions, teaching.places, teaching.files)
 
 
 def _write_beside(prepared: Prepared, learned: Mapping[str, bytes], directory: Path) -> None:

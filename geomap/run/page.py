@@ -15,6 +15,7 @@ from geomap.run import pictures
 from geomap.run.account import GAVE, summary
 from geomap.run.prepare import Product
 from geomap.run.record import FILE, Record, UsedScene
+from geomap.run.words import command
 from geomap.store.store import Store
 from geomap.write.picture import write_picture
 from geomap.write.report import Extras, write_report, zones_of
@@ -67,7 +68,7 @@ def write_page(
         tiles = [tile for tile in product.tiles if tile.name not in record.quarantined]
         seen = pictures.of_composites(composites, tiles, zones_of(maps))
     told = {**facts(staging, maps, product, record), "sky": list(seen.sky)}
-    extras = Extras(seen.pictures, seen.curves, told)
+    extras = Extras(seen.pictures, seen.curves, told, product.places, product.taught or "")
     write_report(staging, maps, record.maps, title(product), product.period.month_names, extras)
 
 
@@ -91,6 +92,7 @@ def title(product: Product) -> str:
 
 def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Record) -> dict[str, Any]:
     """The facts of a run, as JSON that the page takes."""
+    words = command(product.told)
     return {
         "place": place(maps, record),
         "warning": record.mapped.note if record.mapped else "",
@@ -104,8 +106,8 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "left_out": [[item.id, item.cause, item.detail] for item in record.left_out],
         "missed": [[m.scene, m.band, m.cause, m.detail] for m in record.missed],
         "quarantined": [list(entry) for entry in sorted(record.quarantined.items())],
-        "command": product.words.command,
-        "needs": " ".join(product.words.needs),
+        "command": words.command,
+        "needs": " ".join(words.needs),
         "made": _made(product, record),
         "software": [list(entry) for entry in record.software.items()],
         "files": _files(directory),

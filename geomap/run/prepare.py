@@ -31,7 +31,6 @@ from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
 from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends
 from geomap.run.request import Request, Restriction
-from geomap.run.words import Words
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
@@ -57,9 +56,9 @@ class Product:
     told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
     finish: Finish = PLAIN
     card: Card | None = None  # of the weights; None if no text was compared
-    words: Words = field(default_factory=Words)  # the command that asks for the same
     report: bool = True  # write the report page
     taught: str | None = None  # the legend that was learned from points
+    places: tuple[Mapping[str, Any], ...] = ()  # where more of these would help most
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +148,8 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     if request.composites is not None:
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
     if lesson is not None:
-        require_in(lesson.points, request.area)
+        lesson = lesson.without(gone[lesson.legend.name])
+        require_in(lesson.points, request.area.geometry)
         kept = request.save_composites or (len(lesson.points) >= SERIES_FROM and request.composites is None)
         request = replace(request, save_embeddings=True, save_composites=kept)
     return Prepared(

@@ -98,8 +98,8 @@ def publish_maps(
     maps = _files(product, staging)
     statistics = _write_maps(maps, [task.tile for task in ready], run, _tags(product), progress, derived)
     beside(staging)
-    own = [m for m in maps if _is_legend(m.layer)]
-    write_areas(staging, ((layer, statistics[layer.stem].counts) for layer in product.layers if _is_legend(layer)))
+    own = [m for m in maps if m.layer.of_legend]
+    write_areas(staging, ((layer, statistics[layer.stem].counts) for layer in product.layers if layer.of_legend))
     if product.finish.vector:
         _write_vectors(own, progress)
     vrt.write_vrts(staging, maps, statistics)
@@ -277,11 +277,6 @@ def _write_maps(
     return {stem: merge(parts) for stem, parts in statistics.items()}
 
 
-def _is_legend(layer: Layer) -> bool:
-    """Whether a layer is the class map of a legend, not one of the maps beside it."""
-    return layer.kind == "classes" and layer.legend is not None and layer.stem == layer.legend.name
-
-
 def _write_vectors(maps: Sequence[MapFile], progress: Progress) -> None:
     """The polygons of each class map: a GeoPackage for each legend, with a layer for each zone."""
     for done, m in enumerate(maps, start=1):
@@ -300,7 +295,7 @@ def merged(product: Product, run: RunDirectory, tiles: Sequence[Tile], progress:
     least, home = product.finish.least_pixels, run.sieved()
     if least <= 1:
         return {}
-    maps = [m for m in _files(product, home) if _is_legend(m.layer)]
+    maps = [m for m in _files(product, home) if m.layer.of_legend]
     for done, m in enumerate(maps, start=1):
         own = [tile for tile in tiles if tile.grid.epsg == m.grid.epsg]
         patches.merge_small(m.path, m.grid, ((t.grid, run.load(t, m.layer.stem)) for t in own), least)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
+import shapely
 import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
@@ -24,19 +25,18 @@ from geomap.lonlat import Box
 from geomap.points import PointsFile
 from geomap.run import check, edges, publish
 from geomap.run import log as runlog
-from geomap.run.again import words_of_labels
+from geomap.run.again import words_of
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
-from geomap.run.learning import in_store, questions_of, teach
-from geomap.run.lesson import by_points, taught_legend, taught_legends, told
+from geomap.run.learning import base_of, in_store, questions_of, teach
+from geomap.run.lesson import by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, competing, latitudes_of, with_base
 from geomap.run.publish import publish_maps, published
 from geomap.run.request import Restriction, require_points
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
-from geomap.run.words import label_words
 from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
@@ -104,8 +104,11 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     questions = questions_of(asked, loaded, least, known, months, finish.layers, gone)
     teaching = None
     if lesson is not None:
+        lesson = lesson.without(gone[lesson.legend.name])
+        require_in(lesson.points, shapely.union_all([grid.lonlat_box(tile.grid).polygons for tile in kept.tiles]))
         prior = pipeline.vectors_of(lesson.legend, loaded)
-        teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least)
+        base = base_of(lesson.legend.name, questions, within, codec)
+        teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least, base)
     questions = in_store(questions, codec, teaching)
     layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
@@ -128,12 +131,12 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
 
     product = replace(
         _product(kept, layers, lineage + by_points(taught)),
-        told={"command": "label", "period": str(kept.period), "weights": loaded.card.name, **words_of_labels(request)},
+        told={"command": "label", "period": str(kept.period), **words_of(request), "weights": loaded.card.name},
         card=loaded.card,
         finish=finish,
-        words=label_words(request),
         report=request.report,
         taught=taught,
+        places=teaching.places if teaching else (),
     )
     beside = teaching.files if teaching else {}
     return _map(kept, product, described, make, out, progress, beside, smoothed)

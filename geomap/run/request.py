@@ -256,9 +256,10 @@ class PointKeys(Strict):
 
     @model_validator(mode="after")
     def _together(self) -> PointKeys:
-        require_points(self.file, self.column, self.learned)
         if self.file is None and (self.crs or self.date_column):
             raise ValueError(f"{'--points-crs' if self.crs else '--date-column'} goes with --points")
+        column = self.column if self.file is None else self.column or ""  # --again knows the column
+        require_points(self.file, column, self.learned)
         return self
 
 

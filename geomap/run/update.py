@@ -215,7 +215,7 @@ def changes(prepared: Prepared, run: RunDirectory, merged: Derived) -> Derived:
 
     by_stem, name = {layer.stem: layer for layer in prepared.layers}, prepared.request.name
     for layer in prepared.layers:
-        if layer.kind == "classes":
+        if layer.of_legend:
             for index, suffix in enumerate(("from", "to", "change_confidence")):
                 made[f"{layer.stem}_{suffix}"] = part(layer.stem, index)
     return made
@@ -231,9 +231,7 @@ def write_matrices(prepared: Prepared, staging: Path) -> None:
         return
     kept = _open(update.directory, COMPOSITES)
     zones = sorted({tile.grid.epsg for tile in prepared.tiles})
-    for layer in prepared.layers:
-        if layer.legend is None or layer.stem != layer.legend.name or layer.kind != "classes":
-            continue
+    for layer in (layer for layer in prepared.layers if layer.of_legend):
         pixels = np.zeros((256, 256), np.int64)
         for tile in prepared.tiles:
             before = _pixels(_path(update.directory, layer, tile, kept, prepared.request.name), tile.grid)

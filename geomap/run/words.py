@@ -1,4 +1,4 @@
-"""A request in words: the command that asks for the same maps, and what must lie at hand for it.
+"""The command that asks for what run.json tells of a request, and what must lie at hand for it.
 
 Files are named without their folders, which say nothing elsewhere; addresses come without what may be secret.
 """
@@ -6,11 +6,11 @@ Files are named without their folders, which say nothing elsewhere; addresses co
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import shapely
 from shapely.geometry import MultiPolygon, box
 
 from geomap import legends
@@ -18,12 +18,8 @@ from geomap.composite.mask import DEFAULT_MASK
 from geomap.encode.card import weight_names
 from geomap.errors import LegendError
 from geomap.legends import Legend
-from geomap.points import PointsFile
-from geomap.run.request import MIN_CLEAR_MONTHS, Request
+from geomap.run.request import MIN_CLEAR_MONTHS
 from geomap.types import PLAIN, Period
-
-if TYPE_CHECKING:
-    from geomap.run.relabel import LabelRequest
 
 LONGEST_AREA: Final = 600
 """Most characters of an area in a command; a longer one is named as a file."""
@@ -37,47 +33,21 @@ class Words:
     needs: tuple[str, ...] = ()  # sentences
 
 
-def map_words(request: Request, asked: Mapping[str, Any], weights: str) -> Words:
-    """The `geomap map` command of a request.
-
-    Args:
-        request: what to map.
-        asked: the request as run.json keeps it.
-        weights: name of the weights.
-    """
+def command(told: Mapping[str, Any]) -> Words:
+    """The command that asks for what run.json tells (again.words_of); none for what no command asks for by options."""
     needs: list[str] = []
-    words = ["geomap", "map", _area(request.area.geometry, needs), *_period(request.period)]
-    words += [*_source(request, asked, needs), *_mask(request), *_labels(request.legends, needs)]
-    if weights in weight_names():
-        words += _given("--weights", weights, "default")
+    if told.get("command") == "map":
+        words = ["geomap", "map", _area(shapely.from_wkt(told["area"]), needs), *_period(Period.parse(told["period"]))]
+        words += [*_source(told, needs), *_mask(told), *_labels(told, needs), *_weights(told["weights"], needs)]
+        least = min(MIN_CLEAR_MONTHS, Period.parse(told["period"]).months)
+        words += _given("--min-clear-months", told["min_clear_months"], least)
+    elif told.get("command") == "label":
+        needs.append("DIR is the run that holds the embeddings.")
+        words = ["geomap", "label", "DIR", *_labels(told, needs)]
     else:
-        words += ["--weights", weights]
-        needs.append(f"The folder {weights} holds the weights.")
-    least = min(MIN_CLEAR_MONTHS, request.period.months)
-    words += _given("--min-clear-months", request.min_clear_months, least)
-    words += _shared(request)
-    if request.points is not None:
-        points = PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
-        words += _taught(points, None, needs)
-    words += _taught(None, request.learned, needs)
-    words += [
-        flag
-        for flag, on in (
-            ("--save-composites", request.save_composites),
-            ("--save-embeddings", request.save_embeddings),
-            ("--no-report", not request.report),
-        )
-        if on
-    ]
-    return Words(shlex.join([*words, "--out", "maps"]), tuple(needs))
-
-
-def label_words(request: LabelRequest) -> Words:
-    """The `geomap label` command of a request; the store is named as DIR."""
-    needs = ["DIR is the run that holds the embeddings."]
-    words = ["geomap", "label", "DIR", *_labels(request.legends, needs), *_shared(request)]
-    words += [*_taught(request.points, request.learned, needs), *([] if request.report else ["--no-report"])]
-    return Words(shlex.join([*words, "--out", "labels"]), tuple(needs))
+        return Words()
+    words += [*_shared(told), *_taught(told, needs), *_kept(told), "--out", f"{told['command']}s"]
+    return Words(shlex.join(words), tuple(needs))
 
 
 def _area(geometry: MultiPolygon, needs: list[str]) -> str:
@@ -97,38 +67,38 @@ def _period(period: Period) -> list[str]:
     return ["--start", period.month_names[0], *_given("--months", period.months, 12)]
 
 
-def _source(request: Request, asked: Mapping[str, Any], needs: list[str]) -> Iterator[str]:
+def _source(told: Mapping[str, Any], needs: list[str]) -> Iterator[str]:
     """Where the composites come from, and which scenes are taken."""
-    if request.composites is not None:
+    if "composites" in told:
         needs.append("DIR is the run that saved the composites.")
         yield from ("--from-composites", "DIR")
         return
-    name, _, digest = str(asked["stac"]).partition(" sha256:")
+    name, _, digest = told["stac"].partition(" sha256:")
     if digest:
         needs.append(f"{name} is the item file whose sha256 is {digest}.")
     yield from ("--stac", name)
-    yield from _given("--collection", request.collection, None)
-    yield from _given("--max-cloud", request.max_cloud, 100)
-    yield from _given("--offset", request.offset, "auto")
-    yield from _each("--allow-host", request.allow_hosts)
-    yield from _each("--exclude", request.exclude)
-    yield from _given("--max-missed", round(100 * request.max_missed, 6), 10)
-    if request.update:
-        needs.append(f"DIR is the run of {request.update.period}.")
+    yield from _given("--collection", told.get("collection"), None)
+    yield from _given("--max-cloud", told["max_cloud"], 100)
+    yield from _given("--offset", told["offset"], "auto")
+    yield from _each("--allow-host", told.get("allow_hosts", ()))
+    yield from _each("--exclude", told.get("exclude", ()))
+    yield from _given("--max-missed", round(100 * told["max_missed"], 6), 10)
+    if "update" in told:
+        needs.append(f"DIR is the run of {told['update']}.")
         yield from ("--update-from", "DIR")
 
 
-def _mask(request: Request) -> Iterator[str]:
-    mask = request.mask
-    if mask.classes != DEFAULT_MASK.classes:
-        yield from ("--mask-classes", ",".join(map(str, mask.classes)))
-    yield from _given("--mask-open", mask.opening, DEFAULT_MASK.opening)
-    yield from _given("--mask-dilate", mask.dilation, DEFAULT_MASK.dilation)
+def _mask(told: Mapping[str, Any]) -> Iterator[str]:
+    mask, plain = told["mask"], DEFAULT_MASK
+    if tuple(mask["classes"]) != plain.classes:
+        yield from ("--mask-classes", ",".join(map(str, mask["classes"])))
+    yield from _given("--mask-open", mask["opening"], plain.opening)
+    yield from _given("--mask-dilate", mask["dilation"], plain.dilation)
 
 
-def _labels(asked: Sequence[Legend], needs: list[str]) -> Iterator[str]:
+def _labels(told: Mapping[str, Any], needs: list[str]) -> Iterator[str]:
     builtin = set(legends.builtin_names())
-    for legend in asked:
+    for legend in (Legend(**fields) for fields in told["legends"]):
         if legend.name in builtin and legend == legends.load(legend.name):
             yield from ("--legend", legend.name)
         elif _is_typed(legend):
@@ -136,6 +106,13 @@ def _labels(asked: Sequence[Legend], needs: list[str]) -> Iterator[str]:
         else:
             needs.append(f"{legend.name}.toml is the file of the legend {legend.name}.")
             yield from ("--legend", f"{legend.name}.toml")
+
+
+def _weights(name: str, needs: list[str]) -> tuple[str, ...]:
+    if name in weight_names():
+        return _given("--weights", name, "default")
+    needs.append(f"The folder {name} holds the weights.")
+    return "--weights", name
 
 
 def _is_typed(legend: Legend) -> bool:
@@ -146,33 +123,40 @@ def _is_typed(legend: Legend) -> bool:
         return False
 
 
-def _taught(points: PointsFile | None, learned: str | None, needs: list[str]) -> Iterator[str]:
+def _taught(told: Mapping[str, Any], needs: list[str]) -> Iterator[str]:
     """The points that teach the first legend, or what another run learned."""
-    if points is not None:
-        name = Path(points.file).name
-        needs.append(f"{name} is the file of the points.")
-        yield from ("--points", name, "--column", points.column)
-        yield from _given("--points-crs", points.crs, None)
-        yield from _given("--date-column", points.date_column, None)
-    if learned is not None:
-        name = Path(learned).name
-        needs.append(f"{name} is what another run learned.")
-        yield from ("--learned", name)
+    for name, flag, what in (
+        ("points", "--points", "the file of the points"),
+        ("learned", "--learned", "what another run learned"),
+    ):
+        if name in told:
+            needs.append(f"{told[name]} is {what}.")
+        yield from _given(flag, told.get(name), None)
+    for name, flag in (("column", "--column"), ("points_crs", "--points-crs"), ("date_column", "--date-column")):
+        yield from _given(flag, told.get(name), None)
 
 
-def _shared(request: Request | LabelRequest) -> Iterator[str]:
+def _shared(told: Mapping[str, Any]) -> Iterator[str]:
     """What is asked of the labels alone, whether they come from scenes or from a store."""
-    yield from _given("--min-confidence", round(100 * request.min_confidence, 6), 0)
-    if request.within is not None:
-        yield from ("--within", "=".join(request.within) or "none")
-    yield from _each("--without", request.without)
-    yield from _given("--name", request.name, None)
-    finish = request.finish
-    yield from _given("--smooth", finish.smooth, PLAIN.smooth)
-    yield from _given("--min-area", finish.min_area, PLAIN.min_area)
-    yield from _given("--layers", ",".join(finish.layers), "")
-    flags = (("--others", request.others), ("--everywhere", request.everywhere), ("--vector", finish.vector))
+    yield from _given("--min-confidence", round(100 * told["min_confidence"], 6), 0)
+    if "within" in told:
+        yield from ("--within", "=".join(told["within"]) or "none")
+    yield from _each("--without", told.get("without", ()))
+    yield from _given("--name", told.get("name"), None)
+    finish = told["finish"]
+    yield from _given("--smooth", finish["smooth"], PLAIN.smooth)
+    yield from _given("--min-area", finish["min_area"], PLAIN.min_area)
+    yield from _given("--layers", ",".join(finish["layers"]), "")
+    flags = (("--others", told["others"]), ("--everywhere", told["everywhere"]), ("--vector", finish["vector"]))
     yield from (flag for flag, on in flags if on)
+
+
+def _kept(told: Mapping[str, Any]) -> Iterator[str]:
+    """What is kept beside the maps."""
+    flags = (("--save-composites", "save_composites"), ("--save-embeddings", "save_embeddings"))
+    yield from (flag for flag, name in flags if told.get(name))
+    if not told["report"]:
+        yield "--no-report"
 
 
 def _given(flag: str, value: Any, default: Any) -> tuple[str, ...]:

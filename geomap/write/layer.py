@@ -97,6 +97,11 @@ class Layer:
         )
 
     @property
+    def of_legend(self) -> bool:
+        """Whether this is the class map of its legend, not one of the maps beside it."""
+        return self.kind == "classes" and self.legend is not None and self.stem == self.legend.name
+
+    @property
     def range(self) -> tuple[float, float]:
         """Lowest and highest value shown by the style, for all kinds except classes."""
         if self.legend is not None and self.legend.range is not None:
@@ -168,7 +173,7 @@ def change_layers(layers: Sequence[Layer], since: Period) -> tuple[Layer, ...]:
     """For each class map: the class before and the class now, where it changed, and the confidence in percent."""
     changes = []
     for layer in layers:
-        if layer.kind == "classes":
+        if layer.of_legend:
             legend, stem, title = layer.legend, layer.stem, layer.description
             changes += [
                 Layer(f"{stem}_from", f"{title}: class in {since}, where it changed", "classes", legend),

@@ -28,6 +28,7 @@ from rasterio.windows import Window
 from scipy.ndimage import maximum_filter, minimum_filter
 
 from geomap import files
+from geomap.grid import zone_epsg
 from geomap.write.changes import transitions_np
 from geomap.write.layer import Layer, Statistics
 from geomap.write.picture import RAMP
@@ -45,6 +46,14 @@ PLACES: Final = 20
 """Places to look at first."""
 APART: Final = 20
 """Least distance of two such places, in pixels along either axis: 200 m, another field in most landscapes."""
+LEAST_SURE: Final = (
+    "Places where the first map is least sure, class by class and apart from each other. They show where it may fail; "
+    "they are no sample from which accuracy can be estimated."
+)
+WANTED: Final = (
+    "Places where more points would help {} most, as in places.gpkg: the map is unsure there, and they are unlike the "
+    "points so far. They are no sample from which accuracy can be estimated."
+)
 _LEAST_SURE: Final = 4096
 """Pixels of each class, the least sure ones, among which places are chosen."""
 _DATA: Final = re.compile(rb'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
@@ -96,6 +105,8 @@ class Extras:
     pictures: Sequence[Picture] = ()
     curves: Sequence[Curves] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # JSON; what the maps were made from
+    wanted: Sequence[Mapping[str, Any]] = ()  # `lon`, `lat` where points would help a legend that was learned most
+    taught: str = ""  # that legend
 
 
 def write_report(
@@ -135,7 +146,8 @@ def write_report(
         "ramp": RAMP,
         "zones": [_described(zone, extras.curves) for zone in zones.values()],
         "maps": told,
-        "places": _places(told, zones, maps),
+        "places": _wanted(extras, zones, maps) if extras.wanted else _places(told, zones, maps),
+        "places_are": WANTED.format(extras.taught) if extras.wanted else LEAST_SURE,
         "changes": _changes(maps),
         "assessed": {},
         "facts": extras.facts,
@@ -354,21 +366,52 @@ def _places(
     first = next((entry for entry in told if entry.get("confidence")), None)
     if first is None:
         return []
-    names = {c["id"]: c["name"] for c in first["classes"]}
-    by_zone = {(m.layer.stem, m.grid.epsg): m for m in maps}
     made: list[dict[str, Any]] = []
     for zone in zones.values():
-        ids, sure = (_shown(by_zone[stem, zone.epsg], zone.reduced) for stem in (first["stem"], first["confidence"]))
-        for row, column in places(ids, sure, math.ceil(PLACES / len(zones))):
+        seen = _Seen.of(first["stem"], zone, maps)
+        for row, column in places(seen.ids, seen.sure, math.ceil(PLACES / len(zones))):
             east, north = zone.west + (column + 0.5) * zone.metres, zone.north - (row + 0.5) * zone.metres
             (lon,), (lat,) = transform(f"EPSG:{zone.epsg}", "EPSG:4326", [east], [north])
-            made.append(
-                {
-                    "lon": round(lon, 6), "lat": round(lat, 6), "epsg": zone.epsg, "row": row, "column": column,
-                    "stem": first["stem"], "name": names[int(ids[row, column])], "confidence": int(sure[row, column]),
-                }
-            )  # fmt: skip
+            made.append(seen.place(lon, lat, row, column))
     return made
+
+
+def _wanted(extras: Extras, zones: Mapping[int, Zone], maps: Sequence[MapFile]) -> list[dict[str, Any]]:
+    """The places where points would help most, in their order, with what the map has there; as JSON."""
+    seen = {epsg: _Seen.of(extras.taught, zone, maps) for epsg, zone in zones.items()}
+    made = []
+    for lon, lat in ((wanted["lon"], wanted["lat"]) for wanted in extras.wanted):
+        epsg = int(zone_epsg(np.array(lon), np.array(lat)))
+        (east,), (north,) = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [lat])
+        zone = zones[epsg]
+        row, column = int((zone.north - north) // zone.metres), int((east - zone.west) // zone.metres)
+        made.append(seen[epsg].place(lon, lat, row, column))
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A class map and its confidence in a zone, as the page shows them."""
+
+    layer: Layer
+    zone: Zone
+    ids: NDArray[np.uint8]  # (y, x)
+    sure: NDArray[np.uint8]  # (y, x) percent
+
+    @classmethod
+    def of(cls, stem: str, zone: Zone, maps: Sequence[MapFile]) -> _Seen:
+        by_stem = {m.layer.stem: m for m in maps if m.grid.epsg == zone.epsg}
+        ids, sure = (_shown(by_stem[name], zone.reduced) for name in (stem, f"{stem}_confidence"))
+        return cls(by_stem[stem].layer, zone, ids, sure)
+
+    def place(self, lon: float, lat: float, row: int, column: int) -> dict[str, Any]:
+        """A place to look at, with the class and the confidence that the map has there."""
+        names = {c.value: c.name for c in self.layer.classes}
+        return {
+            "lon": round(lon, 6), "lat": round(lat, 6), "epsg": self.zone.epsg, "row": row, "column": column,
+            "stem": self.layer.stem, "name": names.get(int(self.ids[row, column]), "not mapped"),
+            "confidence": int(self.sure[row, column]),
+        }  # fmt: skip
 
 
 def _packed(name: str, pixels: NDArray[np.uint8]) -> str:

@@ -15,6 +15,7 @@ grows by that pixel.
 
 from __future__ import annotations
 
+import itertools
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -56,8 +57,6 @@ def write_vrts(
     """
     layers: dict[str, list[MapFile]] = {}
     for m in maps:
-        if m.layer.bands:
-            continue  # a band for each class: programs open the files of the zones
         layers.setdefault(m.layer.stem, []).append(m)
     several = {stem: members for stem, members in layers.items() if len(members) > 1}
     return tuple(_write(directory, members, statistics.get(stem)) for stem, members in several.items())
@@ -92,12 +91,12 @@ def _moved(grid: Grid, rows: int, columns: int) -> Grid:
 
 def _mosaic(layer: Layer, whole: Grid, sources: Iterable[tuple[str, Grid]]) -> ET.Element:
     """A virtual raster of (file, its grid), later ones above earlier ones; anything outside `whole` is not shown."""
-    root, band = _raster(layer, whole)
-    for name, part in sources:
+    root, bands = _raster(layer, whole)
+    for (number, band), (name, part) in itertools.product(enumerate(bands, start=1), [*sources]):
         row, column = part.offset_in(whole)
         source = ET.SubElement(band, "ComplexSource")
         ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = name
-        ET.SubElement(source, "SourceBand").text = "1"
+        ET.SubElement(source, "SourceBand").text = str(number)
         size = {"RasterXSize": str(part.width), "RasterYSize": str(part.height)}
         block = {"BlockXSize": str(VRT_BLOCK), "BlockYSize": str(VRT_BLOCK)}
         ET.SubElement(source, "SourceProperties", size | {"DataType": _TYPES[layer.dtype]} | block)
@@ -109,7 +108,7 @@ def _mosaic(layer: Layer, whole: Grid, sources: Iterable[tuple[str, Grid]]) -> E
 
 def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
     """A virtual raster that warps the map `name` on `grid` to the grid `seen` (GDAL's VRTWarpedDataset)."""
-    root, _ = _raster(layer, seen, "Warped")
+    root, bands = _raster(layer, seen, "Warped")
     for axis in "XY":
         ET.SubElement(root, f"Block{axis}Size").text = str(VRT_BLOCK)
     options = ET.SubElement(root, "GDALWarpOptions")
@@ -127,34 +126,44 @@ def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
     project = ET.SubElement(ET.SubElement(transformer, "ReprojectTransformer"), "ReprojectionTransformer")
     ET.SubElement(project, "SourceSRS").text = f"EPSG:{grid.epsg}"
     ET.SubElement(project, "TargetSRS").text = f"EPSG:{seen.epsg}"
-    mapping = ET.SubElement(ET.SubElement(options, "BandList"), "BandMapping", src="1", dst="1")
-    for side in ("Src", "Dst"):
-        ET.SubElement(mapping, f"{side}NoDataReal").text = f"{layer.nodata:g}"
-        ET.SubElement(mapping, f"{side}NoDataImag").text = "0"
+    listed = ET.SubElement(options, "BandList")
+    for number in map(str, range(1, len(bands) + 1)):
+        mapping = ET.SubElement(listed, "BandMapping", src=number, dst=number)
+        for side in ("Src", "Dst"):
+            ET.SubElement(mapping, f"{side}NoDataReal").text = f"{layer.nodata:g}"
+            ET.SubElement(mapping, f"{side}NoDataImag").text = "0"
     return root
 
 
-def _raster(layer: Layer, grid: Grid, kind: str = "") -> tuple[ET.Element, ET.Element]:
-    """(dataset, its band) with the layer's colours and class names."""
+def _raster(layer: Layer, grid: Grid, kind: str = "") -> tuple[ET.Element, list[ET.Element]]:
+    """(dataset, its bands) with the layer's colours and class names."""
     root = ET.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
     ET.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = f"EPSG:{grid.epsg}"
     ET.SubElement(root, "GeoTransform").text = _geotransform(grid)
-    band = ET.SubElement(root, "VRTRasterBand", dataType=_TYPES[layer.dtype], band="1")
     if kind:
         root.set("subClass", f"VRT{kind}Dataset")
-        band.set("subClass", f"VRT{kind}RasterBand")
-    ET.SubElement(band, "Description").text = plain(layer.description)
-    ET.SubElement(band, "NoDataValue").text = f"{layer.nodata:g}"
-    if layer.classes:
-        ET.SubElement(band, "ColorInterp").text = "Palette"
-        colours = colormap(layer)
-        names = {c.value: c.name for c in layer.classes}
-        categories, table = ET.SubElement(band, "CategoryNames"), ET.SubElement(band, "ColorTable")
-        for value in range(max(colours) + 1):  # the n-th entry belongs to value n
-            ET.SubElement(categories, "Category").text = names.get(value, "")
-            r, g, b, a = colours.get(value, (0, 0, 0, 0))
-            ET.SubElement(table, "Entry", c1=str(r), c2=str(g), c3=str(b), c4=str(a))
-    return root, band
+    bands = []
+    for number, name in enumerate(layer.bands or (plain(layer.description),), start=1):
+        bands.append(ET.SubElement(root, "VRTRasterBand", dataType=_TYPES[layer.dtype], band=str(number)))
+        if kind:
+            bands[-1].set("subClass", f"VRT{kind}RasterBand")
+        ET.SubElement(bands[-1], "Description").text = name
+        ET.SubElement(bands[-1], "NoDataValue").text = f"{layer.nodata:g}"
+        if layer.classes:
+            _add_colours(bands[-1], layer)
+    return root, bands
+
+
+def _add_colours(band: ET.Element, layer: Layer) -> None:
+    """The names and colours of a layer's classes; the n-th entry belongs to value n."""
+    ET.SubElement(band, "ColorInterp").text = "Palette"
+    colours = colormap(layer)
+    names = {c.value: c.name for c in layer.classes}
+    categories, table = ET.SubElement(band, "CategoryNames"), ET.SubElement(band, "ColorTable")
+    for value in range(max(colours) + 1):
+        ET.SubElement(categories, "Category").text = names.get(value, "")
+        r, g, b, a = colours.get(value, (0, 0, 0, 0))
+        ET.SubElement(table, "Entry", c1=str(r), c2=str(g), c3=str(b), c4=str(a))
 
 
 def _geotransform(grid: Grid) -> str:

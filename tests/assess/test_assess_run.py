@@ -118,6 +118,14 @@ def test_a_sample_that_cannot_be_drawn_is_refused_in_one_line(
     assert not (tmp_path / "a.gpkg").exists()
 
 
+def test_a_sample_that_is_the_whole_map_or_all_of_a_class_says_so(run: Path, tmp_path: Path) -> None:
+    rare, name = min((int((c == MAP).sum()), NAMES[c]) for c in (2, 3, 5, 7))
+    done = geomap("sample", run, "--n", "100000", "--out", tmp_path / "all.csv")
+    assert f"100,000 points were asked for, and the map has {(MAP > 0).sum():,} pixels" in done.stdout
+    done = geomap("sample", run, "--n", str(5 * rare), "--allocation", "equal", "--out", tmp_path / "rare.csv")
+    assert f"every pixel of these classes is a point, for they have no more: {name} ({rare:,})" in done.stdout
+
+
 # --- assess
 
 

@@ -24,7 +24,7 @@ import pytest
 import requests
 from distributed import Client, WorkerPlugin
 
-from geomap import files, grid, simulate
+from geomap import grid, simulate
 from geomap.errors import ClusterError, InputError
 from geomap.run import cluster, worker
 from geomap.run.map import map_area
@@ -33,7 +33,7 @@ from geomap.run.request import Request
 from geomap.run.workers import Resources
 from geomap.sources import leases
 from tests.support import REPOSITORY
-from tests.support.outputs import digests
+from tests.support.outputs import digests, problems
 from tests.support.runner import geomap
 from tests.support.server import Answer, Server
 
@@ -224,7 +224,7 @@ def test_a_tile_that_kills_its_workers_is_quarantined_and_can_be_tried_again(ask
     assert result.quarantined[tile].startswith("WorkerLostError: workers die on this tile")
     assert json.loads((tmp_path / "out/tiles/quarantine.json").read_text())[tile]["cause"] == result.quarantined[tile]
     assert json.loads((tmp_path / "out/run.json").read_text())["quarantined"] == {tile: "WorkerLostError"}
-    assert files.verify(tmp_path / "out") == ()  # finished, with a hole that it tells of
+    assert problems(tmp_path / "out") == ()  # finished, with a hole that it tells of
     assert map_area(asked, tmp_path / "out").quarantined == result.quarantined  # a rerun leaves it as it is
     again = map_area(asked, tmp_path / "out", resources=Resources(two_workers), retry_quarantined=True)
     assert again.resumed == 8
@@ -389,7 +389,7 @@ def test_the_job_of_the_documentation(tmp_path, tmp_path_factory):
         path.write_text(changed)
         done = geomap("run", path)
         assert done.exit_code == 0, done.output
-        assert files.verify(tmp_path / "maps/brussels_cluster") == ()
+        assert problems(tmp_path / "maps/brussels_cluster") == ()
         assert "was complete already" in geomap("run", path).output
     finally:
         processes.stop()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from geomap import aoi, files, grid, legends
+from geomap import aoi, grid, legends
 from geomap.catalog.search import search
 from geomap.errors import OutputError
 from geomap.run.identity import tasks
@@ -15,7 +15,7 @@ from geomap.run.prepare import Prepared, prepare
 from geomap.run.request import Request
 from geomap.types import Period, Scene
 from tests.support import places
-from tests.support.outputs import digests
+from tests.support.outputs import digests, problems
 
 
 @pytest.fixture
@@ -68,10 +68,10 @@ def test_maps_stay_whole_while_new_ones_are_made_and_layers_that_are_gone_go(ask
     with pytest.raises(KeyboardInterrupt):
         map_area(asked, out, stop, refresh=True)
     assert digests(out) == before
-    assert files.verify(out) == ()
+    assert problems(out) == ()
     assert map_area(asked, out, refresh=True).resumed == 2  # the tiles were done
     assert not (out / "crops.tif").exists()
-    assert files.verify(out) == ()
+    assert problems(out) == ()
     map_area(asked, tmp_path / "fresh")
     assert digests(out) == digests(tmp_path / "fresh")
 

@@ -12,10 +12,9 @@ import psutil
 import pytest
 from pyproj import Transformer
 
-from geomap import files
 from geomap.run.status import status, verified
 from tests.support.archive import PATCH, write_archive
-from tests.support.outputs import digests
+from tests.support.outputs import digests, problems
 
 KILLS = 20
 CODE = """
@@ -30,10 +29,12 @@ def tell(stage, done, total):
     print(stage, done, total, flush=True)
 
 if __name__ == "__main__":
-    items, weights, out, side, workers, stores, box = sys.argv[1:]
+    items, weights, out, side, workers, stores, box, points = sys.argv[1:]
+    taught = {"points": points, "column": "cover"} if points else {}
     request = request_for(
         items, weights, area=box, period=Period(2018, 9, 1), legends=("landcover", "crops"),
         save_composites=stores == "True", save_embeddings=stores == "True",
+        **taught,
     )
     with tiles_of(int(side)):
         result = map_area(request, Path(out), tell, resources=Resources(workers=int(workers)))
@@ -43,15 +44,21 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def start(archive, untrained, tmp_path):
-    """Starts a run as a process of its own: start(out, side of a tile in pixels, workers, stores, items, box)."""
+    """Starts a run as a process: start(out, side of a tile in pixels, workers, stores, items, box, points)."""
     script = tmp_path / "run.py"
     script.write_text(CODE)
     small = archive(dates=9) / "items.json"
 
     def start(
-        out: Path, side: int = 16, workers: int = 0, stores: bool = False, items: Path = small, box: str = PATCH
+        out: Path,
+        side: int = 16,
+        workers: int = 0,
+        stores: bool = False,
+        items: Path = small,
+        box: str = PATCH,
+        points: Path | str = "",
     ) -> subprocess.Popen[str]:
-        given = (script, items, untrained, out, side, workers, stores, box)
+        given = (script, items, untrained, out, side, workers, stores, box, points)
         return subprocess.Popen([sys.executable, *map(str, given)], stdout=subprocess.PIPE, text=True)
 
     return start
@@ -103,7 +110,6 @@ def test_kills_at_random_moments(start, tmp_path, record_property, workers, stor
         killed += 1
         if not (out / "tiles/request.json").is_file():
             continue
-        assert files.verify(out) == () or any("did not finish" in line for line in files.verify(out))
         assert all(
             "did not finish" in line for line in verified(out).problems
         )  # no tile that bears its name is damaged
@@ -113,10 +119,33 @@ def test_kills_at_random_moments(start, tmp_path, record_property, workers, stor
     last = tmp_path / f"killed-{rounds}"
     stages(start(last, workers=workers, stores=stores))
     assert digests(last) == wanted
-    assert files.verify(last) == ()
+    assert problems(last) == ()
     assert not list(last.rglob("*.part*"))
     record_property("kills", killed)
     record_property("runs finished on the way", rounds)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_a_run_killed_while_it_learns_from_points_or_writes_goes_on_to_the_same_bytes(start, tmp_path):
+    west, south, east, north = map(float, PATCH.split(","))
+    rng, points = random.Random(7), tmp_path / "points.csv"
+    rows = [f"{rng.uniform(west, east)},{rng.uniform(south, north)},{('Cropland', 'Water')[i % 2]}" for i in range(60)]
+    points.write_text("\n".join(["lon,lat,cover", *rows]))
+    stages(start(tmp_path / "whole", points=points))
+    out, wanted = tmp_path / "killed", digests(tmp_path / "whole")
+    assert {"learned.json", "places.gpkg"} <= wanted.keys()
+    for stage, at in (("learn", 1), ("learn", 5), ("write", 1), ("write", 4)):
+        process = start(out, points=points)
+        assert process.stdout is not None
+        assert any(line.split()[:2] == [stage, str(at)] for line in process.stdout)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert status(out).state == "stopped"
+        assert all("did not finish" in line for line in verified(out).problems)
+    stages(start(out, points=points))
+    assert digests(out) == wanted
+    assert problems(out) == ()
 
 
 @pytest.mark.soak

@@ -17,6 +17,7 @@ from geomap.run.relabel import LabelRequest, label_store, map_similar
 from geomap.store import store
 from geomap.types import Grid, Period
 from geomap.write.layer import Layer
+from tests.support.outputs import problems
 from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap
 
@@ -57,7 +58,7 @@ def pixels(path: Path) -> np.ndarray:
 def test_labels_from_the_store_are_those_of_the_run(run, series, ask, tmp_path):
     alike = 0.99 if series.real else 0.98  # share of labels; more simulated pixels lie between two habitats
     result = label_store(ask(*LEGENDS), tmp_path / "out")
-    assert files.verify(tmp_path / "out") == ()
+    assert problems(tmp_path / "out") == ()
     names = {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and files.STATE not in p.parts}
     again = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()}
     assert {name for name in names if not name.startswith("embeddings.zarr")} <= again  # the same files
@@ -152,7 +153,7 @@ def test_likeness_to_a_place(run, tmp_path):
     np.testing.assert_array_equal(np.isnan(likeness), pixels(run / "landcover.tif") == 0)
     assert result.layers == (Layer("similarity", result.layers[0].description, "likeness"),)
     assert 'label="1"' in (tmp_path / "out/similarity.qml").read_text()
-    assert files.verify(tmp_path / "out") == ()
+    assert problems(tmp_path / "out") == ()
     # cosines of the codes themselves, by numpy
     kept = store.open_store(run, store.EMBEDDINGS)
     x, y = (int(v[0] // 10) * 10 for v in (xs, ys))

@@ -1,6 +1,7 @@
 """Maps learned from points over a simulated landscape, whose truth is known, and the files that other runs take."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from geomap.run.request import Request
 from geomap.simulate.archive import Archive
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.types import Period
+from tests.support.outputs import problems
 from tests.support.runner import geomap, refused
 
 COVER = legends.load("landcover")
@@ -87,7 +89,7 @@ def test_points_make_the_map_better_and_the_run_says_how_well(scenes, run, tmp_p
     assert abs(record.scores.accuracy["learned"] - after) < 0.1
     assert sum(map(sum, record.scores.confusion)) == 120
     assert record.helps
-    assert files.verify(run) == ()
+    assert problems(run) == ()
     assert {f"{learned.PLACES}.gpkg", f"{learned.PLACES}.gpx", learned.FILE, learned.TENSORS} <= files.sums(run).keys()
     told = json.loads((run / "run.json").read_text())
     assert told["request"]["points"] == {"sha256": record.points.sha256, "column": "landcover"}
@@ -111,7 +113,13 @@ def test_labels_from_the_runs_stores_are_those_of_the_run_byte_for_byte(run, ask
 def test_what_was_learned_maps_other_places_and_is_marked_as_transferred(scenes, run, tmp_path):
     west, south, east, north = scenes.bbox
     half = f"{west},{south},{(west + east) / 2},{north}"
-    map_area(asking(scenes, area=half, learned=str(run)), tmp_path / "half")
+    line = ("map", half, "--start", "2023-04", "--months", "6", "--stac", scenes.items, "--device", "cpu")
+    done = geomap(*line, "--learned", run, "--out", tmp_path / "half")
+    assert "in another place or year: TRANSFERRED, so check it with points of this one" in done.stdout, done.stderr
+    assert (
+        json.loads(geomap(*line, "--learned", run, "--out", tmp_path / "half", "--json").stdout)["learned"]
+        == (json.loads((tmp_path / "half/run.json").read_text())["request"]["learned"])
+    )
     taken = json.loads((tmp_path / "half/run.json").read_text())["request"]["learned"]
     assert taken["transferred"] is True
     assert taken["points"] == learned.read_learned(run).points.sha256
@@ -127,6 +135,30 @@ def test_what_was_learned_maps_other_places_and_is_marked_as_transferred(scenes,
     told = json.loads((tmp_path / "same/run.json").read_text())["request"]["learned"]
     assert told["transferred"] is False
     assert (tmp_path / "same/landcover.tif").read_bytes() == (run / "landcover.tif").read_bytes()
+
+
+def test_a_run_with_points_is_repeated_from_its_folder_and_the_file_of_points(scenes, points, tmp_path, monkeypatch):
+    table = geopandas.read_file(points).assign(day="2023-06-01")
+    table.loc[:40, "day"] = "2020-06-01"
+    table.drop(columns=["geometry"]).rename(columns={"lon": "x", "lat": "y"}).to_csv(tmp_path / "seen.csv")
+    west, south, east, north = scenes.bbox
+    half = f"{west},{south},{(west + east) / 2},{north}"
+    line = ("map", half, "--start", "2023-06", "--months", "2", "--stac", scenes.items, "--device", "cpu")
+    asked = ("--no-report", "--points-crs", "EPSG:4326", "--column", "landcover", "--date-column", "day")
+    done = geomap(*line, "--points", tmp_path / "seen.csv", *asked, "--out", tmp_path / "one")
+    assert done.exit_code == 0, done.stderr
+    monkeypatch.chdir(scenes.items.parent)  # where the item file lies
+    done = geomap("map", "--again", tmp_path / "one", "--out", tmp_path / "two")  # the points lie beside the run
+    assert f"the maps are those of {tmp_path / 'one'}, byte for byte" in done.stdout, done.stderr
+    (tmp_path / "seen.csv").rename(tmp_path / "moved.csv")
+    again = ("map", "--again", tmp_path / "one", "--out", tmp_path / "three")
+    refused(geomap(*again), 2, "does not tell where seen.csv lies; give it as --points")
+    text = (tmp_path / "moved.csv").read_text().splitlines()
+    (tmp_path / "seen.csv").write_text("\n".join(text[:-1]))
+    refused(geomap(*again), 2, "seen.csv are not those that", "learned from; give that file as --points")
+    assert not (tmp_path / "three").exists()
+    done = geomap(*again, "--points", tmp_path / "moved.csv")
+    assert "byte for byte" in done.stdout, done.stderr
 
 
 def test_damaged_or_foreign_files_of_what_was_learned_are_refused(run, ask, tmp_path):
@@ -207,15 +239,23 @@ def test_points_that_cannot_teach_are_one_clear_line(scenes, run, points, ask, t
         label_store(ask(path=tmp_path / "one.gpkg"), tmp_path / "out")
     moved = table.set_geometry(table.geometry.translate(10, 3))
     moved.to_file(tmp_path / "far.gpkg")
-    with pytest.raises(InputError, match="is left to learn from"):
+    with pytest.raises(InputError, match=r"no point lies in the area.* are at 14"):
         label_store(ask(path=tmp_path / "far.gpkg"), tmp_path / "out")
     far = lesson_of(PointsFile(str(tmp_path / "far.gpkg"), "landcover"), COVER, Period(2023, 1))
-    with pytest.raises(InputError, match=r"lies in the area: they are at 14\.\d+.*give points inside it"):
-        require_in(far.points, asking(scenes).area)
+    with pytest.raises(InputError, match=r"lies in the area of .* are at 14\.\d+.*give points inside it"):
+        require_in(far.points, asking(scenes).area.geometry)
     swapped = table.set_geometry(geopandas.points_from_xy(table.lat, table.lon, crs=4326))
     swapped.to_file(tmp_path / "swapped.gpkg")
     with pytest.raises(InputError, match="longitude and latitude look swapped"):
         map_area(asking(scenes, points=tmp_path / "swapped.gpkg", column="landcover"), tmp_path / "out")
+    rows = table.assign(lon=table.lat, lat=table.lon)  # all but five
+    rows.loc[:4, ["lon", "lat"]] = table.loc[:4, ["lon", "lat"]]
+    rows.drop(columns="geometry").to_csv(tmp_path / "swapped.csv")
+    with pytest.raises(InputError, match=r"5 of 120 points lie in the area.* look swapped"):
+        label_store(ask(path=tmp_path / "swapped.csv"), tmp_path / "out")
+    table.assign(cover=[2, 99] * 60).to_file(tmp_path / "ids.gpkg")
+    with pytest.raises(InputError, match=r"numbers \(2, 99\) that are not all ids of legend landcover \(1\.\.8\)"):
+        label_store(ask("cover", tmp_path / "ids.gpkg"), tmp_path / "out")
     with pytest.raises(InputError, match=r"is in legend landcover; type --legend crops, or --classes"):
         lesson_of(PointsFile(str(points), "crop"), COVER, Period(2023, 1))
     with pytest.raises(InputError, match="--points needs --column"):
@@ -238,6 +278,39 @@ def test_typed_classes_added_classes_and_classes_without_points(run, points, ask
     assert "desert" not in record.points.classes  # kept by its prompts
     with rasterio.open(tmp_path / "out/classes.tif") as m:
         assert record.legend["classes"][names.index("ploughed land")]["id"] in m.read(1)
+
+
+def test_points_of_classes_left_out_and_off_cropland_are_counted_and_places_lie_where_crops_are_mapped(
+    scenes, run, points, tmp_path
+):
+    table = geopandas.read_file(points)
+    table["crop"] = table.crop.where(table.crop.notna() & (table.crop != ""), None)
+    table.loc[table.landcover == "Woodland", "crop"] = "Barley"  # where no crop is mapped
+    table.to_file(tmp_path / "p.gpkg")
+    wheat, woods = (table.crop == "Common wheat").sum(), (table.landcover == "Woodland").sum()
+    line = ("label", run, "--legend", "crops", "--points", tmp_path / "p.gpkg", "--column", "crop")
+    done = geomap(*line, "--without", "Common wheat", "--out", tmp_path / "out")
+    assert f"leaves out (Common wheat): {wheat} points, left out" in done.stdout, done.stderr
+    (off,) = [text for text in done.stdout.splitlines() if "outside Cropland of Land cover" in text]
+    places = geopandas.read_file(tmp_path / "p.gpkg").query("crop.notna() and crop != 'Common wheat'").geometry
+    with rasterio.open(tmp_path / "out/landcover.tif") as cover:
+        at = [(p.x, p.y) for p in places.to_crs(cover.crs)]
+        count = sum(int(v[0]) != COVER.id_of("Cropland") for v in cover.sample(at))
+        assert count >= woods / 2 > 5
+        assert f"{count} of {len(places)} pixels, kept; --within none" in off
+        visit = geopandas.read_file(tmp_path / "out/places.gpkg").to_crs(cover.crs)
+        assert {int(v[0]) for v in cover.sample([(p.x, p.y) for p in visit.geometry])} == {COVER.id_of("Cropland")}
+    page = (tmp_path / "out/index.html").read_text()
+    listed = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["places"]
+    assert [(p["lon"], p["lat"]) for p in listed] == [(round(p.lon, 6), round(p.lat, 6)) for p in visit.itertuples()]
+    with rasterio.open(tmp_path / "out/crops.tif") as crops:
+        names = {c.id: c.name for c in legends.load("crops").classes}
+        shown = [names[int(v[0])] for v in crops.sample([(p.x, p.y) for p in visit.geometry])]
+    assert [p["name"] for p in listed] == shown
+    assert "outside Cropland" not in geomap(*line, "--within", "none", "--out", tmp_path / "all").stdout
+    others = set(table.crop.dropna()) - {"Barley"}
+    one = [word for name in others for word in ("--without", name)]
+    refused(geomap(*line, *one, "--out", tmp_path / "one"), 2, "have one class only, Barley")
 
 
 def test_the_command_learns_and_says_so(run, points, tmp_path):

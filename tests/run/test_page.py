@@ -20,6 +20,7 @@ from geomap import aoi, files, legends
 from geomap.cli import command, options
 from geomap.encode import card
 from geomap.run import pictures, words
+from geomap.run.again import words_of
 from geomap.run.assess import AssessRequest, assess_map
 from geomap.run.map import map_area
 from geomap.run.page import validation
@@ -27,7 +28,7 @@ from geomap.run.pictures import clearest, colour, curve_step, ndvi_codes
 from geomap.run.relabel import LabelRequest, label_store
 from geomap.run.request import Request, declared, request_of
 from geomap.run.status import verified
-from geomap.run.words import LONGEST_AREA, label_words, map_words
+from geomap.run.words import LONGEST_AREA
 from geomap.sentinel2 import BANDS
 from geomap.store import store
 from geomap.types import Period
@@ -207,7 +208,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
 def test_the_command_asks_for_the_same(name: str) -> None:
     fields = {"area": "4.4,50.85,4.45,50.88", "period": "2023"} | REQUESTS[name]
     request = Request(**fields)
-    found = map_words(request, {"stac": request.stac}, "default")
+    found = words.command({"command": "map", **words_of(request)})
     assert len(found.needs) == (name in ("points", "learned"))
     again = read_back(found.command)
     assert again.area.geometry.equals(request.area.geometry)
@@ -226,12 +227,13 @@ def test_what_does_not_fit_a_command_is_named(tmp_path: Path) -> None:
     around = [f"{4 + np.cos(t) / 50:.6f} {50 + np.sin(t) / 50:.6f}" for t in np.linspace(0, 2 * np.pi, 90)]
     own = legends.load("crops").model_copy(update={"name": "mine"})
     request = Request(area=f"POLYGON (({', '.join([*around[:-1], around[0]])}))", period="2023", legends=own)
-    found = map_words(request, {"stac": "items.json sha256:abc"}, "theirs")
+    found = words.command({"command": "map", **words_of(request), "stac": "items.json sha256:abc", "weights": "theirs"})
     assert len(found.command) < LONGEST_AREA
     assert "--stac items.json --legend mine.toml --weights theirs" in found.command
     for named in ("area.geojson", "sha256 is abc", "mine.toml", "theirs"):
         assert any(named in need for need in found.needs), named
-    labels = label_words(LabelRequest(Path("x"), (own,), min_confidence=0.5, others=True, report=False))
+    asked = LabelRequest(Path("x"), (own,), min_confidence=0.5, others=True, report=False)
+    labels = words.command({"command": "label", **words_of(asked)})
     assert labels.command.endswith("--min-confidence 50 --others --no-report --out labels")
 
 

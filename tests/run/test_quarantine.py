@@ -15,7 +15,7 @@ from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.types import Period
 from tests.support import places
-from tests.support.outputs import digests
+from tests.support.outputs import digests, problems
 from tests.support.requests import request_for
 from tests.support.runner import geomap
 
@@ -37,7 +37,7 @@ def test_a_tile_that_cannot_be_read_is_left_out_and_tried_again_on_request(asked
     assert [r.args[:2] for r in caplog.records if "failed" in r.msg] == [(east, 1), (east, 2)]
     assert json.loads((out / "tiles/quarantine.json").read_text())[east]["cause"] == result.quarantined[east]
     assert json.loads((out / "run.json").read_text())["quarantined"] == {east: "ReadError"}
-    assert files.verify(out) == ()
+    assert problems(out) == ()
     with rasterio.open(out / "landcover.tif") as m, rasterio.open(tmp_path / "whole/landcover.tif") as w:
         half = m.width // 2
         assert (m.read(1)[:, :half] == w.read(1)[:, :half]).all()

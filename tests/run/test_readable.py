@@ -18,7 +18,9 @@ from geomap.errors import LegendError
 from geomap.label.choose import left_out
 from geomap.run.map import map_area
 from geomap.run.prepare import prepare
+from geomap.run.relabel import LabelRequest, label_store
 from geomap.types import Finish
+from tests.support.outputs import digests, problems
 from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap, refused
 
@@ -59,6 +61,43 @@ def test_a_smoothed_map_has_the_same_bytes_however_the_area_is_cut(mapped, windo
     assert (pixels(whole / "landcover.tif") != pixels(mapped(1024) / "landcover.tif")).mean() > 0.01
 
 
+def test_labels_of_several_stored_tiles_are_smoothed_without_seams_also_after_a_stop(mapped, tmp_path) -> None:
+    finish = Finish(smooth=5, min_area=0.05, layers=("margin",))
+    asked = (legends.load("landcover"),)
+    whole, cut = (mapped(side, save_embeddings=True) for side in (1024, 64))
+    label_store(LabelRequest(whole, asked, finish=finish), tmp_path / "whole")
+    label_store(LabelRequest(cut, asked, finish=finish), tmp_path / "cut")
+    names = sorted(p.name for p in (tmp_path / "whole").glob("*.tif"))
+    assert len(names) == 4
+    for name in names:
+        np.testing.assert_array_equal(pixels(tmp_path / "whole" / name), pixels(tmp_path / "cut" / name), err_msg=name)
+    for stage, at in (("smooth", 2), ("write", 3)):
+        with pytest.raises(KeyboardInterrupt):
+            label_store(LabelRequest(cut, asked, finish=finish), tmp_path / "stopped", stopping(stage, at))
+    label_store(LabelRequest(cut, asked, finish=finish), tmp_path / "stopped")
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "cut")
+
+
+def test_a_smoothed_run_that_was_stopped_goes_on_to_the_same_bytes(mapped, archive, tmp_path) -> None:
+    finish = Finish(smooth=5, layers=("second", "margin", "probabilities"))
+    asked = request_for(archive() / "items.json", "default", legends=LEGENDS, finish=finish)
+    with tiles_of(40):
+        with pytest.raises(KeyboardInterrupt):
+            map_area(asked, tmp_path / "stopped", stopping("smooth", 2))
+        map_area(asked, tmp_path / "stopped")
+    assert digests(tmp_path / "stopped") == digests(mapped(40, finish=finish))
+
+
+def stopping(stage: str, at: int) -> Callable[[str, int, int], None]:
+    """A progress callback that stops a run as Ctrl-C does, once so much of a stage is done."""
+
+    def tell(now: str, done: int, total: int) -> None:
+        if now == stage and done >= at:
+            raise KeyboardInterrupt
+
+    return tell
+
+
 def merged_np(classes: np.ndarray, least: int) -> np.ndarray:
     """Which pixels of (y, x) classes lie in patches of fewer than `least` pixels."""
     small = np.zeros(classes.shape, bool)
@@ -78,7 +117,7 @@ def test_small_patches_are_merged_across_tiles(mapped) -> None:
     assert was.sum() > 100
     assert now.sum() < was.sum() / 20  # only patches among nodata alone
     np.testing.assert_array_equal(found[~was], plain[~was])
-    assert files.verify(cut) == ()
+    assert problems(cut) == ()
 
 
 def test_polygons_have_the_area_and_the_mean_confidence_of_their_pixels(mapped) -> None:

@@ -16,7 +16,7 @@ from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.types import Period
 from tests.support.archive import items_of, served, write_items
-from tests.support.outputs import digests
+from tests.support.outputs import digests, problems
 from tests.support.server import Answer, Server
 
 Archive = Callable[..., Path]
@@ -146,7 +146,7 @@ def test_nothing_but_clouds_is_a_map_without_a_class(archive, asking, tmp_path):
     assert not pixels(tmp_path / "out/landcover.tif").any()
     assert (pixels(tmp_path / "out/landcover_confidence.tif") == 255).all()
     assert set(np.unique(pixels(tmp_path / "out/clear_months.tif"))) == {0, 255}
-    assert files.verify(tmp_path / "out") == ()
+    assert problems(tmp_path / "out") == ()
 
 
 def test_fewer_months_mean_less_confidence(archive, asking, tmp_path):

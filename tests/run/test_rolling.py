@@ -31,9 +31,10 @@ from geomap.run.tile_file import Task
 from geomap.run.update import changes_np, earlier, same_month_np, shared
 from geomap.run.workers import Resources
 from geomap.store import store
-from geomap.types import Composite, Period
+from geomap.types import Composite, Finish, Period
 from geomap.write.changes import transitions_np, write_matrix
 from geomap.write.layer import Layer
+from tests.support.outputs import problems
 from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap, refused
 
@@ -160,7 +161,7 @@ def months(folder: Path) -> dict[int, np.ndarray]:
 
 def test_maps_and_stores_equal_those_from_scratch_though_only_the_new_month_can_be_read(updated, scratch):
     assert not differing(scratch, updated.directory) - TOLD
-    assert (updated.missed, files.verify(updated.directory)) == (0, ())
+    assert (updated.missed, problems(updated.directory)) == (0, ())
     assert "embeddings.zarr/embedding/zarr.json" in (updated.directory / files.SUMS).read_text()
     told, fresh = (json.loads((d / "run.json").read_text()) for d in (updated.directory, scratch))
     update = told.pop("update")
@@ -207,6 +208,19 @@ def test_the_engine_is_given_those_pixels_alone_and_a_killed_update_goes_on_to_t
     assert map_area(request, tmp_path / "out").resumed == 1
     assert given == [updated.update.encoded]
     assert not differing(updated.directory, tmp_path / "out")
+
+
+def test_maps_made_readable_are_updated_to_the_bytes_from_scratch(whole, tmp_path):
+    finish = Finish(smooth=3, min_area=0.05, vector=True, layers=("second", "probabilities"))
+    asked = {"finish": finish, "legends": "landcover", "save_embeddings": False}
+    map_area(whole.request(BEFORE, **asked), tmp_path / "before")
+    map_area(whole.request(NOW, **asked), tmp_path / "scratch")
+    whole.hide_files(*OLD)
+    made = map_area(whole.request(NOW, update=earlier(tmp_path / "before"), **asked), tmp_path / "updated")
+    assert len(made.update.months) == 11
+    assert not differing(tmp_path / "scratch", made.directory) - TOLD
+    assert {"landcover_to.tif", "landcover_probabilities.tif"} <= {path.name for path in made.paths}
+    assert problems(made.directory) == ()
 
 
 def test_workers_make_the_same_bytes(whole, before, updated, tmp_path):

@@ -22,7 +22,7 @@ from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.run.tile_file import Task
 from geomap.types import Period
-from tests.support.outputs import digests
+from tests.support.outputs import digests, problems
 from tests.support.requests import tiles_of
 from tests.support.runner import start
 from tests.support.server import Server
@@ -60,7 +60,7 @@ def test_maps_from_a_stac_api_lie_on_the_grid_of_the_scenes(cogs_over_http, stac
         assert (labels[patch] > 0).mean() > 0.95
         assert set(np.unique(labels)) <= {0, *(k.id for k in legend.load("landcover").classes)}
     assert result.statistics["clear_months"].maximum == 12
-    assert files.verify(tmp_path / "api") == ()
+    assert problems(tmp_path / "api") == ()
     # the same from an item file, byte for byte but for the catalogue's name
     map_area(asking(str(cogs_over_http / "items.json")), tmp_path / "file")
     one, two = digests(tmp_path / "api"), digests(tmp_path / "file")
@@ -114,7 +114,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(archive, untrained, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert {p.name for p in out.iterdir()} == {files.STATE}  # nothing that looks finished
-        assert any("did not finish" in line for line in files.verify(out))
+        assert any("did not finish" in line for line in problems(out))
     last = start(KILLED, *given, out)
     assert int(last.communicate()[0]) >= 4
     assert digests(out) == digests(tmp_path / "whole")
@@ -147,7 +147,7 @@ def test_a_finished_run_is_left_as_it_is_and_another_request_is_refused(archive,
     content[-1] ^= 1
     (out / "landcover.tif").write_bytes(content)
     map_area(asked, out)
-    assert files.verify(out) == ()
+    assert problems(out) == ()
 
 
 def test_a_directory_of_other_files_is_refused(archive, asking, tmp_path):
@@ -207,7 +207,7 @@ def test_a_failed_run_without_tiles_takes_a_corrected_item_file(archive, asking,
         map_area(asked, tmp_path / "out")
     items.write_text(json.dumps(content))
     map_area(asked, tmp_path / "out")
-    assert files.verify(tmp_path / "out") == ()
+    assert problems(tmp_path / "out") == ()
 
 
 def test_a_torn_tile_is_made_again_and_names_of_legends_are_free(archive, asking, tmp_path):
@@ -313,7 +313,7 @@ def test_an_area_over_two_zones_gives_a_map_for_each(archive, asking, tmp_path):
     with rasterio.open(tmp_path / "out/landcover_32632.tif") as m:
         assert m.crs.to_epsg() == 32632
         assert not m.read(1).any()
-    assert files.verify(tmp_path / "out") == ()
+    assert problems(tmp_path / "out") == ()
 
 
 def test_the_ledger_tells_every_offset_and_no_path(archive, asking, tmp_path):
@@ -343,6 +343,6 @@ def test_a_full_disk_is_one_clear_error_and_leaves_no_map(archive, asking, tmp_p
         assert {p.name for p in (disk / "out").iterdir()} <= {files.STATE}
         subprocess.run(["mount", "-o", "remount,size=100m", str(disk)], check=True)
         map_area(asked, disk / "out")
-        assert files.verify(disk / "out") == ()
+        assert problems(disk / "out") == ()
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -90,6 +90,31 @@ def test_a_virtual_raster_shows_every_zone_and_no_hole(tmp_path: Path, layer: La
     assert (~np.isnan(small) if layer is SCORE else small != 0).any()
 
 
+def test_each_band_is_shown_over_all_zones(tmp_path: Path) -> None:
+    """A map of two bands, of which the second is one more than the first, beside a map of the first alone."""
+    layer = Layer("landcover_probabilities", "Probabilities", "percent", bands=("Cropland", "Water"))
+    area = aoi.parse_area("5.95,50.0,6.05,50.03")
+    plain = Layer("plain", "Plain", "percent")
+    maps = []
+    for m in write_maps(tmp_path, plain, area):
+        with rasterio.open(m.path) as source:
+            one = source.read(1)
+        both = np.stack([one, np.where(one == 255, 255, one + 1)]).astype(np.uint8)
+        path = tmp_path / f"{layer.stem}_{m.grid.epsg}.tif"
+        write_map(path, layer, m.grid, [(m.grid, both)], {})
+        maps += [m, MapFile(path, layer, m.grid)]
+    one, several = vrt.write_vrts(tmp_path, maps)
+    with rasterio.open(one) as a, rasterio.open(several) as b:
+        assert b.descriptions == layer.bands
+        assert b.nodatavals == (255, 255)
+        first, second = b.read()
+        assert (first != a.read(1)).mean() < 1e-4  # which the other tests know; GDAL warps to an eighth of a pixel
+    known = first != 255
+    np.testing.assert_array_equal(second != 255, known)
+    np.testing.assert_array_equal(second[known], first[known] + 1)
+    assert known.sum() > 10_000
+
+
 def test_bytes_depend_on_the_maps_alone_and_paths_are_relative(tmp_path: Path) -> None:
     digests = []
     for name in ("one", "two"):

@@ -495,7 +495,7 @@
       const [gpx, table_] = [el("button", { type: "button", id: "gpx" }, "GPX"), el("button", { type: "button", id: "places-csv" }, "CSV")];
       gpx.addEventListener("click", placesGpx);
       table_.addEventListener("click", placesCsv);
-      places.append(el("p", {}, `${data.places.length} places where ${maps.get(data.places[0].stem).title} is least sure, class by class and apart from each other. They show where it may fail; they are no sample from which accuracy can be estimated.`),
+      places.append(el("p", {}, data.places_are),
         el("p", {}, "For a phone or a table: ", gpx, " ", table_));
       places.append(el("ol", {}, ...data.places.map((p) => {
         const go = el("button", { type: "button", class: "go" }, `${p.lon.toFixed(5)}, ${p.lat.toFixed(5)}`);
