@@ -202,7 +202,7 @@ def timed(loaded: Any, name: str, codec: Any, embeddings: Any, side: int, repeat
     from geomap.types import Grid, Period, Tile
 
     rng = np.random.default_rng(0)
-    tile = Tile("32631_056_0549", Grid(32631, 56 * 10240, 549 * 10240 + 10 * side, side, side))
+    tile = Tile("31UES_02_03", Grid(32631, 499_980 + 2 * 10240, 5_700_000 - 3 * 10240, side, side))
     with tempfile.TemporaryDirectory() as scratch:
         about = {"weights": {"name": name, "sha256": loaded.digest}, "min_clear_months": 3}
         made = store.create(

@@ -82,6 +82,11 @@ def tiles(area: Area) -> tuple[Tile, ...]:
     return tuple(sorted(found, key=_place))
 
 
+def in_zone(west: int, south: int, east: int, north: int) -> bool:
+    """Whether bounds in metres lie where a UTM zone has squares of 100 km, and are not empty."""
+    return SQUARE_M <= west < east <= 9 * SQUARE_M and 0 <= south < north <= FALSE_NORTHING
+
+
 def corner(epsg: int, x: float, y: float) -> tuple[int, int]:
     """(west, north) of the granule to whose square of 100 km a place belongs, all in metres of the zone.
 

@@ -175,7 +175,7 @@ def test_any_text_in_a_legend(at: int, text: str) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A small store of composites and its metadata."""
-    tile = Tile("32631_001_0001", Grid(32631, 10_240, 20_480, 32, 32))
+    tile = Tile("31UES_02_01", Grid(32631, 520_460, 5_689_760, 32, 32))
     path = tmp_path_factory.mktemp("fuzz_store") / store.COMPOSITES
     kept = store.create(path, [tile], 32, Period(2018, 12, 1), {"weights": {"name": "x"}})
     kept.write(tile, {"composite": np.ones((1, 10, 32, 32), np.uint16), "clear": np.ones((1, 32, 32), np.uint8)})
@@ -197,7 +197,7 @@ def test_any_metadata_of_a_store(data: st.DataObject, made: tuple[Path, Any]) ->
 
 BEGUN: Any = {
     "request": {"geomap": "x", "bounds": [1, 2, 3, 4]},
-    "tiles": {"32631_001_0001": {"pixels": 4, "fingerprint": "f"}},
+    "tiles": {"31UES_02_01": {"pixels": 4, "fingerprint": "f"}},
     "left_out": [{"id": "a", "cause": "cloudy", "detail": "x"}],
     "finished": False,
 }
@@ -211,9 +211,9 @@ READERS: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
         record.inputs,
     ),
     "made from": (
-        "composites_from/32631_001_0001.json",
+        "composites_from/31UES_02_01.json",
         {"months": {"2023-04": "x"}, "dark": {"a": [1, 2]}},
-        lambda p: read_made_from(p, Tile("32631_001_0001", Grid(32631, 0, 0, 2, 2))),
+        lambda p: read_made_from(p, Tile("31UES_02_01", Grid(32631, 520_460, 5_689_760, 2, 2))),
     ),
 }
 

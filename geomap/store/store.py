@@ -331,6 +331,8 @@ def _tile(name: str, *place: int) -> Tile:
     """A tile from a store's attributes. Raises ValueError for a name or an EPSG code that could become another path."""
     if not TILE_NAME.fullmatch(name) or not all(type(v) is int for v in place):
         raise ValueError(f"{name!r} is no tile")
+    if not grids.in_zone(*place[1:]):
+        raise ValueError(f"{name!r} lies outside a UTM zone")
     return Tile(name, _grid(*place))
 
 
