@@ -82,7 +82,8 @@ def result_json(result: map.Result) -> dict[str, Any]:
 def _layer_json(layer: Layer, result: map.Result) -> dict[str, Any]:
     s = result.statistics[layer.stem]
     told: dict[str, Any] = {"layer": layer.stem, "name": layer.name, "title": layer.description, "kind": layer.kind}
-    zones = rf"{re.escape(layer.name)}(_\d{{5}})?"
+    own = f"|_{re.escape(result.own)}" if result.own else ""
+    zones = rf"{re.escape(layer.name)}(_\d{{5}}{own})?"
     told["files"] = [str(path) for path in result.paths if re.fullmatch(zones, path.stem)]
     told["pixels"] = s.valid
     if layer.kind == "classes":

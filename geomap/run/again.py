@@ -16,7 +16,7 @@ from geomap.legends import Legend
 from geomap.run.record import read_record
 from geomap.run.request import Earlier, Request
 from geomap.sources.hrefs import redact
-from geomap.types import Finish, Period
+from geomap.types import Finish, OwnGrid, Period
 
 if TYPE_CHECKING:
     from geomap.run.relabel import LabelRequest
@@ -54,7 +54,7 @@ def _word(name: str, value: Any) -> Any:
         return source(value)
     if isinstance(value, Earlier):
         return str(value.period)
-    if isinstance(value, Mask | Finish):
+    if isinstance(value, Mask | Finish | OwnGrid):
         return asdict(value)
     if isinstance(value, Path) or name in _OPTIONS:
         return Path(value).name
@@ -68,7 +68,8 @@ def words_of_labels(request: LabelRequest) -> dict[str, Any]:
     told = {name: _word(name, getattr(request, name)) for name in ("legends", "within", "without", "finish")}
     told |= {name: getattr(request, name) for name in ("min_confidence", "others", "everywhere", "name")}
     files_of = {"points": request.points.file if request.points else None, "learned": request.learned}
-    return told | {name: Path(file).name for name, file in files_of.items() if file}
+    grid = {"grid": asdict(request.grid)} if request.grid else {}
+    return told | grid | {name: Path(file).name for name, file in files_of.items() if file}
 
 
 def source(stac: str) -> str:

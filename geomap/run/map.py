@@ -88,6 +88,7 @@ class Result:
     update: Update | None = None  # what was reused from an earlier run
     account: Account | None = None  # what became of the scenes; None if none were searched
     mapped: Mapped | None = None  # how much of the area; None of runs of earlier versions
+    own: str = ""  # how the names of the maps on a grid of the user's own end; empty without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,4 +334,5 @@ def result(product: Product, run: RunDirectory, maps: Maps, resumed: int, second
         update=maps.update,
         account=maps.account,
         mapped=maps.mapped,
+        own=product.own.name if product.own else "",
     )

@@ -20,7 +20,7 @@ from geomap.errors import LegendError
 from geomap.legends import Legend
 from geomap.points import PointsFile
 from geomap.run.request import MIN_CLEAR_MONTHS, Request
-from geomap.types import PLAIN, Period
+from geomap.types import PLAIN, OwnGrid, Period
 
 if TYPE_CHECKING:
     from geomap.run.relabel import LabelRequest
@@ -60,6 +60,7 @@ def map_words(request: Request, asked: Mapping[str, Any], weights: str) -> Words
         points = PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
         words += _taught(points, None, needs)
     words += _taught(None, request.learned, needs)
+    words += _grid(request.grid, needs)
     words += [
         flag
         for flag, on in (
@@ -76,7 +77,8 @@ def label_words(request: LabelRequest) -> Words:
     """The `geomap label` command of a request; the store is named as DIR."""
     needs = ["DIR is the run that holds the embeddings."]
     words = ["geomap", "label", "DIR", *_labels(request.legends, needs), *_shared(request)]
-    words += [*_taught(request.points, request.learned, needs), *([] if request.report else ["--no-report"])]
+    words += [*_taught(request.points, request.learned, needs), *_grid(request.grid, needs)]
+    words += [*([] if request.report else ["--no-report"])]
     return Words(shlex.join([*words, "--out", "labels"]), tuple(needs))
 
 
@@ -158,6 +160,22 @@ def _taught(points: PointsFile | None, learned: str | None, needs: list[str]) ->
         name = Path(learned).name
         needs.append(f"{name} is what another run learned.")
         yield from ("--learned", name)
+
+
+def _grid(grid: OwnGrid | None, needs: list[str]) -> Iterator[str]:
+    """The grid on which the maps are written once more."""
+    if grid is None:
+        return
+    if not grid.width:
+        default = 10 if grid.unit == "m" else None
+        yield from ("--crs", grid.crs, *_given("--resolution", grid.step_x, default))
+        return
+    corner = f"{grid.west!r}, {grid.north!r}"
+    needs.append(
+        f"grid.tif is a raster of {grid.width} x {grid.height} pixels of {grid.step_x!r} x {grid.step_y!r}, with its "
+        f"north-west corner at {corner}, in {grid.code or 'the coordinate system of the maps on its grid'}."
+    )
+    yield from ("--like", "grid.tif")
 
 
 def _shared(request: Request | LabelRequest) -> Iterator[str]:

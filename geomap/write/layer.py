@@ -9,7 +9,7 @@ from typing import Final, Literal, NamedTuple
 
 from geomap.errors import LegendError
 from geomap.legends import NODATA_ID, UNCLASSIFIED_ID, Legend
-from geomap.types import CLEAR_MONTHS, Grid, Period
+from geomap.types import CLEAR_MONTHS, Grid, OwnGrid, Period
 
 Kind = Literal["classes", "percent", "score", "count", "likeness"]
 
@@ -65,7 +65,7 @@ class Layer:
         if self.kind in ("classes", "score") and (self.legend is None or self.legend.kind != self.kind):
             raise ValueError(f"layer {self.stem} of kind {self.kind} needs a legend of that kind")
 
-    def shape(self, grid: Grid) -> tuple[int, ...]:
+    def shape(self, grid: Grid | OwnGrid) -> tuple[int, ...]:
         """Shape of the pixels over a grid: (y, x), or (band, y, x)."""
         return (len(self.bands), *grid.shape) if self.bands else grid.shape
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from geomap.legends import NODATA_ID
-from geomap.write.layer import Kind, Layer, Statistics, plain
+from geomap.write.layer import Kind, Layer, Statistics, file_stem, plain
 
 Counts: TypeAlias = Mapping[int, int]
 """Value of a map -> number of its pixels."""
@@ -90,8 +90,14 @@ class Shown:
 
     file: str  # relative to the layer definition
     layer: Layer
-    epsg: int
+    crs: str  # "EPSG:32631"; empty: QGIS takes that of the file
     counts: Counts = field(default_factory=dict)
+    suffix: str = ""  # ends the layer's name, where a layer of that name is there already
+
+    @property
+    def name(self) -> str:
+        """What the layer is called."""
+        return file_stem(self.layer.name, zone=self.suffix)
 
 
 def definition(title: str, shown: Sequence[Shown]) -> bytes:
@@ -109,15 +115,16 @@ def definition(title: str, shown: Sequence[Shown]) -> bytes:
         ET.SubElement(
             group,
             "layer-tree-layer",
-            {"id": ident, "name": layer.name, "source": source, "providerKey": "gdal"} | state,
+            {"id": ident, "name": one.name, "source": source, "providerKey": "gdal"} | state,
         )
         made = ET.SubElement(layers, "maplayer", type="raster")
-        for tag, text in (("id", ident), ("datasource", source), ("layername", layer.name), ("provider", "gdal")):
+        for tag, text in (("id", ident), ("datasource", source), ("layername", one.name), ("provider", "gdal")):
             ET.SubElement(made, tag).text = text
-        system = ET.SubElement(ET.SubElement(made, "srs"), "spatialrefsys")
-        ET.SubElement(system, "authid").text = f"EPSG:{one.epsg}"
+        if one.crs:
+            system = ET.SubElement(ET.SubElement(made, "srs"), "spatialrefsys")
+            ET.SubElement(system, "authid").text = one.crs
         about = ET.SubElement(made, "resourceMetadata")
-        for tag, text in (("title", layer.name), ("abstract", plain(layer.description))):
+        for tag, text in (("title", one.name), ("abstract", plain(layer.description))):
             ET.SubElement(about, tag).text = text
         made.append(_pipe(layer, one.counts))
     return _serialise(root)
