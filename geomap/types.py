@@ -407,6 +407,9 @@ NAME = "name"
 GRID = "grid"
 """Request key for the grid on which the maps are written once more; it changes no pixel of the others."""
 
+IMAGERY = "imagery"
+"""Request key for true colour and NDVI beside the maps; they change no pixel of the others."""
+
 UPDATE = "update"
 """Request key for the period of the earlier run; it decides which files accompany the maps, not the maps."""
 

@@ -28,7 +28,7 @@ from geomap.run.request import Request
 from geomap.run.tile_file import Task
 from geomap.sources.hrefs import redact
 from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
-from geomap.types import EXCLUDE, GRID, NAME, UPDATE, Finish, Grid, Period, Scene
+from geomap.types import EXCLUDE, GRID, IMAGERY, NAME, UPDATE, Finish, Grid, Period, Scene
 
 SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds", EXCLUDE})
 """Keys of a request's identity that decide only which scenes are found."""
@@ -101,6 +101,7 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
         **({UPDATE: str(r.update.period)} if r.update else {}),
         **({NAME: r.name} if r.name else {}),
         **({GRID: asdict(r.grid)} if r.grid else {}),
+        **({IMAGERY: {"true_colour": r.true_colour, "ndvi": r.ndvi}} if r.true_colour or r.ndvi else {}),
         **told(prepared.lesson, prepared.known, _sha256(r.area.geometry.wkb), str(r.period)),
     }
 

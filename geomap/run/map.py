@@ -23,7 +23,7 @@ from geomap import files, grid, pipeline
 from geomap.catalog import offset_check
 from geomap.catalog.search import Found
 from geomap.label.classify import Question
-from geomap.run import check, edges, publish, stores, update
+from geomap.run import check, edges, imagery, publish, stores, update
 from geomap.run import log as runlog
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
@@ -175,16 +175,17 @@ def map_area(
             taught = _taught(prepared, run, ready, progress)
             edges.mend(run, ready, taught.questions, prepared.within, request.finish.smooth, progress)
             merged = publish.merged(prepared.product, run, ready, progress)
-            derived = {**merged, **update.changes(prepared, run, merged)}
+            shown, views = imagery.resolved(prepared.product.layers, request, prepared.tiles, run, ready)
+            derived = {**merged, **update.changes(prepared, run, merged), **views}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
             beside = partial(_write_beside, prepared, taught.files)
             words = map_words(request, asked, prepared.weights.card.name)
-            product = replace(prepared.product, words=words)
+            product = replace(prepared.product, words=words, layers=shown)
             maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
-            return result(prepared.product, run, maps, resumed, seconds)
+            return result(product, run, maps, resumed, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,9 @@ def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progre
     teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, asked.min_confidence)
     questions = in_store(prepared.questions, prepared.codec, teaching)
     for done, tile in enumerate(tiles, start=1):
-        run.mend(tile, label_stored(kept, series, questions, prepared.within, tile, asked.finish.smooth))
+        seen = {layer.stem: run.load(tile, layer.stem) for layer in prepared.imagery}
+        made = label_stored(kept, series, questions, prepared.within, tile, asked.finish.smooth)
+        run.mend(tile, {**made, **seen})
         progress("learn", done, len(tiles))
     return _Taught(questions, teaching.files)
 
@@ -291,7 +294,7 @@ def _unmark_damaged(prepared: Prepared, run: RunDirectory) -> RunDirectory:
 
 def _pending(prepared: Prepared, run: RunDirectory, all_tasks: Sequence[Task], retry: bool) -> list[Task]:
     """The tiles that are not finished, without the quarantined ones unless `retry` is set."""
-    stems = [layer.stem for layer in prepared.layers]
+    stems = [layer.stem for layer in (*prepared.layers, *prepared.imagery)]
     left = {} if retry else {name: q.fingerprint for name, q in run.quarantined().items()}
     return [task for task in all_tasks if left.get(task.tile.name) != task.fingerprint and not run.has(task, stems)]
 

@@ -11,13 +11,13 @@ from geomap import grid, legends
 from geomap.encode.card import Card
 from geomap.legends import Legend
 from geomap.lonlat import Box
-from geomap.run import pictures
+from geomap.run import imagery, pictures
 from geomap.run.account import GAVE, summary
 from geomap.run.prepare import Product
 from geomap.run.record import FILE, Record, UsedScene
 from geomap.store.store import Store
 from geomap.write.picture import write_picture
-from geomap.write.report import Extras, write_report, zones_of
+from geomap.write.report import Extras, Picture, write_report, zones_of
 from geomap.write.stac import MapFile
 
 HONEST: Final = (
@@ -67,8 +67,15 @@ def write_page(
         tiles = [tile for tile in product.tiles if tile.name not in record.quarantined]
         seen = pictures.of_composites(composites, tiles, zones_of(maps))
     told = {**facts(staging, maps, product, record), "sky": list(seen.sky)}
-    extras = Extras(seen.pictures, seen.curves, told)
+    extras = Extras((*seen.pictures, *_imagery(maps, seen)), seen.curves, told)
     write_report(staging, maps, record.maps, title(product), product.period.month_names, extras)
+
+
+def _imagery(maps: Sequence[MapFile], seen: pictures.Seen) -> list[Picture]:
+    """The maps in true colour as pictures of the page, but for months that it shows already."""
+    zones, shown = zones_of(maps), {(p.epsg, p.month) for p in seen.pictures}
+    found = [(m, imagery.month_of(m.layer)) for m in maps if m.layer.kind == "colour"]
+    return [pictures.of_map(m, zones[m.grid.epsg], month) for m, month in found if (m.grid.epsg, month) not in shown]
 
 
 def write_pictures(maps: Sequence[MapFile], product: Product, record: Record) -> list[Path]:

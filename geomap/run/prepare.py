@@ -27,6 +27,7 @@ from geomap.label.learn import SERIES_FROM
 from geomap.legends import Legend, restriction
 from geomap.points import PointsFile
 from geomap.run.again import words_of
+from geomap.run.imagery import imagery_layers
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
 from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends
@@ -82,6 +83,7 @@ class Prepared:
     lesson: Lesson | None = None  # the points that teach the first legend, once all tiles are made
     known: Loaded | None = None  # what another run learned from points
     own: OwnGrid | None = None  # the grid of the user's own, with its size
+    imagery: tuple[Layer, ...] = ()  # true colour and NDVI
 
     @property
     def product(self) -> Product:
@@ -89,7 +91,7 @@ class Prepared:
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
         taught = taught_legend(self.lesson, self.known)
         card = self.weights.card
-        maps = (*self.layers, *self.changes)
+        maps = (*self.layers, *self.changes, *self.imagery)
         of, asked = self.request.period, self.request
         return Product(
             self.tiles,
@@ -149,8 +151,9 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     place = place_of(request.name, request.period)
     layers = layers_of([q.legend for q in questions], request.min_confidence, extras, place)
     changes = change_layers(layers, request.update.period) if request.update else ()
-    target = own_grid(request.grid, tiles, (*layers, *changes))
-    require_distinct((*layers, *changes))
+    seen = imagery_layers(request, tiles, place)
+    target = own_grid(request.grid, tiles, (*layers, *changes, *seen))
+    require_distinct((*layers, *changes, *seen))
     if request.composites is not None:
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
     if lesson is not None:
@@ -172,6 +175,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         lesson,
         known,
         target,
+        seen,
     )
 
 
@@ -311,7 +315,7 @@ def disk_space(prepared: Prepared) -> int:
     largest = sum(t.grid.width * t.grid.height for t in prepared.tiles)
     if prepared.own is not None:
         largest += prepared.own.width * prepared.own.height
-    itemsizes = [np.dtype(layer.dtype).itemsize for layer in prepared.product.layers]
+    itemsizes = [np.dtype(layer.dtype).itemsize * (len(layer.bands) or 1) for layer in prepared.product.layers]
     composite = prepared.request.period.months * (2 * len(BANDS) + 1) if prepared.request.save_composites else 0
     code = prepared.codec.size + 1 if prepared.codec else 0
     return largest * (2 * sum(itemsizes) + 2 * max(itemsizes) + composite + code)

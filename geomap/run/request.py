@@ -49,6 +49,8 @@ DEFAULT_LEGEND = "landcover"
 NO_PERIOD = "give the time to map as --year 2023, or as --start 2022-10 with --months"
 EVERYWHERE = "none"
 """What `--within` takes to map every legend over every valid pixel."""
+CLEAREST = "clearest"
+"""What `--true-colour` takes for the clearest month of summer."""
 MIN_CLEAR_MONTHS = 3
 """Months with a clear observation that a pixel must have to be mapped, unless the period is shorter."""
 
@@ -126,6 +128,10 @@ def _crs(text: str) -> str:
     return text
 
 
+def _shown_month(text: str) -> str:
+    return text if text == CLEAREST else _month(text)
+
+
 def _odd(number: int) -> int:
     if number % 2 == 0:
         raise ValueError("must be odd: the window has the pixel in its middle")
@@ -147,6 +153,7 @@ _SclClass = Annotated[int, Field(strict=True), AfterValidator(_scl_class)]
 _Within = Annotated[Line, AfterValidator(_restriction)]
 _Window = Annotated[int, Field(strict=True, ge=1, le=WIDEST), AfterValidator(_odd)]
 _Hectares = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
+Shown = Annotated[str, AfterValidator(_shown_month)]
 _Crs = Annotated[Line, AfterValidator(_crs)]
 _Side = Annotated[float, Field(strict=True, gt=0, le=1_000_000, allow_inf_nan=False)]
 _Extra = Literal["second", "margin", "probabilities"]
@@ -296,6 +303,13 @@ class OutputKeys(Strict):
         Flag,
         Option("--save-embeddings", "Keep the embeddings, 128 bytes a pixel, for `geomap label`: embeddings.zarr."),
     ] = False
+    true_colour: Annotated[
+        Shown | None,
+        Option(
+            "--true-colour", "A map in true colour of a month, or of the clearest one of summer.", "clearest|YYYY-MM"
+        ),
+    ] = None
+    ndvi: Annotated[Flag, Option("--ndvi", "A map of the greenness (NDVI), a band for each month.")] = False
     report: Annotated[
         Flag, Option("--no-report", "Leave out index.html, the page with the maps, and the pictures (.png).")
     ] = True  # fmt: skip
@@ -605,6 +619,8 @@ class Request:
     report: Flag = True  # write index.html, the page with the maps, and their pictures
     grid: Converted[OwnGrid | Mapping[str, Any] | None, OwnGrid | None] = Converted(_grid, None)
     # ^ write the maps once more: {"crs": "EPSG:3035", "resolution": 100}, {"like": "other.tif"}
+    true_colour: Shown | None = None  # a map in true colour: "2023-07" or "clearest", of summer
+    ndvi: Flag = False  # a map of NDVI, a band for each month
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
@@ -620,6 +636,9 @@ class Request:
             require_points(self.points, self.column, self.learned, self.others)
         except ValueError as e:
             raise InputError(str(e)) from e
+        if self.true_colour not in (None, CLEAREST, *self.period.month_names):
+            first, last = self.period.month_names[0], self.period.month_names[-1]
+            raise InputError(f"true_colour: {self.true_colour} is not mapped; give a month of {first} to {last}")
 
 
 @cache
@@ -677,4 +696,6 @@ def request_of(
         learned=keys.points.learned,
         name=keys.outputs.name,
         grid=keys.grid.grid(folder),
+        true_colour=keys.outputs.true_colour,
+        ndvi=keys.outputs.ndvi,
     )

@@ -42,13 +42,13 @@ from geomap.run.stores import medians, read_made_from
 from geomap.run.tile_file import Task
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import GRID, UPDATE, Composite, Dark, Gave, Grid, Layers, Period, Tile
+from geomap.types import GRID, IMAGERY, UPDATE, Composite, Dark, Gave, Grid, Layers, Period, Tile
 from geomap.write.changes import matrix_path, transitions_np, write_matrix
 from geomap.write.layer import Layer, place_of
 
 log = logging.getLogger(__name__)
 
-MAY_DIFFER: Final = SEARCH - {"bounds"} | {"period", "save", UPDATE, GRID}
+MAY_DIFFER: Final = SEARCH - {"bounds"} | {"period", "save", UPDATE, GRID, IMAGERY}
 """Keys in which the two requests may differ: scenes are compared one by one, however they were searched."""
 
 

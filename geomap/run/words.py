@@ -60,10 +60,11 @@ def map_words(request: Request, asked: Mapping[str, Any], weights: str) -> Words
         points = PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
         words += _taught(points, None, needs)
     words += _taught(None, request.learned, needs)
-    words += _grid(request.grid, needs)
+    words += [*_grid(request.grid, needs), *_given("--true-colour", request.true_colour, None)]
     words += [
         flag
         for flag, on in (
+            ("--ndvi", request.ndvi),
             ("--save-composites", request.save_composites),
             ("--save-embeddings", request.save_embeddings),
             ("--no-report", not request.report),

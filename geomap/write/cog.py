@@ -22,6 +22,7 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised by rasterio.shutil.copy; it has no public name
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window
 
@@ -159,7 +160,11 @@ def _profile(layer: Layer, grid: Grid | OwnGrid) -> dict[str, Any]:
 def _describe(target: Any, layer: Layer, tags: Mapping[str, str]) -> None:
     for number, name in enumerate(layer.bands or (plain(layer.description),), start=1):
         target.set_band_description(number, name)
-    target.update_tags(**{key: plain(value) for key, value in tags.items()})
+    target.update_tags(**{key: plain(value) for key, value in {**tags, **dict(layer.tags)}.items()})
+    if layer.kind == "colour":
+        target.colorinterp = ColorInterp.red, ColorInterp.green, ColorInterp.blue
+    if layer.scale != 1:
+        target.scales = (layer.scale,) * target.count
     if layer.classes:
         target.write_colormap(1, colormap(layer))
         target.update_tags(1, **{f"class_{c.value}": c.name for c in layer.classes})

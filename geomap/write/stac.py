@@ -52,7 +52,7 @@ _SIMPLIFY: Final = 1e-5
 """Tolerance in degrees, about 1 m, within which a footprint is simplified."""
 _ROLES: Final = {
     "classes": ["data"], "score": ["data"], "percent": ["data", "confidence"], "count": ["data", "count"],
-    "likeness": ["data"],
+    "likeness": ["data"], "colour": ["visual"], "ndvi": ["data"],
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ grows by that pixel.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -38,7 +38,7 @@ VRT_BLOCK: Final = 512
 _MOVES: Final = ((0, -1), (0, 1), (-1, 0), (1, 0))
 """(rows, columns) by which the copies beneath a view are moved, to fill holes at a seam."""
 
-_TYPES: Final = {"uint8": "Byte", "float32": "Float32"}
+_TYPES: Final = {"uint8": "Byte", "int16": "Int16", "float32": "Float32"}
 
 
 def write_vrts(
@@ -56,8 +56,6 @@ def write_vrts(
     """
     layers: dict[str, list[MapFile]] = {}
     for m in maps:
-        if m.layer.bands:
-            continue  # a band for each class: programs open the files of the zones
         layers.setdefault(m.layer.stem, []).append(m)
     several = {stem: members for stem, members in layers.items() if len(members) > 1}
     return tuple(_write(directory, members, statistics.get(stem)) for stem, members in several.items())
@@ -90,26 +88,27 @@ def _moved(grid: Grid, rows: int, columns: int) -> Grid:
     return replace(grid, west=grid.west + columns * step, north=grid.north - rows * step)
 
 
-def _mosaic(layer: Layer, whole: Grid, sources: Iterable[tuple[str, Grid]]) -> ET.Element:
+def _mosaic(layer: Layer, whole: Grid, sources: Sequence[tuple[str, Grid]]) -> ET.Element:
     """A virtual raster of (file, its grid), later ones above earlier ones; anything outside `whole` is not shown."""
-    root, band = _raster(layer, whole)
-    for name, part in sources:
-        row, column = part.offset_in(whole)
-        source = ET.SubElement(band, "ComplexSource")
-        ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = name
-        ET.SubElement(source, "SourceBand").text = "1"
-        size = {"RasterXSize": str(part.width), "RasterYSize": str(part.height)}
-        block = {"BlockXSize": str(VRT_BLOCK), "BlockYSize": str(VRT_BLOCK)}
-        ET.SubElement(source, "SourceProperties", size | {"DataType": _TYPES[layer.dtype]} | block)
-        for tag, x, y in (("SrcRect", 0, 0), ("DstRect", column, row)):
-            ET.SubElement(source, tag, xOff=str(x), yOff=str(y), xSize=str(part.width), ySize=str(part.height))
-        ET.SubElement(source, "NODATA").text = f"{layer.nodata:g}"
+    root, bands = _raster(layer, whole)
+    for number, band in enumerate(bands, start=1):
+        for name, part in sources:
+            row, column = part.offset_in(whole)
+            source = ET.SubElement(band, "ComplexSource")
+            ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = name
+            ET.SubElement(source, "SourceBand").text = str(number)
+            size = {"RasterXSize": str(part.width), "RasterYSize": str(part.height)}
+            block = {"BlockXSize": str(VRT_BLOCK), "BlockYSize": str(VRT_BLOCK)}
+            ET.SubElement(source, "SourceProperties", size | {"DataType": _TYPES[layer.dtype]} | block)
+            for tag, x, y in (("SrcRect", 0, 0), ("DstRect", column, row)):
+                ET.SubElement(source, tag, xOff=str(x), yOff=str(y), xSize=str(part.width), ySize=str(part.height))
+            ET.SubElement(source, "NODATA").text = f"{layer.nodata:g}"
     return root
 
 
 def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
     """A virtual raster that warps the map `name` on `grid` to the grid `seen` (GDAL's VRTWarpedDataset)."""
-    root, _ = _raster(layer, seen, "Warped")
+    root, bands = _raster(layer, seen, "Warped")
     for axis in "XY":
         ET.SubElement(root, f"Block{axis}Size").text = str(VRT_BLOCK)
     options = ET.SubElement(root, "GDALWarpOptions")
@@ -127,24 +126,36 @@ def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
     project = ET.SubElement(ET.SubElement(transformer, "ReprojectTransformer"), "ReprojectionTransformer")
     ET.SubElement(project, "SourceSRS").text = f"EPSG:{grid.epsg}"
     ET.SubElement(project, "TargetSRS").text = f"EPSG:{seen.epsg}"
-    mapping = ET.SubElement(ET.SubElement(options, "BandList"), "BandMapping", src="1", dst="1")
-    for side in ("Src", "Dst"):
-        ET.SubElement(mapping, f"{side}NoDataReal").text = f"{layer.nodata:g}"
-        ET.SubElement(mapping, f"{side}NoDataImag").text = "0"
+    listed = ET.SubElement(options, "BandList")
+    for number in range(1, len(bands) + 1):
+        mapping = ET.SubElement(listed, "BandMapping", src=str(number), dst=str(number))
+        for side in ("Src", "Dst"):
+            ET.SubElement(mapping, f"{side}NoDataReal").text = f"{layer.nodata:g}"
+            ET.SubElement(mapping, f"{side}NoDataImag").text = "0"
     return root
 
 
-def _raster(layer: Layer, grid: Grid, kind: str = "") -> tuple[ET.Element, ET.Element]:
-    """(dataset, its band) with the layer's colours and class names."""
+def _raster(layer: Layer, grid: Grid, kind: str = "") -> tuple[ET.Element, list[ET.Element]]:
+    """(dataset, its bands) with the layer's colours and names."""
     root = ET.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
     ET.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = f"EPSG:{grid.epsg}"
     ET.SubElement(root, "GeoTransform").text = _geotransform(grid)
-    band = ET.SubElement(root, "VRTRasterBand", dataType=_TYPES[layer.dtype], band="1")
     if kind:
         root.set("subClass", f"VRT{kind}Dataset")
+    names = layer.bands or (plain(layer.description),)
+    return root, [_band(root, layer, number, name, kind) for number, name in enumerate(names, start=1)]
+
+
+def _band(root: ET.Element, layer: Layer, number: int, name: str, kind: str) -> ET.Element:
+    band = ET.SubElement(root, "VRTRasterBand", dataType=_TYPES[layer.dtype], band=str(number))
+    if kind:
         band.set("subClass", f"VRT{kind}RasterBand")
-    ET.SubElement(band, "Description").text = plain(layer.description)
+    ET.SubElement(band, "Description").text = name
     ET.SubElement(band, "NoDataValue").text = f"{layer.nodata:g}"
+    if layer.scale != 1:
+        ET.SubElement(band, "Scale").text = f"{layer.scale:g}"
+    if layer.kind == "colour":
+        ET.SubElement(band, "ColorInterp").text = ("Red", "Green", "Blue")[number - 1]
     if layer.classes:
         ET.SubElement(band, "ColorInterp").text = "Palette"
         colours = colormap(layer)
@@ -154,7 +165,7 @@ def _raster(layer: Layer, grid: Grid, kind: str = "") -> tuple[ET.Element, ET.El
             ET.SubElement(categories, "Category").text = names.get(value, "")
             r, g, b, a = colours.get(value, (0, 0, 0, 0))
             ET.SubElement(table, "Entry", c1=str(r), c2=str(g), c3=str(b), c4=str(a))
-    return root, band
+    return band
 
 
 def _geotransform(grid: Grid) -> str:
