@@ -306,7 +306,7 @@ class OutputKeys(Strict):
     true_colour: Annotated[
         Shown | None,
         Option(
-            "--true-colour", "A map in true colour of a month, or of the clearest one of summer.", "clearest|YYYY-MM"
+            "--true-colour", "A map in true colour: of a month, or of the clearest one of summer.", "clearest|YYYY-MM"
         ),
     ] = None
     ndvi: Annotated[Flag, Option("--ndvi", "A map of the greenness (NDVI), a band for each month.")] = False
