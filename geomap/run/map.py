@@ -180,7 +180,8 @@ def map_area(
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
             beside = partial(_write_beside, prepared, taught.files)
             words = map_words(request, asked, prepared.weights.card.name)
-            product = replace(prepared.product, words=words, layers=shown)
+            before = update.areas_before(request.update)
+            product = replace(prepared.product, words=words, layers=shown, before=before)
             maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}

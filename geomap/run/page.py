@@ -13,6 +13,7 @@ from geomap.legends import Legend
 from geomap.lonlat import Box
 from geomap.run import imagery, pictures
 from geomap.run.account import GAVE, summary
+from geomap.run.learned import read_learned
 from geomap.run.prepare import Product
 from geomap.run.record import FILE, Record, UsedScene
 from geomap.store.store import Store
@@ -104,6 +105,8 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "honest": HONEST,
         "estimated": ESTIMATED,
         "validation": validations(product),
+        "trust": _trust(directory),
+        "before": product.before,
         "limits": list(product.card.limits) if product.card else [],
         "cite": cite(product),
         "account": summary(record.account) if record.account else "",
@@ -117,6 +120,16 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "software": [list(entry) for entry in record.software.items()],
         "files": _files(directory),
     }
+
+
+def _trust(directory: Path) -> dict[str, Any] | None:
+    """How often what was learned from points was right, by its confidence, as JSON; None if none was scored."""
+    record = read_learned(directory)
+    if record is None or record.scores is None or not record.scores.reliability:
+        return None
+    scores = record.scores
+    bins = [[trust.pixels, trust.confidence, trust.right] for trust in scores.reliability]
+    return {"title": record.legend["title"], "folds": scores.folds, "error": scores.calibration, "bins": bins}
 
 
 def place(maps: Sequence[MapFile], record: Record) -> str:

@@ -63,6 +63,7 @@ class Product:
     report: bool = True  # write the report page
     taught: str | None = None  # the legend that was learned from points
     own: OwnGrid | None = None  # the maps are written once more on this grid, which has a size
+    before: Mapping[str, Any] | None = None  # the areas of an earlier run, for the page: update.areas_before
 
 
 @dataclass(frozen=True, slots=True)
