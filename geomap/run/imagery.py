@@ -7,7 +7,7 @@ same for every tile, so no seams show. Months without a clear observation are no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -33,16 +33,15 @@ _MOST: Final = 10_000
 """NDVI of 1 as it is stored."""
 
 
-def imagery_layers(asked: Request, tiles: Sequence[Tile], place: str) -> tuple[Layer, ...]:
-    """The maps that a request asks for; that in true colour does not yet name its month."""
+def imagery_layers(asked: Request, place: str) -> tuple[Layer, ...]:
+    """The maps that a request asks for; the months that they show are not yet chosen."""
     names = asked.period.month_names
     made = []
     if asked.true_colour:
         tags = (("GEOMAP_STRETCH", STRETCH),)
         made.append(Layer(TRUE_COLOUR, "True colour", "colour", bands=("red", "green", "blue"), place=place, tags=tags))
     if asked.ndvi:
-        shown = summer(asked.period, tiles)[0] + 1
-        made.append(Layer(NDVI, "NDVI by month", "ndvi", bands=names, place=place, band=shown))
+        made.append(Layer(NDVI, "NDVI by month", "ndvi", bands=names, place=place))
     return tuple(made)
 
 
@@ -91,7 +90,7 @@ def ndvi_np(red: NDArray[np.uint16], nir: NDArray[np.uint16]) -> NDArray[np.int1
 def resolved(
     layers: Sequence[Layer], asked: Request, all_tiles: Sequence[Tile], run: RunDirectory, ready: Sequence[Tile]
 ) -> tuple[tuple[Layer, ...], Mapping[str, Callable[[Tile], NDArray[Any]]]]:
-    """The layers, that in true colour with its month, and how its tiles are taken from those that the run keeps.
+    """The layers with the months that they show, and how tiles in true colour are taken from those that the run keeps.
 
     Args:
         layers: those of the run.
@@ -100,22 +99,26 @@ def resolved(
         run: holds the finished tiles.
         ready: these.
     """
-    if not asked.true_colour:
-        return tuple(layers), {}
-    among = candidates(asked, all_tiles)
-    index = clearest(run, ready, len(among))
-    month = asked.period.month_names[among[index]]
-    named = [replace(x, description=f"True colour, {month}", tags=(*x.tags, (MONTH, month))) for x in layers
-             if x.stem == TRUE_COLOUR]  # fmt: skip
-    return tuple(named[0] if x.stem == TRUE_COLOUR else x for x in layers), {TRUE_COLOUR: partial(_shown, run, index)}
+    known = {layer.stem: layer for layer in layers}
+    views: dict[str, Callable[[Tile], NDArray[Any]]] = {}
+    if asked.true_colour:
+        among = candidates(asked, all_tiles)
+        index = _clearest(len(among), (run.load(tile, TRUE_COLOUR)[::3] > 0 for tile in ready))
+        month, plain = asked.period.month_names[among[index]], known[TRUE_COLOUR]
+        known[TRUE_COLOUR] = replace(plain, description=f"True colour, {month}", tags=(*plain.tags, (MONTH, month)))
+        views[TRUE_COLOUR] = partial(_shown, run, index)
+    if asked.ndvi:
+        warm, nodata = summer(asked.period, all_tiles), known[NDVI].nodata
+        index = _clearest(len(warm), (run.load(tile, NDVI)[list(warm)] != nodata for tile in ready))
+        known[NDVI] = replace(known[NDVI], band=warm[index] + 1)
+    return tuple(known.values()), views
 
 
-def clearest(run: RunDirectory, tiles: Sequence[Tile], months: int) -> int:
-    """Index of the candidate in which the most pixels were seen; of equal ones the first."""
+def _clearest(months: int, tiles: Iterable[NDArray[np.bool_]]) -> int:
+    """Index of the month in which the most pixels were seen, by tile (month, y, x); of equal ones the first."""
     seen = np.zeros(months, np.int64)
-    if months > 1:
-        for tile in tiles:
-            seen += (run.load(tile, TRUE_COLOUR)[::3] > 0).sum(axis=(1, 2))
+    for tile in tiles if months > 1 else ():
+        seen += tile.sum(axis=(1, 2))
     return int(seen.argmax())
 
 

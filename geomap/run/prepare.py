@@ -152,7 +152,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     place = place_of(request.name, request.period)
     layers = layers_of([q.legend for q in questions], request.min_confidence, extras, place)
     changes = change_layers(layers, request.update.period) if request.update else ()
-    seen = imagery_layers(request, tiles, place)
+    seen = imagery_layers(request, place)
     target = own_grid(request.grid, tiles, (*layers, *changes, *seen))
     require_distinct((*layers, *changes, *seen))
     if request.composites is not None:

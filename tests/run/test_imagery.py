@@ -148,3 +148,11 @@ def test_a_month_can_be_named_and_options_lead_there(
     assert (asked["true_colour"], asked["ndvi"]) == ("2018-09", True)
     with pytest.raises(InputError, match=r"true_colour: 2020-01 is not mapped"):
         Request(area=PATCH, period="2018", true_colour="2020-01")
+
+
+def test_qgis_shows_both_at_a_double_click(run: Path, qgis: Callable[[Path], dict[str, Any]]) -> None:
+    colour, green = (qgis(run / name) for name in ("true_colour.tif", "ndvi.tif"))
+    assert (colour["renderer"], green["renderer"]) == ("multibandcolor", "singlebandpseudocolor")
+    assert len(colour["distinct_colours"]) > 20
+    assert len(green["distinct_colours"]) > 5
+    assert check.check(run).problems == ()
