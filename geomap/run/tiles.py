@@ -19,7 +19,7 @@ from geomap import grid, pipeline
 from geomap.encode.engine import Engine, pick_device, pick_dtype
 from geomap.errors import ReadError
 from geomap.label.classify import TileLabels
-from geomap.run import update
+from geomap.run import imagery, update
 from geomap.run.prepare import Prepared
 from geomap.run.progress import Tracker
 from geomap.run.request import Earlier, Request
@@ -154,7 +154,8 @@ def finish_tile(
     start = time.perf_counter()
     made, asked = composed.made, prepared.request
     labelled = label_tile(prepared, engine, made, composed.inside, advance, composed.known)
-    layers, codes = labelled.layers, labelled.codes
+    layers = {**labelled.layers, **imagery.of_tile(asked, prepared.tiles, made, composed.inside)}
+    codes = labelled.codes
     kept: dict[str, Layers] = {}
     if asked.save_composites:
         kept[COMPOSITES] = {"composite": made.dn, "clear": made.clear}
