@@ -21,9 +21,9 @@ other sets are compared.
 
 --patches compares encoders of the paper's size that take patches with that of single pixels instead, each in a process
 of its own, on the same --side x --side made-up pixels of which a tenth of the months is missing: pixels per second by
-the clock (median of the rounds) and by the processor's time, memory beyond the composite, and the largest distance of a
-unit vector from the plain module's in float32 on every patch cut as in training (datasets.months.tokens_np). Its
-weights are random; `spread` is how far the vectors of two pixels lie apart.
+the clock (median of the rounds) and by the processor's time, memory beyond the composite, and, for patches, the largest
+distance of a unit vector from the plain module's in float32, each patch cut as in training (datasets.months.tokens_np).
+Weights are random; `spread` is how far the vectors of neighbouring pixels lie apart.
 
 --json keys: px_per_s, ratio_fp32 (engine over plain fp32), matmul_share (2 x multiply-adds of the reduced algebra x
 px/s over the matmul rate of the engine's precision), label_agreement (worst case, of real series where there are any),
@@ -254,7 +254,8 @@ def patches(sizes: list[int], a: argparse.Namespace) -> None:
     figures = {}
     for size, found in turns.items():
         figures[size] = {key: statistics.median(turn[key] for turn in found) for key in found[0]}
-        figures[size] |= pools[size].submit(plainly, size).result()
+        if size > 1:
+            figures[size] |= pools[size].submit(plainly, size).result()
         print(f"{size} x {size}: " + ", ".join(f"{k} {v:,.4g}" for k, v in figures[size].items()), flush=True)
     if a.json:
         a.json.write_text(json.dumps(figures, indent=2) + "\n")
