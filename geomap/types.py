@@ -69,6 +69,12 @@ class Grid:
             raise ValueError(f"{self} cannot be cut into pixels of {resolution} m")
         return replace(self, width=width, height=height, resolution=resolution)
 
+    def grown(self, pixels: int) -> Grid:
+        """The same grid with so many pixels more on each side."""
+        step, more = pixels * self.resolution, 2 * pixels
+        west, north, width, height = self.west - step, self.north + step, self.width + more, self.height + more
+        return replace(self, west=west, north=north, width=width, height=height)
+
     def offset_in(self, outer: Grid) -> tuple[int, int]:
         """(row, column) of this grid's corner in `outer`, which has the same CRS and pixel size."""
         if (self.epsg, self.resolution) != (outer.epsg, outer.resolution):
@@ -353,6 +359,11 @@ class Composite:
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
         return self.dn.shape[2], self.dn.shape[3]
+
+    def inner(self, margin: int) -> Composite:
+        """The composite without so many pixels on each side."""
+        rows, columns = (slice(margin, size - margin) for size in self.shape)
+        return replace(self, dn=self.dn[:, :, rows, columns], clear=self.clear[:, rows, columns])
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def tasks(prepared: Prepared, scenes: Sequence[Scene]) -> tuple[Task, ...]:
     of_scene = {scene.id: _scene(scene) for scene in scenes}
     made = []
     for tile in prepared.tiles:
-        near = tuple(over(scenes, tile.grid))
+        near = tuple(over(scenes, tile.grid.grown(prepared.margin)))
         decides = [shared, dataclasses.astuple(tile.grid), sorted(of_scene[scene.id] for scene in near)]
         made.append(Task(tile, near, _digest(decides)))
     return tuple(made)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from geomap.catalog.search import Found, search
 from geomap.encode import weights
 from geomap.encode.card import Card
 from geomap.encode.directions import directions
-from geomap.encode.engine import pick_device, pick_dtype, require_single_pixels
+from geomap.encode.engine import pick_device, pick_dtype
 from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
 from geomap.label import choose
@@ -86,6 +87,11 @@ class Prepared:
     imagery: tuple[Layer, ...] = ()  # true colour and NDVI
 
     @property
+    def margin(self) -> int:
+        """Pixels around each tile that are read for the patches of its own; 0 for weights of single pixels."""
+        return self.weights.encoder.cfg.margin
+
+    @property
     def product(self) -> Product:
         """The maps, and what their files say about how they were made."""
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
@@ -134,7 +140,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     if request.update and request.points:
         raise InputError("--points does not go with --update-from; give what an earlier run learned as --learned")
     loaded = weights.load_weights(request.weights)
-    require_single_pixels(loaded.encoder)
+    _require_around(request, loaded.encoder.cfg.patch)
     source = (
         None
         if request.points is None
@@ -199,15 +205,25 @@ SAMPLE: Final = 4096
 
 def codec_of(encoder: PixelEncoder) -> Codec:
     """The coordinates in which an encoder's embeddings are stored; they depend only on its weights."""
-    return Codec.along(directions(encoder, SIZE, simulated_sample))
+    return Codec.along(directions(encoder, SIZE, partial(simulated_sample, encoder.cfg.patch)))
 
 
-def simulated_sample() -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """(N, T, C) DNs and (N, T) validity of SAMPLE simulated series, the same for every encoder."""
+def simulated_sample(patch: int = 1) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """(N, T, C * patch^2) DNs and (N, T) validity of SAMPLE simulated series, each the same over its whole patch."""
     from geomap.simulate.series import simulate
 
     series = simulate(np.random.default_rng(0), SAMPLE)
-    return series.dn, series.valid
+    return series.dn.repeat(patch**2, axis=-1), series.valid  # band-major
+
+
+def _require_around(request: Request, patch: int) -> None:
+    """Raise InputError for patches of saved composites: these end at the edges of the area."""
+    option = "--from-composites" if request.composites else "--update-from" if request.update else None
+    if patch > 1 and option:
+        raise InputError(
+            f"these weights take patches of {patch} x {patch} pixels, which reach beyond the composites that a run "
+            f"saves; map from the scenes, without {option}, or with weights of single pixels"
+        )
 
 
 def _covering(path: Path, tiles: Sequence[Tile], period: Period) -> Path:

@@ -38,7 +38,7 @@ class Composed:
 
     task: Task
     inside: NDArray[np.bool_]  # (y, x) pixels of the area
-    made: Composite
+    made: Composite  # with a margin of Prepared.margin pixels
     seconds: float  # time for the composite
     months: tuple[str, ...] = ()  # months reused from an earlier run
     known: Known | None = None  # what that run knows about the pixels
@@ -120,13 +120,13 @@ def compose_tile(prepared: Prepared, task: Task) -> Composed:
     elif asked.update is not None:
         made, months, known = _updated(prepared, task, asked.update)
     else:
-        made = _from_scenes(asked, task)
+        made = _from_scenes(asked, task, margin=prepared.margin)
     inside = grid.inside(asked.area, task.tile.grid)
     return Composed(task, inside, made, time.perf_counter() - start, months, known)
 
 
-def _from_scenes(asked: Request, task: Task, skip: Collection[int] = ()) -> Composite:
-    where = task.tile.grid
+def _from_scenes(asked: Request, task: Task, skip: Collection[int] = (), margin: int = 0) -> Composite:
+    where = task.tile.grid.grown(margin)
     return pipeline.compose(task.scenes, where, asked.period, asked.mask, asked.max_missed, asked.deadline, skip)
 
 
@@ -152,8 +152,8 @@ def finish_tile(
 ) -> Finished:
     """Encode and label a tile that was read; `advance` is a callback with the pixels done so far."""
     start = time.perf_counter()
-    made, asked = composed.made, prepared.request
-    labelled = label_tile(prepared, engine, made, composed.inside, advance, composed.known)
+    made, asked = composed.made.inner(prepared.margin), prepared.request
+    labelled = label_tile(prepared, engine, composed.made, composed.inside, advance, composed.known)
     layers = {**labelled.layers, **imagery.of_tile(asked, prepared.tiles, made, composed.inside)}
     codes = labelled.codes
     kept: dict[str, Layers] = {}
@@ -163,16 +163,15 @@ def finish_tile(
         kept[EMBEDDINGS] = {"embedding": codes, CLEAR_MONTHS: layers[CLEAR_MONTHS]}
     seconds = {"composite": composed.seconds, "encode": time.perf_counter() - start}
     reused = Reused(composed.months, labelled.kept, labelled.encoded)
-    seen = _seen(asked, composed, layers[CLEAR_MONTHS])
+    seen = _seen(asked, made, composed.inside, layers[CLEAR_MONTHS])
     about = About(made.dark, made.missed, seconds, reused, composed.task.fingerprint, gave=made.gave, seen=seen)
     return Finished(pack(layers), about, kept)
 
 
-def _seen(asked: Request, composed: Composed, months: NDArray[np.uint8]) -> Seen:
+def _seen(asked: Request, made: Composite, inside: NDArray[np.bool_], months: NDArray[np.uint8]) -> Seen:
     """How much of the area in a tile is mapped; `months` are its (y, x) clear months."""
-    inside, clear = composed.inside, composed.made.clear
     names = asked.period.month_names
-    held = tuple(name for name, seen in zip(names, clear, strict=True) if (seen[inside] > 0).any())
+    held = tuple(name for name, seen in zip(names, made.clear, strict=True) if (seen[inside] > 0).any())
     mapped = int(np.count_nonzero(inside & (months >= asked.min_clear_months)))
     return Seen(int(np.count_nonzero(inside)), mapped, held)
 
@@ -195,10 +194,14 @@ def label_tile(
     advance: Callable[[int], None] = lambda pixels: None,
     known: Known | None = None,
 ) -> TileResult:
-    """All layers of a tile from one encoding pass over the pixels whose labels are not known yet."""
+    """All layers of a tile from one encoding pass over the pixels whose labels are not known yet.
+
+    `made` has a margin of Prepared.margin pixels.
+    """
     asked, codec = prepared.request, prepared.codec
-    months, usable = pipeline.usable_pixels(made, inside, asked.min_clear_months)
-    labels = TileLabels(prepared.questions, usable.shape, asked.finish.smooth, partial(series_at, made.dn))
+    own = made.inner(prepared.margin)
+    months, usable = pipeline.usable_pixels(own, inside, asked.min_clear_months)
+    labels = TileLabels(prepared.questions, usable.shape, asked.finish.smooth, partial(series_at, own.dn))
     codes = None if codec is None else np.zeros((codec.size, usable.size), np.int8)
     kept = np.flatnonzero(usable & known.same & (known.layers[CLEAR_MONTHS] == months)) if known else np.arange(0)
     if known is not None:
@@ -221,5 +224,5 @@ def label_tile(
 
 def series_at(dn: NDArray[np.uint16], where: NDArray[np.intp]) -> torch.Tensor:
     """(n, T, C) series of the pixels at flat indices (n,) of a composite (T, C, y, x)."""
-    rows = dn.reshape(*dn.shape[:2], -1)[:, :, where]
-    return torch.from_numpy(np.ascontiguousarray(rows.transpose(2, 0, 1)))
+    rows, columns = np.divmod(where, dn.shape[3])
+    return torch.from_numpy(np.ascontiguousarray(dn[:, :, rows, columns].transpose(2, 0, 1)))
