@@ -1,6 +1,7 @@
 """Pixels per second of the encoder: the plain module and the engine, beside the device's own matmul rate.
 
     python benchmarks/encode.py [--rounds 5] [--fit 60] [--device auto] [--json FILE]
+    python benchmarks/encode.py --patches 5,9 [--rounds 3] [--side 256]
 
 Two encoders: the paper's (8.17 M parameters) and the default weights. Sides take turns, --rounds times, and rates are
 medians. A machine that does other work hits long and short turns, and bfloat16 and float32, unequally: the figures of
@@ -18,6 +19,12 @@ ones give nearly the same embedding to every pixel, so noise would decide the la
 training on half of the Flemish fields (fixed random class vectors, for this comparison only); the other half and the
 other sets are compared.
 
+--patches compares encoders of the paper's size that take patches with that of single pixels instead, each in a process
+of its own, on the same --side x --side made-up pixels of which a tenth of the months is missing: pixels per second by
+the clock (median of the rounds) and by the processor's time, memory beyond the composite, and, for patches, the largest
+distance of a unit vector from the plain module's in float32, each patch cut as in training (datasets.months.tokens_np).
+Weights are random; `spread` is how far the vectors of neighbouring pixels lie apart.
+
 --json keys: px_per_s, ratio_fp32 (engine over plain fp32), matmul_share (2 x multiply-adds of the reduced algebra x
 px/s over the matmul rate of the engine's precision), label_agreement (worst case, of real series where there are any),
 for the paper's encoder; and the same with all rates, and with those of the best turns (best_...), per encoder, under
@@ -30,11 +37,14 @@ import argparse
 import copy
 import json
 import os
+import resource
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +55,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap import legends, process
+from geomap.datasets.months import MASKED, tokens_np
 from geomap.datasets.samples import Samples
 from geomap.datasets.worldcereal import read_corsica, read_east_africa, read_flanders
 from geomap.encode import weights
@@ -89,8 +100,12 @@ def main() -> None:
     p.add_argument("--fit", type=int, default=60, help="training steps of the paper-size encoder; 0: none")
     p.add_argument("--device", default="auto")
     p.add_argument("--json", type=Path)
+    p.add_argument("--patches", help="sides of patches to compare with single pixels: 5,9")
+    p.add_argument("--side", type=int, default=256, help="pixels a side for --patches")
     a = p.parse_args()
     process.keep_freed()  # as the command line does
+    if a.patches:
+        return patches([1, *map(int, a.patches.split(","))], a)
     device = pick_device(a.device)
     figures: dict[str, Any] = {"device": device_name(device), "threads": torch.get_num_threads()}
     for name, make in (("timesenclip", lambda: paper(a.fit)), ("default", default)):
@@ -224,6 +239,82 @@ def encode(engine: Engine, made: Composite) -> float:
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+# Patches --------------------------------------------------------------------------------------------------------------
+
+
+def patches(sizes: list[int], a: argparse.Namespace) -> None:
+    """Encoders of patches beside that of single pixels; the processes take turns."""
+    pools = {size: ProcessPoolExecutor(1, mp_context=get_context("spawn")) for size in sizes}
+    turns: dict[int, list[dict[str, float]]] = {size: [] for size in sizes}
+    for _ in range(a.rounds):
+        for size, pool in pools.items():
+            turns[size].append(pool.submit(slide, size, a.side, a.device).result())
+    figures = {}
+    for size, found in turns.items():
+        figures[size] = {key: statistics.median(turn[key] for turn in found) for key in found[0]}
+        if size > 1:
+            figures[size] |= pools[size].submit(plainly, size).result()
+        print(f"{size} x {size}: " + ", ".join(f"{k} {v:,.4g}" for k, v in figures[size].items()), flush=True)
+    if a.json:
+        a.json.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+made_last: NDArray[np.float32]  # (y * x, D) of `slide`, for `plainly` in the same process
+
+
+def slide(patch: int, side: int, device: str) -> dict[str, float]:
+    """Embed the pixels once."""
+    global made_last
+    process.keep_freed()
+    engine = Engine(random(patch), device)
+    list(engine.embed(gappy(16), np.ones((16, 16), bool), MONTHS))  # compilation
+    made, before, usable = gappy(side), peak(), np.ones((side, side), bool)
+    made_last = np.empty((side**2, engine.execution.cfg.out), np.float32)
+    start, worked = time.perf_counter(), time.process_time()
+    for index, embeddings in engine.embed(made, usable, MONTHS):
+        made_last[index] = embeddings.cpu().numpy()
+    wall, cpu = time.perf_counter() - start, time.process_time() - worked
+    return {"px_per_s": side**2 / wall, "px_per_cpu_s": side**2 / cpu, "mb": peak() - before - made_last.nbytes / 1e6}
+
+
+@torch.inference_mode()
+def plainly(patch: int) -> dict[str, float]:
+    """Compare the last vectors with those of the plain module on cut patches."""
+    encoder, dn = random(patch), gappy(int(len(made_last) ** 0.5)).dn
+    reach, rows, furthest = patch // 2, dn.shape[2], 0.0
+    around = np.pad(dn, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    for row in range(rows):
+        cut = [tokens_np(around[:, :, row : row + patch, x : x + patch], MASKED) for x in range(dn.shape[3])]
+        tokens, valid = (torch.from_numpy(np.stack(part)) for part in zip(*cut, strict=True))
+        wanted = encoder(tokens, valid, torch.arange(12)).numpy()
+        ours = made_last[row * len(cut) : (row + 1) * len(cut)]
+        furthest = max(furthest, float(np.linalg.norm(ours - wanted, axis=1).max()))
+    spread = np.linalg.norm(made_last[1:] - made_last[:-1], axis=1).mean()
+    return {"furthest": furthest, "spread": float(spread), "pixels": float(len(made_last))}
+
+
+def random(patch: int) -> PixelEncoder:
+    torch.manual_seed(0)
+    encoder = PixelEncoder(replace(CONFIGS["timesenclip"], patch=patch), torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
+    torch.nn.init.normal_(encoder.position, std=0.5)
+    return encoder.eval()
+
+
+def gappy(side: int) -> Composite:
+    """(12, 10, side, side) random DNs; every pixel lacks about a tenth of its months, never June."""
+    rng = np.random.default_rng(1)
+    dn = rng.integers(1, 5000, (12, 10, side, side), dtype=np.uint16)
+    kept = rng.random((12, 1, side, side)) < 0.9
+    kept[5] = True
+    dn *= kept
+    return Composite(dn, kept[:, 0].astype(np.uint8))
+
+
+def peak() -> float:
+    """Most memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 # Agreement ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -143,6 +143,14 @@ def mosaic_grid(parts: tuple[Grid, ...]) -> Grid:
     first = parts[0]
     step = first.resolution
     return Grid(first.epsg, west, north, (east - west) // step, (north - south) // step, step)
+
+
+def by_zone(tiles: Iterable[Tile]) -> list[list[Grid]]:
+    """The grids of tiles, a list for each zone."""
+    zones: dict[int, list[Grid]] = {}
+    for tile in tiles:
+        zones.setdefault(tile.grid.epsg, []).append(tile.grid)
+    return [zones[epsg] for epsg in sorted(zones)]
 
 
 def inside(area: Area, grid: Grid) -> NDArray[np.bool_]:

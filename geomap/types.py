@@ -38,6 +38,11 @@ class Grid:
     resolution: int = 10
 
     @property
+    def crs(self) -> str:
+        """The coordinate system, as "EPSG:32631"."""
+        return f"EPSG:{self.epsg}"
+
+    @property
     def bounds(self) -> tuple[int, int, int, int]:
         """(west, south, east, north) in metres."""
         return self.west, self.north - self.height * self.resolution, self.east, self.north
@@ -64,11 +69,81 @@ class Grid:
             raise ValueError(f"{self} cannot be cut into pixels of {resolution} m")
         return replace(self, width=width, height=height, resolution=resolution)
 
+    def grown(self, pixels: int) -> Grid:
+        """The same grid with so many pixels more on each side."""
+        step, more = pixels * self.resolution, 2 * pixels
+        west, north, width, height = self.west - step, self.north + step, self.width + more, self.height + more
+        return replace(self, west=west, north=north, width=width, height=height)
+
     def offset_in(self, outer: Grid) -> tuple[int, int]:
         """(row, column) of this grid's corner in `outer`, which has the same CRS and pixel size."""
         if (self.epsg, self.resolution) != (outer.epsg, outer.resolution):
             raise ValueError(f"{self} and {outer} are on different grids")
         return (outer.north - self.north) // self.resolution, (self.west - outer.west) // self.resolution
+
+
+@dataclass(frozen=True, slots=True)
+class OwnGrid:
+    """A north-up grid of the user's own, in any coordinate system; without a size, as large as the maps need.
+
+    All lengths are in the units of the coordinate system. A grid without a size begins at multiples of its pixels.
+    """
+
+    crs: str  # "EPSG:3035", or WKT where it has no code
+    unit: str  # "m", "deg", or "" for any other
+    step_x: float  # width of a pixel
+    step_y: float  # height of a pixel
+    west: float = 0.0
+    north: float = 0.0
+    width: int = 0  # pixels
+    height: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.height, self.width
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north)."""
+        return (
+            self.west,
+            self.north - self.height * self.step_y,
+            self.west + self.width * self.step_x,
+            self.north,
+        )
+
+    @property
+    def transform(self) -> tuple[float, float, float, float, float, float]:
+        """Affine coefficients (a, b, c, d, e, f) as rasterio and STAC write them."""
+        return self.step_x, 0.0, self.west, 0.0, -self.step_y, self.north
+
+    @property
+    def code(self) -> str:
+        """The coordinate system if it has a code, "EPSG:3035"; else empty."""
+        return self.crs if re.fullmatch(r"[A-Za-z]+:\w+", self.crs) else ""
+
+    @property
+    def name(self) -> str:
+        """How the names of its maps end: "3035_100m", "4326_0p0001deg", "esri54009_1000m", "own_30m" without a code."""
+        system = self.code.replace("EPSG:", "").replace(":", "").lower() or "own"
+        sides = [f"{self.step_x:g}", f"{self.step_y:g}"]
+        return f"{system}_{'x'.join(sides[: 1 + (sides[0] != sides[1])]).replace('.', 'p')}{self.unit}"
+
+    def part(self, row: int, column: int, height: int, width: int) -> OwnGrid:
+        """Some of its pixels, cut where it ends."""
+        return replace(
+            self,
+            west=self.west + column * self.step_x,
+            north=self.north - row * self.step_y,
+            width=min(width, self.width - column),
+            height=min(height, self.height - row),
+        )
+
+    def offset_in(self, outer: OwnGrid) -> tuple[int, int]:
+        """(row, column) of this part's corner in the grid that it was cut from."""
+        row, column = (outer.north - self.north) / self.step_y, (self.west - outer.west) / self.step_x
+        return round(row), round(column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +371,11 @@ class Composite:
         """(rows, columns)."""
         return self.dn.shape[2], self.dn.shape[3]
 
+    def inner(self, margin: int) -> Composite:
+        """The composite without so many pixels on each side."""
+        rows, columns = (slice(margin, size - margin) for size in self.shape)
+        return replace(self, dn=self.dn[:, :, rows, columns], clear=self.clear[:, rows, columns])
+
 
 @dataclass(frozen=True, slots=True)
 class Labels:
@@ -345,6 +425,12 @@ EXCLUDE = "exclude"
 
 NAME = "name"
 """Request key for the place in the names of files; it changes no pixel."""
+
+GRID = "grid"
+"""Request key for the grid on which the maps are written once more; it changes no pixel of the others."""
+
+IMAGERY = "imagery"
+"""Request key for true colour and NDVI beside the maps; they change no pixel of the others."""
 
 UPDATE = "update"
 """Request key for the period of the earlier run; it decides which files accompany the maps, not the maps."""

@@ -1,9 +1,11 @@
 """Typed classes take the colour of the built-in class whose words fit best; no two are the same."""
 
 import colorsys
-from itertools import pairwise
+from itertools import combinations, pairwise
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from geomap import legends
 
@@ -47,3 +49,28 @@ def test_all_colours_differ_and_are_the_same_each_time() -> None:
     one, two = (legends.typed(",".join(names)).classes for _ in range(2))
     assert one == two
     assert len({c.colour for c in one}) == len(names) == 254
+
+
+# Machado, Oliveira and Fernandes 2009 (doi:10.1109/TVCG.2009.113), severity 1.0: matrices on linear RGB.
+BLIND = {
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+}
+XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]])
+"""Linear sRGB (IEC 61966-2-1) to XYZ of D65."""
+
+
+def seen(colour: str, matrix: list[list[float]]) -> NDArray[np.float64]:
+    """CIELAB (CIE 1976) of a colour as somebody who is colour-blind sees it."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.cbrt(XYZ @ np.clip(np.array(matrix) @ linear, 0, 1) / [0.95047, 1, 1.08883])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("kind", BLIND)
+def test_land_covers_are_told_apart_without_red_or_green(kind: str) -> None:
+    """At least 15 units of CIELAB: about 2 can just be told apart side by side, small patches need more."""
+    found = {c.name: seen(c.colour, BLIND[kind]) for c in legends.load("landcover").classes}
+    apart = {(a, b): float(np.linalg.norm(found[a] - found[b])) for a, b in combinations(found, 2)}
+    assert {pair: d for pair, d in apart.items() if d < 15} == {}

@@ -193,6 +193,8 @@ def embed(
 ) -> xr.DataArray:
     """Encode the months of every pixel into a unit vector in the space of the text embeddings.
 
+    Weights of patches take the pixels beyond the array, or outside the area, as missing; runs read a margin.
+
     Args:
         series: (month, band, y, x) from `composite` or `open_store`, or a window of it.
         weights: name or folder, or the result of `load_weights`.

@@ -46,9 +46,10 @@ def print_result(result: map.Result) -> None:
     table = Table("map", number("mean"), number("range"), title="Confidence, scores and clear months")
     for layer in result.layers:
         s = result.statistics[layer.stem]
-        if layer.kind != "classes" and s.mean is not None:
+        if layer.kind not in ("classes", "colour") and s.mean is not None:
             unit = {"percent": " %", "count": " months"}.get(layer.kind, "")
-            table.add_row(layer.stem, f"{s.mean:.1f}{unit}", f"{s.minimum:.1f} .. {s.maximum:.1f}{unit}")
+            mean, low, top = (f"{v * layer.scale:.{1 if layer.scale == 1 else 2}f}" for v in _range(s))
+            table.add_row(layer.stem, f"{mean}{unit}", f"{low} .. {top}{unit}")
     out_console.print(table)
     if result.update:
         _print_update(result, result.update)
@@ -95,7 +96,8 @@ def bound_by(seconds: Mapping[str, float]) -> str:
 def _layer_json(layer: Layer, result: map.Result) -> dict[str, Any]:
     s = result.statistics[layer.stem]
     told: dict[str, Any] = {"layer": layer.stem, "name": layer.name, "title": layer.description, "kind": layer.kind}
-    zones = rf"{re.escape(layer.name)}(_\d{{5}})?"
+    own = f"|_{re.escape(result.own)}" if result.own else ""
+    zones = rf"{re.escape(layer.name)}(_\d{{5}}{own})?"
     told["files"] = [str(path) for path in result.paths if re.fullmatch(zones, path.stem)]
     told["pixels"] = s.valid
     if layer.kind == "classes":
@@ -106,7 +108,13 @@ def _layer_json(layer: Layer, result: map.Result) -> dict[str, Any]:
         ]  # fmt: skip
     else:
         told |= {"mean": s.mean, "minimum": s.minimum, "maximum": s.maximum}
+        told |= {"scale": layer.scale} if layer.scale != 1 else {}
     return told
+
+
+def _range(s: Statistics) -> tuple[float, float, float]:
+    """Mean, minimum and maximum of a map that holds a value."""
+    return s.mean or 0.0, s.minimum or 0.0, s.maximum or 0.0
 
 
 def show_result(result: map.Result, as_json: bool) -> None:

@@ -30,6 +30,7 @@ Stored = Annotated[
     "everywhere",
     "finish",
     "points",
+    "grid",
     "outputs.report",
     "outputs.name",
 )
@@ -75,6 +76,7 @@ def label_command(
             learned,
             report,
             keys.outputs.name,
+            keys.grid.grid(),
         )
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)

@@ -111,8 +111,9 @@ def weights_convert(
 ) -> None:
     """Convert a published TimeSenCLIP checkpoint, without running code that it may carry.
 
-    The patch (1x1, 5x5, 9x9 pixels) and the sizes follow from the tensors. Without --labelled, B02 is assumed to be the
-    first band. That is a guess: published code has used other ways too. The card says what was decided, and by what.
+    The patch (1x1, 5x5, 9x9 pixels; all make maps) and the sizes follow from the tensors. Without --labelled, B02 is
+    assumed to be the first band. That is a guess: published code has used other ways too. The card says what was
+    decided, and by what.
     """
     log_to_stderr(False)
     from geomap import convert

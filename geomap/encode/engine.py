@@ -5,6 +5,10 @@ fixed shape, and the last one is padded, so a pixel's embedding depends neither 
 The months of a pixel are sorted from January to December, so it does not depend on the first month of the period
 either. DNs go to the device as uint16; scaling happens there. On a CPU every thread works on its own batches, so the
 result does not depend on the number of threads. While the caller uses one window, the next ones are being encoded.
+
+Encoders of patches get the P x P pixels around each pixel, cut for one batch at a time from the rows that hold the
+window. As in training (datasets.months.tokens_np), the pixel itself decides which months are valid. A neighbour that
+lacks a band in such a month, or lies beyond the composite, has the pixel's own values there.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from torch import Tensor
 from geomap import process
 from geomap.encode.folded import Execution
 from geomap.encode.model import EncoderConfig, PixelEncoder
-from geomap.errors import InputError, WeightsError
+from geomap.errors import InputError
 from geomap.types import Composite
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,8 @@ WINDOW_CPU = 32_768
 """Pixels planned and yielded together; for each number of valid months, one batch may be partly empty."""
 WINDOW_GPU = 64
 """Window size on a GPU, in batches."""
+SPAN = 4
+"""Most pixels from the first to the last of a window of patches, in windows: its rows are copied with those between."""
 AHEAD = 2
 """Number of windows in the queue."""
 TRIAL = 8
@@ -49,7 +55,10 @@ class _Window:
     """Pixels that are being encoded."""
 
     index: NDArray[np.intp]  # (n,) flat, ascending
-    dn: Tensor  # (T, C, n) int16, the bits of the uint16 DNs
+    dn: Tensor  # (T, C, m) int16, the bits of the uint16 DNs: those of the pixels, or the rows around their patches
+    whole: Tensor  # (T, m) bool, pixels with all bands
+    place: Tensor  # (n,) index of each pixel in m
+    offsets: Tensor  # (P^2,) from a pixel's place to those of its patch
     pattern: Tensor  # (n,) bit i: step order[i] is valid
     calendar: Tensor  # (T,) calendar month of each step
     order: Tensor  # (T,) steps by calendar month
@@ -59,13 +68,12 @@ class _Window:
 class Engine:
     """An encoder on a device, in bfloat16 if the hardware supports it, otherwise in float32.
 
-    Raises WeightsError for an encoder that takes patches, InputError for an unknown device.
+    Raises InputError for an unknown device.
     """
 
     def __init__(
         self, encoder: PixelEncoder, device: str = "auto", batch: int | None = None, dtype: torch.dtype | None = None
     ) -> None:
-        require_single_pixels(encoder)
         self.device = pick_device(device)
         self.dtype = dtype or pick_dtype(self.device)
         self.execution = Execution(encoder, self.device, self.dtype)
@@ -78,32 +86,37 @@ class Engine:
         """Embed the usable pixels.
 
         Args:
-            composite: monthly DNs of a tile.
-            usable: (y, x) pixels to embed; raises ValueError if one of them has no valid month.
+            composite: monthly DNs of a tile; for patches, also of the pixels around it, equally many on each side.
+            usable: (y, x) pixels of the tile to embed; raises ValueError if one of them has no valid month.
             months: calendar month 0..11 of each step.
 
         Yields:
             Flat indices into (y, x), ascending, and their (n, D) unit embeddings on the device, one window at a time.
         """
-        pixels = composite.dn.reshape(*composite.dn.shape[:2], -1)  # (T, C, y * x)
-        where = np.flatnonzero(usable)
         on_cpu = self.device.type == "cpu"
         size = WINDOW_CPU if on_cpu else WINDOW_GPU * self.batch
+        span = usable.size if self.execution.cfg.patch == 1 else SPAN * size
         queue: deque[tuple[_Window, list[Future[None]]]] = deque()
         with process.side_by_side(self.threads if on_cpu else 1, "encode") as pool:
-            for start in range(0, len(where), size):
-                queue.append(self._start(pool, pixels, where[start : start + size], months))
+            for index in _runs(np.flatnonzero(usable), size, span):
+                queue.append(self._start(pool, composite.dn, index, usable.shape, months))
                 if len(queue) > AHEAD:
                     yield _finish(*queue.popleft())
             while queue:
                 yield _finish(*queue.popleft())
 
     def _start(
-        self, pool: ThreadPoolExecutor, pixels: NDArray[np.uint16], index: NDArray[np.intp], months: Sequence[int]
+        self,
+        pool: ThreadPoolExecutor,
+        pixels: NDArray[np.uint16],
+        index: NDArray[np.intp],
+        shape: tuple[int, ...],
+        months: Sequence[int],
     ) -> tuple[_Window, list[Future[None]]]:
         """Collect a window's DNs and queue its batches; a batch holds pixels with the same number of valid months."""
-        dn = np.take(pixels, index, axis=2)  # (T, C, n)
-        valid = (dn != 0).all(axis=1)  # (T, n)
+        dn, place, offsets = _around(pixels, index, shape, self.execution.cfg.patch)
+        whole = (dn != 0).all(axis=1)  # (T, m)
+        valid = whole[:, place]  # (T, n)
         count = valid.sum(axis=0, dtype=np.uint8)
         if not count.all():
             raise ValueError("a usable pixel has no valid month")
@@ -115,6 +128,9 @@ class Engine:
         window = _Window(
             index,
             bits.to(self.device, non_blocking=True),
+            torch.from_numpy(whole).to(self.device),
+            torch.from_numpy(place).to(self.device),
+            torch.from_numpy(offsets).to(self.device),
             torch.from_numpy(pattern).to(self.device),
             torch.tensor(months, device=self.device),
             torch.from_numpy(order).to(self.device),
@@ -143,11 +159,14 @@ class Engine:
                 torch.cuda.empty_cache()  # does nothing on a CPU
 
     def _encode_batch(self, window: _Window, rows: NDArray[np.intp], k: int, batch: int) -> None:
-        """Encode at most `batch` pixels in the shape (batch, k, C); the last pixel is repeated to fill the batch."""
+        """Encode at most `batch` pixels in the shape (batch, k, P^2, C); the last one is repeated to fill the batch."""
         real = len(rows)
         at = torch.from_numpy(np.pad(rows, (0, batch - real), mode="edge")).to(self.device)  # (batch,)
         steps = window.order[_valid_steps(window.pattern[at], len(window.order))[:, :k]]  # (batch, k), by month
-        dn = window.dn[steps, :, at[:, None]].to(torch.int32) & 0xFFFF  # (batch, k, C)
+        own = window.place[at][:, None, None]
+        near, month = own + window.offsets, steps[..., None]  # (batch, 1, P^2), (batch, k, 1)
+        taken = torch.where(window.whole[month, near], near, own)  # (batch, k, P^2)
+        dn = window.dn[month, :, taken].to(torch.int32) & 0xFFFF  # (batch, k, P^2, C)
         window.out[at[:real]] = self.execution(dn, window.calendar[steps])[:real]
 
     def pixels_per_second(self, steps: int) -> float:
@@ -171,13 +190,43 @@ class Engine:
         return time.perf_counter() - start
 
 
-def require_single_pixels(encoder: PixelEncoder) -> None:
-    """Raise WeightsError for an encoder that takes patches."""
-    if (side := encoder.cfg.patch) != 1:
-        raise WeightsError(
-            f"these weights take patches of {side} x {side} pixels, and maps are made of single pixels; "
-            "use weights of patch 1 (geomap evaluate takes the others)"
-        )
+def _runs(where: NDArray[np.intp], most: int, span: int) -> Iterator[NDArray[np.intp]]:
+    """Ascending numbers in runs of at most `most`, which differ by less than `span`."""
+    start = 0
+    while start < len(where):
+        end = min(start + most, int(np.searchsorted(where, where[start] + span)))
+        yield where[start:end]
+        start = end
+
+
+def _around(
+    pixels: NDArray[np.uint16], index: NDArray[np.intp], shape: tuple[int, ...], patch: int
+) -> tuple[NDArray[np.uint16], NDArray[np.intp], NDArray[np.intp]]:
+    """The DNs of some pixels' patches, without a copy for each patch; 0 beyond the composite.
+
+    Args:
+        pixels: (T, C, y + 2 m, x + 2 m) DNs with a margin of m pixels.
+        index: (n,) flat indices into (y, x), ascending.
+        shape: (y, x).
+        patch: P; a patch begins P // 2 pixels before its own, as crops of the training data do.
+
+    Returns:
+        (T, C, m) DNs: single pixels, or the rows from the first to the last patch; (n,) the place of each pixel in m;
+        (P^2,) offsets from there to the pixels of its patch, in rows from the north.
+    """
+    margin, before = (pixels.shape[2] - shape[0]) // 2, patch // 2
+    lack = max(before - margin, 0)  # rows and columns of nodata to add
+    rows, columns = (at + margin + lack for at in np.divmod(index, shape[1]))
+    width = pixels.shape[3] + 2 * lack
+    if patch == 1:
+        flat = rows * width + columns
+        return np.take(pixels.reshape(*pixels.shape[:2], -1), flat, axis=2), np.arange(len(index)), np.zeros(1, np.intp)
+    first, last = rows[0] - before - lack, rows[-1] - before - lack + patch  # of the composite
+    held = pixels[:, :, max(first, 0) : last]
+    missing = max(-first, 0), max(last - pixels.shape[2], 0)
+    dn = np.pad(held, ((0, 0), (0, 0), missing, (lack, lack))).reshape(*pixels.shape[:2], -1)
+    steps = np.arange(patch) - before
+    return dn, (rows - rows[0] + before) * width + columns, np.add.outer(steps * width, steps).ravel()
 
 
 def _finish(window: _Window, jobs: list[Future[None]]) -> tuple[NDArray[np.intp], Tensor]:
@@ -224,5 +273,6 @@ def fitting_batch(cfg: EncoderConfig, device: torch.device) -> int:
     if device.type == "cpu":
         return BATCH_CPU
     free, _ = torch.cuda.mem_get_info(device)
-    pixel = 4 * (cfg.months + 1) * (8 * cfg.dim + cfg.mlp)  # bytes: about eight activations per layer, float32
+    numbers = 8 * cfg.dim + cfg.mlp + 6 * cfg.features  # about eight activations per layer; copies of the DNs
+    pixel = 4 * (cfg.months + 1) * numbers  # bytes, float32
     return int(max(16, min(BATCH_GPU, free // 2 // pixel)))

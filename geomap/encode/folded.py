@@ -6,6 +6,8 @@ float64:
 - The first layer depends on few numbers per token: the DNs and the month; for the class token on nothing, so it is the
   same for every pixel. Embedding, positions, input normalisation and projections are folded into small matrices over
   these features, and the first layer's attention works on the features. Only the clamp remains, applied to the DNs.
+  A month of a patch has too many numbers for that: it is embedded first, with the normalisation folded in, and the
+  first layer is then like the middle ones.
 - The last layer is computed only for the class token, the only one that is read. Its single query is multiplied by the
   key weights, and the weighted sum of tokens by the value weights, so no token is projected.
 - Biases that shift all scores of a query equally are left out. Output biases of attention and MLP are added by the
@@ -86,6 +88,20 @@ class _First:
 
 
 @dataclass(frozen=True, slots=True)
+class _Embedding:
+    """Features of months of patches -> tokens, for a first layer like the middle ones."""
+
+    weight: Tensor  # (F, D)
+    bias: Tensor  # (D,) the class token, whose features are zeros
+    kept: torch.dtype  # dtype of the residual
+
+    def __call__(self, u: Tensor, class_only: bool) -> tuple[Tensor, Tensor]:
+        """(N, S, F) -> tokens and residual, (N * S, D); never of the class token alone."""
+        x = torch.addmm(self.bias, u.view(-1, u.shape[2]), self.weight)
+        return x, x.to(self.kept)
+
+
+@dataclass(frozen=True, slots=True)
 class _Middle:
     """A layer over all tokens. Keys need no bias."""
 
@@ -153,16 +169,17 @@ class Execution:
         self.top = (encoder.low + encoder.high).detach().flatten().to(device, torch.float32)
         fold = _Fold(encoder, device, dtype, self.parts)
         self.one_hot = torch.eye(cfg.months, cfg.months + fold.padding, device=device, dtype=dtype)
-        self.first = fold.first()
-        self.middle = tuple(fold.middle(i) for i in range(1, cfg.depth - 1))
-        self.last = fold.last(cfg.depth - 1) if cfg.depth > 1 else None
+        whole = 1 if cfg.patch == 1 else 0  # layers that are done with the embedding
+        self.first = fold.first() if whole else fold.embedding()
+        self.middle = tuple(fold.middle(i) for i in range(whole, cfg.depth - 1))
+        self.last = fold.last(cfg.depth - 1) if cfg.depth > whole else None
         self.head_norm, self.head_weight, self.head_bias = fold.head()
 
     def __call__(self, dn: Tensor, months: Tensor) -> Tensor:
         """Embed series without gaps; the result is that of PixelEncoder with all months valid.
 
         Args:
-            dn: (N, T, C) DNs on the device, of any dtype, T >= 1.
+            dn: (N, T, C) DNs on the device, of any dtype, T >= 1; of patches (N, T, P^2, C), pixels in rows from north.
             months: (N, T) calendar month 0..11 of each step.
 
         Returns:
@@ -179,7 +196,7 @@ class Execution:
 
     def features(self, dn: Tensor, months: Tensor) -> Tensor:
         """(N, 1 + T, F) in `dtype`: clamped DNs in parts, the month as 0 and 1, padding; zeros for the class token."""
-        value = torch.clamp(dn.float(), self.low, self.top)
+        value = torch.clamp(dn.float(), self.low, self.top).flatten(2)
         high = value.to(self.dtype)
         rest = [(value - high.float()).to(self.dtype)] if self.parts == 2 else []
         return F.pad(torch.cat([high, *rest, self.one_hot[months.long()]], dim=-1), (0, 0, 1, 0))
@@ -194,6 +211,8 @@ def multiply_adds(encoder: PixelEncoder, months: int = 12) -> int:
     first = tokens * (f * h * f + 2 * s * h * f + h * f * d + f * d + mlp)
     middle = s * (4 * d * d + 2 * s * d + mlp)
     last = 4 * d * d + 2 * s * h * d + mlp
+    if cfg.patch > 1:
+        return s * (cfg.features + cfg.months) * d + (cfg.depth - 1) * middle + last + d * cfg.out
     return first + max(cfg.depth - 2, 0) * middle + (last if cfg.depth > 1 else 0) + d * cfg.out
 
 
@@ -215,8 +234,9 @@ class _Fold:
         self.scale = 1 / math.sqrt(self.cfg.dim // self.cfg.heads)
         heads = self.cfg.heads
         self.compiled = device.type == "cpu" and kernels.fits(heads, self.cfg.dim, self.cfg.mlp)
-        features = self.cfg.bands * parts + self.cfg.months
+        features = self.cfg.features * parts + self.cfg.months
         self.padding = -features % (kernels.LANES // heads) if self.compiled else 0
+        self.kept = torch.float16 if self.compiled and dtype == torch.bfloat16 else dtype  # dtype of the residual
 
     def to(self, weight: Tensor) -> Tensor:
         return weight.to(self.device, self.dtype).contiguous()
@@ -238,11 +258,20 @@ class _Fold:
         norm = self.norm(w["head.0.weight"], w["head.0.bias"])
         return norm, self.to(w["head.1.weight"].T), self.to(w["head.1.bias"])
 
+    def tokens(self) -> Tensor:
+        """(D, F): a token is cls + this @ features."""
+        w = self.weights["embed.weight"].unflatten(1, (self.cfg.bands, -1)) / self.high[:, None]  # (D, C, P^2)
+        month = self.weights["position"] + self.weights["embed.bias"] - w.sum(2) @ self.low - self.weights["cls"]
+        embed = w.transpose(1, 2).flatten(1)  # (D, P^2 * C)
+        return F.pad(torch.cat([embed] * self.parts + [month.T], dim=1), (0, self.padding))
+
+    def embedding(self) -> _Embedding:
+        bias = self.weights["cls"] + self._of(0, "self_attn.out_proj.bias")  # as a LayerNorm before the layer would add
+        weight = self.tokens()
+        return _Embedding(self.to(weight.T), self.to(bias), self.kept)
+
     def first(self) -> _First:
-        cls, embed = self.weights["cls"], self.weights["embed.weight"] / self.high  # (D,), (D, C)
-        month = self.weights["position"] + self.weights["embed.bias"] - embed @ self.low - cls  # (months, D)
-        x = torch.cat([embed] * self.parts + [month.T], dim=1)  # a token is cls + x @ features
-        x = F.pad(x, (0, self.padding))  # (D, F)
+        cls, x = self.weights["cls"], self.tokens()  # (D,), (D, F)
         q, k, v, q_bias, v_bias, out, out_bias = self._attention(0)
         heads = (self.cfg.heads, -1)  # rows of projections by head
         qx, kx, vx = ((w @ x).unflatten(0, heads) for w in (q, k, v))  # (H, D / H, F)
@@ -254,9 +283,8 @@ class _Fold:
         if by_channel:
             query, query_bias, mixed = (self.by_channel(t) for t in (query, query_bias, mixed))
         residual, constant, query, mixed = (self.to(t) for t in (x.T, constant, query.T, mixed))
-        kept = torch.float16 if self.compiled and self.dtype == torch.bfloat16 else self.dtype
         bias = self.added(query_bias)
-        return _First(self._rest(0), self.cfg.heads, residual, constant, query, mixed, bias, by_channel, kept)
+        return _First(self._rest(0), self.cfg.heads, residual, constant, query, mixed, bias, by_channel, self.kept)
 
     def middle(self, i: int) -> _Middle:
         q, k, v, q_bias, v_bias, out, out_bias = self._attention(i)

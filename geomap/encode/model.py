@@ -34,6 +34,11 @@ class EncoderConfig:
         """Values per month: bands x patch x patch."""
         return self.bands * self.patch**2
 
+    @property
+    def margin(self) -> int:
+        """Pixels of 10 m that a tile needs on each side for its patches, in whole pixels of 20 m."""
+        return (self.patch // 2 + 1) // 2 * 2
+
 
 CONFIGS = {
     "timesenclip": EncoderConfig(),

@@ -138,7 +138,7 @@ def periods(job: MapJob, day: date) -> tuple[Period, ...]:
 
 def request(job: MapJob, period: Period) -> Request:
     """What a job asks for in a period. Raises WeightsError if the weights are not those that the job pins."""
-    made = request_of(job.keys, job.area, period, job.legends)
+    made = request_of(job.keys, job.area, period, job.legends, folder=job.path.parent)
     return replace(
         made,
         stac=_catalogue(job),

@@ -4,7 +4,8 @@ A class's vector starts at its prompt's. Labelled pixels move it, and a penalty 
 so a class without points stays as its words have it. From SERIES_FROM points on, the monthly series join the
 embeddings. The features are centred and scaled by the points, so that few penalties serve places where the words are
 right and places where they are wrong. Of few points, how often the words are right for them tells how strong it is; of
-more, cross-validation, in which pixels of one group are never parted.
+more, cross-validation, in which pixels of one group are never parted. Where it shows no gain, good words are kept. A
+point counts the less the more points its class has (`regression.balanced`), so that rare classes are not lost.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap import process
-from geomap.label.regression import Design, Floats, fit, log_loss, log_softmax, parted, temperature
+from geomap.label.regression import Design, Floats, balanced, fit, log_loss, log_softmax, parted, temperature
 from geomap.rowwise import blocks
 
 SERIES_FROM: Final = 20
@@ -41,6 +42,12 @@ CHOOSING: Final = 50
 
 BY_WORDS: Final = ((0.8, 3.0), (0.5, 1.0), (0.0, 0.3))
 """(least share of the points for which the words are right, penalty), for fewer points. Chosen at the same places."""
+
+TRUSTED: Final = 0.5
+"""Least share of SERIES_FROM or more points for which kept words must be right, if cross-validation shows no gain.
+
+Where they are wrong for most, points help even if it cannot show that yet; of fewer points it tells nothing.
+"""
 
 SCALED: Final = 50
 """Fewest points that can change the scale of the logits, which is that of the confidence: fewer do not tell."""
@@ -220,15 +227,20 @@ def _learn(examples: Examples, prompts: NDArray[np.float32], logit_scale: float)
 def _validate(examples: Examples, prior: Floats, fold: NDArray[np.intp]) -> Validated:
     """The penalty of the least log loss on points whose group was not learned from, and the answers with it.
 
-    Where all points are one group nothing can be tested, and the prompts are kept.
+    The words alone are among the choices where they are right for TRUSTED of the points. Where all points are one
+    group nothing can be tested, and the prompts are kept.
     """
     n = len(fold)
     if fold.max() == 0:
         return Validated(fold, Strengths(math.inf, 1.0), np.exp(log_softmax(prior)), log_loss(prior, examples.classes))
     rows = Design.of(_Features.of(examples).rows(examples), COARSE).rows
-    penalties = PENALTIES if n >= CHOOSING else (_penalty((prior.argmax(axis=1) == examples.classes).mean()),)
+    right = (prior.argmax(axis=1) == examples.classes).mean()
+    penalties = PENALTIES if n >= CHOOSING else (_penalty(right),)
     tried = _held_out(rows, examples.classes, prior, fold, penalties)
-    losses = [log_loss(logits, examples.classes) for logits in tried]
+    if n >= SERIES_FROM and right >= TRUSTED:
+        penalties, tried = (*penalties, math.inf), [*tried, prior]
+    share = balanced(examples.classes)
+    losses = [log_loss(logits, examples.classes, share) for logits in tried]
     best = int(np.argmin(losses))
     scale = temperature(tried[best], examples.classes, SCALES) if n >= SCALED else 1.0
     logits = scale * tried[best]
@@ -245,11 +257,11 @@ def _held_out(
     rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalties: tuple[float, ...]
 ) -> list[Floats]:
     """(n, K) logits of every point by fits without its fold, for each penalty, from the strongest on."""
-    found = [np.empty_like(prior) for _ in penalties]
+    found, share = [np.empty_like(prior) for _ in penalties], balanced(classes)
     for f in range(fold.max() + 1):
         out, start = fold == f, None
         for logits, penalty in zip(found, penalties, strict=True):
-            start = fit(rows[~out], classes[~out], prior[~out], penalty, start)
+            start = fit(rows[~out], classes[~out], prior[~out], penalty, start, share[~out])
             logits[out] = prior[out] + rows[out] @ start
     return found
 
@@ -310,7 +322,7 @@ def _head(examples: Examples, prompts: NDArray[np.float32], logit_scale: float, 
         return features.head(vectors, np.zeros((rows.shape[1], len(vectors))), chosen.scale, examples.months)
     design = Design.of(rows)
     prior = examples.embeddings.astype(np.float64) @ vectors.T
-    moved = design.axes @ fit(design.rows, examples.classes, prior, chosen.penalty)
+    moved = design.axes @ fit(design.rows, examples.classes, prior, chosen.penalty, share=balanced(examples.classes))
     return features.head(vectors, moved, chosen.scale, examples.months)
 
 
@@ -346,6 +358,11 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
         )
     own, words = (p.argmax(axis=1) == examples.classes for p in (best.probability, zero))
     says = f"in cross-validation {own.mean():.0%} of {n} points are right, {words.mean():.0%} by the words alone."
+    if math.isinf(best.strengths.penalty):
+        return False, (
+            f"in cross-validation {n} points did not beat the words alone, right for {words.mean():.0%}: the classes "
+            "stay as their words have them; give more points, in other places."
+        )
     gained, lost = int((own & ~words).sum()), int((words & ~own).sum())
     if len(found) < 2:
         return True, f"{says} All are of one class: points of others are wanted."

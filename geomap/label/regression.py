@@ -44,8 +44,10 @@ class Design:
         return cls((x @ axes).numpy(), axes.numpy())
 
 
-def fit(rows: Floats, classes: Ints, prior: Floats, penalty: float, start: Floats | None = None) -> Floats:
-    """(r, K) weights W that minimise  sum of cross-entropies of prior + rows @ W  +  penalty * |W|^2.
+def fit(
+    rows: Floats, classes: Ints, prior: Floats, penalty: float, start: Floats | None = None, share: Floats | None = None
+) -> Floats:
+    """(r, K) weights W that minimise  sum of share * cross-entropy of prior + rows @ W  +  penalty * |W|^2.
 
     Args:
         rows: (n, r).
@@ -53,19 +55,21 @@ def fit(rows: Floats, classes: Ints, prior: Floats, penalty: float, start: Float
         prior: (n, K) logits without the rows.
         penalty: above 0.
         start: (r, K) weights to begin at.
+        share: (n,) how much each point counts; all 1 if not given.
 
     L-BFGS (Liu and Nocedal 1989) on weights times the root of a bound of their curvature: at most half of the rows'
     squares (Boehning 1992, for a softmax), and the penalty's own.
     """
-    stretch = 1 / np.sqrt(0.5 * (rows**2).sum(0) + 2 * penalty)[:, None]  # (r, 1)
+    counts = np.ones((len(rows), 1)) if share is None else share[:, None]
+    stretch = 1 / np.sqrt(0.5 * (counts * rows**2).sum(0) + 2 * penalty)[:, None]  # (r, 1)
     scaled, base, y = torch.from_numpy(rows * stretch.T), torch.from_numpy(prior), torch.from_numpy(classes)[:, None]
-    shrink = torch.from_numpy(penalty * stretch**2)
+    shrink, count = torch.from_numpy(penalty * stretch**2), torch.from_numpy(counts)
 
     def loss(flat: Floats) -> tuple[float, Floats]:
         v = torch.from_numpy(flat).view(-1, prior.shape[1])
         logp = torch.addmm(base, scaled, v).log_softmax(1)
-        value = (shrink * v * v).sum() - logp.gather(1, y).sum()
-        slope = logp.exp_().scatter_add_(1, y, torch.full(y.shape, -1.0, dtype=torch.float64))
+        value = (shrink * v * v).sum() - (count * logp.gather(1, y)).sum()
+        slope = logp.exp_().scatter_add_(1, y, torch.full(y.shape, -1.0, dtype=torch.float64)).mul_(count)
         return value.item(), (scaled.T @ slope + 2 * shrink * v).numpy().ravel()
 
     first = np.zeros((rows.shape[1], prior.shape[1])) if start is None else start / stretch
@@ -83,9 +87,19 @@ def log_softmax(logits: Floats) -> Floats:
     return found
 
 
-def log_loss(logits: Floats, classes: Ints) -> float:
-    """Mean cross-entropy of (n, K) logits."""
-    return float(-log_softmax(logits)[np.arange(len(classes)), classes].mean())
+def log_loss(logits: Floats, classes: Ints, share: Floats | None = None) -> float:
+    """Mean cross-entropy of (n, K) logits, of points that count by their `share` (n,)."""
+    return float(-np.average(log_softmax(logits)[np.arange(len(classes)), classes], weights=share))
+
+
+def balanced(classes: Ints) -> Floats:
+    """(n,) how much each point counts, 1 on the mean: by one over the root of how many points its class has.
+
+    Between no weights, by which rare classes are lost, and equal classes, by which one point can outweigh fifty.
+    """
+    share = 1 / np.sqrt(np.bincount(classes)[classes])
+    found: Floats = share / share.mean()
+    return found
 
 
 def temperature(logits: Floats, classes: Ints, scales: Floats) -> float:

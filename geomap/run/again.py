@@ -20,7 +20,7 @@ from geomap.run.lesson import lesson_of
 from geomap.run.record import Record, read_record
 from geomap.run.request import Earlier, Request
 from geomap.sources.hrefs import redact
-from geomap.types import Finish, Period
+from geomap.types import Finish, OwnGrid, Period
 
 if TYPE_CHECKING:
     from geomap.run.relabel import LabelRequest
@@ -62,7 +62,7 @@ def _word(name: str, value: Any) -> Any:
         return source(value)
     if isinstance(value, Earlier):
         return str(value.period)
-    if isinstance(value, Mask | Finish):
+    if isinstance(value, Mask | Finish | OwnGrid):
         return asdict(value)
     if isinstance(value, Path) or name in _OPTIONS:
         return Path(value).name

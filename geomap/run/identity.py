@@ -28,7 +28,7 @@ from geomap.run.request import Request
 from geomap.run.tile_file import Task
 from geomap.sources.hrefs import redact
 from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
-from geomap.types import EXCLUDE, NAME, UPDATE, Finish, Grid, Period, Scene
+from geomap.types import EXCLUDE, GRID, IMAGERY, NAME, UPDATE, Finish, Grid, Period, Scene
 
 SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds", EXCLUDE})
 """Keys of a request's identity that decide only which scenes are found."""
@@ -44,7 +44,7 @@ def tasks(prepared: Prepared, scenes: Sequence[Scene]) -> tuple[Task, ...]:
     of_scene = {scene.id: _scene(scene) for scene in scenes}
     made = []
     for tile in prepared.tiles:
-        near = tuple(over(scenes, tile.grid))
+        near = tuple(over(scenes, tile.grid.grown(prepared.margin)))
         decides = [shared, dataclasses.astuple(tile.grid), sorted(of_scene[scene.id] for scene in near)]
         made.append(Task(tile, near, _digest(decides)))
     return tuple(made)
@@ -65,7 +65,7 @@ def month_keys(near: Sequence[Scene], tile: Grid, period: Period) -> tuple[str, 
 
 def _shared(prepared: Prepared) -> Mapping[str, Any]:
     """The inputs that all tiles have in common."""
-    asked = {key: value for key, value in identity_of(prepared).items() if key not in SEARCH | {UPDATE, NAME}}
+    asked = {key: value for key, value in identity_of(prepared).items() if key not in SEARCH | {UPDATE, NAME, GRID}}
     return {"request": asked, "vectors": prepared.vectors, "torch": version("torch")}
 
 
@@ -100,6 +100,8 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
         **({"save": kinds} if (kinds := saved_kinds(r)) else {}),
         **({UPDATE: str(r.update.period)} if r.update else {}),
         **({NAME: r.name} if r.name else {}),
+        **({GRID: asdict(r.grid)} if r.grid else {}),
+        **({IMAGERY: {"true_colour": r.true_colour, "ndvi": r.ndvi}} if r.true_colour or r.ndvi else {}),
         **told(prepared.lesson, prepared.known, _sha256(r.area.geometry.wkb), str(r.period)),
     }
 

@@ -60,6 +60,15 @@ class ClassScore:
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """Pixels of similar confidence in cross-validation: how sure, and how often right."""
+
+    pixels: int
+    confidence: float  # mean, 0..1
+    right: float  # share of the pixels
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """How the classes did in cross-validation, whose folds never part a field or cell."""
 
@@ -69,6 +78,7 @@ class Scores:
     accuracy: Mapping[str, float]  # method -> share of pixels, 0..1: learned, zero-shot, forest
     macro_f1: Mapping[str, float]  # method -> mean F1 of the classes that have points
     calibration: float | None  # expected calibration error, 0..1
+    reliability: tuple[Trust, ...] = ()  # by confidence, low to high: metrics.reliability without its empty bins
 
 
 @dataclass(frozen=True, slots=True)

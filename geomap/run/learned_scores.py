@@ -12,7 +12,7 @@ from geomap.evaluate import metrics
 from geomap.evaluate.baselines import forest
 from geomap.label.learn import Examples, Learned
 from geomap.legends import Legend
-from geomap.run.learned import ClassScore, Scores
+from geomap.run.learned import ClassScore, Scores, Trust
 
 TREES: Final = 100
 """Trees of the forest beside: a third of benchmarks/points.py, for a fraction of a second."""
@@ -36,14 +36,19 @@ def scores(made: Learned, examples: Examples, legend: Legend) -> Scores | None:
     rows = range(len(legend.classes))
     tables = {name: metrics.confusion(truth, predicted, rows) for name, predicted in found.items()}
     own = tables[LEARNED]
-    right = found[LEARNED] == truth
+    trust = metrics.reliability(probability.max(axis=1), found[LEARNED] == truth)
     return Scores(
         folds=int(fold.max()) + 1,
         classes=tuple(_class(c.name, own, i) for i, c in enumerate(legend.classes) if own[i].any() or own[:, i].any()),
         confusion=tuple(tuple(int(n) for n in row) for row in own),
         accuracy={name: _rounded(metrics.accuracy(truth, predicted)) for name, predicted in found.items()},
         macro_f1={name: _rounded(metrics.macro_f1(table)) for name, table in tables.items()},
-        calibration=_rounded(metrics.reliability(probability.max(axis=1), right).error),
+        calibration=_rounded(trust.error),
+        reliability=tuple(
+            Trust(int(n), _rounded(sure), _rounded(right))
+            for n, sure, right in zip(trust.count, trust.confidence, trust.accuracy, strict=True)
+            if n
+        ),
     )
 
 

@@ -23,7 +23,7 @@ from geomap import files, grid, pipeline
 from geomap.catalog import offset_check
 from geomap.catalog.search import Found
 from geomap.label.classify import Question
-from geomap.run import check, edges, publish, stores, update
+from geomap.run import check, edges, imagery, publish, stores, update
 from geomap.run import log as runlog
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
@@ -87,6 +87,7 @@ class Result:
     update: Update | None = None  # what was reused from an earlier run
     account: Account | None = None  # what became of the scenes; None if none were searched
     mapped: Mapped | None = None  # how much of the area; None of runs of earlier versions
+    own: str = ""  # how the names of the maps on a grid of the user's own end; empty without one
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +174,17 @@ def map_area(
             taught = _taught(prepared, run, ready, progress)
             edges.mend(run, ready, taught.questions, prepared.within, request.finish.smooth, progress)
             merged = publish.merged(prepared.product, run, ready, progress)
-            derived = {**merged, **update.changes(prepared, run, merged)}
+            shown, views = imagery.resolved(prepared.product.layers, request, prepared.tiles, run, ready)
+            derived = {**merged, **update.changes(prepared, run, merged), **views}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
             beside = partial(_write_beside, prepared, taught.files)
-            product = replace(prepared.product, places=taught.places)
+            before = update.areas_before(request.update)
+            product = replace(prepared.product, places=taught.places, layers=shown, before=before)
             maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
-            return result(prepared.product, run, maps, resumed, seconds)
+            return result(product, run, maps, resumed, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +256,9 @@ def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progre
     teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, asked.min_confidence, base)
     questions = in_store(prepared.questions, prepared.codec, teaching)
     for done, tile in enumerate(tiles, start=1):
-        run.mend(tile, label_stored(kept, series, questions, prepared.within, tile, asked.finish.smooth))
+        seen = {layer.stem: run.load(tile, layer.stem) for layer in prepared.imagery}
+        made = label_stored(kept, series, questions, prepared.within, tile, asked.finish.smooth)
+        run.mend(tile, {**made, **seen})
         progress("learn", done, len(tiles))
     return _Taught(questions, teaching.places, teaching.files)
 
@@ -290,7 +295,7 @@ def _unmark_damaged(prepared: Prepared, run: RunDirectory) -> RunDirectory:
 
 def _pending(prepared: Prepared, run: RunDirectory, all_tasks: Sequence[Task], retry: bool) -> list[Task]:
     """The tiles that are not finished, without the quarantined ones unless `retry` is set."""
-    stems = [layer.stem for layer in prepared.layers]
+    stems = [layer.stem for layer in (*prepared.layers, *prepared.imagery)]
     left = {} if retry else {name: q.fingerprint for name, q in run.quarantined().items()}
     return [task for task in all_tasks if left.get(task.tile.name) != task.fingerprint and not run.has(task, stems)]
 
@@ -333,4 +338,5 @@ def result(product: Product, run: RunDirectory, maps: Maps, resumed: int, second
         update=maps.update,
         account=maps.account,
         mapped=maps.mapped,
+        own=product.own.name if product.own else "",
     )

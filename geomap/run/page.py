@@ -11,14 +11,15 @@ from geomap import grid, legends
 from geomap.encode.card import Card
 from geomap.legends import Legend
 from geomap.lonlat import Box
-from geomap.run import pictures
+from geomap.run import imagery, pictures
 from geomap.run.account import GAVE, summary
+from geomap.run.learned import read_learned
 from geomap.run.prepare import Product
 from geomap.run.record import FILE, Record, UsedScene
 from geomap.run.words import command
 from geomap.store.store import Store
 from geomap.write.picture import write_picture
-from geomap.write.report import Extras, write_report, zones_of
+from geomap.write.report import Extras, Picture, write_report, zones_of
 from geomap.write.stac import MapFile
 
 HONEST: Final = (
@@ -68,8 +69,16 @@ def write_page(
         tiles = [tile for tile in product.tiles if tile.name not in record.quarantined]
         seen = pictures.of_composites(composites, tiles, zones_of(maps))
     told = {**facts(staging, maps, product, record), "sky": list(seen.sky)}
-    extras = Extras(seen.pictures, seen.curves, told, product.places, product.taught or "")
+    pictured = (*seen.pictures, *_imagery(maps, seen))
+    extras = Extras(pictured, seen.curves, told, product.places, product.taught or "")
     write_report(staging, maps, record.maps, title(product), product.period.month_names, extras)
+
+
+def _imagery(maps: Sequence[MapFile], seen: pictures.Seen) -> list[Picture]:
+    """The maps in true colour as pictures of the page, but for months that it shows already."""
+    zones, shown = zones_of(maps), {(p.epsg, p.month) for p in seen.pictures}
+    found = [(m, imagery.month_of(m.layer)) for m in maps if m.layer.kind == "colour"]
+    return [pictures.of_map(m, zones[m.grid.epsg], month) for m, month in found if (m.grid.epsg, month) not in shown]
 
 
 def write_pictures(maps: Sequence[MapFile], product: Product, record: Record) -> list[Path]:
@@ -99,6 +108,8 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "honest": HONEST,
         "estimated": ESTIMATED,
         "validation": validations(product),
+        "trust": _trust(directory),
+        "before": product.before,
         "limits": list(product.card.limits) if product.card else [],
         "cite": cite(product),
         "account": summary(record.account) if record.account else "",
@@ -112,6 +123,16 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "software": [list(entry) for entry in record.software.items()],
         "files": _files(directory),
     }
+
+
+def _trust(directory: Path) -> dict[str, Any] | None:
+    """How often what was learned from points was right, by its confidence, as JSON; None if none was scored."""
+    record = read_learned(directory)
+    if record is None or record.scores is None or not record.scores.reliability:
+        return None
+    scores = record.scores
+    bins = [[trust.pixels, trust.confidence, trust.right] for trust in scores.reliability]
+    return {"title": record.legend["title"], "folds": scores.folds, "error": scores.calibration, "bins": bins}
 
 
 def place(maps: Sequence[MapFile], record: Record) -> str:

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.enums import Resampling
 
 from geomap.sentinel2 import BANDS
 from geomap.store.store import Store
 from geomap.types import Grid, Period, Tile
 from geomap.write.report import Curves, Picture, Zone
+from geomap.write.stac import MapFile
 
 COLOURS: Final = ("B04", "B03", "B02")
 RED, NIR = BANDS.index("B04"), BANDS.index("B08")
@@ -86,11 +89,21 @@ def clearest(period: Period, sky: Sequence[float], season: Sequence[int], south:
     return max(found, key=lambda i: (sky[i], -i), default=None)
 
 
+def stretched(dn: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """(3, y, x) 1..255 of (3, y, x) DNs of red, green and blue; 0 where a band is 0. The same for every place."""
+    light = np.clip((dn.astype(np.float32) - DARK) / (BRIGHT - DARK), 0, 1) ** np.float32(1 / GAMMA)
+    return np.where((dn == 0).any(axis=0), 0, np.maximum(np.round(255 * light), 1)).astype(np.uint8)
+
+
 def colour(dn: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """(y, x, 3) bytes of (3, y, x) DNs of red, green and blue; NO_DATA where a band is 0."""
-    light = np.clip((dn.astype(np.float32) - DARK) / (BRIGHT - DARK), 0, 1) ** np.float32(1 / GAMMA)
-    made = np.round(255 * light).astype(np.uint8).transpose(1, 2, 0)
-    made[(dn == 0).any(axis=0)] = NO_DATA
+    return _on_paper(stretched(dn))
+
+
+def _on_paper(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(y, x, 3) of (3, y, x), with NO_DATA where there is none."""
+    made = rgb.transpose(1, 2, 0).copy()
+    made[(rgb == 0).all(axis=0)] = NO_DATA
     return made
 
 
@@ -109,10 +122,21 @@ def _picture(kept: Store, tiles: Sequence[Tile], zone: Zone, month: int) -> Pict
     for tile, source, target in _parts(tiles, zone, 1):
         dn = np.stack([kept.read("composite", tile.grid, tile, (month, band))[source] for band in bands])
         made[target] = colour(dn)
+    return _as_picture(made, zone.epsg, kept.period.month_names[month])
+
+
+def _as_picture(rgb: NDArray[np.uint8], epsg: int, month: str) -> Picture:
+    """A picture of (y, x, 3) bytes in true colour."""
     file = io.BytesIO()
-    Image.fromarray(made).save(file, "JPEG", quality=QUALITY)
-    name = kept.period.month_names[month]
-    return Picture(f"true_colour_{name.replace('-', '_')}", "True colour", name, zone.epsg, file.getvalue())
+    Image.fromarray(rgb).save(file, "JPEG", quality=QUALITY)
+    return Picture(f"true_colour_{month.replace('-', '_')}", "True colour", month, epsg, file.getvalue())
+
+
+def of_map(m: MapFile, zone: Zone, month: str) -> Picture:
+    """The picture of a finished map in true colour, by the middle pixel of every block of the page's pixels."""
+    with rasterio.open(m.path.absolute(), driver="GTiff") as source:
+        rgb = source.read(out_shape=(3, zone.height, zone.width), resampling=Resampling.nearest)
+    return _as_picture(_on_paper(rgb), zone.epsg, month)
 
 
 def _curves(kept: Store, tiles: Sequence[Tile], zone: Zone) -> Curves:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from geomap.catalog.search import Found, search
 from geomap.encode import weights
 from geomap.encode.card import Card
 from geomap.encode.directions import directions
-from geomap.encode.engine import pick_device, pick_dtype, require_single_pixels
+from geomap.encode.engine import pick_device, pick_dtype
 from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
 from geomap.label import choose
@@ -27,6 +28,7 @@ from geomap.label.learn import SERIES_FROM
 from geomap.legends import Legend, restriction
 from geomap.points import PointsFile
 from geomap.run.again import words_of
+from geomap.run.imagery import imagery_layers
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
 from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends
@@ -34,8 +36,9 @@ from geomap.run.request import Request, Restriction
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
-from geomap.types import PLAIN, Finish, Grid, Period, Progress, Scene, Tile
+from geomap.types import PLAIN, Finish, Grid, OwnGrid, Period, Progress, Scene, Tile
 from geomap.write.layer import Layer, change_layers, layers_of, place_of, require_distinct
+from geomap.write.own_grid import placed
 
 PIXELS_PER_KM2 = 10_000
 
@@ -59,6 +62,8 @@ class Product:
     report: bool = True  # write the report page
     taught: str | None = None  # the legend that was learned from points
     places: tuple[Mapping[str, Any], ...] = ()  # where more of these would help most
+    own: OwnGrid | None = None  # the maps are written once more on this grid, which has a size
+    before: Mapping[str, Any] | None = None  # the areas of an earlier run, for the page: update.areas_before
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +83,13 @@ class Prepared:
     told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
     lesson: Lesson | None = None  # the points that teach the first legend, once all tiles are made
     known: Loaded | None = None  # what another run learned from points
+    own: OwnGrid | None = None  # the grid of the user's own, with its size
+    imagery: tuple[Layer, ...] = ()  # true colour and NDVI
+
+    @property
+    def margin(self) -> int:
+        """Pixels around each tile that are read for the patches of its own; 0 for weights of single pixels."""
+        return self.weights.encoder.cfg.margin
 
     @property
     def product(self) -> Product:
@@ -85,7 +97,7 @@ class Prepared:
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
         taught = taught_legend(self.lesson, self.known)
         card = self.weights.card
-        maps = (*self.layers, *self.changes)
+        maps = (*self.layers, *self.changes, *self.imagery)
         of, asked = self.request.period, self.request
         return Product(
             self.tiles,
@@ -100,6 +112,7 @@ class Prepared:
             card,
             report=asked.report,
             taught=taught,
+            own=self.own,
         )
 
     @property
@@ -127,7 +140,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     if request.update and request.points:
         raise InputError("--points does not go with --update-from; give what an earlier run learned as --learned")
     loaded = weights.load_weights(request.weights)
-    require_single_pixels(loaded.encoder)
+    _require_around(request, loaded.encoder.cfg.patch)
     source = (
         None
         if request.points is None
@@ -144,7 +157,9 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
     place = place_of(request.name, request.period)
     layers = layers_of([q.legend for q in questions], request.min_confidence, extras, place)
     changes = change_layers(layers, request.update.period) if request.update else ()
-    require_distinct((*layers, *changes))
+    seen = imagery_layers(request, place)
+    target = own_grid(request.grid, tiles, (*layers, *changes, *seen))
+    require_distinct((*layers, *changes, *seen))
     if request.composites is not None:
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
     if lesson is not None:
@@ -166,7 +181,22 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         {"command": "map", **words_of(request), "weights": loaded.card.name, "device": device.type},
         lesson,
         known,
+        target,
+        seen,
     )
+
+
+def own_grid(asked: OwnGrid | None, tiles: Sequence[Tile], layers: Sequence[Layer]) -> OwnGrid | None:
+    """The grid that was asked for, with its size around the tiles.
+
+    Raises InputError if it does not touch them, LegendError if its maps would have the name of others.
+    """
+    if asked is None:
+        return None
+    stems = {layer.stem for layer in layers}
+    if taken := sorted(stem for stem in stems if f"{stem}_{asked.name}" in stems):
+        raise LegendError(f"two maps would be called {taken[0]}_{asked.name}.tif; rename one of the legends")
+    return placed(asked, [grid.mosaic_grid(tuple(found)) for found in grid.by_zone(tiles)])
 
 
 SAMPLE: Final = 4096
@@ -175,15 +205,25 @@ SAMPLE: Final = 4096
 
 def codec_of(encoder: PixelEncoder) -> Codec:
     """The coordinates in which an encoder's embeddings are stored; they depend only on its weights."""
-    return Codec.along(directions(encoder, SIZE, simulated_sample))
+    return Codec.along(directions(encoder, SIZE, partial(simulated_sample, encoder.cfg.patch)))
 
 
-def simulated_sample() -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
-    """(N, T, C) DNs and (N, T) validity of SAMPLE simulated series, the same for every encoder."""
+def simulated_sample(patch: int = 1) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """(N, T, C * patch^2) DNs and (N, T) validity of SAMPLE simulated series, each the same over its whole patch."""
     from geomap.simulate.series import simulate
 
     series = simulate(np.random.default_rng(0), SAMPLE)
-    return series.dn, series.valid
+    return series.dn.repeat(patch**2, axis=-1), series.valid  # band-major
+
+
+def _require_around(request: Request, patch: int) -> None:
+    """Raise InputError for patches of saved composites: these end at the edges of the area."""
+    option = "--from-composites" if request.composites else "--update-from" if request.update else None
+    if patch > 1 and option:
+        raise InputError(
+            f"these weights take patches of {patch} x {patch} pixels, which reach beyond the composites that a run "
+            f"saves; map from the scenes, without {option}, or with weights of single pixels"
+        )
 
 
 def _covering(path: Path, tiles: Sequence[Tile], period: Period) -> Path:
@@ -290,7 +330,9 @@ def months_expected(period: Period, scenes: Sequence[Scene], clear: Mapping[str,
 def disk_space(prepared: Prepared) -> int:
     """Most bytes on disk that a run takes: the largest layer while it is written, every map and every store."""
     largest = sum(t.grid.width * t.grid.height for t in prepared.tiles)
-    itemsizes = [np.dtype(layer.dtype).itemsize for layer in prepared.product.layers]
+    if prepared.own is not None:
+        largest += prepared.own.width * prepared.own.height
+    itemsizes = [np.dtype(layer.dtype).itemsize * (len(layer.bands) or 1) for layer in prepared.product.layers]
     composite = prepared.request.period.months * (2 * len(BANDS) + 1) if prepared.request.save_composites else 0
     code = prepared.codec.size + 1 if prepared.codec else 0
     return largest * (2 * sum(itemsizes) + 2 * max(itemsizes) + composite + code)

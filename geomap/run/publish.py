@@ -41,7 +41,8 @@ from geomap.write.areas import write_areas
 from geomap.write.cog import write_map
 from geomap.write.layer import Layer, Statistics, file_stem, months_of
 from geomap.write.qgis import Shown, definition
-from geomap.write.stac import MapFile, write_stac
+from geomap.write.regrid import own_path, write_own
+from geomap.write.stac import MapFile, OwnMap, write_stac
 
 Derived: TypeAlias = Mapping[str, Callable[[Tile], NDArray[Any]]]
 """Layer stem -> function that computes a tile's pixels from other layers."""
@@ -103,14 +104,15 @@ def publish_maps(
     if product.finish.vector:
         _write_vectors(own, progress)
     vrt.write_vrts(staging, maps, statistics)
-    _write_group(staging, maps, product, statistics)
+    owned = _write_own(staging, maps, product, statistics, progress)
+    _write_group(staging, maps, owned, product, statistics)
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
     recorded = replace(_recorded(product, run, tasks, asked, missing, abouts), maps=statistics)
     least = asked.get("min_clear_months")
     seen = account.mapped((a.seen for a in abouts.values()), not_made, product.period, least, recorded.account)
     recorded = replace(recorded, mapped=seen)
     pictures = page.write_pictures(maps, product, recorded) if product.report else []
-    _write_stac(staging, maps, product, recorded, _used(tasks, recorded), pictures)
+    _write_stac(staging, maps, owned, product, recorded, _used(tasks, recorded), pictures)
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
     stores.link(run.stores, staging, missing)
@@ -184,7 +186,11 @@ def _recorded(
 
 
 def _write_group(
-    staging: Path, maps: Sequence[MapFile], product: Product, statistics: Mapping[str, Statistics]
+    staging: Path,
+    maps: Sequence[MapFile],
+    owned: Sequence[OwnMap],
+    product: Product,
+    statistics: Mapping[str, Statistics],
 ) -> None:
     """Write the layer definition that opens all maps in QGIS: `maps.qlr`, or `<place>.qlr` if the maps have a name."""
     of: dict[str, MapFile] = {}  # by layer: its map, or the largest of its zones, which its virtual raster begins with
@@ -195,7 +201,11 @@ def _write_group(
     for layer in product.layers:
         m = of[layer.stem]
         file = f"{layer.name}.vrt" if several else m.path.name
-        shown.append(Shown(file, layer, m.grid.epsg, statistics[layer.stem].counts))
+        shown.append(Shown(file, layer, m.grid.crs, statistics[layer.stem].counts))
+    shown += [
+        Shown(one.path.name, one.layer, one.grid.code, statistics[one.layer.stem].counts, one.grid.name)
+        for one in owned
+    ]
     place = product.layers[0].place
     title = place.replace("_", " ") or f"geomap {months_of(product.period)}"
     files.write_bytes(staging / f"{place or 'maps'}.qlr", definition(title, shown))
@@ -214,6 +224,7 @@ def _used(tasks: Sequence[Task], recorded: Record) -> dict[int, list[Scene]]:
 def _write_stac(
     staging: Path,
     maps: Sequence[MapFile],
+    owned: Sequence[OwnMap],
     product: Product,
     recorded: Record,
     scenes: Mapping[int, Sequence[Scene]],
@@ -235,12 +246,14 @@ def _write_stac(
         },
         scenes=scenes,
         pictures=pictures,
+        own=owned,
     )
 
 
 def _maps(product: Product, directory: Path, recorded: Record) -> Maps:
-    paths = tuple(m.path for m in _files(product, directory))
-    return Maps(paths, recorded.maps, _missed(recorded), recorded.update, recorded.account, recorded.mapped)
+    paths = [m.path for m in _files(product, directory)]
+    paths += [own_path(directory, layer, product.own) for layer in product.layers] if product.own else []
+    return Maps(tuple(paths), recorded.maps, _missed(recorded), recorded.update, recorded.account, recorded.mapped)
 
 
 def _missed(recorded: Record) -> int:
@@ -275,6 +288,30 @@ def _write_maps(
     finally:
         pool.shutdown(cancel_futures=True)
     return {stem: merge(parts) for stem, parts in statistics.items()}
+
+
+def _write_own(
+    staging: Path,
+    maps: Sequence[MapFile],
+    product: Product,
+    statistics: Mapping[str, Statistics],
+    progress: Progress,
+) -> list[OwnMap]:
+    """Write the maps of every layer once more on the grid that was asked for, several at a time; none without one."""
+    if product.own is None:
+        return []
+    own, tags = product.own, _tags(product)
+
+    def written(layer: Layer) -> OwnMap:
+        members = [m for m in maps if m.layer.stem == layer.stem]
+        return write_own(staging, members, own, statistics[layer.stem], tags)
+
+    owned: list[OwnMap] = []
+    with ThreadPoolExecutor(min(WRITERS, os.cpu_count() or 1), "regrid") as pool:
+        for one in pool.map(written, product.layers):
+            owned.append(one)
+            progress("regrid", len(owned), len(product.layers))
+    return owned
 
 
 def _write_vectors(maps: Sequence[MapFile], progress: Progress) -> None:

@@ -24,7 +24,7 @@ from geomap.run.account import Account, Fate, Mapped
 from geomap.run.directory import read_begun
 from geomap.run.tile_file import Reused
 from geomap.sentinel2 import BANDS
-from geomap.types import NAME, UPDATE, Dark, LeftOut, Missed, Period, Scene
+from geomap.types import GRID, NAME, UPDATE, Dark, LeftOut, Missed, OwnGrid, Period, Scene
 from geomap.write.layer import Statistics, place_of
 
 FILE: Final = "run.json"
@@ -188,6 +188,11 @@ def read_record(directory: Path) -> Record:
 def place_in(request: Mapping[str, Any]) -> str:
     """How the names of a run's files begin, from its identity in run.json; empty without a name."""
     return place_of(request[NAME], Period.parse(request["period"])) if request.get(NAME) else ""
+
+
+def own_name(request: Mapping[str, Any]) -> str:
+    """How the names of the maps on a grid of the user's own end, from a request in run.json; empty without one."""
+    return OwnGrid(**request[GRID]).name if request.get(GRID) else ""
 
 
 def inputs(directory: Path) -> Inputs:

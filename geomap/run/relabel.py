@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -32,7 +32,7 @@ from geomap.run.identity import finish_of, legends_digests, store_digest, within
 from geomap.run.learning import base_of, in_store, questions_of, teach
 from geomap.run.lesson import by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
-from geomap.run.prepare import Product, competing, latitudes_of, with_base
+from geomap.run.prepare import Product, competing, latitudes_of, own_grid, with_base
 from geomap.run.publish import publish_maps, published
 from geomap.run.request import Restriction, require_points
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
@@ -41,7 +41,20 @@ from geomap.store import codec as codes
 from geomap.store import store
 from geomap.store.codec import Codec
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import CLEAR_MONTHS, NAME, NOT_MAPPED, PLAIN, Finish, Grid, Layers, Progress, Tile, silent
+from geomap.types import (
+    CLEAR_MONTHS,
+    GRID,
+    NAME,
+    NOT_MAPPED,
+    PLAIN,
+    Finish,
+    Grid,
+    Layers,
+    OwnGrid,
+    Progress,
+    Tile,
+    silent,
+)
 from geomap.write.layer import Layer, layers_of, place_of
 
 log = logging.getLogger(__name__)
@@ -71,6 +84,7 @@ class LabelRequest:
     learned: str | None = None  # what another run learned: its directory or learned.json
     report: bool = True  # write index.html, the page with the maps, and their pictures
     name: str | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
+    grid: OwnGrid | None = None  # the maps are written once more on it
 
     def __post_init__(self) -> None:
         """Raises InputError for points together with what does not go with them."""
@@ -121,6 +135,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         **finish_of(finish),
         **told(lesson, known, str(kept.about.get("area", "")), str(kept.period)),
         **({NAME: request.name} if request.name else {}),
+        **({GRID: asdict(request.grid)} if request.grid else {}),
     }
 
     def make(tile: Tile, advance: Callable[[int], None]) -> Layers:
@@ -137,6 +152,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         report=request.report,
         taught=taught,
         places=teaching.places if teaching else (),
+        own=own_grid(request.grid, kept.tiles, layers),
     )
     beside = teaching.files if teaching else {}
     return _map(kept, product, described, make, out, progress, beside, smoothed)

@@ -37,7 +37,7 @@ from geomap.errors import GeomapError, InputError
 from geomap.legends import Legend
 from geomap.read.access import DEADLINE
 from geomap.sentinel2 import SCL_CLASSES, SCL_NOT_CLEAR
-from geomap.types import MAX_MISSED, WIDEST, Finish, Period
+from geomap.types import MAX_MISSED, WIDEST, Finish, OwnGrid, Period
 
 if TYPE_CHECKING:
     from geomap.aoi import Area  # shapely and pyproj: loaded where an area is made
@@ -49,6 +49,8 @@ DEFAULT_LEGEND = "landcover"
 NO_PERIOD = "give the time to map as --year 2023, or as --start 2022-10 with --months"
 EVERYWHERE = "none"
 """What `--within` takes to map every legend over every valid pixel."""
+CLEAREST = "clearest"
+"""What `--true-colour` takes for the clearest month of summer."""
 MIN_CLEAR_MONTHS = 3
 """Months with a clear observation that a pixel must have to be mapped, unless the period is shorter."""
 
@@ -120,6 +122,16 @@ def _restriction(text: str) -> str:
     return text
 
 
+def _crs(text: str) -> str:
+    if not re.fullmatch(r"([A-Za-z]{2,20}:)?[0-9]{1,9}", text, re.ASCII):
+        raise ValueError(f"{text!r} is not the code of a coordinate system; write EPSG:3035")
+    return text
+
+
+def _shown_month(text: str) -> str:
+    return text if text == CLEAREST else _month(text)
+
+
 def _odd(number: int) -> int:
     if number % 2 == 0:
         raise ValueError("must be odd: the window has the pixel in its middle")
@@ -141,6 +153,9 @@ _SclClass = Annotated[int, Field(strict=True), AfterValidator(_scl_class)]
 _Within = Annotated[Line, AfterValidator(_restriction)]
 _Window = Annotated[int, Field(strict=True, ge=1, le=WIDEST), AfterValidator(_odd)]
 _Hectares = Annotated[float, Field(strict=True, ge=0, le=1_000_000, allow_inf_nan=False)]
+Shown = Annotated[str, AfterValidator(_shown_month)]
+_Crs = Annotated[Line, AfterValidator(_crs)]
+_Side = Annotated[float, Field(strict=True, gt=0, le=1_000_000, allow_inf_nan=False)]
 _Extra = Literal["second", "margin", "probabilities"]
 _Workers = Annotated[int, Field(strict=True, ge=0, le=4096)]
 _Scheduler = Annotated[Line, AfterValidator(_scheduler)]
@@ -289,6 +304,13 @@ class OutputKeys(Strict):
         Flag,
         Option("--save-embeddings", "Keep the embeddings, 128 bytes a pixel, for `geomap label`: embeddings.zarr."),
     ] = False
+    true_colour: Annotated[
+        Shown | None,
+        Option(
+            "--true-colour", "A map in true colour: of a month, or of the clearest one of summer.", "clearest|YYYY-MM"
+        ),
+    ] = None
+    ndvi: Annotated[Flag, Option("--ndvi", "A map of the greenness (NDVI), a band for each month.")] = False
     report: Annotated[
         Flag, Option("--no-report", "Leave out index.html, the page with the maps, and the pictures (.png).")
     ] = True  # fmt: skip
@@ -324,6 +346,37 @@ class FinishKeys(Strict):
     def finish(self) -> Finish:
         """The same as a value."""
         return Finish(self.smooth, self.min_area, self.vector, self.layers)
+
+
+class GridKeys(Strict):
+    """A grid of one's own on which every map is written once more: types.OwnGrid."""
+
+    crs: Annotated[
+        _Crs | None, Option("--crs", "Write every map once more in this coordinate system: EPSG:3035.", "EPSG")
+    ] = None  # fmt: skip
+    resolution: Annotated[
+        _Side | None,
+        Option("--resolution", "Pixel size of these, in units of --crs: metres or degrees. [default: 10 m]", "SIZE"),
+    ] = None
+    like: Annotated[
+        Line | None, Option("--like", "Write every map once more on the grid of this raster.", "FILE.tif")
+    ] = None  # fmt: skip
+
+    @model_validator(mode="after")
+    def _one_way(self) -> GridKeys:
+        if self.like and (self.crs or self.resolution):
+            raise ValueError("give --like, or --crs with --resolution, not both")
+        if self.resolution and not self.crs:
+            raise ValueError("--resolution goes with --crs, for example --crs EPSG:3035 --resolution 100")
+        return self
+
+    def grid(self, folder: Path = Path()) -> OwnGrid | None:
+        """The grid; the raster is looked for in a folder. Raises InputError."""
+        if self.crs is None and self.like is None:
+            return None
+        from geomap.write.own_grid import grid_in, grid_like  # loads GDAL
+
+        return grid_in(self.crs, self.resolution) if self.crs else grid_like(folder / str(self.like))
 
 
 class ResourceKeys(Strict):
@@ -394,6 +447,7 @@ class RequestKeys(Strict):
     ] = False
     finish: FinishKeys = FinishKeys()
     points: PointKeys = PointKeys()
+    grid: GridKeys = GridKeys()
     outputs: OutputKeys = OutputKeys()
     resources: ResourceKeys = ResourceKeys()
 
@@ -509,6 +563,17 @@ def _finish(_: Request, value: Finish | Mapping[str, Any]) -> Finish:
         raise ValueError("; ".join(config.problems(e, FinishKeys))) from e
 
 
+def _grid(_: Request, value: OwnGrid | Mapping[str, Any] | None) -> OwnGrid | None:
+    if value is None or isinstance(value, OwnGrid):
+        return value
+    if value.keys() >= {"step_x", "step_y"}:
+        return OwnGrid(**value)
+    try:
+        return GridKeys.model_validate(value).grid()
+    except ValidationError as e:
+        raise ValueError("; ".join(config.problems(e, GridKeys))) from e
+
+
 @dataclass(frozen=True)
 class Request:
     """What to map: where, when, from which scenes, with which classes, and what is kept beside the maps.
@@ -553,6 +618,10 @@ class Request:
     learned: Line | None = None  # run directory or learned.json: what another run learned from points
     name: Place | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
     report: Flag = True  # write index.html, the page with the maps, and their pictures
+    grid: Converted[OwnGrid | Mapping[str, Any] | None, OwnGrid | None] = Converted(_grid, None)
+    # ^ write the maps once more: {"crs": "EPSG:3035", "resolution": 100}, {"like": "other.tif"}
+    true_colour: Shown | None = None  # a map in true colour: "2023-07" or "clearest", of summer
+    ndvi: Flag = False  # a map of NDVI, a band for each month
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
@@ -568,6 +637,9 @@ class Request:
             require_points(self.points, self.column, self.learned, self.others)
         except ValueError as e:
             raise InputError(str(e)) from e
+        if self.true_colour not in (None, CLEAREST, *self.period.month_names):
+            first, last = self.period.month_names[0], self.period.month_names[-1]
+            raise InputError(f"true_colour: {self.true_colour} is not mapped; give a month of {first} to {last}")
 
 
 @cache
@@ -581,9 +653,17 @@ def _checks() -> Mapping[str, TypeAdapter[Any]]:
 
 
 def request_of(
-    keys: RequestKeys, area: Area, period: Period, asked: Sequence[Legend], composites: Path | None = None
+    keys: RequestKeys,
+    area: Area,
+    period: Period,
+    asked: Sequence[Legend],
+    composites: Path | None = None,
+    folder: Path = Path(),
 ) -> Request:
-    """The Request of these keys, with an area and a period that the caller read from them in its own way."""
+    """The Request of these keys, with an area and a period that the caller read from them in its own way.
+
+    `folder` is where the raster of `grid.like` is looked for.
+    """
     return Request(
         area=area,
         period=period,
@@ -616,4 +696,7 @@ def request_of(
         date_column=keys.points.date_column,
         learned=keys.points.learned,
         name=keys.outputs.name,
+        grid=keys.grid.grid(folder),
+        true_colour=keys.outputs.true_colour,
+        ndvi=keys.outputs.ndvi,
     )

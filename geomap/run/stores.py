@@ -22,9 +22,9 @@ from geomap.run.prepare import Prepared
 from geomap.run.tile_file import About, Task
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
-from geomap.types import UPDATE, Composite, Gave, Grid, Period, Tile
+from geomap.types import GRID, IMAGERY, UPDATE, Composite, Gave, Grid, Period, Tile
 
-_UNTOLD: Final = frozenset({"bounds", "stac", "max_cloud", "offset_policy", "save", UPDATE})
+_UNTOLD: Final = frozenset({"bounds", "stac", "max_cloud", "offset_policy", "save", UPDATE, GRID, IMAGERY})
 """Identity keys that a store does not repeat: how scenes were searched, which run.json holds."""
 _LABELS: Final = frozenset({"legends", "min_confidence", "within", *FINISH})
 """Identity keys that decide only the maps."""

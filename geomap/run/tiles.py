@@ -20,7 +20,7 @@ from geomap.encode.engine import Engine, pick_device, pick_dtype
 from geomap.errors import ReadError
 from geomap.label.classify import TileLabels
 from geomap.pipeline import Together
-from geomap.run import update
+from geomap.run import imagery, update
 from geomap.run.prepare import Prepared
 from geomap.run.progress import Tracker
 from geomap.run.request import Earlier, Request
@@ -42,7 +42,7 @@ class Composed:
 
     task: Task
     inside: NDArray[np.bool_]  # (y, x) pixels of the area
-    made: Composite
+    made: Composite  # with a margin of Prepared.margin pixels
     seconds: float  # time for the composite
     months: tuple[str, ...] = ()  # months reused from an earlier run
     known: Known | None = None  # what that run knows about the pixels
@@ -154,8 +154,8 @@ def neighbours(tasks: Sequence[Task]) -> dict[tuple[int, ...], list[Task]]:
 def compose_shared(prepared: Prepared, tasks: Sequence[Task]) -> Together | None:
     """Read what neighbouring tiles share. Raises as pipeline.read_together."""
     asked = prepared.request
-    if asked.composites is not None or len(tasks) < 2:
-        return None
+    if asked.composites is not None or prepared.margin or len(tasks) < 2:
+        return None  # patches reach beyond the tiles, which are read alone
     wanted = [(task.tile.grid, task.scenes, _reused(asked, task)) for task in tasks]
     return pipeline.read_together(wanted, asked.period, asked.mask, asked.deadline)
 
@@ -177,14 +177,16 @@ def compose_tile(prepared: Prepared, task: Task, together: Together | None = Non
     elif asked.update is not None:
         made, months, known = _updated(prepared, task, asked.update, together)
     else:
-        made = _from_scenes(asked, task, together)
+        made = _from_scenes(asked, task, together, margin=prepared.margin)
     inside = grid.inside(asked.area, task.tile.grid)
     return Composed(task, inside, made, time.perf_counter() - start, months, known)
 
 
-def _from_scenes(asked: Request, task: Task, together: Together | None, skip: Collection[int] = ()) -> Composite:
-    limits = asked.max_missed, asked.deadline
-    return pipeline.compose(task.scenes, task.tile.grid, asked.period, asked.mask, *limits, skip, together)
+def _from_scenes(
+    asked: Request, task: Task, together: Together | None, skip: Collection[int] = (), margin: int = 0
+) -> Composite:
+    where, limits = task.tile.grid.grown(margin), (asked.max_missed, asked.deadline)
+    return pipeline.compose(task.scenes, where, asked.period, asked.mask, *limits, skip, together)
 
 
 def _updated(
@@ -211,9 +213,10 @@ def finish_tile(
 ) -> Finished:
     """Encode and label a tile that was read; `advance` is a callback with the pixels done so far."""
     start = time.perf_counter()
-    made, asked = composed.made, prepared.request
-    labelled = label_tile(prepared, engine, made, composed.inside, advance, composed.known)
-    layers, codes = labelled.layers, labelled.codes
+    made, asked = composed.made.inner(prepared.margin), prepared.request
+    labelled = label_tile(prepared, engine, composed.made, composed.inside, advance, composed.known)
+    layers = {**labelled.layers, **imagery.of_tile(asked, prepared.tiles, made, composed.inside)}
+    codes = labelled.codes
     kept: dict[str, Layers] = {}
     if asked.save_composites:
         kept[COMPOSITES] = {"composite": made.dn, "clear": made.clear}
@@ -221,16 +224,15 @@ def finish_tile(
         kept[EMBEDDINGS] = {"embedding": codes, CLEAR_MONTHS: layers[CLEAR_MONTHS]}
     seconds = {"composite": composed.seconds, "encode": time.perf_counter() - start, WAIT: composed.waited}
     reused = Reused(composed.months, labelled.kept, labelled.encoded)
-    seen = _seen(asked, composed, layers[CLEAR_MONTHS])
+    seen = _seen(asked, made, composed.inside, layers[CLEAR_MONTHS])
     about = About(made.dark, made.missed, seconds, reused, composed.task.fingerprint, gave=made.gave, seen=seen)
     return Finished(pack(layers), about, kept)
 
 
-def _seen(asked: Request, composed: Composed, months: NDArray[np.uint8]) -> Seen:
+def _seen(asked: Request, made: Composite, inside: NDArray[np.bool_], months: NDArray[np.uint8]) -> Seen:
     """How much of the area in a tile is mapped; `months` are its (y, x) clear months."""
-    inside, clear = composed.inside, composed.made.clear
     names = asked.period.month_names
-    held = tuple(name for name, seen in zip(names, clear, strict=True) if (seen[inside] > 0).any())
+    held = tuple(name for name, seen in zip(names, made.clear, strict=True) if (seen[inside] > 0).any())
     mapped = int(np.count_nonzero(inside & (months >= asked.min_clear_months)))
     return Seen(int(np.count_nonzero(inside)), mapped, held)
 
@@ -253,10 +255,14 @@ def label_tile(
     advance: Callable[[int], None] = lambda pixels: None,
     known: Known | None = None,
 ) -> TileResult:
-    """All layers of a tile from one encoding pass over the pixels whose labels are not known yet."""
+    """All layers of a tile from one encoding pass over the pixels whose labels are not known yet.
+
+    `made` has a margin of Prepared.margin pixels.
+    """
     asked, codec = prepared.request, prepared.codec
-    months, usable = pipeline.usable_pixels(made, inside, asked.min_clear_months)
-    labels = TileLabels(prepared.questions, usable.shape, asked.finish.smooth, partial(series_at, made.dn))
+    own = made.inner(prepared.margin)
+    months, usable = pipeline.usable_pixels(own, inside, asked.min_clear_months)
+    labels = TileLabels(prepared.questions, usable.shape, asked.finish.smooth, partial(series_at, own.dn))
     codes = None if codec is None else np.zeros((codec.size, usable.size), np.int8)
     kept = np.flatnonzero(usable & known.same & (known.layers[CLEAR_MONTHS] == months)) if known else np.arange(0)
     if known is not None:
@@ -279,5 +285,5 @@ def label_tile(
 
 def series_at(dn: NDArray[np.uint16], where: NDArray[np.intp]) -> torch.Tensor:
     """(n, T, C) series of the pixels at flat indices (n,) of a composite (T, C, y, x)."""
-    rows = dn.reshape(*dn.shape[:2], -1)[:, :, where]
-    return torch.from_numpy(np.ascontiguousarray(rows.transpose(2, 0, 1)))
+    rows, columns = np.divmod(where, dn.shape[3])
+    return torch.from_numpy(np.ascontiguousarray(dn[:, :, rows, columns].transpose(2, 0, 1)))

@@ -19,7 +19,7 @@ from geomap.encode.card import weight_names
 from geomap.errors import LegendError
 from geomap.legends import Legend
 from geomap.run.request import MIN_CLEAR_MONTHS
-from geomap.types import PLAIN, Period
+from geomap.types import PLAIN, OwnGrid, Period
 
 LONGEST_AREA: Final = 600
 """Most characters of an area in a command; a longer one is named as a file."""
@@ -46,7 +46,7 @@ def command(told: Mapping[str, Any]) -> Words:
         words = ["geomap", "label", "DIR", *_labels(told, needs)]
     else:
         return Words()
-    words += [*_shared(told), *_taught(told, needs), *_kept(told), "--out", f"{told['command']}s"]
+    words += [*_shared(told), *_taught(told, needs), *_grid(told, needs), *_kept(told), "--out", f"{told['command']}s"]
     return Words(shlex.join(words), tuple(needs))
 
 
@@ -136,6 +136,23 @@ def _taught(told: Mapping[str, Any], needs: list[str]) -> Iterator[str]:
         yield from _given(flag, told.get(name), None)
 
 
+def _grid(told: Mapping[str, Any], needs: list[str]) -> Iterator[str]:
+    """The grid on which the maps are written once more."""
+    if "grid" not in told:
+        return
+    grid = OwnGrid(**told["grid"])
+    if not grid.width:
+        default = 10 if grid.unit == "m" else None
+        yield from ("--crs", grid.crs, *_given("--resolution", grid.step_x, default))
+        return
+    corner = f"{grid.west!r}, {grid.north!r}"
+    needs.append(
+        f"grid.tif is a raster of {grid.width} x {grid.height} pixels of {grid.step_x!r} x {grid.step_y!r}, with its "
+        f"north-west corner at {corner}, in {grid.code or 'the coordinate system of the maps on its grid'}."
+    )
+    yield from ("--like", "grid.tif")
+
+
 def _shared(told: Mapping[str, Any]) -> Iterator[str]:
     """What is asked of the labels alone, whether they come from scenes or from a store."""
     yield from _given("--min-confidence", round(100 * told["min_confidence"], 6), 0)
@@ -152,8 +169,9 @@ def _shared(told: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _kept(told: Mapping[str, Any]) -> Iterator[str]:
-    """What is kept beside the maps."""
-    flags = (("--save-composites", "save_composites"), ("--save-embeddings", "save_embeddings"))
+    """What is written and kept beside the maps."""
+    yield from _given("--true-colour", told.get("true_colour"), None)
+    flags = (("--ndvi", "ndvi"), ("--save-composites", "save_composites"), ("--save-embeddings", "save_embeddings"))
     yield from (flag for flag, name in flags if told.get(name))
     if not told["report"]:
         yield "--no-report"

@@ -15,19 +15,20 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised by rasterio.shutil.copy; it has no public name
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError, RasterioIOError
 from rasterio.windows import Window
 
 from geomap import files
 from geomap.errors import OutputError
-from geomap.types import Grid
+from geomap.types import Grid, OwnGrid
 from geomap.write.layer import Layer, Statistics, plain
 from geomap.write.qgis import colormap, pam, qml
 
@@ -49,6 +50,9 @@ _COG: Final = {
     "NUM_THREADS": 1,  # the bytes do not depend on it; a second thread saves a quarter of the time, for 40 MB
 }
 
+G = TypeVar("G", Grid, OwnGrid)
+"""The grid of a map, and of its tiles."""
+
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +65,7 @@ class _Written(NamedTuple):
 
 
 def write_map(
-    path: Path, layer: Layer, grid: Grid, tiles: Iterable[tuple[Grid, NDArray[Any]]], tags: Mapping[str, str]
+    path: Path, layer: Layer, grid: G, tiles: Iterable[tuple[G, NDArray[Any]]], tags: Mapping[str, str]
 ) -> Statistics:
     """Write a map with its side files `<stem>.qml` and `<name>.aux.xml`; the final name appears only on success.
 
@@ -105,13 +109,13 @@ def write_map(
     return statistics
 
 
-def space_needed(layer: Layer, grid: Grid) -> int:
+def space_needed(layer: Layer, grid: Grid | OwnGrid) -> int:
     """Most bytes that writing a map takes: collected tiles, the map, and its overviews twice, all uncompressed."""
     return math.ceil(math.prod(layer.shape(grid)) * np.dtype(layer.dtype).itemsize * (1 + 1 + 2 / 3)) + (1 << 20)
 
 
 def _gather(
-    path: Path, layer: Layer, grid: Grid, tiles: Iterable[tuple[Grid, NDArray[Any]]], tags: Mapping[str, str]
+    path: Path, layer: Layer, grid: G, tiles: Iterable[tuple[G, NDArray[Any]]], tags: Mapping[str, str]
 ) -> list[_Written]:
     """Write the tiles into a plain tiled GeoTIFF. Errors of GDAL are translated, errors of `tiles` are not."""
     needed = space_needed(layer, grid)
@@ -132,7 +136,7 @@ def _gather(
     return written
 
 
-def _profile(layer: Layer, grid: Grid) -> dict[str, Any]:
+def _profile(layer: Layer, grid: Grid | OwnGrid) -> dict[str, Any]:
     return {
         "driver": "GTiff",
         "width": grid.width,
@@ -140,7 +144,7 @@ def _profile(layer: Layer, grid: Grid) -> dict[str, Any]:
         "count": len(layer.bands) or 1,
         "dtype": layer.dtype,
         "nodata": layer.nodata,
-        "crs": f"EPSG:{grid.epsg}",
+        "crs": grid.crs,
         "transform": rasterio.Affine(*grid.transform),
         "tiled": True,
         "blockxsize": BLOCK,
@@ -156,13 +160,17 @@ def _profile(layer: Layer, grid: Grid) -> dict[str, Any]:
 def _describe(target: Any, layer: Layer, tags: Mapping[str, str]) -> None:
     for number, name in enumerate(layer.bands or (plain(layer.description),), start=1):
         target.set_band_description(number, name)
-    target.update_tags(**{key: plain(value) for key, value in tags.items()})
+    target.update_tags(**{key: plain(value) for key, value in {**tags, **dict(layer.tags)}.items()})
+    if layer.kind == "colour":
+        target.colorinterp = ColorInterp.red, ColorInterp.green, ColorInterp.blue
+    if layer.scale != 1:
+        target.scales = (layer.scale,) * target.count
     if layer.classes:
         target.write_colormap(1, colormap(layer))
         target.update_tags(1, **{f"class_{c.value}": c.name for c in layer.classes})
 
 
-def _window(part: Grid, pixels: NDArray[Any], layer: Layer, grid: Grid) -> Window:
+def _window(part: G, pixels: NDArray[Any], layer: Layer, grid: G) -> Window:
     row, column = part.offset_in(grid)
     if row < 0 or column < 0 or row + part.height > grid.height or column + part.width > grid.width:
         raise ValueError(f"tile {part} reaches beyond the map's {grid}")
@@ -172,7 +180,7 @@ def _window(part: Grid, pixels: NDArray[Any], layer: Layer, grid: Grid) -> Windo
     return Window(column, row, part.width, part.height)
 
 
-def _read_back(path: Path, layer: Layer, grid: Grid, written: list[_Written]) -> Statistics:
+def _read_back(path: Path, layer: Layer, grid: Grid | OwnGrid, written: list[_Written]) -> Statistics:
     """Statistics of the file. Raises RasterioIOError if its pixels differ from those written."""
     with rasterio.open(path.absolute(), driver="GTiff") as source:
         if source.shape != grid.shape:

@@ -9,15 +9,17 @@ from typing import Final, Literal, NamedTuple
 
 from geomap.errors import LegendError
 from geomap.legends import NODATA_ID, UNCLASSIFIED_ID, Legend
-from geomap.types import CLEAR_MONTHS, Grid, Period
+from geomap.types import CLEAR_MONTHS, Grid, OwnGrid, Period
 
-Kind = Literal["classes", "percent", "score", "count", "likeness"]
+Kind = Literal["classes", "percent", "score", "count", "likeness", "colour", "ndvi"]
 
 _DTYPES: Final[dict[Kind, str]] = {
     "classes": "uint8", "percent": "uint8", "score": "float32", "count": "uint8", "likeness": "float32",
+    "colour": "uint8", "ndvi": "int16",
 }  # fmt: skip
 _NODATA: Final[dict[Kind, float]] = {
     "classes": NODATA_ID, "percent": 255, "score": float("nan"), "count": 255, "likeness": float("nan"),
+    "colour": 0, "ndvi": -32768,
 }  # fmt: skip
 _UNCLASSIFIED_COLOUR: Final = "#9b9b9b"
 
@@ -60,12 +62,14 @@ class Layer:
     unclassified: bool = False  # id 255 occurs, where the confidence is below the requested minimum
     bands: tuple[str, ...] = ()  # names of the bands, where there are several: pixels are (band, y, x)
     place: str = ""  # begins the file's name, for example "brussels_2023"
+    band: int = 1  # the one that QGIS shows, where a colour ramp shows one of several
+    tags: tuple[tuple[str, str], ...] = ()  # metadata of the file, besides those of all maps of the run
 
     def __post_init__(self) -> None:
         if self.kind in ("classes", "score") and (self.legend is None or self.legend.kind != self.kind):
             raise ValueError(f"layer {self.stem} of kind {self.kind} needs a legend of that kind")
 
-    def shape(self, grid: Grid) -> tuple[int, ...]:
+    def shape(self, grid: Grid | OwnGrid) -> tuple[int, ...]:
         """Shape of the pixels over a grid: (y, x), or (band, y, x)."""
         return (len(self.bands), *grid.shape) if self.bands else grid.shape
 
@@ -83,6 +87,11 @@ class Layer:
     def nodata(self) -> float:
         """Value of pixels that are not mapped."""
         return _NODATA[self.kind]
+
+    @property
+    def scale(self) -> float:
+        """What a stored value is multiplied by; programs that know GDAL's band scale do it by themselves."""
+        return 1e-4 if self.kind == "ndvi" else 1.0
 
     @property
     def classes(self) -> tuple[Entry, ...]:
@@ -103,10 +112,10 @@ class Layer:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Lowest and highest value shown by the style, for all kinds except classes."""
+        """Lowest and highest value shown by the style, scaled, for all kinds except classes."""
         if self.legend is not None and self.legend.range is not None:
             return self.legend.range
-        return {"count": (0, 12), "likeness": (0, 1)}.get(self.kind, (0, 100))
+        return {"count": (0, 12), "likeness": (0, 1), "ndvi": (-0.2, 0.9)}.get(self.kind, (0, 100))
 
 
 @dataclass(frozen=True, slots=True)

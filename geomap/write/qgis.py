@@ -15,18 +15,19 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 from geomap.legends import NODATA_ID
-from geomap.write.layer import Kind, Layer, Statistics, plain
+from geomap.write.layer import Kind, Layer, Statistics, file_stem, plain
 
 Counts: TypeAlias = Mapping[int, int]
 """Value of a map -> number of its pixels."""
 
-_UNITS: Final[dict[Kind, str]] = {"classes": "", "percent": " %", "score": "", "count": " months", "likeness": ""}
+_UNITS: Final[dict[Kind, str]] = {"percent": " %", "count": " months"}
 
 _RAMPS: Final[dict[Kind, tuple[str, ...]]] = {
     "percent": ("#f6f0c4", "#b9dca0", "#6bbd9b", "#2c8f94", "#1f4e79"),
     "score": ("#43285a", "#8a4a78", "#d07f68", "#efc06c", "#f8f4c8"),
     "count": ("#f1f1ee", "#b6cde4", "#6fa3cf", "#2f74b0", "#0b3c6f"),
     "likeness": ("#f7f4ec", "#f3d39a", "#e08f5c", "#b3444c", "#5c1a3f"),
+    "ndvi": ("#f7f1e3", "#dccb93", "#a3b765", "#4f8a45", "#123f2a"),
 }
 """Equally spaced colours, lightness monotonic so that the order survives print and colour blindness."""
 
@@ -61,8 +62,11 @@ def qml(layer: Layer, counts: Counts = MappingProxyType({})) -> bytes:
 def _pipe(layer: Layer, counts: Counts) -> ET.Element:
     """How QGIS draws a layer."""
     pipe = ET.Element("pipe")
-    common = {"band": "1", "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
-    if layer.classes:
+    common = {"band": str(layer.band), "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
+    if layer.kind == "colour":  # as it is: without a stretch, neighbouring maps look alike
+        bands = {"redBand": "1", "greenBand": "2", "blueBand": "3"}
+        ET.SubElement(pipe, "rasterrenderer", {"type": "multibandcolor", **common, **bands})
+    elif layer.classes:
         renderer = ET.SubElement(pipe, "rasterrenderer", {"type": "paletted", **common})
         palette = ET.SubElement(renderer, "colorPalette")
         for c in [c for c in layer.classes if counts.get(c.value)] or layer.classes:
@@ -79,7 +83,7 @@ def _pipe(layer: Layer, counts: Counts) -> ET.Element:
             | {"minimumValue": low, "maximumValue": high, "labelPrecision": "2"},
         )
         for value, colour in _ramp(layer):
-            label = f"{value:g}{_UNITS[layer.kind]}"
+            label = f"{value:g}{_UNITS.get(layer.kind, '')}"
             ET.SubElement(shader, "item", value=f"{value:g}", label=label, color=colour, alpha="255")
     return pipe
 
@@ -90,8 +94,14 @@ class Shown:
 
     file: str  # relative to the layer definition
     layer: Layer
-    epsg: int
+    crs: str  # "EPSG:32631"; empty: QGIS takes that of the file
     counts: Counts = field(default_factory=dict)
+    suffix: str = ""  # ends the layer's name, where a layer of that name is there already
+
+    @property
+    def name(self) -> str:
+        """What the layer is called."""
+        return file_stem(self.layer.name, zone=self.suffix)
 
 
 def definition(title: str, shown: Sequence[Shown]) -> bytes:
@@ -109,15 +119,16 @@ def definition(title: str, shown: Sequence[Shown]) -> bytes:
         ET.SubElement(
             group,
             "layer-tree-layer",
-            {"id": ident, "name": layer.name, "source": source, "providerKey": "gdal"} | state,
+            {"id": ident, "name": one.name, "source": source, "providerKey": "gdal"} | state,
         )
         made = ET.SubElement(layers, "maplayer", type="raster")
-        for tag, text in (("id", ident), ("datasource", source), ("layername", layer.name), ("provider", "gdal")):
+        for tag, text in (("id", ident), ("datasource", source), ("layername", one.name), ("provider", "gdal")):
             ET.SubElement(made, tag).text = text
-        system = ET.SubElement(ET.SubElement(made, "srs"), "spatialrefsys")
-        ET.SubElement(system, "authid").text = f"EPSG:{one.epsg}"
+        if one.crs:
+            system = ET.SubElement(ET.SubElement(made, "srs"), "spatialrefsys")
+            ET.SubElement(system, "authid").text = one.crs
         about = ET.SubElement(made, "resourceMetadata")
-        for tag, text in (("title", layer.name), ("abstract", plain(layer.description))):
+        for tag, text in (("title", one.name), ("abstract", plain(layer.description))):
             ET.SubElement(about, tag).text = text
         made.append(_pipe(layer, one.counts))
     return _serialise(root)

@@ -121,7 +121,7 @@ def write_report(
 
     Args:
         directory: holds the finished maps.
-        maps: all maps; those of one zone share one grid. Those of several bands are not shown.
+        maps: all maps; those of one zone share one grid. Those with named bands are not shown.
         statistics: by layer stem, over all zones.
         title: heading of the page.
         months: the months mapped, as "2023-04".
@@ -130,7 +130,7 @@ def write_report(
     Raises:
         DiskFullError, OutputError: as in files.write_bytes.
     """
-    maps = [m for m in maps if _bands(m) == 1]
+    maps = [m for m in maps if not m.layer.bands]
     zones = zones_of(maps)
     embedded = [_packed(f"{m.layer.stem}-{m.grid.epsg}", _shown(m, zones[m.grid.epsg].reduced)) for m in maps]
     embedded += [_packed(f"ndvi-{c.epsg}", c.codes) for c in extras.curves]
@@ -256,12 +256,6 @@ def reduction(width: int, height: int, overviews: Sequence[int]) -> int:
         if wide * high <= MOST_PIXELS and max(wide, high) <= MOST_SIDE:
             return factor
     return overviews[-1] if overviews else 1
-
-
-def _bands(m: MapFile) -> int:
-    with rasterio.open(m.path.absolute(), driver="GTiff") as source:
-        count: int = source.count
-    return count
 
 
 def zones_of(maps: Sequence[MapFile]) -> dict[int, Zone]:

@@ -1,4 +1,4 @@
-"""The maps of a run as a static STAC catalogue: `stac/collection.json` and one item per UTM zone.
+"""The maps of a run as a static STAC catalogue: `stac/collection.json`, one item per UTM zone, one per own grid.
 
 STAC 1.1 with the extensions projection, classification, file and processing. Links within the catalogue and assets are
 relative, so the directory can be moved or served as it is. An item links to the scenes that it is derived from, where
@@ -25,7 +25,7 @@ from shapely.geometry.polygon import orient
 
 from geomap import files, lonlat
 from geomap.lonlat import Box
-from geomap.types import Grid, Period, Scene
+from geomap.types import Grid, OwnGrid, Period, Scene
 from geomap.write.layer import Layer, plain
 
 _EXTENSIONS: Final = tuple(
@@ -52,7 +52,7 @@ _SIMPLIFY: Final = 1e-5
 """Tolerance in degrees, about 1 m, within which a footprint is simplified."""
 _ROLES: Final = {
     "classes": ["data"], "score": ["data"], "percent": ["data", "confidence"], "count": ["data", "count"],
-    "likeness": ["data"],
+    "likeness": ["data"], "colour": ["visual"], "ndvi": ["data"],
 }  # fmt: skip
 
 
@@ -63,6 +63,15 @@ class MapFile:
     path: Path
     layer: Layer
     grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
+class OwnMap:
+    """A finished map on a grid of the user's own."""
+
+    path: Path
+    layer: Layer
+    grid: OwnGrid
 
 
 def write_stac(
@@ -76,6 +85,7 @@ def write_stac(
     scenes: Mapping[int, Sequence[Scene]] = MappingProxyType({}),
     licence: str = "other",
     pictures: Sequence[Path] = (),
+    own: Sequence[OwnMap] = (),
 ) -> tuple[Path, ...]:
     """Describe the maps in `directory` with a collection and one item per zone.
 
@@ -89,6 +99,7 @@ def write_stac(
         scenes: by zone (EPSG code), the scenes whose pixels are in its maps.
         licence: SPDX identifier, or "other".
         pictures: PNG files beside the maps, of the same stems; the first of a zone is its thumbnail.
+        own: the maps on a grid of the user's own: one more item.
 
     Returns:
         The files written, collection first.
@@ -116,9 +127,10 @@ def write_stac(
         for key, asset in _shown(zones[epsg], pictures, home).items():
             item.add_asset(key, asset)
         item.add_links(_sources(scenes.get(epsg, ())))
-    collection = _collection(name, [*items.values()], period, software, lineage, licence)
+    made = [*items.values(), *([_own_item(name, own, period, shared, home)] if own else [])]
+    collection = _collection(name, made, period, software, lineage, licence)
     written = [home / "collection.json"]
-    for item in items.values():
+    for item in made:
         link = collection.add_item(item, strategy=TemplateLayoutStrategy(item_template=""))  # /<id>.json
         link.title = item.properties["title"]
         written.append(home / f"{item.id}.json")
@@ -154,7 +166,7 @@ def _collection(
             pystac.SpatialExtent([[*astuple(Box.union(Box(*item.bbox) for item in items if item.bbox))]]),
             pystac.TemporalExtent([[period.start, _last(period)]]),
         ),
-        summaries=pystac.Summaries({key: sorted({i.properties[key] for i in items}) for key in ("gsd", "proj:code")}),
+        summaries=pystac.Summaries({key: _values(items, key) for key in ("gsd", "proj:code")}),
         stac_extensions=list(_EXTENSIONS),
         extra_fields={"item_assets": {key: _definition(asset) for key, asset in sorted(assets.items())}},
         href="/collection.json",  # the real path does not matter: links are written relative
@@ -171,6 +183,11 @@ def _collection(
     return collection
 
 
+def _values(items: Sequence[pystac.Item], key: str) -> list[Any]:
+    """The values of a property, each once, without null."""
+    return sorted({i.properties[key] for i in items if i.properties.get(key) is not None})
+
+
 def _definition(asset: pystac.Asset) -> dict[str, Any]:
     """What the assets of all items have in common, as `item_assets` of a collection."""
     return {key: value for key, value in asset.to_dict().items() if key not in ("href", *_OF_ONE_FILE)}
@@ -185,7 +202,7 @@ def _sources(scenes: Sequence[Scene]) -> list[pystac.Link]:
     ]
 
 
-def footprint(grid: Grid) -> tuple[dict[str, Any], list[float]]:
+def footprint(grid: Grid | OwnGrid) -> tuple[dict[str, Any], list[float]]:
     """The grid's outline in degrees (EPSG:4326): GeoJSON geometry and bbox.
 
     Across the antimeridian the geometry is cut there and the bbox has west > east (RFC 7946, sections 3.1.9 and 5.2).
@@ -194,15 +211,26 @@ def footprint(grid: Grid) -> tuple[dict[str, Any], list[float]]:
     x, y = np.linspace(west, east, _EDGE_POINTS), np.linspace(south, north, _EDGE_POINTS)
     xs = np.concatenate([x, np.full_like(y, east), x[::-1], np.full_like(y, west)])
     ys = np.concatenate([np.full_like(x, south), y, np.full_like(x, north), y[::-1]])
-    lon, lat = (np.array(v) for v in transform(f"EPSG:{grid.epsg}", "EPSG:4326", xs, ys))
+    lon, lat = (np.array(v) for v in transform(grid.crs, "EPSG:4326", xs, ys))
     outline = Polygon(np.round(np.column_stack([lonlat.continuous(lon), lat]), _DIGITS))
     parts = [orient(part) for part in lonlat.cut(outline.simplify(_SIMPLIFY))]
     geometry: dict[str, Any] = mapping(parts[0] if len(parts) == 1 else MultiPolygon(parts))
     return geometry, [round(v, _DIGITS) for v in astuple(Box.around(outline))]
 
 
-def _item(name: str, grid: Grid, period: Period, shared: Mapping[str, Any]) -> pystac.Item:
+def _own_item(name: str, own: Sequence[OwnMap], period: Period, shared: Mapping[str, Any], home: Path) -> pystac.Item:
+    """The item of the maps on a grid of the user's own; the scenes are linked from those of the zones."""
+    grid = own[0].grid
+    item = _item(f"{name}-{grid.name}", grid, period, shared)
+    for m in sorted(own, key=lambda m: m.layer.stem):
+        item.add_asset(m.layer.stem, _asset(m, home))
+    return item
+
+
+def _item(name: str, grid: Grid | OwnGrid, period: Period, shared: Mapping[str, Any]) -> pystac.Item:
     geometry, bbox = footprint(grid)
+    coded = isinstance(grid, Grid) or grid.code
+    place = {"proj:code": grid.crs} if coded else {"proj:code": None, "proj:wkt2": grid.crs}
     return pystac.Item(
         id=name,
         geometry=geometry,
@@ -211,9 +239,9 @@ def _item(name: str, grid: Grid, period: Period, shared: Mapping[str, Any]) -> p
         start_datetime=period.start,
         end_datetime=_last(period),
         properties={
-            "title": f"Maps by geomap, {period}, EPSG:{grid.epsg}",
-            "gsd": grid.resolution,
-            "proj:code": f"EPSG:{grid.epsg}",
+            "title": f"Maps by geomap, {period}, {grid.crs if isinstance(grid, Grid) else grid.name}",
+            **({"gsd": _metres(grid)} if _metres(grid) else {}),
+            **place,
             "proj:shape": list(grid.shape),
             "proj:transform": list(grid.transform),
             **shared,
@@ -222,7 +250,14 @@ def _item(name: str, grid: Grid, period: Period, shared: Mapping[str, Any]) -> p
     )
 
 
-def _asset(m: MapFile, home: Path) -> pystac.Asset:
+def _metres(grid: Grid | OwnGrid) -> float | None:
+    """The side of a pixel in metres; None if it is not counted in these."""
+    if isinstance(grid, Grid):
+        return grid.resolution
+    return grid.step_x if grid.unit == "m" else None
+
+
+def _asset(m: MapFile | OwnMap, home: Path) -> pystac.Asset:
     layer = m.layer
     nodata = "nan" if np.isnan(layer.nodata) else int(layer.nodata)
     fields: dict[str, Any] = {

@@ -15,9 +15,8 @@ grows by that pixel.
 
 from __future__ import annotations
 
-import itertools
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -39,7 +38,7 @@ VRT_BLOCK: Final = 512
 _MOVES: Final = ((0, -1), (0, 1), (-1, 0), (1, 0))
 """(rows, columns) by which the copies beneath a view are moved, to fill holes at a seam."""
 
-_TYPES: Final = {"uint8": "Byte", "float32": "Float32"}
+_TYPES: Final = {"uint8": "Byte", "int16": "Int16", "float32": "Float32"}
 
 
 def write_vrts(
@@ -89,20 +88,21 @@ def _moved(grid: Grid, rows: int, columns: int) -> Grid:
     return replace(grid, west=grid.west + columns * step, north=grid.north - rows * step)
 
 
-def _mosaic(layer: Layer, whole: Grid, sources: Iterable[tuple[str, Grid]]) -> ET.Element:
+def _mosaic(layer: Layer, whole: Grid, sources: Sequence[tuple[str, Grid]]) -> ET.Element:
     """A virtual raster of (file, its grid), later ones above earlier ones; anything outside `whole` is not shown."""
     root, bands = _raster(layer, whole)
-    for (number, band), (name, part) in itertools.product(enumerate(bands, start=1), [*sources]):
-        row, column = part.offset_in(whole)
-        source = ET.SubElement(band, "ComplexSource")
-        ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = name
-        ET.SubElement(source, "SourceBand").text = str(number)
-        size = {"RasterXSize": str(part.width), "RasterYSize": str(part.height)}
-        block = {"BlockXSize": str(VRT_BLOCK), "BlockYSize": str(VRT_BLOCK)}
-        ET.SubElement(source, "SourceProperties", size | {"DataType": _TYPES[layer.dtype]} | block)
-        for tag, x, y in (("SrcRect", 0, 0), ("DstRect", column, row)):
-            ET.SubElement(source, tag, xOff=str(x), yOff=str(y), xSize=str(part.width), ySize=str(part.height))
-        ET.SubElement(source, "NODATA").text = f"{layer.nodata:g}"
+    for number, band in enumerate(bands, start=1):
+        for name, part in sources:
+            row, column = part.offset_in(whole)
+            source = ET.SubElement(band, "ComplexSource")
+            ET.SubElement(source, "SourceFilename", relativeToVRT="1").text = name
+            ET.SubElement(source, "SourceBand").text = str(number)
+            size = {"RasterXSize": str(part.width), "RasterYSize": str(part.height)}
+            block = {"BlockXSize": str(VRT_BLOCK), "BlockYSize": str(VRT_BLOCK)}
+            ET.SubElement(source, "SourceProperties", size | {"DataType": _TYPES[layer.dtype]} | block)
+            for tag, x, y in (("SrcRect", 0, 0), ("DstRect", column, row)):
+                ET.SubElement(source, tag, xOff=str(x), yOff=str(y), xSize=str(part.width), ySize=str(part.height))
+            ET.SubElement(source, "NODATA").text = f"{layer.nodata:g}"
     return root
 
 
@@ -127,8 +127,8 @@ def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
     ET.SubElement(project, "SourceSRS").text = f"EPSG:{grid.epsg}"
     ET.SubElement(project, "TargetSRS").text = f"EPSG:{seen.epsg}"
     listed = ET.SubElement(options, "BandList")
-    for number in map(str, range(1, len(bands) + 1)):
-        mapping = ET.SubElement(listed, "BandMapping", src=number, dst=number)
+    for number in range(1, len(bands) + 1):
+        mapping = ET.SubElement(listed, "BandMapping", src=str(number), dst=str(number))
         for side in ("Src", "Dst"):
             ET.SubElement(mapping, f"{side}NoDataReal").text = f"{layer.nodata:g}"
             ET.SubElement(mapping, f"{side}NoDataImag").text = "0"
@@ -136,34 +136,36 @@ def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
 
 
 def _raster(layer: Layer, grid: Grid, kind: str = "") -> tuple[ET.Element, list[ET.Element]]:
-    """(dataset, its bands) with the layer's colours and class names."""
+    """(dataset, its bands) with the layer's colours and names."""
     root = ET.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
     ET.SubElement(root, "SRS", dataAxisToSRSAxisMapping="1,2").text = f"EPSG:{grid.epsg}"
     ET.SubElement(root, "GeoTransform").text = _geotransform(grid)
     if kind:
         root.set("subClass", f"VRT{kind}Dataset")
-    bands = []
-    for number, name in enumerate(layer.bands or (plain(layer.description),), start=1):
-        bands.append(ET.SubElement(root, "VRTRasterBand", dataType=_TYPES[layer.dtype], band=str(number)))
-        if kind:
-            bands[-1].set("subClass", f"VRT{kind}RasterBand")
-        ET.SubElement(bands[-1], "Description").text = name
-        ET.SubElement(bands[-1], "NoDataValue").text = f"{layer.nodata:g}"
-        if layer.classes:
-            _add_colours(bands[-1], layer)
-    return root, bands
+    names = layer.bands or (plain(layer.description),)
+    return root, [_band(root, layer, number, name, kind) for number, name in enumerate(names, start=1)]
 
 
-def _add_colours(band: ET.Element, layer: Layer) -> None:
-    """The names and colours of a layer's classes; the n-th entry belongs to value n."""
-    ET.SubElement(band, "ColorInterp").text = "Palette"
-    colours = colormap(layer)
-    names = {c.value: c.name for c in layer.classes}
-    categories, table = ET.SubElement(band, "CategoryNames"), ET.SubElement(band, "ColorTable")
-    for value in range(max(colours) + 1):
-        ET.SubElement(categories, "Category").text = names.get(value, "")
-        r, g, b, a = colours.get(value, (0, 0, 0, 0))
-        ET.SubElement(table, "Entry", c1=str(r), c2=str(g), c3=str(b), c4=str(a))
+def _band(root: ET.Element, layer: Layer, number: int, name: str, kind: str) -> ET.Element:
+    band = ET.SubElement(root, "VRTRasterBand", dataType=_TYPES[layer.dtype], band=str(number))
+    if kind:
+        band.set("subClass", f"VRT{kind}RasterBand")
+    ET.SubElement(band, "Description").text = name
+    ET.SubElement(band, "NoDataValue").text = f"{layer.nodata:g}"
+    if layer.scale != 1:
+        ET.SubElement(band, "Scale").text = f"{layer.scale:g}"
+    if layer.kind == "colour":
+        ET.SubElement(band, "ColorInterp").text = ("Red", "Green", "Blue")[number - 1]
+    if layer.classes:
+        ET.SubElement(band, "ColorInterp").text = "Palette"
+        colours = colormap(layer)
+        names = {c.value: c.name for c in layer.classes}
+        categories, table = ET.SubElement(band, "CategoryNames"), ET.SubElement(band, "ColorTable")
+        for value in range(max(colours) + 1):  # the n-th entry belongs to value n
+            ET.SubElement(categories, "Category").text = names.get(value, "")
+            r, g, b, a = colours.get(value, (0, 0, 0, 0))
+            ET.SubElement(table, "Entry", c1=str(r), c2=str(g), c3=str(b), c4=str(a))
+    return band
 
 
 def _geotransform(grid: Grid) -> str:

@@ -1,6 +1,7 @@
 """The engine against the plain encoder, and labels against plain numpy."""
 
 import copy
+import dataclasses
 import os
 import subprocess
 import sys
@@ -12,11 +13,12 @@ import torch
 
 from geomap import legends
 from geomap.datasets import worldcereal as real
+from geomap.datasets.months import MASKED, tokens_np
 from geomap.encode import engine as encode
-from geomap.encode import weights
+from geomap.encode import folded, weights
 from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.encode.model import EncoderConfig, PixelEncoder
-from geomap.errors import InputError, WeightsError
+from geomap.errors import InputError
 from geomap.label import classify
 from geomap.label.classify import Question
 from geomap.types import Composite
@@ -309,11 +311,55 @@ def test_blank_labels_are_nodata():
     assert np.isnan(score.value).all()
 
 
-def test_encoders_of_patches_are_refused_in_one_line():
-    tiny = EncoderConfig(dim=8, depth=1, heads=2, mlp=8, out=8, patch=5)
-    encoder = PixelEncoder(tiny, torch.zeros(10), torch.ones(10))
-    with pytest.raises(WeightsError, match="patches of 5 x 5 pixels"):
-        encode.Engine(encoder)
+@pytest.fixture(scope="module", params=[4, 5, 9])
+def of_patches(request) -> PixelEncoder:
+    torch.manual_seed(6)
+    made = PixelEncoder(dataclasses.replace(CFG, patch=request.param), torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
+    torch.nn.init.normal_(made.position)
+    torch.nn.init.normal_(made.cls)
+    return made.eval()
+
+
+@torch.inference_mode()
+def from_cut_patches(encoder: PixelEncoder, composite: Composite, usable: np.ndarray) -> np.ndarray:
+    """The plain module in float64 on every patch, cut and filled by the code of the training data."""
+    before = encoder.cfg.patch // 2
+    sides = (before, encoder.cfg.patch - 1 - before)
+    dn = np.pad(composite.dn, ((0, 0), (0, 0), sides, sides))
+    cut = [dn[:, :, y : y + encoder.cfg.patch, x : x + encoder.cfg.patch] for y, x in np.argwhere(usable)]
+    tokens, valid = (np.stack(part) for part in zip(*(tokens_np(image, MASKED) for image in cut), strict=True))
+    exact = copy.deepcopy(encoder).double()
+    return exact(torch.from_numpy(tokens), torch.from_numpy(valid), torch.tensor(MONTHS)).numpy()
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled loops", "torch"])
+def test_patches_equal_the_plain_encoder_on_every_cut_patch(of_patches, composite, usable, compiled, monkeypatch):
+    """With months missing, nodata at the edges, and a ragged last batch."""
+    if not compiled:  # what other devices run
+        monkeypatch.setattr(folded.kernels, "fits", lambda *_: False)
+    made = embedded(encode.Engine(of_patches, "cpu", 50, torch.float32), composite, usable)[usable.ravel()]
+    wanted = from_cut_patches(of_patches, composite, usable)
+    np.testing.assert_allclose(made, wanted, atol=2e-6)
+    narrow = embedded(encode.Engine(of_patches, "cpu", 50, torch.bfloat16), composite, usable)[usable.ravel()]
+    assert np.linalg.norm(narrow - wanted, axis=1).max() < 0.05
+
+
+def test_patches_do_not_depend_on_where_a_tile_or_a_window_ends(of_patches, composite, usable, monkeypatch):
+    """A tile with its margin gives the pixels of the whole, bit for bit; rows between few pixels are not copied."""
+    engine = encode.Engine(of_patches, "cpu", 32)
+    whole = embedded(engine, composite, usable).reshape(*usable.shape, -1)
+    margin = of_patches.cfg.margin
+    for least in (0, margin + 1):  # the first reaches beyond the composite in the south and east
+        rows, columns = (slice(least + margin, size - margin) for size in composite.shape)
+        around = tuple(slice(part.start - margin, part.stop + margin) for part in (rows, columns))
+        tile = Composite(composite.dn[:, :, *around], composite.clear[:, *around])
+        part = embedded(engine, tile, usable[rows, columns])
+        np.testing.assert_array_equal(part.reshape(whole[rows, columns].shape), whole[rows, columns])
+    few = np.zeros_like(usable)
+    few[[0, 18], [11, 11]] = usable[[0, 18], [11, 11]] = True
+    monkeypatch.setattr(encode, "WINDOW_CPU", 50)
+    assert [len(index) for index, _ in engine.embed(composite, few, MONTHS)] == [1, 1]
+    np.testing.assert_array_equal(embedded(engine, composite, usable), whole.reshape(usable.size, -1))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")

@@ -21,6 +21,8 @@ CONFIGS = {
     "sizes that the compiled loops do not take": EncoderConfig(dim=36, depth=3, heads=3, mlp=20, out=64),
     "three bands": EncoderConfig(bands=3, dim=16, depth=3, heads=2, mlp=16, out=8),
     "paper's layers": EncoderConfig(depth=3),
+    "patches": EncoderConfig(dim=32, depth=3, heads=4, mlp=32, out=20, patch=3),
+    "patches, depth 1": EncoderConfig(dim=36, depth=1, heads=3, mlp=20, out=20, patch=2),
 }
 
 
@@ -38,16 +40,18 @@ def encoder_of(cfg: EncoderConfig) -> PixelEncoder:
 
 
 def series(cfg: EncoderConfig, n: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """DNs from below `low` to above `low + high`, and months of each pixel's own."""
+    """DNs from below `low` to above `low + high`, as Execution takes them, and months of each pixel's own."""
     rng = np.random.default_rng(4)
     months = np.stack([np.sort(rng.permutation(12)[:steps]) for _ in range(n)])
-    return torch.from_numpy(rng.integers(1, 7000, (n, steps, cfg.bands))), torch.from_numpy(months)
+    shape = (n, steps, *[cfg.patch**2] * (cfg.patch > 1), cfg.bands)
+    return torch.from_numpy(rng.integers(1, 7000, shape)), torch.from_numpy(months)
 
 
 @torch.inference_mode()
 def exact(encoder: PixelEncoder, dn: torch.Tensor, months: torch.Tensor) -> torch.Tensor:
     valid = torch.ones(dn.shape[:2], dtype=torch.bool)
-    return copy.deepcopy(encoder).double()(dn, valid, months)
+    by_band = dn.transpose(2, -1).flatten(2) if dn.ndim == 4 else dn
+    return copy.deepcopy(encoder).double()(by_band, valid, months)
 
 
 @pytest.mark.parametrize("steps", [1, 5, 12])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from scipy.special import log_softmax as scipy_log_softmax
 from sklearn.linear_model import LogisticRegression
 
 from geomap.label.learn import Examples, Head, learn
-from geomap.label.regression import Design, fit, log_loss, log_softmax, parted
+from geomap.label.regression import Design, balanced, fit, log_loss, log_softmax, parted
 
 SCALE = 20.0
 MONTHS = tuple(range(12))
@@ -34,14 +36,25 @@ def place(
     return Examples(embeddings, y, np.arange(n) // 3, dn, MONTHS), unit(prompts)
 
 
-def test_the_fit_is_that_of_sklearn() -> None:
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_fit_is_that_of_sklearn(alike: bool) -> None:
     examples, _ = place(200)
     x = examples.embeddings.astype(np.float64)
-    own = fit(x, examples.classes, np.zeros((200, 4)), 0.5)
-    model = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-8, max_iter=1000).fit(x, examples.classes)
+    share = None if alike else np.linspace(0.1, 3, 200)
+    own = fit(x, examples.classes, np.zeros((200, 4)), 0.5, share=share)
+    model = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-8, max_iter=1000).fit(x, examples.classes, share)
     theirs = model.coef_.T
     assert np.abs((own - own.mean(1, keepdims=True)) - (theirs - theirs.mean(1, keepdims=True))).max() < 0.02
     assert log_loss(x @ own, examples.classes) == pytest.approx(log_loss(x @ theirs, examples.classes), abs=1e-3)
+
+
+def test_points_of_a_common_class_count_less() -> None:
+    share = balanced(np.array([0, 0, 0, 0, 2]))
+    assert share.mean() == pytest.approx(1)
+    assert share[4] == pytest.approx(2 * share[0])  # one over the root of 4 points, and of 1
+    assert log_loss(np.log([[0.5, 0.5], [0.9, 0.1]]), np.array([0, 0]), np.array([3.0, 1.0])) == pytest.approx(
+        -(3 * np.log(0.5) + np.log(0.9)) / 4
+    )
 
 
 def test_turned_features_give_the_same_fit() -> None:
@@ -90,6 +103,30 @@ def test_prompts_that_are_right_are_kept_with_few_points() -> None:
         made = learn(examples, prompts, SCALE)
         learned = (made.head.logits(embeddings).argmax(1) == truth).mean()
         assert learned >= ((embeddings @ prompts.T).argmax(1) == truth).mean() - 0.02
+
+
+def test_good_words_are_kept_where_points_do_not_beat_them_in_cross_validation() -> None:
+    kept = []
+    for seed in range(6):
+        made_up, prompts = place(24, seed=seed, away=0.0, noise=1.2)
+        rng = np.random.default_rng(seed)
+        classes = np.where(rng.random(24) < 0.3, rng.integers(0, 4, 24), made_up.classes)
+        dn = rng.integers(1500, 2500, (24, 12, 10)).astype(np.uint16)  # they tell nothing
+        examples = replace(made_up, classes=classes, dn=dn)
+        made = learn(examples, prompts, SCALE)
+        words = SCALE * examples.embeddings @ prompts.T
+        own, zero = (
+            log_loss(np.log(p), classes, balanced(classes)) for p in (made.validated.probability, made.zero_shot)
+        )
+        assert own <= zero + 1e-9
+        if np.isinf(made.validated.strengths.penalty):
+            assert made.with_series is not None
+            assert np.allclose(made.with_series.logits(examples.embeddings, dn), words, atol=1e-4)
+            assert not made.helps
+            assert "as their words have them" in made.says
+        kept.append(own == pytest.approx(zero))
+    assert any(kept)
+    assert not all(kept)
 
 
 def test_a_class_without_points_can_still_be_found() -> None:

@@ -88,6 +88,13 @@ def test_points_make_the_map_better_and_the_run_says_how_well(scenes, run, tmp_p
     assert abs(record.scores.accuracy["zero-shot"] - before) < 0.1  # of 120 random pixels, and of all
     assert abs(record.scores.accuracy["learned"] - after) < 0.1
     assert sum(map(sum, record.scores.confusion)) == 120
+    trust = record.scores.reliability  # by confidence; together they are the accuracy and the calibration error
+    assert sum(t.pixels for t in trust) == 120
+    assert [t.confidence for t in trust] == sorted(t.confidence for t in trust)
+    assert sum(t.pixels * t.right for t in trust) / 120 == pytest.approx(record.scores.accuracy["learned"], abs=1e-3)
+    error = sum(t.pixels * abs(t.right - t.confidence) for t in trust) / 120
+    assert error == pytest.approx(record.scores.calibration, abs=1e-3)
+    assert f'"bins":[[{trust[0].pixels},' in (run / "index.html").read_text()
     assert record.helps
     assert problems(run) == ()
     assert {f"{learned.PLACES}.gpkg", f"{learned.PLACES}.gpx", learned.FILE, learned.TENSORS} <= files.sums(run).keys()

@@ -262,7 +262,7 @@ def test_seasons_are_six_months_later_in_the_south() -> None:
 
 def test_colours_and_codes_of_known_dns() -> None:
     dn = np.array([[[100, 2500, 0]], [[100, 9000, 500]], [[50, 2500, 500]]], np.uint16)
-    np.testing.assert_array_equal(colour(dn), [[[0, 0, 0], [255, 255, 255], pictures.NO_DATA]])
+    np.testing.assert_array_equal(colour(dn), [[[1, 1, 1], [255, 255, 255], pictures.NO_DATA]])  # 0: nodata
     red, nir = np.array([[500, 1000, 0, 3000]], np.uint16), np.array([[4500, 1000, 800, 1]], np.uint16)
     np.testing.assert_array_equal(ndvi_codes(red, nir), [[105, 25, 255, 0]])
 

@@ -224,10 +224,11 @@ def test_codes_keep_cosines_and_their_own_pixel(untrained):
     assert cosines(torch.zeros(1, 32), kept[3]).isnan().all()
 
 
-def test_an_encoder_of_more_directions_keeps_the_128_strongest():
+@pytest.mark.parametrize("patch", [1, 5])
+def test_an_encoder_of_more_directions_keeps_the_128_strongest(patch):
     torch.manual_seed(1)
     encoder = PixelEncoder(
-        EncoderConfig(dim=160, depth=1, heads=2, mlp=8, out=200),
+        EncoderConfig(dim=160, depth=1, heads=2, mlp=8, out=200, patch=patch),
         torch.tensor(Q_LOW),
         torch.tensor(Q_HIGH),
     ).eval()

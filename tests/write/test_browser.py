@@ -307,3 +307,35 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
         text = page.locator("#facts").inner_text()
         assert "1,234 points, overall accuracy 50.0 ± 12.5 %" in text
         assert HOSTILE[0] in text
+
+
+def test_what_was_learned_shows_how_far_its_confidence_can_be_trusted(browser: Any, tmp_path: Path) -> None:
+    bins = [[10, 0.25, 0.5], [40, 0.9, 0.75]]
+    facts = {"trust": {"title": HOSTILE[0], "folds": 5, "error": 0.17, "bins": bins}}
+    with shown(browser, write_page(tmp_path, NAMES, **facts)) as seen:
+        page = seen.page
+        page.get_by_text("How far its confidence can be trusted").click()
+        text = page.locator("#facts").inner_text()
+        assert HOSTILE[0] in text
+        assert "17.0\u00a0%" in text
+        dots = page.locator("#trust circle").all()
+        assert [d.locator("title").text_content() for d in dots] == [
+            "confidence 25.0\u00a0%: 50.0\u00a0% of 10 pixels right",
+            "confidence 90.0\u00a0%: 75.0\u00a0% of 40 pixels right",
+        ]
+        low, high = ([float(d.get_attribute(name)) for name in ("cx", "cy", "r")] for d in dots)
+        assert low[0] < high[0]
+        assert low[1] > high[1]
+        assert high[2] == 8  # the most pixels
+        assert high[0] - low[0] == pytest.approx(0.65 * 232)
+
+
+def test_an_update_shows_the_areas_before(browser: Any, tmp_path: Path) -> None:
+    before = {"months": ["2022-01", "2022-12"], "pixels": {"landcover": {"1": 1234, "4": 5}}}
+    with shown(browser, write_page(tmp_path, NAMES, before=before)) as seen:
+        rows = seen.page.locator("#legend tbody tr").all()
+        found = {row.locator(".name").inner_text(): row.locator(".before").inner_text() for row in rows}
+        assert found == dict(zip(NAMES, ("12.34", "0.00", "0.00", "0.05"), strict=True))
+        assert "January 2022 to December 2022" in seen.page.locator("#legend caption").inner_text()
+        cells = {len(row.locator("td, th").all()) for row in seen.page.locator("#legend tr").all()}
+        assert cells == {5}

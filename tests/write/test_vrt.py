@@ -130,3 +130,20 @@ def test_bytes_depend_on_the_maps_alone_and_paths_are_relative(tmp_path: Path) -
 
 def test_one_zone_needs_none(tmp_path: Path) -> None:
     assert vrt.write_vrts(tmp_path, write_maps(tmp_path, CLASSES, aoi.parse_area("5.0,50.0,5.01,50.01"))) == ()
+
+
+def test_a_virtual_raster_has_the_bands_of_its_maps(tmp_path: Path) -> None:
+    layer = Layer("ndvi", "NDVI by month", "ndvi", bands=("2023-06", "2023-07"))
+    maps = []
+    for epsg, west in ((32631, 705_000), (32632, 295_000)):  # on both sides of 6 E
+        where = Grid(epsg, west, 5_540_000, 60, 50)
+        pixels = np.stack([np.full(where.shape, 10 * (epsg - 32_600) + band, np.int16) for band in (1, 2)])
+        maps.append(MapFile(tmp_path / f"ndvi_{epsg}.tif", layer, where))
+        write_map(maps[-1].path, layer, where, [(where, pixels)], {})
+    (path,) = vrt.write_vrts(tmp_path, maps)
+    with rasterio.open(path) as source:
+        assert source.descriptions == layer.bands
+        assert (source.nodata, source.scales) == (-32768, (1e-4, 1e-4))
+        first, second = source.read()
+    assert {*np.unique(first)} == {-32768, 311, 321}
+    np.testing.assert_array_equal(second[first > 0] - first[first > 0], 1)

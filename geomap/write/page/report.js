@@ -365,8 +365,11 @@
   function classTable(map) {
     const estimated = new Map((data.assessed[map.stem]?.classes ?? []).map((c) => [c.id, c.area_ha]));
     const intervals = estimated.size > 0;
+    const before = data.facts.before?.pixels[map.stem]; // of the run that was updated
+    const since = before ? data.facts.before.months : [];
+    const when = before ? `Hectares from ${day(since[0])} to ${day(since.at(-1))}, by the run before` : "";
     const head = el("tr", {}, el("th", { scope: "col" }, ""), el("th", { scope: "col" }, "Class"),
-      el("th", { scope: "col", class: "number" }, "Hectares"), intervals ? el("th", { scope: "col", class: "number" }, "Estimate") : null,
+      el("th", { scope: "col", class: "number" }, "Hectares"), before ? el("th", { scope: "col", class: "number", title: when, "aria-label": when }, "Before") : null, intervals ? el("th", { scope: "col", class: "number" }, "Estimate") : null,
       el("th", { scope: "col", class: "number" }, "Share"));
     const body = el("tbody");
     const total = map.classes.reduce((sum, c) => sum + c.pixels, 0) || 1;
@@ -382,15 +385,15 @@
       swatch.style.background = c.colour;
       const name = el("td", {}, swatch, " ", el("span", { class: "name" }, c.name), c.code ? el("span", { class: "code" }, ` ${c.code}`) : null);
       const row = el("tr", { "data-id": c.id }, el("td", {}, tick), name, el("td", { class: "number ha" }),
-        intervals ? el("td", { class: "number estimate" }, withInterval(estimated.get(c.id), 2)) : null, el("td", { class: "number share" }));
+        before ? el("td", { class: "number before" }, fixed(hectares(before[c.id] ?? 0), 2)) : null, intervals ? el("td", { class: "number estimate" }, withInterval(estimated.get(c.id), 2)) : null, el("td", { class: "number share" }));
       for (const [event, lit] of [["pointerenter", true], ["pointerleave", false], ["focusin", true], ["focusout", false]]) {
         row.addEventListener(event, () => light(map, lit ? c.id : null));
       }
       body.append(row);
     }
-    const foot = el("tfoot", {}, el("tr", {}, el("td"), el("td", {}, "Shown"), el("td", { class: "number", id: "shown-ha" }),
+    const foot = el("tfoot", {}, el("tr", {}, el("td"), el("td", {}, "Shown"), el("td", { class: "number", id: "shown-ha" }), before ? el("td") : null,
       intervals ? el("td") : null, el("td", { class: "number", id: "shown-share" })));
-    const made = el("table", {}, el("thead", {}, head), body, foot);
+    const made = el("table", {}, before ? el("caption", { class: "quiet" }, `Before: ${when}.`) : null, el("thead", {}, head), body, foot);
     queueMicrotask(() => legendNumbers(map, total));
     return made;
   }
@@ -534,6 +537,7 @@
     for (const change of data.changes) {
       folded(`Changes: ${change.title}`, grid(["From", "To", "Hectares"], change.rows.map(([a, b, n]) => [a, b, fixed(hectares(n), 2)]), [2]));
     }
+    if (facts.trust) trust(facts.trust);
     for (const [stem, found] of Object.entries(data.assessed)) if (maps.has(stem)) assessment(maps.get(stem), found);
     const copy = el("button", { type: "button" }, "Copy");
     copy.addEventListener("click", () => navigator.clipboard?.writeText(facts.command).then(() => { copy.textContent = "Copied"; }));
@@ -543,6 +547,31 @@
       grid(["File", "Size"], facts.files.map(([name, bytes]) => [el("a", { href: name.split("/").map(encodeURIComponent).join("/") }, name), bytes === null ? "" : size(bytes)]), [1]));
   }
 
+  function trust({ title, folds, error, bins }) { // a reliability diagram of what was learned from points
+    const most = Math.max(...bins.map(([n]) => n));
+    const said = ([n, sure, right]) => `confidence ${percent(sure)}: ${percent(right)} of ${whole(n)} pixels right`;
+    const [side, left, bottom] = [240, 40, 34];
+    const name = `Confidence and share of right pixels: ${bins.map(said).join("; ")}`;
+    const made = svg("svg", { viewBox: `0 0 ${side + left} ${side + bottom}`, width: side + left, height: side + bottom, role: "img", "aria-label": name, id: "trust" });
+    const [x, y] = [(v) => left + v * (side - 8), (v) => 8 + (1 - v) * (side - 8)];
+    for (const v of [0, 0.5, 1]) {
+      made.append(svg("line", { x1: x(0), x2: x(1), y1: y(v), y2: y(v), stroke: "#d0d7de" }));
+      made.append(svg("text", { x: left - 5, y: y(v) + 4, "text-anchor": "end" }, `${100 * v}`));
+      made.append(svg("text", { x: x(v), y: side + 14, "text-anchor": v === 1 ? "end" : "middle" }, `${100 * v}`));
+    }
+    made.append(svg("line", { x1: x(0), x2: x(1), y1: y(0), y2: y(1), stroke: "#59636e", "stroke-dasharray": "4 3" }));
+    made.append(svg("path", { d: `M${bins.map(([, sure, right]) => `${x(sure)} ${y(right)}`).join("L")}`, fill: "none", stroke: "#0a53a8", "stroke-width": 2 }));
+    for (const bin of bins) {
+      const dot = svg("circle", { cx: x(bin[1]), cy: y(bin[2]), r: 2 + 6 * Math.sqrt(bin[0] / most), fill: "#0a53a8" });
+      dot.append(svg("title", {}, said(bin)));
+      made.append(dot);
+    }
+    made.append(svg("text", { x: x(0.5), y: side + 30, "text-anchor": "middle" }, "confidence, %"));
+    made.append(svg("text", { x: x(0) + 5, y: 18 }, "right, %"));
+    folded(`How far its confidence can be trusted: ${title}`,
+      el("p", {}, `From the labelled points, in ${folds} parts, each judged by what was learned from the others. On the dashed line, confidence is the share of right pixels; below it, the map is surer than it should be. Larger dots: more pixels.${error === null ? "" : ` Mean distance from the line (expected calibration error): ${percent(error)}.`} Points that were not drawn by chance say this of themselves alone.`),
+      made, grid(["Confidence", "Right", "Pixels"], bins.map(([n, sure, right]) => [percent(sure), percent(right), whole(n)]), [0, 1, 2]));
+  }
   function assessment(map, found) {
     const classes = found.classes.map((c) => [c.name, withInterval(c.users_accuracy, 1, 100), withInterval(c.producers_accuracy, 1, 100),
       withInterval(c.area_ha, 2), whole(c.points_reference)]);
