@@ -23,8 +23,8 @@ ASSUMED = {
     "scenes": (53, "scenes over a tile in twelve months"),
     "used": (42 / 53, "share of them with a clear pixel, whose bands are read"),
     "core-s": (6.2, "core seconds of a tile's composite of 53 scenes whose blocks lie as the tile (composite.py)"),
-    "decode-share": (0.55, "share of those that is decoding, which grows with the blocks read"),
-    "block": (512, "pixels a side of the files' blocks, which lie anyhow to the tiles"),
+    "decode-share": (0.55, "share of those that is decoding, which grows with what is read"),
+    "overread": (1.09, "bytes fetched for each byte of the blocks under the tiles: headers, neighbouring granules"),
     "compressed": (0.5, "bytes of files for each byte decoded"),
     "price-gpu-hour": (2.5, "price of a GPU-hour"),
     "price-vcpu-hour": (0.04, "price of a vCPU-hour"),
@@ -87,11 +87,8 @@ def on_cpus(name: str, vcpus: int, tile: dict[str, float], measured: dict[str, A
 
 
 def per_tile(measured: dict[str, Any], given: dict[str, float]) -> dict[str, float]:
-    """Of a full tile: core seconds to read, composite and pack it, bytes from the store, seconds of the run's own.
-
-    A window of W pixels at any place in blocks of B pixels touches ((W + B) / W)^2 times its area on average.
-    """
-    blocks = ((TILE + given["block"]) / TILE) ** 2
+    """Of a full tile: core seconds to read, composite and pack it, bytes from the store, seconds of the run's own."""
+    blocks = given["overread"]
     decoded = given["scenes"] * TILE**2 * (1 / 4 + given["used"] * (2 * 4 + 2 * 6 / 4))  # as geomap plan counts
     medians = given["core-s"] * given["scenes"] / 53 * (1 + given["decode-share"] * (blocks - 1))
     runs = [run for workers, run in measured["runs"].items() if int(workers)]
