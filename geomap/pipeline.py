@@ -264,7 +264,9 @@ def _medians(
         read = {period.step(scene.time) for scene in near}
         coarse[[step for step in range(period.months) if step not in read]] = 0
     made = compute(opened, period.months, threads(near), watch, coarse)
-    dark = offset_check.total([watch.counts(), together.dark[grid] if together else {}])
+    coarse_dark = together.dark[grid] if together else {}
+    own = {scene.id: coarse_dark[scene.id] for scene in near if scene.id in coarse_dark}
+    dark = offset_check.total([watch.counts(), own])
     gave = {scene.id: _gave(*seen) for scene, *seen in zip(near, scl, clear, strict=True)}
     return replace(made, dark={name: dark[name] for name in sorted(dark)}, gave=gave, fetched=access.tally.found())
 
