@@ -262,6 +262,8 @@ class JobKeys(RequestKeys):
     def _complete(self) -> JobKeys:
         if not (self.legends or self.classes or self.points.learned):
             raise ValueError("nothing to map; give legends: [landcover] or classes: [vineyard, olive grove]")
+        if self.points.file and not self.points.column:
+            raise ValueError("points.file needs points.column: the column with the classes")
         if self.period.last is not None and PERIOD not in self.outputs.directory:
             raise ValueError(f"outputs.directory must hold {PERIOD}, since period.last is another period every month")
         if self.outputs.update and self.period.last is None:
