@@ -146,6 +146,11 @@ class OwnGrid:
         return round(row), round(column)
 
 
+def zone_of(square: str) -> int:
+    """EPSG code of the UTM zone of what is called after a square of MGRS, such as 31UES or the tile 31UES_03_02."""
+    return (32600 if square[2] >= "N" else 32700) + int(square[:2])
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """A unit of work and of resume: a stable name and its part of the zone's grid (10 m, even size)."""

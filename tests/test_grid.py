@@ -16,9 +16,9 @@ from pyproj import Transformer
 from shapely.geometry import MultiPolygon, Point, Polygon, box, mapping
 
 from geomap import aoi, grid
-from geomap.catalog.place import granule_bounds, mgrs_tile, tile_in, zone_of
+from geomap.catalog.place import granule_bounds, mgrs_tile, tile_in
 from geomap.errors import AoiError
-from geomap.types import Grid
+from geomap.types import Grid, zone_of
 from tests.support.archive import PATCH
 from tests.support.stac_items import real_items
 

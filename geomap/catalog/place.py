@@ -11,6 +11,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geomap.grid import BANDS, COLUMNS, FALSE_NORTHING, ROWS, SQUARE_M, corner, outline
 from geomap.lonlat import agree
+from geomap.types import zone_of
 
 SLACK_M: Final = 120
 """Metres by which a raster may reach beyond its granule: two pixels of 60 m."""
@@ -37,11 +38,6 @@ def tile_in(item_id: str) -> str:
     """The MGRS tile that is part of an item's id, such as S2A_31UES_20230604_0_L2A; empty if there is none."""
     match = _MGRS_IN_ID.search(item_id)
     return f"{match[1]}{match[2]}{match[3]}" if match else ""
-
-
-def zone_of(tile: str) -> int:
-    """EPSG code of the UTM zone of an MGRS tile."""
-    return (32600 if tile[2] >= "N" else 32700) + int(tile[:2])
 
 
 def granule_bounds(tile: str) -> Bounds | None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from geomap import files
 from geomap.errors import InputError
 from geomap.run.record import FILE, Record, own_name, place_in, read_record
+from geomap.types import zone_of
 from geomap.write.layer import file_stem
 
 RERUN: Final = "type the run's command again: it remakes the maps, from kept tiles if there are any"
@@ -108,7 +109,7 @@ def _guard(directory: Path, known: Mapping[str, str]) -> Iterator[str]:
 
 def _required(record: Record) -> Iterator[str]:
     """Files that every run has: its maps, one for each zone and one on a grid of its own, and its record."""
-    zones = sorted({name.partition("_")[0] for name in record.tiles})
+    zones = sorted({zone_of(name) for name in record.tiles})
     place = place_in(record.request)
     own = own_name(record.request)
     for stem in record.maps:

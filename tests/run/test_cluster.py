@@ -173,7 +173,7 @@ def test_encode_tasks_go_to_workers_that_offer_a_gpu(asked, here, tmp_path, two_
         map_area(asked, tmp_path / "out", resources=Resources(two_workers))
         names = {address: w["name"] for address, w in client.scheduler_info()["workers"].items()}
         ran = {names[address]: tasks for address, tasks in client.run(task_names).items()}
-    assert ran == {"reader": {"composite"}, "encoder": {"tile"}}
+    assert ran == {"reader": {"composite", "shared"}, "encoder": {"tile"}}
     assert digests(tmp_path / "out") == here
 
 

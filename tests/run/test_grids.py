@@ -15,10 +15,10 @@ from defusedxml import ElementTree
 from geomap import files
 from geomap.errors import InputError, LegendError
 from geomap.run import check
-from geomap.run.again import read_again
+from geomap.run.again import read_again, words_of
 from geomap.run.map import map_area
 from geomap.run.request import Request
-from geomap.run.words import map_words
+from geomap.run.words import command
 from tests.support.archive import PATCH
 from tests.support.outputs import digests
 from tests.support.runner import geomap, refused
@@ -79,8 +79,8 @@ def test_a_run_with_a_grid_is_repeated_to_the_same_bytes(
     assert done.exit_code == 0, done.stderr
     assert digests(tmp_path / "again") == digests(first)
     request = read_again(first, stac=str(items), weights=untrained)
-    command = map_words(request, {"stac": str(items)}, "default").command
-    assert "--crs EPSG:3035 --resolution 100" in command
+    told = {"command": "map", **words_of(request)}
+    assert "--crs EPSG:3035 --resolution 100" in command(told).command
 
 
 def test_label_and_a_job_write_on_the_grid_of_a_raster(

@@ -20,6 +20,7 @@ from geomap.run.map import map_area
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.types import Period
 from tests.support.checkpoints import SeededTower, lightning, official
+from tests.support.outputs import problems
 from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap, refused
 
@@ -64,7 +65,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_a_map_does_not_depend_on_how_the_area_is_cut_into_tiles(ask, tiled, tmp_path):
     """Nor does a bit of an embedding, at the edges of tiles and of the scenes too; and it is the same again."""
-    assert files.verify(tiled) == ()
+    assert problems(tiled) == ()
     few = map_area(ask(save_composites=False), tmp_path / "few")
     parts, whole = open_store(tiled, EMBEDDINGS), open_store(tmp_path / "few", EMBEDDINGS)
     assert few.tiles < len(parts.tiles) / 4
