@@ -24,11 +24,11 @@ from geomap.catalog.place import (
     mgrs_tile,
     raster_bounds,
     tile_in,
-    zone_of,
 )
 from geomap.grid import outline
 from geomap.lonlat import Box, meet, unwrapped
 from geomap.sources.providers import OFFSET_FLAG, PROVIDERS, Provider
+from geomap.types import zone_of
 
 SPLIT_SHARE: Final = 0.05
 """A copy of an acquisition is another datastrip if more than this share of its footprint lies outside the copies kept.
