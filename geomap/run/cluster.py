@@ -47,6 +47,11 @@ PATIENCE_S: Final = 120
 POLL_S: Final = 5
 """Seconds between checks for workers."""
 
+ASKED: Final = 10
+"""Times that a scheduler is asked for its workers: the client's own periodic update, which asks for none of them
+(distributed 2026.8), may take the place of the answer.
+"""
+
 GPU: Final = "GPU"
 """The dask resource of workers that encode: `dask worker ... --resources GPU=1`."""
 
@@ -203,7 +208,11 @@ class Cluster:
     def _gpu_workers(self) -> list[str]:
         """Addresses of the workers that have the resource GPU."""
         assert self._client is not None
-        workers = self._client.scheduler_info()["workers"]
+        workers: Mapping[str, Any] = {}
+        for _ in range(ASKED):
+            workers = self._client.scheduler_info()["workers"]
+            if workers or not self._client.nthreads():
+                break
         return [address for address, w in workers.items() if w["resources"].get(GPU)]
 
     def _room(self, client: Client) -> int:
