@@ -112,9 +112,8 @@ def square_name(epsg: int, x: float, y: float) -> str:
 
 def pair(grid: Grid) -> tuple[int, int, int]:
     """What is read together with a tile's grid, which shares blocks with it: the zone, and a corner in metres."""
-    west, north = corner(grid.epsg, grid.west, grid.north - 1)
-    side = PAIR * TILE_PX * RESOLUTION
-    return grid.epsg, west + (grid.west - west) // side * side, north - (north - grid.north) // side * side
+    around = whole(replace(grid, width=1, height=1), PAIR * TILE_PX)
+    return grid.epsg, around.west, around.north
 
 
 def whole(grid: Grid, side: int) -> Grid:

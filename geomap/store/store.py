@@ -343,8 +343,8 @@ def _grid(epsg: int, west: int, south: int, east: int, north: int) -> Grid:
 def _squares(tiles: Sequence[Tile], side: int) -> dict[str, Grid]:
     """By square of 100 km, the whole tiles that the arrays cover: those of the rectangle around a zone's tiles."""
     found: dict[str, Grid] = {}
-    for epsg in sorted({tile.grid.epsg for tile in tiles}):
-        around = grids.mosaic_grid(tuple(tile.grid for tile in tiles if tile.grid.epsg == epsg))
+    for of_zone in grids.by_zone(tiles):
+        around = grids.mosaic_grid(tuple(of_zone))
         found |= {square: grids.whole(part, side) for square, part in grids.by_square(around).items()}
     return found
 
