@@ -34,7 +34,7 @@ from geomap import legends
 from geomap.datasets.samples import COVER, Samples
 from geomap.datasets.series import embed_samples
 from geomap.datasets.simulated import simulated_samples
-from geomap.datasets.worldcereal import READERS
+from geomap.datasets.measured import READERS
 from geomap.encode import weights
 from geomap.label import towers
 from geomap.simulate.covers import table

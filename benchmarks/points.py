@@ -38,7 +38,8 @@ from numpy.typing import NDArray
 from geomap import legends, process
 from geomap.datasets.samples import Samples
 from geomap.datasets.series import embed_samples
-from geomap.datasets.worldcereal import B8A_OF_B08, READERS
+from geomap.datasets.measured import READERS
+from geomap.datasets.worldcereal import fill_b8a_np
 from geomap.encode import weights
 from geomap.encode.model import PixelEncoder
 from geomap.evaluate import baselines, metrics
@@ -113,7 +114,7 @@ def read_crop_mask(path: Path) -> tuple[Samples, NDArray[np.intp], NDArray[np.st
     """Each half-year's median stands in its middle month's neighbours: February to May, August to November."""
     with np.load(path) as made:
         x, crop, region = made["x"].astype(np.float64), made["crop"].astype(np.intp), made["region"]
-    x[..., BANDS.index("B8A")] = x[..., BANDS.index("B08")] * B8A_OF_B08
+    x = fill_b8a_np(x)
     dn, valid = np.zeros((len(x), MONTHS, len(BANDS)), np.uint16), np.zeros((len(x), MONTHS), bool)
     for half, months in enumerate((range(1, 5), range(7, 11))):
         for m in months:

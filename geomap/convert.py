@@ -234,8 +234,8 @@ def choose_order(found: FoundEncoder, labelled: Samples, tower: towers.TextTower
 
 
 def read_labelled(setting: str) -> Samples:
-    """Read labelled pixels from "flanders=PATH" (names: worldcereal.READERS). Raises WeightsError, ConfigError."""
-    from geomap.datasets.worldcereal import READERS
+    """Read labelled pixels from "flanders=PATH" (names: measured.READERS). Raises WeightsError, ConfigError."""
+    from geomap.datasets.measured import READERS
 
     name, _, path = setting.partition("=")
     if name not in READERS or not path:

@@ -29,8 +29,8 @@ def evaluate(
         list[str],
         typer.Option(
             metavar="FILE|NAME=PATH",
-            help="Test set: a table of your own (.csv, .parquet), a cut HDF5 file, or flanders=, corsica=,"
-            " east_africa=PATH; with --run, labelled points; repeat for several.",
+            help="Test set: a table of your own (.csv, .parquet), a cut HDF5 file, or NAME=PATH of flanders,"
+            " corsica, east_africa or rondonia; with --run, labelled points; repeat for several.",
         ),
     ],
     run: Annotated[

@@ -13,7 +13,8 @@ from geomap import legends
 from geomap.errors import InputError
 
 COVER, CLIMATE = "cover", "climate"
-"""Labels that are not of a legend: position in the simulation's tables of covers and climates, from 1."""
+"""Labels that are not of a legend: position among the kinds of land (`datasets.kinds`) and in the simulation's table of
+climates, from 1; 0 is unknown."""
 
 CELL: Final = 1.0  # degrees: samples of one cell are in one fold
 ARRAYS: Final = ("id", "dn", "valid", "groups", "scores", "photos", "country", "lonlat")
@@ -21,12 +22,12 @@ ARRAYS: Final = ("id", "dn", "valid", "groups", "scores", "photos", "country", "
 
 @dataclass(frozen=True)
 class Samples:
-    """n labelled series; month 0 is January whatever the window's start."""
+    """n labelled series of twelve months, or of T steps that span months; month 0 is January whatever the start."""
 
     name: str
     id: NDArray[np.str_]  # (n,) for example a LUCAS point id
-    dn: NDArray[np.uint16]  # (n, 12, bands * patch^2), band-major as the encoder takes them, 0 = nodata
-    valid: NDArray[np.bool_]  # (n, 12) False where a month is not a token
+    dn: NDArray[np.uint16]  # (n, T, bands * patch^2), band-major as the encoder takes them, 0 = nodata; T is mostly 12
+    valid: NDArray[np.bool_]  # (n, T) False where a month is not a token
     labels: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)  # legend, COVER ... -> (n,) id, 0 = none
     groups: NDArray[np.intp] | None = None  # (n,) that `folds` keeps together; None: by place
     grouped_by: str = "group"  # what a group is, in words
@@ -34,6 +35,7 @@ class Samples:
     photos: NDArray[np.float32] | None = None  # (n, D) mean vector of ground photos, not normalised; NaN: no photos
     country: NDArray[np.str_] | None = None  # (n,) NUTS 0 codes
     lonlat: NDArray[np.float64] | None = None  # (n, 2) degrees, NaN where unknown
+    steps: NDArray[np.float32] | None = None  # (T, 12) share of each month in each step; None: the twelve months
 
     def __len__(self) -> int:
         return len(self.dn)

@@ -42,9 +42,13 @@ def shorten(dn: NDArray[np.uint16], valid: NDArray[np.bool_], length: str) -> Se
     A quarter (January to March, ...) or a year is the median of its valid months, value by value. Even counts take the
     mean of the middle two, rounded down, as in the monthly composites. A step without a valid month is not valid.
     """
-    steps = LENGTHS[length]
-    if steps == MONTHS:
+    if LENGTHS[length] == MONTHS:
         return Series(dn, valid, np.arange(MONTHS))
+    return spanning(dn, valid, LENGTHS[length])
+
+
+def spanning(dn: NDArray[np.uint16], valid: NDArray[np.bool_], steps: int) -> Series:
+    """Monthly series as `steps` equal parts of the year, each the median of its valid months (see `shorten`)."""
     known = np.where(valid[..., None], dn, np.uint16(0))
     blocks = np.split(np.arange(MONTHS), steps)
     out = np.stack([median_np([known[:, m] for m in block]) for block in blocks], axis=1)
@@ -72,10 +76,15 @@ def embed_samples(
 ) -> Tensor:
     """Unit embeddings (n, D), float32 on the CPU, of samples in one of LENGTHS; every sample needs a valid month.
 
+    Samples whose steps span months are taken as they are.
+
     Uses the encoder's own forward pass in float32; maps use the faster `encode.engine`.
     """
     encoder = encoder.eval().to(device)
-    series = shorten(samples.dn, samples.valid, length)
+    if samples.steps is None:
+        series = shorten(samples.dn, samples.valid, length)
+    else:
+        series = Series(samples.dn, samples.valid, samples.steps)
     months = torch.from_numpy(series.months).to(device)
     parts = []
     for start in range(0, len(series), SERIES_AT_ONCE):

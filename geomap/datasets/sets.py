@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap.datasets import lucas, sen4map, table
+from geomap.datasets.measured import READERS
 from geomap.datasets.samples import Samples
-from geomap.datasets.worldcereal import READERS
 from geomap.errors import InputError
 from geomap.types import Progress, silent
 
@@ -25,7 +25,7 @@ def read_set(
     scenicness: Path | None = None,
     progress: Progress = silent,
 ) -> Samples:
-    """Samples by their source: FILE.h5, FILE.csv, FILE.parquet, or flanders=, corsica=, east_africa=PATH.
+    """Samples by their source: FILE.h5, FILE.csv, FILE.parquet, or NAME=PATH of a measured set.
 
     Args:
         source: as the user typed it.
@@ -36,7 +36,8 @@ def read_set(
         progress: called while points are read.
 
     Raises:
-        InputError: an unknown source, a patch that the file lacks, a file that is missing or breaks its format.
+        InputError: an unknown source, a patch that the file lacks, steps that span months, a file that is missing or
+            breaks its format.
         ReadError: a table, an HDF5 file or photo vectors that break their layout.
     """
     kind, sep, path = source.partition("=")
@@ -46,6 +47,8 @@ def read_set(
                 f"unknown set {kind!r}; use FILE.h5, FILE.csv, or one of {', '.join(READERS)} as {kind}=PATH"
             )
         samples = read_pixels(kind, Path(path), patch)
+        if samples.steps is not None:
+            raise InputError(f"{kind} has {len(samples.steps)} steps a year; evaluation takes monthly series")
     elif Path(source).suffix.casefold() in table.SUFFIXES:
         samples = read_pixels("", Path(source), patch)
     else:

@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from geomap.datasets.kinds import class_of
 from geomap.datasets.samples import CLIMATE, COVER, Samples
-from geomap.simulate.covers import table
 from geomap.simulate.series import simulate
 
 COVER_LEGENDS: Final = {"landcover": "landcover", "crops": "crop"}
@@ -16,11 +16,8 @@ COVER_LEGENDS: Final = {"landcover": "landcover", "crops": "crop"}
 
 
 def cover_labels(cover: NDArray[np.intp], climate: NDArray[np.intp]) -> dict[str, NDArray[np.intp]]:
-    """Labels of samples, from their positions (n,) in the tables of covers and climates."""
-    of_legend = {
-        name: np.array([getattr(c, attribute) for c in table().cover], np.intp)[cover]
-        for name, attribute in COVER_LEGENDS.items()
-    }
+    """Labels of samples, from their positions (n,) among the kinds of land and the climates; climate -1 is unknown."""
+    of_legend = {name: class_of(attribute)[cover] for name, attribute in COVER_LEGENDS.items()}
     return of_legend | {COVER: cover + 1, CLIMATE: climate + 1}
 
 

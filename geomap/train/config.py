@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from geomap import config as yamlfile
 from geomap.config import Strict, refusal
+from geomap.datasets.measured import READERS
 from geomap.datasets.table import SUFFIXES
-from geomap.datasets.worldcereal import READERS
 from geomap.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -26,6 +26,8 @@ class Augment(Strict):
     band_gain: Annotated[float, Field(ge=0, le=0.3)] = 0.015  # one per series and band
     offset: Annotated[float, Field(ge=0, le=500)] = 25.0  # DN, one per series and band
     shift: Fraction = 0.5  # chance that a measured series moves by up to half a month
+    smooth: Fraction = 0.0  # chance that a series is smoothed over the months
+    spans: Fraction = 0.0  # chance that a series is shortened to quarters, half-years or a year
 
 
 class Levels(Strict):

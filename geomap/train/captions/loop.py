@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from geomap import process
 from geomap.datasets.extras import require_packages
+from geomap.datasets.measured import LICENCES
 from geomap.datasets.samples import Samples
 from geomap.datasets.simulated import simulated_samples
-from geomap.datasets.worldcereal import READERS
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource
 from geomap.encode.model import CONFIGS, PixelEncoder
@@ -114,8 +114,7 @@ def sources(config: TrainConfig, measured: Sequence[Samples]) -> tuple[TrainingS
         note="PROSAIL canopies and surface spectra on estimated calendars, calibrated to class medians of the measured"
         " sets",
     )  # fmt: skip
-    published = "MIT (WorldCereal repository); contains modified Copernicus Sentinel-2 data"
-    licences = [published if name in READERS else "unknown: a file of those who trained" for name in config.real]
+    licences = [LICENCES.get(name, "unknown: a file of those who trained") for name in config.real]
     return simulated, *(
         TrainingSource(name=m.name, kind="measured", samples=len(m), licence=licence)
         for m, licence in zip(measured, licences, strict=True)
@@ -149,13 +148,13 @@ def fit_encoder(
     mean = AveragedModel(encoder)
     measured_pools = [measured_pool(m) for m in measured]
     biases = {v.name: _bias(v, measured_pools, pool) for v in levels}
-    months = torch.arange(12)
     smooth = math.nan
     for step in range(steps):
         batch = draw_batch(rng, pool, measured_pools, config.batch, config.real_share, config.augment)
-        vectors, labels = _targets(rng, batch, levels)
+        vectors, allowed = _targets(rng, batch, levels)
         bias = {name: b[batch.pool] for name, b in biases.items()}
-        loss = loss_of(encoder(batch.dn, batch.valid, months), vectors, labels, config.levels.model_dump(), bias)
+        embeddings = encoder(batch.dn, batch.valid, batch.months)
+        loss = loss_of(embeddings, vectors, allowed, config.levels.model_dump(), bias)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT)
@@ -179,13 +178,13 @@ def linear_rate(step: int, steps: int, warmup: int) -> float:
 
 def _bias(level: Level, measured: Sequence[Pool], simulated: Pool) -> Tensor:
     """(pools, K) logits: how common the level's classes are in each pool, relative to the simulated one."""
-    *shares, common = [level.shares(p.cover, p.climate, p.chance) for p in (*measured, simulated)]
-    return origin_bias(shares, common)
+    common = level.shares(simulated.of(level.by), simulated.chance)
+    return origin_bias([level.shares(p.of(level.by), p.chance, common) for p in measured], common)
 
 
 def _targets(
     rng: np.random.Generator, batch: Batch, levels: Sequence[Level]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """By level: class vectors from newly drawn captions, and the class of every row."""
-    of = {"cover": batch.cover, "climate": batch.climate}
-    return {v.name: v.draw(rng) for v in levels}, {v.name: v.index[of[v.by]] for v in levels}
+    """By level: class vectors from newly drawn captions, and the classes that every row may have."""
+    of = {"kind": batch.kind, "climate": batch.climate}
+    return {v.name: v.draw(rng) for v in levels}, {v.name: v.allowed[of[v.by]] for v in levels}

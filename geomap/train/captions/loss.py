@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from geomap.train.scale import INITIAL_SCALE, MAX_SCALE
 
+SMOOTHING = 0.02
+"""Share of every label that is spread over all classes (Szegedy et al. 2016, arXiv:1512.00567)."""
+
 OTHER_SHARE = 0.1
 """Weight of the simulation's class shares when they are mixed into those of a real set."""
 
@@ -48,23 +51,27 @@ class CaptionLoss(nn.Module):
         self,
         embeddings: Tensor,
         vectors: Mapping[str, Tensor],
-        labels: Mapping[str, Tensor],
+        allowed: Mapping[str, Tensor],
         weights: Mapping[str, float],
         bias: Mapping[str, Tensor],
     ) -> Tensor:
         """Each level's mean loss over the rows that have a class there, averaged over the levels by weight.
 
+        A row with several possible classes is asked for their probability together.
+
         Args:
             embeddings: (N, D) unit vectors.
             vectors: level -> (K, D) unit class vectors.
-            labels: level -> (N,) class index, -1 where the level has no class for the row.
+            allowed: level -> (N, K) bool, the classes that a row may have; none: the level says nothing of it.
             weights: level -> weight.
             bias: level -> (N, K) added to the logits (`origin_bias`).
         """
         total = embeddings.new_zeros(())
         for level, v in vectors.items():
-            y = labels[level]
-            if weights[level] and bool((y >= 0).any()):
-                logits = self.scale * embeddings @ v.T + bias[level]
-                total = total + weights[level] * F.cross_entropy(logits, y, ignore_index=-1, label_smoothing=0.02)
+            rows = (allowed[level].any(1) & ~allowed[level].all(1)).nonzero()[:, 0]
+            if not weights[level] or not len(rows):
+                continue
+            log_p = F.log_softmax(self.scale * embeddings[rows] @ v.T + bias[level][rows], dim=1)
+            right = log_p.masked_fill(~allowed[level][rows], -torch.inf).logsumexp(1)
+            total = total - weights[level] * ((1 - SMOOTHING) * right + SMOOTHING * log_p.mean(1)).mean()
         return total / sum(weights[level] for level in vectors)

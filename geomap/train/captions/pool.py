@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from geomap.datasets.kinds import kind_of_class
+from geomap.datasets.measured import READERS
 from geomap.datasets.samples import CLIMATE, COVER, Samples
+from geomap.datasets.series import spanning
 from geomap.datasets.sets import read_pixels
 from geomap.datasets.simulated import simulated_samples
-from geomap.datasets.worldcereal import READERS
 from geomap.errors import ConfigError
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.train.config import Augment
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 MAX_DN = 20_000.0
 FEWEST_MONTHS = 3
 """Fewest months that augmentation keeps; maps need as many (min_clear_months)."""
+SPANS = (1, 2, 4)
+"""Steps of a series that is shortened in training: a year, half-years, quarters."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +40,20 @@ class Pool:
     chance: NDArray[np.float64]  # (n,)
     measured: bool
 
-    @property
-    def cover(self) -> NDArray[np.intp]:
-        """(n,) positions in the table of covers."""
-        return self.samples.labels[COVER] - 1
-
-    @property
-    def climate(self) -> NDArray[np.intp]:
-        """(n,) positions in the table of climates."""
-        return self.samples.labels[CLIMATE] - 1
+    def of(self, by: Literal["kind", "climate"]) -> NDArray[np.intp]:
+        """(n,) positions among the kinds of land, or in the table of climates; -1 where unknown."""
+        return kind_of(self.samples) if by == "kind" else self.samples.labels[CLIMATE] - 1
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Series as the encoder takes them, with the index of their cover, climate and pool."""
+    """Series as the encoder takes them, with the index of their kind of land, climate and pool."""
 
-    dn: Tensor  # (N, 12, 10) float32
+    dn: Tensor  # (N, 12, 10) float32; series of fewer steps have the rest not valid
     valid: Tensor  # (N, 12) bool
-    cover: Tensor  # (N,)
-    climate: Tensor  # (N,)
+    months: Tensor  # (N, 12, 12) float32, share of each month in each step
+    kind: Tensor  # (N,) -1: unknown
+    climate: Tensor  # (N,) -1: unknown
     pool: Tensor  # (N,) measured sets from 0 in their order, then the simulated one
 
 
@@ -63,28 +63,39 @@ def simulated_pool(rng: np.random.Generator, n: int) -> Pool:
 
 
 def measured_pool(samples: Samples) -> Pool:
-    """A pool of a measured set; covers are drawn by the square root of their size, so that small ones occur."""
-    _, inverse, count = np.unique(samples.labels[COVER], return_inverse=True, return_counts=True)
+    """A pool of a measured set; kinds of land are drawn by the square root of their size, so that small ones occur."""
+    _, inverse, count = np.unique(kind_of(samples), return_inverse=True, return_counts=True)
     chance = 1 / np.sqrt(count[inverse])
     return Pool(samples, chance / chance.sum(), measured=True)
 
 
-def read_measured(name: str, path: Path) -> Samples:
-    """A measured set unchanged, or those samples of a user's table that have a cover, a climate and a valid month.
+def kind_of(samples: Samples) -> NDArray[np.intp]:
+    """(n,) positions among the kinds of land, by the sample's cover, else its crop, else its land cover; -1: none."""
+    nothing = np.zeros(len(samples), np.intp)
+    kind = samples.labels.get(COVER, nothing) - 1
+    for legend, attribute in (("crops", "crop"), ("landcover", "landcover")):
+        kind = np.where(kind < 0, kind_of_class(attribute, samples.labels.get(legend, nothing)), kind)
+    return kind
 
-    Raises ConfigError if no sample has them, and the errors of `sets.read_pixels`.
+
+def read_measured(name: str, path: Path) -> Samples:
+    """A measured set unchanged, or those samples of a user's table that have a label and a valid month.
+
+    Labels are a cover, a crop or a land cover; a climate is not needed. Raises ConfigError if no sample has one, and
+    the errors of `sets.read_pixels`.
     """
     samples = read_pixels(name, path)
     if name in READERS:  # kept whole: the default weights saw Corsica's two parcels without a month
         return samples
-    nothing = np.zeros(len(samples), np.intp)
-    known = (samples.labels.get(COVER, nothing) > 0) & (samples.labels.get(CLIMATE, nothing) > 0)
-    use: NDArray[np.bool_] = known & samples.valid.any(1)
+    use: NDArray[np.bool_] = (kind_of(samples) >= 0) & samples.valid.any(1)
     if not use.any():
-        raise ConfigError(f"{path}: no row has a cover, a climate and a month; docs/training-data.md names the columns")
+        raise ConfigError(
+            f"{path}: no row has a month and a cover, crop or land cover; docs/training-data.md names the columns"
+        )
     if not use.all():
-        log.info("%s: %d samples without a cover, a climate or a month are left out", path, (~use).sum())
-    return samples.rows(use)
+        log.info("%s: %d samples without a label or a month are left out", path, (~use).sum())
+    nothing = np.zeros(len(samples), np.intp)
+    return replace(samples, labels={CLIMATE: nothing, **samples.labels}).rows(use)
 
 
 def draw_batch(
@@ -94,21 +105,53 @@ def draw_batch(
     each = round(size * share / len(measured)) if measured else 0
     parts = [_pick(rng, pool, each, augment) for pool in measured]
     parts.append(_pick(rng, simulated, size - each * len(measured), augment))
-    dn, valid, cover, climate = (np.concatenate([p[i] for p in parts]) for i in range(4))
+    dn, valid, months, kind, climate = (np.concatenate([p[i] for p in parts]) for i in range(5))
     origin = np.repeat(np.arange(len(parts)), [len(p[0]) for p in parts])
-    return Batch(*map(torch.from_numpy, (dn, valid, cover, climate, origin)))
+    return Batch(*map(torch.from_numpy, (dn, valid, months, kind, climate, origin)))
 
 
-def _pick(
-    rng: np.random.Generator, pool: Pool, n: int, augment: Augment
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.intp], NDArray[np.intp]]:
-    i = rng.choice(len(pool.samples), n, p=pool.chance)
-    dn, valid = pool.samples.dn[i].astype(np.float32), pool.samples.valid[i]
-    if pool.measured:
-        dn = _shift_np(rng, dn, valid, augment.shift)
+def _pick(rng: np.random.Generator, pool: Pool, n: int, augment: Augment) -> tuple[NDArray[Any], ...]:
+    """The fields of a Batch, pool left out, of n series of one pool."""
+    picked = pool.samples.rows(rng.choice(len(pool.samples), n, p=pool.chance))
+    if picked.steps is None:
+        dn = picked.dn.astype(np.float32)
+        if pool.measured:
+            dn = _shift_np(rng, dn, picked.valid, augment.shift)
+        dn = smooth_np(rng, dn, picked.valid, augment.smooth)
+        dn, valid, months = span_np(rng, dn, keep_months_np(rng, picked.valid, augment), augment.spans)
+    else:
+        dn, valid, months = _padded_np(picked)
     gain = np.exp(rng.normal(0, augment.gain, (n, 1, 1)) + rng.normal(0, augment.band_gain, (n, 1, len(BANDS))))
     dn = np.clip(dn * gain + rng.normal(0, augment.offset, (n, 1, len(BANDS))), 1, MAX_DN).astype(np.float32)
-    return dn, keep_months_np(rng, valid, augment), pool.cover[i], pool.climate[i]
+    return dn, valid, months, kind_of(picked), picked.labels[CLIMATE] - 1
+
+
+def _padded_np(samples: Samples) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+    """DNs (n, 12, 10), valid (n, 12) and months (n, 12, 12) of series of T steps; steps after those are not valid."""
+    assert samples.steps is not None
+    fill = MONTHS - len(samples.steps)
+    dn = np.pad(samples.dn.astype(np.float32), ((0, 0), (0, fill), (0, 0)))
+    months = np.tile(np.pad(samples.steps, ((0, fill), (0, 0))), (len(samples), 1, 1))
+    return dn, np.pad(samples.valid, ((0, 0), (0, fill))), months
+
+
+def span_np(
+    rng: np.random.Generator, dn: NDArray[np.float32], valid: NDArray[np.bool_], chance: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
+    """Shorten a share of the series to quarters, half-years or a year: medians of their valid months (`shorten`).
+
+    Returns:
+        DNs (n, 12, 10) and valid (n, 12), steps first and the rest not valid; months (n, 12, 12), shares of each step.
+    """
+    dn, valid = dn.copy(), valid.copy()
+    months = np.tile(np.eye(MONTHS, dtype=np.float32), (len(dn), 1, 1))
+    length = np.where(rng.random(len(dn)) < chance, rng.choice(SPANS, len(dn)), MONTHS)
+    for steps in SPANS:
+        rows = np.flatnonzero(length == steps)
+        made = spanning(dn[rows].astype(np.uint16), valid[rows], steps)
+        dn[rows, :steps], valid[rows, :steps], valid[rows, steps:] = made.dn, made.valid, False
+        months[rows, :steps], months[rows, steps:] = made.months, 0
+    return dn, valid, months
 
 
 def _shift_np(
@@ -121,6 +164,22 @@ def _shift_np(
     rows = np.arange(n)[:, None]
     share = np.where(rng.random(n) < chance, rng.uniform(0, 0.5, n), 0)[:, None] * valid[rows, neighbour]
     out: NDArray[np.float32] = (dn * (1 - share[..., None]) + dn[rows, neighbour] * share[..., None]).astype(np.float32)
+    return out
+
+
+def smooth_np(
+    rng: np.random.Generator, dn: NDArray[np.float32], valid: NDArray[np.bool_], chance: float
+) -> NDArray[np.float32]:
+    """Smooth a share of the series (n, 12, 10) over the months, as sources of series often do.
+
+    A month takes up to half of the mean of its valid neighbours; the year is a ring.
+    """
+    share = np.where(rng.random(len(dn)) < chance, rng.uniform(0, 0.5, len(dn)), 0)
+    weight = valid[..., None].astype(np.float32)
+    around = sum(np.roll(dn * weight, step, 1) for step in (-1, 1))
+    count = sum(np.roll(weight, step, 1) for step in (-1, 1))
+    part = share[:, None, None] * weight * (count > 0)
+    out: NDArray[np.float32] = (dn * (1 - part) + part * around / np.maximum(count, 1)).astype(np.float32)
     return out
 
 

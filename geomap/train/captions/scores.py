@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap import legends
-from geomap.datasets.samples import COVER, Samples
+from geomap.datasets.kinds import CROPLAND, members
+from geomap.datasets.samples import Samples
 from geomap.datasets.series import embed_samples
 from geomap.datasets.simulated import COVER_LEGENDS
 from geomap.encode.model import PixelEncoder
@@ -22,6 +23,7 @@ from geomap.evaluate import baselines, metrics
 from geomap.evaluate.zero_shot import nearest_class
 from geomap.label import towers
 from geomap.simulate.covers import table
+from geomap.train.captions.pool import kind_of
 
 log = logging.getLogger(__name__)
 
@@ -52,22 +54,52 @@ def _majority(truth: NDArray[np.intp]) -> dict[str, float]:
 
 
 def score_samples(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
-    """Zero-shot scores of samples in the legends that covers decide; all classes of a legend compete."""
+    """Zero-shot scores of samples in the legends that kinds of land decide, where a set has two classes of these.
+
+    All classes of a legend compete. `cropland` asks of the land cover found only whether it is cropland.
+    """
     embeddings = embed_samples(encoder, samples)
     out: dict[str, Any] = {}
     for name in COVER_LEGENDS:
         known = legends.load(name)
         rows = samples.labels[name] > 0
-        if rows.any():
-            y = samples.labels[name][rows]
+        y = samples.labels[name][rows]
+        if len(np.unique(y)) > 1:
             found = nearest_class(embeddings[rows], towers.class_vectors(known, tower), known)
             out[name] = {"samples": len(y), "majority": _majority(y), **accuracy_and_f1(y, found)}
-    return out
+    return out | _cropland(embeddings, samples, tower)
+
+
+def _cropland(embeddings: Tensor, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
+    """{"cropland": scores}, by region too where the set's groups are regions; {} for a set without both answers."""
+    crop = is_cropland(samples)
+    rows = crop >= 0
+    truth = crop[rows]
+    if len(np.unique(truth)) < 2:
+        return {}
+    known = legends.load("landcover")
+    landcover = nearest_class(embeddings[rows], towers.class_vectors(known, tower), known)
+    found = (landcover == CROPLAND).astype(np.intp)
+    out: dict[str, Any] = {"samples": len(truth), "majority": _majority(truth), **accuracy_and_f1(truth, found)}
+    if samples.grouped_by == "region" and samples.groups is not None:
+        of = [samples.groups[rows] == g for g in np.unique(samples.groups)]
+        out["regions"] = [accuracy_and_f1(truth[r], found[r]) for r in of]
+    return {"cropland": out}
+
+
+def is_cropland(samples: Samples) -> NDArray[np.intp]:
+    """(n,) 1: every cover of the sample's kind is cropland; 0: none is; -1: unknown, or neither."""
+    landcover = np.array([c.landcover for c in table().cover])
+    of_kind = members()
+    crop = np.where(of_kind, landcover == CROPLAND, True).all(1)
+    none = np.where(of_kind, (landcover != CROPLAND) & (landcover > 0), True).all(1)
+    return np.append(np.where(crop, 1, np.where(none, 0, -1)), -1)[kind_of(samples)]
 
 
 def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
     """Scores with class names typed in words that training did not use; only the set's classes compete."""
-    keys = np.array([c.key for c in table().cover])[samples.labels[COVER] - 1]
+    kinds = [c.key for c in table().cover]
+    keys = np.array([*kinds, *[""] * (len(members()) - len(kinds) + 1)])[kind_of(samples)]  # the last: unknown
     present = [k for k in TYPED if (keys == k).sum() >= MIN_TYPED]
     if not present:
         return {"classes": 0, "samples": 0}
@@ -124,15 +156,18 @@ def card_metrics(held: Sequence[HeldOut], tower: towers.TextTower) -> dict[str, 
         for h in held
     }
     for h in held:
-        others = [o.samples for o in held if o is not h]
+        others = [o.samples for o in held if o is not h and h.samples.steps is None and o.samples.steps is None]
         for name in COVER_LEGENDS:
             if name in out[h.samples.name]:
                 out[h.samples.name][name] |= _baselines(h, others, name)
         log.info("left out %s: %s", h.samples.name, out[h.samples.name])
+    judged = [h for h in held if "landcover" in out[h.samples.name]]
+    if not judged:
+        return {"left_out": out}
     return {
         "left_out": out,
-        "calibration": calibration(held),
-        "logit_scale": fit_scale([(h.cosines, h.truth) for h in held]),
+        "calibration": calibration(judged),
+        "logit_scale": fit_scale([(h.cosines, h.truth) for h in judged]),
     }
 
 
