@@ -68,6 +68,8 @@ class Climate(Strict):
     dry_days: tuple[Pair, Pair]
     wet: MonthlyValues
     again: Annotated[float, Field(ge=0, le=1)] = 1.0
+    haze: MonthlyValues = (0.08,) * 12
+    thin: Annotated[float, Field(ge=0, le=1)] = 0.05
     words: tuple[str, ...]
 
 
@@ -95,6 +97,10 @@ class Cover(Strict):
     rotation: Literal["cereal", "summer", "root"] | None = None
     spring: bool = False
     still: float = 0.0
+    drift: float = 0.0
+    cut_every: Pair = (0, 0)
+    cut_until: float = 366
+    south: Annotated[float, Field(ge=0, le=1)] | None = None
     flood: tuple[Pair, Pair] | None = None
     flowers: tuple[Pair, Pair, Pair] | None = None
 

@@ -19,6 +19,8 @@ SUN_ZENITHS = (25.0, 72.0)
 """Shadows grow between these (degrees): spectra hold for a high sun, and products leave out scenes with a lower sun."""
 SLOPE_LIGHT = (0.35, 1.6)
 """Least and most light on a slope, relative to level ground."""
+REGROWTH_DAYS = 24
+"""Days in which two thirds of the leaves lost to a cut grow back: an estimate."""
 _GREEN = BANDS.index("B03")
 
 
@@ -41,7 +43,8 @@ def reflectance(pixels: Pixels, days: Array) -> Array:
     cut = np.ones_like(around)
     for day in pixels.mown.T:
         late = around - day[:, None]
-        cut *= np.where(late >= 0, 1 - 0.75 * np.exp(-np.maximum(late, 0) / 24), 1)
+        cut *= np.where(late >= 0, 1 - 0.75 * np.exp(-np.maximum(late, 0) / REGROWTH_DAYS), 1)
+    cut *= _cutting(pixels.cuts, around)
     woody = np.array([k.woody for k in table().cover])[pixels.cover][:, None]
     herbs = cut * (1 - dry)
     tall = np.array([k.evergreen for k in table().cover])[pixels.cover]
@@ -60,6 +63,15 @@ def reflectance(pixels: Pixels, days: Array) -> Array:
     seen = f * high * (1 - shade) + (1 - f) * low * (1 - 0.6 * shade)
     out: Array = (seen * light(pixels, sun)[..., None]).astype(np.float32)
     return out
+
+
+def _cutting(cuts: Array, around: Array) -> Array:
+    """Factor (n, T) on the leaves of fields cut every few weeks (cuts (n, 3), as in Pixels) on days (n, T)."""
+    every, first, until = cuts.T[..., None]
+    late = np.mod(around - first, np.where(every > 0, every, 1))
+    lost = 0.75 * np.exp(-late / REGROWTH_DAYS)
+    factor: Array = np.where((every > 0) & (around < until), 1 - lost, 1)
+    return factor
 
 
 def light(pixels: Pixels, sun: Array) -> Array:

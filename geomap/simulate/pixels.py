@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,7 @@ class Pixels:
     drought: Array  # effect on herbs, 0..1
     dry: Array  # (n, 2) first and last day of drought
     mown: Array  # (n, 6) days of mowing, or NEVER
+    cuts: Array  # (n, 3) days between cuts, 0 for none, day of the first, and last day of cutting
     flood: Array  # (n, 2) first and last day of standing water, or NEVER
     flowers: Array  # (n, 3) first and last day, or NEVER, and share of the ground
     pigment: Array  # share of the green light absorbed in a closed canopy
@@ -106,7 +107,7 @@ def draw_pixels(rng: np.random.Generator, cover: NDArray[np.intp], climate: NDAr
         autumn = turn[:, None] & (layer["down"] > 230) & (layer["down"] < 400)
         layer["down"] = layer["down"] - np.where(autumn, 1.4 * shift[:, None], 0)
     bottom, hard = _surfaces(rng, cover)
-    return Pixels(
+    pixels = Pixels(
         cover=cover, climate=climate, shift=shift, turn=turn, upper=upper, under=under,
         fraction=draw.by_cover(lambda c: c.fraction or (0.82, 1.0)),
         shade=draw.by_cover(lambda c: c.shade),
@@ -116,11 +117,20 @@ def draw_pixels(rng: np.random.Generator, cover: NDArray[np.intp], climate: NDAr
         soil=_soils(rng, n), bottom=bottom, hard=hard, straw=_straw(rng, n),
         drought=_constant(lambda c: c.drought)[cover] * np.maximum(draw.by_climate(lambda c: c.drought), 0),
         dry=np.stack([draw.by_climate(lambda c: c.dry_days[0]), draw.by_climate(lambda c: c.dry_days[1])], 1),
-        mown=_mowing(rng, cover, shift),
+        mown=_mowing(rng, cover, shift), cuts=np.zeros((n, 3), np.float32),
         flood=_event(draw, lambda c: c.flood), flowers=_flowering(draw, shift),
         pigment=rng.uniform(*PIGMENT, n).astype(np.float32), rough=_rough(rng, cover), tilt=_tilt(rng, cover),
         moist=rng.normal(0, 0.2, n).astype(np.float32),
     )  # fmt: skip
+    adrift = draw.by_cover(lambda c: (-c.drift, c.drift))
+    every = draw.by_cover(lambda c: c.cut_every)
+    first = every * rng.random(n, dtype=np.float32)
+    return replace(
+        pixels,
+        shift=shift + adrift,
+        flood=pixels.flood + adrift[:, None],
+        cuts=np.stack([every, first, _constant(lambda c: c.cut_until)[cover]], 1),
+    )
 
 
 def _rough(rng: np.random.Generator, cover: NDArray[np.intp]) -> Array:
@@ -152,8 +162,11 @@ def _constant(value: Callable[[Cover], float]) -> Array:
 def _climates_of(rng: np.random.Generator, cover: NDArray[np.intp]) -> NDArray[np.intp]:
     """(n,) climate of every pixel, drawn from its cover's climates."""
     names = list(table().climate)
-    options = [np.array([names.index(c) for c in k.climates]) for k in table().cover]
-    return np.array([options[c][int(u * len(options[c]))] for c, u in zip(cover, rng.random(len(cover)), strict=True)])
+    many = np.array([len(k.climates) for k in table().cover])
+    start = np.cumsum(many) - many
+    options = np.array([names.index(c) for k in table().cover for c in k.climates])
+    chosen: NDArray[np.intp] = options[start[cover] + (rng.random(len(cover)) * many[cover]).astype(np.intp)]
+    return chosen
 
 
 def _event(draw: _Draw, days: Callable[[Cover], tuple[tuple[float, float], ...] | None]) -> Array:

@@ -58,7 +58,7 @@ def draw_covers(rng: np.random.Generator, n: int) -> NDArray[np.intp]:
 def _simulate(rng: np.random.Generator, cover: NDArray[np.intp]) -> SimulatedSeries:
     n = len(cover)
     pixels = draw_pixels(rng, cover)
-    south = rng.random(n) < np.array([c.south for c in climates()])[pixels.climate]
+    south = rng.random(n) < southern(pixels)
     pixels = replace(pixels, turn=pixels.turn | south)  # a southern calendar year holds parts of two summers
     days = observation_days(rng, south)
     clean = mixed(rng, pixels, reflectance(pixels, days))
@@ -67,6 +67,13 @@ def _simulate(rng: np.random.Generator, cover: NDArray[np.intp]) -> SimulatedSer
     for monthly in (dn, valid):
         monthly[south] = np.roll(monthly[south], MONTHS // 2, axis=1)
     return SimulatedSeries(dn, valid, cover, pixels.climate)
+
+
+def southern(pixels: Pixels) -> Array:
+    """(n,) chance that a pixel lies in the south: its cover's, or its climate's."""
+    of_cover = np.array([np.nan if c.south is None else c.south for c in table().cover])[pixels.cover]
+    chance: Array = np.where(np.isnan(of_cover), np.array([c.south for c in climates()])[pixels.climate], of_cover)
+    return chance
 
 
 def observation_days(rng: np.random.Generator, south: NDArray[np.bool_]) -> Array:
@@ -111,8 +118,8 @@ def observe(
     clear[np.arange(n), rng.integers(0, looks, n)] = True
     snow = rng.random((n, looks)) < np.array([c.snow for c in climates()])[climate[:, None], month]
     clear &= ~snow | (rng.random((n, looks)) < 0.25)  # most snow is masked, some is mistaken for ground
-    depth = np.where(snow & clear, rng.uniform(0, 1, (n, looks)) ** 2, 0)[..., None]
-    r = clean * (1 - 0.9 * depth) + surface("snow") * 0.9 * depth
+    covered = np.where(snow & clear, rng.uniform(0, 1, (n, looks)) ** 2, 0)[..., None]
+    r = clean * (1 - 0.9 * covered) + surface("snow") * 0.9 * covered
     film = np.array([c.wet for c in climates()])[climate[:, None], month] * rng.uniform(0, 0.22, (n, looks))
     r = r * (1 - film[..., None] * _WATER_FILM)
     gain = (
@@ -120,8 +127,10 @@ def observe(
         * rng.lognormal(0, 0.06, (n, looks, 1))
         * rng.lognormal(0, 0.02, (n, 1, len(BANDS)))
     )
-    haze = np.maximum(rng.normal(0.0, 0.22, (n, looks, 1)), -0.25) + rng.exponential(0.08, (n, looks, 1))
-    thin = np.where(rng.random((n, looks, 1)) < 0.05, rng.uniform(0.02, 0.3, (n, looks, 1)), 0)
+    depth = np.array([c.haze for c in climates()])[climate[:, None], month]
+    haze = np.maximum(rng.normal(0.0, 0.22, (n, looks, 1)), -0.25) + rng.exponential(depth)[..., None]
+    left = np.array([c.thin for c in climates()])[climate][:, None, None]
+    thin = np.where(rng.random((n, looks, 1)) < left, rng.uniform(0.02, 0.3, (n, looks, 1)), 0)
     shadow = np.where(rng.random((n, looks, 1)) < 0.06, rng.uniform(0.45, 0.9, (n, looks, 1)), 1)
     r = r * gain * shadow + surface("haze") * haze
     r = r * (1 - thin) + surface("cloud") * thin

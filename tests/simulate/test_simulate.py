@@ -14,7 +14,7 @@ from geomap.sentinel2 import BANDS, SCL_NOT_CLEAR
 from geomap.simulate import landscape, series, simulate, write_archive
 from geomap.simulate.archive import ASSETS, Archive
 from geomap.simulate.covers import CoverTable, table
-from geomap.simulate.growth import SUN_ZENITHS, light, reflectance, sun_zenith
+from geomap.simulate.growth import REGROWTH_DAYS, SUN_ZENITHS, _cutting, light, reflectance, sun_zenith
 from geomap.simulate.pixels import draw_pixels
 from geomap.simulate.series import monthly_median_np
 from geomap.simulate.spectra import PARAMETERS, SURFACES, Emulator
@@ -86,6 +86,19 @@ def test_every_cover_names_classes_that_the_legends_have() -> None:
         ("dry_grassland", "mediterranean", {1, 2, 3, 4, 5, 12}, {8, 9}),
         ("rice", "mediterranean", {7, 8}, {4, 5}),
         ("sorghum", "tropical", {7, 8, 9}, {1, 2, 3}),
+        ("maize_south", "subtropical", {6, 7}, {4, 9}),
+        ("maize_grain", "humid_continental", {7, 8}, {5, 10}),
+        ("soya", "humid_continental", {8}, {5, 6, 10}),
+        ("soya_after_wheat", "subtropical", {4, 5, 8, 9}, {6, 11}),
+        ("soya_savanna", "tropical", {6, 7}, {2, 3}),
+        ("cotton", "arid", {8}, {5, 11}),
+        ("rice", "subtropical", {8}, {4, 5, 11}),
+        ("wheat_irrigated", "arid", {2, 3}, {5, 6}),
+        ("berseem", "arid", {1, 2, 3, 4, 12}, {6}),
+        ("winter_wheat_steppe", "steppe", {5, 6}, {1, 8}),
+        ("millet_sahel", "sahel", {8, 9}, {2, 3, 4}),
+        ("pistachio_orchard", "arid", {5, 6, 7, 8, 9}, {1, 3}),
+        ("rubber", "monsoon", {5, 6, 7, 8, 9, 10, 11, 12}, {2}),
     ],
 )
 def test_greenness_follows_the_calendar(key: str, climate: str, peak: set[int], dip: set[int]) -> None:
@@ -130,6 +143,68 @@ def test_pigments_take_green_light_from_closed_canopies_alone() -> None:
         ratio = np.median(much / none, axis=(0, 1))
         assert np.delete(ratio, GREEN) == pytest.approx(1, abs=1e-5)
         assert ratio[GREEN] == pytest.approx(1 - lost, abs=0.05)
+
+
+def test_maize_of_warm_lands_is_dry_when_soya_is_green() -> None:
+    maize, soya = yearly_ndvi("maize_south", "subtropical"), yearly_ndvi("soya_south", "subtropical")
+    assert maize[4] > soya[4] + 0.2  # May
+    assert soya[7] > maize[7] + 0.2  # August
+
+
+def test_rice_stands_in_water_before_it_is_green() -> None:
+    days = np.full((300, 1), 140, np.float32)  # mid May
+    seen = {}
+    for key in ("rice", "soya_south"):
+        cover = np.full(300, table().index(key))
+        where = np.full(300, list(table().climate).index("subtropical"))
+        seen[key] = np.median(reflectance(draw_pixels(np.random.default_rng(3), cover, where), days)[:, 0], axis=0)
+    assert seen["rice"][SWIR] < 0.12 < seen["soya_south"][SWIR]
+
+
+def test_cut_fields_lose_leaves_at_every_cut_until_cutting_ends() -> None:
+    cuts = np.array([[30, 10, 366], [30, 10, 150], [0, 0, 366]], np.float32)
+    factor = _cutting(cuts, np.tile(np.array([10, 39.9, 130, 160], np.float32), (3, 1)))
+    low, high = 0.25, 1 - 0.75 * np.exp(-29.9 / REGROWTH_DAYS)
+    assert factor[0] == pytest.approx([low, high, low, low], abs=1e-3)  # cut on days 10, 40, ..., 130, 160
+    assert factor[1] == pytest.approx([low, high, low, 1], abs=1e-3)
+    assert (factor[2] == 1).all()
+
+
+def test_lucerne_of_dry_lands_is_green_all_year() -> None:
+    assert yearly_ndvi("lucerne_irrigated", "arid").min() > 0.5
+
+
+def test_rice_of_the_equator_is_planted_in_any_month() -> None:
+    cover = np.full(600, table().index("rice_equatorial"))
+    days = np.tile(np.arange(12, dtype=np.float32) * 30.4 + 15, (600, 1))
+    r = reflectance(draw_pixels(np.random.default_rng(3), cover), days)
+    greenest = ((r[..., NIR] - r[..., RED]) / (r[..., NIR] + r[..., RED])).argmax(1)
+    assert np.bincount(greenest, minlength=12).min() > 600 / 12 / 3
+
+
+def test_tropical_shrubs_are_brighter_than_woods_and_dry_sooner() -> None:
+    forest, shrub = (yearly_ndvi(k, "tropical") for k in ("tropical_forest", "tropical_shrub"))
+    trees = yearly_ndvi("savanna_trees", "tropical")
+    assert (forest > shrub + 0.1).all()
+    assert shrub[10] < trees[10] - 0.04  # the rains end in October
+
+
+def test_a_cover_may_lie_elsewhere_than_its_climate() -> None:
+    soya, sorghum = (table().index(k) for k in ("soya_savanna", "sorghum"))
+    pixels = draw_pixels(np.random.default_rng(0), np.array([soya, sorghum]))
+    expected = [table().cover[soya].south, series.climates()[pixels.climate[1]].south]
+    assert series.southern(pixels) == pytest.approx(expected)
+
+
+def test_hazy_climates_are_bluer() -> None:
+    names = list(table().climate)
+    clean, days = np.full((2000, 36, 10), 0.1, np.float32), np.tile(np.arange(36, dtype=np.float32) * 10, (2000, 1))
+    blue = {}
+    for climate in ("atlantic", "equatorial"):
+        where = np.full(2000, names.index(climate))
+        r, clear = series.observe(np.random.default_rng(0), clean, days, where)
+        blue[climate] = np.median(r[clear][:, 0])
+    assert blue["equatorial"] > blue["atlantic"] + 0.003
 
 
 def test_water_roofs_and_evergreens_keep_their_sign_all_year() -> None:
