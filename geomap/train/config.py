@@ -26,7 +26,6 @@ class Augment(Strict):
     band_gain: Annotated[float, Field(ge=0, le=0.3)] = 0.015  # one per series and band
     offset: Annotated[float, Field(ge=0, le=500)] = 25.0  # DN, one per series and band
     shift: Fraction = 0.5  # chance that a measured series moves by up to half a month
-    smooth: Fraction = 0.0  # chance that a series is smoothed over the months
     spans: Fraction = 0.0  # chance that a series is shortened to quarters, half-years or a year
 
 

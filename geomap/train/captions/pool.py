@@ -117,7 +117,6 @@ def _pick(rng: np.random.Generator, pool: Pool, n: int, augment: Augment) -> tup
         dn = picked.dn.astype(np.float32)
         if pool.measured:
             dn = _shift_np(rng, dn, picked.valid, augment.shift)
-        dn = smooth_np(rng, dn, picked.valid, augment.smooth)
         dn, valid, months = span_np(rng, dn, keep_months_np(rng, picked.valid, augment), augment.spans)
     else:
         dn, valid, months = _padded_np(picked)
@@ -164,22 +163,6 @@ def _shift_np(
     rows = np.arange(n)[:, None]
     share = np.where(rng.random(n) < chance, rng.uniform(0, 0.5, n), 0)[:, None] * valid[rows, neighbour]
     out: NDArray[np.float32] = (dn * (1 - share[..., None]) + dn[rows, neighbour] * share[..., None]).astype(np.float32)
-    return out
-
-
-def smooth_np(
-    rng: np.random.Generator, dn: NDArray[np.float32], valid: NDArray[np.bool_], chance: float
-) -> NDArray[np.float32]:
-    """Smooth a share of the series (n, 12, 10) over the months, as sources of series often do.
-
-    A month takes up to half of the mean of its valid neighbours; the year is a ring.
-    """
-    share = np.where(rng.random(len(dn)) < chance, rng.uniform(0, 0.5, len(dn)), 0)
-    weight = valid[..., None].astype(np.float32)
-    around = sum(np.roll(dn * weight, step, 1) for step in (-1, 1))
-    count = sum(np.roll(weight, step, 1) for step in (-1, 1))
-    part = share[:, None, None] * weight * (count > 0)
-    out: NDArray[np.float32] = (dn * (1 - part) + part * around / np.maximum(count, 1)).astype(np.float32)
     return out
 
 
