@@ -77,6 +77,9 @@ class TrainConfig(Strict):
     real: Annotated[dict[str, str], AfterValidator(_sets)] = Field(
         default_factory=dict
     )  # measured sets: name -> path relative to the YAML file's folder
+    test: Annotated[dict[str, str], AfterValidator(_sets)] = Field(
+        default_factory=dict
+    )  # measured sets that are scored for the card and never trained on: name -> path, as in `real`
     real_share: Fraction = 0.3  # of every batch, if there are measured sets
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 1500
     batch: Annotated[int, Field(ge=8, le=65_536)] = 512
@@ -166,4 +169,5 @@ def read_config(path: Path) -> TrainConfig | CrossViewConfig:
     if isinstance(config, CrossViewConfig):
         files = {k: str((folder / getattr(config.data, k)).resolve()) for k in PATHS}
         return config.model_copy(update={"data": config.data.model_copy(update=files)})
-    return config.model_copy(update={"real": {k: str((folder / v).resolve()) for k, v in config.real.items()}})
+    sets = {key: {k: str((folder / v).resolve()) for k, v in getattr(config, key).items()} for key in ("real", "test")}
+    return config.model_copy(update=sets)

@@ -72,7 +72,8 @@ def covers_of(samples: Samples) -> np.ndarray:
 def test_default_configuration_is_valid() -> None:
     default = config.read_captions(REPOSITORY / "pipelines" / "train_default.yaml")
     assert default.name == "default"
-    assert set(default.real) == set(READERS) - {"africa"}  # the crop mask is a test set
+    assert set(default.real) == set(READERS) - {"africa"}
+    assert set(default.test) == {"africa"}
     assert default.limits
 
 
@@ -342,9 +343,11 @@ def test_a_users_table_is_trained_on_as_the_set_that_it_was_written_from(tmp_pat
         np.testing.assert_array_equal(read.labels[name], made.labels[name])
     np.testing.assert_array_equal(read.dn, made.dn)
     np.testing.assert_array_equal(read.valid, made.valid)
-    with_mine = {"real": {"mine": str(tmp_path / "mine.csv")}, "evaluation": config.Evaluation(steps=5), "steps": 5}
+    mine = {"mine": str(tmp_path / "mine.csv")}
+    with_mine = {"real": mine, "test": mine, "evaluation": config.Evaluation(steps=5), "steps": 5}
     card = loop.train_captions(tiny.model_copy(update=with_mine), tmp_path / "w")
     assert card.metrics["left_out"]["mine"]["landcover"]["samples"] == (made.labels["landcover"] > 0).sum()
+    assert card.metrics["unseen"]["mine"]["landcover"]["samples"] == (made.labels["landcover"] > 0).sum()
     assert [(s.name, s.kind, s.samples) for s in card.training[1:]] == [("mine", "measured", 90)]
 
 

@@ -54,6 +54,7 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
 
     Results repeat to the bit on the same machine with the same number of threads. With `evaluation` in the config,
     extra encoders are trained first, each without one measured set; the logit scale is fitted on the left-out sets.
+    The sets of `test` are scored with the encoder itself, which has not seen them.
 
     Raises:
         ConfigError: an unknown key, a value out of range, or a measured set whose file is missing.
@@ -80,6 +81,8 @@ def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
     encoder = fit_encoder(config, pool, measured, levels, config.steps, progress)
     held = simulated_samples(np.random.default_rng([config.seed, 1]), config.held_out)
     metrics["simulated_held_out"] = scores.score_samples(encoder, held, tower)
+    unseen = [read_measured(name, Path(path)).usable() for name, path in config.test.items()]
+    metrics |= {"unseen": {s.name: scores.score_samples(encoder, s, tower) for s in unseen}} if unseen else {}
     scale = metrics.pop("logit_scale", None) or scores.simulated_scale(encoder, held, tower)
     card = Card(
         name=config.name, title=config.title, version=config.version, licence=config.licence,
