@@ -17,11 +17,12 @@ from geomap.datasets.measured import LICENCES, READERS
 from geomap.datasets.places import read_africa, read_rondonia
 from geomap.datasets.samples import Samples
 from geomap.datasets.series import embed_samples
+from geomap.datasets.sets import read_set
 from geomap.datasets.simulated import cover_labels, simulated_samples
 from geomap.datasets.worldcereal import B8A_FROM, fill_b8a_np, read_corsica, read_east_africa, read_flanders
 from geomap.encode import weights
 from geomap.encode.card import MODEL_FILE
-from geomap.errors import ConfigError
+from geomap.errors import ConfigError, InputError, ReadError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
 from geomap.simulate.covers import cover_index, table
@@ -424,6 +425,10 @@ def test_readers_of_the_larger_sets(shared: Path) -> None:
     )
     assert set(np.unique(africa.labels["climate"])) == set(np.unique(rondonia.labels["climate"])) == {0}
     assert set(LICENCES) == set(READERS)
+    with pytest.raises(InputError, match="2 steps a year"):
+        read_set(f"africa={shared / 'data' / 'points' / 'africa_crop_mask_2019.npz'}", patch=1)
+    with pytest.raises(ReadError, match="needs the arrays"):
+        read_africa(shared / "data" / "points" / "rondonia_2022.npz")
 
 
 def test_b8a_of_other_bands_is_the_fit_that_it_says(shared: Path) -> None:
