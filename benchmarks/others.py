@@ -31,10 +31,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from geomap import legends
+from geomap.datasets.measured import READERS
 from geomap.datasets.samples import COVER, Samples
 from geomap.datasets.series import embed_samples
 from geomap.datasets.simulated import simulated_samples
-from geomap.datasets.measured import READERS
 from geomap.encode import weights
 from geomap.label import towers
 from geomap.simulate.covers import table

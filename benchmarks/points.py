@@ -3,10 +3,10 @@
     python benchmarks/points.py --train encoders [--steps 300]       encoders that lack one measured set each
     python benchmarks/points.py --encoders encoders [--data ../shared/data] [--draws 10] [--json FILE]
 
-On real places that the encoder has not seen. By the default weights: the African crop mask (crop or not, by region, 2019;
-two half-year medians). By encoders trained without the place: Rondonia (nine classes, 2022; half of its cells, the
-constants of the learner were chosen on the others), and Flanders, Corsica and East Africa, land cover and crops, with
-all classes of the legend competing. Points are drawn at random, or as many of each class
+On real places that the encoder has not seen. By the default weights: the African crop mask (crop or not, by region,
+2019; two half-year medians). By encoders trained without the place: Rondonia (nine classes, 2022; half of its cells,
+the constants of the learner were chosen on the others), and Flanders, Corsica and East Africa, land cover and crops,
+with all classes of the legend competing. Points are drawn at random, or as many of each class
 that occurs, from half of the groups (cells of 0.1 degree, fields; points without coordinates are groups of their own);
 the points of the other half are scored. Figures are the mean over the draws and its standard error.
 
@@ -36,9 +36,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from geomap import legends, process
+from geomap.datasets.measured import READERS
 from geomap.datasets.samples import Samples
 from geomap.datasets.series import embed_samples
-from geomap.datasets.measured import READERS
 from geomap.datasets.worldcereal import fill_b8a_np
 from geomap.encode import weights
 from geomap.encode.model import PixelEncoder
