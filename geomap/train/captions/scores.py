@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 
 TYPED: Final = {
     "winter_wheat": "autumn wheat", "maize": "corn field", "winter_barley": "autumn barley", "potato": "potato ridges",
-    "sugar_beet": "beet for the sugar factory", "spring_barley": "barley sown in March", "pasture": "grazing land",
+    "sugar_beet": "beet for the sugar factory", "spring_barley": "barley sown in March",
+    "pasture": "fields for cows and sheep",
     "vineyard": "vines", "citrus": "clementine trees", "olive_grove": "olives", "dry_grassland": "parched grassland",
     "wooded_pasture": "bushy grazing land", "nut_trees": "almonds and hazelnuts", "evergreen_oak": "holm oak wood",
     "fallow": "a resting field", "vegetables": "vegetable growing", "sorghum": "sorghum for grain",
