@@ -447,3 +447,14 @@ def test_b8a_of_other_bands_is_the_fit_that_it_says(shared: Path) -> None:
     assert list(B8A_FROM.values()) == pytest.approx(fitted, abs=0.02)
     for m in months:
         assert np.median(np.abs(fill_b8a_np(m)[:, b8a] / m[:, b8a] - 1)) < 0.036
+
+
+def test_a_set_without_crops_is_no_baseline_for_crops() -> None:
+    made = simulated_samples(np.random.default_rng(3), 60)
+    woods = made.rows(made.labels["landcover"] == 3)
+    assert len(woods) > 2
+    held = scores.held_out(made, weights.load_weights("default").encoder, LetterTower())
+    crops, landcover = (scores._baselines(held, [woods], name) for name in ("crops", "landcover"))
+    assert "random_forest_on_other_real_sets" not in crops
+    share = (made.labels["landcover"] == 3).sum() / (made.labels["landcover"] > 0).sum()
+    assert landcover["random_forest_on_other_real_sets"]["accuracy"] == pytest.approx(share, abs=1e-3)

@@ -177,8 +177,7 @@ def _baselines(held: HeldOut, others: Sequence[Samples], legend: str) -> dict[st
     samples = held.samples.rows(held.samples.labels[legend] > 0)
     x, y = _features(samples), samples.labels[legend]
     out: dict[str, Any] = {}
-    if others:
-        known = [o.rows(o.labels[legend] > 0) for o in others]
+    if known := [o.rows(o.labels[legend] > 0) for o in others if (o.labels[legend] > 0).any()]:
         x_other = np.concatenate([_features(o) for o in known])
         y_other = np.concatenate([o.labels[legend] for o in known])
         out["random_forest_on_other_real_sets"] = accuracy_and_f1(y, baselines.forest(x_other, y_other, x))
