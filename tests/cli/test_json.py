@@ -82,7 +82,7 @@ def test_text_fits_80_columns(words: list[str], made: tuple[Path, Any]) -> None:
 
 def test_weights_are_shown_to_people() -> None:
     shown = " ".join(geomap("weights", "show").stdout.split())
-    for text in ("Where they fail", "Measured on three small places only", "Training data", "commonest class", "0.899"):
+    for text in ("Where they fail", "Measured on four places only", "Training data", "commonest class", "0.868"):
         assert text in shown
     assert "{" not in shown
 
