@@ -121,7 +121,6 @@ GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "GDAL_HTTP_MULTIPLEX": "YES",
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,  # a COG's header in one request
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl:/vsis3",  # or any answer, even a refusal, is kept until the process ends
-    "CPL_VSIL_CURL_CACHE_SIZE": 2**21,  # bytes: headers, while files are opened; no block is read twice
     "VSI_CACHE": "FALSE",  # it would fetch a block in two requests
     "VSI_CACHE_SIZE": 5_000_000,  # bytes per file, of JPEG 2000
     "GDAL_CACHEMAX": 2**20,  # bytes, as rasterio passes it on: each block is decoded once, so none need be kept

@@ -34,8 +34,8 @@ _ENOUGH: Final = 1024
 """Bytes by which a block that cannot be compressed may exceed its pixels, beside a hundredth of them."""
 
 
-_unpacking: Final = threading.BoundedSemaphore(os.cpu_count() or 1)
-"""Held while a block is unpacked: many more threads wait for bytes than there are cores, and each block has 2 MB."""
+working: Final = threading.BoundedSemaphore(os.cpu_count() or 1)
+"""Held while pixels are unpacked or moved, which takes several times their memory: more threads read than cores."""
 
 _GAP: Final = 4096
 """Most bytes between two blocks that are read together: COGs repeat the size of a block on both sides of it."""
@@ -135,7 +135,7 @@ def read(file: Layout, window: Window, out: NDArray[Any], dataset: Any = None) -
         packed = iter(opened.ranges([block for block in found if block.size]))
     for block in found:
         least = block.window.height * row  # the last strip may hold no more
-        with _unpacking:
+        with working:
             content = _unpack(next(packed), full, least) if block.size else None
             if file.plain:
                 _place(out, window, block, _pixels(file, block, content))

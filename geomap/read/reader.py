@@ -12,6 +12,7 @@ import logging
 import math
 import random
 import re
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -232,7 +233,10 @@ class SceneReader:
 
     def _nearest(self, values: NDArray[Any], file: Any, place: Place, window: Window, part: Window) -> Layout | None:
         """`_fill` from another grid: each target pixel gets the source pixel in which its centre lies."""
-        located = _source_pixels(self.spec.epsg, self.spec.transform, window, place.crs, place.transform, place.shape)
+        with _locating:  # 100 MB and half a second, and all threads ask for the same at once
+            located = _source_pixels(
+                self.spec.epsg, self.spec.transform, window, place.crs, place.transform, place.shape
+            )
         rows, cols, found = (v[_within(window, part)] for v in located)
         if not found.any():
             return None
@@ -242,7 +246,8 @@ class SceneReader:
             raise self._contradicts(f"has {width} x {height} pixels where the grid has {part.width} x {part.height}")
         source = np.empty((height, width), self.dtype)
         layout = self._copy(file, Window(left, top, width, height), source)
-        values[_within(window, part)] = source.ravel()[(rows - top) * width + (cols - left)] * found
+        with blocks.working:
+            values[_within(window, part)] = source.ravel()[(rows - top) * width + (cols - left)] * found
         return layout
 
     def _copy(self, file: Any, window: Window, out: NDArray[Any]) -> Layout | None:
@@ -290,6 +295,9 @@ def _elsewhere(place: Place, said: Said) -> str | None:
 
 def _shown(place: Place) -> str:
     return ", ".join(f"{v:.0f}" for v in place.bounds)
+
+
+_locating: Final = threading.Lock()
 
 
 @functools.lru_cache(maxsize=8)  # 9 MB for 1024 x 1024 pixels; granules of one place share a transform and a shape

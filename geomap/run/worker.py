@@ -72,7 +72,7 @@ def finish_task(key: str, composed: Composed) -> Finished:
 
 
 def make_task(key: str, task: Task, together: Together | None = None) -> Finished:
-    """Compose, encode and label a tile in one task, so that its composite (250 MB) is never sent."""
+    """Compose, encode and label a tile in one task, so that its composite (140 MB) is never sent."""
     return finish_task(key, compose_task(key, task, together))
 
 
