@@ -17,7 +17,6 @@ peak_gb; equal: whether the medians are the same, bit for bit.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import resource
@@ -128,7 +127,8 @@ def geomap(archive: Path, block: int) -> Work:
     from geomap import aoi, grid, pipeline
     from geomap.catalog.over import over as scenes_over
     from geomap.catalog.search import search
-    from geomap.types import Period
+    from geomap.read.reader import Headers
+    from geomap.types import Grid, Period
 
     period = Period(2018, 12)
     to_lonlat = pyproj.Transformer.from_crs(EPSG, 4326, always_xy=True).transform
@@ -139,16 +139,18 @@ def geomap(archive: Path, block: int) -> Work:
     whole = np.zeros((12, len(ASSETS), SIDE, SIDE), np.uint16)
 
     def work() -> Callable[[], Medians]:
-        for _, near in itertools.groupby(grid.tiles(area), key=lambda tile: grid.pair(tile.grid)):
-            parts = [(tile.grid, scenes_over(scenes, tile.grid), ()) for tile in near]
-            together = pipeline.read_together(parts, period)
-            for where, over_tile, _ in parts:
-                dn = pipeline.compose(over_tile, where, period, together=together).dn
-                row, col = (NORTH - where.north) // 10, (where.west - WEST) // 10
-                rows, cols = (slice(max(v, 0), min(v + n, SIDE)) for v, n in ((row, dn.shape[2]), (col, dn.shape[3])))
-                cut = dn[:, :, rows.start - row : rows.stop - row, cols.start - col : cols.stop - col]
-                whole[:, :, rows, cols] = cut
+        with Headers() as kept:
+            for near in grid.in_pairs(grid.tiles(area), lambda tile: tile.grid).values():
+                parts = [(tile.grid, scenes_over(scenes, tile.grid), ()) for tile in near]
+                together = pipeline.read_together(parts, period, kept=kept)
+                for where, over_tile, _ in parts:
+                    put(where, pipeline.compose(over_tile, where, period, together=together, kept=kept).dn)
         return lambda: whole
+
+    def put(where: Grid, dn: np.ndarray) -> None:
+        row, col = (NORTH - where.north) // 10, (where.west - WEST) // 10
+        rows, cols = (slice(max(v, 0), min(v + n, SIDE)) for v, n in ((row, dn.shape[2]), (col, dn.shape[3])))
+        whole[:, :, rows, cols] = dn[:, :, rows.start - row : rows.stop - row, cols.start - col : cols.stop - col]
 
     return work
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import shapely
@@ -31,6 +31,8 @@ from geomap.aoi import Area, polygons_of
 from geomap.errors import AoiError
 from geomap.lonlat import Box, continuous
 from geomap.types import Grid, Tile
+
+T = TypeVar("T")
 
 RESOLUTION: Final = 10  # m
 TILE_PX: Final = 1024  # pixels per side of a tile
@@ -114,6 +116,14 @@ def pair(grid: Grid) -> tuple[int, int, int]:
     """What is read together with a tile's grid, which shares blocks with it: the zone, and a corner in metres."""
     around = whole(replace(grid, width=1, height=1), PAIR * TILE_PX)
     return grid.epsg, around.west, around.north
+
+
+def in_pairs(found: Iterable[T], grid_of: Callable[[T], Grid]) -> dict[tuple[int, int, int], list[T]]:
+    """Tiles, or what has their grids, by what is read together (`pair`)."""
+    groups: dict[tuple[int, int, int], list[T]] = {}
+    for one in found:
+        groups.setdefault(pair(grid_of(one)), []).append(one)
+    return groups
 
 
 def whole(grid: Grid, side: int) -> Grid:

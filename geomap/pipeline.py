@@ -11,7 +11,7 @@ Runs make their tiles with these functions (run/tiles.py), and the Python API ma
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -21,20 +21,20 @@ from torch import Tensor
 from geomap import grid as grids
 from geomap import legends
 from geomap.catalog import offset_check
-from geomap.catalog.offset_check import DarkCount
+from geomap.catalog.offset_check import VEGETATION, DarkCount
 from geomap.catalog.over import made_in, rank
 from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np, first_np
-from geomap.composite.monthly import coarse_medians, compute, read_classes
-from geomap.encode.engine import Engine, valid_months_np
+from geomap.composite.monthly import coarse_medians, common, compute, read_classes
+from geomap.encode.engine import Engine, valid_months
 from geomap.encode.weights import Weights
 from geomap.errors import DamagedError, ReadError, SourceUnavailableError
 from geomap.label import towers
 from geomap.label.choose import Gone
 from geomap.label.classify import Question, TileLabels, Within, with_land
 from geomap.legends import Legend
-from geomap.read import blocks
 from geomap.read.access import DEADLINE, Access, gdal_options, threads
 from geomap.read.faults import check_missed, missed_scenes
+from geomap.read.reader import Headers
 from geomap.read.stack import scene_classes, stack
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.types import MAX_MISSED, NOT_MAPPED, Composite, Dark, Gave, Grid, Layers, Missed, Period, Scene
@@ -52,6 +52,7 @@ def compose(
     deadline: float = DEADLINE,
     skip: Collection[int] = (),
     together: Together | None = None,
+    kept: Headers | None = None,
 ) -> Composite:
     """Read the scenes over a grid and make their monthly medians.
 
@@ -66,6 +67,7 @@ def compose(
         deadline: seconds for which a server may refuse a file.
         skip: steps of the period that are not read and stay empty; the other steps do not change.
         together: what was read over this tile and its neighbours; the result is the same without it.
+        kept: the headers of files that were read before, for tiles that follow each other.
 
     Raises:
         ReadError: access is denied, or more scenes cannot be read than `max_missed` allows.
@@ -75,10 +77,10 @@ def compose(
     missed: dict[str, Missed] = {}
     while True:
         faults: dict[str, DamagedError] = {}
-        access = Access(gdal_options(scenes), deadline, faults, kept=together.kept if together else None)
+        access = Access(gdal_options(scenes), deadline, faults, kept=kept)
         rest = [scene for scene in wanted if scene.id not in missed]
         try:
-            shared = together if together and grid in together.dark and not missed else None
+            shared = together if together and grid in together.parts and not missed else None
             made = _medians(rest, grid, zone, period, mask, access, shared)
         finally:
             access.stopped.set()  # after an error, other reads may still be waiting for a server
@@ -90,28 +92,42 @@ def compose(
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What a tile gets of what is read together."""
+
+    coarse: NDArray[np.uint16]  # (month, band, y, x) medians of the bands of 20 m, at 20 m
+    dark: Mapping[str, Dark]  # the evidence of these bands
+    gave: Mapping[str, Gave]
+
+
+@dataclass(frozen=True, slots=True)
 class Together:
     """What neighbouring tiles share: blocks of bands of 20 m, and of SCL, reach over several tiles."""
 
     grid: Grid  # 10 m, around the tiles
     scenes: tuple[Scene, ...]  # by rank
-    scl: NDArray[np.uint8]  # (scene, y, x) at 20 m
-    clear: NDArray[np.uint8]  # (scene, y, x / 8) at 20 m, packed: numpy.packbits
-    coarse: NDArray[np.uint16]  # (month, band, y, x) medians of the bands of 20 m, at 20 m
-    dark: Mapping[Grid, Mapping[str, Dark]]  # by tile, the evidence of the bands of 20 m
-    kept: set[str] = field(default_factory=set)  # files that the next tile may read on, until `forget`
+    first: NDArray[np.uint8]  # (scene, y, x / 8) at 20 m: first_np, packed (numpy.packbits)
+    vegetation: NDArray[np.uint8]  # the same of _Seen.vegetation
+    parts: Mapping[Grid, Part]  # by tile
 
-    def forget(self) -> None:
-        """Let GDAL drop what it keeps of the files."""
-        while self.kept:
-            blocks.forget(self.kept.pop())
-
-    def over(self, grid: Grid, scenes: Sequence[Scene]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """(scene, y, x) SCL and clear pixels of some scenes over a tile, both at 20 m."""
+    def over(self, grid: Grid, scenes: Sequence[Scene]) -> _Seen:
+        """What SCL says of some of the scenes over a tile."""
         row = {scene.id: i for i, scene in enumerate(self.scenes)}
         rows, (down, across) = [row[scene.id] for scene in scenes], _part(self.grid, grid)
-        clear = np.unpackbits(self.clear[rows, down], axis=2, count=self.scl.shape[2])
-        return self.scl[rows, down, across], clear[:, :, across].astype(bool)
+        first, vegetation = (
+            np.unpackbits(masks[rows, down], axis=2, count=self.grid.width // 2)[:, :, across].astype(bool)
+            for masks in (self.first, self.vegetation)
+        )
+        return _Seen(first, vegetation, {scene.id: self.parts[grid].gave[scene.id] for scene in scenes})
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What SCL says of scenes over a grid; (scene, y, x) at 20 m."""
+
+    first: NDArray[np.bool_]  # clear, and in no earlier scene of the same pass (first_np)
+    vegetation: NDArray[np.bool_]  # of these, vegetation
+    gave: Mapping[str, Gave]  # by id
 
 
 def read_together(
@@ -119,6 +135,7 @@ def read_together(
     period: Period,
     mask: Mask = DEFAULT_MASK,
     deadline: float = DEADLINE,
+    kept: Headers | None = None,
 ) -> Together | None:
     """Read once what neighbouring tiles share.
 
@@ -127,7 +144,7 @@ def read_together(
 
     Args:
         tiles: of one zone, each with the scenes over it and the steps of the period that it skips, as for `compose`.
-        period, mask, deadline: as for `compose`.
+        period, mask, deadline, kept: as for `compose`.
 
     Raises SourceUnavailableError: the pixel server refuses or does not answer.
     """
@@ -136,23 +153,25 @@ def read_together(
     if len(own) < 2 or not wanted:
         return None
     grid = grids.mosaic_grid(tuple(tile[0] for tile in own))
-    access = Access(gdal_options([*wanted.values()]), deadline, {})
+    parts = {tile[0]: _part(grid, tile[0]) for tile in own}
+    access = Access(gdal_options([*wanted.values()]), deadline, {}, kept=kept)
     try:
         near = sorted(wanted.values(), key=lambda scene: rank(scene, grid))
-        scl, clear = _look(near, grid, mask, access)
-        first = first_np(clear, [scene.acquisition for scene in near])
-        opened = stack(near, grid, period, access, first, BANDS_20M)
-        parts = {tile[0]: (slice(None), *_part(grid, tile[0])) for tile in own}
-        counts = {where: DarkCount(_vegetation(near, scl[part], first[part])) for where, part in parts.items()}
-        made = coarse_medians(opened, period.months, threads(near), _Each(grid, counts))
+        seen, gave = _look(near, grid, mask, access, parts)
+        opened = stack(near, grid, period, access, seen.first, BANDS_20M)
+        counts = {where: DarkCount(_by_scene(near, seen.vegetation[:, *part])) for where, part in parts.items()}
+        made = coarse_medians(opened, period.months, [*parts.values()], threads(near), _Each(parts, counts))
     except SourceUnavailableError:
         raise
     except ReadError:
         return None  # each tile says so itself
     finally:
         access.stopped.set()
-    dark = {where: count.counts() for where, count in counts.items()}
-    return None if access.faults else Together(grid, tuple(near), scl, np.packbits(clear, axis=2), made, dark)
+    if access.faults:
+        return None
+    shared = {w: Part(dn, counts[w].counts(), gave[w]) for w, dn in zip(parts, made, strict=True)}
+    first, vegetation = (np.packbits(masks, axis=2) for masks in (seen.first, seen.vegetation))
+    return Together(grid, tuple(near), first, vegetation, shared)
 
 
 class _Each:
@@ -160,29 +179,23 @@ class _Each:
 
     bands: Sequence[str] = DarkCount.bands
 
-    def __init__(self, grid: Grid, counts: Mapping[Grid, DarkCount]) -> None:
-        """Args: grid: around the tiles; counts: by tile."""
-        self._counts = [(_part(grid, where), count) for where, count in counts.items()]
+    def __init__(self, parts: Mapping[Grid, tuple[slice, slice]], counts: Mapping[Grid, DarkCount]) -> None:
+        """Args: parts: rows and columns of each tile; counts: by tile."""
+        self._counts = [(parts[where], count) for where, count in counts.items()]
 
     def see(self, scene: str, rows: slice, cols: slice, dn: NDArray[np.uint16]) -> None:
         for (down, across), count in self._counts:
-            mine_down, there_down = _shared(rows, down)
-            mine_across, there_across = _shared(cols, across)
+            mine_down, there_down = common(rows, down)
+            mine_across, there_across = common(cols, across)
             if dn[there_down, there_across].size:
                 count.see(scene, mine_down, mine_across, dn[there_down, there_across])
-
-
-def _shared(seen: slice, part: slice) -> tuple[slice, slice]:
-    """What two ranges of rows have in common: counted from the start of `part`, and from that of `seen`."""
-    first, last = max(seen.start, part.start), max(min(seen.stop, part.stop), seen.start, part.start)
-    return slice(first - part.start, last - part.start), slice(first - seen.start, last - seen.start)
 
 
 def usable_pixels(
     made: Composite, inside: NDArray[np.bool_], least: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """(y, x) months with a value in all bands, NOT_MAPPED outside; (y, x) True where they are at least `least`."""
-    months = valid_months_np(made.dn).sum(axis=0, dtype=np.uint8)
+    months = valid_months(made).sum(axis=0, dtype=np.uint8)
     return np.where(inside, months, np.uint8(NOT_MAPPED)), inside & (months >= least)
 
 
@@ -253,30 +266,44 @@ def _medians(
         empty = np.zeros((period.months, len(BANDS), *grid.shape), np.uint16)
         return Composite(empty, np.zeros((period.months, *grid.shape), np.uint8))
     near = sorted(scenes, key=lambda scene: rank(scene, grid))
-    scl, clear = _look(near, grid, mask, access) if together is None else together.over(grid, near)
-    first = first_np(clear, [scene.acquisition for scene in near])
-    opened = stack(near, grid, period, access, first, BANDS if together is None else BANDS_10M)
+    seen = _look(near, grid, mask, access)[0] if together is None else together.over(grid, near)
+    opened = stack(near, grid, period, access, seen.first, BANDS if together is None else BANDS_10M)
     if access.faults:
         return None
-    watch, coarse = DarkCount(_vegetation(near, scl, first)), None
+    watch, coarse = DarkCount(_by_scene(near, seen.vegetation)), None
+    shared: Mapping[str, Dark] = {}
     if together is not None:
-        coarse = together.coarse[:, :, *_part(together.grid, grid)].copy()
-        read = {period.step(scene.time) for scene in near}
-        coarse[[step for step in range(period.months) if step not in read]] = 0
+        coarse, shared = together.parts[grid].coarse, together.parts[grid].dark
+        if unread := set(range(period.months)) - {period.step(scene.time) for scene in near}:
+            coarse = coarse.copy()
+            coarse[[*unread]] = 0
     made = compute(opened, period.months, threads(near), watch, coarse)
-    coarse_dark = together.dark[grid] if together else {}
-    own = {scene.id: coarse_dark[scene.id] for scene in near if scene.id in coarse_dark}
-    dark = offset_check.total([watch.counts(), own])
-    gave = {scene.id: _gave(*seen) for scene, *seen in zip(near, scl, clear, strict=True)}
-    return replace(made, dark={name: dark[name] for name in sorted(dark)}, gave=gave, fetched=access.tally.found())
+    dark = offset_check.total([watch.counts(), {s.id: shared[s.id] for s in near if s.id in shared}])
+    dark = {name: dark[name] for name in sorted(dark)}
+    return replace(made, dark=dark, gave=seen.gave, fetched=access.tally.found())
 
 
-def _look(near: Sequence[Scene], grid: Grid, mask: Mask, access: Access) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """(scene, y, x) SCL, and where it is clear, both at 20 m, over a grid of 10 m pixels."""
+def _look(
+    near: Sequence[Scene],
+    grid: Grid,
+    mask: Mask,
+    access: Access,
+    parts: Mapping[Grid, tuple[slice, slice]] | None = None,
+) -> tuple[_Seen, dict[Grid, dict[str, Gave]]]:
+    """Read SCL over a grid of 10 m pixels: what it says there, and what the scenes give each of its parts.
+
+    `parts`: rows and columns of 20 m.
+    """
     margin = mask.reach  # the clear pixels at an edge must not depend on how the area is cut into tiles
     scl = read_classes(scene_classes(near, grid, access, margin), workers=threads(near))
     inner = (slice(None), slice(margin, scl.shape[1] - margin), slice(margin, scl.shape[2] - margin))
-    return scl[inner], clear_np(scl, mask)[inner]
+    scl, clear = scl[inner], clear_np(scl, mask)[inner]
+    gave = {
+        where: {scene.id: _gave(there[part], sure[part]) for scene, there, sure in zip(near, scl, clear, strict=True)}
+        for where, part in (parts or {grid: (slice(None), slice(None))}).items()
+    }
+    first = first_np(clear, [scene.acquisition for scene in near])
+    return _Seen(first, (scl == VEGETATION) & first, gave[grid] if parts is None else {}), gave
 
 
 def _part(outer: Grid, grid: Grid) -> tuple[slice, slice]:
@@ -285,11 +312,9 @@ def _part(outer: Grid, grid: Grid) -> tuple[slice, slice]:
     return slice(row, row + grid.height // 2), slice(column, column + grid.width // 2)
 
 
-def _vegetation(
-    near: Sequence[Scene], scl: NDArray[np.uint8], clear: NDArray[np.bool_]
-) -> dict[str, NDArray[np.uint8]]:
-    """By scene, (y, x) SCL, 0 where a scene is not clear or not needed."""
-    return {scene.id: seen * sure for scene, seen, sure in zip(near, scl, clear, strict=True)}
+def _by_scene(near: Sequence[Scene], masks: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+    """(scene, y, x) masks by the scenes' ids."""
+    return {scene.id: mask for scene, mask in zip(near, masks, strict=True)}
 
 
 def _gave(classes: NDArray[np.uint8], clear: NDArray[np.bool_]) -> Gave:
@@ -302,4 +327,4 @@ def _gave(classes: NDArray[np.uint8], clear: NDArray[np.bool_]) -> Gave:
 def _under(grid: Grid, made: Composite, there: Grid) -> Composite:
     """A composite brought from the grid `there` to `grid` inside it: each pixel takes the one under its centre."""
     rows, columns = grids.pixels_under(grid, there)
-    return replace(made, dn=made.dn[:, :, rows, columns], clear=made.clear[:, rows, columns])
+    return replace(made, held=made.dn[:, :, rows, columns], clear=made.clear[:, rows, columns], coarse=None)

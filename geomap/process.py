@@ -18,10 +18,14 @@ from typing import Final
 
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
+M_ARENA_MAX: Final = -8
 """Parameters of mallopt (glibc, malloc.h)."""
 
 MAPPED_FROM: Final = 32 * 2**20
 """Bytes from which an array gets its own pages: the most that glibc's adaptation reaches on 64 bits."""
+
+ARENAS: Final = 2
+"""Heaps that threads share: each keeps what is freed, and by default every reading thread would have its own."""
 
 _DATA: Final[Mapping[str, tuple[str, ...]]] = {
     "PROJ_DATA": ("rasterio/proj_data", "pyogrio/proj_data", "pyproj/proj_dir/share/proj"),
@@ -67,7 +71,7 @@ def _user_is_unknown() -> bool:
 
 
 def keep_freed() -> None:
-    """Let glibc keep as much freed memory from the start as it would after adapting; not undone in this process.
+    """Let glibc keep as much freed memory from the start as it would after adapting, in ARENAS heaps, for good.
 
     By default it adapts to the sizes that a process frees, but dask starts its workers with a fixed, low threshold
     (MALLOC_TRIM_THRESHOLD_): every array then comes in fresh pages, which the kernel fills with zeros one by one, and
@@ -77,6 +81,14 @@ def keep_freed() -> None:
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
         mallopt(M_TRIM_THRESHOLD, 2 * MAPPED_FROM)
+        mallopt(M_ARENA_MAX, ARENAS)
+
+
+def give_back() -> None:
+    """Give freed memory back to the system: what was read in many small pieces leaves gaps that nothing else fills."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def set_threads(count: int) -> None:

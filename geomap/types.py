@@ -1,4 +1,4 @@
-"""Frozen values that the stages exchange; imports nothing of geomap but its errors.
+"""Frozen values that the stages exchange; imports nothing of geomap but its errors and the names of bands.
 
 Grids are north-up in a UTM zone. Row 0 is the northern edge; coordinates are those of pixel corners, in metres.
 """
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from geomap.errors import PeriodError
+from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_FINE, _COARSE = ([BANDS.index(band) for band in of] for of in (BANDS_10M, BANDS_20M))
+"""Places of the bands of 10 m and of 20 m among all."""
 _YEAR = re.compile(r"\d{4}", re.ASCII)
 _MONTH = re.compile(r"\d{4}-(0[1-9]|1[0-2])", re.ASCII)
 TILE_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
@@ -362,10 +365,11 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class Composite:
-    """Monthly medians of a tile in memory."""
+    """Monthly medians of a tile in memory, 0 = nodata; the bands of 20 m stay at 20 m where they lie on its pixels."""
 
-    dn: NDArray[np.uint16]  # (month, band, y, x), bands in sentinel2.BANDS order, 0 = nodata
+    held: NDArray[np.uint16]  # (month, band, y, x) of sentinel2.BANDS; with `coarse`, of BANDS_10M alone
     clear: NDArray[np.uint8]  # (month, y, x), number of clear observations, at most 255
+    coarse: NDArray[np.uint16] | None = None  # (month, band, y / 2, x / 2) of BANDS_20M
     dark: Mapping[str, Dark] = field(default_factory=dict)  # scene id -> evidence on its offset
     missed: tuple[Missed, ...] = ()  # by scene id
     gave: Mapping[str, Gave] = field(default_factory=dict)  # by id of each scene that was read
@@ -374,12 +378,50 @@ class Composite:
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns)."""
-        return self.dn.shape[2], self.dn.shape[3]
+        return self.held.shape[2], self.held.shape[3]
+
+    @property
+    def dn(self) -> NDArray[np.uint16]:
+        """(month, band, y, x) of all bands at 10 m: 21 MB a month for 1024 x 1024 pixels, twice what is held."""
+        return self.rows(0, self.shape[0])
+
+    def month(self, step: int) -> NDArray[np.uint16]:
+        """(band, y, x) of one month, all bands at 10 m."""
+        only: NDArray[np.uint16] = self.rows(0, self.shape[0], slice(step, step + 1))[0]
+        return only
+
+    def rows(self, first: int, last: int, months: slice = slice(None)) -> NDArray[np.uint16]:
+        """(month, band, y, x) of the rows from `first` up to `last`, all bands at 10 m."""
+        if self.coarse is None:
+            held: NDArray[np.uint16] = self.held[months, :, first:last]
+            return held
+        import numpy as np  # where there are pixels
+
+        top, bottom = first - first % 2, last + last % 2
+        fine, coarse = self.held[months, :, top:bottom], self.coarse[months, :, top // 2 : bottom // 2]
+        out = np.empty((len(fine), len(BANDS), *fine.shape[2:]), np.uint16)
+        for month, own, rough in zip(out, fine, coarse, strict=True):
+            month[_FINE], month[_COARSE] = own, rough.repeat(2, axis=1).repeat(2, axis=2)
+        wanted: NDArray[np.uint16] = out[:, :, first - top : last - top]
+        return wanted
+
+    def series(self, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.uint16]:
+        """(month, band, n) of the pixels in these rows and columns, (n,) each."""
+        import numpy as np
+
+        held = self.held[:, :, rows, columns]
+        if self.coarse is None:
+            return np.ascontiguousarray(held)
+        out = np.empty((len(held), len(BANDS), len(rows)), np.uint16)
+        out[:, _FINE], out[:, _COARSE] = held, self.coarse[:, :, rows // 2, columns // 2]
+        return out
 
     def inner(self, margin: int) -> Composite:
-        """The composite without so many pixels on each side."""
+        """The composite without so many pixels on each side: an even number."""
         rows, columns = (slice(margin, size - margin) for size in self.shape)
-        return replace(self, dn=self.dn[:, :, rows, columns], clear=self.clear[:, rows, columns])
+        half = tuple(slice(part.start // 2, part.stop // 2) for part in (rows, columns))
+        coarse = None if self.coarse is None else self.coarse[:, :, *half]
+        return replace(self, held=self.held[:, :, rows, columns], clear=self.clear[:, rows, columns], coarse=coarse)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ from geomap.label.classify import Question, TileLabels
 from geomap.label.learn import Examples, learn
 from geomap.legends import Legend, with_others
 from geomap.read.access import DEADLINE
+from geomap.read.reader import Headers
 from geomap.run.learning import questions_of, rows_of, with_taught
 from geomap.run.lesson import Lesson, require_classes, taught_legends
 from geomap.run.map import map_area
@@ -162,17 +163,18 @@ def composite(
     clear = np.zeros((period.months, *whole.shape), np.uint8)
     within = np.zeros(whole.shape, bool)
     dark, seen, allowed = offset_check.total([]), False, may_miss(len(scenes.scenes), asked.max_missed)
-    for done, tile in enumerate(parts, 1):
-        near = over(scenes.scenes, tile.grid)
-        seen = seen or bool(near)
-        made = pipeline.compose(near, tile.grid, period, mask, max_missed, deadline)
-        dark = offset_check.total([dark, made.dark])
-        offset_check.weigh(scenes.scenes, dark, allowed, so_far=True)
-        row, column = tile.grid.offset_in(whole)
-        part = (..., slice(row, row + tile.grid.height), slice(column, column + tile.grid.width))
-        within[part] = mine = inside(where, tile.grid)
-        dn[part], clear[part] = made.dn * mine, made.clear * mine
-        progress("composite", done, len(parts))
+    with Headers() as kept:
+        for done, tile in enumerate(parts, 1):
+            near = over(scenes.scenes, tile.grid)
+            seen = seen or bool(near)
+            made = pipeline.compose(near, tile.grid, period, mask, max_missed, deadline, kept=kept)
+            dark = offset_check.total([dark, made.dark])
+            offset_check.weigh(scenes.scenes, dark, allowed, so_far=True)
+            row, column = tile.grid.offset_in(whole)
+            part = (..., slice(row, row + tile.grid.height), slice(column, column + tile.grid.width))
+            within[part] = mine = inside(where, tile.grid)
+            dn[part], clear[part] = made.dn * mine, made.clear * mine
+            progress("composite", done, len(parts))
     if wrong := offset_check.weigh(scenes.scenes, dark, allowed).wrong:
         for evidence in wrong.values():
             log.warning("left out: %s", evidence)

@@ -56,15 +56,15 @@ class DarkCount:
 
     bands: Sequence[str] = GUARD_BANDS
 
-    def __init__(self, classes: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Args: classes: by scene id, (y, x) SCL at 20 m."""
-        self._classes = classes
+    def __init__(self, vegetation: Mapping[str, NDArray[np.bool_]]) -> None:
+        """Args: vegetation: by scene id, (y, x) clear pixels of the class VEGETATION at 20 m."""
+        self._vegetation = vegetation
         self._lock = threading.Lock()
         self._counts: dict[str, Dark] = {}
 
     def see(self, scene: str, rows: slice, cols: slice, dn: NDArray[np.uint16]) -> None:
         """Count one block of one of GUARD_BANDS: its place at 20 m, and (y, x) raw DNs at 10 or 20 m."""
-        count = dark_np(dn, self._classes[scene][rows, cols] == VEGETATION)
+        count = dark_np(dn, self._vegetation[scene][rows, cols])
         with self._lock:
             self._counts[scene] = self._counts.get(scene, Dark()) + count
 

@@ -71,16 +71,17 @@ def clear_np(scl: NDArray[np.uint8], mask: Mask = DEFAULT_MASK) -> NDArray[np.bo
 
 
 def first_np(clear: NDArray[np.bool_], passes: Sequence[str]) -> NDArray[np.bool_]:
-    """(scene, y, x) clear pixels that no earlier scene of the same pass shows clear: the others need not be read."""
-    first = clear.copy()
+    """(scene, y, x) clear pixels that no earlier scene of the same pass shows clear: the others need not be read.
+
+    `clear` itself is changed: it may be large.
+    """
     seen: dict[str, NDArray[np.bool_]] = {}
     for row, name in enumerate(passes):
         if name in seen:
-            first[row] &= ~seen[name]
-            seen[name] = seen[name] | clear[row]
+            clear[row], seen[name] = clear[row] & ~seen[name], seen[name] | clear[row]
         else:
             seen[name] = clear[row]
-    return first
+    return clear
 
 
 def _disk_np(radius: int) -> NDArray[np.bool_]:

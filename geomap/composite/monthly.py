@@ -19,8 +19,8 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from geomap.composite.median import clear_count_np, month_median_np, repeated_np
-from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
-from geomap.types import Composite, Stack
+from geomap.sentinel2 import BANDS_10M, BANDS_20M
+from geomap.types import BandStack, Composite, Stack
 
 
 class Watch(Protocol):
@@ -38,51 +38,45 @@ def read_classes(classes: da.Array, workers: int | None = None) -> NDArray[np.ui
     return computed
 
 
-def monthly(stack: Stack, months: int, bands: Sequence[str] = BANDS, watch: Watch | None = None) -> da.Array:
+def monthly(stack: Stack, months: int, bands: Sequence[str], watch: Watch | None = None) -> da.Array:
     """Lazy monthly medians: one task per month, band and chunk, which holds that month's scenes of one band.
 
     Args:
         stack: the scenes.
         months: number of months in the period.
-        bands: which; those of 20 m alone stay at 20 m, otherwise they are brought to 10 m.
+        bands: BANDS_10M or BANDS_20M.
         watch: callback that sees each block it asks for once, before the offset is added.
 
     Returns:
-        (month, band, y, x) uint16, 0 = nodata.
+        (month, band, y, x) uint16 at the bands' resolution, 0 = nodata.
     """
-    chunks = (stack.fine if set(bands) & set(BANDS_10M) else stack.coarse).dn.chunks[2:]
-    name = f"median-{tokenize(stack.fine.dn.name, stack.coarse.dn.name, months, bands)}"
-    where = itertools.product(range(months), range(len(bands)), range(len(chunks[0])), range(len(chunks[1])))
+    read = stack.fine if bands == BANDS_10M else stack.coarse
+    rows, columns = read.dn.chunks[2:]
+    name = f"median-{tokenize(read.dn.name, months)}"
+    where = itertools.product(range(months), range(len(bands)), range(len(rows)), range(len(columns)))
     tasks: dict[Any, Any] = {
-        (name, m, b, i, j): _task(stack, m, bands[b], i, j, (chunks[0][i], chunks[1][j]), watch) for m, b, i, j in where
+        (name, m, b, i, j): _task(stack, read, m, b, i, j, watch if watch and bands[b] in watch.bands else None)
+        for m, b, i, j in where
     }
-    read: list[Any] = [stack.fine.dn, stack.coarse.dn]
-    graph = HighLevelGraph.from_collections(name, tasks, dependencies=read)
-    return da.Array(graph, name, chunks=((1,) * months, (1,) * len(bands), *chunks), dtype=np.uint16)
+    needed: list[Any] = [read.dn]
+    graph = HighLevelGraph.from_collections(name, tasks, dependencies=needed)
+    return da.Array(graph, name, chunks=((1,) * months, (1,) * len(bands), rows, columns), dtype=np.uint16)
 
 
-def _task(
-    stack: Stack, month: int, band: str, i: int, j: int, shape: tuple[int, int], watch: Watch | None
-) -> tuple[Any, ...]:
-    """The dask task of one block of (rows, columns); scenes without a clear pixel there are not read."""
-    fine = band in BANDS_10M
-    bands, names = (stack.fine, BANDS_10M) if fine else (stack.coarse, BANDS_20M)
+def _task(stack: Stack, read: BandStack, month: int, band: int, i: int, j: int, watch: Watch | None) -> tuple[Any, ...]:
+    """The dask task of one block; scenes without a clear pixel there are not read."""
     part = tuple(_slice(stack.coarse.dn.chunks[axis], index) for axis, index in ((2, i), (3, j)))
-    number = names.index(band)
     scenes = [s for s, step in enumerate(stack.step) if step == month and stack.clear[s][part].any()]
     rows, cols = part
-    looks = (
-        [functools.partial(watch.see, stack.id[s], rows, cols) for s in scenes] if watch and band in watch.bands else []
-    )
     block = functools.partial(
         _median_block,
-        looks=looks,
-        shape=shape,
+        looks=[functools.partial(watch.see, stack.id[s], rows, cols) for s in scenes] if watch else [],
+        shape=(read.dn.chunks[2][i], read.dn.chunks[3][j]),
         clear=[stack.clear[s][part] for s in scenes],
-        offset=[int(bands.offset[s, number]) for s in scenes],
+        offset=[int(read.offset[s, band]) for s in scenes],
         acquisition=[stack.acquisition[s] for s in scenes],
     )
-    return block, [(bands.dn.name, s, number, i, j) for s in scenes]
+    return block, [(read.dn.name, s, band, i, j) for s in scenes]
 
 
 def _slice(chunks: Sequence[int], index: int) -> slice:
@@ -97,7 +91,7 @@ def compute(
     watch: Watch | None = None,
     coarse: NDArray[np.uint16] | None = None,
 ) -> Composite:
-    """Monthly medians and clear counts at 10 m, written block by block into arrays.
+    """Monthly medians, and clear counts at 10 m, written block by block into arrays.
 
     Args:
         stack: the scenes over a tile.
@@ -109,35 +103,54 @@ def compute(
     Raises:
         ReadError, SourceUnavailableError: a file cannot be read.
     """
-    out = np.zeros((months, len(BANDS), *stack.fine.dn.shape[2:]), np.uint16)
-    if coarse is not None:
-        for month, medians in enumerate(coarse):
-            out[month, [BANDS.index(band) for band in BANDS_20M]] = repeated_np(medians)
-    bands = BANDS if coarse is None else BANDS_10M
-    target: Any = _Into(out, bands)
-    da.store(monthly(stack, months, bands, watch), target, lock=False, **_threads(workers))
-    if not stack.clear:
-        return Composite(out, np.zeros((months, *out.shape[2:]), np.uint8))
-    counts = clear_count_np(stack.clear, stack.step, stack.acquisition, months)
-    return Composite(out, repeated_np(counts))
+    lazy = {BANDS_10M: monthly(stack, months, BANDS_10M, watch)}
+    if coarse is None:
+        lazy[BANDS_20M] = monthly(stack, months, BANDS_20M, watch)
+    made = {bands: np.zeros(medians.shape, np.uint16) for bands, medians in lazy.items()}
+    da.store([*lazy.values()], [*made.values()], lock=False, **_threads(workers))
+    fine = made[BANDS_10M]
+    clear = np.zeros((months, *fine.shape[2:]), np.uint8)
+    if stack.clear:
+        clear = repeated_np(clear_count_np(stack.clear, stack.step, stack.acquisition, months))
+    return Composite(fine, clear, made.get(BANDS_20M, coarse))
 
 
-def coarse_medians(stack: Stack, months: int, workers: int | None = None, watch: Watch | None = None) -> NDArray[Any]:
-    """(month, band, y, x) medians of the bands of 20 m, at 20 m; arguments and errors as `compute`."""
-    out = np.zeros((months, len(BANDS_20M), *stack.coarse.dn.shape[2:]), np.uint16)
-    da.store(monthly(stack, months, BANDS_20M, watch), out, lock=False, **_threads(workers))
+def coarse_medians(
+    stack: Stack,
+    months: int,
+    parts: Sequence[tuple[slice, slice]],
+    workers: int | None = None,
+    watch: Watch | None = None,
+) -> list[NDArray[np.uint16]]:
+    """(month, band, y, x) medians of the bands of 20 m, at 20 m, of parts of the stack; other arguments as `compute`.
+
+    `parts`: rows and columns of each at 20 m.
+    """
+    lazy = monthly(stack, months, BANDS_20M, watch)
+    sizes = [[axis.stop - axis.start for axis in part] for part in parts]
+    out = [np.zeros((*lazy.shape[:2], *size), np.uint16) for size in sizes]
+    target: Any = _Parts(parts, out)
+    da.store(lazy, target, lock=False, **_threads(workers))
     return out
 
 
-class _Into:
-    """Where the medians of some bands go in an array of all bands, (month, band, y, x)."""
+class _Parts:
+    """Where the blocks of a (month, band, y, x) array go, of which only parts are held."""
 
-    def __init__(self, out: NDArray[np.uint16], bands: Sequence[str]) -> None:
-        self._out, self._at = out, [BANDS.index(band) for band in bands]
+    def __init__(self, parts: Sequence[tuple[slice, slice]], out: Sequence[NDArray[np.uint16]]) -> None:
+        self._parts = [*zip(parts, out, strict=True)]
 
     def __setitem__(self, place: tuple[slice, ...], block: NDArray[np.uint16]) -> None:
         month, band, rows, columns = place
-        self._out[month, self._at[band], rows, columns] = block
+        for (down, across), out in self._parts:
+            (mine_down, there_down), (mine_across, there_across) = common(rows, down), common(columns, across)
+            out[month, band, mine_down, mine_across] = block[:, :, there_down, there_across]
+
+
+def common(seen: slice, part: slice) -> tuple[slice, slice]:
+    """What two ranges of rows have in common: counted from the start of `part`, and from that of `seen`."""
+    first, last = max(seen.start, part.start), max(min(seen.stop, part.stop), seen.start, part.start)
+    return slice(first - part.start, last - part.start), slice(first - seen.start, last - seen.start)
 
 
 def _threads(workers: int | None) -> dict[str, Any]:
@@ -153,10 +166,9 @@ def _median_block(
     acquisition: Sequence[int],
     looks: Sequence[Callable[[NDArray[np.uint16]], None]],
 ) -> NDArray[np.uint16]:
-    """month_median_np on blocks: (1, 1, y, x), one for each scene -> (1, 1, y, x) at 10 m."""
+    """month_median_np on blocks: (1, 1, y, x), one for each scene -> (1, 1, y, x)."""
     for look, seen in zip(looks, dn, strict=False):
         look(seen[0, 0])
     if not dn:
         return np.zeros((1, 1, *shape), np.uint16)
-    median = month_median_np([block[0, 0] for block in dn], clear, offset, acquisition)
-    return repeated_np(median, shape[0] // median.shape[0])[None, None]
+    return month_median_np([block[0, 0] for block in dn], clear, offset, acquisition)[None, None]

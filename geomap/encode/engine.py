@@ -38,7 +38,7 @@ BATCH_CPU = 256
 """Pixels per batch: larger batches share the weights among more tokens; smaller ones leave less of the last empty."""
 BATCH_GPU = 4096
 """Most pixels per batch: 53,000 tokens fill the largest devices."""
-WINDOW_CPU = 32_768
+WINDOW_CPU = 16_384
 """Pixels planned and yielded together; for each number of valid months, one batch may be partly empty."""
 WINDOW_GPU = 64
 """Window size on a GPU, in batches."""
@@ -99,7 +99,7 @@ class Engine:
         queue: deque[tuple[_Window, list[Future[None]]]] = deque()
         with process.side_by_side(self.threads if on_cpu else 1, "encode") as pool:
             for index in _runs(np.flatnonzero(usable), size, span):
-                queue.append(self._start(pool, composite.dn, index, usable.shape, months))
+                queue.append(self._start(pool, composite, index, usable.shape, months))
                 if len(queue) > AHEAD:
                     yield _finish(*queue.popleft())
             while queue:
@@ -108,13 +108,13 @@ class Engine:
     def _start(
         self,
         pool: ThreadPoolExecutor,
-        pixels: NDArray[np.uint16],
+        composite: Composite,
         index: NDArray[np.intp],
         shape: tuple[int, ...],
         months: Sequence[int],
     ) -> tuple[_Window, list[Future[None]]]:
         """Collect a window's DNs and queue its batches; a batch holds pixels with the same number of valid months."""
-        dn, place, offsets = _around(pixels, index, shape, self.execution.cfg.patch)
+        dn, place, offsets = _around(composite, index, shape, self.execution.cfg.patch)
         whole = (dn != 0).all(axis=1)  # (T, m)
         valid = whole[:, place]  # (T, n)
         count = valid.sum(axis=0, dtype=np.uint8)
@@ -200,12 +200,12 @@ def _runs(where: NDArray[np.intp], most: int, span: int) -> Iterator[NDArray[np.
 
 
 def _around(
-    pixels: NDArray[np.uint16], index: NDArray[np.intp], shape: tuple[int, ...], patch: int
+    composite: Composite, index: NDArray[np.intp], shape: tuple[int, ...], patch: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.intp], NDArray[np.intp]]:
     """The DNs of some pixels' patches, without a copy for each patch; 0 beyond the composite.
 
     Args:
-        pixels: (T, C, y + 2 m, x + 2 m) DNs with a margin of m pixels.
+        composite: of (y + 2 m, x + 2 m) pixels, with a margin of m.
         index: (n,) flat indices into (y, x), ascending.
         shape: (y, x).
         patch: P; a patch begins P // 2 pixels before its own, as crops of the training data do.
@@ -214,17 +214,16 @@ def _around(
         (T, C, m) DNs: single pixels, or the rows from the first to the last patch; (n,) the place of each pixel in m;
         (P^2,) offsets from there to the pixels of its patch, in rows from the north.
     """
-    margin, before = (pixels.shape[2] - shape[0]) // 2, patch // 2
+    margin, before = (composite.shape[0] - shape[0]) // 2, patch // 2
     lack = max(before - margin, 0)  # rows and columns of nodata to add
     rows, columns = (at + margin + lack for at in np.divmod(index, shape[1]))
-    width = pixels.shape[3] + 2 * lack
     if patch == 1:
-        flat = rows * width + columns
-        return np.take(pixels.reshape(*pixels.shape[:2], -1), flat, axis=2), np.arange(len(index)), np.zeros(1, np.intp)
+        return composite.series(rows, columns), np.arange(len(index)), np.zeros(1, np.intp)
+    width = composite.shape[1] + 2 * lack
     first, last = rows[0] - before - lack, rows[-1] - before - lack + patch  # of the composite
-    held = pixels[:, :, max(first, 0) : last]
-    missing = max(-first, 0), max(last - pixels.shape[2], 0)
-    dn = np.pad(held, ((0, 0), (0, 0), missing, (lack, lack))).reshape(*pixels.shape[:2], -1)
+    held = composite.rows(max(first, 0), min(last, composite.shape[0]))
+    missing = max(-first, 0), max(last - composite.shape[0], 0)
+    dn = np.pad(held, ((0, 0), (0, 0), missing, (lack, lack))).reshape(*held.shape[:2], -1)
     steps = np.arange(patch) - before
     return dn, (rows - rows[0] + before) * width + columns, np.add.outer(steps * width, steps).ravel()
 
@@ -241,9 +240,9 @@ def _valid_steps(pattern: Tensor, steps: int) -> Tensor:
     return missing.argsort(dim=1, stable=True)
 
 
-def valid_months_np(dn: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """(month, band, y, x) DNs -> (month, y, x) bool: True if every band of the month has a value."""
-    return np.stack([(month != 0).all(axis=0) for month in dn])  # by month: all at once would be half of `dn` again
+def valid_months(composite: Composite) -> NDArray[np.bool_]:
+    """(month, y, x) bool: True if every band of the month has a value."""
+    return np.stack([(composite.month(step) != 0).all(axis=0) for step in range(len(composite.held))])
 
 
 def pick_device(name: str) -> torch.device:

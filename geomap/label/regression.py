@@ -8,7 +8,6 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -73,6 +72,8 @@ def fit(
         return value.item(), (scaled.T @ slope + 2 * shrink * v).numpy().ravel()
 
     first = np.zeros((rows.shape[1], prior.shape[1])) if start is None else start / stretch
+    from scipy.optimize import minimize  # 20 MB, which a run that learns nothing does not need
+
     at_start = max(loss(first.ravel())[0], 1.0)
     options = {"maxiter": STEPS, "gtol": TOLERANCE, "ftol": TOLERANCE / at_start, "maxcor": 10}
     done = minimize(loss, first.ravel(), jac=True, method="L-BFGS-B", options=options)

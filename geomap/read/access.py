@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from geomap.errors import DamagedError
@@ -16,6 +16,9 @@ from geomap.sources import network, retry_after
 from geomap.sources.hrefs import redact
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Blocks, Scene
+
+if TYPE_CHECKING:
+    from geomap.read.reader import Headers
 
 DRIVERS: Final = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 """Suffix -> the only driver that may open the file. GDAL otherwise picks the format by content, and a VRT under a .tif
@@ -53,7 +56,8 @@ def opened(path: str, href: str, overviews: bool = False) -> Iterator[Any]:
 
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe, say, would be waited for
         raise DamagedError(f"{redact(href)} is no regular file; --exclude leaves its scene out", "damaged", "no file")
-    with rasterio.open(path, driver=driver(href), sharing=False) as dataset:
+    many = rasterio.Env(VSI_CACHE=driver(href) != "GTiff")  # JPEG 2000 is read in many small pieces
+    with many, rasterio.open(path, driver=driver(href), sharing=False) as dataset:
         for domain, key in NAMES_FILES.items():
             if key in dataset.tags(ns=domain):
                 raise _refused(href, f"its metadata name another file, {key}")
@@ -102,7 +106,7 @@ class Access:
     faults: dict[str, DamagedError] | None = None  # by url, damaged files, read as nodata; None: they are raised
     stopped: threading.Event = field(default_factory=threading.Event)  # set when nobody waits for these reads any more
     tally: Tally = field(default_factory=Tally)
-    kept: set[str] | None = None  # files that were read, of which GDAL keeps size and header; None: it keeps nothing
+    kept: Headers | None = None  # what was found in files; None: each is opened whenever it is read
 
 
 GDAL_OPTIONS: Final[dict[str, str | int]] = {
@@ -117,8 +121,8 @@ GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "GDAL_HTTP_MULTIPLEX": "YES",
     "GDAL_INGESTED_BYTES_AT_OPEN": 32768,  # a COG's header in one request
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl:/vsis3",  # or any answer, even a refusal, is kept until the process ends
-    "VSI_CACHE": "TRUE",
-    "VSI_CACHE_SIZE": 5_000_000,  # bytes per file
+    "VSI_CACHE": "FALSE",  # it would fetch a block in two requests
+    "VSI_CACHE_SIZE": 5_000_000,  # bytes per file, of JPEG 2000
     "GDAL_CACHEMAX": 2**20,  # bytes, as rasterio passes it on: each block is decoded once, so none need be kept
     "GDAL_NUM_THREADS": 1,  # dask runs in parallel; with more, truncated JPEG 2000 files read as zeros without an error
     **retry_after.HEADER_OPTIONS,

@@ -11,10 +11,12 @@ import ctypes
 import functools
 import itertools
 import os
+import threading
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Generic, Self, TypeVar
 
 import numpy as np
 import rasterio._base
@@ -26,14 +28,25 @@ from rasterio.windows import Window
 from geomap.read.access import MOST_BYTES
 from geomap.types import Blocks
 
+T = TypeVar("T")
+
 _ENOUGH: Final = 1024
 """Bytes by which a block that cannot be compressed may exceed its pixels, beside a hundredth of them."""
 
+
+working: Final = threading.BoundedSemaphore(os.cpu_count() or 1)
+"""Held while pixels are unpacked or moved, which takes several times their memory: more threads read than cores."""
 
 _GAP: Final = 4096
 """Most bytes between two blocks that are read together: COGs repeat the size of a block on both sides of it."""
 
 _WHERE: Final = ("BLOCK_OFFSET", "BLOCK_SIZE")
+
+MOST_LISTED: Final = 2048
+"""Most blocks of a file all of which are listed when it is opened; a 10 m band of a granule has 484 of 512 pixels."""
+
+MOST_KEPT: Final = 4096
+"""Most files whose headers are kept: those of five granules in a year, with 16 bytes a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,79 +58,118 @@ class Block:
     window: Window  # its pixels, cut to the file's edge
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a file's pixels are written and where its blocks lie: what reading them takes from its header."""
+
+    path: str  # as GDAL opens it
+    shape: tuple[int, int]  # (rows, columns)
+    side: tuple[int, int]  # (rows, columns) of a block
+    dtype: np.dtype[Any]  # in the file's byte order
+    bits: int  # of a value
+    differences: bool  # each value is stored as the difference from the one on its left (TIFF 6.0, section 14)
+    nodata: float | None
+    plain: bool  # whether these say all; else only GDAL knows the values
+    listed: bool  # whether all blocks are in `where`; else only those under the window that was asked for
+    first: tuple[int, int]  # (row, column) of the first block in `where`
+    where: NDArray[np.int64]  # (row, column, 2) offset of a block in the file, and its bytes, compressed; 0: left out
+
+    @property
+    def kept(self) -> bool:
+        """Whether the file need not be opened again."""
+        return self.plain and self.listed
+
+
 def checkable(dataset: Any) -> bool:
     """Whether the blocks of an open dataset hold checksums: a GeoTIFF with DEFLATE."""
     return bool(dataset.driver == "GTiff" and dataset.compression == Compression.deflate)
 
 
-def read(dataset: Any, window: Window, out: NDArray[Any]) -> Blocks:
-    """Read a window of a checkable dataset into `out`, pixels that the file masks as 0; returns what was fetched.
-
-    Raises RasterioIOError if a block is damaged or cannot be fetched.
-    """
-    predictor, nodata = dataset.tags(ns="IMAGE_STRUCTURE").get("PREDICTOR", "1"), dataset.nodata
-    plain = (
-        "NBITS" not in dataset.tags(1, ns="IMAGE_STRUCTURE")
-        and predictor in ("1", "2")
-        and (nodata is None or float(nodata).is_integer())
-    )
+def layout(dataset: Any, window: Window) -> Layout:
+    """The layout of a checkable dataset, with at least the blocks under a window. Raises RasterioIOError."""
     with _File(dataset.files[0]) as file:
         order = {b"II": "<", b"MM": ">"}.get(file.start(2))
-        if not plain or order is None or MaskFlags.per_dataset in dataset.mask_flag_enums[0]:
-            found = [block for block, _ in _contents(file, dataset, window)]  # checked; only GDAL knows their layout
-            out[:] = dataset.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
-            return _fetched(dataset, found)
-        dtype = np.dtype(dataset.dtypes[0]).newbyteorder(order)
-        found = []
-        for block, content in _contents(file, dataset, window):
-            found.append(block)
-            _place(out, window, block, _pixels(dataset, block, content, dtype, predictor == "2"))
-    return _fetched(dataset, found)
+    values, nodata, dtype = dataset.tags(1, ns="IMAGE_STRUCTURE"), dataset.nodata, np.dtype(dataset.dtypes[0])
+    predictor = dataset.tags(ns="IMAGE_STRUCTURE").get("PREDICTOR", "1")
+    side: tuple[int, int] = dataset.block_shapes[0]
+    number = -(-dataset.height // side[0]), -(-dataset.width // side[1])
+    listed = number[0] * number[1] <= MOST_LISTED
+    rows, columns = (range(n) for n in number) if listed else _under(window, side)
+    where = np.zeros((len(rows), len(columns), 2), np.int64)
+    for (i, row), (j, column) in itertools.product(enumerate(rows), enumerate(columns)):
+        where[i, j] = [int(dataset.get_tag_item(f"{what}_{column}_{row}", "TIFF", bidx=1) or 0) for what in _WHERE]
+    return Layout(
+        dataset.files[0],
+        dataset.shape,
+        side,
+        dtype.newbyteorder(order or "="),
+        int(values.get("NBITS", 8 * dtype.itemsize)),
+        predictor == "2",
+        nodata,
+        order is not None
+        and "NBITS" not in values
+        and predictor in ("1", "2")
+        and (nodata is None or float(nodata).is_integer())
+        and MaskFlags.per_dataset not in dataset.mask_flag_enums[0],
+        listed,
+        (rows.start, columns.start),
+        where,
+    )
 
 
-def _fetched(dataset: Any, found: Sequence[Block]) -> Blocks:
-    return Blocks(len(found), sum(block.size for block in found), max(dataset.block_shapes[0]))
+def read(file: Layout, window: Window, out: NDArray[Any], dataset: Any = None) -> Blocks:
+    """Read a window of a file into `out`, pixels that the file masks as 0; returns what was fetched.
 
-
-def _contents(file: _File, dataset: Any, window: Window) -> Iterator[tuple[Block, NDArray[np.uint8] | None]]:
-    """The unpacked bytes of each block that a window touches; None for a block that the file leaves out."""
-    height, width = dataset.block_shapes[0]
-    bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * np.dtype(dataset.dtypes[0]).itemsize))
-    row = -(-width * bits // 8)
+    `dataset` is the file, open, unless its layout is `plain`. Raises RasterioIOError if a block is damaged or cannot be
+    fetched.
+    """
+    height, width = file.side
+    row = -(-width * file.bits // 8)
     full = height * row
     if full > MOST_BYTES:
         raise RasterioIOError(f"blocks of {width} x {height} pixels are larger than {MOST_BYTES:,} bytes")
-    found = list(_blocks(dataset, window, height, width))
+    found = [_block(file, *place) for place in itertools.product(*_under(window, file.side))]
     if any(block.size > full + full // 100 + _ENOUGH for block in found):
         raise RasterioIOError(f"a block is larger than its {full:,} bytes of pixels")
-    packed = iter(file.ranges([block for block in found if block.size]))
+    with _File(file.path) as opened:
+        packed = iter(opened.ranges([block for block in found if block.size]))
     for block in found:
         least = block.window.height * row  # the last strip may hold no more
-        yield block, _unpack(next(packed), full, least) if block.size else None
+        with working:
+            content = _unpack(next(packed), full, least) if block.size else None
+            if file.plain:
+                _place(out, window, block, _pixels(file, block, content))
+            del content  # before the next
+    if not file.plain:  # its blocks are sound
+        out[:] = dataset.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
+    return Blocks(len(found), sum(block.size for block in found), max(file.side))
 
 
-def _blocks(dataset: Any, window: Window, height: int, width: int) -> Iterator[Block]:
-    rows = range(window.row_off // height, -(-(window.row_off + window.height) // height))
-    columns = range(window.col_off // width, -(-(window.col_off + window.width) // width))
-    for row, column in itertools.product(rows, columns):
-        offset, size = (int(dataset.get_tag_item(f"{what}_{column}_{row}", "TIFF", bidx=1) or 0) for what in _WHERE)
-        top, left = row * height, column * width
-        inside = Window(left, top, min(width, dataset.width - left), min(height, dataset.height - top))
-        yield Block(offset, size, inside)
+def _under(window: Window, side: tuple[int, int]) -> tuple[range, range]:
+    """Rows and columns of the blocks that a window touches."""
+    rows = range(window.row_off // side[0], -(-(window.row_off + window.height) // side[0]))
+    return rows, range(window.col_off // side[1], -(-(window.col_off + window.width) // side[1]))
 
 
-def _pixels(
-    dataset: Any, block: Block, content: NDArray[np.uint8] | None, dtype: np.dtype[Any], differences: bool
-) -> NDArray[Any]:
-    """(y, x) pixels of a block, cut to the file's edge; those that the file masks are 0."""
+def _block(file: Layout, row: int, column: int) -> Block:
+    (height, width), (rows, columns) = file.side, file.shape
+    top, left = row * height, column * width
+    inside = Window(left, top, min(width, columns - left), min(height, rows - top))
+    offset, size = file.where[row - file.first[0], column - file.first[1]].tolist()
+    return Block(offset, size, inside)
+
+
+def _pixels(file: Layout, block: Block, content: NDArray[np.uint8] | None) -> NDArray[Any]:
+    """(y, x) pixels of a block, cut to the file's edge; those that the file masks are 0. `content`: None: left out."""
     height, width = block.window.height, block.window.width
-    if content is None:  # left out: GDAL reads nodata, or 0 without one
-        return np.zeros((height, width), dtype)
-    pixels = content.view(dtype).reshape(-1, dataset.block_shapes[0][1])[:height]
-    if differences:  # TIFF 6.0, section 14: each value is the difference from the one on its left
-        pixels = np.add.accumulate(pixels, axis=1, dtype=dtype.newbyteorder("="))
+    if content is None:  # GDAL reads nodata, or 0 without one
+        return np.zeros((height, width), file.dtype)
+    pixels = content.view(file.dtype).reshape(-1, file.side[1])[:height]
+    if file.differences:
+        native = file.dtype.newbyteorder("=")
+        pixels = np.add.accumulate(pixels, axis=1, dtype=native, out=pixels if file.dtype == native else None)
     pixels = pixels[:, :width]
-    return np.where(pixels == dataset.nodata, 0, pixels) if dataset.nodata else pixels
+    return np.where(pixels == file.nodata, 0, pixels) if file.nodata else pixels
 
 
 def _place(out: NDArray[Any], window: Window, block: Block, pixels: NDArray[Any]) -> None:
@@ -177,6 +229,48 @@ def forget(path: str) -> None:
         path = f"/vsis3/{rest}" if scheme == "s3" else f"/vsicurl/{path}"
     if path.startswith("/vsi"):
         _gdal().VSICurlPartialClearCache(os.fsencode(path))
+
+
+class Kept(Generic[T]):
+    """What was found in files when they were opened, so that a run opens each once; safe for threads.
+
+    GDAL keeps what it was told of them, their size for one, until they are dropped or `forget` is called.
+    """
+
+    def __init__(self, most: int = MOST_KEPT) -> None:
+        """Args: most: files; then the one that was not read for the longest time is dropped."""
+        self._lock, self._most = threading.Lock(), most
+        self._found: OrderedDict[str, T] = OrderedDict()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.forget()
+
+    def get(self, path: str) -> T | None:
+        with self._lock:
+            if path in self._found:
+                self._found.move_to_end(path)
+            return self._found.get(path)
+
+    def put(self, path: str, found: T) -> None:
+        with self._lock:
+            self._found[path] = found
+            oldest = self._found.popitem(last=False)[0] if len(self._found) > self._most else None
+        if oldest is not None:
+            forget(oldest)
+
+    def drop(self, path: str) -> None:
+        """Open it again next time."""
+        with self._lock:
+            self._found.pop(path, None)
+        forget(path)
+
+    def forget(self) -> None:
+        """Drop all."""
+        for path in [*self._found]:
+            self.drop(path)
 
 
 def _runs(blocks: Sequence[Block]) -> Iterator[list[Block]]:

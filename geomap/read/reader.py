@@ -12,8 +12,10 @@ import logging
 import math
 import random
 import re
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -37,6 +39,7 @@ from geomap.grid import outline
 from geomap.lonlat import Box, agree
 from geomap.read import blocks
 from geomap.read.access import MOST_BYTES, STALLED, Access, opened
+from geomap.read.blocks import Layout
 from geomap.sentinel2 import SCL_CLASSES
 from geomap.sources import leases, network, retry_after
 from geomap.sources.hrefs import redact, redacted
@@ -65,7 +68,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where the pixels of an open file lie."""
 
     crs: int | str  # EPSG code, or WKT if it has none
@@ -77,6 +80,18 @@ class _Place:
         """(west, south, east, north) of a raster that is north up."""
         t = self.transform
         return t.c, t.f + t.e * self.shape[0], t.c + t.a * self.shape[1], t.f
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an open file told."""
+
+    place: Place
+    layout: Layout
+
+
+Headers = blocks.Kept[Header]
+"""The headers of the files that a run reads."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +138,8 @@ class SceneReader:
         """`_once`, with retries where they may help."""
         deadline = time.monotonic() + self.access.deadline
         path, pause = self.url, 1.0
-        looks = LOOKS if urlsplit(self.url).scheme else 1
+        kept = self.access.kept is not None and self.access.kept.get(path) is not None
+        looks = LOOKS if kept or urlsplit(self.url).scheme else 1
         while True:
             try:
                 return self._once(path, window, part, deadline)
@@ -145,19 +161,19 @@ class SceneReader:
 
     def _once(self, path: str, window: Window, part: Window, deadline: float) -> NDArray[Any]:
         """Open `path` and read. Raises as `read`."""
-        values, forget = np.zeros((window.height, window.width), self.dtype), True
+        values, kept = np.zeros((window.height, window.width), self.dtype), self.access.kept
+        known = None if kept is None else kept.get(path)
+        found: Header | None = None
         with retry_after.watched(self.url, deadline, self.access.stopped) as heard:
             try:
-                with self.gdal_env.open, opened(path, self.url) as dataset:
+                with self.gdal_env.open, nullcontext() if known else opened(path, self.url) as dataset:
                     if heard.cut:
                         raise _cut(self.url, heard.cut)
-                    self._check(dataset)
-                    self._fill(values, dataset, self._place(dataset), window, part)
+                    place = known.place if known else self._place(dataset)
+                    layout = self._fill(values, known.layout if known else dataset, place, window, part)
                     if self.dtype == np.uint8 and values.max(initial=0) > max(SCL_CLASSES):
                         raise self._contradicts(f"holds {values.max()}, which is no scene class")
-                if (kept := self.access.kept) is not None:
-                    kept.add(path)
-                    forget = False
+                found = Header(place, layout) if layout is not None and layout.kept else known
             except (GeomapError, MemoryError):
                 raise
             except Exception as e:  # rasterio passes on errors of GDAL that share no other base
@@ -165,21 +181,21 @@ class SceneReader:
                     raise _stalled(self.url) from None
                 raise read_error(e, self.url, heard.status) from None
             finally:
-                if forget:
-                    blocks.forget(path)
+                if kept is None or found is None:
+                    (kept.drop if kept else blocks.forget)(path)
+                else:
+                    kept.put(path, found)
         return values
 
     def close(self) -> None:
         """Nothing stays open between reads."""
 
-    def _check(self, dataset: Any) -> None:
+    def _place(self, dataset: Any) -> Place:
+        """Where the file's pixels lie: as it says itself, or as its item says if it does not. Raises DamagedError."""
         if dataset.count != 1:
             raise self._contradicts(f"holds {dataset.count} bands; every asset must be one band")
         if (found := dataset.dtypes[0]) not in DTYPES[self.dtype.name]:  # floats, say, would be cut to 0 and 1
             raise self._contradicts(f"holds {found}, not the {self.dtype} DNs of Sentinel-2 L2A")
-
-    def _place(self, dataset: Any) -> _Place:
-        """Where the file's pixels lie: as it says itself, or as its item says if it does not. Raises DamagedError."""
         said, transform = self.said.get(self.url), dataset.transform
         if not (all(map(math.isfinite, transform[:6])) and transform.determinant):
             raise self._contradicts(f"has the transform {[*transform[:6]]}, which is no place")
@@ -188,9 +204,9 @@ class SceneReader:
                 raise self._contradicts("does not say its coordinate system")
             if transform == Affine.identity() and said.transform is not None:
                 transform = Affine(*said.transform)
-            place = _Place(said.epsg, transform, dataset.shape)
+            place = Place(said.epsg, transform, dataset.shape)
         else:
-            place = _Place(dataset.crs.to_epsg() or dataset.crs.to_wkt(), transform, dataset.shape)
+            place = Place(dataset.crs.to_epsg() or dataset.crs.to_wkt(), transform, dataset.shape)
         if said is not None and (odd := _elsewhere(place, said)) is not None:
             raise self._contradicts(odd)
         return place
@@ -199,43 +215,54 @@ class SceneReader:
         text = f"{redact(self.url)} {what}; --exclude leaves its scene out"
         return DamagedError(text, "contradiction", f"the file {what}")
 
-    def _fill(self, values: NDArray[Any], dataset: Any, place: _Place, window: Window, part: Window) -> None:
-        """Write `part` of the grid into `values`, which cover `window`."""
+    def _fill(self, values: NDArray[Any], file: Any, place: Place, window: Window, part: Window) -> Layout | None:
+        """Write `part` of the grid into `values`, which cover `window`.
+
+        `file` is an open dataset, or the layout that an earlier read found.
+        """
         shift = self._shift(place)
         if shift is None:
-            return self._nearest(values, dataset, place, window, part)
+            return self._nearest(values, file, place, window, part)
         rows, cols = shift
         moved = Window(part.col_off + cols, part.row_off + rows, part.width, part.height)
-        there = _common(moved, Window(0, 0, dataset.width, dataset.height))
-        if there is not None:
-            back = Window(there.col_off - cols, there.row_off - rows, there.width, there.height)
-            self._copy(dataset, there, values[_within(window, back)])
+        there = _common(moved, Window(0, 0, place.shape[1], place.shape[0]))
+        if there is None:
+            return None
+        back = Window(there.col_off - cols, there.row_off - rows, there.width, there.height)
+        return self._copy(file, there, values[_within(window, back)])
 
-    def _nearest(self, values: NDArray[Any], dataset: Any, place: _Place, window: Window, part: Window) -> None:
+    def _nearest(self, values: NDArray[Any], file: Any, place: Place, window: Window, part: Window) -> Layout | None:
         """`_fill` from another grid: each target pixel gets the source pixel in which its centre lies."""
-        located = _source_pixels(self.spec.epsg, self.spec.transform, window, place.crs, place.transform, place.shape)
+        with _locating:  # 100 MB and half a second, and all threads ask for the same at once
+            located = _source_pixels(
+                self.spec.epsg, self.spec.transform, window, place.crs, place.transform, place.shape
+            )
         rows, cols, found = (v[_within(window, part)] for v in located)
-        if found.any():
-            top, left = int(rows.min()), int(cols.min())
-            width, height = int(cols.max()) - left + 1, int(rows.max()) - top + 1
-            if height * width * self.dtype.itemsize > MOST_BYTES:
-                raise self._contradicts(
-                    f"has {width} x {height} pixels where the grid has {part.width} x {part.height}"
-                )
-            source = np.empty((height, width), self.dtype)
-            self._copy(dataset, Window(left, top, width, height), source)
+        if not found.any():
+            return None
+        top, left = int(rows.min()), int(cols.min())
+        width, height = int(cols.max()) - left + 1, int(rows.max()) - top + 1
+        if height * width * self.dtype.itemsize > MOST_BYTES:
+            raise self._contradicts(f"has {width} x {height} pixels where the grid has {part.width} x {part.height}")
+        source = np.empty((height, width), self.dtype)
+        layout = self._copy(file, Window(left, top, width, height), source)
+        with blocks.working:
             values[_within(window, part)] = source.ravel()[(rows - top) * width + (cols - left)] * found
+        return layout
 
-    def _copy(self, dataset: Any, window: Window, out: NDArray[Any]) -> None:
+    def _copy(self, file: Any, window: Window, out: NDArray[Any]) -> Layout | None:
         """Read a window into `out`; pixels that the file masks become 0, whatever its nodata value."""
-        if blocks.checkable(dataset):
-            self.access.tally.add(kind_of(self.dtype, self.spec.transform.a), blocks.read(dataset, window, out))
-        elif dataset.nodata == 0 or MaskFlags.all_valid in dataset.mask_flag_enums[0]:
-            dataset.read(1, window=window, out=out)
+        layout = file if isinstance(file, Layout) else blocks.layout(file, window) if blocks.checkable(file) else None
+        if layout is not None:
+            self.access.tally.add(kind_of(self.dtype, self.spec.transform.a), blocks.read(layout, window, out, file))
+            return layout
+        if file.nodata == 0 or MaskFlags.all_valid in file.mask_flag_enums[0]:
+            file.read(1, window=window, out=out)
         else:
-            out[:] = dataset.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
+            out[:] = file.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
+        return None
 
-    def _shift(self, place: _Place) -> tuple[int, int] | None:
+    def _shift(self, place: Place) -> tuple[int, int] | None:
         """(rows, columns) from the grid's corner to the same pixel in the file; None where the grids differ."""
         grid, file = self.spec.transform, place.transform
         cols, rows = (grid.c - file.c) / grid.a, (grid.f - file.f) / grid.e
@@ -249,12 +276,12 @@ def kind_of(dtype: np.dtype[Any] | type, resolution: float) -> str:
 
 
 @functools.lru_cache(maxsize=4096)
-def _elsewhere(place: _Place, said: Said) -> str | None:
+def _elsewhere(place: Place, said: Said) -> str | None:
     """How a file's place differs from what its item says, or None."""
     if isinstance(place.crs, int) and place.crs != said.epsg:
         return f"lies in EPSG:{place.crs}, but its item says EPSG:{said.epsg}"
     if said.transform is not None and isinstance(place.crs, int):
-        stated = _Place(said.epsg, Affine(*said.transform), said.shape or place.shape)
+        stated = Place(said.epsg, Affine(*said.transform), said.shape or place.shape)
         apart = max(abs(one - other) for one, other in zip(place.bounds, stated.bounds, strict=True))
         if apart <= abs(place.transform.a) / 2:
             return None
@@ -266,8 +293,11 @@ def _elsewhere(place: _Place, said: Said) -> str | None:
     return None if same else f"covers {_shown(place)} of its coordinate system, away from its item's bbox"
 
 
-def _shown(place: _Place) -> str:
+def _shown(place: Place) -> str:
     return ", ".join(f"{v:.0f}" for v in place.bounds)
+
+
+_locating: Final = threading.Lock()
 
 
 @functools.lru_cache(maxsize=8)  # 9 MB for 1024 x 1024 pixels; granules of one place share a transform and a shape

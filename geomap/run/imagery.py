@@ -72,10 +72,12 @@ def of_tile(asked: Request, tiles: Sequence[Tile], made: Composite, inside: NDAr
     layers: dict[str, NDArray[Any]] = {}
     if asked.true_colour:
         bands = [BANDS.index(band) for band in COLOURS]
-        shown = [stretched(made.dn[month][bands]) for month in candidates(asked, tiles)]
+        shown = [stretched(made.month(month)[bands]) for month in candidates(asked, tiles)]
         layers[TRUE_COLOUR] = np.where(inside, np.concatenate(shown), np.uint8(0))
     if asked.ndvi:
-        layers[NDVI] = np.stack([ndvi_np(month[RED], month[NIR]) for month in made.dn])
+        layers[NDVI] = np.stack(
+            [ndvi_np(month[RED], month[NIR]) for month in map(made.month, range(asked.period.months))]
+        )
         layers[NDVI][:, ~inside] = Layer(NDVI, "", "ndvi").nodata
     return layers
 

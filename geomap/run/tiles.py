@@ -15,11 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomap import grid, pipeline
+from geomap import grid, pipeline, process
 from geomap.encode.engine import Engine, pick_device, pick_dtype
 from geomap.errors import ReadError
 from geomap.label.classify import TileLabels
 from geomap.pipeline import Together
+from geomap.read.reader import Headers
 from geomap.run import imagery, update
 from geomap.run.prepare import Prepared
 from geomap.run.progress import Tracker
@@ -126,38 +127,37 @@ class _Reader:
         self._near = neighbours(tasks)
         self._at: tuple[int, ...] | None = None
         self._together: Together | None = None
+        self._kept = Headers()
 
     def compose(self, task: Task) -> Composed:
         """Raises as pipeline.compose."""
         at = grid.pair(task.tile.grid)
         if at != self._at:
-            self.close()  # before the next ones are read
-            self._together = compose_shared(self._prepared, self._near.get(at, ()))
+            self._together = None  # before the next ones are read
+            self._together = compose_shared(self._prepared, self._near.get(at, ()), self._kept)
             self._at = at
-        return compose_tile(self._prepared, task, self._together)
+        made = compose_tile(self._prepared, task, self._together, self._kept)
+        process.give_back()
+        return made
 
     def close(self) -> None:
-        """Drop what the last tiles shared."""
-        if self._together is not None:
-            self._together.forget()
+        """Drop what the last tiles shared, and what is known of files."""
         self._together = None
+        self._kept.forget()
 
 
-def neighbours(tasks: Sequence[Task]) -> dict[tuple[int, ...], list[Task]]:
+def neighbours(tasks: Sequence[Task]) -> dict[tuple[int, int, int], list[Task]]:
     """The tasks by what is read together (grid.pair)."""
-    found: dict[tuple[int, ...], list[Task]] = {}
-    for task in tasks:
-        found.setdefault(grid.pair(task.tile.grid), []).append(task)
-    return found
+    return grid.in_pairs(tasks, lambda task: task.tile.grid)
 
 
-def compose_shared(prepared: Prepared, tasks: Sequence[Task]) -> Together | None:
-    """Read what neighbouring tiles share. Raises as pipeline.read_together."""
+def compose_shared(prepared: Prepared, tasks: Sequence[Task], kept: Headers) -> Together | None:
+    """Read what neighbouring tiles share; `kept`: headers that the run knows. Raises as pipeline.read_together."""
     asked = prepared.request
     if asked.composites is not None or prepared.margin or len(tasks) < 2:
         return None  # patches reach beyond the tiles, which are read alone
     wanted = [(task.tile.grid, task.scenes, _reused(asked, task)) for task in tasks]
-    return pipeline.read_together(wanted, asked.period, asked.mask, asked.deadline)
+    return pipeline.read_together(wanted, asked.period, asked.mask, asked.deadline, kept)
 
 
 def _reused(asked: Request, task: Task) -> Collection[int]:
@@ -166,7 +166,7 @@ def _reused(asked: Request, task: Task) -> Collection[int]:
     return () if found is None else found.steps.keys()
 
 
-def compose_tile(prepared: Prepared, task: Task, together: Together | None = None) -> Composed:
+def compose_tile(prepared: Prepared, task: Task, together: Together | None, kept: Headers) -> Composed:
     """Read a tile and make its composite. Raises as pipeline.compose."""
     start = time.perf_counter()
     asked = prepared.request
@@ -175,34 +175,35 @@ def compose_tile(prepared: Prepared, task: Task, together: Together | None = Non
     if asked.composites is not None:
         made = composite_over(open_store(asked.composites), task.tile)
     elif asked.update is not None:
-        made, months, known = _updated(prepared, task, asked.update, together)
+        made, months, known = _updated(prepared, task, asked.update, together, kept)
     else:
-        made = _from_scenes(asked, task, together, margin=prepared.margin)
+        made = _from_scenes(asked, task, together, kept, margin=prepared.margin)
     inside = grid.inside(asked.area, task.tile.grid)
     return Composed(task, inside, made, time.perf_counter() - start, months, known)
 
 
 def _from_scenes(
-    asked: Request, task: Task, together: Together | None, skip: Collection[int] = (), margin: int = 0
+    asked: Request, task: Task, together: Together | None, kept: Headers, skip: Collection[int] = (), margin: int = 0
 ) -> Composite:
     where, limits = task.tile.grid.grown(margin), (asked.max_missed, asked.deadline)
-    return pipeline.compose(task.scenes, where, asked.period, asked.mask, *limits, skip, together)
+    return pipeline.compose(task.scenes, where, asked.period, asked.mask, *limits, skip, together, kept)
 
 
 def _updated(
-    prepared: Prepared, task: Task, earlier: Earlier, together: Together | None
+    prepared: Prepared, task: Task, earlier: Earlier, together: Together | None, kept: Headers
 ) -> tuple[Composite, tuple[str, ...], Known | None]:
     """A composite that reuses months of an earlier run; the reused months; what that run knows about the pixels."""
     asked = prepared.request
     found = update.shared(earlier, task, asked.period)
     if found is None:
-        return _from_scenes(asked, task, together), (), None
-    made = _from_scenes(asked, task, together, found.steps.keys())
+        return _from_scenes(asked, task, together, kept), (), None
+    made = _from_scenes(asked, task, together, kept, found.steps.keys())
+    made = replace(made, held=made.dn, coarse=None)  # a stored month may come from another zone: not of 20 m pixels
     try:
         known = update.take_over(prepared, task.tile, made, found)
     except ReadError as e:
         log.warning("tile %s is made from all its scenes: %s", task.tile.name, e)
-        return _from_scenes(asked, task, None), (), None
+        return _from_scenes(asked, task, None, kept), (), None
     names = asked.period.month_names
     made = replace(made, dark={**made.dark, **found.dark}, gave={**made.gave, **found.gave})
     return made, tuple(names[step] for step in sorted(found.steps)), known
@@ -262,7 +263,7 @@ def label_tile(
     asked, codec = prepared.request, prepared.codec
     own = made.inner(prepared.margin)
     months, usable = pipeline.usable_pixels(own, inside, asked.min_clear_months)
-    labels = TileLabels(prepared.questions, usable.shape, asked.finish.smooth, partial(series_at, own.dn))
+    labels = TileLabels(prepared.questions, usable.shape, asked.finish.smooth, partial(series_at, own))
     codes = None if codec is None else np.zeros((codec.size, usable.size), np.int8)
     kept = np.flatnonzero(usable & known.same & (known.layers[CLEAR_MONTHS] == months)) if known else np.arange(0)
     if known is not None:
@@ -283,7 +284,7 @@ def label_tile(
     return TileResult(layers, shaped, len(kept), int(usable.sum()))
 
 
-def series_at(dn: NDArray[np.uint16], where: NDArray[np.intp]) -> torch.Tensor:
-    """(n, T, C) series of the pixels at flat indices (n,) of a composite (T, C, y, x)."""
-    rows, columns = np.divmod(where, dn.shape[3])
-    return torch.from_numpy(np.ascontiguousarray(dn[:, :, rows, columns].transpose(2, 0, 1)))
+def series_at(made: Composite, where: NDArray[np.intp]) -> torch.Tensor:
+    """(n, T, C) series of the pixels at flat indices (n,) of a composite of T months."""
+    series = made.series(*np.divmod(where, made.shape[1]))
+    return torch.from_numpy(np.ascontiguousarray(series.transpose(2, 0, 1)))

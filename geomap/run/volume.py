@@ -1,12 +1,12 @@
 """How many requests and bytes reading takes, by the blocks of the files that lie over the tiles.
 
 The rules are those of reading: neighbouring tiles read SCL and the bands of 20 m together, and each tile its bands of
-10 m (pipeline.read_together); of the granules of one pass, the first that covers a tile is enough.
+10 m (pipeline.read_together); of the granules of one pass, the first that covers a tile is enough. A run opens each
+file once.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -53,17 +53,22 @@ def volume(tiles: Sequence[Tile], scenes: Sequence[Scene], chance: Chance, fetch
         chance: see `Chance`.
         fetched: blocks of a few of the files, by kind (Composite.fetched): how large they are.
     """
-    total = Volume()
-    for _, near in itertools.groupby(tiles, key=lambda tile: grids.pair(tile.grid)):
+    total, opened = Volume(), dict[str, float]()
+
+    def read(scene: Scene, bands: Sequence[str], where: Grid, likely: float) -> Volume:
+        files = (_of(scene, band, where, fetched) for band in bands)
+        return sum((_opening(found, opened, likely) for found in files if found), Volume())
+
+    for near in grids.in_pairs(tiles, lambda tile: tile.grid).values():
         parts = [tile.grid for tile in near]
         around = grids.mosaic_grid(tuple(parts))
         for scene in over(scenes, around):
-            total += _of(scene, (SCL,), around, fetched)
+            total += read(scene, (SCL,), around, 1)
         for scene in _first(over(scenes, around), around):
-            total += _of(scene, BANDS_20M, around, fetched).times(chance(scene))
+            total += read(scene, BANDS_20M, around, chance(scene))
         for part in parts:
             for scene in _first(over(scenes, part), part):
-                total += _of(scene, BANDS_10M, part, fetched).times(chance(scene))
+                total += read(scene, BANDS_10M, part, chance(scene))
     return total
 
 
@@ -82,24 +87,40 @@ def _covers(scene: Scene, where: Grid) -> bool:
     return raster is not None and raster.epsg == where.epsg and _common(raster, where) == where.bounds
 
 
-def _of(scene: Scene, bands: Sequence[str], where: Grid, fetched: Mapping[str, Blocks]) -> Volume:
-    """What the blocks of a scene's files over a grid take."""
-    total = Volume()
-    for band in bands:
-        resolution = 10 if band in BANDS_10M else 20
-        known = fetched.get(kind_of(np.uint8 if band == SCL else np.uint16, resolution), Blocks())
-        raster = _raster(scene, band)
-        if not known.number or raster is None:
-            continue
-        there = where if raster.epsg == where.epsg else grids.covering(where, raster.epsg)
-        rows, columns = _blocks(raster, there, known.side)
-        if rows * columns:
-            size = rows * columns * known.size / known.number
-            all_rows, all_columns = _blocks(raster, raster, known.side)
-            whole = (rows, columns) == (all_rows, all_columns)  # the header's request fetches a part of it
-            runs = 0 if size < HEADER else 1 if columns == all_columns else rows
-            total += Volume(OPENING + runs, max(HEADER, size) if whole else HEADER + size)
-    return total
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What reads of a file take, apart from opening it."""
+
+    href: str
+    runs: int  # requests for blocks
+    size: float  # bytes of blocks
+    whole: bool  # all blocks of the file, of which the header's request fetches a part
+
+
+def _opening(found: _File, opened: dict[str, float], likely: float) -> Volume:
+    """A read of a file, and the share of its opening that is not likely to be done by then, as `opened` notes."""
+    first = max(0.0, likely - opened.get(found.href, 0.0))
+    opened[found.href] = max(likely, opened.get(found.href, 0.0))
+    header = max(0.0, HEADER - found.size) if found.whole else HEADER
+    return Volume(found.runs, found.size).times(likely) + Volume(OPENING, header).times(first)
+
+
+def _of(scene: Scene, band: str, where: Grid, fetched: Mapping[str, Blocks]) -> _File | None:
+    """What the blocks of a scene's file over a grid take; None if there are none, or they are not known."""
+    resolution = 10 if band in BANDS_10M else 20
+    known = fetched.get(kind_of(np.uint8 if band == SCL else np.uint16, resolution), Blocks())
+    raster = _raster(scene, band)
+    if not known.number or raster is None:
+        return None
+    there = where if raster.epsg == where.epsg else grids.covering(where, raster.epsg)
+    rows, columns = _blocks(raster, there, known.side)
+    if not rows * columns:
+        return None
+    size = rows * columns * known.size / known.number
+    all_rows, all_columns = _blocks(raster, raster, known.side)
+    whole = (rows, columns) == (all_rows, all_columns)
+    runs = 0 if size < HEADER else 1 if columns == all_columns else rows
+    return _File(scene.assets[band].href, runs, size, whole)
 
 
 def _raster(scene: Scene, band: str) -> Grid | None:

@@ -18,6 +18,7 @@ from geomap import __version__, process
 from geomap.encode.engine import Engine
 from geomap.errors import ClusterError
 from geomap.pipeline import Together
+from geomap.read.reader import Headers
 from geomap.run.prepare import Prepared
 from geomap.run.tile_file import Finished, Task
 from geomap.run.tiles import Composed, compose_shared, compose_tile, finish_tile
@@ -48,21 +49,20 @@ class PreparedPlugin(WorkerPlugin):
 
     def teardown(self, worker: Any) -> None:
         """Called by dask when the run ends."""
-        _runs.pop(self._key, None)
+        if (run := _runs.pop(self._key, None)) is not None:
+            run.kept.forget()
 
 
 def shared_task(key: str, tasks: Sequence[Task]) -> Together | None:
     """What neighbouring tiles share, for their tasks: dask prefers the worker that has it."""
-    return compose_shared(_runs[key].checked(), tasks)
+    run = _runs[key]
+    return compose_shared(run.checked(), tasks, run.kept)
 
 
 def compose_task(key: str, task: Task, together: Together | None = None) -> Composed:
     """A tile's composite, for another worker to finish."""
-    try:
-        return compose_tile(_runs[key].checked(), task, together)
-    finally:
-        if together is not None:
-            together.forget()  # other workers may read the next tile
+    run = _runs[key]
+    return compose_tile(run.checked(), task, together, run.kept)
 
 
 def finish_task(key: str, composed: Composed) -> Finished:
@@ -72,7 +72,7 @@ def finish_task(key: str, composed: Composed) -> Finished:
 
 
 def make_task(key: str, task: Task, together: Together | None = None) -> Finished:
-    """Compose, encode and label a tile in one task, so that its composite (250 MB) is never sent."""
+    """Compose, encode and label a tile in one task, so that its composite (140 MB) is never sent."""
     return finish_task(key, compose_task(key, task, together))
 
 
@@ -86,6 +86,7 @@ class _Run:
         self._address, self._name = address, name
         self._lock = threading.Lock()
         self._engine: Engine | None = None
+        self.kept = Headers()  # of files that this worker has read
 
     def checked(self) -> Prepared:
         """The prepared request. Raises ClusterError if the worker has other versions."""

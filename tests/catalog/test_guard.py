@@ -30,7 +30,7 @@ def dates(shared: Path) -> list[Date]:
 def counted(date: Date, added: int) -> Dark:
     """One date's vegetation, with DNs added to every valid value."""
     scl, bands = date
-    counts = DarkCount({"S2X": scl})
+    counts = DarkCount({"S2X": scl == VEGETATION})
     for dn in bands.values():
         counts.see("S2X", slice(None), slice(None), np.where(dn > 0, dn + added, 0).astype(np.uint16))
     return counts.counts().get("S2X", Dark())
@@ -104,7 +104,7 @@ def test_counts_are_of_valid_vegetation_on_the_grid_of_20_m() -> None:
 
 def test_blocks_and_tiles_add_up(dates: list[Date]) -> None:
     scl, bands = dates[0]
-    whole, parts = DarkCount({"S2X": scl}), DarkCount({"S2X": scl})
+    whole, parts = DarkCount({"S2X": scl == VEGETATION}), DarkCount({"S2X": scl == VEGETATION})
     for band, dn in bands.items():
         whole.see("S2X", slice(None), slice(None), dn)
         scale = len(dn) // 32

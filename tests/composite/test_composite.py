@@ -18,7 +18,7 @@ from geomap.composite import median, monthly
 from geomap.composite.mask import Mask, clear_np
 from geomap.read import stack as read
 from geomap.read.access import Access
-from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
+from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M, SCL_NOT_CLEAR
 from geomap.types import Grid, Period
 from tests.support.archive import PATCH
 
@@ -209,7 +209,8 @@ def test_chunks_do_not_show(hard_archive, monkeypatch):
     parts = monthly.compute(stack, 2, workers=4)
     np.testing.assert_array_equal(parts.dn, whole.dn)
     np.testing.assert_array_equal(parts.clear, whole.clear)
-    np.testing.assert_array_equal(monthly.monthly(stack, 2).compute(), whole.dn)
+    np.testing.assert_array_equal(monthly.monthly(stack, 2, BANDS_10M).compute(), whole.held)
+    np.testing.assert_array_equal(monthly.monthly(stack, 2, BANDS_20M).compute(), whole.coarse)
 
 
 def test_scenes_without_a_clear_pixel_cost_no_band_read(hard_archive, tmp_path):

@@ -50,7 +50,7 @@ def composite() -> Composite:
 
 @pytest.fixture(scope="module")
 def usable(composite) -> np.ndarray:
-    usable = encode.valid_months_np(composite.dn).sum(axis=0) >= 3
+    usable = encode.valid_months(composite).sum(axis=0) >= 3
     usable[0, :7] = False
     return usable
 
@@ -102,7 +102,7 @@ def test_every_pattern_of_missing_months(encoder):
 @pytest.mark.parametrize("months", [(3, 4, 5, 6, 7), (10, 11, 0, 1), (8,), (11, *range(11))])
 def test_windows_start_in_any_month_and_may_be_short(encoder, composite, months):
     part = Composite(composite.dn[: len(months)], composite.clear[: len(months)])
-    usable = encode.valid_months_np(part.dn).any(axis=0)
+    usable = encode.valid_months(part).any(axis=0)
     made = embedded(encode.Engine(encoder, "cpu", dtype=torch.float32), part, usable, months)[usable.ravel()]
     np.testing.assert_allclose(made, exact(encoder, part, usable, months), atol=2e-6)
 

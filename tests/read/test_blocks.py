@@ -63,7 +63,7 @@ def test_pixels_are_those_of_gdal(
         assert blocks.checkable(dataset)
         for window in WINDOWS:
             out = np.full((window.height, window.width), 7, np.uint16)
-            blocks.read(dataset, window, out)
+            blocks.read(blocks.layout(dataset, window), window, out, dataset)
             np.testing.assert_array_equal(out, dataset.read(1, window=window, masked=True).filled(0))
 
 
@@ -71,7 +71,8 @@ def test_classes_in_two_bytes_are_clamped_as_gdal_does(tmp_path: Path) -> None:
     write(tmp_path / "scl.tif", np.array([[3, 255, 256, 4000]], np.uint16))
     out = np.zeros((1, 4), np.uint8)
     with rasterio.open(tmp_path / "scl.tif") as dataset:
-        blocks.read(dataset, Window(0, 0, 4, 1), out)
+        window = Window(0, 0, 4, 1)
+        blocks.read(blocks.layout(dataset, window), window, out, dataset)
     assert out.tolist() == [[3, 255, 255, 255]]
 
 
@@ -90,7 +91,7 @@ def test_no_flipped_bit_of_a_block_is_read_as_a_pixel(predictor: int, tmp_path: 
         out = np.zeros_like(truth)
         with rasterio.open(path) as dataset:
             try:
-                blocks.read(dataset, window, out)
+                blocks.read(blocks.layout(dataset, window), window, out, dataset)
             except RasterioIOError:
                 pass
             else:

@@ -1,6 +1,7 @@
 """What neighbouring tiles share is read once, and every tile is what it would be alone."""
 
-import itertools
+import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 import geomap
 from geomap import aoi, grid, pipeline
 from geomap.catalog.over import over, rank
 from geomap.catalog.search import search
 from geomap.composite.mask import Mask, first_np
+from geomap.read.blocks import Kept
+from geomap.read.reader import Headers
 from geomap.run.plan import plan_request
 from geomap.run.request import Request
-from geomap.sentinel2 import BANDS, BANDS_20M
+from geomap.sentinel2 import BANDS
 from geomap.store import store
 from geomap.types import Composite, Grid, Period, Scene, Tile
 from tests.support.archive import PATCH, served
@@ -36,8 +40,8 @@ def scenes(archive: Archive) -> tuple[Scene, ...]:
 def in_pairs(scenes: tuple[Scene, ...]) -> list[list[tuple[Grid, list[Scene], tuple[int, ...]]]]:
     """The tiles of the patch, ragged at its edges, in the groups that are read together."""
     tiles = grid.tiles(aoi.parse_area(PATCH))
-    groups = itertools.groupby(tiles, key=lambda tile: grid.pair(tile.grid))
-    return [[(tile.grid, over(scenes, tile.grid), ()) for tile in near] for _, near in groups]
+    groups = grid.in_pairs(tiles, lambda tile: tile.grid).values()
+    return [[(tile.grid, over(scenes, tile.grid), ()) for tile in near] for near in groups]
 
 
 def assert_equal(one: Composite, other: Composite) -> None:
@@ -76,24 +80,52 @@ def test_a_damaged_file_costs_the_tiles_that_need_it_and_no_other(scenes: tuple[
         assert [m.scene for one in made for m in one.missed] == [odd.id] * len(made)
 
 
-def test_each_file_of_20_m_is_fetched_once_for_four_tiles(archive: Archive, tmp_path: Path) -> None:
+def test_each_file_is_opened_and_fetched_once_for_four_tiles(archive: Archive, tmp_path: Path) -> None:
     folder = archive(dates=6)
     with Server(folder) as server, tiles_of(32):
         items = served(folder, server.base, tmp_path / "items.json")
         found = search(aoi.parse_area(PATCH).geometry, PERIOD, str(items), allow_hosts=["127.0.0.1"]).scenes
         near = max(in_pairs(found), key=len)
         assert len(near) == 4
-        together = pipeline.read_together(near, PERIOD)
-        assert together is not None
-        made = [pipeline.compose(members, where, PERIOD, together=together) for where, members, _ in near]
+        with Headers() as kept:
+            together = pipeline.read_together(near, PERIOD, kept=kept)
+            assert together is not None
+            made = [
+                pipeline.compose(members, where, PERIOD, together=together, kept=kept) for where, members, _ in near
+            ]
         clear = [scene for scene in found if any(one.gave.get(scene.id) == "clear" for one in made)]
-        gets = [seen.path for seen in server.seen if seen.method == "GET"]
+        asked = Counter((seen.method, seen.path) for seen in server.seen)
         for scene in clear:
-            for band in (*BANDS_20M, "SCL"):
+            for band in (*BANDS, "SCL"):
                 name = scene.assets[band].href.partition(server.base)[2]
-                assert gets.count(name) == 1, name  # the files are small: their header's request has all of it
-        together.forget()
-        assert not together.kept
+                assert asked["HEAD", name] == asked["GET", name] == 1  # the header's request has all of a small file
+
+
+def test_a_file_that_changes_between_two_tiles_is_opened_again(archive: Archive, tmp_path: Path) -> None:
+    folder = shutil.copytree(archive(dates=6), tmp_path / "archive")
+    items = served(folder, str(folder), tmp_path / "items.json", "")
+    found = search(aoi.parse_area(PATCH).geometry, PERIOD, str(items)).scenes
+    with tiles_of(32), Headers() as kept:
+        first, second, *_ = grid.tiles(aoi.parse_area(PATCH))
+        pipeline.compose(over(found, first.grid), first.grid, PERIOD, kept=kept)
+        for file in folder.rglob("*.tif"):
+            with rasterio.open(file) as f:
+                pixels, profile = f.read(), f.profile
+            with rasterio.open(file, "w", **{**profile, "zlevel": 1, "blockxsize": 16, "blockysize": 16}) as out:
+                out.write(pixels)
+        there = over(found, second.grid)
+        made = pipeline.compose(there, second.grid, PERIOD, kept=kept)
+        assert_equal(made, pipeline.compose(there, second.grid, PERIOD))
+        assert not made.missed
+
+
+def test_the_header_that_was_not_used_for_the_longest_time_is_dropped() -> None:
+    kept: Kept[int] = Kept(most=2)
+    kept.put("a", 1)
+    kept.put("b", 2)
+    assert kept.get("a") == 1
+    kept.put("c", 3)
+    assert [kept.get(name) for name in "abc"] == [1, None, 3]
 
 
 def test_the_plan_counts_requests_and_bytes_as_the_server_does(archive: Archive, tmp_path: Path) -> None:
@@ -129,7 +161,7 @@ def test_of_one_pass_the_granule_whose_blocks_are_the_tiles_comes_first(scenes: 
 
 def test_of_a_pass_only_what_earlier_scenes_do_not_show_is_needed() -> None:
     clear = np.array([[[1, 1, 0, 0]], [[1, 0, 1, 0]], [[1, 1, 1, 1]], [[0, 1, 1, 1]]], bool)
-    first = first_np(clear, ["p", "p", "q", "p"])
+    first = first_np(clear.copy(), ["p", "p", "q", "p"])
     assert first[:, 0].astype(int).tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]]
     assert clear[1, 0].tolist() == [True, False, True, False]
 
