@@ -40,7 +40,6 @@ from geomap.run.record import read_record
 from geomap.run.request import Earlier
 from geomap.run.stores import medians, read_made_from
 from geomap.run.tile_file import Task
-from geomap.run.totals import read_totals
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
 from geomap.types import GRID, IMAGERY, UPDATE, Composite, Dark, Gave, Grid, Layers, Period, Tile
@@ -77,19 +76,6 @@ def earlier(directory: Path) -> Earlier:
         return Earlier(real(directory), store.open_store(directory, COMPOSITES).period)
     except InputError as e:
         raise UpdateError(f"cannot update {directory}: {e}; or map without --update-from") from e
-
-
-def areas_before(update: Earlier | None) -> dict[str, Any] | None:
-    """The areas of the earlier run as JSON: its period, and by map and class id its pixels; None if it tells none."""
-    if update is None:
-        return None
-    try:
-        found = read_totals(update.directory)
-    except InputError as e:
-        log.warning("the page shows no earlier areas: %s", e)
-        return None
-    pixels = {stem: {str(row.id): row.pixels for row in rows} for stem, rows in found.items()}
-    return {"months": list(update.period.month_names), "pixels": pixels}
 
 
 def require(prepared: Prepared, asked: Mapping[str, Any]) -> None:

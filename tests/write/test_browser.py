@@ -330,12 +330,38 @@ def test_what_was_learned_shows_how_far_its_confidence_can_be_trusted(browser: A
         assert high[0] - low[0] == pytest.approx(0.65 * 232)
 
 
-def test_an_update_shows_the_areas_before(browser: Any, tmp_path: Path) -> None:
-    before = {"months": ["2022-01", "2022-12"], "pixels": {"landcover": {"1": 1234, "4": 5}}}
-    with shown(browser, write_page(tmp_path, NAMES, before=before)) as seen:
+def test_earlier_runs_show_their_areas(browser: Any, tmp_path: Path) -> None:
+    before = [
+        {
+            "months": ["2021-01", "2021-12"],
+            "pixels": {"landcover": {"1": 100, "2": 0, "3": 7, "4": 0}},
+            "other": ["landcover"],
+        },
+        {"months": ["2022-01", "2022-12"], "pixels": {"landcover": {"1": 1234, "2": 0, "3": 0, "4": 5}}, "other": []},
+        {"months": ["2022-06", "2022-06"], "pixels": {}, "other": []},
+    ]
+    names = (HOSTILE[2], *NAMES[1:])
+    with shown(browser, write_page(tmp_path, names, before=before)) as seen:
         rows = seen.page.locator("#legend tbody tr").all()
         found = {row.locator(".name").inner_text(): row.locator(".before").inner_text() for row in rows}
-        assert found == dict(zip(NAMES, ("12.34", "0.00", "0.00", "0.05"), strict=True))
+        assert found == dict(zip(names, ("12.34", "0.00", "0.00", "0.05"), strict=True))
         assert "January 2022 to December 2022" in seen.page.locator("#legend caption").inner_text()
         cells = {len(row.locator("td, th").all()) for row in seen.page.locator("#legend tr").all()}
         assert cells == {5}
+        folded = seen.page.locator("details", has_text="Areas over the runs: Land cover")
+        folded.locator("summary").click()
+        heads = [head.inner_text() for head in folded.locator("th").all()]
+        spans = [f"January {year} to December {year}" for year in (2021, 2022, 2023)]
+        assert heads[2:] == [f"{spans[0]} *", spans[1], f"{spans[2]}, this map"]
+        table = [[cell.inner_text() for cell in row.locator("td").all()] for row in folded.locator("tbody tr").all()]
+        assert {row[0]: row[2:4] for row in table} == dict(
+            zip(names, (["1.00", "12.34"], ["0.00", "0.00"], ["0.07", "0.00"], ["0.00", "0.05"]), strict=True)
+        )
+        assert {row[0]: row[4] for row in table} == {name: ha for name, (ha, _) in areas(seen.page).items()}
+        lines = folded.locator("svg path").all()
+        assert len(lines) == 4
+        drawn_at = lines[[row[0] for row in table].index(names[0])].get_attribute("d")
+        heights = [float(y) for y in re.findall(r"[ML]\S+ (\S+?)(?=L|$)", drawn_at)]
+        counts = np.array([100, 1234, (IDS == 1).sum()])
+        assert heights == pytest.approx(4 + 18 * (1 - counts / counts.max()))
+        assert "Made in another way" in folded.locator("p").inner_text()

@@ -343,6 +343,9 @@
 
   // --- legend and areas
 
+  const span = ([first, last]) => (first === last ? day(first) : `${day(first)} to ${day(last)}`);
+  const past = (map) => data.facts.before.filter((run) => map.stem in run.pixels); // earlier runs, oldest first
+
   function shown(map, id) { // pixels of a class that are switched on and sure enough
     const counts = map.table[id];
     if (off.get(map.stem).has(id)) return 0;
@@ -365,9 +368,9 @@
   function classTable(map) {
     const estimated = new Map((data.assessed[map.stem]?.classes ?? []).map((c) => [c.id, c.area_ha]));
     const intervals = estimated.size > 0;
-    const before = data.facts.before?.pixels[map.stem]; // of the run that was updated
-    const since = before ? data.facts.before.months : [];
-    const when = before ? `Hectares from ${day(since[0])} to ${day(since.at(-1))}, by the run before` : "";
+    const run = past(map).at(-1);
+    const before = run?.pixels[map.stem];
+    const when = before ? `Hectares from ${span(run.months)}, by the run before` : "";
     const head = el("tr", {}, el("th", { scope: "col" }, ""), el("th", { scope: "col" }, "Class"),
       el("th", { scope: "col", class: "number" }, "Hectares"), before ? el("th", { scope: "col", class: "number", title: when, "aria-label": when }, "Before") : null, intervals ? el("th", { scope: "col", class: "number" }, "Estimate") : null,
       el("th", { scope: "col", class: "number" }, "Share"));
@@ -534,6 +537,7 @@
         ...(facts.missed.length ? [el("h3", {}, "Scenes left out of some tiles"), grid(["Scene", "Band", "Cause", "Detail"], facts.missed)] : []));
     }
     if (facts.quarantined.length) folded("Tiles that could not be made", grid(["Tile", "Error"], facts.quarantined));
+    for (const map of data.maps) if (past(map).length) history(map);
     for (const change of data.changes) {
       folded(`Changes: ${change.title}`, grid(["From", "To", "Hectares"], change.rows.map(([a, b, n]) => [a, b, fixed(hectares(n), 2)]), [2]));
     }
@@ -547,6 +551,26 @@
       grid(["File", "Size"], facts.files.map(([name, bytes]) => [el("a", { href: name.split("/").map(encodeURIComponent).join("/") }, name), bytes === null ? "" : size(bytes)]), [1]));
   }
 
+  function history(map) { // areas of earlier runs, and of this one
+    const runs = past(map);
+    const now = Object.fromEntries(map.classes.map((c) => [c.id, c.pixels]));
+    const columns = [...runs.map((run) => run.pixels[map.stem]), now];
+    const other = runs.map((run) => run.other.includes(map.stem));
+    const heads = [...runs.map((run, i) => `${span(run.months)}${other[i] ? " *" : ""}`), `${span([data.months[0], data.months.at(-1)])}, this map`];
+    const rows = map.known.filter((c) => columns.some((of) => of[c.id])).map((c) => [c, columns.map((of) => of[c.id] ?? 0)]);
+    rows.sort(([, a], [, b]) => b.at(-1) - a.at(-1));
+    folded(`Areas over the runs: ${map.title}`,
+      el("p", {}, `Hectares by this map and ${runs.length === 1 ? "the map" : `the ${runs.length} maps`} before it; each line runs from 0 to its largest area. Pixels were counted: part of what changes is error of the maps.${other.some(Boolean) ? " * Made in another way: area, weights, classes, points or options differ." : ""}`),
+      grid(["Class", "", ...heads], rows.map(([c, counts]) => [c.name, spark(c, counts), ...counts.map((n) => fixed(hectares(n), 2))]), heads.map((_, i) => i + 2)));
+  }
+  function spark(c, counts) {
+    const [wide, tall, most] = [120, 26, Math.max(...counts)];
+    const made = svg("svg", { viewBox: `0 0 ${wide} ${tall}`, width: wide, height: tall, role: "img", "aria-label": `${c.name}: ${counts.map((n) => fixed(hectares(n), 2)).join(", ")} hectares` });
+    const at_ = counts.map((n, i) => [4 + (i * (wide - 8)) / (counts.length - 1), 4 + (1 - n / most) * (tall - 8)]);
+    made.append(svg("path", { d: `M${at_.map((p) => p.join(" ")).join("L")}`, fill: "none", stroke: "#0a53a8", "stroke-width": 1.5 }));
+    for (const [cx, cy] of at_) made.append(svg("circle", { cx, cy, r: 2, fill: "#0a53a8" }));
+    return made;
+  }
   function trust({ title, folds, error, bins }) { // a reliability diagram of what was learned from points
     const most = Math.max(...bins.map(([n]) => n));
     const said = ([n, sure, right]) => `confidence ${percent(sure)}: ${percent(right)} of ${whole(n)} pixels right`;
