@@ -53,6 +53,7 @@ def test_all_colours_differ_and_are_the_same_each_time() -> None:
 
 # Machado, Oliveira and Fernandes 2009 (doi:10.1109/TVCG.2009.113), severity 1.0: matrices on linear RGB.
 BLIND = {
+    "none": np.eye(3).tolist(),
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
 }
@@ -69,8 +70,11 @@ def seen(colour: str, matrix: list[list[float]]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("kind", BLIND)
-def test_land_covers_are_told_apart_without_red_or_green(kind: str) -> None:
-    """At least 15 units of CIELAB: about 2 can just be told apart side by side, small patches need more."""
-    found = {c.name: seen(c.colour, BLIND[kind]) for c in legends.load("landcover").classes}
+@pytest.mark.parametrize(
+    ("legend", "least"), [("landcover", 15), ("landuse", 15), ("bioregion", 15), ("crops", 10), ("habitat", 10)]
+)
+def test_classes_are_told_apart_without_red_or_green(legend: str, least: float, kind: str) -> None:
+    """Units of CIELAB: about 2 can just be told apart side by side, small patches need more."""
+    found = {c.name: seen(c.colour, BLIND[kind]) for c in legends.load(legend).classes}
     apart = {(a, b): float(np.linalg.norm(found[a] - found[b])) for a, b in combinations(found, 2)}
-    assert {pair: d for pair, d in apart.items() if d < 15} == {}
+    assert {pair: d for pair, d in apart.items() if d < least} == {}
