@@ -37,7 +37,7 @@ def test_a_typed_class_takes_the_colour_of_its_match(typed: str, legend: str, na
 
 
 def test_doubles_keep_the_hue_and_differ_in_lightness() -> None:
-    found = [hls(c.colour) for c in legends.typed("wheat, winter wheat, spring wheat, wheat stubble").classes]
+    found = [hls(c.colour) for c in legends.typed("wheat, winter wheat, spring wheat, soft wheat").classes]
     assert found[0] == hls(colour("crops", "Common wheat"))
     assert {round(hue, 1) for hue, _, _ in found} == {round(found[0][0], 1)}
     lightness = sorted(light for _, light, _ in found)
@@ -49,6 +49,13 @@ def test_all_colours_differ_and_are_the_same_each_time() -> None:
     one, two = (legends.typed(",".join(names)).classes for _ in range(2))
     assert one == two
     assert len({c.colour for c in one}) == len(names) == 254
+
+
+def test_colours_of_different_legends_are_not_too_alike() -> None:
+    """Cropland and wheat, water and rivers, woodland and forestry: in each pair the later one gives way."""
+    names = "wheat, wheat stubble, cropland, water, surface running waters, woodland, coniferous woodland, forestry"
+    found = {c.name: seen(c.colour, BLIND["none"]) for c in legends.typed(names).classes}
+    assert min(float(np.linalg.norm(found[a] - found[b])) for a, b in combinations(found, 2)) >= 10
 
 
 # Machado, Oliveira and Fernandes 2009 (doi:10.1109/TVCG.2009.113), severity 1.0: matrices on linear RGB.
