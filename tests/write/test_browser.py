@@ -293,7 +293,14 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
         }
         for i, name in enumerate(NAMES, 1)
     ]  # fmt: skip
-    whole = {"points": 1234, "overall_accuracy": estimate, "classes": classes, "notes": [HOSTILE[0]]}
+    bins = [
+        {"points": 30, "confidence": 0.25, "right": {"value": 0.5, "ci95": 0.2}, "area_share": 0.4},
+        {"points": 40, "confidence": 0.95, "right": {"value": 1.0, "ci95": None}, "area_share": 0.6},
+    ]
+    whole = {
+        "points": 1234, "overall_accuracy": estimate, "classes": classes, "notes": [HOSTILE[0]],
+        "reliability": bins, "calibration_error": 0.13,
+    }  # fmt: skip
     made = tmp_path / "index.html"
     made.write_bytes(assessed(plain.read_bytes(), {"landcover": {**whole, "confusion_points": np.eye(4).tolist()}}))
     assert assessed(b"<html>", {}) == b"<html>"
@@ -307,6 +314,12 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
         text = page.locator("#facts").inner_text()
         assert "1,234 points, overall accuracy 50.0 ± 12.5 %" in text
         assert HOSTILE[0] in text
+        assert "expected calibration error): 13.0\u00a0%" in text
+        table = page.locator("#facts details", has_text="Assessment").locator("table").last
+        cells = [[cell.inner_text() for cell in row.locator("td").all()] for row in table.locator("tbody tr").all()]
+        assert cells == [["25.0", "50.0 ± 20.0", "30", "40.0"], ["95.0", "100.0", "40", "60.0"]]
+        dots = page.locator("#trust-landcover circle").all()
+        assert [float(dot.get_attribute("r")) for dot in dots] == pytest.approx([2 + 6 * 0.75**0.5, 8])
 
 
 def test_what_was_learned_shows_how_far_its_confidence_can_be_trusted(browser: Any, tmp_path: Path) -> None:

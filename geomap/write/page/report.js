@@ -541,7 +541,7 @@
     for (const change of data.changes) {
       folded(`Changes: ${change.title}`, grid(["From", "To", "Hectares"], change.rows.map(([a, b, n]) => [a, b, fixed(hectares(n), 2)]), [2]));
     }
-    if (facts.trust) trust(facts.trust);
+    if (facts.trust) taught(facts.trust);
     for (const [stem, found] of Object.entries(data.assessed)) if (maps.has(stem)) assessment(maps.get(stem), found);
     const copy = el("button", { type: "button" }, "Copy");
     copy.addEventListener("click", () => navigator.clipboard?.writeText(facts.command).then(() => { copy.textContent = "Copied"; }));
@@ -571,12 +571,24 @@
     for (const [cx, cy] of at_) made.append(svg("circle", { cx, cy, r: 2, fill: "#0a53a8" }));
     return made;
   }
-  function trust({ title, folds, error, bins }) { // a reliability diagram of what was learned from points
+  function taught({ title, folds, error, bins }) { // of what was learned from points
+    folded(`How far its confidence can be trusted: ${title}`,
+      el("p", {}, `From the labelled points, in ${folds} parts, each judged by what was learned from the others. ${meaning("more pixels", error)} Points that were not drawn by chance say this of themselves alone.`),
+      diagram("trust", bins, "pixels"), grid(["Confidence", "Right", "Pixels"], bins.map(([n, sure, right]) => [percent(sure), percent(right), whole(n)]), [0, 1, 2]));
+  }
+  function trust({ reliability: bins, calibration_error: error }, stem) { // of an assessment
+    return [el("h3", {}, "How far its confidence can be trusted"),
+      el("p", {}, `By the points, weighted as they were drawn. ${meaning("more points", error)}`),
+      diagram(`trust-${stem}`, bins.map((bin) => [bin.points, bin.confidence, bin.right.value]), "points"),
+      grid(["Confidence, %", "Right, %", "Points", "Share of the area, %"], bins.map((bin) => [fixed(100 * bin.confidence, 1), withInterval(bin.right, 1, 100), whole(bin.points), fixed(100 * bin.area_share, 1)]), [0, 1, 2, 3])];
+  }
+  const meaning = (larger, error) => `On the dashed line, confidence is the share of right pixels; below it, the map is surer than it should be. Larger dots: ${larger}.${error === null ? "" : ` Mean distance from the line (expected calibration error): ${percent(error)}.`}`;
+  function diagram(id, bins, unit) { // of reliability: [number, confidence, share of right ones] for each bin
     const most = Math.max(...bins.map(([n]) => n));
-    const said = ([n, sure, right]) => `confidence ${percent(sure)}: ${percent(right)} of ${whole(n)} pixels right`;
+    const said = ([n, sure, right]) => `confidence ${percent(sure)}: ${percent(right)} of ${whole(n)} ${unit} right`;
     const [side, left, bottom] = [240, 40, 34];
     const name = `Confidence and share of right pixels: ${bins.map(said).join("; ")}`;
-    const made = svg("svg", { viewBox: `0 0 ${side + left} ${side + bottom}`, width: side + left, height: side + bottom, role: "img", "aria-label": name, id: "trust" });
+    const made = svg("svg", { viewBox: `0 0 ${side + left} ${side + bottom}`, width: side + left, height: side + bottom, role: "img", "aria-label": name, id });
     const [x, y] = [(v) => left + v * (side - 8), (v) => 8 + (1 - v) * (side - 8)];
     for (const v of [0, 0.5, 1]) {
       made.append(svg("line", { x1: x(0), x2: x(1), y1: y(v), y2: y(v), stroke: "#d0d7de" }));
@@ -592,9 +604,7 @@
     }
     made.append(svg("text", { x: x(0.5), y: side + 30, "text-anchor": "middle" }, "confidence, %"));
     made.append(svg("text", { x: x(0) + 5, y: 18 }, "right, %"));
-    folded(`How far its confidence can be trusted: ${title}`,
-      el("p", {}, `From the labelled points, in ${folds} parts, each judged by what was learned from the others. On the dashed line, confidence is the share of right pixels; below it, the map is surer than it should be. Larger dots: more pixels.${error === null ? "" : ` Mean distance from the line (expected calibration error): ${percent(error)}.`} Points that were not drawn by chance say this of themselves alone.`),
-      made, grid(["Confidence", "Right", "Pixels"], bins.map(([n, sure, right]) => [percent(sure), percent(right), whole(n)]), [0, 1, 2]));
+    return made;
   }
   function assessment(map, found) {
     const classes = found.classes.map((c) => [c.name, withInterval(c.users_accuracy, 1, 100), withInterval(c.producers_accuracy, 1, 100),
@@ -605,6 +615,7 @@
       grid(["Class", "User's accuracy, %", "Producer's accuracy, %", "Hectares", "Points"], classes, [1, 2, 3, 4]),
       el("h3", {}, "Confusion: mapped in rows, on the ground in columns, in points"),
       grid(["", ...names], found.confusion_points.map((row, i) => [names[i], ...row.map(whole)]), names.map((_, i) => i + 1)),
+      ...(found.reliability ? trust(found, map.stem) : []),
       ...(found.notes.length ? [el("h3", {}, "What to know"), list(found.notes)] : []));
   }
 
