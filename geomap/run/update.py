@@ -100,7 +100,7 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
     if before.get("period") != str(update.period):
         return f"it is of {before.get('period')}, not of {update.period}"
     now = json.loads(json.dumps(asked))
-    differs = sorted(k for k in (before.keys() | now.keys()) - MAY_DIFFER if before.get(k) != now.get(k))
+    differs = differing(before, now)
     if "weights" in differs:
         old, new = (f"{w['name']} {w['sha256'][:12]}" for w in (before["weights"], now["weights"]))
         return f"its maps are of weights {old}, not of {new}; they would differ even where the land did not change"
@@ -112,6 +112,12 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
         return "it kept no composites of its own (--save-composites)"
     damaged = check.damaged(directory, stores=False)
     return f"{damaged[0]}: run its command again" if damaged else None
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys in which two requests differ, but for those in which they may, and the year that points were learned in."""
+    one, other = (asked | {"learned": {**asked.get("learned", {}), "transferred": None}} for asked in (before, now))
+    return sorted(k for k in (one.keys() | other.keys()) - MAY_DIFFER if one.get(k) != other.get(k))
 
 
 def shared(update: Earlier, task: Task, period: Period) -> Shared | None:
