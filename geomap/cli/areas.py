@@ -118,7 +118,7 @@ def _beside(runs: list[Areas]) -> None:
     shown = runs[-max(LEAST_COLUMNS, (out_console.width - 30) // 13) :]
     several = len({run.period for run in shown}) < len(shown)
     heads = [
-        str(run.directory) if several else "\n".join(run.period.month_names[:: max(1, run.period.months - 1)])
+        run.directory.name if several else "\n".join(run.period.month_names[:: max(1, run.period.months - 1)])
         for run in shown
     ]
     for stem in dict.fromkeys(stem for run in shown for stem in run.maps):

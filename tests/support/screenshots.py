@@ -27,7 +27,6 @@ def photograph(page: Path, folder: Path) -> None:
                 side = min(box["width"], box["height"])
                 west, north = box["x"] + (box["width"] - side) / 2, box["y"] + (box["height"] - side) / 2
                 seen.page.mouse.click(west + PLACE[0] * side, north + PLACE[1] * side)
-                seen.page.mouse.move(0, 0)
                 seen.page.evaluate("window.scrollTo(0, 0)")
                 seen.page.screenshot(path=path)
             with Image.open(path) as picture:
