@@ -344,6 +344,11 @@
   // --- legend and areas
 
   const span = ([first, last]) => (first === last ? day(first) : `${day(first)} to ${day(last)}`);
+  function brief([first, last]) { // "2023" or "Mar 2023 – Feb 2024"
+    const month = (text) => new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" }).format(new Date(`${text}-15T00:00:00Z`));
+    if (first.endsWith("-01") && last === `${first.slice(0, 4)}-12`) return first.slice(0, 4);
+    return first === last ? month(first) : `${month(first)} – ${month(last)}`;
+  }
   const past = (map) => data.facts.before.filter((run) => map.stem in run.pixels); // earlier runs, oldest first
 
   function shown(map, id) { // pixels of a class that are switched on and sure enough
@@ -556,7 +561,7 @@
     const now = Object.fromEntries(map.classes.map((c) => [c.id, c.pixels]));
     const columns = [...runs.map((run) => run.pixels[map.stem]), now];
     const other = runs.map((run) => run.other.includes(map.stem));
-    const heads = [...runs.map((run, i) => `${span(run.months)}${other[i] ? " *" : ""}`), `${span([data.months[0], data.months.at(-1)])}, this map`];
+    const heads = [...runs.map((run, i) => `${brief(run.months)}${other[i] ? " *" : ""}`), `${brief([data.months[0], data.months.at(-1)])}, this map`];
     const rows = map.known.filter((c) => columns.some((of) => of[c.id])).map((c) => [c, columns.map((of) => of[c.id] ?? 0)]);
     rows.sort(([, a], [, b]) => b.at(-1) - a.at(-1));
     folded(`Areas over the runs: ${map.title}`,
