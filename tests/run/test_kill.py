@@ -130,17 +130,17 @@ def test_kills_at_random_moments(start, tmp_path, record_property, workers, stor
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_a_run_killed_while_it_makes_true_colour_and_ndvi_goes_on_to_the_same_bytes(start, tmp_path):
-    stages(start(tmp_path / "whole", imagery=True))
+    stages(start(tmp_path / "whole", 32, imagery=True))
     out, wanted = tmp_path / "killed", digests(tmp_path / "whole")
     assert {"true_colour.tif", "ndvi.tif"} <= wanted.keys()
-    for stage, at in (("composite", 2), ("composite", 5), ("write", 1), ("write", 6)):
-        process = start(out, imagery=True)
+    for stage, at in (("composite", 1), ("composite", 3), ("write", 1), ("write", 6)):
+        process = start(out, 32, imagery=True)
         assert process.stdout is not None
         seen = (line.split() for line in process.stdout)
         assert any(name == stage and int(done) >= at for name, done, _ in seen)
         process.kill()
         assert process.wait() == -signal.SIGKILL
-    stages(start(out, imagery=True))
+    stages(start(out, 32, imagery=True))
     assert digests(out) == wanted
     assert problems(out) == ()
 
