@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: map test soak train-smoke check clean
+.PHONY: map test soak train-smoke check pictures clean
 
 map: $(VENV)/.installed  ## the main job on simulated scenes: needs no network once installed
 	$(BIN)/geomap demo
@@ -25,6 +25,11 @@ check: $(VENV)/.installed-dev  ## what CI runs: linter, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+
+pictures: $(VENV)/.installed-dev  ## the pictures of the page in README and docs/, from the demonstration; needs Chromium
+	rm -rf geomap-demo
+	$(BIN)/geomap demo
+	$(BIN)/python -m tests.support.screenshots geomap-demo/maps/index.html docs
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -16,6 +16,8 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import resources
+from itertools import islice
+from math import cbrt, dist
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -54,6 +56,8 @@ _EMPTY: Final = frozenset([
 """Words that tell no class from another."""
 _STEPS: Final = (0.14, -0.14, 0.26, -0.24, 0.07, -0.07, 0.2, -0.19)
 """Changes of lightness, 0..1, for a colour that is taken: far from it first."""
+_APART: Final = 10
+"""Least distance of the colours of typed classes in CIELAB, where a lightness gives it: that of the crops."""
 
 
 def _one_line(text: str) -> str:
@@ -344,6 +348,8 @@ def _known() -> tuple[LegendClass, ...]:
 def _colours(names: Sequence[str], known: Sequence[LegendClass], used: Sequence[str] = ()) -> tuple[str, ...]:
     """A colour for each name, all different: of the best match in `known`, else one of a series of distinct colours.
 
+    One that is too like an earlier one is made lighter or darker.
+
     None of those `used` (#rrggbb) is given.
 
     A name matches by words, without regard to case and plural: the name of a known class, then words of its prompts.
@@ -352,7 +358,11 @@ def _colours(names: Sequence[str], known: Sequence[LegendClass], used: Sequence[
     taken = [*used]
     for number, name in enumerate(names, start=1):
         base = _best(_ordered(name), words) or _series(number)
-        taken.append(next(c for c in _variants(base) if c not in taken))
+        near = list(islice(_variants(base), 1 + len(_STEPS)))
+        free = (c for c in _variants(base) if c not in taken)
+        taken.append(
+            next((c for c in near if all(dist(_lab(c), _lab(t)) >= _APART for t in taken)), None) or next(free)
+        )
     return tuple(taken[len(used) :])
 
 
@@ -409,6 +419,17 @@ def _variants(colour: str) -> Iterator[str]:
     while True:
         number += 1
         yield _series(number)
+
+
+@cache
+def _lab(colour: str) -> tuple[float, float, float]:
+    """CIELAB (CIE 1976, D65) of an sRGB colour (IEC 61966-2-1)."""
+    rgb = [channel / 255 for channel in bytes.fromhex(colour[1:])]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
+    x = cbrt((0.4124564 * r + 0.3575761 * g + 0.1804375 * b) / 0.95047)
+    y = cbrt(0.2126729 * r + 0.7151522 * g + 0.0721750 * b)
+    z = cbrt((0.0193339 * r + 0.1191920 * g + 0.9503041 * b) / 1.08883)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
 
 
 def _series(i: int) -> str:

@@ -37,7 +37,7 @@ def test_a_typed_class_takes_the_colour_of_its_match(typed: str, legend: str, na
 
 
 def test_doubles_keep_the_hue_and_differ_in_lightness() -> None:
-    found = [hls(c.colour) for c in legends.typed("wheat, winter wheat, spring wheat, wheat stubble").classes]
+    found = [hls(c.colour) for c in legends.typed("wheat, winter wheat, spring wheat, soft wheat").classes]
     assert found[0] == hls(colour("crops", "Common wheat"))
     assert {round(hue, 1) for hue, _, _ in found} == {round(found[0][0], 1)}
     lightness = sorted(light for _, light, _ in found)
@@ -51,8 +51,16 @@ def test_all_colours_differ_and_are_the_same_each_time() -> None:
     assert len({c.colour for c in one}) == len(names) == 254
 
 
+def test_colours_of_different_legends_are_not_too_alike() -> None:
+    """Cropland and wheat, water and rivers, woodland and forestry: in each pair the later one gives way."""
+    names = "wheat, wheat stubble, cropland, water, surface running waters, woodland, coniferous woodland, forestry"
+    found = {c.name: seen(c.colour, BLIND["none"]) for c in legends.typed(names).classes}
+    assert min(float(np.linalg.norm(found[a] - found[b])) for a, b in combinations(found, 2)) >= 10
+
+
 # Machado, Oliveira and Fernandes 2009 (doi:10.1109/TVCG.2009.113), severity 1.0: matrices on linear RGB.
 BLIND = {
+    "none": np.eye(3).tolist(),
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
 }
@@ -69,8 +77,11 @@ def seen(colour: str, matrix: list[list[float]]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("kind", BLIND)
-def test_land_covers_are_told_apart_without_red_or_green(kind: str) -> None:
-    """At least 15 units of CIELAB: about 2 can just be told apart side by side, small patches need more."""
-    found = {c.name: seen(c.colour, BLIND[kind]) for c in legends.load("landcover").classes}
+@pytest.mark.parametrize(
+    ("legend", "least"), [("landcover", 15), ("landuse", 15), ("bioregion", 15), ("crops", 10), ("habitat", 10)]
+)
+def test_classes_are_told_apart_without_red_or_green(legend: str, least: float, kind: str) -> None:
+    """Units of CIELAB: about 2 can just be told apart side by side, small patches need more."""
+    found = {c.name: seen(c.colour, BLIND[kind]) for c in legends.load(legend).classes}
     apart = {(a, b): float(np.linalg.norm(found[a] - found[b])) for a, b in combinations(found, 2)}
-    assert {pair: d for pair, d in apart.items() if d < 15} == {}
+    assert {pair: d for pair, d in apart.items() if d < least} == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -37,6 +37,7 @@ class ClassMap:
     names: Mapping[int, str]  # id -> name, without nodata
     colours: Mapping[int, str]  # id -> #rrggbb
     paths: Mapping[int, Path]  # EPSG code -> file
+    sure: Mapping[int, Path]  # the same of its confidence
 
 
 class Block(NamedTuple):
@@ -60,9 +61,10 @@ def find_map(directory: Path, stem: str | None) -> ClassMap:
             classes = asset.get("classification:classes")
             if epsg is None or not classes or f"{name}_confidence" not in assets:  # a map of changes has none
                 continue
-            before = found.get(name, ClassMap(name, str(asset.get("title", name)), *_classes(classes), {}))
-            file = _file(directory, path, asset)
-            found[name] = ClassMap(name, before.title, before.names, before.colours, {**before.paths, epsg: file})
+            before = found.get(name, ClassMap(name, str(asset.get("title", name)), *_classes(classes), {}, {}))
+            paths = {**before.paths, epsg: _file(directory, path, asset)}
+            sure = {**before.sure, epsg: _file(directory, path, assets[f"{name}_confidence"])}
+            found[name] = replace(before, paths=paths, sure=sure)
     if not found:
         raise InputError(f"{directory} holds no finished map of classes; type the directory given to --out")
     if stem is None and len(found) > 1:
@@ -97,13 +99,33 @@ def class_at(of: ClassMap, lonlat: NDArray[np.float64]) -> NDArray[np.intp]:
 
     Beside the border of two zones, the map of the place's own zone comes first: pixels there overlap by parts.
     """
-    found, own = np.zeros(len(lonlat), np.intp), zone_epsg(lonlat[:, 0], lonlat[:, 1])
+    return _at(of, lonlat)[0]
+
+
+def confidence_at(of: ClassMap, lonlat: NDArray[np.float64]) -> NDArray[np.intp]:
+    """(n,) percent that the map states for its class there, or more than 100 where it states none; 0 off the map.
+
+    Raises ReadError.
+    """
+    found, zone = _at(of, lonlat)
+    sure = np.zeros_like(found)
+    for epsg, path in of.sure.items():
+        here = np.flatnonzero((found > 0) & (zone == epsg))
+        if len(here):
+            sure[here] = _values_at(epsg, path, lonlat[here])
+    return sure
+
+
+def _at(of: ClassMap, lonlat: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(n,) class ids as in class_at, and (n,) EPSG codes of the files that have them."""
+    found, zone = np.zeros(len(lonlat), np.intp), np.zeros(len(lonlat), np.intp)
+    own = zone_epsg(lonlat[:, 0], lonlat[:, 1])
     for mine in (True, False):
         for epsg, path in sorted(of.paths.items()):
             asked = np.flatnonzero((found == 0) & ((own == epsg) == mine))
             if len(asked):
-                found[asked] = _values_at(epsg, path, lonlat[asked])
-    return found
+                found[asked], zone[asked] = _values_at(epsg, path, lonlat[asked]), epsg
+    return found, zone
 
 
 def _values_at(epsg: int, path: Path, lonlat: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -190,7 +212,7 @@ def _require_whole(directory: Path, chosen: ClassMap) -> None:
     listed = files.sums(directory)
     if not listed:
         raise InputError(f"{directory} is not finished; type the run's command again, which resumes it")
-    for path in chosen.paths.values():
+    for path in (*chosen.paths.values(), *chosen.sure.values()):
         name = path.relative_to(real(directory)).as_posix()
         for line in files.problem(directory, name, listed.get(name, "")):
             raise InputError(f"{directory}: {line}; geomap verify {directory} says what to do")

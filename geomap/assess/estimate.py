@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 NORMAL_95: Final = 1.96
 """Standard errors in half a 95 % interval: the 97.5 % quantile of the standard normal distribution, rounded as in
 Olofsson et al. 2014."""
+BINS: Final = 10
+"""Steps of confidence, of ten percent each: fewer than the 15 of evaluate.metrics, for some hundred points."""
 _NOTHING: Final = 1e-12
 """Standard errors below it are 0 but for rounding: all points of each stratum agree."""
 
@@ -76,6 +78,16 @@ class Estimates:
     single: tuple[int, ...]  # strata with one sampling unit: its deviation from the whole stands for their variance
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """Points whose confidence lies in one step."""
+
+    points: int
+    confidence: float  # 0..1, their mean by area
+    right: Estimate  # share of their area that is of the mapped class
+    share: float  # of the map's area
+
+
 def estimate(sample: Sample, classes: Sequence[int]) -> Estimates:
     """Accuracies and areas of the classes.
 
@@ -91,33 +103,77 @@ def estimate(sample: Sample, classes: Sequence[int]) -> Estimates:
     Raises:
         ValueError: no point lies on the map, or a point's stratum has no size.
     """
-    ids = np.asarray(classes)
-    strata, index, points = np.unique(sample.stratum, return_inverse=True, return_counts=True)
-    sizes = np.array([sample.sizes.get(int(h), 0) for h in strata], np.float64)
-    if not (sample.mapped > 0).any() or (sizes <= 0).any():
-        raise ValueError("a sample needs points on the map, and the size of each point's stratum")
-    weight = (sizes / points)[index]
-    order, first = _units(index, sample.cluster)
-    y, x = (indicator[order] * weight[order, None] for indicator in _indicators(sample, ids))
-    quantile = _quantile(len(first), len(points), clustered=len(first) < len(index))
-    value, error = _ratios(y, x, first, index[order][first])
-    every = zip(value.tolist(), error.tolist(), strict=True)
-    made = [None if np.isnan(v) else Estimate(v, e, quantile * e) for v, e in every]
+    ids, drawn = np.asarray(classes), _Drawn.of(sample)
+    made = drawn.ratios(*_indicators(sample, ids))
     overall, k = made[0], len(ids)
     assert overall is not None  # some point lies on the map
-    alone = np.bincount(index[order][first]) == 1
+    alone = np.bincount(drawn.units) == 1
     return Estimates(
         classes=tuple(int(i) for i in ids),
-        counts=_table(sample, ids, np.ones(len(index))).round().astype(np.intp),
-        shares=_table(sample, ids, weight) / weight[sample.mapped > 0].sum(),
+        counts=_table(sample, ids, np.ones(len(drawn.weight))).round().astype(np.intp),
+        shares=_table(sample, ids, drawn.weight) / drawn.weight[sample.mapped > 0].sum(),
         overall=overall,
         users=tuple(made[1 : 1 + k]),
         producers=tuple(made[1 + k : 1 + 2 * k]),
         areas=tuple(a for a in made[1 + 2 * k :] if a is not None),
-        quantile=quantile,
-        empty=tuple(sorted(h for h, size in sample.sizes.items() if size and h not in strata)),
-        single=tuple(int(h) for h in strata[alone]),
+        quantile=drawn.quantile,
+        empty=tuple(sorted(h for h, size in sample.sizes.items() if size and h not in drawn.strata)),
+        single=tuple(int(h) for h in drawn.strata[alone]),
     )
+
+
+def trust(sample: Sample, confidence: NDArray[np.intp]) -> tuple[Trust, ...]:
+    """How often the map is right by its confidence, in BINS steps of equal width; steps without points are left out.
+
+    Args:
+        sample: the points.
+        confidence: (n,) percent that the map states at each point; the same in every step's limits as in
+            evaluate.metrics. Points off the map, or whose confidence is not 0..100, do not count.
+
+    Raises:
+        ValueError: as estimate.
+    """
+    drawn, known = _Drawn.of(sample), (sample.mapped > 0) & (confidence >= 0) & (confidence <= 100)
+    step = (-(-confidence * BINS // 100) - 1).clip(0, BINS - 1)
+    inside = (step[:, None] == np.arange(BINS)) & known[:, None]
+    right = drawn.ratios(inside & (sample.mapped == sample.reference)[:, None], inside)
+    area = inside.T @ drawn.weight
+    mean = inside.T @ (drawn.weight * confidence / 100) / np.where(area > 0, area, 1)
+    points = inside.sum(axis=0).tolist()
+    return tuple(
+        Trust(n, float(mean[i]), found, float(area[i] / area.sum()))
+        for i, (n, found) in enumerate(zip(points, right, strict=True))
+        if n and found is not None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What the design of a sample makes of its points."""
+
+    weight: NDArray[np.float64]  # (n,) pixels for which a point stands
+    order: NDArray[np.intp]  # (n,) in which the points of a unit lie together, by stratum
+    first: NDArray[np.intp]  # (units,) where each unit starts in it
+    units: NDArray[np.intp]  # (units,) index of the unit's stratum, ascending
+    strata: NDArray[np.intp]  # their keys
+    quantile: float
+
+    @classmethod
+    def of(cls, sample: Sample) -> _Drawn:
+        strata, index, points = np.unique(sample.stratum, return_inverse=True, return_counts=True)
+        sizes = np.array([sample.sizes.get(int(h), 0) for h in strata], np.float64)
+        if not (sample.mapped > 0).any() or (sizes <= 0).any():
+            raise ValueError("a sample needs points on the map, and the size of each point's stratum")
+        order, first = _units(index, sample.cluster)
+        quantile = _quantile(len(first), len(points), clustered=len(first) < len(index))
+        return cls((sizes / points)[index], order, first, index[order][first], strata, quantile)
+
+    def ratios(self, y: NDArray[np.bool_], x: NDArray[np.bool_]) -> list[Estimate | None]:
+        """Each column of y over that of x, (n, M) of the points; None where no point counts."""
+        above, below = (indicator[self.order] * self.weight[self.order, None] for indicator in (y, x))
+        value, error = _ratios(above, below, self.first, self.units)
+        every = zip(value.tolist(), error.tolist(), strict=True)
+        return [None if np.isnan(v) else Estimate(v, e, self.quantile * e) for v, e in every]
 
 
 def _indicators(sample: Sample, ids: NDArray[np.intp]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

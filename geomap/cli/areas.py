@@ -9,13 +9,20 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from geomap.cli.console import out_console, progress_bars, say
+from geomap.cli import options
+from geomap.cli.console import number, out_console, progress_bars, say, say_json, warn
 from geomap.errors import InputError
-from geomap.run.totals import read_totals
+from geomap.run import history
+from geomap.run.history import Areas
+
+LEAST_COLUMNS = 3  # runs side by side, however narrow the terminal is
 
 
 def areas_command(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a finished run.")],
+    directories: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...|JOB.yaml", help="Finished runs, or a job file: all its finished maps."),
+    ],
     zones: Annotated[
         str | None,
         typer.Option(metavar="FILE[:LAYER]", help="Polygons of your own (GPKG, GeoJSON, SHP): a table for each."),
@@ -24,8 +31,9 @@ def areas_command(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a CSV, or JSON if FILE ends so, instead of a table.")
     ] = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """The area of each class: of the whole map, or in polygons of your own.
+    """The area of each class: of whole maps, side by side if several, or in polygons of your own.
 
     A pixel counts for a polygon if its centre lies in it. These are mapped areas: a map has errors, and a class that is
     mapped too often has too large an area.
@@ -34,19 +42,58 @@ def areas_command(
     """
     if out is not None and out.suffix not in (".csv", ".json"):
         raise InputError(f"--out {out} must end in .csv or .json")
-    if zones is None:
-        _whole(directory, column, out)
+    if out is not None and as_json:
+        raise InputError("give --json or --out, not both")
+    if zones is not None:
+        _in_zones(directories, zones, column, out, as_json)
         return
-    read_totals(directory)
+    if column is not None:
+        raise InputError("--column goes with --zones")
+    runs = [history.read_areas(directory) for directory in _runs(directories)]
+    if as_json:
+        say_json(history.rows(runs))
+    elif out is not None:
+        history.write_areas_of(out, runs)
+        say(f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'} in {out}")
+    elif len(runs) == 1:
+        _whole(runs[0])
+    else:
+        _beside(runs)
+
+
+def _runs(directories: list[Path]) -> list[Path]:
+    """The directories, with the finished maps of a job in the place of its file, oldest first. Raises InputError."""
+    found: list[Path] = []
+    for path in directories:
+        if path.suffix not in (".yaml", ".yml"):
+            found.append(path)
+            continue
+        from geomap.jobs import catalog, file
+
+        maps = [directory for _, directory in catalog.finished(file.read_job(path))]
+        if not maps:
+            raise InputError(
+                f"{path} has no finished map in a directory with {file.PERIOD}; name its directory instead"
+            )
+        found += maps
+    return found
+
+
+def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path | None, as_json: bool) -> None:
+    if len(directories) > 1 or directories[0].suffix in (".yaml", ".yml"):
+        raise InputError("--zones takes one run: name one directory")
+    history.read_areas(directories[0])
     from geomap.run.zones import write_zones, zonal
 
     with progress_bars() as progress:
-        found = zonal(directory, zones, column, progress)
+        found = zonal(directories[0], zones, column, progress)
     if out is not None:
         write_zones(out, found)
         say(f"{len(found):,} polygons in {out}")
+    elif as_json:
+        say_json([row for zone in found for row in zone.rows])
     else:
-        table = Table("zone", "map", "class", "pixels", "ha", "share")
+        table = Table("zone", "map", "class", number("pixels"), number("ha"), number("share"))
         for zone in found:
             for row in zone.rows:
                 cells = _cells(row["pixels"], row["ha"], row["share"])
@@ -54,18 +101,37 @@ def areas_command(
         out_console.print(table)
     if empty := [zone.name for zone in found if not zone.rows]:
         named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
-        say(f"{len(empty):,} polygons hold no mapped pixel: {named}")
+        warn(f"{len(empty):,} polygons hold no mapped pixel: {named}")
 
 
-def _whole(directory: Path, column: str | None, out: Path | None) -> None:
-    if column is not None or out is not None:
-        raise InputError(f"--column and --out go with --zones; the areas of the whole map are in {directory}/areas.csv")
-    table = Table("map", "class", "pixels", "ha", "share")
-    for stem, rows in read_totals(directory).items():
+def _whole(run: Areas) -> None:
+    table = Table("map", "class", number("pixels"), number("ha"), number("share"))
+    for stem, rows in run.maps.items():
         for row in rows:
             if row.pixels:
                 table.add_row(stem, escape(row.name), *_cells(row.pixels, row.ha, row.share))
     out_console.print(table)
+
+
+def _beside(runs: list[Areas]) -> None:
+    """A table for each map: hectares of its classes, a column for each run; the last runs if not all fit."""
+    shown = runs[-max(LEAST_COLUMNS, (out_console.width - 30) // 13) :]
+    several = len({run.period for run in shown}) < len(shown)
+    heads = [
+        run.directory.name if several else "\n".join(run.period.month_names[:: max(1, run.period.months - 1)])
+        for run in shown
+    ]
+    for stem in dict.fromkeys(stem for run in shown for stem in run.maps):
+        hectares = [{row.name: row.ha for row in run.maps.get(stem, ())} for run in shown]
+        most = {name: max(of.get(name, 0.0) for of in hectares) for found in hectares for name in found}
+        table = Table("class", *map(number, map(escape, heads)), title=f"{stem}: hectares")
+        for name in sorted(filter(most.get, most), key=lambda n: (-most[n], n)):
+            table.add_row(escape(name), *(f"{of[name]:,.2f}" if name in of else "" for of in hectares))
+        out_console.print(table)
+        if len({run.made_by[stem] for run in shown if stem in run.maps}) > 1:
+            say(f"{stem} was made in different ways: area, weights, classes, points or options differ")
+    if len(shown) < len(runs):
+        say(f"the last {len(shown)} of {len(runs)} runs; --out areas.csv or --json gives all")
 
 
 def _cells(pixels: int, ha: float, share: float) -> tuple[str, str, str]:

@@ -180,10 +180,24 @@ def _print_assessment(directory: Path, made: Assessed) -> None:
         )
     out_console.print(table)
     _print_confusion(made)
+    _print_trust(made)
     say(f"+- half of a 95 % interval, {found.quantile:.2f} standard errors; ?: the points leave no interval")
     for note in made.notes:
         warn(note, style="bold red" if note.startswith("WARNING") else "yellow")
     say(f"in {directory / 'assessment.json'} and assessment.csv, with the confusion matrix in points and in shares")
+
+
+def _print_trust(made: Assessed) -> None:
+    """How often the map is right by its confidence."""
+    from geomap.run.assess import calibration_error
+
+    table = Table(title="How far its confidence can be trusted", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for name in ("mean confidence", "right", "points", "of the area"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for t in made.trust:
+        table.add_row(f"{t.confidence:.2f}", _share(t.right), f"{t.points:,}", f"{t.share:.1%}")
+    out_console.print(table)
+    say(f"mean distance of the two columns, by area (expected calibration error): {calibration_error(made.trust):.3f}")
 
 
 def _print_confusion(made: Assessed) -> None:

@@ -35,7 +35,7 @@ def write_catalog(job: MapJob) -> Path | None:
     """
     if PERIOD not in job.keys.outputs.directory:
         return None
-    runs = sorted(_finished(job), key=lambda run: (run[0].start, run[0].months))
+    runs = finished(job)
     if not runs:
         return None
     folder = _above(job)
@@ -77,8 +77,16 @@ def _above(job: MapJob) -> Path:
     return next(folder.parent for folder in (pattern, *pattern.parents) if PERIOD in folder.name)
 
 
+def finished(job: MapJob) -> list[tuple[Period, Path]]:
+    """Periods of which the job has a finished map, and its directory, oldest first; none without {period} in its name.
+
+    Raises OSError if the folder cannot be read.
+    """
+    found = _finished(job) if PERIOD in job.keys.outputs.directory else ()
+    return sorted(found, key=lambda run: (run[0].start, run[0].months))
+
+
 def _finished(job: MapJob) -> Iterator[tuple[Period, Path]]:
-    """Periods of which the job has a finished map, and its directory."""
     above = _above(job)
     part = job.file(job.keys.outputs.directory).relative_to(above).parts[0]
     before, after = (re.escape(text) for text in part.split(PERIOD))

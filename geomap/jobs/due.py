@@ -12,7 +12,7 @@ from pathlib import Path
 from geomap import files
 from geomap.encode.card import CARD_FILE, locate, weight_names
 from geomap.errors import GeomapError, InputError, TemporaryError, UpdateError, WeightsError
-from geomap.jobs.catalog import write_catalog
+from geomap.jobs.catalog import finished, write_catalog
 from geomap.jobs.file import JobResources, MapJob, in_keys
 from geomap.run.directory import REQUEST_FILE, read_begun
 from geomap.run.map import Estimate, Result, map_area
@@ -64,6 +64,7 @@ def run_job(
                         resources=_resources(job.keys.resources),
                         refresh=refresh,
                         retry_quarantined=retry_quarantined,
+                        earlier=_maps_before(job, period),
                     ),
                     refresh,
                 )
@@ -87,6 +88,15 @@ def _list_maps(job: MapJob) -> None:
         write_catalog(job)
     except (GeomapError, OSError) as e:
         log.warning("the STAC catalogue over the maps of %s is not written: %s", job.path, e)
+
+
+def _maps_before(job: MapJob, period: Period) -> list[Path]:
+    """The job's finished maps of earlier periods; none if their folder cannot be read."""
+    try:
+        return [directory for of, directory in finished(job) if of.start < period.start]
+    except OSError as e:
+        log.warning("the page shows no earlier areas: %s", e)
+        return []
 
 
 def _mapped(job: MapJob, period: Period, run: Callable[[Request, Path], Result], refresh: bool) -> Result:

@@ -268,6 +268,8 @@ class JobKeys(RequestKeys):
             raise ValueError(f"outputs.directory must hold {PERIOD}, since period.last is another period every month")
         if self.outputs.update and self.period.last is None:
             raise ValueError("outputs.update goes with period.last: each map is made from the one before")
+        if self.outputs.update and self.points.file:
+            raise ValueError("outputs.update does not go with points.file: learn once, and give it as points.learned")
         return self
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from geomap import files, legends
 from geomap.assess import sample_file
-from geomap.assess.class_map import ClassMap, blocks, class_at, find_map
+from geomap.assess.class_map import ClassMap, blocks, class_at, confidence_at, find_map
 from geomap.assess.draw import RESOLUTION, count
-from geomap.assess.estimate import Estimate, Estimates, Sample, estimate
+from geomap.assess.estimate import Estimate, Estimates, Sample, Trust, estimate, trust
 from geomap.errors import BusyError, InputError
 from geomap.legends import Legend, LegendClass
 from geomap.points import SWAPPED, Points, listed, match, pixels, read_points, shown
@@ -67,6 +67,7 @@ class Assessed:
     pixels: Mapping[int, int]  # id -> pixels of the map
     population: int  # pixels that the estimates are about
     estimates: Estimates
+    trust: tuple[Trust, ...]  # how often it is right, by its confidence
     design: Design
     probability: bool  # whether the points were drawn by probability, as the file or the user says
     digest: str  # sha256 of the points
@@ -109,14 +110,17 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     notes += told
     whole = count(blocks(of))
     labelled = _Labelled(of, points, class_at(of, points.lonlat), reference)
-    sample, design, known, more = _sample(labelled, asked, whole)
+    sample, kept, design, known, more = _sample(labelled, asked, whole)
+    sure = np.where(sample.mapped == legends.UNCLASSIFIED_ID, -1, confidence_at(of, points.lonlat)[kept])
     present = sorted({*whole, *(int(r) for r in sample.reference)})
     found = estimate(sample, present)
     population = sum(size for h, size in sample.sizes.items() if h not in found.empty)
     if (sample.mapped == 0).any():
         population = sum(whole.values())
     notes += [*more, *_notes(sample, found, names)]
-    made = Assessed(of, names, whole, population, found, design, known, points.digest, tuple(notes))
+    made = Assessed(
+        of, names, whole, population, found, trust(sample, sure), design, known, points.digest, tuple(notes)
+    )
     _write(directory, made)
     return made
 
@@ -189,8 +193,8 @@ def _learned_from(directory: Path, points: Points, allowed: bool) -> tuple[NDArr
 
 def _sample(
     labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]
-) -> tuple[Sample, Design, bool, list[str]]:
-    """The points that count, how they were drawn, whether that is known, and what to say."""
+) -> tuple[Sample, NDArray[np.bool_], Design, bool, list[str]]:
+    """The points that count, which these are, how they were drawn, whether that is known, and what to say."""
     points, notes = labelled.points, list[str]()
     polygons = len(set(points.group.tolist())) < len(points)
     columns = None if asked.design in ("random", "cluster") else _columns(asked)
@@ -221,7 +225,7 @@ def _sample(
             f"{what}, and the map only if they are a random sample of it; --design says so"
         )
     made = Sample(labelled.mapped[kept], labelled.reference[kept], stratum[kept], cluster[kept], sizes)
-    return made, design, known, notes
+    return made, kept, design, known, notes
 
 
 def _columns(asked: AssessRequest) -> tuple[NDArray[np.intp], dict[int, int]] | None:
@@ -341,12 +345,27 @@ def as_json(made: Assessed) -> dict[str, Any]:
         "points_sha256": made.digest,
         "area_ha": round(hectares, 2),
         "overall_accuracy": _numbers(found.overall),
+        "reliability": [
+            {
+                "points": t.points,
+                "confidence": round(t.confidence, 6),
+                "right": _numbers(t.right),
+                "area_share": round(t.share, 6),
+            }
+            for t in made.trust
+        ],
+        "calibration_error": round(calibration_error(made.trust), 6),
         "standard_errors_in_half_an_interval": round(found.quantile, 6),
         "classes": classes,
         "confusion_points": found.counts.tolist(),  # rows: map, columns: reference, in the order of classes
         "confusion_shares": [[round(v, 9) for v in row] for row in found.shares.tolist()],
         "notes": list(made.notes),
     }
+
+
+def calibration_error(found: Sequence[Trust]) -> float:
+    """Expected calibration error: mean distance of confidence and share of right pixels, by area, 0..1."""
+    return sum(t.share * abs(t.right.value - t.confidence) for t in found)
 
 
 def _area(made: Assessed, i: int) -> Estimate:

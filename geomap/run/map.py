@@ -116,6 +116,7 @@ def map_area(
     resources: Resources = Resources(),  # noqa: B008
     refresh: bool = False,
     retry_quarantined: bool = False,
+    earlier: Sequence[Path] = (),
 ) -> Result:
     """Map an area into `out`: COGs, styles, STAC items, run.json and SHA256SUMS.
 
@@ -131,6 +132,7 @@ def map_area(
         refresh: for a finished run, search again and redo the tiles whose scenes (or weights, legends, version:
             anything but the area) have changed; the tiles are kept for the next refresh.
         retry_quarantined: retry the tiles that failed twice; for a finished run, search again.
+        earlier: finished runs of the same place, whose areas the page shows beside those of this one.
 
     Raises:
         InputError: the request cannot be met (the subclasses say why).
@@ -178,8 +180,8 @@ def map_area(
             derived = {**merged, **update.changes(prepared, run, merged), **views}
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
             beside = partial(_write_beside, prepared, taught.files)
-            before = update.areas_before(request.update)
-            product = replace(prepared.product, places=taught.places, layers=shown, before=before)
+            past = (*earlier, *([request.update.directory] if request.update else []))
+            product = replace(prepared.product, places=taught.places, layers=shown, earlier=tuple(dict.fromkeys(past)))
             maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}

@@ -11,7 +11,7 @@ from geomap import grid, legends
 from geomap.encode.card import Card
 from geomap.legends import Legend
 from geomap.lonlat import Box
-from geomap.run import imagery, pictures
+from geomap.run import history, imagery, pictures
 from geomap.run.account import GAVE, summary
 from geomap.run.learned import read_learned
 from geomap.run.prepare import Product
@@ -109,7 +109,7 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "estimated": ESTIMATED,
         "validation": validations(product),
         "trust": _trust(directory),
-        "before": product.before,
+        "before": history.before(product.earlier, record, product.layers),
         "limits": list(product.card.limits) if product.card else [],
         "cite": cite(product),
         "account": summary(record.account) if record.account else "",
@@ -162,7 +162,7 @@ def validations(product: Product) -> list[str]:
 def validation(legend: Legend, card: Card | None) -> str:
     """How a legend was compared with the ground: the card's figures of places that its training left out."""
     name = f"“{legend.title}”"
-    if legend.name not in legends.builtin_names() or legend != legends.load(legend.name):
+    if not _is_builtin(legend):
         return f"{name} has classes of your own. They were not validated: only labels of this place can do that."
     measured = dict(_measured(legend.name, card.metrics if card else {}))
     if not measured:
@@ -170,6 +170,14 @@ def validation(legend: Legend, card: Card | None) -> str:
     shares = (f"{100 * share:.0f} % of {samples:,} samples in {where}" for where, (share, samples) in measured.items())
     said = ", ".join(shares)
     return f"{name} was right for {said}: places that the training left out. Another place can differ as much."
+
+
+def _is_builtin(legend: Legend) -> bool:
+    """Whether a legend comes with the package, whole or without some classes."""
+    if legend.name not in legends.builtin_names():
+        return False
+    whole = legends.load(legend.name)
+    return legend == whole.without(frozenset(c.id for c in whole.classes) - {c.id for c in legend.classes})
 
 
 def _measured(legend: str, metrics: Mapping[str, Any]) -> Iterable[tuple[str, tuple[float, int]]]:

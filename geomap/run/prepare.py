@@ -63,7 +63,7 @@ class Product:
     taught: str | None = None  # the legend that was learned from points
     places: tuple[Mapping[str, Any], ...] = ()  # where more of these would help most
     own: OwnGrid | None = None  # the maps are written once more on this grid, which has a size
-    before: Mapping[str, Any] | None = None  # the areas of an earlier run, for the page: update.areas_before
+    earlier: tuple[Path, ...] = ()  # finished runs whose areas the page shows
 
 
 @dataclass(frozen=True, slots=True)

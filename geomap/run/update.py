@@ -40,7 +40,6 @@ from geomap.run.record import read_record
 from geomap.run.request import Earlier
 from geomap.run.stores import medians, read_made_from
 from geomap.run.tile_file import Task
-from geomap.run.totals import read_totals
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
 from geomap.types import GRID, IMAGERY, UPDATE, Composite, Dark, Gave, Grid, Layers, Period, Tile
@@ -79,19 +78,6 @@ def earlier(directory: Path) -> Earlier:
         raise UpdateError(f"cannot update {directory}: {e}; or map without --update-from") from e
 
 
-def areas_before(update: Earlier | None) -> dict[str, Any] | None:
-    """The areas of the earlier run as JSON: its period, and by map and class id its pixels; None if it tells none."""
-    if update is None:
-        return None
-    try:
-        found = read_totals(update.directory)
-    except InputError as e:
-        log.warning("the page shows no earlier areas: %s", e)
-        return None
-    pixels = {stem: {str(row.id): row.pixels for row in rows} for stem, rows in found.items()}
-    return {"months": list(update.period.month_names), "pixels": pixels}
-
-
 def require(prepared: Prepared, asked: Mapping[str, Any]) -> None:
     """Raise UpdateError unless the earlier run is finished, undamaged, and of the same request and software."""
     if prepared.request.update is None:
@@ -114,7 +100,7 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
     if before.get("period") != str(update.period):
         return f"it is of {before.get('period')}, not of {update.period}"
     now = json.loads(json.dumps(asked))
-    differs = sorted(k for k in (before.keys() | now.keys()) - MAY_DIFFER if before.get(k) != now.get(k))
+    differs = differing(before, now)
     if "weights" in differs:
         old, new = (f"{w['name']} {w['sha256'][:12]}" for w in (before["weights"], now["weights"]))
         return f"its maps are of weights {old}, not of {new}; they would differ even where the land did not change"
@@ -126,6 +112,12 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
         return "it kept no composites of its own (--save-composites)"
     damaged = check.damaged(directory, stores=False)
     return f"{damaged[0]}: run its command again" if damaged else None
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys in which two requests differ, but for those in which they may, and the year that points were learned in."""
+    one, other = (asked | {"learned": {**asked.get("learned", {}), "transferred": None}} for asked in (before, now))
+    return sorted(k for k in (one.keys() | other.keys()) - MAY_DIFFER if one.get(k) != other.get(k))
 
 
 def shared(update: Earlier, task: Task, period: Period) -> Shared | None:

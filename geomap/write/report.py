@@ -309,6 +309,7 @@ def _told(layer: Layer, maps: Sequence[MapFile], statistics: Mapping[str, Statis
     codes = {c.id: c.code for c in layer.legend.classes} if layer.legend else {}
     present = [c for c in layer.classes if found.counts.get(c.value)]
     told["confidence"] = sure if counted is not None else None
+    told["known"] = [{"id": c.value, "name": c.name} for c in layer.classes]
     told["classes"] = [
         {"id": c.value, "name": c.name, "colour": c.colour, "pixels": found.counts[c.value], "code": codes.get(c.value)}
         for c in sorted(present, key=lambda c: (-found.counts[c.value], c.value))

@@ -286,7 +286,7 @@ def _bands(layer: Layer) -> list[dict[str, str]]:
 
 
 def _shown(maps: Sequence[MapFile], pictures: Sequence[Path], home: Path) -> dict[str, pystac.Asset]:
-    """The pictures of a zone's maps: the first one as thumbnail, the others as overviews."""
+    """The pictures of a zone's maps, which hold a legend too: the first one as thumbnail."""
     titles = {m.path.with_suffix(".png"): m.layer for m in maps}
     own = [picture for picture in pictures if picture in titles]
     return {
@@ -294,7 +294,7 @@ def _shown(maps: Sequence[MapFile], pictures: Sequence[Path], home: Path) -> dic
             href=os.path.relpath(p, home),
             title=f"{titles[p].description}: picture with legend",
             media_type=pystac.MediaType.PNG,
-            roles=["overview"] if i else ["thumbnail", "overview"],
+            roles=["graphic"] if i else ["thumbnail", "graphic"],
             extra_fields={"file:checksum": _SHA256_MULTIHASH + files.sha256(p), "file:size": p.stat().st_size},
         )
         for i, p in enumerate(own)

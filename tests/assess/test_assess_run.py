@@ -153,6 +153,14 @@ def test_a_drawn_sample_leads_to_intervals_and_a_folder_that_verifies(run: Path,
     assert (
         found["classes"][3]["area_ha"]["ci95"] is None
     )  # every point agrees on where water is, and the next might not
+    assert found["reliability"] == [  # the map states one confidence everywhere
+        {
+            "points": 300, "confidence": pytest.approx(0.5, abs=1e-6), "area_share": pytest.approx(1),
+            "right": overall,
+        }
+    ]  # fmt: skip
+    assert found["calibration_error"] == pytest.approx(abs(overall["value"] - 0.5), abs=2e-6)
+    assert "expected calibration error" in done.stdout
     known = json.loads((run / "areas.json").read_text())["landcover"]
     by_id = {c["id"]: c["area_ha"] for c in found["classes"]}
     assert [(a["adjusted_ha"], a["ci95_ha"]) for a in known] == [

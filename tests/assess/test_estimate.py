@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from geomap.assess.estimate import NORMAL_95, Estimates, Sample, estimate
+from geomap.assess.estimate import NORMAL_95, Estimates, Sample, estimate, trust
 
 PUBLISHED = ((66, 0, 5, 4), (0, 55, 8, 12), (1, 0, 153, 11), (2, 1, 9, 313))
 """The example of Olofsson et al. 2014, table 8: points by map (rows) and reference."""
@@ -128,6 +128,27 @@ def test_every_number_is_finite_or_none() -> None:
             every = [found.overall, *found.users, *found.producers, *found.areas]
             assert np.isfinite([[e.value, e.error, e.ci95] for e in every if e]).all()
             assert len(found.areas) == 4
+
+
+def test_confidence_is_compared_with_the_share_of_right_area() -> None:
+    """Of a stratum of 900 pixels four points, of one of 100 five; steps of ten percent, 20 and 21 in two of them."""
+    mapped = np.array([1, 1, 1, 1, 2, 2, 2, 2, 2])
+    reference = np.array([1, 1, 2, 1, 2, 1, 1, 2, 2])
+    confidence = np.array([95, 91, 92, 20, 97, 93, 21, 255, 100])  # 255: the map states none
+    sample = Sample(mapped, reference, mapped, np.arange(9), {1: 900, 2: 100})
+    low, middle, high = trust(sample, confidence)
+    assert [(t.points, t.right.value) for t in (low, middle)] == [(1, 1.0), (1, 0.0)]
+    assert [t.confidence for t in (low, middle)] == pytest.approx([0.2, 0.21])
+    assert high.points == 6
+    assert high.confidence == pytest.approx((225 * (0.95 + 0.91 + 0.92) + 20 * (0.97 + 0.93 + 1)) / 735)
+    assert high.right.value == pytest.approx((225 * 2 + 20 * 2) / 735)
+    assert [t.share for t in (low, middle, high)] == pytest.approx([225 / 980, 20 / 980, 735 / 980])
+    ratio = high.right.value  # the ratio of totals over both strata, written out
+    one = 225 * np.array([1 - ratio, 1 - ratio, -ratio, 0])
+    two = 20 * np.array([1 - ratio, -ratio, 0, 0, 1 - ratio])
+    variance = 4 * one.var(ddof=1) + 5 * two.var(ddof=1)
+    assert high.right.error == pytest.approx(math.sqrt(variance) / 735)
+    assert high.right.ci95 == pytest.approx(NORMAL_95 * high.right.error)
 
 
 def test_points_off_the_map_are_no_part_of_the_estimates() -> None:

@@ -1,5 +1,6 @@
 """The STAC catalogue over the maps of a job: what it lists, where it lies, and that a browser's library can walk it."""
 
+import csv
 import datetime
 import json
 import logging
@@ -16,6 +17,8 @@ from geomap.jobs.catalog import write_catalog
 from geomap.jobs.due import run_job
 from geomap.jobs.file import MapJob, read_job
 from tests.support.archive import PATCH
+from tests.support.pages import content
+from tests.support.runner import geomap, refused
 
 
 def job_in(folder: Path, directory: str, **changes: Any) -> MapJob:
@@ -103,11 +106,56 @@ def test_one_map_needs_no_list(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*catalog.json"))
 
 
-@pytest.mark.parametrize("content", ['{"type": "Catalog", "id": "mine"}', "[]", "{", "[" * 100_000])
-def test_a_catalogue_of_somebody_else_is_left_alone(tmp_path: Path, content: str) -> None:
-    (tmp_path / "catalog.json").write_text(content)
+def test_the_areas_of_a_job_lie_side_by_side(
+    archive: Callable[..., Path], untrained: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the page of each map, whose bytes do not depend on later ones, and by `geomap areas`."""
+    stac = {"stac": str(archive(dates=20) / "items.json")}
+    keys: dict[str, Any] = {"catalogue": stac, "weights": {"name": untrained}, "min_clear_months": 1}
+    days = [datetime.date(2018, month, 5) for month in (9, 10, 11)]
+    job = job_in(tmp_path, "out/{period}", **keys)
+    refused(geomap("areas", job.path), 2, "no finished map")
+    made = [next(run_job(job, day)).directory for day in days[:2]]
+    first = (made[0] / "index.html").read_bytes()
+    made += [next(run_job(job_in(tmp_path, "out/{period}", **keys, min_confidence=1), days[2])).directory]
+    assert (made[0] / "index.html").read_bytes() == first
+    areas = [json.loads((run / "areas.json").read_text())["landcover"] for run in made]
+    pixels = [{str(row["id"]): row["pixels"] for row in found} for found in areas]
+    assert [content(run / "index.html")["facts"]["before"] for run in made[:2]] == [
+        [],
+        [{"months": ["2018-08", "2018-08"], "pixels": {"landcover": pixels[0]}, "other": []}],
+    ]
+    last = content(made[2] / "index.html")["facts"]["before"]  # its class 255 is not among those before
+    assert [run["pixels"] for run in last] == [{}, {}]
+
+    found = json.loads(geomap("areas", job.path, "--json").stdout)
+    assert [(row["period"], row["id"], row["pixels"], row["ha"]) for row in found] == [
+        (period, row["id"], row["pixels"], row["ha"])
+        for period, rows in zip(("2018-08", "2018-09", "2018-10"), areas, strict=True)
+        for row in rows
+    ]
+    out = tmp_path / "a.csv"
+    assert geomap("areas", *made, "--out", out).exit_code == 0
+    assert [row["pixels"] for row in csv.DictReader(out.open(newline=""))] == [str(row["pixels"]) for row in found]
+    table = geomap("areas", *made).stdout
+    assert all(month in table for month in ("2018-08", "2018-09", "2018-10", "made in different ways"))
+    assert f"{areas[0][0]['ha']:,.2f}" in table
+    refused(geomap("areas", *made, "--zones", "x.gpkg"), 2, "name one directory")
+    (made[0] / "areas.json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        (again,) = run_job(job_in(tmp_path, "out/{period}", **keys), datetime.date(2018, 12, 5))
+    assert "does not show the areas of an earlier run" in caplog.text
+    assert [run["months"][0] for run in content(again.directory / "index.html")["facts"]["before"]] == [
+        "2018-09",
+        "2018-10",
+    ]
+
+
+@pytest.mark.parametrize("text", ['{"type": "Catalog", "id": "mine"}', "[]", "{", "[" * 100_000])
+def test_a_catalogue_of_somebody_else_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "catalog.json").write_text(text)
     finished(tmp_path / "2023-01")
     for _ in range(2):
         assert write_catalog(job_in(tmp_path, "{period}")) == tmp_path / "patch_catalog.json"
-    assert (tmp_path / "catalog.json").read_text() == content
+    assert (tmp_path / "catalog.json").read_text() == text
     assert json.loads((tmp_path / "patch_catalog.json").read_text())["links"][0]["href"] == "./patch_catalog.json"

@@ -468,6 +468,10 @@ def test_points_of_a_job_lie_beside_it(tmp_path: Path) -> None:
     assert jobs.request(taking, Period(2019, 1)).learned == str(tmp_path.parent / "farm")
     with pytest.raises(ConfigError, match=r"points\.file needs points\.column"):
         read_job(write(tmp_path, MINIMAL | {"points": {"file": "visited.gpkg"}}))
+    rolling = {"period": {"last": 12}, "outputs": {"directory": "maps/{period}", "update": True}}
+    with pytest.raises(ConfigError, match=r"outputs\.update does not go with points\.file"):
+        read_job(write(tmp_path, MINIMAL | rolling | {"points": {"file": "visited.gpkg", "column": "crop"}}))
+    assert read_job(write(tmp_path, MINIMAL | rolling | {"points": {"learned": "../farm"}})).keys.outputs.update
 
 
 # --- whole runs

@@ -29,12 +29,13 @@ def tell(stage, done, total):
     print(stage, done, total, flush=True)
 
 if __name__ == "__main__":
-    items, weights, out, side, workers, stores, box, points = sys.argv[1:]
-    taught = {"points": points, "column": "cover"} if points else {}
+    items, weights, out, side, workers, stores, box, points, imagery = sys.argv[1:]
+    more = {"points": points, "column": "cover"} if points else {}
+    more |= {"true_colour": "clearest", "ndvi": True} if imagery == "True" else {}
     request = request_for(
         items, weights, area=box, period=Period(2018, 9, 1), legends=("landcover", "crops"),
         save_composites=stores == "True", save_embeddings=stores == "True",
-        **taught,
+        **more,
     )
     with tiles_of(int(side)):
         result = map_area(request, Path(out), tell, resources=Resources(workers=int(workers)))
@@ -57,8 +58,9 @@ def start(archive, untrained, tmp_path):
         items: Path = small,
         box: str = PATCH,
         points: Path | str = "",
+        imagery: bool = False,
     ) -> subprocess.Popen[str]:
-        given = (script, items, untrained, out, side, workers, stores, box, points)
+        given = (script, items, untrained, out, side, workers, stores, box, points, imagery)
         return subprocess.Popen([sys.executable, *map(str, given)], stdout=subprocess.PIPE, text=True)
 
     return start
@@ -123,6 +125,24 @@ def test_kills_at_random_moments(start, tmp_path, record_property, workers, stor
     assert not list(last.rglob("*.part*"))
     record_property("kills", killed)
     record_property("runs finished on the way", rounds)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_a_run_killed_while_it_makes_true_colour_and_ndvi_goes_on_to_the_same_bytes(start, tmp_path):
+    stages(start(tmp_path / "whole", 32, imagery=True))
+    out, wanted = tmp_path / "killed", digests(tmp_path / "whole")
+    assert {"true_colour.tif", "ndvi.tif"} <= wanted.keys()
+    for stage, at in (("composite", 1), ("composite", 3), ("write", 1), ("write", 6)):
+        process = start(out, 32, imagery=True)
+        assert process.stdout is not None
+        seen = (line.split() for line in process.stdout)
+        assert any(name == stage and int(done) >= at for name, done, _ in seen)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    stages(start(out, 32, imagery=True))
+    assert digests(out) == wanted
+    assert problems(out) == ()
 
 
 @pytest.mark.soak

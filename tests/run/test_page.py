@@ -245,6 +245,10 @@ def test_a_legend_is_said_to_be_validated_only_where_it_was_measured() -> None:
     assert "was right for" in validation(legends.load("landcover"), known)
     for name in ("habitat", "landuse", "bioregion", "scenicness"):
         assert "was not validated" in validation(legends.load(name), known)
+    here = legends.load("habitat")
+    assert "was not validated" in validation(here.without(frozenset({17, 24})), known)  # as in Flanders
+    other = here.model_copy(update={"classes": (*here.classes[:-1], legends.load("landcover").classes[0])})
+    assert "of your own" in validation(other, known)
     assert "not validated" in validation(legends.load("landcover"), None)
     assert "of your own" in validation(legends.typed("a, b"), known)
     odd = known.model_copy(update={"metrics": {"left_out": 1}})

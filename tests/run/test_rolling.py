@@ -29,6 +29,7 @@ from geomap.run.map import Result, map_area
 from geomap.run.request import Earlier, Request
 from geomap.run.tile_file import Task
 from geomap.run.update import changes_np, earlier, same_month_np, shared
+from geomap.run.update import differing as differing_keys
 from geomap.run.workers import Resources
 from geomap.store import store
 from geomap.types import Composite, Finish, Period
@@ -442,6 +443,16 @@ def test_other_weights_and_other_requests_are_refused(whole, before, untrained, 
 
 
 # --- commands
+
+
+def test_what_was_learned_elsewhere_may_be_updated_whatever_the_year() -> None:
+    """The first map after the year in which points were learned is by transfer, the one before was not."""
+    learned = {"sha256": "a", "points": "b"}
+    before, now = ({"learned": {**learned, "transferred": moved}, "weights": 1} for moved in (False, True))
+    assert differing_keys(before, now) == []
+    assert differing_keys(before, now | {"learned": {**learned, "sha256": "c", "transferred": True}}) == ["learned"]
+    assert differing_keys({"weights": 1}, now) == ["learned"]
+    assert differing_keys(before, now | {"weights": 2, "period": "2024"}) == ["weights"]
 
 
 def test_the_command_line_updates_and_says_what_it_took_over(whole, before, updated, tmp_path):

@@ -293,7 +293,14 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
         }
         for i, name in enumerate(NAMES, 1)
     ]  # fmt: skip
-    whole = {"points": 1234, "overall_accuracy": estimate, "classes": classes, "notes": [HOSTILE[0]]}
+    bins = [
+        {"points": 30, "confidence": 0.25, "right": {"value": 0.5, "ci95": 0.2}, "area_share": 0.4},
+        {"points": 40, "confidence": 0.95, "right": {"value": 1.0, "ci95": None}, "area_share": 0.6},
+    ]
+    whole = {
+        "points": 1234, "overall_accuracy": estimate, "classes": classes, "notes": [HOSTILE[0]],
+        "reliability": bins, "calibration_error": 0.13,
+    }  # fmt: skip
     made = tmp_path / "index.html"
     made.write_bytes(assessed(plain.read_bytes(), {"landcover": {**whole, "confusion_points": np.eye(4).tolist()}}))
     assert assessed(b"<html>", {}) == b"<html>"
@@ -307,6 +314,12 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
         text = page.locator("#facts").inner_text()
         assert "1,234 points, overall accuracy 50.0 ± 12.5 %" in text
         assert HOSTILE[0] in text
+        assert "expected calibration error): 13.0\u00a0%" in text
+        table = page.locator("#facts details", has_text="Assessment").locator("table").last
+        cells = [[cell.inner_text() for cell in row.locator("td").all()] for row in table.locator("tbody tr").all()]
+        assert cells == [["25.0", "50.0 ± 20.0", "30", "40.0"], ["95.0", "100.0", "40", "60.0"]]
+        dots = page.locator("#trust-landcover circle").all()
+        assert [float(dot.get_attribute("r")) for dot in dots] == pytest.approx([2 + 6 * 0.75**0.5, 8])
 
 
 def test_what_was_learned_shows_how_far_its_confidence_can_be_trusted(browser: Any, tmp_path: Path) -> None:
@@ -330,12 +343,38 @@ def test_what_was_learned_shows_how_far_its_confidence_can_be_trusted(browser: A
         assert high[0] - low[0] == pytest.approx(0.65 * 232)
 
 
-def test_an_update_shows_the_areas_before(browser: Any, tmp_path: Path) -> None:
-    before = {"months": ["2022-01", "2022-12"], "pixels": {"landcover": {"1": 1234, "4": 5}}}
-    with shown(browser, write_page(tmp_path, NAMES, before=before)) as seen:
+def test_earlier_runs_show_their_areas(browser: Any, tmp_path: Path) -> None:
+    before = [
+        {
+            "months": ["2021-03", "2022-02"],
+            "pixels": {"landcover": {"1": 100, "2": 0, "3": 7, "4": 0}},
+            "other": ["landcover"],
+        },
+        {"months": ["2022-01", "2022-12"], "pixels": {"landcover": {"1": 1234, "2": 0, "3": 0, "4": 5}}, "other": []},
+        {"months": ["2022-06", "2022-06"], "pixels": {}, "other": []},
+    ]
+    names = (HOSTILE[2], *NAMES[1:])
+    with shown(browser, write_page(tmp_path, names, before=before)) as seen:
         rows = seen.page.locator("#legend tbody tr").all()
         found = {row.locator(".name").inner_text(): row.locator(".before").inner_text() for row in rows}
-        assert found == dict(zip(NAMES, ("12.34", "0.00", "0.00", "0.05"), strict=True))
+        assert found == dict(zip(names, ("12.34", "0.00", "0.00", "0.05"), strict=True))
         assert "January 2022 to December 2022" in seen.page.locator("#legend caption").inner_text()
         cells = {len(row.locator("td, th").all()) for row in seen.page.locator("#legend tr").all()}
         assert cells == {5}
+        folded = seen.page.locator("details", has_text="Areas over the runs: Land cover")
+        folded.locator("summary").click()
+        heads = [head.inner_text() for head in folded.locator("th").all()]
+        assert heads[2:] == ["Mar 2021 – Feb 2022 *", "2022", "2023, this map"]
+        assert folded.locator("svg").first.bounding_box()["width"] == 120
+        table = [[cell.inner_text() for cell in row.locator("td").all()] for row in folded.locator("tbody tr").all()]
+        assert {row[0]: row[2:4] for row in table} == dict(
+            zip(names, (["1.00", "12.34"], ["0.00", "0.00"], ["0.07", "0.00"], ["0.00", "0.05"]), strict=True)
+        )
+        assert {row[0]: row[4] for row in table} == {name: ha for name, (ha, _) in areas(seen.page).items()}
+        lines = folded.locator("svg path").all()
+        assert len(lines) == 4
+        drawn_at = lines[[row[0] for row in table].index(names[0])].get_attribute("d")
+        heights = [float(y) for y in re.findall(r"[ML]\S+ (\S+?)(?=L|$)", drawn_at)]
+        counts = np.array([100, 1234, (IDS == 1).sum()])
+        assert heights == pytest.approx(4 + 18 * (1 - counts / counts.max()))
+        assert "Made in another way" in folded.locator("p").inner_text()

@@ -343,6 +343,14 @@
 
   // --- legend and areas
 
+  const span = ([first, last]) => (first === last ? day(first) : `${day(first)} to ${day(last)}`);
+  function brief([first, last]) { // "2023" or "Mar 2023 – Feb 2024"
+    const month = (text) => new Intl.DateTimeFormat("en-GB", { month: "short", year: "numeric", timeZone: "UTC" }).format(new Date(`${text}-15T00:00:00Z`));
+    if (first.endsWith("-01") && last === `${first.slice(0, 4)}-12`) return first.slice(0, 4);
+    return first === last ? month(first) : `${month(first)} – ${month(last)}`;
+  }
+  const past = (map) => data.facts.before.filter((run) => map.stem in run.pixels); // earlier runs, oldest first
+
   function shown(map, id) { // pixels of a class that are switched on and sure enough
     const counts = map.table[id];
     if (off.get(map.stem).has(id)) return 0;
@@ -365,9 +373,9 @@
   function classTable(map) {
     const estimated = new Map((data.assessed[map.stem]?.classes ?? []).map((c) => [c.id, c.area_ha]));
     const intervals = estimated.size > 0;
-    const before = data.facts.before?.pixels[map.stem]; // of the run that was updated
-    const since = before ? data.facts.before.months : [];
-    const when = before ? `Hectares from ${day(since[0])} to ${day(since.at(-1))}, by the run before` : "";
+    const run = past(map).at(-1);
+    const before = run?.pixels[map.stem];
+    const when = before ? `Hectares from ${span(run.months)}, by the run before` : "";
     const head = el("tr", {}, el("th", { scope: "col" }, ""), el("th", { scope: "col" }, "Class"),
       el("th", { scope: "col", class: "number" }, "Hectares"), before ? el("th", { scope: "col", class: "number", title: when, "aria-label": when }, "Before") : null, intervals ? el("th", { scope: "col", class: "number" }, "Estimate") : null,
       el("th", { scope: "col", class: "number" }, "Share"));
@@ -534,10 +542,11 @@
         ...(facts.missed.length ? [el("h3", {}, "Scenes left out of some tiles"), grid(["Scene", "Band", "Cause", "Detail"], facts.missed)] : []));
     }
     if (facts.quarantined.length) folded("Tiles that could not be made", grid(["Tile", "Error"], facts.quarantined));
+    for (const map of data.maps) if (past(map).length) history(map);
     for (const change of data.changes) {
       folded(`Changes: ${change.title}`, grid(["From", "To", "Hectares"], change.rows.map(([a, b, n]) => [a, b, fixed(hectares(n), 2)]), [2]));
     }
-    if (facts.trust) trust(facts.trust);
+    if (facts.trust) taught(facts.trust);
     for (const [stem, found] of Object.entries(data.assessed)) if (maps.has(stem)) assessment(maps.get(stem), found);
     const copy = el("button", { type: "button" }, "Copy");
     copy.addEventListener("click", () => navigator.clipboard?.writeText(facts.command).then(() => { copy.textContent = "Copied"; }));
@@ -547,12 +556,44 @@
       grid(["File", "Size"], facts.files.map(([name, bytes]) => [el("a", { href: name.split("/").map(encodeURIComponent).join("/") }, name), bytes === null ? "" : size(bytes)]), [1]));
   }
 
-  function trust({ title, folds, error, bins }) { // a reliability diagram of what was learned from points
+  function history(map) { // areas of earlier runs, and of this one
+    const runs = past(map);
+    const now = Object.fromEntries(map.classes.map((c) => [c.id, c.pixels]));
+    const columns = [...runs.map((run) => run.pixels[map.stem]), now];
+    const other = runs.map((run) => run.other.includes(map.stem));
+    const heads = [...runs.map((run, i) => `${brief(run.months)}${other[i] ? " *" : ""}`), `${brief([data.months[0], data.months.at(-1)])}, this map`];
+    const rows = map.known.filter((c) => columns.some((of) => of[c.id])).map((c) => [c, columns.map((of) => of[c.id] ?? 0)]);
+    rows.sort(([, a], [, b]) => b.at(-1) - a.at(-1));
+    folded(`Areas over the runs: ${map.title}`,
+      el("p", {}, `Hectares by this map and ${runs.length === 1 ? "the map" : `the ${runs.length} maps`} before it; each line runs from 0 to its largest area. Pixels were counted: part of what changes is error of the maps.${other.some(Boolean) ? " * Made in another way: area, weights, classes, points or options differ." : ""}`),
+      grid(["Class", "", ...heads], rows.map(([c, counts]) => [c.name, spark(c, counts), ...counts.map((n) => fixed(hectares(n), 2))]), heads.map((_, i) => i + 2)));
+  }
+  function spark(c, counts) {
+    const [wide, tall, most] = [120, 26, Math.max(...counts)];
+    const made = svg("svg", { viewBox: `0 0 ${wide} ${tall}`, width: wide, height: tall, role: "img", "aria-label": `${c.name}: ${counts.map((n) => fixed(hectares(n), 2)).join(", ")} hectares` });
+    const at_ = counts.map((n, i) => [4 + (i * (wide - 8)) / (counts.length - 1), 4 + (1 - n / most) * (tall - 8)]);
+    made.append(svg("path", { d: `M${at_.map((p) => p.join(" ")).join("L")}`, fill: "none", stroke: "#0a53a8", "stroke-width": 1.5 }));
+    for (const [cx, cy] of at_) made.append(svg("circle", { cx, cy, r: 2, fill: "#0a53a8" }));
+    return made;
+  }
+  function taught({ title, folds, error, bins }) { // of what was learned from points
+    folded(`How far its confidence can be trusted: ${title}`,
+      el("p", {}, `From the labelled points, in ${folds} parts, each judged by what was learned from the others. ${meaning("more pixels", error)} Points that were not drawn by chance say this of themselves alone.`),
+      diagram("trust", bins, "pixels"), grid(["Confidence", "Right", "Pixels"], bins.map(([n, sure, right]) => [percent(sure), percent(right), whole(n)]), [0, 1, 2]));
+  }
+  function trust({ reliability: bins, calibration_error: error }, stem) { // of an assessment
+    return [el("h3", {}, "How far its confidence can be trusted"),
+      el("p", {}, `By the points, weighted as they were drawn. ${meaning("more points", error)}`),
+      diagram(`trust-${stem}`, bins.map((bin) => [bin.points, bin.confidence, bin.right.value]), "points"),
+      grid(["Confidence, %", "Right, %", "Points", "Share of the area, %"], bins.map((bin) => [fixed(100 * bin.confidence, 1), withInterval(bin.right, 1, 100), whole(bin.points), fixed(100 * bin.area_share, 1)]), [0, 1, 2, 3])];
+  }
+  const meaning = (larger, error) => `On the dashed line, confidence is the share of right pixels; below it, the map is surer than it should be. Larger dots: ${larger}.${error === null ? "" : ` Mean distance from the line (expected calibration error): ${percent(error)}.`}`;
+  function diagram(id, bins, unit) { // of reliability: [number, confidence, share of right ones] for each bin
     const most = Math.max(...bins.map(([n]) => n));
-    const said = ([n, sure, right]) => `confidence ${percent(sure)}: ${percent(right)} of ${whole(n)} pixels right`;
+    const said = ([n, sure, right]) => `confidence ${percent(sure)}: ${percent(right)} of ${whole(n)} ${unit} right`;
     const [side, left, bottom] = [240, 40, 34];
     const name = `Confidence and share of right pixels: ${bins.map(said).join("; ")}`;
-    const made = svg("svg", { viewBox: `0 0 ${side + left} ${side + bottom}`, width: side + left, height: side + bottom, role: "img", "aria-label": name, id: "trust" });
+    const made = svg("svg", { viewBox: `0 0 ${side + left} ${side + bottom}`, width: side + left, height: side + bottom, role: "img", "aria-label": name, id });
     const [x, y] = [(v) => left + v * (side - 8), (v) => 8 + (1 - v) * (side - 8)];
     for (const v of [0, 0.5, 1]) {
       made.append(svg("line", { x1: x(0), x2: x(1), y1: y(v), y2: y(v), stroke: "#d0d7de" }));
@@ -568,9 +609,7 @@
     }
     made.append(svg("text", { x: x(0.5), y: side + 30, "text-anchor": "middle" }, "confidence, %"));
     made.append(svg("text", { x: x(0) + 5, y: 18 }, "right, %"));
-    folded(`How far its confidence can be trusted: ${title}`,
-      el("p", {}, `From the labelled points, in ${folds} parts, each judged by what was learned from the others. On the dashed line, confidence is the share of right pixels; below it, the map is surer than it should be. Larger dots: more pixels.${error === null ? "" : ` Mean distance from the line (expected calibration error): ${percent(error)}.`} Points that were not drawn by chance say this of themselves alone.`),
-      made, grid(["Confidence", "Right", "Pixels"], bins.map(([n, sure, right]) => [percent(sure), percent(right), whole(n)]), [0, 1, 2]));
+    return made;
   }
   function assessment(map, found) {
     const classes = found.classes.map((c) => [c.name, withInterval(c.users_accuracy, 1, 100), withInterval(c.producers_accuracy, 1, 100),
@@ -581,6 +620,7 @@
       grid(["Class", "User's accuracy, %", "Producer's accuracy, %", "Hectares", "Points"], classes, [1, 2, 3, 4]),
       el("h3", {}, "Confusion: mapped in rows, on the ground in columns, in points"),
       grid(["", ...names], found.confusion_points.map((row, i) => [names[i], ...row.map(whole)]), names.map((_, i) => i + 1)),
+      ...(found.reliability ? trust(found, map.stem) : []),
       ...(found.notes.length ? [el("h3", {}, "What to know"), list(found.notes)] : []));
   }
 

@@ -1,0 +1,109 @@
+"""Areas of classes in several finished runs, such as those of a job.
+
+Loads neither numpy nor GDAL.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from geomap import files
+from geomap.errors import InputError, PeriodError
+from geomap.run.record import Record, read_record
+from geomap.run.totals import Row, read_totals
+from geomap.types import Period
+from geomap.write.areas import as_csv
+from geomap.write.layer import Layer
+
+MOST: Final = 36
+"""Most earlier runs that a page shows: three years of months."""
+DECIDE: Final = (
+    "area", "weights", "points", "min_clear_months", "min_confidence", "within", "mask", "smooth", "min_area",
+)  # fmt: skip
+"""Keys of a request, besides its legends, that decide the areas of classes of one landscape."""
+COLUMNS: Final = ("directory", "period", "map", "id", "name", "pixels", "ha", "share")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Areas:
+    """The areas of one run."""
+
+    directory: Path
+    period: Period
+    maps: Mapping[str, Sequence[Row]]  # by map stem
+    made_by: Mapping[str, str]  # by map stem: what decides its areas besides the land, as JSON
+
+
+def read_areas(directory: Path) -> Areas:
+    """The areas of a finished run. Raises InputError."""
+    maps, record = read_totals(directory), read_record(directory)
+    try:
+        period = Period.parse(str(record.request.get("period")))
+    except PeriodError as e:
+        raise InputError(f"{directory}/run.json names no months; geomap verify {directory} tells more") from e
+    return Areas(directory, period, maps, {stem: _made_by(record, stem) for stem in maps})
+
+
+def before(directories: Iterable[Path], made: Record, layers: Sequence[Layer]) -> list[dict[str, Any]]:
+    """The areas of earlier runs as the page takes them, oldest first, of at most MOST runs.
+
+    Args:
+        directories: finished runs; one that cannot be read is logged and left out.
+        made: the record of the run whose page it is.
+        layers: its layers; a map of an earlier run with other classes is left out.
+
+    Returns:
+        For each run `months` (first, last), by map stem `pixels` (class id -> pixels), and `other`: the stems of maps
+        that were made in another way (DECIDE).
+    """
+    names = {layer.stem: {c.value: c.name for c in layer.classes} for layer in layers if layer.of_legend}
+    told = []
+    for areas in sorted(_readable(directories), key=lambda a: (a.period.end, a.period.start))[-MOST:]:
+        same = [stem for stem, rows in areas.maps.items() if names.get(stem) == {row.id: row.name for row in rows}]
+        told.append(
+            {
+                "months": [areas.period.month_names[0], areas.period.month_names[-1]],
+                "pixels": {stem: {str(row.id): row.pixels for row in areas.maps[stem]} for stem in same},
+                "other": [stem for stem in same if areas.made_by[stem] != _made_by(made, stem)],
+            }
+        )
+    return told
+
+
+def write_areas_of(path: Path, runs: Sequence[Areas]) -> None:
+    """Write the rows of all runs as CSV, or as JSON if the file is called so. Raises DiskFullError, OutputError."""
+    if path.suffix == ".json":
+        files.write_json(path, rows(runs))
+    else:
+        files.write_bytes(path, as_csv(COLUMNS, rows(runs)))
+
+
+def rows(runs: Sequence[Areas]) -> list[dict[str, Any]]:
+    """A row for each class of each map of each run, with the keys of COLUMNS."""
+    return [
+        {"directory": str(run.directory), "period": str(run.period), "map": stem, "id": row.id, "name": row.name,
+         "pixels": row.pixels, "ha": row.ha, "share": row.share}
+        for run in runs for stem, found in run.maps.items() for row in found
+    ]  # fmt: skip
+
+
+def _readable(directories: Iterable[Path]) -> Iterable[Areas]:
+    for directory in directories:
+        try:
+            yield read_areas(directory)
+        except InputError as e:
+            log.warning("the page does not show the areas of an earlier run: %s", e)
+
+
+def _made_by(record: Record, stem: str) -> str:
+    asked = record.request
+    learned = (asked.get("learned") or {}).get("sha256")
+    of_map = asked.get("legends", {}).get(stem), record.vectors.get(stem), learned
+    return json.dumps([*(asked.get(key) for key in DECIDE), *of_map], sort_keys=True)
