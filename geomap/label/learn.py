@@ -368,8 +368,10 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
         return True, f"{says} All are of one class: points of others are wanted."
     if lost > gained:
         clear = lost - gained > math.sqrt(lost + gained)  # a standard error of their difference
+        if clear:
+            return False, f"{says} They do not help: give others, or map by words alone."
         return (
             False,
-            f"{says} {'They do not help' if clear else 'That is no gain'}: give others, or map by words alone.",
+            f"{says} That is within chance: more points, or an independent sample, would tell whether they help.",
         )
     return True, says
