@@ -116,7 +116,7 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Keys in which two requests differ, but for those in which they may, and the year that points were learned in."""
-    one, other = ({**asked, "learned": {**asked.get("learned", {}), "transferred": None}} for asked in (before, now))
+    one, other = ({**asked} | {"learned": {**asked.get("learned", {}), "transferred": None}} for asked in (before, now))
     return sorted(k for k in (one.keys() | other.keys()) - MAY_DIFFER if one.get(k) != other.get(k))
 
 
@@ -145,15 +145,14 @@ def shared(update: Earlier, task: Task, period: Period) -> Shared | None:
 def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) -> Known | None:
     """Copy the shared months into a composite that lacks them; return what else the earlier run knows of the tile.
 
-    `made` holds all bands at 10 m. None where labels depend on more than the pixel's own series. Raises ReadError if
-    the earlier run is damaged.
+    None where labels depend on more than the pixel's own series. Raises ReadError if the earlier run is damaged.
     """
     update = prepared.request.update
     assert update is not None
     kept = _open(update.directory, COMPOSITES)
     kept.check(tile)
     for step, before in found.steps.items():
-        made.held[step], made.clear[step] = medians(kept, tile.grid, tile, before)
+        made.dn[step], made.clear[step] = medians(kept, tile.grid, tile, before)
     if not prepared.request.finish.plain:
         return None
     same = _same_input(made, prepared.request.period, kept, tile, found)
@@ -180,7 +179,7 @@ def _same_input(made: Composite, period: Period, kept: Store, tile: Tile, found:
         step, before = now.get(month), then.get(month)
         if step is not None and found.steps.get(step, -1) == before:
             continue
-        new = None if step is None else made.held[step]
+        new = None if step is None else made.dn[step]
         old = None if before is None else kept.read("composite", tile.grid, tile, before)
         same &= same_month_np(new, old)
     return same
