@@ -38,7 +38,10 @@ COMMANDS: Final = {
     "view": ("state.view_command", "Look at the maps of a run in the browser."),
     "status": ("state.status_command", "How far a run is, and the time to go."),
     "verify": ("state.verify_command", "Check every file of a run against its checksum."),
-    "areas": ("areas.areas_command", "The area of each class: of the whole map, or in polygons of your own."),
+    "areas": (
+        "areas.areas_command",
+        "The area of each class: of whole maps, side by side if several, or in polygons of your own.",
+    ),
     "train": ("training.train", "Train an encoder as a configuration says, and write its weights and card."),
     "evaluate": ("evaluation.evaluate", "Measure weights on labelled series, beside baselines and published figures."),
     "legends": ("legends.legends_app", "Legends that come with geomap, and how to write one."),

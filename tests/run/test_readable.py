@@ -188,7 +188,6 @@ def test_areas_in_polygons_count_the_pixels_whose_centres_lie_inside(mapped, tmp
     [
         (("--zones", "none.gpkg"), "no file none.gpkg"),
         (("--zones", "README.md"), "give a GPKG"),
-        (("--out", "a.csv"), "go with --zones"),
         (("--zones", "a.gpkg", "--out", "a.xlsx"), "must end in .csv or .json"),
     ],
 )
