@@ -18,6 +18,7 @@ from geomap.run.prepare import Product
 from geomap.run.record import FILE, Record, UsedScene
 from geomap.run.words import command
 from geomap.store.store import Store
+from geomap.write.areas import CSV as AREAS_CSV
 from geomap.write.picture import write_picture
 from geomap.write.report import Extras, Picture, write_report, zones_of
 from geomap.write.stac import MapFile
@@ -49,6 +50,7 @@ def write_page(
     maps: Sequence[MapFile],
     product: Product,
     record: Record,
+    sums: Mapping[str, str],
     composites: Store | None = None,
 ) -> None:
     """Write the report page of a run whose other files lie in `staging`.
@@ -58,6 +60,7 @@ def write_page(
         maps: all maps of the run.
         product: what the files say about how they were made.
         record: what run.json will hold.
+        sums: by name, the sha256 of the files in `staging`.
         composites: the composites that the run keeps, if it does.
 
     Raises:
@@ -68,7 +71,7 @@ def write_page(
     if composites is not None:
         tiles = [tile for tile in product.tiles if tile.name not in record.quarantined]
         seen = pictures.of_composites(composites, tiles, zones_of(maps))
-    told = {**facts(staging, maps, product, record), "sky": list(seen.sky)}
+    told = {**facts(staging, maps, product, record, sums), "sky": list(seen.sky)}
     pictured = (*seen.pictures, *_imagery(maps, seen))
     extras = Extras(pictured, seen.curves, told, product.places, product.taught or "")
     write_report(staging, maps, record.maps, title(product), product.period.month_names, extras)
@@ -99,7 +102,9 @@ def title(product: Product) -> str:
     return ", ".join(titles[:3]) + (f" and {len(titles) - 3} more" if len(titles) > 3 else "")
 
 
-def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Record) -> dict[str, Any]:
+def facts(
+    directory: Path, maps: Sequence[MapFile], product: Product, record: Record, sums: Mapping[str, str]
+) -> dict[str, Any]:
     """The facts of a run, as JSON that the page takes."""
     words = command(product.told)
     return {
@@ -121,7 +126,7 @@ def facts(directory: Path, maps: Sequence[MapFile], product: Product, record: Re
         "needs": " ".join(words.needs),
         "made": _made(product, record),
         "software": [list(entry) for entry in record.software.items()],
-        "files": _files(directory),
+        "files": _files(directory, sums),
     }
 
 
@@ -223,14 +228,19 @@ def _made(product: Product, record: Record) -> list[list[str]]:
     return made
 
 
-def _files(directory: Path) -> list[list[Any]]:
-    """[name, bytes] of a run's files, stores as one line; the record of the run, written last, has no size yet."""
-    found: dict[str, int | None] = {}
-    for path in sorted(directory.rglob("*")):
-        name = path.relative_to(directory).as_posix()
-        if not path.is_file() or name.startswith(".") or name.endswith(NOT_LISTED):
+def _files(directory: Path, sums: Mapping[str, str]) -> list[list[Any]]:
+    """[name, bytes, sha256] of a run's files; stores are one line, without sha256.
+
+    The record of the run is written last, and `geomap assess` writes areas.csv again: their bytes are not known yet.
+    """
+    found: dict[str, tuple[int | None, str]] = {}
+    for name in sorted(sums):
+        if name.endswith(NOT_LISTED):
             continue
         top = name.partition("/")[0]
-        key = f"{top}/" if top != name else name
-        found[key] = (found.get(key) or 0) + path.stat().st_size
-    return [*map(list, found.items()), [FILE, None], ["stac/collection.json", None]]
+        size = (directory / name).stat().st_size
+        if top == name:
+            found[name] = (None, "") if name == AREAS_CSV else (size, sums[name])
+        else:
+            found[f"{top}/"] = ((found.get(f"{top}/", (0, ""))[0] or 0) + size, "")
+    return [*([name, *told] for name, told in found.items()), [FILE, None, ""], ["stac/collection.json", None, ""]]

@@ -116,10 +116,11 @@ def publish_maps(
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
     stores.link(run.stores, staging, missing)
+    sums = files.digests(staging)
     if product.report:
         composites = next((kept for kept in run.stores if kept.kind == COMPOSITES), None)
-        page.write_page(staging, maps, product, recorded, composites)
-    sums = files.digests(staging)
+        page.write_page(staging, maps, product, recorded, sums, composites)
+        sums[files.PAGE] = files.sha256(staging / files.PAGE)
     _check_stores(run, ready, abouts, sums)
     write_record(staging, replace(recorded, files=len(sums), seal=files.seal(sums)))
     files.write_sums(staging, {**sums, FILE: files.sha256(staging / FILE)})

@@ -98,8 +98,13 @@ def test_the_page_shows_the_maps_areas_and_scenes_of_the_run(run: Path) -> None:
     facts = told["facts"]
     assert [s["id"] for s in facts["scenes"]] == [s["id"] for s in record["scenes"]]
     assert sum(s["use"] == "used" for s in facts["scenes"]) == record["account"]["used"]
-    names = {name for name, _ in facts["files"]}
-    assert {"landcover.tif", "composites.zarr/", "embeddings.zarr/", "run.json"} <= names
+    listed = {name: (size, digest) for name, size, digest in facts["files"]}
+    assert {"landcover.tif", "composites.zarr/", "embeddings.zarr/", "run.json", "areas.csv"} <= listed.keys()
+    known = {name: (size, digest) for name, (size, digest) in listed.items() if digest}
+    assert {"landcover.tif", "classes.png", "maps.qlr"} <= known.keys()
+    sums = files.sums(run)
+    assert known == {name: ((run / name).stat().st_size, sums[name]) for name in known}
+    assert listed["areas.csv"] == (None, "")  # geomap assess writes it again
     assert any("classes of your own" in line for line in facts["validation"])
 
 

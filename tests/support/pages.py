@@ -31,7 +31,7 @@ FACTS: dict[str, Any] = {
     "validation": ["Never."], "limits": [HOSTILE[0]], "cite": ["Copernicus"], "account": "", "scenes": [],
     "left_out": [], "missed": [], "sky": [], "quarantined": [], "estimated": "Estimates.",
     "before": [], "command": f"geomap map --classes '{HOSTILE[0]}'", "needs": "", "made": [], "software": [],
-    "files": [["a b#c.tif", 1234]],
+    "files": [["a b#c.tif", 1234, "5e" * 32]],
 }  # fmt: skip
 
 

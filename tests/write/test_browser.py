@@ -256,6 +256,10 @@ def test_names_of_markup_are_shown_as_they_were_typed(browser: Any, tmp_path: Pa
         seen.page.locator("details").evaluate_all("all => all.forEach((d) => { d.open = true; })")
         assert HOSTILE[0] in seen.page.locator("#command").inner_text()
         assert seen.page.locator("#facts a", has_text="a b#c.tif").get_attribute("href") == "a%20b%23c.tif"
+        assert seen.page.locator("#facts tr", has_text="a b#c.tif").locator("td").all_inner_texts()[1:] == [
+            "1.2 kB",
+            "5e" * 32,
+        ]
 
 
 @pytest.mark.parametrize("width", [360, 800, 1440])

@@ -552,8 +552,8 @@
     copy.addEventListener("click", () => navigator.clipboard?.writeText(facts.command).then(() => { copy.textContent = "Copied"; }));
     folded("How to make it again", ...(facts.command ? [el("pre", { id: "command" }, facts.command), el("p", {}, copy), el("p", { class: "quiet" }, facts.needs)] : []),
       pairs(facts.made), el("h3", {}, "Versions"), pairs(facts.software));
-    folded("Files", el("p", {}, "Their sha256 are in ", el("a", { href: "SHA256SUMS" }, "SHA256SUMS"), "; ", el("code", {}, "geomap verify"), " compares them."),
-      grid(["File", "Size"], facts.files.map(([name, bytes]) => [el("a", { href: name.split("/").map(encodeURIComponent).join("/") }, name), bytes === null ? "" : size(bytes)]), [1]));
+    folded("Files", el("p", {}, "All their sha256, also those of stores, are in ", el("a", { href: "SHA256SUMS" }, "SHA256SUMS"), "; ", el("code", {}, "geomap verify"), " compares them."),
+      grid(["File", "Size", "sha256"], facts.files.map(([name, bytes, sum]) => [el("a", { href: name.split("/").map(encodeURIComponent).join("/") }, name), bytes === null ? "" : size(bytes), el("code", {}, sum)]), [1]));
   }
 
   function history(map) { // areas of earlier runs, and of this one
