@@ -14,6 +14,7 @@ from geomap.cli.console import number, out_console, progress_bars, say, say_json
 from geomap.errors import InputError
 from geomap.run import history
 from geomap.run.history import Areas
+from geomap.write.areas import write_rows
 
 LEAST_COLUMNS = 3  # runs side by side, however narrow the terminal is
 
@@ -53,7 +54,7 @@ def areas_command(
     if as_json:
         say_json(history.rows(runs))
     elif out is not None:
-        history.write_areas_of(out, runs)
+        write_rows(out, history.COLUMNS, history.rows(runs))
         say(f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'} in {out}")
     elif len(runs) == 1:
         _whole(runs[0])
@@ -83,15 +84,16 @@ def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path
     if len(directories) > 1 or directories[0].suffix in (".yaml", ".yml"):
         raise InputError("--zones takes one run: name one directory")
     history.read_areas(directories[0])
-    from geomap.run.zones import write_zones, zonal
+    from geomap.run.zones import COLUMNS, zonal
 
     with progress_bars() as progress:
         found = zonal(directories[0], zones, column, progress)
+    rows = [row for zone in found for row in zone.rows]
     if out is not None:
-        write_zones(out, found)
+        write_rows(out, COLUMNS, rows)
         say(f"{len(found):,} polygons in {out}")
     elif as_json:
-        say_json([row for zone in found for row in zone.rows])
+        say_json(rows)
     else:
         table = Table("zone", "map", "class", number("pixels"), number("ha"), number("share"))
         for zone in found:

@@ -33,8 +33,6 @@ def write_catalog(job: MapJob) -> Path | None:
         DiskFullError, OutputError: as in files.write_bytes.
         OSError: the folder cannot be read.
     """
-    if PERIOD not in job.keys.outputs.directory:
-        return None
     runs = finished(job)
     if not runs:
         return None

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from geomap import files
 from geomap.errors import InputError, PeriodError
 from geomap.run.record import Record, read_record
 from geomap.run.totals import Row, read_totals
 from geomap.types import Period
-from geomap.write.areas import as_csv
 from geomap.write.layer import Layer
 
 MOST: Final = 36
@@ -75,14 +73,6 @@ def before(directories: Iterable[Path], made: Record, layers: Sequence[Layer]) -
             }
         )
     return told
-
-
-def write_areas_of(path: Path, runs: Sequence[Areas]) -> None:
-    """Write the rows of all runs as CSV, or as JSON if the file is called so. Raises DiskFullError, OutputError."""
-    if path.suffix == ".json":
-        files.write_json(path, rows(runs))
-    else:
-        files.write_bytes(path, as_csv(COLUMNS, rows(runs)))
 
 
 def rows(runs: Sequence[Areas]) -> list[dict[str, Any]]:

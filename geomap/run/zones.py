@@ -20,12 +20,11 @@ from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.windows import Window, from_bounds
 
-from geomap import files
 from geomap.errors import InputError, ReadError
 from geomap.run.record import place_in, read_record
 from geomap.run.totals import read_totals
 from geomap.types import Progress, silent
-from geomap.write.areas import HECTARES, as_csv
+from geomap.write.areas import HECTARES
 from geomap.write.layer import file_stem
 
 BLOCK: Final = 2048
@@ -153,12 +152,3 @@ def _blocks(source: Any, bounds: Sequence[float]) -> Iterator[Window]:
     for row in range(top, bottom, BLOCK):
         for column in range(left, right, BLOCK):
             yield Window(column, row, min(BLOCK, right - column), min(BLOCK, bottom - row))
-
-
-def write_zones(path: Path, zones: Sequence[Zone]) -> None:
-    """Write the rows as CSV, or as JSON if the file is called so. Raises DiskFullError, OutputError."""
-    rows = [row for zone in zones for row in zone.rows]
-    if path.suffix == ".json":
-        files.write_json(path, rows)
-    else:
-        files.write_bytes(path, as_csv(COLUMNS, rows))

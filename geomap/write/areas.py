@@ -59,6 +59,14 @@ def write_areas(directory: Path, maps: Iterable[tuple[Layer, Mapping[int, int]]]
     files.write_bytes(directory / CSV, as_csv(("map", *COLUMNS), rows))
 
 
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, or as JSON if the file is called so. Raises DiskFullError, OutputError."""
+    if path.suffix == ".json":
+        files.write_json(path, rows)
+    else:
+        files.write_bytes(path, as_csv(columns, rows))
+
+
 def as_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     """Rows as CSV in UTF-8 (RFC 4180); a name that a spreadsheet would run as a formula begins with an apostrophe."""
     text = io.StringIO(newline="")
