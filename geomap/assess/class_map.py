@@ -99,25 +99,24 @@ def class_at(of: ClassMap, lonlat: NDArray[np.float64]) -> NDArray[np.intp]:
 
     Beside the border of two zones, the map of the place's own zone comes first: pixels there overlap by parts.
     """
-    return _at(of, lonlat)[0]
+    return classes_and_zones(of, lonlat)[0]
 
 
-def confidence_at(of: ClassMap, lonlat: NDArray[np.float64]) -> NDArray[np.intp]:
+def confidence_at(of: ClassMap, lonlat: NDArray[np.float64], zone: NDArray[np.intp]) -> NDArray[np.intp]:
     """(n,) percent that the map states for its class there, or more than 100 where it states none; 0 off the map.
 
-    Raises ReadError.
+    `zone` (n,): as classes_and_zones found it. Raises ReadError.
     """
-    found, zone = _at(of, lonlat)
-    sure = np.zeros_like(found)
+    sure = np.zeros_like(zone)
     for epsg, path in of.sure.items():
-        here = np.flatnonzero((found > 0) & (zone == epsg))
+        here = np.flatnonzero(zone == epsg)
         if len(here):
             sure[here] = _values_at(epsg, path, lonlat[here])
     return sure
 
 
-def _at(of: ClassMap, lonlat: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(n,) class ids as in class_at, and (n,) EPSG codes of the files that have them."""
+def classes_and_zones(of: ClassMap, lonlat: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """(n,) class ids as class_at gives them, and (n,) EPSG codes of the files that have them; 0 off the map."""
     found, zone = np.zeros(len(lonlat), np.intp), np.zeros(len(lonlat), np.intp)
     own = zone_epsg(lonlat[:, 0], lonlat[:, 1])
     for mine in (True, False):
@@ -125,7 +124,7 @@ def _at(of: ClassMap, lonlat: NDArray[np.float64]) -> tuple[NDArray[np.intp], ND
             asked = np.flatnonzero((found == 0) & ((own == epsg) == mine))
             if len(asked):
                 found[asked], zone[asked] = _values_at(epsg, path, lonlat[asked]), epsg
-    return found, zone
+    return found, np.where(found > 0, zone, 0)
 
 
 def _values_at(epsg: int, path: Path, lonlat: NDArray[np.float64]) -> NDArray[np.intp]:

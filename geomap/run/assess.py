@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from geomap import files, legends
 from geomap.assess import sample_file
-from geomap.assess.class_map import ClassMap, blocks, class_at, confidence_at, find_map
+from geomap.assess.class_map import ClassMap, blocks, class_at, classes_and_zones, confidence_at, find_map
 from geomap.assess.draw import RESOLUTION, count
 from geomap.assess.estimate import Estimate, Estimates, Sample, Trust, estimate, trust
 from geomap.errors import BusyError, InputError
@@ -109,9 +109,10 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     reference[taught] = LEARNED
     notes += told
     whole = count(blocks(of))
-    labelled = _Labelled(of, points, class_at(of, points.lonlat), reference)
+    mapped, zone = classes_and_zones(of, points.lonlat)
+    labelled = _Labelled(of, points, mapped, reference)
     sample, kept, design, known, more = _sample(labelled, asked, whole)
-    sure = np.where(sample.mapped == legends.UNCLASSIFIED_ID, -1, confidence_at(of, points.lonlat)[kept])
+    sure = np.where(sample.mapped == legends.UNCLASSIFIED_ID, -1, confidence_at(of, points.lonlat, zone)[kept])
     present = sorted({*whole, *(int(r) for r in sample.reference)})
     found = estimate(sample, present)
     population = sum(size for h, size in sample.sizes.items() if h not in found.empty)
