@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from geomap import legends, process
 from geomap.datasets.measured import READERS
+from geomap.datasets.places import by_month_np
 from geomap.datasets.samples import Samples
 from geomap.datasets.series import embed_samples
 from geomap.datasets.worldcereal import fill_b8a_np
@@ -91,11 +92,7 @@ def place(
 def read_rondonia(path: Path) -> tuple[Samples, NDArray[np.intp]]:
     with np.load(path) as made:
         x, month, label, group = made["x"], made["month"], made["label"], made["group"]
-    dn, valid = np.zeros((len(x), MONTHS, len(BANDS)), np.uint16), np.zeros((len(x), MONTHS), bool)
-    for step in range(x.shape[1]):
-        rows = np.flatnonzero((x[:, step] > 0).all(1))
-        at = month[rows, step] - 1
-        dn[rows, at], valid[rows, at] = x[rows, step], True
+    dn, valid = by_month_np(x, month)
     names = list(RONDONIA)
     ids = np.array([f"rondonia/{i}" for i in range(len(x))])
     groups = np.unique(group, return_inverse=True)[1].reshape(-1)

@@ -36,12 +36,10 @@ def read_rondonia(path: Path) -> Samples:
     made = _arrays(path, "x", "month", "label", "lon", "lat", "group")
     known = np.isin(made["label"], list(RONDONIA))
     made = {name: array[known] for name, array in made.items()}
-    dn = np.zeros((len(made["x"]), MONTHS, len(BANDS)), np.uint16)
-    dn[np.arange(len(dn))[:, None], made["month"] - 1] = made["x"]
-    valid = np.asarray((dn > 0).all(-1))
+    dn, valid = by_month_np(made["x"], made["month"])
     labels = _labels([RONDONIA[label] for label in made["label"].tolist()])
     return Samples(
-        "rondonia_2022", _ids("rondonia", len(dn)), dn * valid[..., None], valid, labels,
+        "rondonia_2022", _ids("rondonia", len(dn)), dn, valid, labels,
         np.unique(made["group"], return_inverse=True)[1].reshape(-1), "cell of 0.1 degree",
         lonlat=np.stack([made["lon"], made["lat"]], 1).astype(np.float64),
     )  # fmt: skip
@@ -62,6 +60,17 @@ def read_africa(path: Path) -> Samples:
         "africa_2019", _ids("africa", len(dn)), dn * valid[..., None], valid, labels,
         np.unique(made["region"], return_inverse=True)[1].reshape(-1), "region", steps=steps,
     )  # fmt: skip
+
+
+def by_month_np(x: NDArray[Any], month: NDArray[Any]) -> tuple[NDArray[np.uint16], NDArray[np.bool_]]:
+    """DNs (n, 12, 10) and valid (n, 12) of series x (n, T, 10) by the month (n, T), 1 to 12, of each step.
+
+    A month without all bands, or without a step, is 0 and not valid.
+    """
+    dn = np.zeros((len(x), MONTHS, len(BANDS)), np.uint16)
+    dn[np.arange(len(x))[:, None], month - 1] = x
+    valid: NDArray[np.bool_] = np.asarray((dn > 0).all(-1))
+    return dn * valid[..., None], valid
 
 
 def _labels(kinds: list[str]) -> dict[str, NDArray[np.intp]]:

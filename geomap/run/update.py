@@ -116,7 +116,7 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Keys in which two requests differ, but for those in which they may, and the year that points were learned in."""
-    one, other = ({**asked} | {"learned": {**asked.get("learned", {}), "transferred": None}} for asked in (before, now))
+    one, other = ({**asked, "learned": {**asked.get("learned", {}), "transferred": None}} for asked in (before, now))
     return sorted(k for k in (one.keys() | other.keys()) - MAY_DIFFER if one.get(k) != other.get(k))
 
 

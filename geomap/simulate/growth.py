@@ -19,6 +19,8 @@ SUN_ZENITHS = (25.0, 72.0)
 """Shadows grow between these (degrees): spectra hold for a high sun, and products leave out scenes with a lower sun."""
 SLOPE_LIGHT = (0.35, 1.6)
 """Least and most light on a slope, relative to level ground."""
+CUT_SHARE = 0.75
+"""Share of the leaves that a cut takes: an estimate."""
 REGROWTH_DAYS = 24
 """Days in which two thirds of the leaves lost to a cut grow back: an estimate."""
 _GREEN = BANDS.index("B03")
@@ -43,7 +45,7 @@ def reflectance(pixels: Pixels, days: Array) -> Array:
     cut = np.ones_like(around)
     for day in pixels.mown.T:
         late = around - day[:, None]
-        cut *= np.where(late >= 0, 1 - 0.75 * np.exp(-np.maximum(late, 0) / REGROWTH_DAYS), 1)
+        cut *= np.where(late >= 0, 1 - _lost(np.maximum(late, 0)), 1)
     cut *= _cutting(pixels.cuts, around)
     woody = np.array([k.woody for k in table().cover])[pixels.cover][:, None]
     herbs = cut * (1 - dry)
@@ -69,9 +71,14 @@ def _cutting(cuts: Array, around: Array) -> Array:
     """Factor (n, T) on the leaves of fields cut every few weeks (cuts (n, 3), as in Pixels) on days (n, T)."""
     every, first, until = cuts.T[..., None]
     late = np.mod(around - first, np.where(every > 0, every, 1))
-    lost = 0.75 * np.exp(-late / REGROWTH_DAYS)
-    factor: Array = np.where((every > 0) & (around < until), 1 - lost, 1)
+    factor: Array = np.where((every > 0) & (around < until), 1 - _lost(late), 1)
     return factor
+
+
+def _lost(days: Array) -> Array:
+    """Share of the leaves that is still lacking so many days after a cut."""
+    lacking: Array = CUT_SHARE * np.exp(-days / REGROWTH_DAYS)
+    return lacking
 
 
 def light(pixels: Pixels, sun: Array) -> Array:

@@ -81,8 +81,9 @@ def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
     encoder = fit_encoder(config, pool, measured, levels, config.steps, progress)
     held = simulated_samples(np.random.default_rng([config.seed, 1]), config.held_out)
     metrics["simulated_held_out"] = scores.score_samples(encoder, held, tower)
-    unseen = [read_measured(name, Path(path)).usable() for name, path in config.test.items()]
-    metrics |= {"unseen": {s.name: scores.score_samples(encoder, s, tower) for s in unseen}} if unseen else {}
+    if config.test:
+        unseen = [read_measured(name, Path(path)).usable() for name, path in config.test.items()]
+        metrics["unseen"] = {s.name: scores.score_samples(encoder, s, tower) for s in unseen}
     scale = metrics.pop("logit_scale", None) or scores.simulated_scale(encoder, held, tower)
     card = Card(
         name=config.name, title=config.title, version=config.version, licence=config.licence,

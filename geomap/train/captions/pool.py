@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,9 +41,19 @@ class Pool:
     chance: NDArray[np.float64]  # (n,)
     measured: bool
 
+    @cached_property
+    def kind(self) -> NDArray[np.intp]:
+        """(n,) positions among the kinds of land; -1 where unknown. Every batch asks for some."""
+        return kind_of(self.samples)
+
+    @property
+    def climate(self) -> NDArray[np.intp]:
+        """(n,) positions in the table of climates; -1 where unknown."""
+        return self.samples.labels[CLIMATE] - 1
+
     def of(self, by: Literal["kind", "climate"]) -> NDArray[np.intp]:
-        """(n,) positions among the kinds of land, or in the table of climates; -1 where unknown."""
-        return kind_of(self.samples) if by == "kind" else self.samples.labels[CLIMATE] - 1
+        """What determines the class of a series at a level (levels.Level.by)."""
+        return self.kind if by == "kind" else self.climate
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,8 @@ def draw_batch(
 
 def _pick(rng: np.random.Generator, pool: Pool, n: int, augment: Augment) -> tuple[NDArray[Any], ...]:
     """The fields of a Batch, pool left out, of n series of one pool."""
-    picked = pool.samples.rows(rng.choice(len(pool.samples), n, p=pool.chance))
+    i = rng.choice(len(pool.samples), n, p=pool.chance)
+    picked = pool.samples.rows(i)
     if picked.steps is None:
         dn = picked.dn.astype(np.float32)
         if pool.measured:
@@ -122,7 +134,7 @@ def _pick(rng: np.random.Generator, pool: Pool, n: int, augment: Augment) -> tup
         dn, valid, months = _padded_np(picked)
     gain = np.exp(rng.normal(0, augment.gain, (n, 1, 1)) + rng.normal(0, augment.band_gain, (n, 1, len(BANDS))))
     dn = np.clip(dn * gain + rng.normal(0, augment.offset, (n, 1, len(BANDS))), 1, MAX_DN).astype(np.float32)
-    return dn, valid, months, kind_of(picked), picked.labels[CLIMATE] - 1
+    return dn, valid, months, pool.kind[i], pool.climate[i]
 
 
 def _padded_np(samples: Samples) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]]:
