@@ -125,7 +125,7 @@ class Together:
 class _Seen:
     """What SCL says of scenes over a grid; (scene, y, x) at 20 m."""
 
-    first: NDArray[np.bool_]  # clear, and in no earlier scene of the same pass (first_np)
+    first: NDArray[np.bool_]  # clear, and no earlier scene of the same pass has data there (first_np)
     vegetation: NDArray[np.bool_]  # of these, vegetation
     gave: Mapping[str, Gave]  # by id
 
@@ -302,7 +302,7 @@ def _look(
         where: {scene.id: _gave(there[part], sure[part]) for scene, there, sure in zip(near, scl, clear, strict=True)}
         for where, part in (parts or {grid: (slice(None), slice(None))}).items()
     }
-    first = first_np(clear, [scene.acquisition for scene in near])
+    first = first_np(clear, scl, [scene.acquisition for scene in near])
     return _Seen(first, (scl == VEGETATION) & first, gave[grid] if parts is None else {}), gave
 
 

@@ -54,6 +54,9 @@ SCL_CLASSES: Final = {
 SCL_NOT_CLEAR: Final = (0, 1, 3, 8, 9, 10, 11)
 """SCL classes that do not count as a clear observation."""
 
+DEFECTIVE: Final = 1
+"""The SCL class of saturated or defective pixels."""
+
 NODATA_DN: Final = 0
 """The DN of nodata and nothing else: valid DNs are floored at 1 after the offset."""
 

@@ -445,12 +445,12 @@ class Finish:
     smooth: int = 1  # pixels a side of the window over which log-probabilities are averaged; odd
     min_area: float = 0.0  # hectares; smaller patches take the class of their largest neighbour
     vector: bool = False  # polygons beside each class map
-    layers: tuple[str, ...] = ()  # of label.classify.EXTRAS
+    layers: tuple[str, ...] = ("second",)  # of label.classify.EXTRAS; the page tells the second class of a pixel
 
     @property
     def plain(self) -> bool:
-        """Whether a pixel's layers are those of its own series alone, class and confidence."""
-        return self.smooth == 1 and not self.min_area and not self.layers
+        """Whether a pixel's layers are those of its own series alone, and each is one band."""
+        return self.smooth == 1 and not self.min_area and "probabilities" not in self.layers
 
     @property
     def least_pixels(self) -> int:

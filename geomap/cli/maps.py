@@ -52,8 +52,8 @@ def map_command(
 ) -> None:
     """Map an area: search, composite, encode, label and write.
 
-    Writes LEGEND.tif and LEGEND_confidence.tif for each legend, clear_months.tif, a QGIS style beside each map,
-    run.json, STAC items and SHA256SUMS into --out. Open the .tif files in QGIS.
+    Writes LEGEND.tif, LEGEND_confidence.tif and LEGEND_second.tif (second class) for each legend, clear_months.tif, a
+    QGIS style beside each map, run.json, STAC items and SHA256SUMS into --out. Open the .tif files in QGIS.
 
     Examples:
     `geomap map "4.40,50.85,4.45,50.88" --year 2023 --legend landcover --legend crops --out brussels`

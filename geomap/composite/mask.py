@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from geomap.errors import ConfigError
-from geomap.sentinel2 import NODATA_DN, SCL_CLASSES, SCL_NOT_CLEAR
+from geomap.sentinel2 import DEFECTIVE, NODATA_DN, SCL_CLASSES, SCL_NOT_CLEAR
 
 if TYPE_CHECKING:
     import numpy as np  # loaded where there are pixels: a Mask is part of every request
@@ -70,17 +70,25 @@ def clear_np(scl: NDArray[np.uint8], mask: Mask = DEFAULT_MASK) -> NDArray[np.bo
     return grown
 
 
-def first_np(clear: NDArray[np.bool_], passes: Sequence[str]) -> NDArray[np.bool_]:
-    """(scene, y, x) clear pixels that no earlier scene of the same pass shows clear: the others need not be read.
+def first_np(clear: NDArray[np.bool_], scl: NDArray[np.uint8], passes: Sequence[str]) -> NDArray[np.bool_]:
+    """(scene, y, x) clear pixels that no earlier scene of the same pass has seen: the others need not be read.
 
-    `clear` itself is changed: it may be large.
+    Granules of a pass show the same look. So the first of them that has data at a pixel decides whether it is clear;
+    another one would be read for the rims of clouds alone, which differ by the resampling. Defective pixels are no
+    data: they lie along the edges of datastrips.
+
+    Args:
+        clear: (scene, y, x) clear observations; it is changed, since it may be large.
+        scl: (scene, y, x) scene classes.
+        passes: of each scene.
     """
     seen: dict[str, NDArray[np.bool_]] = {}
     for row, name in enumerate(passes):
         if name in seen:
-            clear[row], seen[name] = clear[row] & ~seen[name], seen[name] | clear[row]
+            clear[row] &= ~seen[name]
+            seen[name] |= scl[row] > DEFECTIVE
         else:
-            seen[name] = clear[row]
+            seen[name] = scl[row] > DEFECTIVE
     return clear
 
 

@@ -44,7 +44,7 @@ def month_median_np(
         dn: per scene, at least one, (y, x) raw DNs; 0 and SATURATED are nodata.
         clear: per scene, (y, x), or half as many rows and columns if its pixels are twice as large.
         offset: DN to add, per scene.
-        acquisition: pass number per scene; of scenes with the same number, the first clear value counts.
+        acquisition: pass number per scene; of scenes with the same number, the first value counts where both are clear.
 
     Returns:
         (y, x) DNs, 0 where there is no clear value.

@@ -59,13 +59,18 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        n, s, d = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (N, S, 3D)
-        q, k, v = qkv.view(n, s, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)  # each (N, heads, S, D/heads)
+    def forward(self, asking: Tensor, x: Tensor, mask: Tensor) -> Tensor:
+        """What tokens (N, Q, D) learn from all tokens (N, S, D), those of `mask` (N, 1, 1, S)."""
+        d = x.shape[-1]
+        if asking is x:
+            q, k, v = F.linear(x, self.in_proj_weight, self.in_proj_bias).split(d, dim=-1)
+        else:
+            q = F.linear(asking, self.in_proj_weight[:d], self.in_proj_bias[:d])
+            k, v = F.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:]).split(d, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))  # each (N, heads, S, D/heads)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        out: Tensor = self.out_proj(y.transpose(1, 2).reshape(n, s, d))
+        out: Tensor = self.out_proj(y.transpose(1, 2).flatten(-2))
         return out
 
 
@@ -81,8 +86,10 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(cfg.dim)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = self.norm1(x + self.dropout(self.self_attn(x, mask)))
+    def forward(self, x: Tensor, mask: Tensor, first: bool = False) -> Tensor:
+        """Tokens (N, S, D) -> (N, S, D); `first`: of the first token alone, (N, 1, D)."""
+        asking = x[:, :1] if first else x
+        x = self.norm1(asking + self.dropout(self.self_attn(asking, x, mask)))
         hidden = self.dropout(F.relu(self.linear1(x)))  # (N, S, mlp)
         out: Tensor = self.norm2(x + self.dropout(self.linear2(hidden)))
         return out
@@ -131,6 +138,6 @@ class PixelEncoder(nn.Module):
         x = self.embed(self.normalise(dn)) + position  # (N, T, D)
         x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)  # (N, 1 + T, D); the class token has no position
         mask = F.pad(valid, (1, 0), value=True)[:, None, None, :]  # (N, 1, 1, 1 + T), broadcast over heads and queries
-        for layer in self.layers:
-            x = layer(x, mask)
+        for i, layer in enumerate(self.layers, start=1):
+            x = layer(x, mask, first=i == len(self.layers))  # only the class token is asked for
         return F.normalize(self.head(x[:, 0]), dim=-1)

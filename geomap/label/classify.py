@@ -252,6 +252,8 @@ class TileLabels:
             answer.value[where] = layers[name].ravel()[where]
             if answer.confidence is not None:
                 answer.confidence[where] = layers[f"{name}_confidence"].ravel()[where]
+            for extra, values in answer.extras.items():
+                values[where] = layers[f"{name}_{extra}"].ravel()[where]
 
     def layers(self, within: Within, clear_months: NDArray[np.uint8]) -> Layers:
         """(y, x) pixels by layer stem, and the strips along the edges where labels are smoothed."""

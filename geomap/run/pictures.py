@@ -120,8 +120,8 @@ def _picture(kept: Store, tiles: Sequence[Tile], zone: Zone, month: int) -> Pict
     made[:] = NO_DATA
     bands = [BANDS.index(band) for band in COLOURS]
     for tile, source, target in _parts(tiles, zone, 1):
-        dn = np.stack([kept.read("composite", tile.grid, tile, (month, band))[source] for band in bands])
-        made[target] = colour(dn)
+        dn = kept.read("composite", tile.grid, tile, (month, slice(max(bands) + 1)))
+        made[target] = colour(dn[(bands, *source)])
     return _as_picture(made, zone.epsg, kept.period.month_names[month])
 
 
@@ -144,9 +144,9 @@ def _curves(kept: Store, tiles: Sequence[Tile], zone: Zone) -> Curves:
     shape = (kept.period.months, math.ceil(zone.height / step), math.ceil(zone.width / step))
     codes = np.full(shape, 255, np.uint8)
     for tile, source, target in _parts(tiles, zone, step):
-        for month in range(kept.period.months):
-            red, nir = (kept.read("composite", tile.grid, tile, (month, band))[source] for band in (RED, NIR))
-            codes[month][target] = ndvi_codes(red, nir)
+        every = slice(None)  # months
+        red, nir = (kept.read("composite", tile.grid, tile, (every, band))[(every, *source)] for band in (RED, NIR))
+        codes[(every, *target)] = ndvi_codes(red, nir)
     return Curves(zone.epsg, step, codes)
 
 

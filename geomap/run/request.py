@@ -26,7 +26,7 @@ from typing import (
     get_type_hints,
 )
 
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from geomap import config, legends
@@ -47,8 +47,8 @@ YEARS = (2015, 2100)
 DEFAULT_LEGEND = "landcover"
 """The legends mapped by default, if no legends or classes are named."""
 NO_PERIOD = "give the time to map as --year 2023, or as --start 2022-10 with --months"
-EVERYWHERE = "none"
-"""What `--within` takes to map every legend over every valid pixel."""
+NONE = "none"
+"""What `--within` takes to map every legend over every valid pixel, and `--layers` for no more maps."""
 CLEAREST = "clearest"
 """What `--true-colour` takes for the clearest month of summer."""
 MIN_CLEAR_MONTHS = 3
@@ -117,9 +117,14 @@ def _place(text: str) -> str:
 
 
 def _restriction(text: str) -> str:
-    if text != EVERYWHERE:
+    if text != NONE:
         legends.restriction(text)
     return text
+
+
+def _layers(value: Any) -> Any:
+    several = (value,) if isinstance(value, str) else tuple(value)
+    return () if several == (NONE,) else several
 
 
 def _crs(text: str) -> str:
@@ -336,11 +341,12 @@ class FinishKeys(Strict):
         tuple[_Extra, ...],
         Option(
             "--layers",
-            "More maps of each legend: second (class), margin, probabilities.",
+            "More maps of each legend: second (class), margin, probabilities; or none.",
             "LAYER,LAYER",
             separated=True,
         ),
-    ] = ()
+        BeforeValidator(_layers),
+    ] = Finish().layers
 
     @property
     def finish(self) -> Finish:
@@ -552,13 +558,13 @@ def _within(_: Request, value: str | Restriction) -> Restriction:
 
 def class_of(text: str) -> Restriction:
     """(legend, class) of "landcover=Cropland"; () of "none". Raises ValueError."""
-    return () if text.strip() == EVERYWHERE else legends.restriction(text)
+    return () if text.strip() == NONE else legends.restriction(text)
 
 
 def _finish(_: Request, value: Finish | Mapping[str, Any]) -> Finish:
     given = asdict(value) if isinstance(value, Finish) else value
     try:
-        return FinishKeys.model_validate({**given, "layers": tuple(given.get("layers", ()))}).finish
+        return FinishKeys.model_validate(given).finish
     except ValidationError as e:
         raise ValueError("; ".join(config.problems(e, FinishKeys))) from e
 

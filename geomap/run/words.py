@@ -18,7 +18,7 @@ from geomap.composite.mask import DEFAULT_MASK
 from geomap.encode.card import weight_names
 from geomap.errors import LegendError
 from geomap.legends import Legend
-from geomap.run.request import MIN_CLEAR_MONTHS
+from geomap.run.request import MIN_CLEAR_MONTHS, NONE
 from geomap.types import PLAIN, OwnGrid, Period
 
 LONGEST_AREA: Final = 600
@@ -157,13 +157,13 @@ def _shared(told: Mapping[str, Any]) -> Iterator[str]:
     """What is asked of the labels alone, whether they come from scenes or from a store."""
     yield from _given("--min-confidence", round(100 * told["min_confidence"], 6), 0)
     if "within" in told:
-        yield from ("--within", "=".join(told["within"]) or "none")
+        yield from ("--within", "=".join(told["within"]) or NONE)
     yield from _each("--without", told.get("without", ()))
     yield from _given("--name", told.get("name"), None)
     finish = told["finish"]
     yield from _given("--smooth", finish["smooth"], PLAIN.smooth)
     yield from _given("--min-area", finish["min_area"], PLAIN.min_area)
-    yield from _given("--layers", ",".join(finish["layers"]), "")
+    yield from _given("--layers", ",".join(finish["layers"]) or NONE, ",".join(PLAIN.layers))
     flags = (("--others", told["others"]), ("--everywhere", told["everywhere"]), ("--vector", finish["vector"]))
     yield from (flag for flag, on in flags if on)
 

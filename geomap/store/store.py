@@ -91,8 +91,10 @@ class Store:
                 if (file := self._file(tile, name)).is_file():  # a shard of only the fill value has no file
                     files.flush(file)
 
-    def read(self, name: str, grid: Grid, tile: Tile, first: int | tuple[int, ...] | None = None) -> NDArray[Any]:
-        """(..., y, x) of an array over a grid inside a stored tile; with `first`, of that month (or month and band).
+    def read(
+        self, name: str, grid: Grid, tile: Tile, first: int | tuple[int | slice, ...] | None = None
+    ) -> NDArray[Any]:
+        """(..., y, x) of an array over a grid inside a stored tile; with `first`, of those months, or months and bands.
 
         Raises ReadError if it is damaged.
         """

@@ -15,7 +15,7 @@ import geomap
 from geomap import aoi, grid, pipeline
 from geomap.catalog.over import over, rank
 from geomap.catalog.search import search
-from geomap.composite.mask import Mask, first_np
+from geomap.composite.mask import Mask, clear_np, first_np
 from geomap.read.blocks import Kept
 from geomap.read.reader import Headers
 from geomap.run.plan import plan_request
@@ -159,11 +159,11 @@ def test_of_one_pass_the_granule_whose_blocks_are_the_tiles_comes_first(scenes: 
     assert min([own, newer], key=lambda scene: rank(scene, tile)) == newer
 
 
-def test_of_a_pass_only_what_earlier_scenes_do_not_show_is_needed() -> None:
-    clear = np.array([[[1, 1, 0, 0]], [[1, 0, 1, 0]], [[1, 1, 1, 1]], [[0, 1, 1, 1]]], bool)
-    first = first_np(clear.copy(), ["p", "p", "q", "p"])
-    assert first[:, 0].astype(int).tolist() == [[1, 1, 0, 0], [0, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]]
-    assert clear[1, 0].tolist() == [True, False, True, False]
+def test_of_a_pass_only_what_earlier_scenes_have_not_seen_is_needed() -> None:
+    """Vegetation (4), a cloud (9), a defective pixel (1) and no data (0)."""
+    scl = np.array([[[4, 9, 1, 0, 0]], [[4, 4, 4, 9, 0]], [[4, 4, 9, 4, 4]], [[9, 4, 4, 4, 4]]], np.uint8)
+    first = first_np(clear_np(scl), scl, ["p", "p", "q", "p"])
+    assert first[:, 0].astype(int).tolist() == [[1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [1, 1, 0, 1, 1], [0, 0, 0, 0, 1]]
 
 
 def test_a_store_over_two_squares_opens_as_one_array(tmp_path: Path) -> None:
