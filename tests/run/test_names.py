@@ -67,7 +67,8 @@ def named(ask: Callable[..., Request], tmp_path_factory: pytest.TempPathFactory)
 
 def test_files_carry_place_and_months(named: Path) -> None:
     maps = {p.name for p in named.glob("*.tif")}
-    kinds = ("landcover", "landcover_confidence", "own", "own_confidence", "clear_months")
+    of_each = ("", "_confidence", "_second")
+    kinds = [*(f"{name}{kind}" for name in ("landcover", "own") for kind in of_each), "clear_months"]
     assert maps == {f"{PLACE}_{kind}.tif" for kind in kinds}
     assert (named / f"{PLACE}.qlr").is_file()
     assert check.check(named) == check.Checked(())
