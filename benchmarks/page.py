@@ -2,7 +2,7 @@
 
     python benchmarks/page.py [--side 1600] [--classes 24]
 
-Blobs of 24 classes with speckled edges, so that the maps pack badly, their confidence and their clear months.
+Blobs of 24 classes with speckled edges, so that the maps pack badly, their second class, confidence and clear months.
 """
 
 from __future__ import annotations
@@ -27,18 +27,19 @@ from geomap.write.stac import MapFile
 MONTHS = tuple(f"2023-{month:02d}" for month in range(1, 13))
 
 
-def simulated(side: int, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Class ids from 1 and confidence in percent, (side, side) each."""
+def simulated(side: int, classes: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """Class ids from 1, those of the second class, and confidence in percent, (side, side) each."""
     rng = np.random.default_rng(0)
     best, second = np.full((2, side, side), -np.inf, np.float32)
-    ids = np.zeros((side, side), np.uint8)
+    ids, next_ids = np.zeros((2, side, side), np.uint8)
     for i in range(1, classes + 1):
         smooth = gaussian_filter(rng.standard_normal((side, side), np.float32), 6)
         score = smooth / smooth.std() + 0.15 * rng.standard_normal((side, side), np.float32)
+        next_ids = np.where(score > best, ids, np.where(score > second, np.uint8(i), next_ids))
         second = np.maximum(second, np.minimum(best, score))
         ids[score > best] = i
         best = np.maximum(best, score)
-    return ids, np.clip(25 + 60 * (best - second), 4, 100).astype(np.uint8)
+    return ids, next_ids, np.clip(25 + 60 * (best - second), 4, 100).astype(np.uint8)
 
 
 def main() -> None:
@@ -46,14 +47,16 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=1600)
     parser.add_argument("--classes", type=int, default=24)
     asked = parser.parse_args()
-    ids, confidence = simulated(asked.side, asked.classes)
+    ids, second, confidence = simulated(asked.side, asked.classes)
     colours = [f"#{i * 600_001:06x}" for i in range(asked.classes + 1)]
     known = tuple(
         LegendClass(id=i, name=f"class {i}", colour=colours[i], prompts=(f"land {i}",))
         for i in range(1, asked.classes + 1)
     )
+    legend = Legend(name="landcover", title="Land cover", classes=known)
     layers = {
-        Layer("landcover", "Land cover", "classes", Legend(name="landcover", title="Land cover", classes=known)): ids,
+        Layer("landcover", "Land cover", "classes", legend): ids,
+        Layer("landcover_second", "Second class", "classes", legend): second,
         Layer("landcover_confidence", "Confidence", "percent"): confidence,
         Layer("clear_months", "Months", "count"): np.full_like(ids, 9),
     }
