@@ -64,7 +64,18 @@ from geomap.run.wording import warn_of_words
 from geomap.sentinel2 import BANDS, NODATA_DN
 from geomap.store import store as stored
 from geomap.store.store import COMPOSITES, EMBEDDINGS
-from geomap.types import CLEAR_MONTHS, MAX_MISSED, NOT_MAPPED, Composite, Grid, Period, Progress, may_miss, silent
+from geomap.types import (
+    CLEAR_MONTHS,
+    MAX_MISSED,
+    NOT_MAPPED,
+    PLAIN,
+    Composite,
+    Grid,
+    Period,
+    Progress,
+    may_miss,
+    silent,
+)
 from geomap.write.layer import Layer, layers_of
 
 __all__ = ["composite", "embed", "label", "load_weights", "map_area", "open_store", "search"]
@@ -244,7 +255,7 @@ def label(
     without: str | Sequence[str] = (),
     everywhere: bool = False,
     smooth: int = 1,
-    layers: str | Sequence[str] = (),
+    layers: str | Sequence[str] = PLAIN.layers,
     points: Path | str | None = None,
     column: str | None = None,
     points_crs: str | None = None,
@@ -264,7 +275,7 @@ def label(
         without: classes to leave out, by name or code, or "LEGEND=CLASS".
         everywhere: whether to keep classes that their legend says do not occur at these latitudes.
         smooth: log-probabilities are averaged over so many pixels a side, odd, not across nodata.
-        layers: more maps of each legend of classes, of "second", "margin" and "probabilities".
+        layers: more maps of each legend of classes, of "second", "margin" and "probabilities"; or "none".
         points: file of labelled points or polygons from which the first legend is learned, on these embeddings alone.
         column: its column with the classes.
         points_crs: its coordinate system, where it names none.
@@ -272,7 +283,7 @@ def label(
 
     Returns:
         For each legend of classes, `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 =
-        nodata; where asked for, `<legend>_second` ids, `<legend>_margin` percent, and `<legend>_probabilities` percent
+        nodata; by `layers`, `<legend>_second` ids, `<legend>_margin` percent, and `<legend>_probabilities` percent
         (`<legend>_class`, y, x). For a legend of scores, `<legend>` float32, NaN = nodata. Also `clear_months`. The
         attributes `flag_values`, `flag_meanings`, `class_names` and `class_colours` describe the classes.
 

@@ -132,8 +132,8 @@ def within_as_json(within: Within) -> dict[str, str] | None:
 
 
 def finish_of(finish: Finish) -> dict[str, Any]:
-    """What is asked for to make the maps readable; keys of FINISH, without those that are as by default."""
-    asked, plain = asdict(finish), asdict(Finish())
+    """What is asked for to make the maps readable; keys of FINISH, without those that ask for nothing."""
+    asked, plain = asdict(finish), asdict(Finish(layers=()))
     return {key: list(v) if isinstance(v := asked[key], tuple) else v for key in FINISH if asked[key] != plain[key]}
 
 

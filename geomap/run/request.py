@@ -22,6 +22,7 @@ from typing import (
     TypeAlias,
     TypeVar,
     cast,
+    get_args,
     get_origin,
     get_type_hints,
 )
@@ -123,8 +124,12 @@ def _restriction(text: str) -> str:
 
 
 def _layers(value: Any) -> Any:
-    several = (value,) if isinstance(value, str) else tuple(value)
-    return () if several == (NONE,) else several
+    several = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else None
+    if several == (NONE,):
+        return ()
+    if several is None or len(set(several)) < len(several) or not set(several) <= {*get_args(_Extra)}:
+        raise ValueError(f"must be of {', '.join(get_args(_Extra))}, each once, or {NONE} alone")
+    return several
 
 
 def _crs(text: str) -> str:

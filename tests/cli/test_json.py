@@ -96,7 +96,7 @@ def test_a_run_keeps_a_log_with_times(made: tuple[Path, Any]) -> None:
     stamped = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} (INFO|WARNING|ERROR) [\w.]+: .+"
     assert all(re.fullmatch(stamped, line) for line in lines)
     assert any("1 of 1 tiles to make" in line for line in lines)
-    assert "finished: 3 maps" in lines[-1]
+    assert "finished: 4 maps" in lines[-1]
     assert check.check(out) == check.Checked(())  # it is no part of the result
 
 

@@ -401,7 +401,7 @@ def test_the_reference_names_every_key_and_its_default() -> None:
     for key, default in keys_of(JobKeys).items():
         text = spoken.get(default, str(default).lower() if isinstance(default, bool) else str(default))
         if isinstance(default, tuple) and default:
-            text = str(list(default))
+            text = f"[{', '.join(map(str, default))}]"
         assert said.pop(key) == text, key
     assert not said
 

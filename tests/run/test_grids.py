@@ -23,7 +23,7 @@ from tests.support.archive import PATCH
 from tests.support.outputs import digests
 from tests.support.runner import geomap, refused
 
-STEMS = ("landcover", "landcover_confidence", "clear_months")
+STEMS = ("landcover", "landcover_confidence", "landcover_second", "clear_months")
 
 
 @pytest.fixture(scope="module")

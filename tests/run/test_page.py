@@ -205,6 +205,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "everywhere": True,
         "within": "none",
     },
+    "bare": {"finish": {"layers": ()}},
     "kept": {"save_composites": True, "save_embeddings": True, "report": False, "allow_hosts": ("a.example",)},
 }
 
