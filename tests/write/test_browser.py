@@ -147,6 +147,18 @@ def test_a_pixel_tells_its_class_confidence_place_and_curve(seen: Seen) -> None:
     assert page.locator("#kept").is_hidden()
 
 
+def test_a_pixel_tells_its_second_class(browser: Any, tmp_path: Path) -> None:
+    classes, sure = layers_for(NAMES)
+    second = replace(classes, stem="landcover_second", description="Land cover: second class")
+    next_ids = np.where(IDS > 0, IDS % 4 + 1, 0).astype(np.uint8)
+    maps, statistics = write_maps(tmp_path, {classes: IDS, sure: CONFIDENCE, second: next_ids})
+    made = write_report(tmp_path, maps, statistics, "Land cover", MONTHS, Extras(facts=FACTS))
+    with shown(browser, made) as seen:
+        seen.page.mouse.click(*place(seen.page, 47, 63))
+        told = seen.page.locator("#kept dl").inner_text().splitlines()
+        assert told[told.index("Land cover: second class") + 1] == NAMES[next_ids[47, 63] - 1]
+
+
 @pytest.mark.parametrize("epsg", [32601, 32633, 32660, 32719])
 def test_degrees_agree_with_proj_anywhere(browser: Any, tmp_path: Path, epsg: int) -> None:
     grid = replace(GRID, epsg=epsg, west=280_000, north=7_912_340)
