@@ -62,6 +62,7 @@ class Mapped:
     share: float  # 0..1
     months: tuple[str, ...]  # months with a clear observation, as 2023-04; empty if they are not known
     note: str = ""  # what is wrong with that, if something is
+    sky: tuple[float, ...] = ()  # share of the area that was seen clear in each month, 0..1; none where it is not known
 
 
 def fates(
@@ -122,7 +123,10 @@ def mapped(tiles: Iterable[Seen], not_made: int, period: Period, least: int | No
     held = {month for part in parts for month in part.months}
     months = tuple(name for name in period.month_names if name in held)
     share = count / pixels if pixels else 0.0
-    return Mapped(pixels, count, round(share, 6), months, _note(count, share, months, period, least, found))
+    clear = [part.clear for part in parts if part.clear]
+    known = pixels and len(clear) == len(parts)
+    sky = tuple(round(sum(month) / pixels, 4) for month in zip(*clear, strict=True)) if known else ()
+    return Mapped(pixels, count, round(share, 6), months, _note(count, share, months, period, least, found), sky)
 
 
 def _note(

@@ -71,7 +71,8 @@ def write_page(
     if composites is not None:
         tiles = [tile for tile in product.tiles if tile.name not in record.quarantined]
         seen = pictures.of_composites(composites, tiles, zones_of(maps))
-    told = {**facts(staging, maps, product, record, sums), "sky": list(seen.sky)}
+    told = facts(staging, maps, product, record, sums)
+    told["sky"] = told["sky"] or list(seen.sky)
     pictured = (*seen.pictures, *_imagery(maps, seen))
     extras = Extras(pictured, seen.curves, told, product.places, product.taught or "")
     write_report(staging, maps, record.maps, title(product), product.period.month_names, extras)
@@ -110,6 +111,7 @@ def facts(
     return {
         "place": place(maps, record),
         "warning": record.mapped.note if record.mapped else "",
+        "sky": list(record.mapped.sky) if record.mapped else [],
         "honest": HONEST,
         "estimated": ESTIMATED,
         "validation": validations(product),

@@ -60,6 +60,7 @@ class Seen:
     pixels: int = 0  # inside the area
     mapped: int = 0  # of these, with enough clear months
     months: tuple[str, ...] = ()  # months with a clear observation inside, as 2023-04
+    clear: tuple[int, ...] = ()  # pixels that were seen clear in each month of the period; none where that is not known
 
 
 @dataclass(frozen=True, slots=True)

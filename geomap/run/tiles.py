@@ -233,9 +233,10 @@ def finish_tile(
 def _seen(asked: Request, made: Composite, inside: NDArray[np.bool_], months: NDArray[np.uint8]) -> Seen:
     """How much of the area in a tile is mapped; `months` are its (y, x) clear months."""
     names = asked.period.month_names
-    held = tuple(name for name, seen in zip(names, made.clear, strict=True) if (seen[inside] > 0).any())
+    clear = tuple(int(np.count_nonzero(inside & (seen > 0))) for seen in made.clear)
+    held = tuple(name for name, count in zip(names, clear, strict=True) if count)
     mapped = int(np.count_nonzero(inside & (months >= asked.min_clear_months)))
-    return Seen(int(np.count_nonzero(inside)), mapped, held)
+    return Seen(int(np.count_nonzero(inside)), mapped, held, clear)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,25 @@ def test_the_page_is_listed_and_a_change_of_it_is_found(run: Path, tmp_path: Pat
         (run / files.PAGE).write_bytes(before)
 
 
+def test_the_page_tells_the_clear_sky_of_each_month_without_composites(
+    run: Path, asked: Request, tmp_path: Path
+) -> None:
+    kept = store.open_store(run, store.COMPOSITES)
+    seen, pixels = np.zeros(kept.period.months, int), 0
+    with rasterio.open(run / "clear_months.tif") as source:
+        months, whole = source.read(1), source.transform
+    for tile in kept.tiles:
+        row, column = round((whole.f - tile.grid.north) / 10), round((tile.grid.west - whole.c) / 10)
+        inside = months[row : row + tile.grid.height, column : column + tile.grid.width] != 255
+        seen += (inside & (kept.read("clear", tile.grid, tile) > 0)).sum(axis=(1, 2))
+        pixels += inside.sum()
+    wanted = [round(float(share), 4) for share in seen / pixels]
+    assert sum(wanted) > 0
+    map_area(replace(asked, save_composites=False, save_embeddings=False), tmp_path / "bare")
+    for made in (run, tmp_path / "bare"):
+        assert content(made / files.PAGE)["facts"]["sky"] == wanted
+
+
 def test_without_the_page_all_else_is_the_same(run: Path, asked: Request, tmp_path: Path) -> None:
     map_area(replace(asked, report=False), tmp_path / "bare")
     one, other = digests(run), digests(tmp_path / "bare")
