@@ -351,7 +351,7 @@ class FinishKeys(Strict):
             separated=True,
         ),
         BeforeValidator(_layers),
-    ] = Finish().layers
+    ] = cast("tuple[_Extra, ...]", Finish().layers)
 
     @property
     def finish(self) -> Finish:
