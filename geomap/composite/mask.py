@@ -84,11 +84,11 @@ def first_np(clear: NDArray[np.bool_], scl: NDArray[np.uint8], passes: Sequence[
     """
     seen: dict[str, NDArray[np.bool_]] = {}
     for row, name in enumerate(passes):
+        has_data = scl[row] > DEFECTIVE
         if name in seen:
             clear[row] &= ~seen[name]
-            seen[name] |= scl[row] > DEFECTIVE
-        else:
-            seen[name] = scl[row] > DEFECTIVE
+            has_data |= seen[name]
+        seen[name] = has_data
     return clear
 
 

@@ -138,6 +138,8 @@ class PixelEncoder(nn.Module):
         x = self.embed(self.normalise(dn)) + position  # (N, T, D)
         x = torch.cat([self.cls.expand(len(x), 1, -1), x], dim=1)  # (N, 1 + T, D); the class token has no position
         mask = F.pad(valid, (1, 0), value=True)[:, None, None, :]  # (N, 1, 1, 1 + T), broadcast over heads and queries
-        for i, layer in enumerate(self.layers, start=1):
-            x = layer(x, mask, first=i == len(self.layers))  # only the class token is asked for
+        *before, last = self.layers
+        for layer in before:
+            x = layer(x, mask)
+        x = last(x, mask, first=True)  # only the class token is asked for
         return F.normalize(self.head(x[:, 0]), dim=-1)
