@@ -6,10 +6,11 @@ The archive is the real Belgian series enlarged 16 x 16: 53 scenes from December
 SCL, 1024 x 1024 pixels of 10 m in local COGs. It is made with the tool that lies beside the data unless --archive names
 one.
 
-Every side makes twelve medians of the clear pixels of ten bands on the 10 m grid, in a process of its own, with two
-threads on two cores. Imports and the search for items are not timed.
+Every side makes twelve medians of the clear pixels of ten bands, in a process of its own that keeps freed memory as the
+command line does, with two threads on two cores. Imports, compiled code's too, and the search for items are not timed.
 
-    geomap     read.scene_classes -> composite.read_classes -> read.stack -> composite.compute
+    geomap     read.scene_classes -> composite.read_classes -> read.stack -> composite.compute; each band at its own
+               resolution, as it is held
     decode     rasterio.open and read of every band, whole, at its own resolution; the same median kernel
     stackstac  stackstac.stack of the bands and of SCL at 10 m, .where(clear), .groupby("time.month").median()
     odc        odc.stac.load in the same way
@@ -44,7 +45,9 @@ from typing import Any
 import numpy as np
 from run import make_archive
 
+from geomap import process
 from geomap.errors import install_hint
+from geomap.types import Composite
 
 EPSG, WEST, NORTH, TILE = 32631, 574680, 5622440, 1024  # the enlarged patch
 ASSETS = ["blue", "green", "red", "rededge1", "rededge2", "rededge3", "nir", "nir08", "swir16", "swir22"]
@@ -128,6 +131,7 @@ def equal(scratch: Path, name: str) -> bool:
 def one_side(side: str, archive: Path, count: int, out: Path) -> dict[str, float]:
     """Seconds, of the clock and of the cores, and peak memory of `count` composites in this process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    process.keep_freed()
     work = SIDES[side](archive)
     start, cores = time.perf_counter(), time.process_time()
     for number in range(count):
@@ -136,11 +140,12 @@ def one_side(side: str, archive: Path, count: int, out: Path) -> dict[str, float
             del made
     seconds, cpu = time.perf_counter() - start, time.process_time() - cores
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # kB on Linux
-    np.save(out.with_suffix(".npy"), np.floor(np.nan_to_num(made)).astype(np.uint16))
+    dn = made.dn if isinstance(made, Composite) else np.floor(np.nan_to_num(made)).astype(np.uint16)
+    np.save(out.with_suffix(".npy"), dn)
     return {"seconds": seconds, "cpu": cpu, "peak": peak}
 
 
-def geomap(archive: Path) -> Callable[[int], np.ndarray]:
+def geomap(archive: Path) -> Callable[[int], Composite]:
     from pyproj import Transformer
     from shapely.geometry import box
 
@@ -148,24 +153,27 @@ def geomap(archive: Path) -> Callable[[int], np.ndarray]:
     from geomap.composite.mask import clear_np
     from geomap.composite.monthly import compute, read_classes
     from geomap.read.access import Access
+    from geomap.read.blocks import add_up_
     from geomap.read.stack import scene_classes, stack
     from geomap.types import Grid, Period
 
+    for dtype in (np.uint8, np.uint16):
+        add_up_(np.zeros((1, 1), dtype))
     period = Period(2018, 12)
     corners = Transformer.from_crs(EPSG, 4326, always_xy=True).transform_bounds(
         WEST, NORTH - 10 * TILE, WEST + 10 * TILE, NORTH
     )
     scenes = search(box(*corners), period, str(archive / "items.json")).scenes
 
-    def work(number: int) -> np.ndarray:
+    def work(number: int) -> Composite:
         tile = Grid(EPSG, WEST - 20 * number, NORTH, TILE, TILE)
         clear = clear_np(read_classes(scene_classes(scenes, tile, Access()), workers=THREADS))
-        return compute(stack(scenes, tile, period, Access(), clear), 12, workers=THREADS).dn
+        return compute(stack(scenes, tile, period, Access(), clear), 12, workers=THREADS)
 
     return work
 
 
-def decode(archive: Path) -> Callable[[int], np.ndarray]:
+def decode(archive: Path) -> Callable[[int], Composite]:
     import rasterio
 
     from geomap.composite.mask import clear_np
@@ -186,15 +194,14 @@ def decode(archive: Path) -> Callable[[int], np.ndarray]:
             scenes = [i for i, m in enumerate(months) if m == month]
             chosen = [dn[i] for i in scenes], [clear[i] for i in scenes]
             medians[month] = month_median_np(*chosen, [0] * len(scenes), scenes)
-        return medians if asset in FINE else medians.repeat(2, 1).repeat(2, 2)
+        return medians
 
-    def work(number: int) -> np.ndarray:
+    def work(number: int) -> Composite:
         with ThreadPoolExecutor(THREADS) as pool:
             clear = [clear_np(scl) for scl in pool.map(lambda f: pixels(f, "scl"), features)]
-            made = np.zeros((12, len(ASSETS), TILE, TILE), np.uint16)
-            for number, medians in enumerate(pool.map(lambda asset: band(asset, clear), ASSETS)):
-                made[:, number] = medians
-        return made
+            made = dict(zip(ASSETS, pool.map(lambda asset: band(asset, clear), ASSETS), strict=True))
+        fine, coarse = (np.stack([m for a, m in made.items() if (a in FINE) == of], 1) for of in (True, False))
+        return Composite(fine, np.zeros((12, TILE, TILE), np.uint8), coarse)
 
     return work
 
@@ -257,7 +264,7 @@ def when(feature: dict[str, Any]) -> datetime:
     return datetime.fromisoformat(feature["properties"]["datetime"])
 
 
-SIDES: dict[str, Callable[[Path], Callable[[int], np.ndarray]]] = {
+SIDES: dict[str, Callable[[Path], Callable[[int], Any]]] = {
     "geomap": geomap,
     "decode": decode,
     "stackstac": stackstac,

@@ -1,4 +1,4 @@
-"""Settings of a whole process: torch's threads, freed memory, the level of a log, variables of other programs.
+"""Settings of a whole process: torch's threads, freed memory, compiled loops, a log's level, others' variables.
 
 The command line and the workers of a cluster set them for good; the library puts back what it changes.
 """
@@ -9,12 +9,13 @@ import ctypes
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
@@ -84,6 +85,20 @@ def keep_freed() -> None:
         mallopt(M_ARENA_MAX, ARENAS)
 
 
+def compiled(function: Callable[..., None], **options: Any) -> Callable[..., None]:
+    """`function` as numba compiles it at its first call, without the interpreter's lock.
+
+    It is kept on disk if there is a writable folder (numba's NUMBA_CACHE_DIR). `options` are those of numba.njit.
+    """
+    from numba import njit
+
+    try:
+        made: Callable[..., None] = njit(cache=True, nogil=True, **options)(function)
+    except RuntimeError:  # no such folder
+        made = njit(nogil=True, **options)(function)
+    return made
+
+
 def give_back() -> None:
     """Give freed memory back to the system: what was read in many small pieces leaves gaps that nothing else fills."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -126,9 +141,9 @@ def side_by_side(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
 
 
 class Overhearing(logging.Filter):
-    """A context that reads a log with its debug messages; others see the log at its own level as before.
+    """Reads a log, its debug messages too where wanted; others see the log at its own level as before.
 
-    Any number of threads may be inside. The log's level is put back when the last one leaves.
+    Any number of threads may read. The log's level is put back when the last one leaves.
     """
 
     def __init__(self, log: str, note: Callable[[logging.LogRecord], bool]) -> None:
@@ -136,22 +151,30 @@ class Overhearing(logging.Filter):
         super().__init__()
         self._log, self._note = logging.getLogger(log), note
         self._lock = threading.Lock()
-        self._inside = 0
+        self._wanted: Counter[int] = Counter()  # levels, by how many read from there
         self._own = self._shown = logging.NOTSET  # levels of the log: set on it, and in effect
 
-    def __enter__(self) -> None:
+    @contextmanager
+    def at(self, level: int) -> Iterator[None]:
+        """Read the records of a level and above inside."""
+        self._change(Counter({level: 1}))
+        try:
+            yield
+        finally:
+            self._change(Counter({level: -1}))
+
+    def _change(self, readers: Counter[int]) -> None:
         with self._lock:
-            if not self._inside:
+            if not self._wanted:
                 self._own, self._shown = self._log.level, self._log.getEffectiveLevel()
                 self._log.addFilter(self)
-                self._log.setLevel(logging.DEBUG)
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._log.setLevel(self._own)
+            self._wanted.update(readers)
+            self._wanted = +self._wanted
+            lowest = min([self._shown, *self._wanted])
+            level = self._own if lowest == self._shown else lowest
+            if level != self._log.level:  # to set it empties the caches of all logs
+                self._log.setLevel(level)
+            if not self._wanted:
                 self._log.removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:

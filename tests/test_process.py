@@ -80,13 +80,33 @@ def test_what_is_overheard_is_seen_by_others_as_before(log, level):
         heard.append(record.getMessage())
         return True
 
-    with process.Overhearing(library.name, note):
+    with process.Overhearing(library.name, note).at(logging.DEBUG):
         say(library)
     assert heard == ["header", "fact", "secret"]
     assert seen == alone
     say(library)
     assert seen == alone * 2
     assert len(heard) == 3
+    assert (library.level, library.filters) == (level, [])
+
+
+@pytest.mark.parametrize(("level", "heard_"), [(logging.NOTSET, 1), (logging.DEBUG, 3), (logging.ERROR, 1)])
+def test_a_reader_of_warnings_hears_them_and_no_level_below_the_log_s_own(log, level, heard_):
+    library, seen = log
+    library.setLevel(level)
+    say(library)
+    alone = list(seen)
+    heard: list[str] = []
+    overhearing = process.Overhearing(library.name, lambda record: not heard.append(record.getMessage()))
+    with overhearing.at(logging.WARNING):
+        say(library)
+        assert len(heard) == heard_
+        with overhearing.at(logging.DEBUG):
+            say(library)
+        assert len(heard) == heard_ + 3
+        say(library)
+        assert len(heard) == 2 * heard_ + 3
+    assert seen == alone * 4
     assert (library.level, library.filters) == (level, [])
 
 
@@ -98,7 +118,7 @@ def test_what_the_note_keeps_or_changes_is_kept_from_others(log):
         record.msg = record.msg.replace("secret", "...")
         return record.msg != "header"
 
-    with process.Overhearing(library.name, note):
+    with process.Overhearing(library.name, note).at(logging.DEBUG):
         say(library)
     assert seen == ["fact", "..."]
 
@@ -111,7 +131,7 @@ def test_the_last_of_many_threads_puts_the_level_back(log):
     inside, leave = threading.Barrier(5), threading.Event()
 
     def listen() -> None:
-        with overhearing:
+        with overhearing.at(logging.DEBUG):
             inside.wait()
             leave.wait()
 
@@ -119,7 +139,7 @@ def test_the_last_of_many_threads_puts_the_level_back(log):
     for thread in others:
         thread.start()
     inside.wait()
-    with overhearing:
+    with overhearing.at(logging.DEBUG):
         say(library)
     say(library)
     assert heard == ["header", "fact", "secret"] * 2

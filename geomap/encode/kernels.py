@@ -11,6 +11,7 @@ and keys are then sums of whole vectors, which hold one score per head, and weig
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, models, overload, register_model
 from torch import Tensor
+
+from geomap import process
 
 LANES = 16
 """Numbers in one vector: 512 bits, two or four registers on processors with shorter ones."""
@@ -266,17 +269,9 @@ _arithmetic(operator.truediv, "fdiv")
 
 # Loops ----------------------------------------------------------------------------------------------------------------
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}  # no check for division by zero
-_inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(inline="always", **_OPTIONS)
-
-
-def _compiled(function: Callable[..., None]) -> Callable[..., None]:
-    """Compiled at the first call; cached on disk if there is a writable folder (numba's NUMBA_CACHE_DIR)."""
-    try:
-        compiled: Callable[..., None] = njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # no such folder
-        compiled = njit(**_OPTIONS)(function)
-    return compiled
+_OPTIONS: dict[str, Any] = {"error_model": "numpy"}  # no check for division by zero
+_inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(inline="always", nogil=True, **_OPTIONS)
+_compiled = functools.partial(process.compiled, **_OPTIONS)
 
 
 @_inlined

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -56,8 +56,8 @@ def opened(path: str, href: str, overviews: bool = False) -> Iterator[Any]:
 
     if os.path.exists(path) and not os.path.isfile(path):  # a pipe, say, would be waited for
         raise DamagedError(f"{redact(href)} is no regular file; --exclude leaves its scene out", "damaged", "no file")
-    many = rasterio.Env(VSI_CACHE=driver(href) != "GTiff")  # JPEG 2000 is read in many small pieces
-    with many, rasterio.open(path, driver=driver(href), sharing=False) as dataset:
+    small_reads = nullcontext() if driver(href) == "GTiff" else rasterio.Env(VSI_CACHE=True)  # for JPEG 2000
+    with small_reads, rasterio.open(path, driver=driver(href), sharing=False) as dataset:
         for domain, key in NAMES_FILES.items():
             if key in dataset.tags(ns=domain):
                 raise _refused(href, f"its metadata name another file, {key}")

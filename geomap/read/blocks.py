@@ -25,6 +25,7 @@ from rasterio.enums import Compression, MaskFlags
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
+from geomap import process
 from geomap.read.access import MOST_BYTES
 from geomap.types import Blocks
 
@@ -165,11 +166,24 @@ def _pixels(file: Layout, block: Block, content: NDArray[np.uint8] | None) -> ND
     if content is None:  # GDAL reads nodata, or 0 without one
         return np.zeros((height, width), file.dtype)
     pixels = content.view(file.dtype).reshape(-1, file.side[1])[:height]
+    pixels = pixels.astype(file.dtype.newbyteorder("="), copy=False)
     if file.differences:
-        native = file.dtype.newbyteorder("=")
-        pixels = np.add.accumulate(pixels, axis=1, dtype=native, out=pixels if file.dtype == native else None)
+        add_up_(pixels)
     pixels = pixels[:, :width]
     return np.where(pixels == file.nodata, 0, pixels) if file.nodata else pixels
+
+
+def _add_up(rows: NDArray[Any]) -> None:
+    """(y, x) differences from the left neighbour -> values, in place; integers wrap around, as they did when written.
+
+    Compiled, since numpy's `add.accumulate` takes seven times as long, which is two thirds of the time of unpacking.
+    """
+    for y in range(rows.shape[0]):
+        for x in range(1, rows.shape[1]):
+            rows[y, x] += rows[y, x - 1]
+
+
+add_up_ = process.compiled(_add_up)
 
 
 def _place(out: NDArray[Any], window: Window, block: Block, pixels: NDArray[Any]) -> None:

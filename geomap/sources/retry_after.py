@@ -78,11 +78,12 @@ def seconds(retry_after: str) -> float:
 def watched(href: str, deadline: float, stopped: threading.Event) -> Iterator[Answers]:
     """Wait until the file's host accepts requests, then watch this thread's; GDAL_OPTIONS must be set."""
     answers = Answers(urlsplit(href).netloc, deadline, stopped)
-    if answers.host:  # else a local file
+    level = logging.DEBUG if answers.host else logging.WARNING  # a local file has no answers, and messages take time
+    if answers.host:
         answers.wait()
     _here.answers = answers
     try:
-        with _opening, _reading:
+        with _opening.at(level), _reading.at(level):
             yield answers
     finally:
         _here.answers = None
