@@ -126,6 +126,13 @@ def test_legends_of_ones_own(embeddings: xr.DataArray) -> None:
     assert set(np.unique(maps["green"])) == {0, 7, 9}
 
 
+def test_layers_are_text_or_a_list(embeddings: xr.DataArray) -> None:
+    def names(layers: str | list[str]) -> set[str]:
+        return {str(name) for name in geomap.label(embeddings, "maize, grass", layers=layers).data_vars}
+
+    assert names("second, margin") == names(["second", "margin"]) > names("second") > names("none") == names([])
+
+
 def test_stores_open_lazily_and_label_as_the_command_does(run: Path, series: xr.DataArray, tmp_path: Path) -> None:
     from geomap.run.relabel import LabelRequest, label_store
 
@@ -213,6 +220,11 @@ def test_only_whole_unit_vectors_are_labelled(embeddings: xr.DataArray) -> None:
         ({"classes": ["water, deep", "forest"]}, "without a comma"),
         ({"classes": [1, 2]}, "without a comma"),
         ({"legends": [3]}, "unknown legend '3'"),
+        ({"layers": "second, third"}, "must be of second"),
+        ({"layers": ["second", "second"]}, "each once"),
+        ({"layers": [["second"]]}, "must be of second"),
+        ({"layers": None}, "must be of second"),
+        ({"smooth": 2}, "must be odd"),
     ],
 )
 def test_wrong_words_to_label_are_told(embeddings: xr.DataArray, call: dict[str, Any], why: str) -> None:

@@ -127,9 +127,8 @@ def checked_within(within: str | Restriction) -> Restriction:
 
 def checked_finish(smooth: int, layers: str | Sequence[str]) -> Finish:
     """A window and more layers, as the command takes them. Raises InputError."""
-    several = [part.strip() for part in layers.split(",")] if isinstance(layers, str) else list(layers)
     try:
-        return FinishKeys.model_validate({"smooth": smooth, "layers": several}).finish
+        return FinishKeys.model_validate({"smooth": smooth, "layers": layers}).finish
     except ValidationError as e:
         raise InputError("; ".join(config.problems(e, FinishKeys))) from e
 

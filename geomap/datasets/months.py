@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from geomap.composite.mask import clear_np
+from geomap.composite.mask import clear_np, first_np
 from geomap.composite.median import median_np
 from geomap.sentinel2 import MONTHS
 
@@ -28,16 +28,17 @@ def masked_np(dn: NDArray[np.uint16], scl: NDArray[np.uint8], scenes: Sequence[s
     Args:
         dn: (dates, 10, h, w), 0 = nodata.
         scl: (dates, h, w).
-        scenes: scene name of each date; scenes with the same sensing time are one observation. Scenes of 2018 carry
-            no radiometric offset.
+        scenes: scene name of each date; scenes with the same sensing time are one observation, of which the first that
+            has data at a pixel counts. Scenes of 2018 carry no radiometric offset.
         year: dates of other years are left out.
 
     Returns:
         (12, 10, h, w), 0 where a month has no clear value.
     """
-    seen = np.where(clear_np(scl)[:, None], dn, 0)
-    passes: dict[str, NDArray[np.uint16]] = {}  # the first clear value of each pass counts
-    for time, values in zip(map(time_of, scenes), seen, strict=True):
+    times = [time_of(scene) for scene in scenes]
+    seen = np.where(first_np(clear_np(scl), scl, times)[:, None], dn, 0)
+    passes: dict[str, NDArray[np.uint16]] = {}
+    for time, values in zip(times, seen, strict=True):
         passes[time] = np.where(passes[time] == 0, values, passes[time]) if time in passes else values
     months = [[v for t, v in passes.items() if t.startswith(f"{year}{m:02d}")] for m in range(1, MONTHS + 1)]
     return np.stack([median_np(month) if month else np.zeros_like(seen[0]) for month in months])

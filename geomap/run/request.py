@@ -124,12 +124,13 @@ def _restriction(text: str) -> str:
 
 
 def _layers(value: Any) -> Any:
-    several = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else None
-    if several == (NONE,):
-        return ()
-    if several is None or len(set(several)) < len(several) or not set(several) <= {*get_args(_Extra)}:
-        raise ValueError(f"must be of {', '.join(get_args(_Extra))}, each once, or {NONE} alone")
-    return several
+    several = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if isinstance(several, list | tuple):
+        if [*several] == [NONE]:
+            return ()
+        if all(part in get_args(_Extra) for part in several) and len({*several}) == len(several):
+            return (*several,)
+    raise ValueError(f"must be of {', '.join(get_args(_Extra))}, each once, or {NONE} alone")
 
 
 def _crs(text: str) -> str:

@@ -63,12 +63,12 @@ def loop_months(path: Path, point: str, side: int, composite: str) -> np.ndarray
                         values = sorted(int(layer[(i, *at)]) if scl[(i, *at)] < 9 else 0 for i in use)
                         out[month, b, y, x] = values[(len(values) - 1) // 2] + 1
                     else:
-                        seen: dict[str, int] = {}
+                        first: dict[str, int] = {}  # by pass, the first scene that has data there
                         for i in scenes:
-                            value = int(layer[(i, *at)])
-                            if scl[(i, *at)] in CLEAR and value:
-                                seen.setdefault(names[i][:15], value)
-                        values = sorted(seen.values())
+                            if scl[(i, *at)] > 1:
+                                first.setdefault(names[i][:15], i)
+                        found = [int(layer[(i, *at)]) for i in first.values() if scl[(i, *at)] in CLEAR]
+                        values = sorted(value for value in found if value)
                         n = len(values)
                         out[month, b, y, x] = (values[(n - 1) // 2] + values[n // 2]) // 2 if n else 0
     return out
