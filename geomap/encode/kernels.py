@@ -11,7 +11,6 @@ and keys are then sums of whole vectors, which hold one score per head, and weig
 
 from __future__ import annotations
 
-import functools
 import math
 import operator
 from collections.abc import Callable
@@ -271,7 +270,10 @@ _arithmetic(operator.truediv, "fdiv")
 
 _OPTIONS: dict[str, Any] = {"error_model": "numpy"}  # no check for division by zero
 _inlined: Callable[[Callable[..., Any]], Callable[..., Any]] = njit(inline="always", nogil=True, **_OPTIONS)
-_compiled = functools.partial(process.compiled, **_OPTIONS)
+
+
+def _compiled(function: Callable[..., None]) -> Callable[..., None]:
+    return process.compiled(function, **_OPTIONS)
 
 
 @_inlined

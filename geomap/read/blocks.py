@@ -14,7 +14,7 @@ import os
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -173,17 +173,24 @@ def _pixels(file: Layout, block: Block, content: NDArray[np.uint8] | None) -> ND
     return np.where(pixels == file.nodata, 0, pixels) if file.nodata else pixels
 
 
-def _add_up(rows: NDArray[Any]) -> None:
+def add_up_(rows: NDArray[Any]) -> None:
     """(y, x) differences from the left neighbour -> values, in place; integers wrap around, as they did when written.
 
-    Compiled, since numpy's `add.accumulate` takes seven times as long, which is two thirds of the time of unpacking.
+    Compiled: numpy's `add.accumulate` takes seven times as long, which is two thirds of the time of unpacking.
     """
-    for y in range(rows.shape[0]):
-        for x in range(1, rows.shape[1]):
-            rows[y, x] += rows[y, x - 1]
+    _adder()(rows)
 
 
-add_up_ = process.compiled(_add_up)
+@functools.cache
+def _adder() -> Callable[..., None]:
+    """Compiled when the first block is read: numba takes 60 MB, and plans read headers alone."""
+
+    def add_up(rows: NDArray[Any]) -> None:
+        for y in range(rows.shape[0]):
+            for x in range(1, rows.shape[1]):
+                rows[y, x] += rows[y, x - 1]
+
+    return process.compiled(add_up)
 
 
 def _place(out: NDArray[Any], window: Window, block: Block, pixels: NDArray[Any]) -> None:
