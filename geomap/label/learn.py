@@ -2,10 +2,11 @@
 
 A class's vector starts at its prompt's. Labelled pixels move it, and a penalty holds it back (`label/regression.py`),
 so a class without points stays as its words have it. From SERIES_FROM points on, the monthly series join the
-embeddings. The features are centred and scaled by the points, so that few penalties serve places where the words are
-right and places where they are wrong. Of few points, how often the words are right for them tells how strong it is; of
-more, cross-validation, in which pixels of one group are never parted. Where it shows no gain, good words are kept. A
-point counts the less the more points its class has (`regression.balanced`), so that rare classes are not lost.
+embeddings. The features are centred and scaled by the points, so that one penalty serves places where the words are
+right and places where they are wrong; only with fewer points it goes by how often the words are right for them.
+Cross-validation, in which pixels of one group are never parted, tells whether the points help: where it shows no gain,
+good words are kept. A point counts the less the more points its class has (`regression.balanced`), so that rare classes
+are not lost.
 """
 
 from __future__ import annotations
@@ -30,30 +31,33 @@ SERIES_FROM: Final = 20
 CLIP: Final = 3.0
 """Bound of a series' values, in standard deviations: a cloud or a shadow that was missed shall not outweigh a year."""
 
-PENALTIES: Final = (1.0, 0.3, 0.1)
-"""Penalties from which cross-validation chooses, on the squared length of what the points add to a class vector.
+PENALTY: Final = 0.3
+"""Penalty on the squared length of what SERIES_FROM or more points add to a class vector.
 
-They are for features of the lengths below. Chosen with these on 22 simulated places, where the words are right for 85 %
-of the pixels, on Rondonia, where they are for 25 %, and on two places in between (benchmarks/RESULTS.md).
+It is for features of the lengths below. Chosen with these and `regression.POWER` on Corsica, East Africa, half of
+Rondonia and simulated places (benchmarks/RESULTS.md). Cross-validation among penalties was no better at 20 and 100
+points and worse at 50 and 300: the least log loss is at a larger penalty than the best macro F1.
 """
 
-CHOOSING: Final = 50
-"""Fewest points from which cross-validation chooses: with fewer its choice was worse than the rule below."""
-
-BY_WORDS: Final = ((0.8, 3.0), (0.5, 1.0), (0.0, 0.3))
+BY_WORDS: Final = ((0.8, 3.0), (0.5, 1.0), (0.0, PENALTY))
 """(least share of the points for which the words are right, penalty), for fewer points. Chosen at the same places."""
 
 TRUSTED: Final = 0.5
-"""Least share of SERIES_FROM or more points for which kept words must be right, if cross-validation shows no gain.
+"""Share of SERIES_FROM or more points for which kept words must be right, if cross-validation shows no gain.
 
-Where they are wrong for most, points help even if it cannot show that yet; of fewer points it tells nothing.
+They must be so by more than a standard error. Where they are wrong for most, points help even if cross-validation
+cannot show that yet; of fewer points it tells nothing.
 """
 
 SCALED: Final = 50
 """Fewest points that can change the scale of the logits, which is that of the confidence: fewer do not tell."""
 
-EMBEDDING, SERIES, CONSTANT = 2.0, 1.0, 0.5
+EMBEDDING, SERIES, CONSTANT = 2.0, 2.0, 0.5
 """Root mean squared length, over the points, of the centred embeddings and of the standardised series; the constant."""
+
+BRIGHTNESS: Final = 0.5
+"""Factor of a month's mean over its bands in the regression: light and haze change it more than they change the
+differences between bands. Chosen at the same places."""
 
 COARSE: Final = 1e-4
 """Share of the features' sum of squares below which cross-validation leaves a direction out; the last fit keeps it."""
@@ -225,44 +229,43 @@ def _learn(examples: Examples, prompts: NDArray[np.float32], logit_scale: float)
 
 
 def _validate(examples: Examples, prior: Floats, fold: NDArray[np.intp]) -> Validated:
-    """The penalty of the least log loss on points whose group was not learned from, and the answers with it.
+    """Answers for points whose group was not learned from, and how strongly all points are to move the classes.
 
-    The words alone are among the choices where they are right for TRUSTED of the points. Where all points are one
-    group nothing can be tested, and the prompts are kept.
+    Trusted words are kept unless the points beat their log loss. Where all points are one group nothing can be tested,
+    and the prompts are kept.
     """
-    n = len(fold)
     if fold.max() == 0:
         return Validated(fold, Strengths(math.inf, 1.0), np.exp(log_softmax(prior)), log_loss(prior, examples.classes))
+    n, right = len(fold), float((prior.argmax(axis=1) == examples.classes).mean())
     rows = Design.of(_Features.of(examples).rows(examples), COARSE).rows
-    right = (prior.argmax(axis=1) == examples.classes).mean()
-    penalties = PENALTIES if n >= CHOOSING else (_penalty(right),)
-    tried = _held_out(rows, examples.classes, prior, fold, penalties)
-    if n >= SERIES_FROM and right >= TRUSTED:
-        penalties, tried = (*penalties, math.inf), [*tried, prior]
-    share = balanced(examples.classes)
-    losses = [log_loss(logits, examples.classes, share) for logits in tried]
-    best = int(np.argmin(losses))
-    scale = temperature(tried[best], examples.classes, SCALES) if n >= SCALED else 1.0
-    logits = scale * tried[best]
-    strengths = Strengths(penalties[best], scale)
+    penalty = _penalty(n, right)
+    logits = _held_out(rows, examples.classes, prior, fold, penalty)
+    if _trusted(n, right):
+        own, words = (log_loss(x, examples.classes) for x in (logits, prior))
+        penalty, logits = (penalty, logits) if own < words else (math.inf, prior)
+    scale = temperature(logits, examples.classes, SCALES) if n >= SCALED else 1.0
+    logits = scale * logits
+    strengths = Strengths(penalty, scale)
     return Validated(fold, strengths, np.exp(log_softmax(logits)), log_loss(logits, examples.classes))
 
 
-def _penalty(right: float) -> float:
-    """The penalty for few points, by the share of them for which the words are right."""
-    return next(penalty for least, penalty in BY_WORDS if right >= least)
+def _penalty(n: int, right: float) -> float:
+    """The penalty for n points, of which the words are right for a share."""
+    return PENALTY if n >= SERIES_FROM else next(penalty for least, penalty in BY_WORDS if right >= least)
 
 
-def _held_out(
-    rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalties: tuple[float, ...]
-) -> list[Floats]:
-    """(n, K) logits of every point by fits without its fold, for each penalty, from the strongest on."""
-    found, share = [np.empty_like(prior) for _ in penalties], balanced(classes)
+def _trusted(n: int, right: float) -> bool:
+    """Whether the words are right for more than TRUSTED of enough points, by more than a standard error."""
+    return n >= SERIES_FROM and right - math.sqrt(right * (1 - right) / n) > TRUSTED
+
+
+def _held_out(rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalty: float) -> Floats:
+    """(n, K) logits of every point by a fit without its fold."""
+    found, share = np.empty_like(prior), balanced(classes)
     for f in range(fold.max() + 1):
-        out, start = fold == f, None
-        for logits, penalty in zip(found, penalties, strict=True):
-            start = fit(rows[~out], classes[~out], prior[~out], penalty, start, share[~out])
-            logits[out] = prior[out] + rows[out] @ start
+        out = fold == f
+        weights = fit(rows[~out], classes[~out], prior[~out], penalty, share=share[~out])
+        found[out] = prior[out] + rows[out] @ weights
     return found
 
 
@@ -285,14 +288,14 @@ class _Features:
             none = np.zeros((0, 0), np.float32)
             return cls(middle, embedding, none, none, 0.0)
         mean, spread = _scaling(examples.dn)
-        return cls(middle, embedding, mean, spread, SERIES / _length(_standard(examples.dn, mean, spread)))
+        return cls(middle, embedding, mean, spread, SERIES / _length(_dimmed(_standard(examples.dn, mean, spread))))
 
     def rows(self, examples: Examples) -> Floats:
         """(n, D + 1) or (n, D + 1 + T * C): embeddings, a constant for the bias, and the series."""
         n = len(examples.classes)
         parts = [self.embedding * (examples.embeddings - self.middle), np.full((n, 1), CONSTANT)]
         if examples.dn is not None:
-            parts.append(self.series * _standard(examples.dn, self.mean, self.spread).reshape(n, -1).astype(np.float64))
+            parts.append(self.series * _dimmed(_standard(examples.dn, self.mean, self.spread)).reshape(n, -1))
         return np.concatenate(parts, axis=1)
 
     def head(self, prior: Floats, moved: Floats, scale: float, months: tuple[int, ...]) -> Head:
@@ -302,9 +305,19 @@ class _Features:
         bias = CONSTANT * moved[d] - added @ self.middle
         part = None
         if self.series:
-            weights = scale * self.series * moved[d + 1 :].T.reshape(k, *self.mean.shape)
+            weights = scale * self.series * _dimmed(moved[d + 1 :].T.reshape(k, *self.mean.shape))
             part = SeriesPart(weights.astype(np.float32), self.mean, self.spread, months)
         return Head((scale * (prior + added)).astype(np.float32), (scale * bias).astype(np.float32), part)
+
+
+def _dimmed(values: NDArray[Any]) -> Floats:
+    """(n, T, C) values of bands, their mean over the bands times BRIGHTNESS.
+
+    The map is symmetric: weights w on dimmed series are weights _dimmed(w) on the series as they are.
+    """
+    x = values.astype(np.float64)
+    found: Floats = x - (1 - BRIGHTNESS) * x.mean(axis=2, keepdims=True)
+    return found
 
 
 def _length(vectors: NDArray[Any]) -> float:

@@ -19,6 +19,9 @@ FEW: Final = 40
 NULL: Final = 1e-9
 """Directions with less than this share of the features' variance are left out: float32 features hold no more."""
 
+POWER: Final = 0.75
+"""Of `balanced`: at 0 rare classes are lost, at 1 one point can outweigh fifty. Chosen with `learn.PENALTY`."""
+
 STEPS: Final = 50
 TOLERANCE: Final = 1e-3
 """Least gain of a step, as a share of one point's cross-entropy; and largest slope: too small to change a label."""
@@ -43,9 +46,7 @@ class Design:
         return cls((x @ axes).numpy(), axes.numpy())
 
 
-def fit(
-    rows: Floats, classes: Ints, prior: Floats, penalty: float, start: Floats | None = None, share: Floats | None = None
-) -> Floats:
+def fit(rows: Floats, classes: Ints, prior: Floats, penalty: float, share: Floats | None = None) -> Floats:
     """(r, K) weights W that minimise  sum of share * cross-entropy of prior + rows @ W  +  penalty * |W|^2.
 
     Args:
@@ -53,7 +54,6 @@ def fit(
         classes: (n,) in 0..K-1.
         prior: (n, K) logits without the rows.
         penalty: above 0.
-        start: (r, K) weights to begin at.
         share: (n,) how much each point counts; all 1 if not given.
 
     L-BFGS (Liu and Nocedal 1989) on weights times the root of a bound of their curvature: at most half of the rows'
@@ -71,7 +71,7 @@ def fit(
         slope = logp.exp_().scatter_add_(1, y, torch.full(y.shape, -1.0, dtype=torch.float64)).mul_(count)
         return value.item(), (scaled.T @ slope + 2 * shrink * v).numpy().ravel()
 
-    first = np.zeros((rows.shape[1], prior.shape[1])) if start is None else start / stretch
+    first = np.zeros((rows.shape[1], prior.shape[1]))
     from scipy.optimize import minimize  # 20 MB, which a run that learns nothing does not need
 
     at_start = max(loss(first.ravel())[0], 1.0)
@@ -88,17 +88,14 @@ def log_softmax(logits: Floats) -> Floats:
     return found
 
 
-def log_loss(logits: Floats, classes: Ints, share: Floats | None = None) -> float:
-    """Mean cross-entropy of (n, K) logits, of points that count by their `share` (n,)."""
-    return float(-np.average(log_softmax(logits)[np.arange(len(classes)), classes], weights=share))
+def log_loss(logits: Floats, classes: Ints) -> float:
+    """Mean cross-entropy of (n, K) logits."""
+    return float(-log_softmax(logits)[np.arange(len(classes)), classes].mean())
 
 
 def balanced(classes: Ints) -> Floats:
-    """(n,) how much each point counts, 1 on the mean: by one over the root of how many points its class has.
-
-    Between no weights, by which rare classes are lost, and equal classes, by which one point can outweigh fifty.
-    """
-    share = 1 / np.sqrt(np.bincount(classes)[classes])
+    """(n,) how much each point counts, 1 on the mean: by one over a POWER of how many points its class has."""
+    share = 1 / np.bincount(classes)[classes] ** POWER
     found: Floats = share / share.mean()
     return found
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax as scipy_log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from geomap.label.learn import Examples, Head, learn
+from geomap.label.learn import SERIES_FROM, Examples, Head, _Features, _standard, _trusted, learn
 from geomap.label.regression import Design, balanced, fit, log_loss, log_softmax, parted
 
 SCALE = 20.0
@@ -51,10 +51,7 @@ def test_the_fit_is_that_of_sklearn(alike: bool) -> None:
 def test_points_of_a_common_class_count_less() -> None:
     share = balanced(np.array([0, 0, 0, 0, 2]))
     assert share.mean() == pytest.approx(1)
-    assert share[4] == pytest.approx(2 * share[0])  # one over the root of 4 points, and of 1
-    assert log_loss(np.log([[0.5, 0.5], [0.9, 0.1]]), np.array([0, 0]), np.array([3.0, 1.0])) == pytest.approx(
-        -(3 * np.log(0.5) + np.log(0.9)) / 4
-    )
+    assert share[4] == pytest.approx(4**0.75 * share[0])  # one over that power of 4 points, and of 1
 
 
 def test_turned_features_give_the_same_fit() -> None:
@@ -115,9 +112,7 @@ def test_good_words_are_kept_where_points_do_not_beat_them_in_cross_validation()
         examples = replace(made_up, classes=classes, dn=dn)
         made = learn(examples, prompts, SCALE)
         words = SCALE * examples.embeddings @ prompts.T
-        own, zero = (
-            log_loss(np.log(p), classes, balanced(classes)) for p in (made.validated.probability, made.zero_shot)
-        )
+        own, zero = (log_loss(np.log(p), classes) for p in (made.validated.probability, made.zero_shot))
         assert own <= zero + 1e-9
         if np.isinf(made.validated.strengths.penalty):
             assert made.with_series is not None
@@ -156,6 +151,28 @@ def test_series_join_where_they_help_and_missing_months_add_nothing() -> None:
     rest = test.dn.copy()
     rest[:, [m for m in MONTHS if m not in order]] = 0
     assert np.allclose(few, full.logits(test.embeddings, rest), atol=1e-4)
+
+
+def test_the_head_takes_series_as_they_are_though_a_months_brightness_counts_half() -> None:
+    examples, prompts = place(100, away=2.0)
+    assert examples.dn is not None
+    features = _Features.of(examples)
+    rows = features.rows(examples)
+    values = _standard(examples.dn, features.mean, features.spread).astype(np.float64)
+    halved = values - 0.5 * values.mean(axis=2, keepdims=True)
+    assert np.allclose(rows[:, 33:], features.series * halved.reshape(100, -1))
+    moved = np.random.default_rng(0).normal(size=(rows.shape[1], 4))
+    prior = SCALE * prompts.astype(np.float64)
+    head = features.head(prior, moved, 1.0, MONTHS)
+    expected = examples.embeddings @ prior.T + rows @ moved
+    assert np.allclose(head.logits(examples.embeddings, examples.dn), expected, atol=1e-4)
+
+
+def test_words_are_kept_only_where_they_are_right_beyond_chance() -> None:
+    assert not _trusted(20, 0.6)  # a standard error is 0.11
+    assert _trusted(20, 0.65)
+    assert _trusted(300, 0.54)
+    assert not _trusted(SERIES_FROM - 1, 1.0)
 
 
 def test_a_row_does_not_depend_on_others_and_learning_repeats() -> None:
