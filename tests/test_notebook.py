@@ -1,7 +1,5 @@
 """The notebook of docs/ runs as it is, in a real kernel, and its maps are those of the command line."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -11,6 +9,7 @@ import rasterio
 from nbclient import NotebookClient
 
 from tests.support import REPOSITORY
+from tests.support.runner import geomap
 
 NOTEBOOK = REPOSITORY / "docs/quickstart.ipynb"
 
@@ -31,9 +30,8 @@ def test_the_notebooks_maps_are_those_of_the_command_line(ran: tuple[Path, str],
     with rasterio.open(folder / "scenes/truth_landcover.tif") as source:
         box = rasterio.warp.transform_bounds(source.crs, 4326, *source.bounds)
     area = ",".join(str(round(v, 7)) for v in box)
-    command = [sys.executable, "-m", "geomap.cli", "map", area, "--year", "2023", "--stac"]
-    command += [str(folder / "scenes/items.json"), "--out", str(tmp_path / "out")]
-    subprocess.run(command, check=True, capture_output=True)
+    done = geomap("map", area, "--year", "2023", "--stac", folder / "scenes/items.json", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
     with rasterio.open(tmp_path / "out/landcover.tif") as mapped:
         expected = mapped.read(1)
     for path in (folder / "landcover.tif", folder / "run/landcover.tif"):

@@ -16,10 +16,17 @@ import rasterio
 from geomap import __version__, legends
 from geomap.cli import console
 from geomap.encode.card import weight_names
-from tests.support.archive import PATCH
-from tests.support.runner import PROGRAM, refused, typed
+from tests.support.archive import PATCH, served
+from tests.support.runner import PROGRAM, geomap, refused, typed
 
-REAL = ["--start", "2019-04", "--months", "4"]
+REAL = ["--start", "2018-08", "--months", "2", "--min-clear-months", "1"]  # of archives of nine dates
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The folder in which commands of this process are typed."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -53,59 +60,36 @@ REAL = ["--start", "2019-04", "--months", "4"]
         (["evaluate", "default", "--data", "nothing.csv"], ["nothing.csv"]),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(tmp_path, args, says):
-    refused(typed(*args, cwd=tmp_path), 2, *says)
-    assert list(tmp_path.iterdir()) == []
+def test_bad_input_is_one_line_and_exit_code_2(here, args, says):
+    refused(geomap(*args), 2, *says)
+    assert list(here.iterdir()) == []
 
 
-def test_an_unreachable_catalogue_is_a_temporary_failure(tmp_path):
-    done = typed("map", PATCH, "--year", "2019", "--stac", "http://127.0.0.1:9", cwd=tmp_path)
-    refused(done, 75, "http://127.0.0.1:9")
-    assert list(tmp_path.iterdir()) == []
+def test_an_unreachable_catalogue_is_a_temporary_failure(here):
+    refused(geomap("map", PATCH, "--year", "2019", "--stac", "http://127.0.0.1:9"), 75, "http://127.0.0.1:9")
+    assert list(here.iterdir()) == []
 
 
 def test_an_area_in_the_west_is_no_option(archive, tmp_path):
-    items = str(archive() / "items.json")
+    items = archive(dates=9) / "items.json"
     refused(typed("map", "-3.70,40.40,-3.69,40.41", *REAL, "--stac", items, cwd=tmp_path), 2, "no Sentinel-2 scene")
 
 
-def test_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
+def test_verbose_log_lines_have_times_and_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
     """A port where nobody listens: reading fails, and the address is shown without its query."""
-    content = json.loads((archive() / "items.json").read_text())
-    for item in content["features"]:
-        for asset in item["assets"].values():
-            asset["href"] = f"http://127.0.0.1:9/{Path(asset['href']).name}?sig=SECRET"
-    (tmp_path / "items.json").write_text(json.dumps(content))
-    command = ["map", PATCH, "--start", "2019-06", "--months", "1", "--stac", "items.json", "--out", "m", "--verbose"]
-    command += ["--deadline", "1"]
+    items = served(archive(dates=9), "http://127.0.0.1:9", tmp_path / "items.json", "?sig=SECRET")
+    command = ["map", PATCH, *REAL, "--stac", items, "--out", "m", "--verbose", "--deadline", "1"]
     done = typed(*command, cwd=tmp_path)
     refused(done, 75, "127.0.0.1:9", "again later")
     assert "SECRET" not in done.stdout + done.stderr
-    what = "HTTP error code: 503 - https://a.example/b.tif?sig=SECRET&x=1. Retrying"
-    record = logging.LogRecord("rasterio._env", logging.WARNING, "", 0, what, None, None)
-    assert console.Redacted("%(message)s").format(record) == "HTTP error code: 503 - https://a.example/b.tif. Retrying"
-
-
-def test_verbose_log_lines_have_times(archive, tmp_path):
-    command = [
-        "map",
-        PATCH,
-        "--start",
-        "2019-06",
-        "--months",
-        "1",
-        "--stac",
-        str(archive() / "items.json"),
-        "--out",
-        "m",
-    ]
-    done = typed(*command, "--verbose", "--min-clear-months", "1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if " INFO geomap." in line]
     assert lines
     for line in lines:
         stamp = datetime.strptime(line.split(" ")[0], "%Y-%m-%dT%H:%M:%S%z")
         assert abs((datetime.now(UTC) - stamp).total_seconds()) < 3600
+    what = "HTTP error code: 503 - https://a.example/b.tif?sig=SECRET&x=1. Retrying"
+    record = logging.LogRecord("rasterio._env", logging.WARNING, "", 0, what, None, None)
+    assert console.Redacted("%(message)s").format(record) == "HTTP error code: 503 - https://a.example/b.tif. Retrying"
 
 
 def test_a_shell_completes_commands_and_their_options():
@@ -115,34 +99,32 @@ def test_a_shell_completes_commands_and_their_options():
     ):
         done = typed(_GEOMAP_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(at))
         assert set(done.stdout.split()) == offered
-    assert all(option in typed("--help").stdout for option in ("--install-completion", "--show-completion"))
+    assert all(option in geomap("--help").stdout for option in ("--install-completion", "--show-completion"))
 
 
-def test_several_problems_of_options_are_told_at_once(tmp_path):
-    command = ["map", PATCH, "--year", "1999", "--within", "landcover", "--scheduler", "http://a"]
-    told = refused(typed(*command, cwd=tmp_path), 2)
+def test_several_problems_of_options_are_told_at_once(here):
+    told = refused(geomap("map", PATCH, "--year", "1999", "--within", "landcover", "--scheduler", "http://a"), 2)
     for option in ("--year: ", "; --within: ", "; --scheduler: "):
         assert option in told
 
 
-def test_swapped_coordinates_find_no_scene_and_say_so(archive, tmp_path):
-    items = str(archive() / "items.json")
+def test_swapped_coordinates_find_no_scene_and_say_so(archive, here):
     swapped = "50.7431,4.0585,50.7489,4.0676"
-    refused(typed("map", swapped, *REAL, "--stac", items, cwd=tmp_path), 2, PATCH)
-    assert list(tmp_path.iterdir()) == []
+    refused(geomap("map", swapped, *REAL, "--stac", archive(dates=9) / "items.json"), 2, PATCH)
+    assert list(here.iterdir()) == []
 
 
-def test_altered_weights_are_refused(archive, untrained, tmp_path):
-    folder = tmp_path / "w"
+def test_altered_weights_are_refused(archive, untrained, here):
+    folder = here / "w"
     folder.mkdir()
     for path in Path(untrained).iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     with (folder / "model.safetensors").open("r+b") as f:
         f.seek(-1, os.SEEK_END)
         f.write(b"\x7f")
-    done = typed("map", PATCH, *REAL, "--stac", str(archive() / "items.json"), "--weights", "w", cwd=tmp_path)
+    done = geomap("map", PATCH, *REAL, "--stac", archive(dates=9) / "items.json", "--weights", "w")
     refused(done, 2, "sha256 differs")
-    assert {p.name for p in tmp_path.iterdir()} == {"w"}
+    assert {p.name for p in here.iterdir()} == {"w"}
 
 
 def test_a_legend_file_with_a_misspelt_key_is_refused(tmp_path):
@@ -158,11 +140,11 @@ def test_maps_of_real_scenes_with_a_legend_of_ones_own(archive, tmp_path):
         '[[classes]]\nid = 3\nname = "Grain & straw"\ncolour = "#ffcc00"\nprompts = ["a field of winter wheat"]\n'
         '[[classes]]\nid = 7\nname = "Grass"\ncolour = "#00cc66"\nprompts = ["a green pasture", "a meadow"]\n'
     )
-    items = str(archive() / "items.json")
+    items = archive(dates=9) / "items.json"
     command = ["map", PATCH, *REAL, "--stac", items, "--legend", "landcover", "--legend", "fields.toml", "--out", "m"]
     done = typed(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for text in ("scenes in 4 months", "search", "composite", "encode", "write"):
+    for text in ("scenes in 2 months", "search", "composite", "encode", "write"):
         assert text in done.stderr
     for text in ("hectares", "Grain & straw", "mean confidence", "clear_months", "m/landcover.tif", "m/fields.tif"):
         assert text in done.stdout
@@ -171,11 +153,11 @@ def test_maps_of_real_scenes_with_a_legend_of_ones_own(archive, tmp_path):
         counts = {int(v): int((m.read(1) == v).sum()) for v in (3, 7)}
     run = json.loads((tmp_path / "m/run.json").read_text())
     assert {int(k): v for k, v in run["maps"]["fields"]["counts"].items()} == {k: v for k, v in counts.items() if v}
-    assert typed("verify", "m", cwd=tmp_path).returncode == 0
+    assert geomap("verify", tmp_path / "m").exit_code == 0
     with (tmp_path / "m/fields.tif").open("r+b") as f:
         f.seek(300)
         f.write(b"\xff")
-    done = typed("verify", "m", cwd=tmp_path)
+    done = geomap("verify", tmp_path / "m")
     refused(done, 1)
     assert "fields.tif: changed" in done.stderr
 
@@ -183,12 +165,8 @@ def test_maps_of_real_scenes_with_a_legend_of_ones_own(archive, tmp_path):
 def test_ctrl_c_stops_at_once_and_resumes(tmp_path, archive):
     """A server that never answers must not hold the exit."""
     with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
-        content = json.loads((archive() / "items.json").read_text())
-        for item in content["features"]:
-            for asset in item["assets"].values():
-                asset["href"] = f"http://127.0.0.1:{silent.getsockname()[1]}/{Path(asset['href']).name}"
-        (tmp_path / "items.json").write_text(json.dumps(content))
-        command = [PROGRAM, "map", PATCH, *REAL, "--stac", "items.json", "--out", "m"]
+        served(archive(), f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path / "items.json")
+        command = [PROGRAM, "map", PATCH, "--start", "2019-04", "--months", "4", "--stac", "items.json", "--out", "m"]
         process = subprocess.Popen(
             command,
             cwd=tmp_path,
@@ -207,23 +185,23 @@ def test_ctrl_c_stops_at_once_and_resumes(tmp_path, archive):
     assert "Traceback" not in told
 
 
-def test_class_names_are_shown_as_typed(archive, tmp_path):
-    items = str(archive() / "items.json")
+def test_class_names_are_shown_as_typed(archive, here):
     names = "wood [/x] & [red]field[/red], água"
-    done = typed("map", PATCH, *REAL, "--stac", items, "--classes", names, "--out", "m", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    counts = json.loads((tmp_path / "m/run.json").read_text())["maps"]["classes"]["counts"]
+    command = ["map", PATCH, *REAL, "--stac", archive(dates=9) / "items.json", "--classes", names, "--out", "m"]
+    done = geomap(*command)
+    assert done.exit_code == 0, done.stderr
+    counts = json.loads((here / "m/run.json").read_text())["maps"]["classes"]["counts"]
     met = [name for number, name in enumerate(names.split(", "), 1) if str(number) in counts]
     assert met
     assert all(name in done.stdout for name in met)
-    again = typed("map", PATCH, *REAL, "--stac", items, "--classes", names, "--out", "m", cwd=tmp_path)
+    again = geomap(*command)
     assert "complete already" in again.stderr
     assert "Classes typed by the user" in again.stdout
 
 
 def test_a_legend_of_ones_own_starts_from_a_built_in_one(tmp_path):
     mine = tmp_path / "mine.toml"
-    mine.write_text(typed("legends", "show", "landcover", "--toml").stdout)
+    mine.write_text(geomap("legends", "show", "landcover", "--toml").stdout)
     assert legends.load(str(mine)) == legends.load("landcover")
 
 
@@ -233,12 +211,12 @@ def test_python_starts_the_command_too(tmp_path):
 
 
 def test_help_and_lists_teach():
-    assert "geomap demo" in typed("--help").stdout
-    assert "--classes" in typed("map", "--help").stdout
-    table = typed("legends", "list").stdout
+    assert "geomap demo" in geomap("--help").stdout
+    assert "--classes" in geomap("map", "--help").stdout
+    table = geomap("legends", "list").stdout
     assert all(name in table for name in legends.builtin_names())
-    assert all(name in typed("weights", "list").stdout for name in weight_names())
-    card = json.loads(typed("weights", "show", "default", "--json").stdout)
+    assert all(name in geomap("weights", "list").stdout for name in weight_names())
+    card = json.loads(geomap("weights", "show", "default", "--json").stdout)
     assert card["name"] == "default"
-    assert "Wetlands" in typed("legends", "show", "landcover").stdout
-    assert typed("--version").stdout.startswith("geomap ")
+    assert "Wetlands" in geomap("legends", "show", "landcover").stdout
+    assert geomap("--version").stdout.startswith("geomap ")

@@ -12,24 +12,41 @@ import pytest
 HEAVY = {"torch", "dask", "distributed", "rasterio", "osgeo", "stackstac", "xarray", "geopandas", "pandas", "numba"}
 BOX = "4.40,50.85,4.45,50.88"
 CODE = """
-import sys
+import json, sys
 from geomap.cli import app
-try:
-    app(sys.argv[1:])
-except SystemExit as e:
-    print("LOADED", e.code, *sorted(sys.modules), file=sys.stderr)
+for words in json.loads(sys.argv[1]):
+    try:
+        app(words)
+    except SystemExit as e:
+        print("LOADED", e.code, *sorted(sys.modules), file=sys.stderr)
 """
 
 
-def loaded(*args: str | Path, cwd: Path) -> tuple[int, set[str], str]:
-    """(exit code, the heavy modules that a command loads, what it says on stderr)."""
-    command = [sys.executable, "-c", CODE, *map(str, args)]
+def each(*commands: list[str], cwd: Path) -> list[tuple[int, set[str], str]]:
+    """(exit code, the heavy modules loaded so far, what it says on stderr) of commands, one after the other.
+
+    They share a process: the first that loads something heavy, and all after it, show it.
+    """
+    command = [sys.executable, "-c", CODE, json.dumps(commands)]
     environment = os.environ | {"COLUMNS": "1000", "NO_COLOR": "1", "BROWSER": f"{sys.executable} -c pass %s"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=100)
-    said, _, modules = done.stderr.rpartition("LOADED ")
-    code, *names = modules.split()
-    assert {"geomap", "typer"} <= set(names)  # the list is one of modules
-    return int(code), HEAVY & set(names), said
+    told, said = [], ""
+    for line in done.stderr.splitlines(keepends=True):
+        before, mark, modules = line.partition("LOADED ")
+        said += before
+        if mark:
+            code, *names = modules.split()
+            assert {"geomap", "typer"} <= set(names)  # the list is one of modules
+            told.append((int(code), HEAVY & set(names), said))
+            said = ""
+    assert (len(told), said) == (len(commands), "")
+    return told
+
+
+def loaded(*args: str | Path, cwd: Path) -> tuple[int, set[str], str]:
+    """The same of one command."""
+    (told,) = each([str(arg) for arg in args], cwd=cwd)
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +61,21 @@ def run(archive: Callable[..., Path], untrained: str, tmp_path_factory: pytest.T
     return out
 
 
-@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["explain"], ["verify"], ["view"]])
-def test_commands_about_a_run_are_light(run: Path, command: list[str], tmp_path: Path) -> None:
-    assert loaded(*command, run, cwd=tmp_path) == (0, set(), "")
+def test_commands_about_a_run_are_light(run: Path, tmp_path: Path) -> None:
+    commands = [["status"], ["status", "--json"], ["explain"], ["verify"], ["view"]]
+    assert each(*([*words, str(run)] for words in commands), cwd=tmp_path) == [(0, set(), "")] * len(commands)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
+def test_help_and_lists_are_light(tmp_path: Path) -> None:
+    commands = [
         ["--help"],
         ["--version"],
         ["map", "--help"],
         ["legends", "list"],
         ["legends", "show", "crops"],
         ["weights", "list"],
-    ],
-    ids=" ".join,
-)
-def test_help_and_lists_are_light(command: list[str], tmp_path: Path) -> None:
-    assert loaded(*command, cwd=tmp_path) == (0, set(), "")
+    ]
+    assert each(*commands, cwd=tmp_path) == [(0, set(), "")] * len(commands)
 
 
 @pytest.mark.parametrize("area", [[4.40, 50.85, 4.45, 50.88], "farm.geojson"])
@@ -78,30 +91,31 @@ def test_a_schedule_is_light_and_opens_no_area_file(area: object, tmp_path: Path
     assert isinstance(area, list) or "farm.geojson" in said
 
 
-@pytest.mark.parametrize(
-    ("args", "says"),
-    [
-        ([BOX, "--yaer", "2019"], "--year"),
-        ([BOX, "--year", "2019", "--max-cloud", "101"], "--max-cloud"),
-        ([BOX], "--year 2023"),
-        (["nowhere.gpkg", "--year", "2019"], "nowhere.gpkg"),
-        (["50.85,104.40,50.88,104.45", "--year", "2019"], "longitude first"),
-        ([BOX, "--year", "2014"], "2015"),
-        ([BOX, "--year", "2019", "--legend", "landcvoer"], "landcover"),
-        ([BOX, "--year", "2019", "--classes", "vineyard"], "two or more"),
-        ([BOX, "--year", "2019", "--weights", "none"], "no weights"),
-        ([BOX, "--start", "2019-01", "--months", "3", "--min-clear-months", "9"], "--min-clear-months: must be 1..3"),
-        ([BOX, "--year", "2019", "--out", "foreign"], "holds other files, such as a.txt; choose another --out"),
-        (["farm.geojson", "--year", "2019", "--out", "foreign"], "holds other files"),
-    ],
-)
-def test_map_refuses_bad_input_before_it_loads_anything_heavy(args: list[str], says: str, tmp_path: Path) -> None:
+REFUSED = [
+    ([BOX, "--yaer", "2019"], "--year"),
+    ([BOX, "--year", "2019", "--max-cloud", "101"], "--max-cloud"),
+    ([BOX], "--year 2023"),
+    (["nowhere.gpkg", "--year", "2019"], "nowhere.gpkg"),
+    (["50.85,104.40,50.88,104.45", "--year", "2019"], "longitude first"),
+    ([BOX, "--year", "2014"], "2015"),
+    ([BOX, "--year", "2019", "--legend", "landcvoer"], "landcover"),
+    ([BOX, "--year", "2019", "--classes", "vineyard"], "two or more"),
+    ([BOX, "--year", "2019", "--weights", "none"], "no weights"),
+    ([BOX, "--start", "2019-01", "--months", "3", "--min-clear-months", "9"], "--min-clear-months: must be 1..3"),
+    ([BOX, "--year", "2019", "--out", "foreign"], "holds other files, such as a.txt; choose another --out"),
+    (["farm.geojson", "--year", "2019", "--out", "foreign"], "holds other files"),
+]
+"""Words after `map`, and what is said of them."""
+
+
+def test_map_refuses_bad_input_before_it_loads_anything_heavy(tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign/a.txt").write_text("mine")
     (tmp_path / "farm.geojson").write_text("not looked into")
-    code, heavy, said = loaded("map", *args, cwd=tmp_path)
-    assert (code, heavy) == (2, set())
-    assert says in said
+    told = each(*(["map", *words] for words, _ in REFUSED), cwd=tmp_path)
+    for (code, heavy, said), (words, says) in zip(told, REFUSED, strict=True):
+        assert (code, heavy) == (2, set()), words
+        assert says in said
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.txt", "farm.geojson", "foreign"]
 
 

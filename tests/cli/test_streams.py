@@ -45,7 +45,10 @@ def test_closed_streams_are_no_error(closed: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("to", [">/dev/full", "2>/dev/full", ">&- 2>&-", "| head -0"])
+ALONE = [pytest.param(to, marks=pytest.mark.soak) for to in (">/dev/full", "2>/dev/full", ">&- 2>&-", "| head -0")]
+
+
+@pytest.mark.parametrize("to", [">/dev/full 2>/dev/full", "2>&- | head -0", *ALONE])
 def test_a_finished_map_is_not_failed_by_its_report(
     to: str, archive: Callable[..., Path], untrained: str, tmp_path: Path
 ) -> None:

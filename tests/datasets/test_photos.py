@@ -1,5 +1,6 @@
-"""Embedding ground photos, with a CLIP of random weights (CLIP's own cannot be shipped): how, not how well."""
+"""Embedding ground photos, with a small CLIP of random weights (CLIP's own cannot be shipped): how, not how well."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,18 +20,34 @@ from tests.support.runner import geomap
 
 VIEWS = ["FR/346/283/34622836" + d for d in "NESW"] + ["BG/550/236/55082360" + d for d in "NE"]
 CORRUPT = "BG/550/236/55082360S"
+SMALL = {
+    "embed_dim": 512,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 224, "patch_size": 32, "layers": 2, "width": 128},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "layers": 1, "width": 64, "heads": 2},
+}
+"""ViT-B/32 as open_clip describes it, but for 12 layers of 768 and 512 numbers: 0.6 GB, of which nothing here is."""
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of open_clip's that describes a model called small."""
+    path = tmp_path_factory.mktemp("model") / "small.json"
+    path.write_text(json.dumps(SMALL))
+    return path
 
 
 @pytest.fixture(scope="module", autouse=True)
-def clip(tmp_path_factory: pytest.TempPathFactory):
-    """A CLIP of seeded random weights, and its file, which GEOMAP_CLIP_FILE names for other processes.
+def clip(small: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A small CLIP of seeded random weights, and its file, which GEOMAP_CLIP_FILE names for other processes.
 
-    In this process the model itself is taken, not loaded again each time; tests/test_text.py loads such a file.
+    In this process the model itself is taken, not loaded again each time; label/test_text.py loads a ViT-B/32.
     """
     import open_clip
 
     torch.manual_seed(0)
-    model = open_clip.create_model(towers.CLIP_MODEL, pretrained=None).eval()
+    open_clip.add_model_config(small)
+    model = open_clip.create_model(small.stem, pretrained=None).eval()
     path = tmp_path_factory.mktemp("clip") / "clip.pt"
     torch.save(model.state_dict(), path)
     with pytest.MonkeyPatch.context() as m:
@@ -93,16 +110,17 @@ def test_training_reads_the_file(embedded) -> None:
     assert np.isnan(got[1]).all()
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(folder, embedded, tmp_path, monkeypatch) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(folder, small, embedded, tmp_path, monkeypatch) -> None:
     out = tmp_path / "photos.safetensors"
     code = (
         f"import torch; torch.set_num_threads({torch.get_num_threads()})\n"  # sums depend on it in the last digits
-        "import os, signal, sys; from pathlib import Path; from geomap.datasets.photos import embed_photos\n"
+        "import open_clip, os, signal, sys; from pathlib import Path; from geomap.datasets.photos import embed_photos\n"
+        "from geomap.label import towers; open_clip.add_model_config(sys.argv[3]); towers.CLIP_MODEL = 'small'\n"
         "embed_photos(Path(sys.argv[1]), Path(sys.argv[2]), 2, 'cpu',"
         " lambda stage, n, total: n == 4 and os.kill(os.getpid(), signal.SIGKILL))"
     )
     # a process of its own, which loads the file
-    killed = subprocess.run([sys.executable, "-c", code, str(folder), str(out)], env=os.environ, check=False)
+    killed = subprocess.run([sys.executable, "-c", code, *map(str, (folder, out, small))], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
     parts = tmp_path / ".photos.safetensors.parts"

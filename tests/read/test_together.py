@@ -28,7 +28,7 @@ from tests.support.requests import tiles_of
 from tests.support.server import Server
 
 PERIOD = Period(2018, 8, 4)
-DATES = 19
+DATES = 9
 Archive = Callable[..., Path]
 
 

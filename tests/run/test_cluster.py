@@ -32,8 +32,10 @@ from geomap.run.prepare import prepare
 from geomap.run.request import Request
 from geomap.run.workers import Resources
 from geomap.sources import leases
+from geomap.types import Period
 from tests.support import REPOSITORY
 from tests.support.outputs import digests, problems
+from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap
 from tests.support.server import Answer, Server
 
@@ -45,11 +47,13 @@ def asked(nine_tiles) -> Request:
     return nine_tiles
 
 
-@pytest.fixture
-def here(asked, tmp_path) -> dict[str, str]:
-    """Digests of what this process makes by itself."""
-    map_area(asked, tmp_path / "here")
-    return digests(tmp_path / "here")
+@pytest.fixture(scope="module")
+def here(archive, untrained, tmp_path_factory) -> dict[str, str]:
+    """Digests of what this process makes of `asked` by itself."""
+    out = tmp_path_factory.mktemp("here") / "out"
+    with tiles_of(32):
+        map_area(request_for(archive(dates=9) / "items.json", untrained, period=Period(2018, 9, 1)), out)
+    return digests(out)
 
 
 class Processes:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import geopandas
@@ -17,7 +18,7 @@ from geomap.api import open_store as open_saved
 from geomap.demo import write_points
 from geomap.errors import InputError, OutputError
 from geomap.points import PointsFile
-from geomap.run import learned
+from geomap.run import learned, learned_scores
 from geomap.run.lesson import lesson_of, require_in
 from geomap.run.map import map_area
 from geomap.run.pixels import distinct, find
@@ -31,6 +32,14 @@ from tests.support.outputs import problems
 from tests.support.runner import geomap, refused
 
 COVER = legends.load("landcover")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_forests() -> Iterator[None]:
+    """Forests of ten trees: how they do beside what was learned is not tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learned_scores, "TREES", 10)
+        yield
 
 
 @pytest.fixture(scope="module")

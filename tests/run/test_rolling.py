@@ -256,7 +256,14 @@ def test_a_month_in_which_a_file_was_missing_is_made_anew_when_it_is_there(whole
     assert differing(scratch, tmp_path / "updated") > {"landcover_confidence.tif"}
 
 
-@pytest.mark.parametrize("gone", [None, "composites.zarr/composite/c/*/*/*/*", "embeddings.zarr/embedding/c/*/*/*"])
+@pytest.mark.parametrize(
+    "gone",
+    [
+        None,
+        pytest.param("composites.zarr/composite/c/*/*/*/*", marks=pytest.mark.soak),  # as None: no old composites
+        "embeddings.zarr/embedding/c/*/*/*",
+    ],
+)
 def test_damage_to_the_earlier_stores_costs_time_and_not_the_map(whole, before, scratch, tmp_path, caplog, gone):
     shutil.copytree(before, tmp_path / "before")
     (victim,) = (tmp_path / "before").glob(gone or "composites.zarr/composite/c/*/*/*/*")

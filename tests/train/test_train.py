@@ -23,6 +23,7 @@ from geomap.datasets.worldcereal import B8A_FROM, fill_b8a_np, read_corsica, rea
 from geomap.encode import weights
 from geomap.encode.card import MODEL_FILE
 from geomap.errors import ConfigError, InputError, ReadError
+from geomap.evaluate import baselines
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
 from geomap.simulate.covers import cover_index, table
@@ -44,11 +45,15 @@ class LetterTower:
     dim = 384
 
     def encode(self, prompts: list[str]) -> torch.Tensor:
-        vectors = torch.zeros(len(prompts), self.dim)
-        for row, prompt in zip(vectors, prompts, strict=True):
-            for a, b in itertools.pairwise(prompt):
-                row[(ord(a) * 31 + ord(b)) % self.dim] += 1
-        return torch.nn.functional.normalize(vectors + 0.01, dim=-1)
+        pairs = [[(ord(a) * 31 + ord(b)) % self.dim for a, b in itertools.pairwise(prompt)] for prompt in prompts]
+        vectors = np.stack([np.bincount(np.array(found, int), minlength=self.dim) for found in pairs])
+        return torch.nn.functional.normalize(torch.from_numpy(vectors).float() + 0.01, dim=-1)
+
+
+@pytest.fixture(autouse=True)
+def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forests of ten trees: how they do is not tested."""
+    monkeypatch.setattr(baselines.forest, "__defaults__", (10, -1))
 
 
 @pytest.fixture
