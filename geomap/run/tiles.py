@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Self
@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 
 WAIT: Final = "wait"
 """Stage in which a run only waits for pixels; composites are made while the tile before is encoded."""
+
+SIGNAL_STEP: Final = 0.5
+"""Seconds of a wait in one piece: a signal (Ctrl-C) that the system hands to another thread does not end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,8 @@ def _work(
             ahead = None
             try:
                 start = time.perf_counter()
+                while not wait([reading], SIGNAL_STEP).done:
+                    pass
                 composed = reading.result()
                 composed = replace(composed, waited=time.perf_counter() - start)
                 tracker.composed()
