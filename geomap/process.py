@@ -13,9 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
+
+log = logging.getLogger(__name__)
 
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
@@ -86,17 +89,33 @@ def keep_freed() -> None:
 
 
 def compiled(function: Callable[..., None], **options: Any) -> Callable[..., None]:
-    """`function` as numba compiles it at its first call, without the interpreter's lock.
+    """`function`, which raises nothing, as numba compiles it at its first call, without the interpreter's lock.
 
-    It is kept on disk if there is a writable folder (numba's NUMBA_CACHE_DIR). `options` are those of numba.njit.
+    It is kept on disk if there is a writable folder (numba's NUMBA_CACHE_DIR). Where that is full or damaged, the
+    function is compiled without it: numba's own errors would be taken for those of whoever called. `options` are those
+    of numba.njit.
     """
     from numba import njit
 
+    plain: Callable[..., None] = njit(nogil=True, **options)(function)
     try:
         made: Callable[..., None] = njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # no such folder
-        made = njit(nogil=True, **options)(function)
-    return made
+        return plain
+
+    @wraps(function)
+    def run(*arrays: Any) -> None:
+        nonlocal made
+        try:
+            made(*arrays)
+        except Exception as e:
+            if made is plain:
+                raise
+            log.warning("the cache of compiled code is not used (%r); NUMBA_CACHE_DIR may name another folder", e)
+            made = plain
+            plain(*arrays)
+
+    return run
 
 
 def give_back() -> None:

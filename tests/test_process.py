@@ -1,9 +1,15 @@
 """Settings of the whole process: the library puts back what it changes."""
 
+import errno
+import importlib.util
 import logging
+import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
+import numpy as np
 import pytest
 import torch
 
@@ -150,3 +156,44 @@ def test_the_last_of_many_threads_puts_the_level_back(log):
     assert len(heard) == 6
     assert seen == []
     assert library.level == logging.ERROR
+
+
+@pytest.fixture
+def double(tmp_path, monkeypatch):
+    """A loop in a file of its own, whose compiled code is kept in tmp_path / "cache"."""
+    (tmp_path / "loop.py").write_text("def double(row):\n    for i in range(len(row)):\n        row[i] *= 2\n")
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    spec = importlib.util.spec_from_file_location("loop", tmp_path / "loop.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.double
+
+
+def doubled(run: Callable[..., None]) -> list[int]:
+    row = np.arange(4)
+    run(row)
+    return row.tolist()
+
+
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("content", [b"", b"no pickle"])
+def test_a_damaged_cache_of_compiled_code_is_left_out(double, tmp_path, caplog, suffix, content):
+    assert doubled(process.compiled(double)) == [0, 2, 4, 6]
+    (file,) = (tmp_path / "cache").rglob(f"*.{suffix}")
+    file.write_bytes(content)
+    again = process.compiled(double)
+    assert doubled(again) == doubled(again) == [0, 2, 4, 6]
+    assert "NUMBA_CACHE_DIR" in caplog.text
+
+
+def test_a_cache_that_cannot_be_written_is_left_out(double, monkeypatch, caplog):
+    def full(*names: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    run = process.compiled(double)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        assert doubled(run) == [0, 2, 4, 6]
+    assert "Disk quota exceeded" in caplog.text
+    with pytest.raises(TypeError):  # an error of the call itself is passed on
+        run(object(), 1)

@@ -306,7 +306,7 @@ class _Features:
         part = None
         if self.series:
             weights = scale * self.series * _dimmed(moved[d + 1 :].T.reshape(k, *self.mean.shape))
-            part = SeriesPart(weights.astype(np.float32), self.mean, self.spread, months)
+            part = SeriesPart(weights.astype(np.float32, order="C"), self.mean, self.spread, months)
         return Head((scale * (prior + added)).astype(np.float32), (scale * bias).astype(np.float32), part)
 
 
