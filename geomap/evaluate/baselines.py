@@ -37,11 +37,14 @@ def majority(x: Features, y: Ints, x_test: Features) -> Ints:
     return np.full(len(x_test), np.bincount(y).argmax(), np.intp)
 
 
-def forest(x: Features, y: Ints, x_test: Features, trees: int = TREES, jobs: int = -1) -> Ints:
-    """A random forest, classes weighted by their inverse size in every bootstrap; seeded. `jobs`: -1 is all cores."""
+def forest(x: Features, y: Ints, x_test: Features, trees: int | None = None, jobs: int = -1) -> Ints:
+    """A random forest, classes weighted by their inverse size in every bootstrap; seeded.
+
+    `trees`: TREES if not given. `jobs`: -1 is all cores.
+    """
     from sklearn.ensemble import RandomForestClassifier
 
-    model = RandomForestClassifier(trees, random_state=0, class_weight="balanced_subsample", n_jobs=jobs)
+    model = RandomForestClassifier(trees or TREES, random_state=0, class_weight="balanced_subsample", n_jobs=jobs)
     return np.asarray(model.fit(x, y).predict(x_test), np.intp)
 
 

@@ -240,13 +240,11 @@ def _validate(examples: Examples, prior: Floats, fold: NDArray[np.intp]) -> Vali
     rows = Design.of(_Features.of(examples).rows(examples), COARSE).rows
     penalty = _penalty(n, right)
     logits = _held_out(rows, examples.classes, prior, fold, penalty)
-    if _trusted(n, right):
-        own, words = (log_loss(x, examples.classes) for x in (logits, prior))
-        penalty, logits = (penalty, logits) if own < words else (math.inf, prior)
+    if _trusted(n, right) and log_loss(prior, examples.classes) <= log_loss(logits, examples.classes):
+        penalty, logits = math.inf, prior
     scale = temperature(logits, examples.classes, SCALES) if n >= SCALED else 1.0
     logits = scale * logits
-    strengths = Strengths(penalty, scale)
-    return Validated(fold, strengths, np.exp(log_softmax(logits)), log_loss(logits, examples.classes))
+    return Validated(fold, Strengths(penalty, scale), np.exp(log_softmax(logits)), log_loss(logits, examples.classes))
 
 
 def _penalty(n: int, right: float) -> float:

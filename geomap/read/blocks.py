@@ -166,8 +166,8 @@ def _pixels(file: Layout, block: Block, content: NDArray[np.uint8] | None) -> ND
     if content is None:  # GDAL reads nodata, or 0 without one
         return np.zeros((height, width), file.dtype)
     pixels = content.view(file.dtype).reshape(-1, file.side[1])[:height]
-    pixels = pixels.astype(file.dtype.newbyteorder("="), copy=False)
     if file.differences:
+        pixels = pixels.astype(file.dtype.newbyteorder("="), copy=False)
         add_up_(pixels)
     pixels = pixels[:, :width]
     return np.where(pixels == file.nodata, 0, pixels) if file.nodata else pixels

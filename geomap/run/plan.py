@@ -21,7 +21,7 @@ from pyproj import Transformer
 from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 
-from geomap import grid, pipeline
+from geomap import grid, pipeline, process
 from geomap.catalog.over import over
 from geomap.composite.mask import DEFAULT_MASK, Mask, clear_np
 from geomap.encode import weights
@@ -157,7 +157,7 @@ def _look(
         jobs = {scene.id: pool.submit(_seen, scene, places, request.mask) for scene in chosen}
         for done, (name, job) in enumerate(jobs.items(), start=1):
             try:
-                masks[name] = job.result()
+                masks[name] = process.result(job)
             except GeomapError as e:
                 log.info("not measured: %s", e)
                 failures[name] = str(e)

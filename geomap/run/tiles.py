@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Self
@@ -35,9 +35,6 @@ log = logging.getLogger(__name__)
 
 WAIT: Final = "wait"
 """Stage in which a run only waits for pixels; composites are made while the tile before is encoded."""
-
-SIGNAL_STEP: Final = 0.5
-"""Seconds of a wait in one piece: a signal (Ctrl-C) that the system hands to another thread does not end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +103,7 @@ def _work(
             ahead = None
             try:
                 start = time.perf_counter()
-                while not wait([reading], SIGNAL_STEP).done:
-                    pass
-                composed = reading.result()
+                composed = process.result(reading)
                 composed = replace(composed, waited=time.perf_counter() - start)
                 tracker.composed()
                 tracker.encoded(0)

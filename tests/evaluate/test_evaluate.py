@@ -33,7 +33,7 @@ QUIET = protocol.Options(device="cpu", kinds=("D",), draws=2)
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forests of 10 trees and coarse figures: what is tested here needs no more."""
-    monkeypatch.setattr(baselines.forest, "__defaults__", (10, -1))  # where TREES and all cores stood
+    monkeypatch.setattr(baselines, "TREES", 10)
     monkeypatch.setattr(plots, "DPI", 25)
 
 

@@ -53,7 +53,7 @@ class LetterTower:
 @pytest.fixture(autouse=True)
 def small_forests(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forests of ten trees: how they do is not tested."""
-    monkeypatch.setattr(baselines.forest, "__defaults__", (10, -1))
+    monkeypatch.setattr(baselines, "TREES", 10)
 
 
 @pytest.fixture
