@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
+from dask.local import get_sync
+from dask.optimization import cull
+from dask.utils import ensure_dict
 from numpy.typing import NDArray
 
 from geomap.composite.median import clear_count_np, month_median_np, repeated_np
@@ -38,7 +43,9 @@ def read_classes(classes: da.Array, workers: int | None = None) -> NDArray[np.ui
     return computed
 
 
-def monthly(stack: Stack, months: int, bands: Sequence[str], watch: Watch | None = None) -> da.Array:
+def monthly(
+    stack: Stack, months: int, bands: Sequence[str], watch: Watch | None = None, fused: bool = False
+) -> da.Array:
     """Lazy monthly medians: one task per month, band and chunk, which holds that month's scenes of one band.
 
     Args:
@@ -46,6 +53,8 @@ def monthly(stack: Stack, months: int, bands: Sequence[str], watch: Watch | None
         months: number of months in the period.
         bands: BANDS_10M or BANDS_20M.
         watch: callback that sees each block it asks for once, before the offset is added.
+        fused: whether a median's task reads its scenes itself, one after another: a tenth faster where reads do not
+            wait, since dask's work between tasks holds the interpreter's lock.
 
     Returns:
         (month, band, y, x) uint16 at the bands' resolution, 0 = nodata.
@@ -58,7 +67,10 @@ def monthly(stack: Stack, months: int, bands: Sequence[str], watch: Watch | None
         (name, m, b, i, j): _task(stack, read, m, b, i, j, watch if watch and bands[b] in watch.bands else None)
         for m, b, i, j in where
     }
-    needed: list[Any] = [read.dn]
+    needed: list[Any] = [] if fused else [read.dn]
+    if fused:
+        reads = ensure_dict(read.dn.__dask_graph__())
+        tasks = {key: (_Fused(block, cull(reads, dn)[0], dn),) for key, (block, dn) in tasks.items()}
     graph = HighLevelGraph.from_collections(name, tasks, dependencies=needed)
     return da.Array(graph, name, chunks=((1,) * months, (1,) * len(bands), rows, columns), dtype=np.uint16)
 
@@ -77,6 +89,18 @@ def _task(stack: Stack, read: BandStack, month: int, band: int, i: int, j: int, 
         acquisition=[stack.acquisition[s] for s in scenes],
     )
     return block, [(read.dn.name, s, band, i, j) for s in scenes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fused:
+    """Makes a median and, before it, runs the tasks `reads` that it takes, whose keys are `dn`."""
+
+    block: Callable[[Sequence[NDArray[np.uint16]]], NDArray[np.uint16]]
+    reads: Mapping[Any, Any]
+    dn: list[Any]
+
+    def __call__(self) -> NDArray[np.uint16]:
+        return self.block(get_sync(self.reads, self.dn))
 
 
 def _slice(chunks: Sequence[int], index: int) -> slice:
@@ -103,9 +127,10 @@ def compute(
     Raises:
         ReadError, SourceUnavailableError: a file cannot be read.
     """
-    lazy = {BANDS_10M: monthly(stack, months, BANDS_10M, watch)}
+    fused = _at_hand(workers)
+    lazy = {BANDS_10M: monthly(stack, months, BANDS_10M, watch, fused)}
     if coarse is None:
-        lazy[BANDS_20M] = monthly(stack, months, BANDS_20M, watch)
+        lazy[BANDS_20M] = monthly(stack, months, BANDS_20M, watch, fused)
     made = {bands: np.zeros(medians.shape, np.uint16) for bands, medians in lazy.items()}
     da.store([*lazy.values()], [*made.values()], lock=False, **_threads(workers))
     fine = made[BANDS_10M]
@@ -126,7 +151,7 @@ def coarse_medians(
 
     `parts`: rows and columns of each at 20 m.
     """
-    lazy = monthly(stack, months, BANDS_20M, watch)
+    lazy = monthly(stack, months, BANDS_20M, watch, _at_hand(workers))
     sizes = [[axis.stop - axis.start for axis in part] for part in parts]
     out = [np.zeros((*lazy.shape[:2], *size), np.uint16) for size in sizes]
     target: Any = _Parts(parts, out)
@@ -151,6 +176,11 @@ def common(seen: slice, part: slice) -> tuple[slice, slice]:
     """What two ranges of rows have in common: counted from the start of `part`, and from that of `seen`."""
     first, last = max(seen.start, part.start), max(min(seen.stop, part.stop), seen.start, part.start)
     return slice(first - part.start, last - part.start), slice(first - seen.start, last - seen.start)
+
+
+def _at_hand(workers: int | None) -> bool:
+    """Whether reads do not wait: no more threads than cores, of which each holds a month's scenes of a band."""
+    return workers is None or workers <= (os.cpu_count() or 1)
 
 
 def _threads(workers: int | None) -> dict[str, Any]:

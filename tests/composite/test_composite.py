@@ -209,8 +209,9 @@ def test_chunks_do_not_show(hard_archive, monkeypatch):
     parts = monthly.compute(stack, 2, workers=4)
     np.testing.assert_array_equal(parts.dn, whole.dn)
     np.testing.assert_array_equal(parts.clear, whole.clear)
-    np.testing.assert_array_equal(monthly.monthly(stack, 2, BANDS_10M).compute(), whole.held)
-    np.testing.assert_array_equal(monthly.monthly(stack, 2, BANDS_20M).compute(), whole.coarse)
+    for fused in (False, True):
+        for bands, expected in ((BANDS_10M, whole.held), (BANDS_20M, whole.coarse)):
+            np.testing.assert_array_equal(monthly.monthly(stack, 2, bands, fused=fused).compute(), expected)
 
 
 def test_scenes_without_a_clear_pixel_cost_no_band_read(hard_archive, tmp_path):
