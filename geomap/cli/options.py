@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from geomap import config
 from geomap.errors import InputError
-from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared, require_points
+from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared, require_points, separated
 from geomap.types import Period
 
 if TYPE_CHECKING:
@@ -145,9 +145,9 @@ def _value(d: Declared, value: Any) -> Any:
         return not value
     if not d.option.separated:
         return value
-    parts = [part.strip() for part in value.split(",") if part.strip()]
+    parts = separated(value)
     if _item(d.field) is not int:
-        return parts or [value]
+        return parts
     try:
         return [int(part) for part in parts]
     except ValueError as e:

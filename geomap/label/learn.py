@@ -375,8 +375,6 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
             "stay as their words have them; give more points, in other places."
         )
     gained, lost = int((own & ~words).sum()), int((words & ~own).sum())
-    if len(found) < 2:
-        return True, f"{says} All are of one class: points of others are wanted."
     if lost > gained:
         clear = lost - gained > math.sqrt(lost + gained)  # a standard error of their difference
         if clear:
@@ -385,4 +383,4 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
             False,
             f"{says} That is within chance: more points, or an independent sample, would tell whether they help.",
         )
-    return True, says
+    return True, f"{says} All are of one class: points of others are wanted." if len(found) < 2 else says

@@ -123,8 +123,13 @@ def _restriction(text: str) -> str:
     return text
 
 
+def separated(text: str) -> list[str]:
+    """The parts between commas, without spaces around them and empty ones; the text itself if there is none."""
+    return [part.strip() for part in text.split(",") if part.strip()] or [text]
+
+
 def _layers(value: Any) -> Any:
-    several = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    several = separated(value) if isinstance(value, str) else value
     if isinstance(several, list | tuple):
         if [*several] == [NONE]:
             return ()

@@ -14,7 +14,7 @@ from geomap.aoi import Area, parse_area
 from geomap.cli import command
 from geomap.composite.mask import Mask
 from geomap.errors import AoiError, InputError
-from geomap.run.request import Request, RequestKeys, declared, request_of
+from geomap.run.request import FinishKeys, Request, RequestKeys, declared, request_of
 from geomap.types import Period
 from tests.support.runner import geomap
 
@@ -36,6 +36,15 @@ def test_text_stands_for_values() -> None:
     assert made(allow_hosts=["a.example"], composites="m/composites.zarr") == made(
         allow_hosts=("a.example",), composites=Path("m/composites.zarr")
     )
+
+
+def test_layers_are_a_list_or_text_and_a_last_comma_does_no_harm() -> None:
+    for said in ("second, margin,", ["second", "margin"], ("second", "margin")):
+        assert FinishKeys.model_validate({"layers": said}).layers == ("second", "margin")
+    assert FinishKeys.model_validate({"layers": "none"}).layers == ()
+    for wrong in ("", ",", ["second", ""]):
+        with pytest.raises(ValueError, match="must be of second"):
+            FinishKeys.model_validate({"layers": wrong})
 
 
 def test_values_stay_as_they_are_when_copied() -> None:
