@@ -127,7 +127,7 @@ def geomap(archive: Path, block: int) -> Work:
     from geomap import aoi, grid, pipeline
     from geomap.catalog.over import over as scenes_over
     from geomap.catalog.search import search
-    from geomap.read.reader import Headers
+    from geomap.read.header import Headers
     from geomap.types import Grid, Period
 
     period = Period(2018, 12)

@@ -34,7 +34,7 @@ from geomap.label.classify import Question, TileLabels, Within, with_land
 from geomap.legends import Legend
 from geomap.read.access import DEADLINE, Access, gdal_options, threads
 from geomap.read.faults import check_missed, missed_scenes
-from geomap.read.reader import Headers
+from geomap.read.header import Headers
 from geomap.read.stack import scene_classes, stack
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.types import MAX_MISSED, NOT_MAPPED, Composite, Dark, Gave, Grid, Layers, Missed, Period, Scene

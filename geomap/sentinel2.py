@@ -71,3 +71,6 @@ OFFSET_BASELINE: Final = (4, 0)
 
 MONTHS: Final = 12
 """Calendar months; the encoder has one learned position for each."""
+
+MOST_BYTES: Final = 2**28
+"""Most bytes of a block of a file once unpacked: a whole 10 m band of a granule has 241 MB."""

@@ -134,7 +134,8 @@ def test_layers_are_text_or_a_list(embeddings: xr.DataArray) -> None:
 
 
 def test_stores_open_lazily_and_label_as_the_command_does(run: Path, series: xr.DataArray, tmp_path: Path) -> None:
-    from geomap.run.relabel import LabelRequest, label_store
+    from geomap.run.label_request import LabelRequest
+    from geomap.run.relabel import label_store
 
     store = geomap.open_store(run)
     assert all(store[name].chunks is not None for name in ("composite", "embedding"))

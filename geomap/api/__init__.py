@@ -53,7 +53,7 @@ from geomap.label.classify import Question, TileLabels
 from geomap.label.learn import Examples, learn
 from geomap.legends import Legend, with_others
 from geomap.read.access import DEADLINE
-from geomap.read.reader import Headers
+from geomap.read.header import Headers
 from geomap.run.learning import questions_of, rows_of, with_taught
 from geomap.run.lesson import Lesson, require_classes, taught_legends
 from geomap.run.map import map_area

@@ -59,10 +59,11 @@ def label_command(
     base = None if keys.within is None else class_of(keys.within)
     points = options.checked_points(keys)
     from geomap.run import relabel
+    from geomap.run.label_request import LabelRequest
 
     learned, report = keys.points.learned, keys.outputs.report
     with options.in_options():
-        asked = relabel.LabelRequest(
+        asked = LabelRequest(
             store,
             chosen,
             weights,

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from geomap.errors import DamagedError
+from geomap.sentinel2 import MOST_BYTES
 from geomap.sources import network, retry_after
 from geomap.sources.hrefs import redact
 from geomap.sources.providers import PROVIDERS
 from geomap.types import Blocks, Scene
 
 if TYPE_CHECKING:
-    from geomap.read.reader import Headers
+    from geomap.read.header import Headers
 
 DRIVERS: Final = {".tif": "GTiff", ".tiff": "GTiff", ".jp2": "JP2OpenJPEG"}
 """Suffix -> the only driver that may open the file. GDAL otherwise picks the format by content, and a VRT under a .tif
@@ -38,10 +39,6 @@ def driver(href: str) -> str:
 
 NAMES_FILES: Final = {"OVERVIEWS": "OVERVIEW_FILE", "GEOLOCATION": "X_DATASET"}
 """Metadata of a file (domain -> key) that make GDAL open another file or address, with any driver."""
-
-
-MOST_BYTES: Final = 2**28
-"""Most bytes of a block once unpacked: a whole 10 m band of a granule has 241 MB."""
 
 
 @contextmanager

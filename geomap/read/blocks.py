@@ -26,7 +26,7 @@ from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 
 from geomap import process
-from geomap.read.access import MOST_BYTES
+from geomap.sentinel2 import MOST_BYTES
 from geomap.types import Blocks
 
 T = TypeVar("T")

@@ -38,9 +38,10 @@ from geomap.errors import DamagedError, GeomapError, ReadError, SourceUnavailabl
 from geomap.grid import outline
 from geomap.lonlat import Box, agree
 from geomap.read import blocks
-from geomap.read.access import MOST_BYTES, STALLED, Access, opened
+from geomap.read.access import STALLED, Access, opened
 from geomap.read.blocks import Layout
-from geomap.sentinel2 import SCL_CLASSES
+from geomap.read.header import Header, Place
+from geomap.sentinel2 import MOST_BYTES, SCL_CLASSES
 from geomap.sources import leases, network, retry_after
 from geomap.sources.hrefs import redact, redacted
 from geomap.sources.providers import SIGN_AGAIN
@@ -65,33 +66,6 @@ class Said:
     bbox: tuple[float, float, float, float]  # degrees
     transform: tuple[float, ...] | None = None
     shape: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where the pixels of an open file lie."""
-
-    crs: int | str  # EPSG code, or WKT if it has none
-    transform: Affine
-    shape: tuple[int, int]
-
-    @property
-    def bounds(self) -> tuple[float, float, float, float]:
-        """(west, south, east, north) of a raster that is north up."""
-        t = self.transform
-        return t.c, t.f + t.e * self.shape[0], t.c + t.a * self.shape[1], t.f
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What an open file told."""
-
-    place: Place
-    layout: Layout
-
-
-Headers = blocks.Kept[Header]
-"""The headers of the files that a run reads."""
 
 
 @dataclass(frozen=True)

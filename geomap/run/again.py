@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import shapely
 
@@ -15,15 +15,13 @@ from geomap.errors import InputError
 from geomap.legends import Legend
 from geomap.paths import there
 from geomap.points import PointsFile, shown
+from geomap.run.label_request import LabelRequest
 from geomap.run.learned import digest_of
 from geomap.run.lesson import lesson_of
 from geomap.run.record import Record, read_record
 from geomap.run.request import Earlier, Request
 from geomap.sources.hrefs import redact
 from geomap.types import Finish, OwnGrid, Period
-
-if TYPE_CHECKING:
-    from geomap.run.relabel import LabelRequest
 
 _OPTIONS: Final = {
     "weights": "--weights", "composites": "--from-composites", "update": "--update-from", "points": "--points",

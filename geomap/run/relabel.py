@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -20,21 +20,19 @@ from pyproj import Transformer
 from geomap import __version__, files, grid, legends, pipeline
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
-from geomap.legends import Legend
 from geomap.lonlat import Box
-from geomap.points import PointsFile
 from geomap.run import check, edges, publish
 from geomap.run import log as runlog
 from geomap.run.again import words_of
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
+from geomap.run.label_request import LabelRequest
 from geomap.run.learning import base_of, in_store, questions_of, teach
 from geomap.run.lesson import by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, competing, latitudes_of, own_grid, with_base
 from geomap.run.publish import publish_maps, published
-from geomap.run.request import Restriction, require_points
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
 from geomap.store import codec as codes
@@ -46,11 +44,8 @@ from geomap.types import (
     GRID,
     NAME,
     NOT_MAPPED,
-    PLAIN,
-    Finish,
     Grid,
     Layers,
-    OwnGrid,
     Progress,
     Tile,
     silent,
@@ -63,35 +58,6 @@ SIMILARITY: Final = "similarity"
 """Stem of the similarity map."""
 Maker: TypeAlias = Callable[[Tile, Callable[[int], None]], Layers]
 """(tile, callback with pixels done) -> the tile's layers."""
-
-
-@dataclass(frozen=True, slots=True)
-class LabelRequest:
-    """A request to map legends from a store."""
-
-    store: Path  # embeddings.zarr, or the directory of the run that made it
-    legends: tuple[Legend, ...]
-    weights: str | None = None  # name or folder; None: the weights named by the store
-    min_confidence: float = 0.0  # 0..1
-    within: Restriction = (
-        None  # (legend, class): the other maps cover only this class; (): all pixels; None: as they say
-    )
-    others: bool = False  # legends of the user get one more class, "None of these"
-    without: tuple[str, ...] = ()  # names or codes of classes that are left out, or LEGEND=CLASS
-    everywhere: bool = False  # keep classes that do not occur at these latitudes
-    finish: Finish = PLAIN
-    points: PointsFile | None = None  # labelled points from which the first legend is learned
-    learned: str | None = None  # what another run learned: its directory or learned.json
-    report: bool = True  # write index.html, the page with the maps, and their pictures
-    name: str | None = None  # the files are called name_period_landcover.tif; None: landcover.tif
-    grid: OwnGrid | None = None  # the maps are written once more on it
-
-    def __post_init__(self) -> None:
-        """Raises InputError for points together with what does not go with them."""
-        try:
-            require_points(self.points, self.points.column if self.points else None, self.learned, self.others)
-        except ValueError as e:
-            raise InputError(str(e)) from e
 
 
 def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -> Result:

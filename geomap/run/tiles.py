@@ -20,7 +20,7 @@ from geomap.encode.engine import Engine, pick_device, pick_dtype
 from geomap.errors import ReadError
 from geomap.label.classify import TileLabels
 from geomap.pipeline import Together
-from geomap.read.reader import Headers
+from geomap.read.header import Headers
 from geomap.run import imagery, update
 from geomap.run.prepare import Prepared
 from geomap.run.progress import Tracker

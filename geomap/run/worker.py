@@ -18,7 +18,7 @@ from geomap import __version__, process
 from geomap.encode.engine import Engine
 from geomap.errors import ClusterError
 from geomap.pipeline import Together
-from geomap.read.reader import Headers
+from geomap.read.header import Headers
 from geomap.run.prepare import Prepared
 from geomap.run.tile_file import Finished, Task
 from geomap.run.tiles import Composed, compose_shared, compose_tile, finish_tile

@@ -17,7 +17,7 @@ from geomap.catalog.over import over, rank
 from geomap.catalog.search import search
 from geomap.composite.mask import Mask, clear_np, first_np
 from geomap.read.blocks import Kept
-from geomap.read.reader import Headers
+from geomap.read.header import Headers
 from geomap.run.plan import plan_request
 from geomap.run.request import Request
 from geomap.sentinel2 import BANDS

@@ -19,11 +19,12 @@ from geomap.demo import write_points
 from geomap.errors import InputError, OutputError
 from geomap.points import PointsFile
 from geomap.run import learned, learned_scores
+from geomap.run.label_request import LabelRequest
 from geomap.run.lesson import lesson_of, require_in
 from geomap.run.map import map_area
 from geomap.run.pixels import distinct, find
 from geomap.run.point_samples import samples_at
-from geomap.run.relabel import LabelRequest, label_store
+from geomap.run.relabel import label_store
 from geomap.run.request import Request
 from geomap.simulate.archive import Archive
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
