@@ -276,7 +276,8 @@ def label(
         everywhere: whether to keep classes that their legend says do not occur at these latitudes.
         smooth: log-probabilities are averaged over so many pixels a side, odd, not across nodata.
         layers: more maps of each legend of classes, of "second", "margin" and "probabilities"; or "none".
-        points: file of labelled points or polygons from which the first legend is learned, on these embeddings alone.
+        points: file of labelled points or polygons, which teach the legend that knows most of their classes, on these
+            embeddings alone.
         column: its column with the classes.
         points_crs: its coordinate system, where it names none.
         learned: run directory or learned.json: what another run learned.

@@ -76,7 +76,7 @@ def sample_command(
     asked = sample.SampleRequest(
         n, standard_error, legend, design, allocation, least, spread, seed, each, otherwise, show_mapped
     )
-    _print_sample(directory, sample.sample_map(directory, out, asked), n or 0)
+    _print_sample(directory, sample.sample_map(directory, out, asked), n or 0, legend)
 
 
 def _expected(texts: list[str]) -> tuple[dict[str, float], float]:
@@ -97,7 +97,7 @@ def _expected(texts: list[str]) -> tuple[dict[str, float], float]:
     return each, otherwise
 
 
-def _print_sample(directory: Path, made: Made, asked: int) -> None:
+def _print_sample(directory: Path, made: Made, asked: int, legend: str | None) -> None:
     total, drawn = sum(made.pixels.values()), len(made.drawn.lonlat)
     table = Table("class", title=escape(f"{made.of.title}: {drawn} points"))
     for name in ("hectares", "percent", "points"):
@@ -116,8 +116,9 @@ def _print_sample(directory: Path, made: Made, asked: int) -> None:
     for path in made.paths:
         say(str(path))
     if fill := next((path for path in made.paths if path.suffix.lower() != ".gpx"), None):
-        typed = shlex.join(["geomap", "assess", str(directory), "--points", str(fill), "--column", "class"])
-        say(f"fill in the column `class`, then type: {typed}")
+        typed = ["geomap", "assess", str(directory), "--points", str(fill), "--column", "class"]
+        typed += ["--legend", legend] if legend else []
+        say(f"fill in the column `class`, then type: {shlex.join(typed)}")
 
 
 def assess_command(

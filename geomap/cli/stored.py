@@ -48,9 +48,9 @@ def label_command(
     """Map other legends, or classes of your own, from stored embeddings.
 
     Takes seconds: no scene is read, no encoder runs. Writes the same files as `geomap map` over the pixels that the
-    store holds. With --points, the first legend is learned from labelled points; docs/points.md leads through it.
+    store holds. With --points, labelled points teach a legend; docs/points.md leads through it.
 
-    Examples: `geomap label brussels --classes "allotment garden, park, cemetery" --out brussels-green`
+    Examples: `geomap label brussels --classes "allotment garden, park, sports field" --out brussels-green`
 
     `geomap label farm --legend crops --points visited.gpkg --column crop --out farm-learned`
     """

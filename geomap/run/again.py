@@ -122,7 +122,7 @@ def _require_points(request: Request, directory: Path, record: Record) -> None:
     told = {name: record.request[name]["sha256"] for name in ("points", "learned") if name in record.request}
     if request.points is not None and "points" in told:
         source = PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
-        if lesson_of(source, request.legends[0], request.period).digest != told["points"]:
+        if lesson_of(source, request.legends, request.period).digest != told["points"]:
             raise InputError(
                 f"the places or classes of {shown(request.points)} are not those that {directory} learned from; give "
                 "that file as --points"

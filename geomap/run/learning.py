@@ -239,7 +239,7 @@ def wanted(
     if not len(place):
         return []
     probability = torch.softmax(torch.from_numpy(head.logits(vectors)), dim=1).numpy()
-    rows = helpful(vectors, probability, found.embeddings)
+    rows = helpful(vectors, probability, found.embeddings, place)
     made = []
     for rank, (row, (lon, lat)) in enumerate(zip(rows, lonlat_of(place[rows]).tolist(), strict=True), start=1):
         first, second = np.argsort(-probability[row], kind="stable")[:2]
@@ -251,7 +251,7 @@ def wanted(
                 "class": "",
                 "likeliest": legend.classes[first].name,
                 "second": legend.classes[second].name,
-                "confidence": round(float(probability[row, first]), 2),
+                "confidence": round(100 * float(probability[row, first])),
             }
         )
     return made

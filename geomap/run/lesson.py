@@ -47,16 +47,19 @@ class Lesson:
         return replace(self, points=self.points.rows(~out), ids=self.ids[~out], lines=(*self.lines, line))
 
 
-def lesson_of(source: PointsFile, legend: Legend, period: Period | None) -> Lesson:
+def lesson_of(source: PointsFile, asked: Sequence[Legend], period: Period | None) -> Lesson:
     """Read labelled points, match their classes to a legend, and leave out those of another time than the period.
+
+    Of the legends asked for, they teach the one that knows the classes of most of them; of equals, the first.
 
     Raises:
         InputError: the file cannot be used, or too little is left; the message says what to type instead.
     """
     points = read_points(source.file, source.column, crs=source.crs, date_column=source.date_column)
-    _require_kinship(points, source.column, legend)
+    legend = max(asked, key=lambda one: _knows(points, one))  # the first of equals
+    better = _require_kinship(points, source.column, legend)
     whole, matched = with_unknown(points, legend)
-    lines, kept = list(matched.lines), matched.ids > 0
+    lines, kept = [*matched.lines, *better], matched.ids > 0
     if points.nowhere:
         lines.append(f"without a place: {points.nowhere:,} rows, left out")
     if points.when is not None and period is not None:
@@ -76,14 +79,15 @@ def taught_legends(
 ) -> tuple[tuple[Legend, ...], Lesson | None, Loaded | None]:
     """The legends of a request with the one that points teach, or taught in another run, as it is then.
 
-    Points teach the first legend. What another run learned takes the place of the legend of that name, else the first.
+    What another run learned takes the place of the legend of that name, else the first.
 
     Raises:
         InputError: the points, or what was learned, cannot be used.
     """
     if points is not None:
-        lesson = lesson_of(points, asked[0], period)
-        return (lesson.legend, *asked[1:]), lesson, None
+        lesson = lesson_of(points, asked, period)
+        taught = lesson.legend
+        return tuple(taught if legend.name == taught.name else legend for legend in asked), lesson, None
     if learned_from is not None:
         weights = {"name": loaded.card.name, "sha256": loaded.digest}
         known = load(learned_from, weights, loaded.card.config().out)
@@ -143,22 +147,31 @@ def counted(ids: NDArray[np.uint8], legend: Legend) -> Mapping[str, int]:
     return {c.name: counts[c.id] for c in legend.classes if counts[c.id]}
 
 
-def _require_kinship(points: Points, column: str, legend: Legend) -> None:
-    """Refuse points of which no class is in the legend: they were meant for another one."""
-    found = match(points, legend)
-    if (found.ids > 0).any():
-        return
-    names = [name for name in dict.fromkeys(points.name) if name]
-    if all(name.isdecimal() for name in names):
+def _knows(points: Points, legend: Legend) -> int:
+    """Of how many points a legend has the class; -1 for one of scores, which points cannot teach."""
+    return int((match(points, legend).ids > 0).sum()) if legend.classes else -1
+
+
+def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, ...]:
+    """Refuse points of which no class is in the legend: they were meant for another one.
+
+    Returns what to say if another legend has the classes of more of them.
+    """
+    known, names = int((match(points, legend).ids > 0).sum()), [name for name in dict.fromkeys(points.name) if name]
+    if not known and all(name.isdecimal() for name in names):
         raise InputError(
             f"the column {shown(column)} of {shown(points.path)} holds numbers ({listed(names)}) that are not all ids "
             f"of legend {legend.name} ({_ranges(c.id for c in legend.classes)}); choose a column with names as "
             f"--column, or write the ids that `geomap legends show {legend.name}` lists"
         )
-    others = {name: len(match(points, legends.load(name)).unknown) for name in legends.builtin_names()
-              if legends.load(name).classes and name != legend.name}  # fmt: skip
-    best = min(others, key=lambda name: others[name])
-    hint = f"--legend {best}, or " if others[best] < len(names) else ""
+    others = {name: _knows(points, legends.load(name)) for name in legends.builtin_names() if name != legend.name}
+    best = max(others, key=lambda name: others[name])
+    if known:
+        more = (
+            f"legend {best} has the classes of more points, {others[best]:,} of {len(points.name):,}; --legend {best}"
+        )
+        return (more,) if others[best] > known else ()
+    hint = f"--legend {best}, or " if others[best] > 0 else ""
     plain = len(names) > 1 and not any(set(name) & set(',"') for name in names)
     typed = f'--classes "{listed(names, len(names))}"' if plain else "--classes"
     raise InputError(

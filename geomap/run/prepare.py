@@ -81,7 +81,7 @@ class Prepared:
     codec: Codec | None = None  # for the embeddings, if they are saved
     changes: tuple[Layer, ...] = ()  # change maps, made from the maps of this run and of the earlier run
     told: Mapping[str, Any] = field(default_factory=dict)  # the request in words
-    lesson: Lesson | None = None  # the points that teach the first legend, once all tiles are made
+    lesson: Lesson | None = None  # the points that teach a legend, once all tiles are made
     known: Loaded | None = None  # what another run learned from points
     own: OwnGrid | None = None  # the grid of the user's own, with its size
     imagery: tuple[Layer, ...] = ()  # true colour and NDVI

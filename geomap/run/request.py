@@ -261,13 +261,13 @@ class WeightsKeys(Strict):
 
 
 class PointKeys(Strict):
-    """Labelled points of one's own, from which the first legend is learned."""
+    """Labelled points of one's own, which teach the legend that knows most of their classes."""
 
     file: Annotated[
         Line | None,
         Option(
             "--points",
-            "Learn the first legend from labelled points or polygons: .gpkg, .geojson, .shp, .parquet or .csv.",
+            "Points or polygons with labels, from which a legend learns: .gpkg, .geojson, .shp, .parquet or .csv.",
             "FILE[:LAYER]",
         ),
     ] = None
@@ -628,7 +628,7 @@ class Request:
     update: Earlier | None = None  # copy what has not changed since this run, and map the rest
     exclude: tuple[Line, ...] = ()  # ids of scenes to leave out
     others: Flag = False  # legends of the user get one more class, "None of these"
-    points: Line | None = None  # file of labelled points from which the first legend is learned
+    points: Line | None = None  # file of labelled points, which teach a legend
     column: Line | None = None  # its column with the classes
     points_crs: Line | None = None  # its coordinate system, where it names none
     date_column: Line | None = None  # its column with days or years

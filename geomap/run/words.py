@@ -124,7 +124,7 @@ def _is_typed(legend: Legend) -> bool:
 
 
 def _taught(told: Mapping[str, Any], needs: list[str]) -> Iterator[str]:
-    """The points that teach the first legend, or what another run learned."""
+    """The points that teach a legend, or what another run learned."""
     for name, flag, what in (
         ("points", "--points", "the file of the points"),
         ("learned", "--learned", "what another run learned"),

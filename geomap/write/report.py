@@ -51,8 +51,8 @@ LEAST_SURE: Final = (
     "they are no sample from which accuracy can be estimated."
 )
 WANTED: Final = (
-    "Places where more points would help {} most, as in places.gpkg: the map is unsure there, and they are unlike the "
-    "points so far. They are no sample from which accuracy can be estimated."
+    "Places where more points would help {} most, of places.gpkg: by their own pixels, before any smoothing, they are "
+    "uncertain or unlike the points so far. They are no sample from which accuracy can be estimated."
 )
 _LEAST_SURE: Final = 4096
 """Pixels of each class, the least sure ones, among which places are chosen."""
@@ -372,7 +372,10 @@ def _places(
 
 
 def _wanted(extras: Extras, zones: Mapping[int, Zone], maps: Sequence[MapFile]) -> list[dict[str, Any]]:
-    """The places where points would help most, in their order, with what the map has there; as JSON."""
+    """The places where points would help most, in their order, with what the map has there; as JSON.
+
+    Those that the map leaves out, smoothed as it is, are left out.
+    """
     seen = {epsg: _Seen.of(extras.taught, zone, maps) for epsg, zone in zones.items()}
     made = []
     for lon, lat in ((wanted["lon"], wanted["lat"]) for wanted in extras.wanted):
@@ -380,7 +383,8 @@ def _wanted(extras: Extras, zones: Mapping[int, Zone], maps: Sequence[MapFile]) 
         (east,), (north,) = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [lat])
         zone = zones[epsg]
         row, column = int((zone.north - north) // zone.metres), int((east - zone.west) // zone.metres)
-        made.append(seen[epsg].place(lon, lat, row, column))
+        if seen[epsg].ids[row, column]:
+            made.append(seen[epsg].place(lon, lat, row, column))
     return made
 
 

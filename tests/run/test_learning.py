@@ -16,11 +16,12 @@ from geomap import files, legends, simulate
 from geomap.api import label
 from geomap.api import open_store as open_saved
 from geomap.demo import write_points
+from geomap.encode.weights import load_weights
 from geomap.errors import InputError, OutputError
 from geomap.points import PointsFile
 from geomap.run import learned, learned_scores
 from geomap.run.label_request import LabelRequest
-from geomap.run.lesson import lesson_of, require_in
+from geomap.run.lesson import lesson_of, require_in, taught_legends
 from geomap.run.map import map_area
 from geomap.run.pixels import distinct, find
 from geomap.run.point_samples import samples_at
@@ -212,7 +213,7 @@ def test_duplicates_contradictions_nodata_and_points_outside_are_counted(scenes,
     other = table.iloc[[0]].assign(landcover=["Water" if table.landcover[0] != "Water" else "Cropland"])
     outside = table.iloc[[2]].set_geometry(table.geometry.iloc[[2]].translate(0.5))
     geopandas.pd.concat([table, other, table.iloc[[1, 1]], outside]).to_file(tmp_path / "p.gpkg")
-    lesson = lesson_of(PointsFile(str(tmp_path / "p.gpkg"), "landcover"), COVER, Period(2023, 4, 6))
+    lesson = lesson_of(PointsFile(str(tmp_path / "p.gpkg"), "landcover"), (COVER,), Period(2023, 4, 6))
     found = find(lesson, open_store(run, EMBEDDINGS), open_store(run, COMPOSITES))
     assert found.lines == (
         "more than once in a pixel: 2 points, counted once",
@@ -237,13 +238,31 @@ def test_duplicates_contradictions_nodata_and_points_outside_are_counted(scenes,
         np.testing.assert_array_equal(found.dn[here], whole[:, :, row[here], column[here]].transpose(2, 0, 1))
 
 
+def test_points_teach_the_legend_that_knows_most_of_their_classes(points, tmp_path):
+    """Grassland alone is in landcover; the crops are not to be added to it where a map of crops is asked for."""
+    table = geopandas.read_file(points)
+    table["kind"] = (["Grassland", "Maize", "Potatoes", "wheat", "Barley"] * 24)[: len(table)]
+    table.to_file(tmp_path / "kinds.gpkg")
+    source, crops = PointsFile(str(tmp_path / "kinds.gpkg"), "kind"), legends.load("crops")
+    for asked in ((COVER, crops), (crops, COVER)):
+        named, lesson, _ = taught_legends(asked, source, None, Period(2023, 4, 6), load_weights("default"))
+        assert [legend.name for legend in named] == [legend.name for legend in asked]
+        assert lesson.legend.name == "crops"
+        assert named[0 if asked[0] is COVER else 1] == COVER
+    assert (
+        "legend crops has the classes of more points, 96 of 120; --legend crops"
+        in lesson_of(source, (COVER,), Period(2023, 4, 6)).lines
+    )
+    assert lesson_of(PointsFile(str(points), "landcover"), (COVER, crops), None).legend == COVER
+
+
 def test_fields_are_never_parted_and_points_of_other_years_are_left_out(points, tmp_path):
     table = geopandas.read_file(points)[["landcover", "geometry"]].to_crs(32631)
     table["geometry"] = table.buffer(25)
     table["year"] = [2023, 2021] * 60
     table.to_file(tmp_path / "fields.gpkg")
     source = PointsFile(str(tmp_path / "fields.gpkg"), "landcover", date_column="year")
-    lesson = lesson_of(source, COVER, Period(2023, 4, 6))
+    lesson = lesson_of(source, (COVER,), Period(2023, 4, 6))
     assert set(lesson.points.group) == set(range(0, 120, 2))
     assert lesson.lines[-1].startswith("of another time than 2023-04")
     place, _, groups, _ = distinct(lesson.points, lesson.ids)
@@ -259,7 +278,7 @@ def test_points_that_cannot_teach_are_one_clear_line(scenes, run, points, ask, t
     moved.to_file(tmp_path / "far.gpkg")
     with pytest.raises(InputError, match=r"no point lies in the area.* are at 14"):
         label_store(ask(path=tmp_path / "far.gpkg"), tmp_path / "out")
-    far = lesson_of(PointsFile(str(tmp_path / "far.gpkg"), "landcover"), COVER, Period(2023, 1))
+    far = lesson_of(PointsFile(str(tmp_path / "far.gpkg"), "landcover"), (COVER,), Period(2023, 1))
     with pytest.raises(InputError, match=r"lies in the area of .* are at 14\.\d+.*give points inside it"):
         require_in(far.points, asking(scenes).area.geometry)
     swapped = table.set_geometry(geopandas.points_from_xy(table.lat, table.lon, crs=4326))
@@ -275,7 +294,7 @@ def test_points_that_cannot_teach_are_one_clear_line(scenes, run, points, ask, t
     with pytest.raises(InputError, match=r"numbers \(2, 99\) that are not all ids of legend landcover \(1\.\.8\)"):
         label_store(ask("cover", tmp_path / "ids.gpkg"), tmp_path / "out")
     with pytest.raises(InputError, match=r"is in legend landcover; type --legend crops, or --classes"):
-        lesson_of(PointsFile(str(points), "crop"), COVER, Period(2023, 1))
+        lesson_of(PointsFile(str(points), "crop"), (COVER,), Period(2023, 1))
     with pytest.raises(InputError, match="--points needs --column"):
         asking(scenes, points=points)
     with pytest.raises(InputError, match="--others does not go with points"):
@@ -353,7 +372,7 @@ def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
     assert samples.labelled == ("landcover",)
     assert len(samples) == 120
     assert samples.valid[:, :3].sum() == 0  # the run is of April to September
-    lesson = lesson_of(PointsFile(str(points), "landcover"), COVER, Period(2023, 4, 6))
+    lesson = lesson_of(PointsFile(str(points), "landcover"), (COVER,), Period(2023, 4, 6))
     found = find(lesson, open_store(run, EMBEDDINGS), open_store(run, COMPOSITES))
     np.testing.assert_array_equal(samples.dn[:, 3:9], found.dn)
     np.testing.assert_array_equal(samples.labels["landcover"], found.ids)
