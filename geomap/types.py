@@ -288,7 +288,8 @@ class Searched:
     """How many items a search was given. The scenes found, the items left out and these are all of them."""
 
     items: int = 0
-    elsewhere: int = 0  # outside the area or the period
+    elsewhere: int = 0  # outside the area
+    other_days: int = 0  # over the area, outside the period
     repeated: int = 0  # the same item again
 
 

@@ -13,7 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import astuple, dataclass, field
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,7 +95,7 @@ def search(
             granules.append(granule)
     for name, count in sieve.strangers.items():
         log.warning("ignored %d items of collection %s of %s: not Sentinel-2 L2A", count, name, source.name)
-    if sieve.strangers and not granules and not sieve.elsewhere and sieve.strangers.total() == len(sieve.left_out):
+    if sieve.strangers and not granules and not sieve.outside and sieve.strangers.total() == len(sieve.left_out):
         where = f"{source.name}{f' in collection {collection}' if collection else ''}"
         raise InputError(
             f"no item of {where} follows conventions that geomap knows (collections found: "
@@ -106,9 +106,9 @@ def search(
         raise NoScenesError(_nothing(source.name, sieve))
     scenes = _usable(granules, source, offset_policy, sieve, max_missed)
     left_out = sorted(set(sieve.left_out), key=lambda item: (item.cause, item.id, item.detail))
-    elsewhere = len(sieve.elsewhere)
-    repeated = items - elsewhere - len(scenes) - len(left_out)
-    return Found(scenes, tuple(left_out), period, Searched(items, elsewhere, repeated))
+    days = sum(day is not None for day in sieve.outside)
+    repeated = items - len(sieve.outside) - len(scenes) - len(left_out)
+    return Found(scenes, tuple(left_out), period, Searched(items, len(sieve.outside) - days, days, repeated))
 
 
 def _usable(
@@ -206,7 +206,7 @@ class _Sieve:
     max_cloud: float
     exclude: frozenset[str] = frozenset()
     left_out: list[LeftOut] = field(default_factory=list)
-    elsewhere: list[str] = field(default_factory=list)  # ids of items outside the area or the period
+    outside: list[date | None] = field(default_factory=list)  # of items not asked for: the day; None: another place
     strangers: Counter[str] = field(default_factory=Counter)  # items of each unknown collection
     lost: dict[str, Granule | None] = field(default_factory=dict)  # id of an item with a mistake -> what it shows
 
@@ -235,8 +235,11 @@ class _Sieve:
             self.leave_out(item.get("id"), "invalid", str(error))
             self.lost[str(item.get("id"))] = None
             return None
-        if self.period.step(granule.time) is None or not granule.touches(self.area):
-            self.elsewhere.append(granule.id)
+        if not granule.touches(self.area):
+            self.outside.append(None)
+            return None
+        if self.period.step(granule.time) is None:
+            self.outside.append(granule.time.date())
             return None
         if granule.cloud_cover is not None and granule.cloud_cover > self.max_cloud:
             self.leave_out(granule.id, "cloudy", f"{granule.cloud_cover:.0f} % cloud")
@@ -351,6 +354,8 @@ def _nothing(source: str, sieve: _Sieve) -> str:
     if faults:
         first = f"{faults[0].id}: {faults[0].cause}, {faults[0].detail}"
         text += f"; {len(faults)} lack a band or valid metadata, the first: {first}"
-    if max(abs(float(west)), abs(float(east))) <= 90:
+    if days := [day for day in sieve.outside if day is not None]:
+        text += f"; it has {len(days)} of {min(days)} to {max(days)} there: type another --year or --start"
+    elif max(abs(float(west)), abs(float(east))) <= 90:
         text += f"; if longitude and latitude were swapped, type {south},{west},{north},{east}"
     return text

@@ -163,7 +163,7 @@ def _print_inputs(directory: Path, found: Inputs) -> None:
     _print_missed(directory, found.missed)
     _print_account(directory, found)
     if not found.left_out:
-        say("no item was left out before its files were read")
+        say("no item of the area and period was left out before its files were read")
         return
     table = Table("why", "item", title=f"Found and left out: {len(found.left_out)} items")
     for item in found.left_out[:MANY_ITEMS]:

@@ -102,7 +102,8 @@ def account(searched: Searched, left_out: Iterable[LeftOut], by_scene: Mapping[s
     """What became of all items of a search."""
     reasons = Counter(item.cause for item in left_out)
     reasons.update(fate.why for fate in by_scene.values() if fate.use == "left out")
-    reasons.update({"elsewhere": searched.elsewhere, "repeated": searched.repeated})
+    outside = {"elsewhere": searched.elsewhere, "of other days": searched.other_days}
+    reasons.update(outside | {"repeated": searched.repeated})
     uses = Counter(fate.use for fate in by_scene.values())
     return Account(searched.items, uses["used"], uses["in part"], {k: n for k, n in sorted(reasons.items()) if n})
 
