@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _ODD = re.compile("[!|;&\udc80-\udcff]")
 _GEOD = Geod(ellps="WGS84")
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # digits match in one way: no backtracking
+_FILE: Final = re.compile(r"\.(geojson|json|gpkg|shp|parquet|fgb|kml|zip)(:[^/:]*)?$", re.IGNORECASE)
+"""The end of what can only be meant for the path of a file."""
 _BBOX = re.compile(rf"^\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}$")
 _WKT = re.compile(r"^\s*(?:SRID=(\d+);)?\s*((?:(?:MULTI)?POLYGON|GEOMETRYCOLLECTION)\b.*)$", re.IGNORECASE | re.DOTALL)
 _GEOJSON_TYPES = ("Polygon", "MultiPolygon", "GeometryCollection", "Feature", "FeatureCollection")
@@ -113,6 +115,8 @@ def _typed(text: str, folder: Path) -> BaseGeometry | None:
     if _is_json(text):
         _require_geojson(text)
     elif not text.strip() or not _exists(str(own(text, folder))):
+        if _FILE.search(text):
+            raise AoiError(f"there is no file {_short(text)}; give the path of a file with the area's polygons")
         raise AoiError(
             f"cannot read the area {_short(text)}: give minx,miny,maxx,maxy in degrees, WKT or GeoJSON polygons, "
             "or the path of a .geojson, .gpkg or .shp file"

@@ -593,8 +593,14 @@ def with_unknown(points: Points, legend: Legend) -> tuple[Legend, Matched]:
         return legend, first
     whole = added(legend, first.unknown)
     again = match(points, whole)
-    new = f"added to legend {legend.name}: {listed(first.unknown)}"
-    return whole, replace(again, lines=(*first.lines, new))
+    lines = [f"added to legend {legend.name}: {listed(first.unknown)}"]
+    near = {name: [c.name for c in legend.classes if _key(name) in _key(c.name)] for name in first.unknown}
+    lines += [
+        f"{shown(name)} is a class of its own; if {listed(found)} is meant, write that"
+        for name, found in near.items()
+        if found
+    ]
+    return whole, replace(again, lines=(*first.lines, *lines))
 
 
 def shown(text: object) -> str:
@@ -602,6 +608,11 @@ def shown(text: object) -> str:
     plain = str(text).encode("utf-8", "backslashreplace").decode()
     plain = plain if plain.isprintable() else ascii(plain)[1:-1]
     return plain if len(plain) <= 80 else f"{plain[:77]}..."
+
+
+def plural(count: int, what: str) -> str:
+    """A number and what it counts: 1 pixel, 2 pixels."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def listed(names: Iterable[Hashable], most: int = _SHOWN) -> str:

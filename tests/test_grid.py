@@ -237,7 +237,7 @@ def test_zones_follow_mgrs(lon, lat, epsg):
         ("4.07,50.74,4.05,50.75", "minx 4.07 is east"),
         ("4.05,50.75,4.07,50.74", "empty"),
         ("1,2,3", "cannot read"),
-        ("nowhere.geojson", "cannot read"),
+        ("nowhere.geojson", "there is no file"),
         ("POLYGON ((0 0, 1 1, 0 1, 1 0, 0 0))", "Self-intersection"),
         ("POLYGON EMPTY", "polygon"),
         ("POLYGON ((0 0, 1 1", "WKT"),

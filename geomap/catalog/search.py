@@ -48,6 +48,9 @@ class Found:
     period: Period  # the months searched
     searched: Searched = field(default_factory=Searched)
 
+    def __repr__(self) -> str:
+        return f"Found({len(self.scenes)} scenes of {self.period}, {len(self.left_out)} items left out)"
+
 
 def search(
     area: BaseGeometry,

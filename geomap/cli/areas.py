@@ -101,9 +101,9 @@ def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path
                 cells = _cells(row["pixels"], row["ha"], row["share"])
                 table.add_row(escape(zone.name), row["map"], escape(row["name"]), *cells)
         out_console.print(table)
-    if empty := [zone.name for zone in found if not zone.rows]:
+    if empty := [zone.name for zone in found if zone.empty]:
         named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
-        warn(f"{len(empty):,} polygons hold no mapped pixel: {named}")
+        warn(f"without a mapped pixel: {len(empty):,} of {len(found):,} polygons: {named}")
 
 
 def _whole(run: Areas) -> None:

@@ -210,7 +210,8 @@ def _print_confusion(made: Assessed) -> None:
             ((int(n), i, j) for (i, j), n in _cells(made) if i != j and n), key=lambda pair: (-pair[0], pair[1:])
         )
         for n, i, j in pairs[:PAIRS]:
-            say(f"{n} points mapped as {made.names[found.classes[i]]} are {made.names[found.classes[j]]}")
+            wrong, right = (made.names[found.classes[k]] for k in (i, j))
+            say(f"mapped as {wrong}, on the ground {right}: {n} points")
         return
     table = Table("", "mapped as", title="Points by class: rows the map, columns the ground")
     for i in range(len(names)):

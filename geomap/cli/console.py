@@ -107,7 +107,7 @@ def log_to_stderr(verbose: bool) -> None:
     Addresses lose their queries. What is not shown goes into the log of the run (run/log.py).
     """
     handler = logging.StreamHandler()
-    handler.setFormatter(Redacted(FORM if verbose else FORM.partition(" ")[2], TIME))
+    handler.setFormatter(Redacted(FORM if verbose else "%(levelname)s: %(message)s", TIME))
     handler.addFilter(lambda record: verbose or _own(record))
     logging.basicConfig(level=logging.WARNING, handlers=[handler, EARLY])
     logging.captureWarnings(True)

@@ -43,7 +43,7 @@ def print_result(result: map.Result) -> None:
     for layer in result.layers:
         if layer.kind == "classes" and f"{layer.stem}_confidence" in result.statistics:  # not a map of changes
             out_console.print(_class_table(layer, result.statistics))
-    table = Table("map", number("mean"), number("range"), title="Confidence, scores and clear months")
+    table = Table("map", number("mean"), number("range"), title="Other maps")
     for layer in result.layers:
         s = result.statistics[layer.stem]
         if layer.kind not in ("classes", "colour") and s.mean is not None:
@@ -182,14 +182,16 @@ def _class_table(layer: Layer, statistics: Mapping[str, Statistics]) -> Table:
     confidence = statistics[f"{layer.stem}_confidence"].mean
     title = escape(layer.description) + ("" if confidence is None else f" (mean confidence {confidence:.0f} %)")
     table = Table(number("id"), "", "class", number("hectares"), number("percent"), title=title)
+    table.min_width = min(len(title), out_console.width)  # or a short table breaks its title
     present = sorted((c for c in layer.classes if counts.get(c.value)), key=lambda c: -counts[c.value])
-    for c in present[:MANY_CLASSES]:
+    shown = len(present) if len(present) == MANY_CLASSES + 1 else MANY_CLASSES  # a line for one would hide its name
+    for c in present[:shown]:
         n = counts[c.value]
         row = (f"{n * HECTARES_PER_PIXEL:,.2f}", f"{n / total:.1%}")
         table.add_row(str(c.value), f"[on {c.colour}]  [/]", escape(c.name), *row)
-    rest = sum(counts[c.value] for c in present[MANY_CLASSES:])
+    rest = sum(counts[c.value] for c in present[shown:])
     if rest:
-        others = f"{len(present) - MANY_CLASSES} more classes"
+        others = f"{len(present) - shown} more classes"
         table.add_row("", "", others, f"{rest * HECTARES_PER_PIXEL:,.2f}", f"{rest / total:.1%}")
     return table
 

@@ -71,6 +71,8 @@ def view_command(directory: Directory) -> None:
     import webbrowser
 
     page = directory / files.PAGE
+    if not directory.is_dir():
+        raise InputError(f"there is no directory {directory}; name the one that geomap map wrote")
     if not page.is_file():
         raise InputError(
             f"{directory} has no {files.PAGE}: it was made with --no-report or an earlier version, or is not finished; "

@@ -118,7 +118,7 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     population = sum(size for h, size in sample.sizes.items() if h not in found.empty)
     if (sample.mapped == 0).any():
         population = sum(whole.values())
-    notes += [*more, *_notes(sample, found, names)]
+    notes += [*more, *_notes(sample, found, names, whole)]
     made = Assessed(
         of, names, whole, population, found, trust(sample, sure), design, known, points.digest, tuple(notes)
     )
@@ -257,17 +257,17 @@ def _tell(notes: list[str], which: NDArray[np.bool_], what: str) -> None:
         notes.append(f"{n} {what}")
 
 
-def _notes(sample: Sample, found: Estimates, names: Mapping[int, str]) -> list[str]:
+def _notes(sample: Sample, found: Estimates, names: Mapping[int, str], pixels: Mapping[int, int]) -> list[str]:
     """What is assumed where a stratum or a class has few points."""
     notes = []
     for h in found.empty:
         share = sample.sizes[h] / sum(sample.sizes.values())
         notes.append(
-            f"{_called(sample, h, names)} ({sample.sizes[h] * HECTARES:,.2f} ha, {share:.1%}) has no point: nothing is "
-            "known about it, and the estimates are for the map without it"
+            f"{_called(sample, h, names, pixels)} ({sample.sizes[h] * HECTARES:,.2f} ha, {share:.1%}) has no point: "
+            "nothing is known about it, and the estimates are for the map without it"
         )
     alone = "has one point: its distance from the map's estimate stands for its variance"
-    notes += [f"{_called(sample, h, names)} {alone}" for h in found.single]
+    notes += [f"{_called(sample, h, names, pixels)} {alone}" for h in found.single]
     rows, columns = found.counts.sum(axis=1), found.counts.sum(axis=0)
     few = [names.get(c, str(c)) for c, n in zip(found.classes, rows.tolist(), strict=True) if 0 < n < FEW]
     if few:
@@ -287,9 +287,11 @@ def _notes(sample: Sample, found: Estimates, names: Mapping[int, str]) -> list[s
     return notes
 
 
-def _called(sample: Sample, stratum: int, names: Mapping[int, str]) -> str:
+def _called(sample: Sample, stratum: int, names: Mapping[int, str], pixels: Mapping[int, int]) -> str:
     """What to call a stratum: the one class that is mapped at its points, or its number."""
     classes = {int(c) for c in sample.mapped[sample.stratum == stratum] if c}
+    if not classes:  # no point: the class whose pixels it has, if only one has so many
+        classes = {c for c, n in pixels.items() if n == sample.sizes[stratum]}
     by_class = bool((sample.stratum == sample.mapped).all())
     if by_class and stratum in names:
         return names[stratum]

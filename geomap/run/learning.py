@@ -19,7 +19,7 @@ from geomap.label.classify import Question, Within, answer
 from geomap.label.learn import SERIES_FROM, Examples, Head, Learned, learn
 from geomap.label.places import helpful
 from geomap.legends import Legend
-from geomap.points import lonlat_of, shown
+from geomap.points import lonlat_of, plural, shown
 from geomap.run import learned
 from geomap.run.learned import LearnedRecord, Loaded
 from geomap.run.learned_scores import scores
@@ -204,7 +204,8 @@ def _mixed(head: Head, found: Found) -> tuple[str, ...]:
         if len(rows):
             alike[rows] += head.logits(decoded(found.around[rows, i])).argmax(axis=1) == middle[rows]
     count = int((alike < np.minimum(ALIKE, known.sum(axis=1))).sum())
-    return (f"on edges, where the 3 x 3 pixels are of several classes: {count:,} pixels, kept",) if count else ()
+    line = f"on edges, where the 3 x 3 pixels are of several classes: {plural(count, 'pixel')}, kept"
+    return (line,) if count else ()
 
 
 def _off(base: Base | None, found: Found, legend: Legend) -> tuple[str, ...]:

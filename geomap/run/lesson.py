@@ -18,7 +18,7 @@ from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.label.choose import named
 from geomap.legends import Legend
-from geomap.points import SWAPPED, Points, PointsFile, listed, match, read_points, shown, with_unknown
+from geomap.points import SWAPPED, Points, PointsFile, listed, match, plural, read_points, shown, with_unknown
 from geomap.run.learned import Loaded, load
 from geomap.types import Period
 
@@ -42,7 +42,8 @@ class Lesson:
         if not out.any():
             return self
         names = listed(named(self.legend, gone & {*self.ids[out].tolist()}))
-        line = f"of classes that --without or the latitude leaves out ({names}): {int(out.sum()):,} points, left out"
+        count = plural(int(out.sum()), "point")
+        line = f"of classes that --without or the latitude leaves out ({names}): {count}, left out"
         require_classes(self.ids[~out], self.legend, self.points.path)
         return replace(self, points=self.points.rows(~out), ids=self.ids[~out], lines=(*self.lines, line))
 
@@ -65,7 +66,7 @@ def lesson_of(source: PointsFile, asked: Sequence[Legend], period: Period | None
     if points.when is not None and period is not None:
         timely = _timely(points.when, period)
         if count := int((kept & ~timely).sum()):
-            lines.append(f"of another time than {period}: {count:,} points, left out")
+            lines.append(f"of another time than {period}: {plural(count, 'point')}, left out")
         kept &= timely
     if not kept.any():
         raise InputError(f"no point of {shown(points.path)} is of {period}; choose other points or leave --date-column")

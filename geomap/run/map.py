@@ -89,6 +89,9 @@ class Result:
     mapped: Mapped | None = None  # how much of the area; None of runs of earlier versions
     own: str = ""  # how the names of the maps on a grid of the user's own end; empty without one
 
+    def __repr__(self) -> str:
+        return f"Result({str(self.directory)!r}: {', '.join(self.statistics)})"
+
 
 @dataclass(frozen=True, slots=True)
 class Again:

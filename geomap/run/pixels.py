@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomap.points import Points, pixels
+from geomap.points import Points, pixels, plural
 from geomap.run.lesson import Lesson
 from geomap.sentinel2 import BANDS
 from geomap.store import codec
@@ -80,7 +80,7 @@ def find(lesson: Lesson, embeddings: Store, composites: Store | None) -> Found:
                 )
     for what, mask in (("outside the area", outside), ("on pixels without data", empty)):
         if count := int(mask.sum()):
-            lines = (*lines, f"{what}: {count:,} pixels, left out")
+            lines = (*lines, f"{what}: {plural(count, 'pixel')}, left out")
     kept = ~outside & ~empty & codes.any(axis=1)
     series = None if composites is None else dn[kept]
     return Found(place[kept], ids[kept], groups[kept], codes[kept], around[kept], series, lines)
@@ -100,10 +100,12 @@ def distinct(
     np.maximum.at(high, index, ids)
     agreed = low == high
     again = int(agreed[index].sum() - agreed.sum())
-    lines = [f"more than once in a pixel: {again:,} points, counted once"] if again else []
+    lines = [f"more than once in a pixel: {plural(again, 'point')}, counted once"] if again else []
     if disputed := int((~agreed).sum()):
         held = int((~agreed)[index].sum())
-        lines.append(f"in contradiction: {held:,} points in {disputed:,} pixels with two classes, left out")
+        lines.append(
+            f"in contradiction: {plural(held, 'point')} in {plural(disputed, 'pixel')} with two classes, left out"
+        )
     cells = np.column_stack([place[:, 0], place[:, 1] // CELL, place[:, 2] // CELL])
     groups = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
     if points.polygon is not None:

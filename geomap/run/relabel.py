@@ -70,6 +70,8 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         TemporaryError: another run is writing `out`, or the disk is full.
     """
     kept = store.open_store(request.store, EMBEDDINGS)
+    if out.resolve() in (kept.path.resolve(), kept.path.resolve().parent):
+        raise InputError(f"{out} holds the embeddings that are labelled; choose another --out")
     loaded = _weights_of(kept, request.weights)
     if not (request.legends or request.learned):
         raise InputError("nothing to map; give --legend or --classes")

@@ -30,6 +30,8 @@ from geomap.write.layer import file_stem
 BLOCK: Final = 2048
 """Pixels per side of the part of a map that is held at once."""
 COLUMNS: Final = ("zone", "map", "id", "name", "pixels", "ha", "share")
+NOTHING: Final = {"id": 0, "name": "not mapped", "pixels": 0, "ha": 0.0, "share": 0.0}
+"""The row of a map without a pixel in a polygon, so that no polygon is lost where tables are joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,12 @@ class Zone:
     """One polygon: its name, and the rows of its classes."""
 
     name: str
-    rows: tuple[
-        Mapping[str, Any], ...
-    ]  # COLUMNS; classes that occur, by map and area; share of the pixels with a class
+    rows: tuple[Mapping[str, Any], ...]  # COLUMNS; classes that occur, by map and area; of none, NOTHING
+
+    @property
+    def empty(self) -> bool:
+        """Whether no pixel of any map lies in it."""
+        return not any(row["pixels"] for row in self.rows)
 
 
 def zonal(directory: Path, source: str, column: str | None = None, progress: Progress = silent) -> tuple[Zone, ...]:
@@ -71,6 +76,8 @@ def zonal(directory: Path, source: str, column: str | None = None, progress: Pro
             for number, called, n in sorted(found, key=lambda row: (-row[2], row[0])):
                 area = {"pixels": n, "ha": round(n * HECTARES, 2), "share": round(n / total, 6)}
                 rows.append({"zone": name, "map": stem, "id": number, "name": called, **area})
+            if not total:
+                rows.append({"zone": name, "map": stem, **NOTHING})
         zones.append(Zone(name, tuple(rows)))
         progress("zones", i + 1, len(names))
     return tuple(zones)

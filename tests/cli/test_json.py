@@ -120,7 +120,7 @@ def test_libraries_log_into_the_file_alone_and_errors_end_it(tmp_path: Path) -> 
     (tmp_path / files.STATE).mkdir()
     done = subprocess.run([sys.executable, "-c", LIBRARIES, tmp_path], capture_output=True, text=True, timeout=100)
     assert [line for line in done.stderr.splitlines() if "noise" in line and "File" not in line] == []
-    assert "WARNING geomap.run: mine" in done.stderr
+    assert "WARNING: mine" in done.stderr
     text = (tmp_path / files.STATE / FILE).read_text()
     for said in ("before the run", "noise of a library at https://a.example/x", "noise by warnings", "detail", "mine"):
         assert said in text

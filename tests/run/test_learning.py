@@ -217,8 +217,8 @@ def test_duplicates_contradictions_nodata_and_points_outside_are_counted(scenes,
     found = find(lesson, open_store(run, EMBEDDINGS), open_store(run, COMPOSITES))
     assert found.lines == (
         "more than once in a pixel: 2 points, counted once",
-        "in contradiction: 2 points in 1 pixels with two classes, left out",
-        "outside the area: 1 pixels, left out",
+        "in contradiction: 2 points in 1 pixel with two classes, left out",
+        "outside the area: 1 pixel, left out",
     )
     assert len(found) == 119
     assert found.dn.shape == (119, 6, 10)
