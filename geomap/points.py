@@ -36,6 +36,9 @@ MAX_BYTES: Final = 500_000_000
 POLYGON_PIXELS: Final = 20
 """Most pixels of one polygon: the pixels of a field are alike, so more of them add little."""
 EDGE_M: Final = 10.0  # m; one pixel
+_EDGE_DEGREES: Final = 0.01  # longest part of an edge: 1 km, straight in degrees and in metres within 0.1 m
+_WHOLE: Final = re.compile(r"\d+(\.0+)?")
+_EMPTY: Final = ("", "nan", "null", "<na>")  # how programs write an empty cell
 _CELLS: Final = 40_000  # candidate pixels looked at in a polygon; of larger polygons every n-th row and column
 _SHOWN: Final = 12  # names in a message
 
@@ -145,17 +148,13 @@ def read_points(
 
 def _located(source: str) -> tuple[Path, str | None]:
     """The file, and the layer of FILE:LAYER. Raises InputError."""
-    path, layer = own(source), None
-    if not there(path) and ":" in source:
-        file, _, name = source.rpartition(":")
-        if there(own(file)):
-            path, layer = own(file), name
+    path, layer = file_and_layer(source)
     if not there(path):
-        raise InputError(f"no file {shown(source)} with points; give a {KINDS} file")
+        raise InputError(f"no file {shown(source)}; give a {KINDS} file")
     if not path.is_file():
-        raise InputError(f"{shown(source)} is no file; give a {KINDS} file with points")
+        raise InputError(f"{shown(source)} is no file; give a {KINDS} file")
     if path.suffix.casefold() not in (*TABLES, *PARQUET, *_STARTS):
-        raise InputError(f"{shown(source)} is no file of points that can be read; export them as {KINDS}")
+        raise InputError(f"{shown(source)} is no file of shapes that can be read; export it as {KINDS}")
     try:
         size = path.stat().st_size
         with path.open("rb") as f:
@@ -168,6 +167,16 @@ def _located(source: str) -> tuple[Path, str | None]:
         raise InputError(f"{shown(source)} has {size >> 20:,} MB; at most {MAX_BYTES >> 20} MB of points are read")
     _require_kind(path, start)
     return path, layer
+
+
+def file_and_layer(source: str) -> tuple[Path, str | None]:
+    """FILE, or FILE:LAYER, whose layer may hold colons too; the file may not exist."""
+    parts = source.split(":")
+    for i in range(1, len(parts)):
+        file = own(":".join(parts[:i]))
+        if not there(own(source)) and file.name and there(file) and not file.is_dir():
+            return file, ":".join(parts[i:])
+    return own(source), None
 
 
 def _require_kind(path: Path, start: bytes) -> None:
@@ -186,8 +195,19 @@ def _from_csv(
     try:
         with path.open(encoding="utf-8-sig", newline="") as f:
             header = f.readline(100_000)
+        separator = _separator(header)
+        _require_once(path, next(csv.reader([header], delimiter=separator), []))
         options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
-        table = pd.read_csv(path, sep=_separator(header), nrows=MAX_ROWS + 1, on_bad_lines="error", **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut off
+            table = pd.read_csv(path, sep=separator, nrows=MAX_ROWS + 1, on_bad_lines="error", **options)
+    except InputError:
+        raise
+    except pd.errors.ParserWarning as e:
+        raise InputError(
+            f"{shown(path)} has rows with more cells than its first line: quote what holds a comma, as "
+            f'"maize, late", or separate the columns by semicolons'
+        ) from e
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as e:
         raise InputError(f"{shown(path)} is no table that can be read: {_line(e)}; save it as CSV in UTF-8") from e
     table.columns = [str(name).strip() for name in table.columns]
@@ -200,6 +220,13 @@ def _from_csv(
         raise _swapped(path, x_name, y_name, int(beyond.argmax()), x, y)
     shapes = geopandas.GeoSeries(geopandas.points_from_xy(x, y), crs=system)
     return _names(path, table, column), _in_degrees(path, shapes, GIVE_CRS), _days(path, table, date_column)
+
+
+def _require_once(path: Path, header: Sequence[str]) -> None:
+    """Raise InputError for a column that is there twice: which is meant?"""
+    names = [name.strip() for name in header]
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise InputError(f"{shown(path)} has the column {shown(twice)} twice; rename one")
 
 
 def _separator(header: str) -> str:
@@ -243,7 +270,7 @@ def _from_vector(
     path: Path, layer: str | None, column: str, crs: str | None, date_column: str | None
 ) -> tuple[list[str], geopandas.GeoSeries, NDArray[np.datetime64] | None, int]:
     """Names, shapes and days of a vector file, and how many of its rows have no place."""
-    table = _read_parquet(path) if path.suffix.casefold() in PARQUET else _read_layer(path, layer)
+    table = _read_shapes(path, layer)
     _require_rows(path, len(table))
     plain = [name for name in table.columns if name != table.geometry.name]
     _require_columns(path, plain, column, date_column)
@@ -266,6 +293,18 @@ def _from_vector(
         )
     days = _days(path, table, date_column)
     return _names(path, table, column), _in_degrees(path, shapes, wrong), days, int((~kept).sum())
+
+
+def read_shapes(source: str) -> geopandas.GeoDataFrame:
+    """The rows of a vector file, or of FILE:LAYER, with their shapes. Raises InputError."""
+    path, layer = _located(source)
+    if path.suffix.casefold() in TABLES:
+        raise InputError(f"{shown(source)} is a table without shapes; give a {KINDS.partition(' or ')[0]} file")
+    return _read_shapes(path, layer)
+
+
+def _read_shapes(path: Path, layer: str | None) -> geopandas.GeoDataFrame:
+    return _read_parquet(path) if path.suffix.casefold() in PARQUET else _read_layer(path, layer)
 
 
 def _read_parquet(path: Path) -> geopandas.GeoDataFrame:
@@ -337,7 +376,13 @@ def _names(path: Path, table: pd.DataFrame, column: str) -> list[str]:
     values = table[column]
     if getattr(values, "ndim", 1) != 1:
         raise InputError(f"{shown(path)} has the column {shown(column)} twice; rename one")
+    if any(isinstance(value, list | dict | np.ndarray) for value in values):
+        raise InputError(
+            f"{shown(path)} has lists in the column {shown(column)}, not names; choose another as --column"
+        )
     names = ["" if _missing(value) else " ".join(_text(value).split()) for value in values]
+    if all(_WHOLE.fullmatch(name) for name in names if name):  # as tables write ids beside an empty cell
+        names = [name.partition(".")[0] for name in names]
     for row, name in enumerate(names):
         if not name.isprintable() or len(name) > LONGEST_TYPED:
             raise InputError(
@@ -356,6 +401,8 @@ def _names(path: Path, table: pd.DataFrame, column: str) -> list[str]:
 
 
 def _missing(value: object) -> bool:
+    if isinstance(value, str):
+        return value.strip().casefold() in _EMPTY
     return value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
 
 
@@ -372,7 +419,8 @@ def _days(path: Path, table: pd.DataFrame, column: str | None) -> NDArray[np.dat
 
     values = pd.Series(["" if _missing(v) else _text(v).strip() for v in table[column]], dtype=object)
     text = values.where(~values.str.fullmatch(r"(19|20)\d\d"), values + "-07-01").replace("", None)
-    days = pd.to_datetime(text, errors="coerce", utc=True, format="ISO8601")
+    dated = text.where(values.str.match(r"\d"))  # not "today", which pandas knows
+    days = pd.to_datetime(dated, errors="coerce", utc=True, format="ISO8601")
     bad = np.flatnonzero((days.isna() & text.notna()).to_numpy())
     if len(bad):
         raise InputError(
@@ -443,29 +491,27 @@ def _places(
     others = sorted(set(kinds) - {"Point", "MultiPoint", "Polygon", "MultiPolygon"})
     if others:
         raise InputError(f"{shown(path)} holds {' and '.join(others)} shapes; give points or polygons")
-    places, rows, polygon = [], [], []
+    import shapely
+
+    areal = np.array([kind.endswith("Polygon") for kind in shapes.geom_type], bool)
+    _require_rows(path, int(areal.sum() + shapely.get_num_coordinates(shapes[~areal]).sum()))
+    places, rows, groups = [], list[int](), list[int]()
     for row, shape in enumerate(shapes):
-        found = inner_pixels(shape, every_pixel) if shape.geom_type.endswith("Polygon") else _corners(shape)
+        found = inner_pixels(shape, every_pixel) if areal[row] else shapely.get_coordinates(shape)
+        first, number = groups[-1] + 1 if groups else 0, len(found)
         places.append(found)
-        rows += [row] * len(found)
-        polygon += [shape.geom_type.endswith("Polygon")] * len(found)
-    lonlat, which = np.concatenate(places), np.array(rows, np.intp)
-    drawn = np.array(polygon, bool)
+        rows += [row] * number
+        groups += [first] * number if areal[row] else range(first, first + number)
+    which = np.array(rows, np.intp)
+    drawn = areal[which]
     return Points(
         path,
-        lonlat,
+        np.concatenate(places),
         tuple(names[row] for row in rows),
-        which,
+        np.array(groups, np.intp),
         None if days is None else days[which],
         drawn if drawn.any() else None,
     )
-
-
-def _corners(shape: BaseGeometry) -> NDArray[np.float64]:
-    import shapely
-
-    found: NDArray[np.float64] = shapely.get_coordinates(shape)[:POLYGON_PIXELS]
-    return found
 
 
 def inner_pixels(polygon: BaseGeometry, every_pixel: bool = False) -> NDArray[np.float64]:
@@ -483,7 +529,8 @@ def inner_pixels(polygon: BaseGeometry, every_pixel: bool = False) -> NDArray[np
     inside = polygon.representative_point()
     epsg = int(zone_epsg(np.array(inside.x), np.array(np.clip(inside.y, -80, 84))))
     there, back = (Transformer.from_crs(*pair, always_xy=True) for pair in ((4326, epsg), (epsg, 4326)))
-    drawn = shapely.transform(polygon, lambda xy: np.column_stack(there.transform(xy[:, 0], xy[:, 1])))
+    bent = shapely.segmentize(polygon, _EDGE_DEGREES)
+    drawn = shapely.transform(bent, lambda xy: np.column_stack(there.transform(xy[:, 0], xy[:, 1])))
     west, south, east, north = drawn.bounds
     if not np.isfinite([west, south, east, north]).all():
         return np.array([[inside.x, inside.y]])
@@ -591,7 +638,7 @@ def with_unknown(points: Points, legend: Legend) -> tuple[Legend, Matched]:
     first = match(points, legend)
     if not first.unknown:
         return legend, first
-    whole = added(legend, first.unknown)
+    whole = added(legend, list({_key(name): name for name in reversed(first.unknown)}.values())[::-1])
     again = match(points, whole)
     lines = [f"added to legend {legend.name}: {listed(first.unknown)}"]
     near = {name: [c.name for c in legend.classes if _key(name) in _key(c.name)] for name in first.unknown}

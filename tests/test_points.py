@@ -113,6 +113,40 @@ def test_a_layer_is_named_where_there_are_several(table, tmp_path):
         read_points(f"{tmp_path}/p.gpkg:new", "n")
 
 
+def test_a_layer_may_have_a_colon_in_its_name(table, tmp_path):
+    table.to_file(tmp_path / "p.gpkg", layer="my points: a b")
+    table.to_file(tmp_path / "p.gpkg", layer="old")
+    assert read_points(f"{tmp_path}/p.gpkg:my points: a b", "n").name[:2] == ("1", "2")
+
+
+def test_each_point_of_a_multipoint_is_a_point(tmp_path):
+    """In QGIS, dissolved points are MultiPoints: 60 of one class are 60 points, each its own group."""
+    many = MultiPoint([(LON + i / 1000, LAT) for i in range(60)])
+    shapes = [many, box(4.43, LAT, 4.44, 50.905), Point(LON, 50.91)]
+    geopandas.GeoDataFrame({"c": ["a", "b", "c"]}, geometry=shapes, crs=4326).to_file(tmp_path / "p.gpkg")
+    points = read_points(tmp_path / "p.gpkg", "c")
+    assert points.name == (*["a"] * 60, *["b"] * 20, "c")
+    assert points.group.tolist() == [*range(60), *[60] * 20, 61]
+    crowd = MultiPoint(np.random.default_rng(0).uniform(4, 5, (MAX_ROWS + 2, 2)))
+    geopandas.GeoDataFrame({"c": ["a"]}, geometry=[crowd], crs=4326).to_file(tmp_path / "crowd.gpkg")
+    with pytest.raises(InputError, match="at most"):
+        read_points(tmp_path / "crowd.gpkg", "c")
+
+
+def test_ids_and_empty_cells_as_tables_write_them(tmp_path):
+    text = f"lon,lat,c\n{LON},{LAT},10.0\n{LON},{LAT},nan\n{LON},{LAT},\n{LON},{LAT},2\n{LON},{LAT},NULL\n"
+    assert read_points(csv(tmp_path, text), "c").name == ("10", "", "", "2", "")
+
+
+def test_spellings_of_one_unknown_name_are_one_class(table, tmp_path):
+    rows = pd.concat([table.iloc[[0]]] * 4).assign(crop=["Foo bar", "foo-bar", "Maize", "FOO_BAR"])
+    rows.to_file(tmp_path / "p.gpkg")
+    legend, matched = with_unknown(read_points(tmp_path / "p.gpkg", "crop"), legends.load("crops"))
+    assert len(legend.classes) == len(legends.load("crops").classes) + 1
+    assert legend.classes[-1].name == "Foo bar"
+    assert len(set(matched.ids[[0, 1, 3]].tolist())) == 1
+
+
 BAD_TABLES = {
     "text": (f"lon,lat,c\n{LON},{LAT},a\neast,{LAT},b\n", {}, r"line 3: lon is east, no number \(1 lines so\)"),
     "swapped": (f"lon,lat,c\n{LAT},{LON + 100},a\n", {}, "longitude and latitude look swapped"),
@@ -121,6 +155,10 @@ BAD_TABLES = {
     "no place": ("a,b,c\n1,2,3\n", {}, "needs the columns lon and lat.*it has a, b, c"),
     "wrong column": (f"lon,lat,c\n{LON},{LAT},a\n", {"column": "crop"}, "no column crop; choose --column from lon"),
     "wrong dates": (f"lon,lat,c\n{LON},{LAT},a\n", {"date_column": "d"}, "no column d; choose --date-column"),
+    "a cell too many": (f"lon,lat,c\n{LON},{LAT},a, late\n", {}, "more cells than its first line: quote what holds"),
+    "decimal commas": ("lon,lat,c\n4,41,50,9,a\n", {}, "or separate the columns by semicolons"),
+    "twice": (f"lon,lat,c,c\n{LON},{LAT},a,b\n", {}, "has the column c twice; rename one"),
+    "today": (f"lon,lat,c,d\n{LON},{LAT},a,today\n", {"date_column": "d"}, "d is today, no day; write 2023"),
     "bad date": (f"lon,lat,c,d\n{LON},{LAT},a,spring\n", {"date_column": "d"}, "d is spring, no day; write 2023"),
     "unknown system": (f"x,y,c\n{LON},{LAT},a\n", {"crs": "EPSG:999999"}, "unknown coordinate system EPSG:999999"),
     "empty": ("", {}, "is empty; export the points again"),
@@ -164,7 +202,7 @@ def test_bad_vector_files_are_one_clear_line(table, tmp_path):
         "odd.geojson": "cannot be read",
         "text.parquet": "no GeoParquet file",
         "bytes.csv": "save it as CSV in UTF-8",
-        "photo.jpg": "export them as .gpkg",
+        "photo.jpg": "export it as .gpkg",
         "none.gpkg": "no file",
     }.items():
         with pytest.raises(InputError, match=says) as caught:
@@ -221,10 +259,10 @@ def test_the_longest_name_that_is_read_can_be_added_to_a_legend(tmp_path):
 
 def test_ids_count_only_where_every_name_is_one(tmp_path):
     cover = legends.load("landcover")
-    rows = [f"{LON},{LAT},{name}\n" for name in ("2", "8", "2.0")]
+    rows = [f"{LON},{LAT},{name}\n" for name in ("2", "8", "2.1")]
     assert match(read_points(csv(tmp_path, "lon,lat,c\n" + rows[0] + rows[1]), "c"), cover).ids.tolist() == [2, 8]
     mixed = match(read_points(csv(tmp_path, "lon,lat,c\n" + "".join(rows)), "c"), cover)
-    assert mixed.unknown == ("2", "8", "2.0")
+    assert mixed.unknown == ("2", "8", "2.1")
 
 
 def test_classes_that_a_legend_lacks_are_added_with_an_id_and_a_colour_of_their_own(tmp_path):

@@ -13,20 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import geopandas
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
+from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
 
 from geomap.errors import InputError, ReadError
+from geomap.points import read_shapes
 from geomap.run.record import place_in, read_record
 from geomap.run.totals import read_totals
 from geomap.types import Progress, silent
 from geomap.write.areas import HECTARES
 from geomap.write.layer import file_stem
 
+PARTS: Final = 1000
+"""Parts of an edge as long as a map: of 100 km, each is then within a millimetre of a straight line."""
 BLOCK: Final = 2048
 """Pixels per side of the part of a map that is held at once."""
 COLUMNS: Final = ("zone", "map", "id", "name", "pixels", "ha", "share")
@@ -85,13 +88,7 @@ def zonal(directory: Path, source: str, column: str | None = None, progress: Pro
 
 def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
     """The polygons of a file as a GeoSeries, and their names. Raises InputError."""
-    file, layer = _file_and_layer(source)
-    try:
-        table = geopandas.read_file(file, **({"layer": layer} if layer else {}))
-    except Exception as e:  # pyogrio and GDAL raise many kinds
-        raise InputError(f"cannot read {source}: {' '.join(str(e).split())[:200]}; give a GPKG, GeoJSON or SHP") from e
-    if not isinstance(table, geopandas.GeoDataFrame):
-        raise InputError(f"{source} holds no polygon; give one with polygons, as FILE:LAYER if it has several layers")
+    table = read_shapes(source)
     known = [str(name) for name in table.columns if name != table.geometry.name]
     if column is not None and column not in known:
         raise InputError(f"{source} has no column {column!r}; its columns are: {', '.join(known) or 'none'}")
@@ -105,18 +102,10 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
     return shapes, [name for name, kept in zip(names, areal, strict=True) if kept]
 
 
-def _file_and_layer(source: str) -> tuple[Path, str | None]:
-    """FILE, or FILE:LAYER. Raises InputError if there is no such file."""
-    if Path(source).exists():
-        return Path(source), None
-    file, _, layer = source.rpartition(":")
-    if not (file and layer and Path(file).exists()):
-        raise InputError(f"no file {source}")
-    return Path(file), layer
-
-
 def _text(value: Any) -> str:
-    return "" if value is None or value != value else " ".join(str(value).split())
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else " ".join(str(value).split())
 
 
 def _paths(directory: Path, stem: str) -> list[Path]:
@@ -135,7 +124,7 @@ def _counted(path: Path, shapes: Any, moved: dict[int, Any], index: int) -> Coun
         with rasterio.open(path.absolute(), driver="GTiff", sharing=False) as source:
             epsg = source.crs.to_epsg()
             if epsg not in moved:
-                moved[epsg] = shapes.to_crs(epsg)
+                moved[epsg] = _bent(shapes, source)
             polygon = moved[epsg].iloc[index]
             for window in _blocks(source, polygon.bounds):
                 size, place = (window.height, window.width), source.window_transform(window)
@@ -146,6 +135,18 @@ def _counted(path: Path, shapes: Any, moved: dict[int, Any], index: int) -> Coun
         raise ReadError(f"cannot read {path}: {e}; geomap verify {path.parent} tells more") from e
     counts[0] = 0
     return Counter({int(v): int(counts[v]) for v in np.flatnonzero(counts)})
+
+
+def _bent(shapes: Any, source: Any) -> Any:
+    """Polygons in a map's system: cut to its place, their edges in so many parts that these are straight there too.
+
+    A parallel is no straight line of a map. Moved by its corners alone, an edge of 300 km is 3 km off.
+    """
+    west, south, east, north = transform_bounds(source.crs, shapes.crs, *source.bounds, densify_pts=100)
+    if west < east:  # else it crosses the antimeridian
+        margin = max(east - west, north - south) / 10
+        shapes = shapes.clip_by_rect(west - margin, south - margin, east + margin, north + margin).make_valid()
+    return shapes.segmentize(max(east - west, north - south) / PARTS if west < east else 0.01).to_crs(source.crs)
 
 
 def _blocks(source: Any, bounds: Sequence[float]) -> Iterator[Window]:

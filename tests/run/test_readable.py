@@ -6,8 +6,11 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
+import shapely
+from pyproj import Transformer
 from rasterio.features import rasterize
 from scipy import ndimage
 from shapely import contains_xy
@@ -16,15 +19,17 @@ from shapely.geometry import Polygon, box
 from geomap import files, legends
 from geomap.errors import LegendError
 from geomap.label.choose import left_out
+from geomap.run.label_request import LabelRequest
 from geomap.run.map import map_area
 from geomap.run.prepare import prepare
-from geomap.run.relabel import LabelRequest, label_store
+from geomap.run.relabel import label_store
 from geomap.types import Finish
 from tests.support.outputs import digests, problems
 from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap, refused
 
 LEGENDS = ("landcover", "crops", "scenicness")
+TO_ZONE = Transformer.from_crs(4326, 32631, always_xy=True)
 
 
 @pytest.fixture(scope="module")
@@ -165,16 +170,24 @@ def test_areas_in_polygons_count_the_pixels_whose_centres_lie_inside(mapped, tmp
         "=all": box(west - 500, south - 500, east + 500, north + 500),
         "far away": box(west + 1e5, south, east + 1e5, north),
     }
+    wide = box(-10, 50.7455, 20, 50.93)  # in degrees: its southern edge, a parallel, is bent on the map
     table = geopandas.GeoDataFrame({"name": list(shapes)}, geometry=list(shapes.values()), crs=32631)
-    table.to_crs(4326).to_file(tmp_path / "own.gpkg", layer="parts")
+    table = pd.concat([table.to_crs(4326), geopandas.GeoDataFrame({"name": ["wide"]}, geometry=[wide], crs=4326)])
+    table.to_file(tmp_path / "own.gpkg", layer="parts")
     done = geomap(
         "areas", run, "--zones", f"{tmp_path}/own.gpkg:parts", "--column", "name", "--out", tmp_path / "a.json"
     )
     assert done.exit_code == 0, done.output
-    assert "1 polygons hold no mapped pixel: far away" in done.output
+    assert "without a mapped pixel: 1 of 4 polygons: far away" in done.output
     rows = [row for row in json.loads((tmp_path / "a.json").read_text()) if row["map"] == "landcover"]
     x, y = np.meshgrid(west + 10 * np.arange(classes.shape[1]) + 5, north - 10 * np.arange(classes.shape[0]) - 5)
-    for name, polygon in list(shapes.items())[:2]:
+    shapes["wide"] = shapely.transform(
+        wide.segmentize(0.001), lambda xy: np.column_stack(TO_ZONE.transform(xy[:, 0], xy[:, 1]))
+    )
+    (nothing,) = [row for row in rows if row["zone"] == "far away"]
+    assert (nothing["name"], nothing["pixels"]) == ("not mapped", 0)
+    for name in ("north-east, turned", "=all", "wide"):
+        polygon = shapes[name]
         inside = classes[contains_xy(polygon, x, y)]
         expected = {int(v): int((inside == v).sum()) for v in np.unique(inside[inside > 0])}
         assert {row["id"]: row["pixels"] for row in rows if row["zone"] == name} == expected
@@ -187,7 +200,7 @@ def test_areas_in_polygons_count_the_pixels_whose_centres_lie_inside(mapped, tmp
     ("words", "says"),
     [
         (("--zones", "none.gpkg"), "no file none.gpkg"),
-        (("--zones", "README.md"), "give a GPKG"),
+        (("--zones", "README.md"), "export it as .gpkg"),
         (("--zones", "a.gpkg", "--out", "a.xlsx"), "must end in .csv or .json"),
     ],
 )
