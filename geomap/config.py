@@ -21,6 +21,12 @@ MAX_BYTES: Final = 1_000_000
 """Enough for the outline of a country as text; a finer one belongs in an area file."""
 MAX_NODES: Final = 10_000
 MAX_DEPTH: Final = 20
+LONGEST: Final = 500
+"""Most characters of what is said of a value, which may be as long as the file."""
+_WORDS: Final = {
+    "must be a valid tuple": "must be a list: [one, two]",
+    "String should have at least 1 character": "must not be empty",
+}
 MAX_PROBLEMS: Final = 20
 """Most problems of a file that are listed, one line each; the rest is counted."""
 
@@ -142,7 +148,10 @@ def _printable(key: str) -> str:
 
 def said(message: str) -> str:
     """A message of pydantic, in the words of geomap."""
-    return message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    text = message.removeprefix("Value error, ").replace("Input should be", "must be", 1)
+    for pydantic, ours in _WORDS.items():
+        text = text.replace(pydantic, ours)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _table_at(model: type[BaseModel], where: Sequence[int | str]) -> type[BaseModel]:

@@ -31,8 +31,10 @@ from geomap.aoi import Area
 from geomap.api.checks import (
     checked_embeddings,
     checked_finish,
+    checked_flag,
     checked_least,
     checked_legends,
+    checked_names,
     checked_points,
     checked_series,
     checked_share,
@@ -295,6 +297,7 @@ def label(
     """
     loaded = _weights_of(embeddings, weights)
     chosen = checked_legends(classes, legends, default=learned is None)
+    others = checked_flag("others", others)
     source = checked_points(points, column, points_crs, learned, others)
     named, lesson, known = taught_legends(chosen, source, None if learned is None else str(learned), None, loaded)
     asked, base = with_base(with_others(named) if others else named, checked_within(within))
@@ -302,7 +305,7 @@ def label(
     vectors, months = checked_embeddings(embeddings, loaded.card.config().out)
     warn_of_words(chosen, loaded)
     finish = checked_finish(smooth, layers)
-    names = (without,) if isinstance(without, str) else tuple(without)
+    everywhere, names = checked_flag("everywhere", everywhere), checked_names("without", without)
     gone = competing(asked, base, names, None if everywhere else latitudes_of(embeddings))
     questions = questions_of(asked, loaded, least, known, (), finish.layers, gone)
     if lesson is not None:

@@ -107,9 +107,25 @@ def checked_least(least: int | None, months: int) -> int:
 
 def checked_share(name: str, value: float) -> float:
     """A number 0..1. Raises InputError."""
-    if isinstance(value, str | bool) or not (math.isfinite(value) and 0 <= value <= 1):
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and 0 <= value <= 1):
         raise InputError(f"{name} must be a share 0..1, not {value!r}")
     return float(value)
+
+
+def checked_flag(name: str, value: bool) -> bool:
+    """True or False, and not "no", which would count as true. Raises InputError."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} must be True or False, not {value!r}")
+    return bool(value)
+
+
+def checked_names(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    """Names in their order: one text, or a list. Raises InputError, for sets too, which have no order."""
+    found = (value,) if isinstance(value, str) else value
+    if isinstance(found, list | tuple | np.ndarray) and all(isinstance(one, str) for one in found):
+        return tuple(str(one) for one in found)
+    raise InputError(f"{name} must be a list of names, such as ['maize', 'grass'], not {value!r}")
 
 
 def checked_within(within: str | Restriction) -> Restriction:
@@ -147,12 +163,12 @@ def latitudes_of(embeddings: xr.DataArray) -> tuple[float, float] | None:
 def checked_legends(
     classes: str | Sequence[str] | None, legends: Legend | str | Sequence[Legend | str], default: bool = True
 ) -> tuple[Legend, ...]:
-    """The legends of a call of `label`; land cover where nothing is named, by `default`. Raises LegendError."""
+    """The legends of a call of `label`; land cover if none is named, by `default`. Raises InputError, LegendError."""
     named = [legends] if isinstance(legends, Legend) or not isinstance(legends, list | tuple) else list(legends)
     found = [one if isinstance(one, Legend) else books.load(str(one)) for one in named]
     if classes is not None:
-        names = classes.split(",") if isinstance(classes, str) else list(classes)
-        if odd := [name for name in names if not isinstance(name, str) or "," in name]:
+        names = classes.split(",") if isinstance(classes, str) else checked_names("classes", classes)
+        if odd := [name for name in names if "," in name]:
             raise LegendError(f"classes must be names without a comma, not {odd[0]!r}")
         found.append(books.typed(",".join(names)))
     if taken := sorted({legend.name for legend in found} & RESERVED):

@@ -550,7 +550,9 @@ def _period(_: Request, value: Period | str) -> Period:
 
 
 def _legends(_: Request, value: Legend | str | Iterable[Legend | str]) -> tuple[Legend, ...]:
-    several = (value,) if isinstance(value, Legend | str) else value
+    several = (value,) if isinstance(value, Legend | str) else tuple(value)
+    if odd := [one for one in several if not isinstance(one, Legend | str)]:
+        raise ValueError(f"must be names, .toml files or Legends, not {odd[0]!r}")
     return tuple(legends.load(one) if isinstance(one, str) else one for one in several)
 
 
@@ -564,6 +566,8 @@ def _min_clear_months(request: Request, value: int | None) -> int:
 
 
 def _within(_: Request, value: str | Restriction) -> Restriction:
+    if not (value is None or isinstance(value, str | tuple | list)):
+        raise ValueError(f'must be (legend, class), such as ("landcover", "Cropland"), not {value!r}')
     return class_of(value) if isinstance(value, str) else value
 
 
@@ -583,6 +587,8 @@ def _finish(_: Request, value: Finish | Mapping[str, Any]) -> Finish:
 def _grid(_: Request, value: OwnGrid | Mapping[str, Any] | None) -> OwnGrid | None:
     if value is None or isinstance(value, OwnGrid):
         return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f'must be such as {{"crs": "EPSG:3035", "resolution": 100}}, not {value!r}')
     if value.keys() >= {"step_x", "step_y"}:
         return OwnGrid(**value)
     try:
@@ -651,6 +657,8 @@ class Request:
             except ValidationError as e:
                 raise InputError(f"{name}: {config.said(e.errors()[0]['msg'])}") from e
         try:
+            if self.points is None and (self.points_crs or self.date_column):
+                raise ValueError(f"{'points_crs' if self.points_crs else 'date_column'}: it goes with points")
             require_points(self.points, self.column, self.learned, self.others)
         except ValueError as e:
             raise InputError(str(e)) from e
