@@ -54,7 +54,8 @@ def print_result(result: map.Result) -> None:
     if result.update:
         _print_update(result, result.update)
     print_learned(result.directory, read_record(result.directory).request)
-    for path in result.paths:
+    polygons = [result.directory / f"{layer.name}.gpkg" for layer in result.layers]  # of --vector
+    for path in (*result.paths, *(path for path in polygons if path.is_file())):
         say(str(path))
     names = "a .qlr that opens all maps in QGIS, run.json, stac/ and SHA256SUMS"
     say(f"with a .qml style beside each map, {names} in {result.directory}")
@@ -141,9 +142,14 @@ def _warn_of_reuse(result: map.Result) -> None:
 
 
 def warn_of_holes(result: map.Result) -> None:
-    """Say loudly if little of the area is mapped."""
+    """Say loudly if little of the area is mapped, or a map of classes is empty."""
     if result.mapped is not None and result.mapped.note:
         warn(f"WARNING: {result.directory}: {result.mapped.note}", style="bold red")
+    elif result.mapped is not None:
+        for layer in result.layers:
+            if layer.of_legend and not result.statistics[layer.stem].valid:
+                why = "it is mapped within a class of another legend that is nowhere; --within none maps it everywhere"
+                warn(f"WARNING: {layer.name}.tif has no pixel: {why}", style="bold red")
 
 
 def _print_update(result: map.Result, update: record.Update) -> None:
