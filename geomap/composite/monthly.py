@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from dask.core import get
 from dask.highlevelgraph import HighLevelGraph
-from dask.local import get_sync
 from dask.optimization import cull
 from dask.utils import ensure_dict
 from numpy.typing import NDArray
@@ -100,7 +100,7 @@ class _Fused:
     dn: list[Any]
 
     def __call__(self) -> NDArray[np.uint16]:
-        return self.block(get_sync(self.reads, self.dn))
+        return self.block(get(self.reads, self.dn))
 
 
 def _slice(chunks: Sequence[int], index: int) -> slice:
