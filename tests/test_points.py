@@ -16,7 +16,10 @@ from shapely.geometry import LineString, MultiPoint, Point, box
 from geomap import legends
 from geomap.errors import InputError, LegendError
 from geomap.grid import zone_epsg
-from geomap.points import MAX_ROWS, lonlat_of, match, pixels, read_points, with_unknown
+from geomap.points.match import match, with_unknown
+from geomap.points.pixels import lonlat_of, pixels
+from geomap.points.read import read_points
+from geomap.points.source import MAX_ROWS
 
 LON, LAT = 4.41, 50.9
 
@@ -287,6 +290,6 @@ def test_synonyms_are_unique_within_a_built_in_legend():
 
 
 def test_reading_points_loads_geopandas_only_when_used():
-    code = "import sys, geomap.points; print(sorted({'geopandas', 'pyogrio', 'torch'} & set(sys.modules)))"
+    code = "import sys, geomap.points.read; print(sorted({'geopandas', 'pyogrio', 'torch'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert done.stdout.strip() == "[]"

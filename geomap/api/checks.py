@@ -17,7 +17,7 @@ from geomap import config
 from geomap import legends as books
 from geomap.errors import InputError, LegendError
 from geomap.legends import Legend
-from geomap.points import PointsFile
+from geomap.points.read import PointsFile
 from geomap.run.request import (
     DEFAULT_LEGEND,
     MIN_CLEAR_MONTHS,

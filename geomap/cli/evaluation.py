@@ -14,7 +14,7 @@ from rich.table import Table
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars, say
 from geomap.errors import InputError
-from geomap.points import PointsFile
+from geomap.points.read import PointsFile
 from geomap.run.request import RequestKeys
 
 if TYPE_CHECKING:

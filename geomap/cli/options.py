@@ -19,7 +19,7 @@ from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared, requi
 from geomap.types import Period
 
 if TYPE_CHECKING:
-    from geomap.points import PointsFile
+    from geomap.points.read import PointsFile
 
 AreaText = Annotated[
     str,
@@ -95,7 +95,7 @@ def checked_points(keys: RequestKeys) -> PointsFile | None:
         raise InputError(str(e)) from e
     if asked.file is None or asked.column is None:
         return None
-    from geomap.points import PointsFile, read_points
+    from geomap.points.read import PointsFile, read_points
 
     read_points(asked.file, asked.column, crs=asked.crs, date_column=asked.date_column)
     return PointsFile(asked.file, asked.column, asked.crs, asked.date_column)

@@ -14,13 +14,14 @@ from geomap.encode.card import weight_names
 from geomap.errors import InputError
 from geomap.legends import Legend
 from geomap.paths import there
-from geomap.points import PointsFile, shown
+from geomap.points.read import PointsFile
 from geomap.run.label_request import LabelRequest
 from geomap.run.learned import digest_of
 from geomap.run.lesson import lesson_of
 from geomap.run.record import Record, read_record
 from geomap.run.request import Earlier, Request
 from geomap.sources.hrefs import redact
+from geomap.text import shown
 from geomap.types import Finish, OwnGrid, Period
 
 _OPTIONS: Final = {

@@ -20,10 +20,13 @@ from geomap.assess.draw import RESOLUTION, count
 from geomap.assess.estimate import Estimate, Estimates, Sample, Trust, estimate, trust
 from geomap.errors import BusyError, InputError
 from geomap.legends import Legend, LegendClass
-from geomap.points import SWAPPED, Points, listed, match, pixels, read_points, shown
+from geomap.points.match import match
+from geomap.points.pixels import pixels
+from geomap.points.read import SWAPPED, Points, read_points
 from geomap.run import record
 from geomap.run.directory import held
 from geomap.run.learned import learned_pixels
+from geomap.text import listed, shown
 from geomap.write.report import assessed
 
 Design = Literal["stratified", "random", "cluster"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geomap.errors import InputError
 from geomap.legends import Legend
-from geomap.points import PointsFile
+from geomap.points.read import PointsFile
 from geomap.run.request import Restriction, require_points
 from geomap.types import PLAIN, Finish, OwnGrid
 

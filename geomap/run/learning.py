@@ -19,7 +19,7 @@ from geomap.label.classify import Question, Within, answer
 from geomap.label.learn import SERIES_FROM, Examples, Head, Learned, learn
 from geomap.label.places import helpful
 from geomap.legends import Legend
-from geomap.points import lonlat_of, plural, shown
+from geomap.points.pixels import lonlat_of
 from geomap.run import learned
 from geomap.run.learned import LearnedRecord, Loaded
 from geomap.run.learned_scores import scores
@@ -27,6 +27,7 @@ from geomap.run.lesson import Lesson, counted, require_classes
 from geomap.run.pixels import Found, at_most, candidates, decoded, find
 from geomap.store.codec import Codec
 from geomap.store.store import Store
+from geomap.text import plural, shown
 
 ALIKE: Final = 6
 """Of the 3 x 3 pixels at a point, how many must have the class of the middle one; else the pixel is called mixed."""

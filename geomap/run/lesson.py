@@ -18,8 +18,10 @@ from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.label.choose import named
 from geomap.legends import Legend
-from geomap.points import SWAPPED, Points, PointsFile, listed, match, plural, read_points, shown, with_unknown
+from geomap.points.match import match, with_unknown
+from geomap.points.read import SWAPPED, Points, PointsFile, read_points
 from geomap.run.learned import Loaded, load
+from geomap.text import listed, plural, shown
 from geomap.types import Period
 
 HALF_YEAR: Final = np.timedelta64(183, "D")

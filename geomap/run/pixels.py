@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomap.points import Points, pixels, plural
+from geomap.points.pixels import pixels
+from geomap.points.read import Points
 from geomap.run.lesson import Lesson
 from geomap.sentinel2 import BANDS
 from geomap.store import codec
 from geomap.store.store import Store
+from geomap.text import plural
 from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Grid, Tile
 
 CELL: Final = 50

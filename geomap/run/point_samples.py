@@ -11,10 +11,13 @@ from geomap import legends
 from geomap.datasets.samples import Samples
 from geomap.errors import InputError
 from geomap.legends import Legend
-from geomap.points import Points, PointsFile, listed, lonlat_of, match, read_points, shown
+from geomap.points.match import match
+from geomap.points.pixels import lonlat_of
+from geomap.points.read import Points, PointsFile, read_points
 from geomap.run.pixels import by_block, by_tile, distinct
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.store.store import COMPOSITES, open_store
+from geomap.text import listed, shown
 
 
 def samples_at(source: PointsFile, run: Path) -> Samples:

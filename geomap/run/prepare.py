@@ -26,7 +26,7 @@ from geomap.label import choose
 from geomap.label.classify import Question, Within
 from geomap.label.learn import SERIES_FROM
 from geomap.legends import Legend, restriction
-from geomap.points import PointsFile
+from geomap.points.read import PointsFile
 from geomap.run.again import words_of
 from geomap.run.imagery import imagery_layers
 from geomap.run.learned import Loaded

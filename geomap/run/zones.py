@@ -21,7 +21,7 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
 
 from geomap.errors import InputError, ReadError
-from geomap.points import read_shapes
+from geomap.points.source import read_shapes
 from geomap.run.record import place_in, read_record
 from geomap.run.totals import read_totals
 from geomap.types import Progress, silent

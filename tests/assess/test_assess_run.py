@@ -15,7 +15,8 @@ import shapely
 from geomap import files, legends
 from geomap.assess.class_map import class_at, find_map
 from geomap.errors import InputError
-from geomap.points import pixels, read_points
+from geomap.points.pixels import pixels
+from geomap.points.read import read_points
 from geomap.run import check, learned
 from geomap.run.assess import AssessRequest, assess_map
 from geomap.run.record import add_files

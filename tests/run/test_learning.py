@@ -18,7 +18,7 @@ from geomap.api import open_store as open_saved
 from geomap.demo import write_points
 from geomap.encode.weights import load_weights
 from geomap.errors import InputError, OutputError
-from geomap.points import PointsFile
+from geomap.points.read import PointsFile
 from geomap.run import learned, learned_scores
 from geomap.run.label_request import LabelRequest
 from geomap.run.lesson import lesson_of, require_in, taught_legends

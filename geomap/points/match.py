@@ -1,0 +1,91 @@
+"""Matches the names of labelled points to the classes of a legend, and adds those that it lacks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geomap.errors import InputError
+from geomap.legends import Legend, added
+from geomap.points.read import Points
+from geomap.text import listed, shown
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """The classes of points in a legend."""
+
+    ids: NDArray[np.uint8]  # (n,) class id, 0 where the legend has none
+    lines: tuple[str, ...]  # what matched how, for the user
+    unknown: tuple[str, ...]  # names that the legend lacks, in order of appearance
+
+
+def match(points: Points, legend: Legend) -> Matched:
+    """The classes of points in a legend: by name, code or synonym, whatever the case; by id if all names are ids.
+
+    Raises:
+        InputError: the legend has no classes.
+    """
+    if not legend.classes:
+        raise InputError(f"legend {legend.name} gives scores, not classes; points teach a legend of classes")
+    counts = Counter(points.name)
+    named = [name for name in counts if name]
+    ways = _ways(legend, named)
+    ids, lines, unknown = dict[str, int](), list[str](), list[str]()
+    for name in named:
+        found = next(((how, known[_key(name)]) for how, known in ways if _key(name) in known), None)
+        if found is None:
+            unknown.append(name)
+            continue
+        how, (ids[name], called) = found
+        if name != called:
+            lines.append(f"{name} ({counts[name]:,}): {called}, by {how}")
+    if exact := sum(name in ids for name in named) - len(lines):
+        lines.insert(0, f"{exact} of {len(named)} names are those of legend {legend.name}")
+    if counts[""]:
+        lines.append(f"without a class: {counts['']:,}, left out")
+    return Matched(np.array([ids.get(name, 0) for name in points.name], np.uint8), tuple(lines), tuple(unknown))
+
+
+def _ways(legend: Legend, named: Sequence[str]) -> list[tuple[str, dict[str, tuple[int, str]]]]:
+    """How names may be found, the surest way first: (what it is, key -> (id, name of the class))."""
+    ways: list[tuple[str, dict[str, tuple[int, str]]]] = []
+    for how, of in (
+        ("name", lambda c: [c.name]),
+        ("code", lambda c: [c.code] if c.code else []),
+        ("synonym", lambda c: c.synonyms),
+    ):
+        ways.append((how, {_key(text): (c.id, c.name) for c in reversed(legend.classes) for text in of(c)}))
+    by_id = {str(c.id): (c.id, c.name) for c in legend.classes}
+    return [*ways, ("id", by_id)] if set(named) <= by_id.keys() else ways
+
+
+def _key(name: str) -> str:
+    """A name without case, and with spaces for its underscores and hyphens."""
+    return " ".join(re.sub(r"[_\-\s]+", " ", name).split()).casefold()
+
+
+def with_unknown(points: Points, legend: Legend) -> tuple[Legend, Matched]:
+    """A legend with the classes of points that it lacks, and the classes of all points in it.
+
+    New classes take the free ids from the highest id on, colours of their own, and the prompts of typed classes.
+    Raises InputError, LegendError.
+    """
+    first = match(points, legend)
+    if not first.unknown:
+        return legend, first
+    whole = added(legend, list({_key(name): name for name in reversed(first.unknown)}.values())[::-1])
+    again = match(points, whole)
+    lines = [f"added to legend {legend.name}: {listed(first.unknown)}"]
+    near = {name: [c.name for c in legend.classes if _key(name) in _key(c.name)] for name in first.unknown}
+    lines += [
+        f"{shown(name)} is a class of its own; if {listed(found)} is meant, write that"
+        for name, found in near.items()
+        if found
+    ]
+    return whole, replace(again, lines=(*first.lines, *lines))

@@ -1,0 +1,84 @@
+"""The 10 m pixels of places: inside a polygon, under a point, and their centres."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+POLYGON_PIXELS: Final = 20
+"""Most pixels of one polygon: the pixels of a field are alike, so more of them add little."""
+EDGE_M: Final = 10.0  # m; one pixel
+_EDGE_DEGREES: Final = 0.01  # longest part of an edge: 1 km, straight in degrees and in metres within 0.1 m
+_CELLS: Final = 40_000  # candidate pixels looked at in a polygon; of larger polygons every n-th row and column
+
+
+def inner_pixels(polygon: BaseGeometry, every_pixel: bool = False) -> NDArray[np.float64]:
+    """(n, 2) longitude and latitude of pixel centres inside a polygon in degrees, on its zone's 10 m grid.
+
+    At most POLYGON_PIXELS, spread evenly over it from north to south. Those within EDGE_M of its border are left out if
+    others are left. With `every_pixel` all pixels, in a grid of _CELLS at most. A polygon without a pixel's centre
+    gives one point inside it.
+    """
+    import shapely
+    from pyproj import Transformer
+
+    from geomap.grid import RESOLUTION, zone_epsg
+
+    inside = polygon.representative_point()
+    epsg = int(zone_epsg(np.array(inside.x), np.array(np.clip(inside.y, -80, 84))))
+    there, back = (Transformer.from_crs(*pair, always_xy=True) for pair in ((4326, epsg), (epsg, 4326)))
+    bent = shapely.segmentize(polygon, _EDGE_DEGREES)
+    drawn = shapely.transform(bent, lambda xy: np.column_stack(there.transform(xy[:, 0], xy[:, 1])))
+    west, south, east, north = drawn.bounds
+    if not np.isfinite([west, south, east, north]).all():
+        return np.array([[inside.x, inside.y]])
+    cells = max(east - west, RESOLUTION) * max(north - south, RESOLUTION) / RESOLUTION**2
+    step = RESOLUTION * max(1, int(np.ceil(np.sqrt(cells / _CELLS))))
+    x = np.arange(west // RESOLUTION * RESOLUTION + RESOLUTION / 2, east, step)
+    y = np.arange(north // RESOLUTION * RESOLUTION + RESOLUTION / 2, south, -step)
+    xx, yy = (v.ravel() for v in np.meshgrid(x, y))
+    most = len(xx) if every_pixel else POLYGON_PIXELS
+    for shape in (drawn,) if every_pixel else (drawn.buffer(-EDGE_M), drawn):
+        where = np.flatnonzero(shapely.contains_xy(shape, xx, yy))
+        if len(where):
+            chosen = where[np.linspace(0, len(where) - 1, min(len(where), most)).round().astype(int)]
+            return np.column_stack(back.transform(xx[chosen], yy[chosen]))
+    return np.array([[inside.x, inside.y]])
+
+
+def pixels(lonlat: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(n, 3) EPSG code of the zone that owns each place, and (column, row) of its 10 m pixel.
+
+    Counted from the zone's origin eastward and northward: x = 10 * column, y = 10 * row at the south-west corner.
+    """
+    from pyproj import Transformer
+
+    from geomap.grid import RESOLUTION, zone_epsg
+
+    codes = zone_epsg(lonlat[:, 0], lonlat[:, 1])
+    found = np.zeros((len(lonlat), 3), np.int64)
+    for epsg in np.unique(codes):
+        mine = codes == epsg
+        x, y = Transformer.from_crs(4326, int(epsg), always_xy=True).transform(lonlat[mine, 0], lonlat[mine, 1])
+        found[mine, 0] = epsg
+        found[mine, 1], found[mine, 2] = np.floor(x / RESOLUTION), np.floor(y / RESOLUTION)
+    return found
+
+
+def lonlat_of(place: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 2) longitude and latitude of the centres of pixels (n, 3), as `pixels` gives them."""
+    from pyproj import Transformer
+
+    from geomap.grid import RESOLUTION
+
+    found = np.zeros((len(place), 2))
+    for epsg in np.unique(place[:, 0]):
+        mine = place[:, 0] == epsg
+        x, y = ((place[mine, i] + 0.5) * RESOLUTION for i in (1, 2))
+        found[mine] = np.column_stack(Transformer.from_crs(int(epsg), 4326, always_xy=True).transform(x, y))
+    return found

@@ -1,0 +1,33 @@
+"""Words of messages: names of a user on one short line, numbers with what they count, errors of libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from typing import Final
+
+SHOWN: Final = 12
+"""Names in a message."""
+
+
+def shown(text: object) -> str:
+    """Text of a user as one short line, with what does not print escaped."""
+    plain = str(text).encode("utf-8", "backslashreplace").decode()
+    plain = plain if plain.isprintable() else ascii(plain)[1:-1]
+    return plain if len(plain) <= 80 else f"{plain[:77]}..."
+
+
+def plural(count: int, what: str) -> str:
+    """A number and what it counts: 1 pixel, 2 pixels."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def listed(names: Iterable[Hashable], most: int = SHOWN) -> str:
+    """Names of a user in a message: the first of them, and how many more there are."""
+    found = [shown(name) for name in names]
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more if found else "none"
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, short and on one line."""
+    return shown(" ".join(str(error).split()))
