@@ -18,14 +18,8 @@ from geomap import legends as books
 from geomap.errors import InputError, LegendError
 from geomap.legends import Legend
 from geomap.points.read import PointsFile
-from geomap.run.request import (
-    DEFAULT_LEGEND,
-    MIN_CLEAR_MONTHS,
-    FinishKeys,
-    Restriction,
-    class_of,
-    require_points,
-)
+from geomap.run.keys import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, FinishKeys, Restriction, require_points
+from geomap.run.request import class_of
 from geomap.sentinel2 import BANDS
 from geomap.types import CLEAR_MONTHS, Finish
 

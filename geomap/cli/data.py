@@ -10,7 +10,7 @@ import typer
 
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, progress_bars, say, warn
-from geomap.run.request import RequestKeys
+from geomap.run.keys import RequestKeys
 
 NAMED_UNREADABLE = 10
 """Most photos that could not be decoded to name at the end; the log has all."""

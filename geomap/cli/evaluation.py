@@ -15,7 +15,7 @@ from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars, say
 from geomap.errors import InputError
 from geomap.points.read import PointsFile
-from geomap.run.request import RequestKeys
+from geomap.run.keys import RequestKeys
 
 if TYPE_CHECKING:
     from geomap.datasets.samples import Samples

@@ -18,7 +18,8 @@ from geomap.cli.learned import print_learned
 from geomap.cli.show import HECTARES_PER_PIXEL, duration
 from geomap.errors import InputError
 from geomap.run.account import summary
-from geomap.run.request import Request, RequestKeys, request_of
+from geomap.run.keys import RequestKeys
+from geomap.run.request import Request, request_of
 
 if TYPE_CHECKING:
     from geomap.run.plan import Plan

@@ -15,7 +15,8 @@ from geomap.cli import options
 from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, say, warn
 from geomap.cli.show import print_estimate, print_result, refuse_gaps, show_result
 from geomap.errors import InputError
-from geomap.run.request import DEFAULT_LEGEND, Earlier, Request, RequestKeys, request_of
+from geomap.run.keys import DEFAULT_LEGEND, RequestKeys
+from geomap.run.request import Earlier, Request, request_of
 from geomap.run.workers import Resources
 
 if TYPE_CHECKING:

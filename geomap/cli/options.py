@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from geomap import config
 from geomap.errors import InputError
-from geomap.run.request import NO_PERIOD, Declared, RequestKeys, declared, require_points, separated
+from geomap.run.keys import NO_PERIOD, Declared, RequestKeys, declared, require_points, separated
 from geomap.types import Period
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from geomap.cli import options
 from geomap.cli.console import log_to_stderr, progress_bars
 from geomap.cli.show import print_result, show_result
 from geomap.errors import InputError
-from geomap.run.request import DEFAULT_LEGEND, RequestKeys, class_of
+from geomap.run.keys import DEFAULT_LEGEND, RequestKeys
+from geomap.run.request import class_of
 
 Stored = Annotated[
     Path,

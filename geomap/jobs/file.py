@@ -1,6 +1,6 @@
 """Reads job files: YAML that says what to map regularly.
 
-docs/jobs.md is the reference; pipelines/ has examples. The keys are those of run.request and some that only jobs have.
+docs/jobs.md is the reference; pipelines/ has examples. The keys are those of run.keys and some that only jobs have.
 Unknown keys and values out of range are errors, reported together before anything heavy is loaded. Paths are relative
 to the job file, so a job means the same from any directory. It holds no secrets: credentials come from the environment.
 """
@@ -33,7 +33,7 @@ from geomap.config import Strict
 from geomap.errors import ConfigError, GeomapError
 from geomap.legends import Legend
 from geomap.paths import real
-from geomap.run.request import (
+from geomap.run.keys import (
     CatalogueKeys,
     Class,
     Flag,

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap.run.directory import RunDirectory
+from geomap.run.keys import CLEAREST
 from geomap.run.pictures import BRIGHT, COLOURS, DARK, GAMMA, NIR, RED, stretched
-from geomap.run.request import CLEAREST, Request
+from geomap.run.request import Request
 from geomap.sentinel2 import BANDS
 from geomap.types import Composite, Layers, Period, Tile
 from geomap.write.layer import Layer

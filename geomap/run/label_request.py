@@ -8,7 +8,7 @@ from pathlib import Path
 from geomap.errors import InputError
 from geomap.legends import Legend
 from geomap.points.read import PointsFile
-from geomap.run.request import Restriction, require_points
+from geomap.run.keys import Restriction, require_points
 from geomap.types import PLAIN, Finish, OwnGrid
 
 

@@ -29,10 +29,11 @@ from geomap.legends import Legend, restriction
 from geomap.points.read import PointsFile
 from geomap.run.again import words_of
 from geomap.run.imagery import imagery_layers
+from geomap.run.keys import Restriction
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
 from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends
-from geomap.run.request import Request, Restriction
+from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store

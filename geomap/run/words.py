@@ -18,7 +18,7 @@ from geomap.composite.mask import DEFAULT_MASK
 from geomap.encode.card import weight_names
 from geomap.errors import LegendError
 from geomap.legends import Legend
-from geomap.run.request import MIN_CLEAR_MONTHS, NONE
+from geomap.run.keys import MIN_CLEAR_MONTHS, NONE
 from geomap.types import PLAIN, OwnGrid, Period
 
 LONGEST_AREA: Final = 600

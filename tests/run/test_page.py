@@ -22,11 +22,12 @@ from geomap.encode import card
 from geomap.run import pictures, words
 from geomap.run.again import words_of
 from geomap.run.assess import AssessRequest, assess_map
+from geomap.run.keys import declared
 from geomap.run.map import map_area
 from geomap.run.page import validation
 from geomap.run.pictures import clearest, colour, curve_step, ndvi_codes
 from geomap.run.relabel import LabelRequest, label_store
-from geomap.run.request import Request, declared, request_of
+from geomap.run.request import Request, request_of
 from geomap.run.status import verified
 from geomap.run.words import LONGEST_AREA
 from geomap.sentinel2 import BANDS

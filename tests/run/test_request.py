@@ -14,7 +14,8 @@ from geomap.aoi import Area, parse_area
 from geomap.cli import command
 from geomap.composite.mask import Mask
 from geomap.errors import AoiError, InputError
-from geomap.run.request import FinishKeys, Request, RequestKeys, declared, request_of
+from geomap.run.keys import FinishKeys, RequestKeys, declared
+from geomap.run.request import Request, request_of
 from geomap.types import Period
 from tests.support.runner import geomap
 

@@ -15,9 +15,10 @@ from geomap import legends
 from geomap.encode import weights
 from geomap.errors import LegendError, OutputError
 from geomap.label.classify import with_land
+from geomap.run.keys import RequestKeys
 from geomap.run.map import map_area
 from geomap.run.relabel import LabelRequest, label_store
-from geomap.run.request import Request, RequestKeys, request_of
+from geomap.run.request import Request, request_of
 from geomap.run.wording import findings, warn_of_words
 from geomap.types import Period
 from tests.support.requests import request_for, tiles_of
