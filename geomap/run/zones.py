@@ -29,7 +29,9 @@ from geomap.write.areas import HECTARES
 from geomap.write.layer import file_stem
 
 PARTS: Final = 1000
-"""Parts of an edge as long as a map: of 100 km, each is then within a millimetre of a straight line."""
+"""Parts of an edge as long as a map, at least: of 100 km, each is within a millimetre of a straight line."""
+LONGEST_DEGREES, LONGEST_M = 0.01, 1000.0
+"""Longest part of an edge: within 0.1 m of a straight line."""
 BLOCK: Final = 2048
 """Pixels per side of the part of a map that is held at once."""
 COLUMNS: Final = ("zone", "map", "id", "name", "pixels", "ha", "share")
@@ -143,10 +145,12 @@ def _bent(shapes: Any, source: Any) -> Any:
     A parallel is no straight line of a map. Moved by its corners alone, an edge of 300 km is 3 km off.
     """
     west, south, east, north = transform_bounds(source.crs, shapes.crs, *source.bounds, densify_pts=100)
+    part = LONGEST_DEGREES if shapes.crs.is_geographic else LONGEST_M
     if west < east:  # else it crosses the antimeridian
-        margin = max(east - west, north - south) / 10
+        size = max(east - west, north - south)
+        part, margin = min(part, size / PARTS), size / 10
         shapes = shapes.clip_by_rect(west - margin, south - margin, east + margin, north + margin).make_valid()
-    return shapes.segmentize(max(east - west, north - south) / PARTS if west < east else 0.01).to_crs(source.crs)
+    return shapes.segmentize(part).to_crs(source.crs)
 
 
 def _blocks(source: Any, bounds: Sequence[float]) -> Iterator[Window]:
