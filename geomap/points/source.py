@@ -50,12 +50,12 @@ def located(source: str) -> tuple[Path, str | None]:
 
 def file_and_layer(source: str) -> tuple[Path, str | None]:
     """FILE, or FILE:LAYER, whose layer may hold colons too; the file may not exist."""
-    parts = source.split(":")
-    for i in range(1, len(parts)):
+    whole, parts = own(source), source.split(":")
+    for i in range(1, 1 if there(whole) else len(parts)):
         file = own(":".join(parts[:i]))
-        if not there(own(source)) and file.name and there(file) and not file.is_dir():
+        if file.is_file():
             return file, ":".join(parts[i:])
-    return own(source), None
+    return whole, None
 
 
 def _require_kind(path: Path, start: bytes) -> None:
