@@ -65,11 +65,20 @@ LOCAL_CONFIG: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class _Shared:
+    """What neighbouring tiles share, being read by the workers."""
+
+    at: tuple[int, ...]  # grid.pair of the tiles
+    future: Future[Together | None]
+    readers: frozenset[str]  # addresses of the workers that may read it; empty: any
+
+
+@dataclass(frozen=True, slots=True)
 class _Flight:
     """A tile that was submitted to the workers."""
 
     task: Task
-    readers: frozenset[str] = frozenset()  # addresses of the workers that may read it; empty: any
+    readers: frozenset[str] = frozenset()  # addresses of the workers that may read it and what it shares; empty: any
     gpu: bool = False  # it needs a worker with the resource GPU
 
 
@@ -85,7 +94,7 @@ class Cluster:
         self._client: Client | None = None
         self._key = ""
         self._last_seen = time.monotonic()  # when a worker was last seen
-        self._together: tuple[tuple[int, ...], Future[Together | None]] | None = None
+        self._together: _Shared | None = None
 
     def __enter__(self) -> Self:
         """Raises ClusterError if the scheduler does not answer, InputError for a missing device or certificate."""
@@ -228,7 +237,10 @@ class Cluster:
         gpus = self._gpu_workers() if self._resources.scheduler else []
         readers = [address for address in client.nthreads() if address not in gpus] if gpus else []
         only: Any = {"workers": readers or None, "pure": False}
-        shared = self._shared(client, near, only) if len(near) > 1 else None
+        shared = None
+        if len(near) > 1:
+            found = self._shared(client, near, only)
+            shared, readers = found.future, [address for address in readers if address in found.readers]
         if not gpus:
             made = client.submit(worker.make_task, self._key, task, shared, key=f"tile-{name}", pure=False)
             return made, _Flight(task)
@@ -238,15 +250,16 @@ class Cluster:
         )
         return done, _Flight(task, frozenset(readers), gpu=True)
 
-    def _shared(self, client: Client, near: Sequence[Task], only: Mapping[str, Any]) -> Future[Together | None]:
-        """What the tiles share, submitted with the first of them; forgotten when others come."""
+    def _shared(self, client: Client, near: Sequence[Task], only: Mapping[str, Any]) -> _Shared:
+        """What the tiles share, submitted with the first of them; anew when others come, or its readers are gone."""
         from geomap.run import worker
 
-        at = grid.pair(near[0].tile.grid)
-        if self._together is None or self._together[0] != at:
+        at, readers, known = grid.pair(near[0].tile.grid), frozenset(only["workers"] or ()), self._together
+        if known is None or known.at != at or not (known.readers & readers or known.readers == readers):
             name = f"shared-{near[0].tile.name}-{self._key}-{time.monotonic_ns()}"
-            self._together = at, client.submit(worker.shared_task, self._key, near, key=name, **only)
-        return self._together[1]
+            future = client.submit(worker.shared_task, self._key, near, key=name, **only)
+            known = self._together = _Shared(at, future, readers)
+        return known
 
     def _some(self, client: Client, flying: Mapping[Future[Finished], _Flight]) -> list[Future[Finished]]:
         """The futures that are done; none after a timeout. Raises ClusterError after too long without workers."""
