@@ -30,6 +30,7 @@ from geomap.run import cluster, worker
 from geomap.run.map import map_area
 from geomap.run.prepare import prepare
 from geomap.run.request import Request
+from geomap.run.tile_file import Task
 from geomap.run.workers import Resources
 from geomap.sources import leases
 from geomap.types import Period
@@ -234,6 +235,22 @@ def test_a_tile_that_kills_its_workers_is_quarantined_and_can_be_tried_again(ask
     assert again.resumed == 8
     assert not again.quarantined
     assert digests(tmp_path / "out") == here
+
+
+def test_what_tiles_share_is_asked_for_anew_once_its_readers_are_gone(asked, two_workers):
+    """A future that only dead workers may compute is never done, and neither are the tiles that need it."""
+    near = [Task(tile, ()) for tile in grid.tiles(asked.area)[:4]]
+    with cluster.Cluster(Resources(two_workers), "cpu") as crew, Client(two_workers, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)
+        one, other = client.nthreads()
+        first = crew._shared(client, near, {"workers": [one], "pure": False})
+        assert crew._shared(client, near, {"workers": [one, other], "pure": False}) is first
+        second = crew._shared(client, near, {"workers": [other], "pure": False})  # the first one is gone
+        assert second.future.key != first.future.key
+        assert (first.readers, second.readers) == ({one}, {other})
+        assert crew._shared(client, near, {"workers": None, "pure": False}).readers == frozenset()  # no reader is left
+        for found in (first, second):
+            found.future.cancel()
 
 
 @pytest.mark.soak
