@@ -168,7 +168,7 @@ def geomap(archive: Path) -> Callable[[int], Composite]:
     def work(number: int) -> Composite:
         tile = Grid(EPSG, WEST - 20 * number, NORTH, TILE, TILE)
         clear = clear_np(read_classes(scene_classes(scenes, tile, Access()), workers=THREADS))
-        return compute(stack(scenes, tile, period, Access(), clear), 12, workers=THREADS)
+        return compute(stack(scenes, tile, period, Access(), clear), 12, workers=THREADS, fused=True)
 
     return work
 

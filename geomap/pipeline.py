@@ -32,7 +32,7 @@ from geomap.label import towers
 from geomap.label.choose import Gone
 from geomap.label.classify import Question, TileLabels, Within, with_land
 from geomap.legends import Legend
-from geomap.read.access import DEADLINE, Access, gdal_options, threads
+from geomap.read.access import DEADLINE, Access, at_hand, gdal_options, threads
 from geomap.read.faults import check_missed, missed_scenes
 from geomap.read.header import Headers
 from geomap.read.stack import scene_classes, stack
@@ -160,7 +160,9 @@ def read_together(
         seen, gave = _look(near, grid, mask, access, parts)
         opened = stack(near, grid, period, access, seen.first, BANDS_20M)
         counts = {where: DarkCount(_by_scene(near, seen.vegetation[:, *part])) for where, part in parts.items()}
-        made = coarse_medians(opened, period.months, [*parts.values()], threads(near), _Each(parts, counts))
+        made = coarse_medians(
+            opened, period.months, [*parts.values()], threads(near), _Each(parts, counts), at_hand(near)
+        )
     except SourceUnavailableError:
         raise
     except ReadError:
@@ -277,7 +279,7 @@ def _medians(
         if unread := set(range(period.months)) - {period.step(scene.time) for scene in near}:
             coarse = coarse.copy()
             coarse[[*unread]] = 0
-    made = compute(opened, period.months, threads(near), watch, coarse)
+    made = compute(opened, period.months, threads(near), watch, coarse, at_hand(near))
     dark = offset_check.total([watch.counts(), {s.id: shared[s.id] for s in near if s.id in shared}])
     dark = {name: dark[name] for name in sorted(dark)}
     return replace(made, dark=dark, gave=seen.gave, fetched=access.tally.found())

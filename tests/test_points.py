@@ -150,6 +150,11 @@ def test_spellings_of_one_unknown_name_are_one_class(table, tmp_path):
     assert len(set(matched.ids[[0, 1, 3]].tolist())) == 1
 
 
+def test_tables_with_empty_cells_at_the_end_or_an_unused_column_twice_are_read(tmp_path):
+    for text in (f"lon,lat,c\n{LON},{LAT},maize,,\n", f"lon,lat,c,note,note\n{LON},{LAT},maize,a,b\n"):
+        assert read_points(csv(tmp_path, text), "c").name == ("maize",)
+
+
 BAD_TABLES = {
     "text": (f"lon,lat,c\n{LON},{LAT},a\neast,{LAT},b\n", {}, r"line 3: lon is east, no number \(1 lines so\)"),
     "swapped": (f"lon,lat,c\n{LAT},{LON + 100},a\n", {}, "longitude and latitude look swapped"),
@@ -158,7 +163,7 @@ BAD_TABLES = {
     "no place": ("a,b,c\n1,2,3\n", {}, "needs the columns lon and lat.*it has a, b, c"),
     "wrong column": (f"lon,lat,c\n{LON},{LAT},a\n", {"column": "crop"}, "no column crop; choose --column from lon"),
     "wrong dates": (f"lon,lat,c\n{LON},{LAT},a\n", {"date_column": "d"}, "no column d; choose --date-column"),
-    "a cell too many": (f"lon,lat,c\n{LON},{LAT},a, late\n", {}, "more cells than its first line: quote what holds"),
+    "a cell too many": (f"lon,lat,c\n{LON},{LAT},a, late\n", {}, "more cells than its first line: name every column"),
     "decimal commas": ("lon,lat,c\n4,41,50,9,a\n", {}, "or separate the columns by semicolons"),
     "twice": (f"lon,lat,c,c\n{LON},{LAT},a,b\n", {}, "has the column c twice; rename one"),
     "today": (f"lon,lat,c,d\n{LON},{LAT},a,today\n", {"date_column": "d"}, "d is today, no day; write 2023"),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -54,7 +53,7 @@ def monthly(
         bands: BANDS_10M or BANDS_20M.
         watch: callback that sees each block it asks for once, before the offset is added.
         fused: whether a median's task reads its scenes itself, one after another: a tenth faster where reads do not
-            wait, since dask's work between tasks holds the interpreter's lock.
+            wait, since dask's work between tasks holds the interpreter's lock. Each thread holds a month of a band.
 
     Returns:
         (month, band, y, x) uint16 at the bands' resolution, 0 = nodata.
@@ -114,6 +113,7 @@ def compute(
     workers: int | None = None,
     watch: Watch | None = None,
     coarse: NDArray[np.uint16] | None = None,
+    fused: bool = False,
 ) -> Composite:
     """Monthly medians, and clear counts at 10 m, written block by block into arrays.
 
@@ -123,11 +123,11 @@ def compute(
         workers: threads (default: dask's own choice).
         watch: callback that sees each block it asks for once, before the offset is added.
         coarse: (month, band, y, x) medians of the bands of 20 m, if these are known; then they are not read.
+        fused: as for `monthly`.
 
     Raises:
         ReadError, SourceUnavailableError: a file cannot be read.
     """
-    fused = _at_hand(workers)
     lazy = {BANDS_10M: monthly(stack, months, BANDS_10M, watch, fused)}
     if coarse is None:
         lazy[BANDS_20M] = monthly(stack, months, BANDS_20M, watch, fused)
@@ -146,12 +146,13 @@ def coarse_medians(
     parts: Sequence[tuple[slice, slice]],
     workers: int | None = None,
     watch: Watch | None = None,
+    fused: bool = False,
 ) -> list[NDArray[np.uint16]]:
     """(month, band, y, x) medians of the bands of 20 m, at 20 m, of parts of the stack; other arguments as `compute`.
 
     `parts`: rows and columns of each at 20 m.
     """
-    lazy = monthly(stack, months, BANDS_20M, watch, _at_hand(workers))
+    lazy = monthly(stack, months, BANDS_20M, watch, fused)
     sizes = [[axis.stop - axis.start for axis in part] for part in parts]
     out = [np.zeros((*lazy.shape[:2], *size), np.uint16) for size in sizes]
     target: Any = _Parts(parts, out)
@@ -176,11 +177,6 @@ def common(seen: slice, part: slice) -> tuple[slice, slice]:
     """What two ranges of rows have in common: counted from the start of `part`, and from that of `seen`."""
     first, last = max(seen.start, part.start), max(min(seen.stop, part.stop), seen.start, part.start)
     return slice(first - part.start, last - part.start), slice(first - seen.start, last - seen.start)
-
-
-def _at_hand(workers: int | None) -> bool:
-    """Whether reads do not wait: no more threads than cores, of which each holds a month's scenes of a band."""
-    return workers is None or workers <= (os.cpu_count() or 1)
 
 
 def _threads(workers: int | None) -> dict[str, Any]:

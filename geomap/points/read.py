@@ -12,7 +12,7 @@ import hashlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -131,17 +131,17 @@ def _from_csv(
         with path.open(encoding="utf-8-sig", newline="") as f:
             header = f.readline(100_000)
         separator = _separator(header)
-        _require_once(path, next(csv.reader([header], delimiter=separator), []))
+        _require_once(path, next(csv.reader([header], delimiter=separator), []), {column, date_column or column})
         options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header would be cut off
+        with warnings.catch_warnings():  # rows longer than the header are cut off
+            warnings.simplefilter("ignore" if _nothing_beyond(path, separator) else "error", pd.errors.ParserWarning)
             table = pd.read_csv(path, sep=separator, nrows=MAX_ROWS + 1, on_bad_lines="error", **options)
     except InputError:
         raise
     except pd.errors.ParserWarning as e:
         raise InputError(
-            f"{shown(path)} has rows with more cells than its first line: quote what holds a comma, as "
-            f'"maize, late", or separate the columns by semicolons'
+            f"{shown(path)} has rows with more cells than its first line: name every column there, quote what holds a "
+            'comma, as "maize, late", or separate the columns by semicolons'
         ) from e
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as e:
         raise InputError(f"{shown(path)} is no table that can be read: {one_line(e)}; save it as CSV in UTF-8") from e
@@ -157,10 +157,19 @@ def _from_csv(
     return _names(path, table, column), _in_degrees(path, shapes, GIVE_CRS), _days(path, table, date_column)
 
 
-def _require_once(path: Path, header: Sequence[str]) -> None:
-    """Raise InputError for a column that is there twice: which is meant?"""
+def _nothing_beyond(path: Path, separator: str) -> bool:
+    """Whether all cells of a table beyond those of its first line are empty."""
+    with path.open(encoding="utf-8-sig", newline="") as f:
+        rows = csv.reader(f, delimiter=separator)
+        width = len(next(rows, []))
+        return not any(cell.strip() for row in rows for cell in row[width:])
+
+
+def _require_once(path: Path, header: Sequence[str], used: Collection[str]) -> None:
+    """Raise InputError for a column that is there twice and would be `used`: which is meant?"""
     names = [name.strip() for name in header]
-    if twice := next((name for name in names if name and names.count(name) > 1), None):
+    wanted = [name for name in names if name in used or name.casefold() in (*X, *Y)]
+    if twice := next((name for name in wanted if names.count(name) > 1), None):
         raise InputError(f"{shown(path)} has the column {shown(twice)} twice; rename one")
 
 

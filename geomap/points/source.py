@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS: Final = 100_000
 """Most points and polygons of a file: learning gains nothing from more, and the pixels of all are in memory at once."""
+MAX_ZONES: Final = 1_000_000
+"""Most polygons in which areas are counted, one after another."""
 MAX_BYTES: Final = 500_000_000
 """Most bytes of a file."""
 TABLES: Final = (".csv", ".tsv", ".txt")
@@ -69,15 +71,15 @@ def read_shapes(source: str) -> geopandas.GeoDataFrame:
     path, layer = located(source)
     if path.suffix.casefold() in TABLES:
         raise InputError(f"{shown(source)} is a table without shapes; give a {KINDS.partition(' or ')[0]} file")
-    return shapes_of(path, layer)
+    return shapes_of(path, layer, MAX_ZONES)
 
 
-def shapes_of(path: Path, layer: str | None) -> geopandas.GeoDataFrame:
+def shapes_of(path: Path, layer: str | None, most: int = MAX_ROWS) -> geopandas.GeoDataFrame:
     """The rows of a vector file's layer, with their shapes. Raises InputError."""
-    return _read_parquet(path) if path.suffix.casefold() in PARQUET else _read_layer(path, layer)
+    return _read_parquet(path, most) if path.suffix.casefold() in PARQUET else _read_layer(path, layer, most)
 
 
-def _read_parquet(path: Path) -> geopandas.GeoDataFrame:
+def _read_parquet(path: Path, most: int) -> geopandas.GeoDataFrame:
     import geopandas
 
     try:
@@ -85,7 +87,7 @@ def _read_parquet(path: Path) -> geopandas.GeoDataFrame:
     except ImportError as e:
         raise InputError(f"{shown(path)} needs pyarrow; type: {install_hint('pyarrow')}") from e
     try:
-        require_rows(path, parquet.read_metadata(path).num_rows)
+        require_rows(path, parquet.read_metadata(path).num_rows, most)
         return geopandas.read_parquet(path)
     except InputError:
         raise
@@ -93,7 +95,7 @@ def _read_parquet(path: Path) -> geopandas.GeoDataFrame:
         raise InputError(f"{shown(path)} is no GeoParquet file that can be read: {one_line(e)}") from e
 
 
-def _read_layer(path: Path, layer: str | None) -> geopandas.GeoDataFrame:
+def _read_layer(path: Path, layer: str | None, most: int) -> geopandas.GeoDataFrame:
     """The one layer of a vector file with shapes, or the one named. Raises InputError."""
     import geopandas
     import pyogrio
@@ -105,8 +107,8 @@ def _read_layer(path: Path, layer: str | None) -> geopandas.GeoDataFrame:
             warnings.simplefilter("ignore")  # what GDAL says is in the error
             layers = [str(name) for name, kind in pyogrio.list_layers(plain) if kind is not None]
             chosen = _layer(path, layers, layer)
-            require_rows(path, pyogrio.read_info(plain, layer=chosen)["features"])
-            table = geopandas.read_file(plain, layer=chosen, rows=MAX_ROWS + 1)
+            require_rows(path, pyogrio.read_info(plain, layer=chosen)["features"], most)
+            table = geopandas.read_file(plain, layer=chosen, rows=most + 1)
     except InputError:
         raise
     except Exception as e:  # pyogrio and GDAL raise many kinds
@@ -126,10 +128,10 @@ def _layer(path: Path, layers: Sequence[str], asked: str | None) -> str:
     return asked or layers[0]
 
 
-def require_rows(path: Path, rows: int) -> None:
-    """Raise InputError for no row, or for more than MAX_ROWS."""
+def require_rows(path: Path, rows: int, most: int = MAX_ROWS) -> None:
+    """Raise InputError for no row, or for more than `most`."""
     if not rows:
         raise InputError(f"{shown(path)} holds no points; export them again")
-    if rows > MAX_ROWS:
-        count = f"{rows:,}" if rows > MAX_ROWS + 1 else f"more than {MAX_ROWS:,}"
-        raise InputError(f"{shown(path)} has {count} rows; at most {MAX_ROWS:,} are read: give a sample of them")
+    if rows > most:
+        count = f"{rows:,}" if rows > most + 1 else f"more than {most:,}"
+        raise InputError(f"{shown(path)} has {count} rows; at most {most:,} are read: give a sample of them")

@@ -149,6 +149,15 @@ def all_local(scenes: Sequence[Scene]) -> bool:
     return all(asset.href.startswith("/") for scene in scenes for asset in scene.assets.values())
 
 
+MOST_FUSED: Final = 8
+"""Most threads of which each may hold the scenes of a month of a band: 64 MB each (stack.MONTH_BYTES)."""
+
+
+def at_hand(scenes: Sequence[Scene]) -> bool:
+    """Whether reads do not wait, and few threads read: then one may read all scenes of a month of a band."""
+    return all_local(scenes) and threads(scenes) <= MOST_FUSED
+
+
 def threads(scenes: Sequence[Scene]) -> int:
     """Reads in flight: the number of cores for local files, more over a network, at most a provider's limit."""
     if all_local(scenes):

@@ -82,7 +82,7 @@ def taught_legends(
 ) -> tuple[tuple[Legend, ...], Lesson | None, Loaded | None]:
     """The legends of a request with the one that points teach, or taught in another run, as it is then.
 
-    What another run learned takes the place of the legend of that name, else the first.
+    What another run learned comes first; a legend of its name that is asked for is left out.
 
     Raises:
         InputError: the points, or what was learned, cannot be used.
@@ -170,9 +170,8 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
     others = {name: _knows(points, legends.load(name)) for name in legends.builtin_names() if name != legend.name}
     best = max(others, key=lambda name: others[name])
     if known:
-        more = (
-            f"legend {best} has the classes of more points, {others[best]:,} of {len(points.name):,}; --legend {best}"
-        )
+        few = f"{others[best]:,} of {len(points.name):,}"
+        more = f"legend {best} has the classes of more points, {few}: type --legend {best}"
         return (more,) if others[best] > known else ()
     hint = f"--legend {best}, or " if others[best] > 0 else ""
     plain = len(names) > 1 and not any(set(name) & set(',"') for name in names)

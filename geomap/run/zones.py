@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 import rasterio
+import shapely
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
@@ -100,7 +101,7 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
         raise InputError(f"{source} holds no polygon; areas are counted in polygons")
     if table.crs is None:
         raise InputError(f"{source} has no coordinate system; set one, for example EPSG:4326")
-    shapes = table.geometry[areal].make_valid().reset_index(drop=True)
+    shapes = _polygons(table.geometry[areal].make_valid().reset_index(drop=True))
     return shapes, [name for name, kept in zip(names, areal, strict=True) if kept]
 
 
@@ -145,12 +146,28 @@ def _bent(shapes: Any, source: Any) -> Any:
     A parallel is no straight line of a map. Moved by its corners alone, an edge of 300 km is 3 km off.
     """
     west, south, east, north = transform_bounds(source.crs, shapes.crs, *source.bounds, densify_pts=100)
-    part = LONGEST_DEGREES if shapes.crs.is_geographic else LONGEST_M
-    if west < east:  # else it crosses the antimeridian
-        size = max(east - west, north - south)
-        part, margin = min(part, size / PARTS), size / 10
-        shapes = shapes.clip_by_rect(west - margin, south - margin, east + margin, north + margin).make_valid()
-    return shapes.segmentize(part).to_crs(source.crs)
+    degrees, drawn = shapes.crs.is_geographic, shapes.bounds
+    longest, size = LONGEST_DEGREES if degrees else LONGEST_M, max(east - west, north - south)
+    if west > east:  # the map crosses the antimeridian
+        return shapes.segmentize(longest).to_crs(source.crs)
+    # longitudes of 181 or 364 are left to the projection, which knows where they are
+    usual = ((drawn.minx >= -180) & (drawn.maxx <= 180)) if degrees else np.ones(len(shapes), bool)
+    margin = size / 10
+    cut = _polygons(shapes.clip_by_rect(west - margin, south - margin, east + margin, north + margin).make_valid())
+    parts = np.where(usual, min(longest, size / PARTS), longest)
+    return cut.where(usual, shapes).segmentize(parts).to_crs(source.crs)
+
+
+def _polygons(shapes: Any) -> Any:
+    """A GeoSeries without the lines and points that `make_valid` leaves beside polygons: they hold no centre."""
+    return type(shapes)([_polygonal(shape) for shape in shapes], index=shapes.index, crs=shapes.crs)
+
+
+def _polygonal(shape: Any) -> Any:
+    if shape.geom_type in ("Polygon", "MultiPolygon"):
+        return shape
+    parts = shapely.get_parts(shapely.get_parts(shape))
+    return shapely.MultiPolygon([part for part in parts if part.geom_type == "Polygon"])
 
 
 def _blocks(source: Any, bounds: Sequence[float]) -> Iterator[Window]:

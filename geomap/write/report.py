@@ -383,9 +383,16 @@ def _wanted(extras: Extras, zones: Mapping[int, Zone], maps: Sequence[MapFile]) 
         (east,), (north,) = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [lat])
         zone = zones[epsg]
         row, column = int((zone.north - north) // zone.metres), int((east - zone.west) // zone.metres)
-        if seen[epsg].ids[row, column]:
+        found = next(m for m in maps if m.layer.stem == extras.taught and m.grid.epsg == epsg)
+        if _value_at(found.path, east, north):
             made.append(seen[epsg].place(lon, lat, row, column))
     return made
+
+
+def _value_at(path: Path, east: float, north: float) -> int:
+    """The value of a map of one band at a place in its coordinate system."""
+    with rasterio.open(path.absolute(), driver="GTiff", sharing=False) as source:
+        return int(next(source.sample([(east, north)]))[0])
 
 
 @dataclass(frozen=True, slots=True)

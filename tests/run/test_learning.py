@@ -250,7 +250,7 @@ def test_points_teach_the_legend_that_knows_most_of_their_classes(points, tmp_pa
         assert lesson.legend.name == "crops"
         assert named[0 if asked[0] is COVER else 1] == COVER
     assert (
-        "legend crops has the classes of more points, 96 of 120; --legend crops"
+        "legend crops has the classes of more points, 96 of 120: type --legend crops"
         in lesson_of(source, (COVER,), Period(2023, 4, 6)).lines
     )
     assert lesson_of(PointsFile(str(points), "landcover"), (COVER, crops), None).legend == COVER

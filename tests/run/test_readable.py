@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
-import shapely
+import shapely.affinity
 from pyproj import Transformer
 from rasterio.features import rasterize
+from rasterio.transform import from_origin
 from scipy import ndimage
 from shapely import contains_xy
 from shapely.geometry import Polygon, box
@@ -19,6 +20,7 @@ from shapely.geometry import Polygon, box
 from geomap import files, legends
 from geomap.errors import LegendError
 from geomap.label.choose import left_out
+from geomap.run import zones
 from geomap.run.label_request import LabelRequest
 from geomap.run.map import map_area
 from geomap.run.prepare import prepare
@@ -194,6 +196,30 @@ def test_areas_in_polygons_count_the_pixels_whose_centres_lie_inside(mapped, tmp
     assert geomap("areas", run, "--zones", tmp_path / "own.gpkg", "--out", tmp_path / "a.csv").exit_code == 0
     assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("1,crops,")
     assert "Cropland" in geomap("areas", run).output
+
+
+SPIKE = Polygon([(4.4, 50.80), (4.5, 50.80), (4.5, 50.9), (4.9, 50.9), (4.5, 50.9), (4.5, 51.0), (4.4, 51.0)])
+
+
+@pytest.mark.parametrize(
+    ("epsg", "at", "shape"),
+    [
+        (32701, (-179.8, -17.0), box(179.5, -17.5, 181, -16.5)),  # as GeoJSON over the antimeridian is often drawn
+        (32760, (179.8, -17.0), box(-181, -17.5, -180.05, -16.5)),
+        (32631, (4.42, 50.91), box(364.3, 50.7, 364.6, 51)),
+        (32631, (4.42, 50.91), box(-20, 50.7, 30, 51)),
+        (32631, (4.42, 50.91), SPIKE),  # made valid, it is a polygon with a line, which holds no pixel's centre
+    ],
+)
+def test_longitudes_beyond_180_and_wide_polygons_hold_their_pixels(tmp_path, epsg, at, shape) -> None:
+    west, north = (v // 10 * 10 for v in Transformer.from_crs(4326, epsg, always_xy=True).transform(*at))
+    place = {"crs": f"EPSG:{epsg}", "transform": from_origin(west, north, 10, 10), "width": 100, "height": 100}
+    with rasterio.open(tmp_path / "m.tif", "w", driver="GTiff", count=1, dtype="uint8", **place) as made:
+        made.write(np.ones((1, 100, 100), np.uint8))
+    shapes = zones._polygons(geopandas.GeoSeries([shape], crs=4326).make_valid())
+    assert zones._counted(tmp_path / "m.tif", shapes, {}, 0) == {1: 10_000}
+    far = geopandas.GeoSeries([shapely.affinity.translate(shape, 0, 5)], crs=4326)
+    assert not zones._counted(tmp_path / "m.tif", far, {}, 0)
 
 
 @pytest.mark.parametrize(
