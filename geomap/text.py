@@ -1,4 +1,4 @@
-"""Words of messages: names of a user on one short line, numbers with what they count, errors of libraries."""
+"""Text for users: their names and values on one short line, numbers with what they count, errors of libraries."""
 
 from __future__ import annotations
 
@@ -26,6 +26,11 @@ def listed(names: Iterable[Hashable], most: int = SHOWN) -> str:
     found = [shown(name) for name in names]
     more = f" and {len(found) - most} more" if len(found) > most else ""
     return ", ".join(found[:most]) + more if found else "none"
+
+
+def plain(value: object) -> str:
+    """A value of a table as text: 3 for 3.0, which is how a whole number looks beside an empty field."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from geomap.cli.console import number, out_console, progress_bars, say, say_json
 from geomap.errors import InputError
 from geomap.run import history
 from geomap.run.history import Areas
+from geomap.text import plural
 from geomap.write.areas import write_rows
 
 LEAST_COLUMNS = 3  # runs side by side, however narrow the terminal is
@@ -55,7 +56,7 @@ def areas_command(
         say_json(history.rows(runs))
     elif out is not None:
         write_rows(out, history.COLUMNS, history.rows(runs))
-        say(f"{len(runs):,} {'run' if len(runs) == 1 else 'runs'} in {out}")
+        say(f"{plural(len(runs), 'run')} in {out}")
     elif len(runs) == 1:
         _whole(runs[0])
     else:

@@ -24,7 +24,7 @@ from geomap.errors import InputError
 from geomap.legends import LONGEST_TYPED, MAX_CLASSES
 from geomap.points.pixels import inner_pixels
 from geomap.points.source import MAX_ROWS, TABLES, located, require_rows, shapes_of
-from geomap.text import listed, one_line, shown
+from geomap.text import listed, one_line, plain, shown
 
 if TYPE_CHECKING:
     import geopandas
@@ -133,16 +133,16 @@ def _from_csv(
         separator = _separator(header)
         _require_once(path, next(csv.reader([header], delimiter=separator), []), {column, date_column or column})
         options: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "index_col": False}
-        with warnings.catch_warnings():  # rows longer than the header are cut off
-            warnings.simplefilter("ignore" if _nothing_beyond(path, separator) else "error", pd.errors.ParserWarning)
+        with warnings.catch_warnings(record=True) as cut:  # rows longer than the header
+            warnings.simplefilter("always", pd.errors.ParserWarning)
             table = pd.read_csv(path, sep=separator, nrows=MAX_ROWS + 1, on_bad_lines="error", **options)
+        if cut and not _nothing_beyond(path, separator):
+            raise InputError(
+                f"{shown(path)} has rows with more cells than its first line: name every column there, quote what "
+                'holds a comma, as "maize, late", or separate the columns by semicolons'
+            )
     except InputError:
         raise
-    except pd.errors.ParserWarning as e:
-        raise InputError(
-            f"{shown(path)} has rows with more cells than its first line: name every column there, quote what holds a "
-            'comma, as "maize, late", or separate the columns by semicolons'
-        ) from e
     except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, ValueError) as e:
         raise InputError(f"{shown(path)} is no table that can be read: {one_line(e)}; save it as CSV in UTF-8") from e
     table.columns = [str(name).strip() for name in table.columns]
@@ -255,7 +255,7 @@ def _names(path: Path, table: pd.DataFrame, column: str) -> list[str]:
         raise InputError(
             f"{shown(path)} has lists in the column {shown(column)}, not names; choose another as --column"
         )
-    names = ["" if _missing(value) else " ".join(_text(value).split()) for value in values]
+    names = ["" if _missing(value) else " ".join(plain(value).split()) for value in values]
     if all(_WHOLE.fullmatch(name) for name in names if name):  # as tables write ids beside an empty cell
         names = [name.partition(".")[0] for name in names]
     for row, name in enumerate(names):
@@ -281,18 +281,13 @@ def _missing(value: object) -> bool:
     return value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
 
 
-def _text(value: object) -> str:
-    """A value as a class is called: 3 for 3.0, which is how a whole number looks beside an empty field."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
 def _days(path: Path, table: pd.DataFrame, column: str | None) -> NDArray[np.datetime64] | None:
     """(n,) days of a column with dates or years; NaT where it is empty. Raises InputError."""
     if column is None:
         return None
     import pandas as pd
 
-    values = pd.Series(["" if _missing(v) else _text(v).strip() for v in table[column]], dtype=object)
+    values = pd.Series(["" if _missing(v) else plain(v).strip() for v in table[column]], dtype=object)
     text = values.where(~values.str.fullmatch(r"(19|20)\d\d"), values + "-07-01").replace("", None)
     dated = text.where(values.str.match(r"\d"))  # not "today", which pandas knows
     days = pd.to_datetime(dated, errors="coerce", utc=True, format="ISO8601")
@@ -359,12 +354,12 @@ def _places(
     every_pixel: bool,
 ) -> Points:
     """The pixels of shapes in degrees. Raises InputError for lines."""
+    import shapely
+
     kinds = Counter(str(kind) for kind in shapes.geom_type)
     others = sorted(set(kinds) - {"Point", "MultiPoint", "Polygon", "MultiPolygon"})
     if others:
         raise InputError(f"{shown(path)} holds {' and '.join(others)} shapes; give points or polygons")
-    import shapely
-
     areal = np.array([kind.endswith("Polygon") for kind in shapes.geom_type], bool)
     require_rows(path, int(areal.sum() + shapely.get_num_coordinates(shapes[~areal]).sum()))
     places, rows, groups = [], list[int](), list[int]()

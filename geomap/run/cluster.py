@@ -285,7 +285,6 @@ class Cluster:
         lost = [future for future, flight in flying.items() if flight.readers and not flight.readers & alive]
         for future in lost:
             future.cancel()
-            self._together = None  # it may have been theirs to read
         return [flying.pop(future).task for future in lost]
 
 

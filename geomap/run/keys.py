@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
     Literal,
@@ -33,9 +32,6 @@ from geomap.legends import Legend
 from geomap.read.access import DEADLINE
 from geomap.sentinel2 import SCL_CLASSES, SCL_NOT_CLEAR
 from geomap.types import MAX_MISSED, WIDEST, Finish, OwnGrid, Period
-
-if TYPE_CHECKING:
-    pass  # shapely and pyproj: loaded where an area is made
 
 YEARS = (2015, 2100)
 """First and last year of a period; the first Sentinel-2 scenes are of 2015."""

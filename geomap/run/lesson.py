@@ -160,7 +160,10 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
 
     Returns what to say if another legend has the classes of more of them.
     """
-    known, names = int((match(points, legend).ids > 0).sum()), [name for name in dict.fromkeys(points.name) if name]
+    found = match(points, legend)
+    if not found.unknown:
+        return ()
+    known, names = int((found.ids > 0).sum()), [name for name in dict.fromkeys(points.name) if name]
     if not known and all(name.isdecimal() for name in names):
         raise InputError(
             f"the column {shown(column)} of {shown(points.path)} holds numbers ({listed(names)}) that are not all ids "

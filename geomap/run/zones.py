@@ -15,16 +15,18 @@ from typing import Any, Final
 
 import numpy as np
 import rasterio
-import shapely
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
+from shapely import MultiPolygon
 
+from geomap.aoi import polygons_of
 from geomap.errors import InputError, ReadError
 from geomap.points.source import read_shapes
 from geomap.run.record import place_in, read_record
 from geomap.run.totals import read_totals
+from geomap.text import plain
 from geomap.types import Progress, silent
 from geomap.write.areas import HECTARES
 from geomap.write.layer import file_stem
@@ -106,9 +108,7 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
 
 
 def _text(value: Any) -> str:
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else " ".join(str(value).split())
+    return "" if value is None or value != value else " ".join(plain(value).split())
 
 
 def _paths(directory: Path, stem: str) -> list[Path]:
@@ -160,14 +160,7 @@ def _bent(shapes: Any, source: Any) -> Any:
 
 def _polygons(shapes: Any) -> Any:
     """A GeoSeries without the lines and points that `make_valid` leaves beside polygons: they hold no centre."""
-    return type(shapes)([_polygonal(shape) for shape in shapes], index=shapes.index, crs=shapes.crs)
-
-
-def _polygonal(shape: Any) -> Any:
-    if shape.geom_type in ("Polygon", "MultiPolygon"):
-        return shape
-    parts = shapely.get_parts(shapely.get_parts(shape))
-    return shapely.MultiPolygon([part for part in parts if part.geom_type == "Polygon"])
+    return type(shapes)([MultiPolygon(polygons_of(s)) for s in shapes], index=shapes.index, crs=shapes.crs)
 
 
 def _blocks(source: Any, bounds: Sequence[float]) -> Iterator[Window]:

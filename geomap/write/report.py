@@ -383,23 +383,16 @@ def _wanted(extras: Extras, zones: Mapping[int, Zone], maps: Sequence[MapFile]) 
         (east,), (north,) = transform("EPSG:4326", f"EPSG:{epsg}", [lon], [lat])
         zone = zones[epsg]
         row, column = int((zone.north - north) // zone.metres), int((east - zone.west) // zone.metres)
-        found = next(m for m in maps if m.layer.stem == extras.taught and m.grid.epsg == epsg)
-        if _value_at(found.path, east, north):
+        if seen[epsg].covers(east, north):
             made.append(seen[epsg].place(lon, lat, row, column))
     return made
-
-
-def _value_at(path: Path, east: float, north: float) -> int:
-    """The value of a map of one band at a place in its coordinate system."""
-    with rasterio.open(path.absolute(), driver="GTiff", sharing=False) as source:
-        return int(next(source.sample([(east, north)]))[0])
 
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """A class map and its confidence in a zone, as the page shows them."""
 
-    layer: Layer
+    map: MapFile
     zone: Zone
     ids: NDArray[np.uint8]  # (y, x)
     sure: NDArray[np.uint8]  # (y, x) percent
@@ -408,14 +401,19 @@ class _Seen:
     def of(cls, stem: str, zone: Zone, maps: Sequence[MapFile]) -> _Seen:
         by_stem = {m.layer.stem: m for m in maps if m.grid.epsg == zone.epsg}
         ids, sure = (_shown(by_stem[name], zone.reduced) for name in (stem, f"{stem}_confidence"))
-        return cls(by_stem[stem].layer, zone, ids, sure)
+        return cls(by_stem[stem], zone, ids, sure)
+
+    def covers(self, east: float, north: float) -> bool:
+        """Whether the map itself, not reduced, has a class at a place in its coordinate system."""
+        with rasterio.open(self.map.path.absolute(), driver="GTiff", sharing=False) as source:
+            return bool(next(source.sample([(east, north)]))[0])
 
     def place(self, lon: float, lat: float, row: int, column: int) -> dict[str, Any]:
         """A place to look at, with the class and the confidence that the map has there."""
-        names = {c.value: c.name for c in self.layer.classes}
+        names = {c.value: c.name for c in self.map.layer.classes}
         return {
             "lon": round(lon, 6), "lat": round(lat, 6), "epsg": self.zone.epsg, "row": row, "column": column,
-            "stem": self.layer.stem, "name": names.get(int(self.ids[row, column]), "not mapped"),
+            "stem": self.map.layer.stem, "name": names.get(int(self.ids[row, column]), "not mapped"),
             "confidence": int(self.sure[row, column]),
         }  # fmt: skip
 
