@@ -131,3 +131,14 @@ def test_map_refuses_a_run_of_another_version_before_it_loads_anything_heavy(run
         path.write_bytes(before)
     assert (code, heavy) == (2, set())
     assert "differs in: geomap" in said
+
+
+def test_a_map_on_this_machine_does_not_load_the_cluster(
+    archive: Callable[..., Path], untrained: str, tmp_path: Path
+) -> None:
+    area = ["4.0585,50.7431,4.0676,50.7489", "--start", "2018-08", "--months", "3", "--min-clear-months", "1"]
+    items = archive(dates=8) / "items.json"
+    code, heavy, said = loaded("map", *area, "--stac", items, "--weights", untrained, "--out", "m", cwd=tmp_path)
+    assert code == 0, said
+    assert {"dask", "rasterio", "torch"} <= heavy
+    assert "distributed" not in heavy  # dask imports all of it when a scheduler is asked for by name
