@@ -264,6 +264,7 @@ class Scene:
     baseline: str | None = None
     cloud_cover: float | None = None  # percent
     link: str | None = None  # the item's own public https address, without secrets
+    generated: str | None = None  # when its product was made, as its item says; another time means other pixels
 
 
 @dataclass(frozen=True, slots=True)

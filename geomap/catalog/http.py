@@ -21,7 +21,7 @@ from requests import PreparedRequest, Request, RequestException, Response, Sessi
 from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse, HTTPConnectionPool, HTTPSConnectionPool, PoolManager, Retry
 from urllib3.connectionpool import ConnectionPool
-from urllib3.exceptions import HTTPError, MaxRetryError, ResponseError
+from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, ResponseError
 
 from geomap.errors import CatalogUnavailableError, GeomapError
 from geomap.files import MAX_DEPTH, parse_json
@@ -281,6 +281,13 @@ class _Retry(Retry):
     patience: float
     adapter: weakref.ref[_Adapter]
     deadline: float | None = None
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        """Seconds that the server asks for; None for a header that is neither a number nor a date."""
+        try:
+            return super().get_retry_after(response)
+        except InvalidHeader:
+            return None
 
     def increment(
         self,

@@ -68,7 +68,7 @@ class Granule:
     link: str | None  # the item's own address
     baseline: str | None
     offset_flag: bool | None  # the catalogue says that it removed the DN offset
-    generated: datetime
+    generated: datetime | None  # when the product was made
     cloud_cover: float | None  # percent
     contradiction: str | None = None  # what two of its fields say differently about its place
     claims: tuple[BaseGeometry, ...] = ()  # where else than at its footprint it may lie, if they contradict each other
@@ -81,7 +81,8 @@ class Granule:
     @property
     def rank(self) -> tuple[Any, ...]:
         """Greater is better: baseline, then the preferred provider, then the newer file."""
-        return parse_baseline(self.baseline) or (-1, -1), _ORDER[self.provider.key], self.generated, self.id
+        made = self.generated or _LONG_AGO
+        return parse_baseline(self.baseline) or (-1, -1), _ORDER[self.provider.key], made, self.id
 
     def touches(self, area: BaseGeometry) -> bool:
         """Whether it may lie over an area whose longitudes lie within -180..180."""
@@ -133,7 +134,7 @@ def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
         link=next((str(link["href"]) for link in item.get("links") or [] if link.get("rel") == "self"), None),
         baseline=None if baseline is None else str(baseline),
         offset_flag=flag if isinstance(flag, bool) else None,
-        generated=_time(generated) if generated else _LONG_AGO,
+        generated=_time(generated) if generated else None,
         cloud_cover=None if cloud is None else _percent(float(cloud)),
         contradiction=odd,
         claims=tuple(outline(epsg, bounds) for bounds in rasters) if odd else (),

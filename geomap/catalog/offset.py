@@ -25,6 +25,7 @@ _BASELINE: Final = re.compile(r"N?(\d{1,2})\.(\d{1,2})")
 
 _FLAG_FALSE: Final = f"{OFFSET_FLAG} is false"
 _TYPED: Final = "--offset "
+_BEFORE: Final = "is before 04.00: never added"
 
 
 def parse_baseline(text: object) -> tuple[int, int] | None:
@@ -89,11 +90,11 @@ def decide_offset(
         if flag is True:
             return 0, f"{OFFSET_FLAG} is true: already taken off"
         if before:
-            return 0, f"baseline {baseline} is before 04.00: never added"
+            return 0, f"baseline {baseline} {_BEFORE}"
         if after and flag is False and stated != 0 and policy == "auto":
             return BOA_OFFSET_DN, f"baseline {baseline}, {_FLAG_FALSE}: still in the data"
     elif before and stated in (None, 0):
-        return 0, f"baseline {baseline} is before 04.00: never added"
+        return 0, f"baseline {baseline} {_BEFORE}"
     elif after and stated == BOA_OFFSET_DN:
         return BOA_OFFSET_DN, f"baseline {baseline} and the stated offset of {stated} DN agree: in the data"
     elif after and stated is None and told == "baseline":
@@ -115,4 +116,6 @@ def remedy(reason: str, offset: int) -> str:
     without = "map from an item file without this scene"
     if reason.startswith(_TYPED) or (_FLAG_FALSE in reason and offset == 0):
         return f"type --offset {'unapplied' if offset else 'applied'}, or {without}"
+    if _BEFORE in reason:
+        return f"its item may name an old baseline: correct that in an item file, or {without}"
     return without

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from geomap.catalog.offset import parse_baseline, remedy
+from geomap.catalog.offset import remedy
 from geomap.errors import OffsetError
-from geomap.sentinel2 import BOA_OFFSET_DN, OFFSET_BASELINE
+from geomap.sentinel2 import BOA_OFFSET_DN
 from geomap.types import Dark, Scene
 
 if TYPE_CHECKING:
@@ -96,11 +96,11 @@ def total(parts: Iterable[Mapping[str, Dark]]) -> dict[str, Dark]:
 def judge(scene: Scene, count: Dark) -> Says:
     """What a scene's pixels say about its decided offset.
 
-    "not asked": fewer than FEW values, or a baseline before 04.00, whose products never carried the offset.
+    "not asked": fewer than FEW values. Baselines before 04.00 are asked too: an item may still name the one that its
+    product had before it was processed again.
     """
     offset = scene.assets[GUARD_BANDS[0]].offset
-    number = parse_baseline(scene.baseline)
-    if count.values < FEW or (offset == 0 and number is not None and number < OFFSET_BASELINE):
+    if count.values < FEW:
         return "not asked"
     shifted, plain = count.share <= SHIFTED_AT_MOST, count.share >= PLAIN_AT_LEAST
     if not (shifted or plain):

@@ -287,18 +287,25 @@ class _Sieve:
 
 
 def _own_files(scenes: Sequence[Scene], granules: Sequence[Granule], sieve: _Sieve) -> list[Scene]:
-    """The scenes without those whose files are those of an earlier day: one observation must not count twice."""
+    """The scenes without those that have a file of another pass: one observation must not count twice."""
     owner: dict[str, Scene] = {}
     kept: list[Scene] = []
     for scene, granule in sorted(zip(scenes, granules, strict=True), key=lambda pair: (pair[0].time, pair[0].id)):
         hrefs = [asset.href for asset in scene.assets.values()]
-        taken = next((h for h in hrefs if h in owner and owner[h].time.date() != scene.time.date()), None)
+        taken = next((h for h in hrefs if h in owner and owner[h].acquisition != scene.acquisition), None)
+        if taken and all(owner.get(h) is owner[taken] for h in hrefs) and _same_day(scene, owner[taken]):
+            sieve.leave_out(scene.id, "copy", f"its files are those of {owner[taken].id}")
+            continue
         if taken:
             sieve.at_fault(granule, "contradiction", f"its file {taken} is also that of {owner[taken].id}")
             continue
         owner |= dict.fromkeys(hrefs, scene)
         kept.append(scene)
     return kept
+
+
+def _same_day(one: Scene, other: Scene) -> bool:
+    return one.time.date() == other.time.date()
 
 
 def _scene(granule: Granule, policy: HrefPolicy, offset_policy: OffsetPolicy) -> Scene:
@@ -315,6 +322,7 @@ def _scene(granule: Granule, policy: HrefPolicy, offset_policy: OffsetPolicy) ->
         baseline=granule.baseline,
         cloud_cover=granule.cloud_cover,
         link=public_link(granule.link),
+        generated=granule.generated.isoformat() if granule.generated else None,
     )
 
 

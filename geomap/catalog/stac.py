@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
 import shapely
@@ -121,10 +121,23 @@ def read_items(path: Path) -> list[Item]:
         raise InputError(f"{path} is not JSON{why}; give a STAC ItemCollection or Item") from None
     kind = content.get("type") if isinstance(content, dict) else type(content).__name__
     if kind == "FeatureCollection" and isinstance(content.get("features"), list):
+        _refuse_page(content, path)
         return [item for item in content["features"] if isinstance(item, dict)]
     if kind == "Feature":
         return [content]
     raise InputError(f"{path} holds a {kind}; give a STAC ItemCollection (FeatureCollection) or Item (Feature)")
+
+
+def _refuse_page(content: dict[str, Any], path: Path) -> None:
+    """Raise InputError for one page of a search: a map of it would lack scenes without a word."""
+    links, count, matched = content.get("links"), len(content["features"]), content.get("numberMatched")
+    more = isinstance(matched, int) and matched > count
+    followed = isinstance(links, list) and any(isinstance(link, dict) and link.get("rel") == "next" for link in links)
+    if more or followed:
+        raise InputError(
+            f"{path} is one page of a search, with {count}{f' of {matched}' if more else ''} items, and more follow: "
+            "save all of them (pystac-client: item_collection().save_object), or type the catalogue's address"
+        )
 
 
 def landing_page(url: str) -> str:

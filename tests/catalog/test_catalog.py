@@ -207,6 +207,12 @@ def test_items_of_no_known_convention(find: Callable[..., Any], item: Item) -> N
         ('{"type": "Collection"}', "holds a Collection"),
         ('{"type": "FeatureCollection", "features": 3}', "holds a FeatureCollection"),
         ('{"type": "FeatureCollection", "features": [3, null]}', "no Sentinel-2 scene"),
+        (
+            '{"type": "FeatureCollection", "features": [{}], "numberMatched": 72}',
+            "one page of a search, with 1 of 72 items",
+        ),
+        ('{"type": "FeatureCollection", "features": [], "links": [{"rel": "next"}]}', "with 0 items, and more follow"),
+        ('{"type": "FeatureCollection", "features": [], "links": 3}', "no Sentinel-2 scene"),
     ],
 )
 def test_a_file_that_holds_no_items(tmp_path: Path, content: str, message: str) -> None:

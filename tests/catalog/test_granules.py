@@ -62,14 +62,20 @@ def test_the_highest_baseline_of_an_acquisition_is_kept(pc: Item, find: Callable
     assert find([pc])[0].acquisition == find([latest])[0].acquisition
 
 
+def with_own_files(item: Item) -> Item:
+    """The item with files of its own, named after it."""
+    assets = {key: asset | {"href": f"{asset['href']}/{item['id']}.tif"} for key, asset in item["assets"].items()}
+    return changed(item, assets=assets)
+
+
 def test_another_tile_pass_or_satellite_is_no_copy(pc: Item, find: Callable[..., Any]) -> None:
     bounds = granule_bounds("24XWQ")
     assert bounds
     there = outline(32624, bounds)
     others = [
         changed(placeless(pc, "24XWQ"), id="tile", geometry=mapping(there), bbox=list(there.bounds)),
-        changed(pc, {"s2:datatake_id": "GS2B_20220613T182919_027523_N04.00"}, id="pass"),
-        changed(pc, {"platform": "Sentinel-2A"}, id="satellite"),
+        with_own_files(changed(pc, {"s2:datatake_id": "GS2B_20220613T182919_027523_N04.00"}, id="pass")),
+        with_own_files(changed(pc, {"platform": "Sentinel-2A"}, id="satellite")),
     ]
     assert len(find([pc, *others])) == 4
 
@@ -89,10 +95,11 @@ def test_without_a_datatake_the_second_tells_the_pass(pc: Item, find: Callable[.
     del pc["properties"]["s2:datatake_id"]
     same = changed(pc, {"datetime": "2022-06-12T18:29:19.999000Z"}, id="same")
     other = changed(pc, {"datetime": "2022-06-12T18:29:20.024000Z"}, id="other")
-    assert [s.acquisition for s in find([pc, same, other])] == [
+    assert [s.acquisition for s in find([pc, same, with_own_files(other)])] == [
         "sentinel-2b_20220612T182919",
         "sentinel-2b_20220612T182920",
     ]
+    assert [s.acquisition for s in find([pc, other])] == ["sentinel-2b_20220612T182919"]  # the same files once more
 
 
 def test_both_halves_of_a_datastrip_split_are_kept(pc: Item, find: Callable[..., Any]) -> None:

@@ -121,11 +121,17 @@ def test_blocks_and_tiles_add_up(dates: list[Date]) -> None:
 
 def test_who_is_not_asked() -> None:
     bright = {"S2X": Dark(9000, 0)}
-    assert check([scene(0, "02.14")], bright) == {}  # never carried the offset
-    assert judge(scene(0, "02.14"), Dark(9000, 0)) == "not asked"
     assert judge(scene(-1000), Dark()) == "not asked"
     with pytest.raises(OffsetError):
         check([scene(0, None)], bright)  # a policy decided, the baseline is not known
+
+
+def test_an_item_may_name_the_baseline_of_before_its_product_was_made_again() -> None:
+    offset, reason = decide_offset("B02", "flag", item="S2X", baseline="02.14", flag=False)
+    old = scene(offset, "02.14", reason)
+    assert check([old], {"S2X": Dark(9000, 4000)}) == {}
+    with pytest.raises(OffsetError, match="its item may name an old baseline: correct that"):
+        check([old], {"S2X": Dark(9000, 0)})
 
 
 def test_what_is_between_the_thresholds_is_a_doubt() -> None:

@@ -196,6 +196,15 @@ def test_a_catalogue_is_not_asked_before_the_time_it_names(scripted: Scripted) -
     assert len(server.log()) == 1
 
 
+@pytest.mark.parametrize("wait", ["soon", "1.5", "-1"])
+def test_a_wait_that_cannot_be_read_is_no_wait(scripted: Scripted, wait: str) -> None:
+    item = granule("earth-search-l2a", "32TPS", "2023-06-02T10:18:03.169000Z")
+    page: Reply = (200, {}, json.dumps({"type": "FeatureCollection", "features": [item], "links": []}))
+    url, _ = scripted(landing(), COLLECTION, (503, {"Retry-After": wait}, "busy"), page)
+    (scene,) = catalog.search(WORLD, month_of(item), url, collection="sentinel-2-l2a").scenes
+    assert scene.id == item["id"]
+
+
 def test_the_longest_wait_is_under_a_minute() -> None:
     assert stac.READ_TIMEOUT + stac.PATIENCE + stac.READ_TIMEOUT < 60
     assert stac.CONNECT_TIMEOUT + stac.PATIENCE + stac.CONNECT_TIMEOUT < 60

@@ -103,6 +103,7 @@ def asset(scene: Scene, **changes: object) -> Scene:
         (lambda s: asset(s, href=s.assets["B02"].href + ".new.tif"), True),
         (lambda s: asset(s, offset=-1000), True),
         (lambda s: asset(s, transform=(10.0, 0.0, 0.0, 0.0, -10.0, 0.0)), True),
+        (lambda s: replace(s, generated="2024-01-01T00:00:00+00:00"), True),  # processed again: other pixels
         (lambda s: replace(s, baseline="05.10"), True),  # decides which granule of a pass comes first
         (lambda s: replace(s, acquisition="other"), True),
         (lambda s: asset(s, reason="otherwise"), False),
