@@ -36,7 +36,7 @@ from geomap.datasets.samples import COVER, Samples
 from geomap.datasets.series import embed_samples
 from geomap.datasets.simulated import simulated_samples
 from geomap.encode import weights
-from geomap.label import towers
+from geomap.label import anchors, towers
 from geomap.simulate.covers import table
 
 FILES = {
@@ -100,8 +100,9 @@ def read_sets(encoder: torch.nn.Module, data: Path) -> dict[str, Labelled]:
     return sets | {"rondonia": labelled(encoder, *read_rondonia(data / "points/rondonia_2022.npz"))}
 
 
-def typed_vectors(names: list[str], tower: towers.TextTower) -> Tensor:
-    return torch.cat([towers.class_vectors(legends.typed(f"{name},water body"), tower)[:1] for name in names])
+def typed_vectors(names: list[str], tower: towers.TextTower, known: Tensor | None) -> Tensor:
+    raw = torch.cat([towers.class_vectors(legends.typed(f"{name},water body"), tower)[:1] for name in names])
+    return raw if known is None else anchors.towards(raw, known)
 
 
 def tried(found: Labelled, of: Mapping[str, Tensor], land: Tensor | None, bound: float) -> dict[str, float]:
@@ -132,7 +133,7 @@ def ways(tower: towers.TextTower, stored: Mapping[str, Tensor]) -> Iterator[tupl
         yield f"land cover, cosine up to {bound}", land, bound
     for bound in (0.6, 0.7):
         yield f"land cover and crops, cosine up to {bound}", torch.cat([land, crops]), bound
-        yield f"79 covers, cosine up to {bound}", covers, bound
+        yield f"{len(covers)} covers, cosine up to {bound}", covers, bound
     yield "generic words", generic, 1.1
     for bound in (0.10, 0.15):
         yield f"best cosine below {bound}", None, bound
@@ -147,7 +148,7 @@ def main() -> None:
     tower = towers.tower(loaded.card.text_space)
     sets = read_sets(loaded.encoder, args.data)
     names = sorted({name for found in sets.values() for choice in found.choices for name in choice})
-    of = dict(zip(names, typed_vectors(names, tower), strict=True))
+    of = dict(zip(names, typed_vectors(names, tower, loaded.anchors), strict=True))
     result = {}
     for name, land, bound in ways(tower, loaded.class_vectors):
         result[name] = {key: tried(found, of, land, bound) for key, found in sets.items()}

@@ -28,7 +28,7 @@ from geomap.composite.monthly import coarse_medians, common, compute, read_class
 from geomap.encode.engine import Engine, valid_months
 from geomap.encode.weights import Weights
 from geomap.errors import DamagedError, ReadError, SourceUnavailableError
-from geomap.label import towers
+from geomap.label import anchors
 from geomap.label.choose import Gone
 from geomap.label.classify import Question, TileLabels, Within, with_land
 from geomap.legends import Legend
@@ -231,7 +231,7 @@ def vectors_of(legend: Legend, weights: Weights) -> Tensor:
         own = legend.model_copy(update={"classes": legend.classes[:-1]})
         return with_land(vectors_of(own, weights), vectors_of(legends.load("landcover"), weights))
     stored = weights.stored(legend.digest, len(legend.classes) or len(legend.prompts))
-    return towers.cached_class_vectors(legend, weights.card.text_space) if stored is None else stored
+    return anchors.class_vectors(legend, weights.card.text_space, weights.anchors) if stored is None else stored
 
 
 def label_pixels(

@@ -86,7 +86,7 @@ def embed_samples(
     else:
         series = Series(samples.dn, samples.valid, samples.steps)
     months = torch.from_numpy(series.months).to(device)
-    parts = []
+    parts = [torch.empty(0, encoder.cfg.out)]
     for start in range(0, len(series), SERIES_AT_ONCE):
         rows = slice(start, start + SERIES_AT_ONCE)
         dn = torch.from_numpy(series.dn[rows]).to(device).float()

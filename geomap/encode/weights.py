@@ -35,6 +35,7 @@ class Weights:
     encoder: PixelEncoder
     class_vectors: Mapping[str, Tensor]  # legend digest -> (K, D) float32 unit vectors, in the legend's order
     digest: str
+    anchors: Tensor | None = None  # (A, D) unit vectors of the words of its training, if it was trained with words
 
     def stored(self, legend_digest: str, rows: int) -> Tensor | None:
         """The stored class vectors of a legend, (rows, D); None if there are none. Raises WeightsError."""
@@ -46,6 +47,9 @@ class Weights:
             )
         return vectors
 
+
+ANCHORS: Final = "anchors"
+"""Name of the anchors in VECTORS_FILE, where all others are digests of legends."""
 
 _UNIT: Final = 1e-3
 """By how much the length of a class vector or an embedding may differ from 1."""
@@ -70,17 +74,22 @@ def load_weights(name_or_dir: str) -> Weights:
     encoder = PixelEncoder(cfg, torch.tensor(card.low), torch.tensor(card.high))
     encoder.load_state_dict(tensors)
     _try(encoder.eval(), folder / MODEL_FILE)
-    return Weights(card, encoder, _load_vectors(folder / VECTORS_FILE, cfg.out), _sha256(card_bytes))
+    vectors = _load_vectors(folder / VECTORS_FILE, cfg.out)
+    anchors = vectors.pop(ANCHORS, None)
+    return Weights(card, encoder, vectors, _sha256(card_bytes), anchors)
 
 
-def save(folder: Path, encoder: PixelEncoder, card: Card, class_vectors: Mapping[str, Tensor]) -> Card:
+def save(
+    folder: Path, encoder: PixelEncoder, card: Card, class_vectors: Mapping[str, Tensor], anchors: Tensor | None = None
+) -> Card:
     """Write weights; `class_vectors` maps legend digests to (K, D) vectors. Returns the card with its file hashes."""
     if card.config() != encoder.cfg:
         raise ValueError(f"the card describes {card.config()}, the encoder is {encoder.cfg}")
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     save_file(state, folder / MODEL_FILE)
-    save_file({k: v.float().cpu().contiguous() for k, v in class_vectors.items()}, folder / VECTORS_FILE)
+    vectors = {**class_vectors, **({} if anchors is None else {ANCHORS: anchors})}
+    save_file({k: v.float().cpu().contiguous() for k, v in vectors.items()}, folder / VECTORS_FILE)
     hashes = {}
     for file in (MODEL_FILE, VECTORS_FILE):
         (folder / file).chmod(0o644)  # safetensors makes the file readable only by its owner

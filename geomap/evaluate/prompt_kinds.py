@@ -8,7 +8,7 @@ from torch import Tensor
 
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
-from geomap.label import towers
+from geomap.label import anchors
 from geomap.legends import Legend
 
 KINDS: Final = {"C": "class names", "G": "generic templates", "D": "descriptive prompts"}
@@ -40,4 +40,4 @@ def vectors(weights: Weights, legend: Legend, kind: str = "D") -> Tensor:
     """(K, D) unit vectors of a legend's classes (or rated prompts), stored with the weights or made by the tower."""
     named = asked(legend, kind)
     stored = weights.stored(named.digest, len(named.classes) or len(named.prompts))
-    return towers.cached_class_vectors(named, weights.card.text_space) if stored is None else stored
+    return anchors.class_vectors(named, weights.card.text_space, weights.anchors) if stored is None else stored

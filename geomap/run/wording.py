@@ -10,9 +10,9 @@ from geomap import legends
 from geomap.encode.weights import Weights
 from geomap.errors import WeightsError
 from geomap.label.check import close_pairs
+from geomap.label.towers import cached_class_vectors
 from geomap.label.words import LOOKS, check_words
 from geomap.legends import Legend
-from geomap.pipeline import vectors_of
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,9 @@ def findings(legend: Legend, weights: Weights) -> Iterator[str]:
     """One line for each: classes that are hardly land in English, by what they look like; pairs that are close."""
     yield from doubts(legend, weights.card.text_space)
     if legend.kind == "classes":
-        names = [c.name for c in legend.classes]
-        if close := close_pairs(names, vectors_of(legend, weights), weights.card.logit_scale):
+        typed = legend.model_copy(update={"classes": legend.classes[:-1]}) if legend.has_others else legend
+        names, vectors = [c.name for c in typed.classes], cached_class_vectors(typed, weights.card.text_space)
+        if close := close_pairs(names, vectors, weights.card.logit_scale):
             told = _some([f"{a!r} and {b!r} (cosine {cosine:.2f})" for a, b, cosine in close])
             yield f"{legend.title}: words can hardly tell apart {told}; type one of them, or say what the other lacks"
 

@@ -139,6 +139,8 @@ def test_short_training_learns_repeats_and_loads(
     loaded = weights.load_weights(str(tmp_path / "a"))
     assert loaded.card.metrics["simulated_held_out"]["landcover"]["samples"] > 200
     assert set(loaded.class_vectors) == {legends.load(n).digest for n in legends.builtin_names()}
+    assert loaded.anchors is not None
+    assert len(loaded.anchors) == sum(len(v.vectors) for v in captions.make_levels(LetterTower()) if v.by == "kind")
     assert [s.kind for s in loaded.card.training] == ["simulated"]
 
 
@@ -369,6 +371,22 @@ def test_a_table_of_land_covers_or_crops_can_be_trained_on(tmp_path: Path) -> No
     assert (landcover[kind[0]], crops[kind[1]]) == (7, legends.load("crops").id_of("Maize"))
     assert len(read) == 2
     assert read.labels["climate"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("legend", ["landcover", "crops"])
+def test_a_table_with_one_column_of_labels_is_trained_on_left_out_and_tested(
+    tmp_path: Path, tiny: TrainConfig, legend: str
+) -> None:
+    made = simulated_samples(np.random.default_rng(4), 120)
+    columns = {f"{b}_{m + 1:02d}": made.dn[:, m, i] for m in range(12) for i, b in enumerate(BANDS)}
+    path = tmp_path / "mine.csv"
+    pd.DataFrame({legend: made.labels[legend], **columns}).replace(0, "").to_csv(path, index=False)
+    sets = {"mine": str(path)}
+    config_ = tiny.model_copy(update={"steps": 2, "real": sets, "test": sets, "evaluation": config.Evaluation(steps=2)})
+    metrics = loop.train_captions(config_, tmp_path / "w").metrics
+    scored = [metrics["left_out"]["mine"], metrics["unseen"]["mine"]]
+    assert all(0 <= found[legend]["accuracy"] <= 1 for found in scored)
+    assert all({"landcover", "crops"} & set(found) == {legend} for found in scored)
 
 
 def test_a_table_without_a_label_of_land_cannot_be_trained_on(tmp_path: Path) -> None:

@@ -85,6 +85,14 @@ class Level:
         return share
 
 
+def anchors(levels: Sequence[Level]) -> Tensor:
+    """(A, D) unit vectors of the words that an encoder is trained with: each class's mean over its captions.
+
+    Climates are left out: they say where land lies, not what it is.
+    """
+    return torch.cat([F.normalize(v.vectors.mean(1), dim=-1) for v in levels if v.by == "kind"])
+
+
 def cover_captions() -> list[list[str]]:
     """Captions of every cover, in the table's order."""
     out = []

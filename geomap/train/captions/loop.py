@@ -24,7 +24,7 @@ from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource
 from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.label import towers
 from geomap.train.captions import scores
-from geomap.train.captions.levels import Level, make_levels
+from geomap.train.captions.levels import Level, anchors, make_levels
 from geomap.train.captions.loss import CaptionLoss, origin_bias
 from geomap.train.captions.pool import Batch, Pool, draw_batch, measured_pool, read_measured, simulated_pool
 from geomap.train.config import TrainConfig, read_captions
@@ -90,7 +90,7 @@ def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
         encoder=weights.card_fields(encoder.cfg), text_space=config.text_space, logit_scale=scale,
         training=sources(config, measured), recipe=config.recipe, metrics=metrics, limits=config.limits,
     )  # fmt: skip
-    return weights.save(out, encoder, card, towers.builtin_vectors(tower))
+    return weights.save(out, encoder, card, towers.builtin_vectors(tower), anchors(levels))
 
 
 def _left_out(
@@ -108,7 +108,7 @@ def _left_out(
         others = [o for o in measured if o is not samples]
         encoder = fit_encoder(config, pool, others, levels, steps, progress, f"evaluate without {samples.name}")
         held.append(scores.held_out(samples, encoder, tower))
-    return scores.card_metrics(held, tower)
+    return scores.card_metrics(held, tower, anchors(levels))
 
 
 def sources(config: TrainConfig, measured: Sequence[Samples]) -> tuple[TrainingSource, ...]:

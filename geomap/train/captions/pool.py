@@ -19,7 +19,7 @@ from geomap.datasets.measured import READERS
 from geomap.datasets.samples import CLIMATE, COVER, Samples
 from geomap.datasets.series import spanning
 from geomap.datasets.sets import read_pixels
-from geomap.datasets.simulated import simulated_samples
+from geomap.datasets.simulated import COVER_LEGENDS, simulated_samples
 from geomap.errors import ConfigError
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.train.config import Augment
@@ -106,7 +106,7 @@ def read_measured(name: str, path: Path) -> Samples:
     if not use.all():
         log.info("%s: %d samples without a label or a month are left out", path, (~use).sum())
     nothing = np.zeros(len(samples), np.intp)
-    return replace(samples, labels={CLIMATE: nothing, **samples.labels}).rows(use)
+    return replace(samples, labels={**dict.fromkeys((CLIMATE, *COVER_LEGENDS), nothing), **samples.labels}).rows(use)
 
 
 def draw_batch(

@@ -22,6 +22,7 @@ from geomap.encode.model import PixelEncoder
 from geomap.evaluate import baselines, metrics
 from geomap.evaluate.zero_shot import nearest_class
 from geomap.label import towers
+from geomap.label.anchors import placed
 from geomap.simulate.covers import table
 from geomap.train.captions.pool import kind_of
 
@@ -97,7 +98,7 @@ def is_cropland(samples: Samples) -> NDArray[np.intp]:
     return np.append(np.where(crop, 1, np.where(none, 0, -1)), -1)[kind_of(samples)]
 
 
-def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
+def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower, anchors: Tensor) -> dict[str, Any]:
     """Scores with class names typed in words that training did not use; only the set's classes compete."""
     kinds = [c.key for c in table().cover]
     keys = np.array([*kinds, *[""] * (len(members()) - len(kinds) + 1)])[kind_of(samples)]  # the last: unknown
@@ -108,7 +109,7 @@ def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower
     typed = legends.typed(", ".join(TYPED[k] for k in present))
     truth = np.array([present.index(k) + 1 for k in keys[rows]], np.intp)
     embeddings = embed_samples(encoder, samples.rows(rows))
-    found = nearest_class(embeddings, towers.class_vectors(typed, tower), typed)
+    found = nearest_class(embeddings, placed(typed, towers.class_vectors(typed, tower), anchors), typed)
     return {
         "classes": len(present), "samples": len(truth), "majority": _majority(truth), **accuracy_and_f1(truth, found),
     }  # fmt: skip
@@ -150,10 +151,11 @@ def simulated_scale(encoder: PixelEncoder, samples: Samples, tower: towers.TextT
     return fit_scale([_landcover(encoder, samples, tower)])
 
 
-def card_metrics(held: Sequence[HeldOut], tower: towers.TextTower) -> dict[str, Any]:
+def card_metrics(held: Sequence[HeldOut], tower: towers.TextTower, anchors: Tensor) -> dict[str, Any]:
     """Scores of every held-out set beside the baselines, calibration, and the logit scale fitted on all of them."""
     out = {
-        h.samples.name: score_samples(h.encoder, h.samples, tower) | {"typed": score_typed(h.encoder, h.samples, tower)}
+        h.samples.name: score_samples(h.encoder, h.samples, tower)
+        | {"typed": score_typed(h.encoder, h.samples, tower, anchors)}
         for h in held
     }
     for h in held:
