@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import shapely
@@ -23,7 +23,7 @@ from pyproj.exceptions import ProjError
 from shapely.geometry import GeometryCollection, MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
-from geomap.errors import AoiError
+from geomap.errors import AoiError, install_hint
 from geomap.lonlat import Box, cut, followed, turns, wrapped
 from geomap.paths import own, there
 
@@ -36,10 +36,13 @@ MIN_LATITUDE: Final = -80.0
 
 log = logging.getLogger(__name__)
 
+LONGEST_PATH: Final = 4096
+"""Most characters of the path of a file, as on Linux."""
+PARQUET: Final = (".parquet", ".geoparquet")
 _ODD = re.compile("[!|;&\udc80-\udcff]")
 _GEOD = Geod(ellps="WGS84")
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # digits match in one way: no backtracking
-_FILE: Final = re.compile(r"\.(geojson|json|gpkg|shp|parquet|fgb|kml|zip)(:[^/:]*)?$", re.IGNORECASE)
+_FILE: Final = re.compile(r"\.(geojson|json|gpkg|shp|(?:geo)?parquet|fgb|kml|zip)(:[^/:]*)?$", re.IGNORECASE)
 """The end of what can only be meant for the path of a file."""
 _BBOX = re.compile(rf"^\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}$")
 _WKT = re.compile(r"^\s*(?:SRID=(\d+);)?\s*((?:(?:MULTI)?POLYGON|GEOMETRYCOLLECTION)\b.*)$", re.IGNORECASE | re.DOTALL)
@@ -58,13 +61,19 @@ class Area:
 
     geometry: MultiPolygon
 
-    def __init__(self, geometry: str | Path | BaseGeometry) -> None:
-        """Takes what `parse_area` takes, or shapely polygons in EPSG:4326; a MultiPolygon is kept as it is.
+    def __init__(
+        self,
+        geometry: str | Path | BaseGeometry | Sequence[float] | geopandas.GeoSeries | geopandas.GeoDataFrame,
+    ) -> None:
+        """Takes what `parse_area` takes, (west, south, east, north) in degrees, or shapes.
+
+        These are a GeoSeries or GeoDataFrame that names its CRS, or shapely polygons in EPSG:4326, of which a
+        MultiPolygon is kept as it is.
 
         Raises:
-            AoiError: as `parse_area`.
+            AoiError: as `parse_area`, or for anything else.
         """
-        made = _cut(geometry) if isinstance(geometry, BaseGeometry) else _read(str(geometry), Path())
+        made = _made(geometry)
         _require_polygons(made)
         object.__setattr__(self, "geometry", made if isinstance(made, MultiPolygon) else _united(made))
 
@@ -75,7 +84,9 @@ class Area:
 
 
 def parse_area(text: str, folder: Path = Path()) -> Area:
-    """An AOI from "minx,miny,maxx,maxy", WKT, GeoJSON text, or the path of a GeoJSON, GPKG or Shapefile in `folder`.
+    """An AOI from "minx,miny,maxx,maxy", WKT, GeoJSON text, or the path of an area file in `folder`.
+
+    That is a GeoJSON, GPKG, Shapefile or GeoParquet; FILE:LAYER names one of several layers.
 
     Raises:
         AoiError: the text is none of these, or the area is empty, crosses itself, lies outside UTM or is too large.
@@ -92,16 +103,55 @@ def require_area(text: str, folder: Path = Path()) -> None:
         _require_polygons(_cut(geometry))
 
 
+def _made(given: Any) -> BaseGeometry:
+    """The polygons that a caller gives. Raises AoiError."""
+    if isinstance(given, BaseGeometry):
+        return _cut(given)
+    if isinstance(given, str | Path):
+        return _read(str(given), Path())
+    if isinstance(given, tuple | list | np.ndarray) and len(given) == 4 and all(map(_is_number, given)):
+        return GeometryCollection([_cut(_from_bbox([float(v) for v in given]))])
+    import geopandas
+
+    if isinstance(given, geopandas.GeoSeries):
+        return _from_shapes(given, "the GeoSeries of the area")
+    if isinstance(given, geopandas.GeoDataFrame) and given.active_geometry_name is not None:
+        return _from_shapes(given.geometry, "the GeoDataFrame of the area")
+    raise AoiError(
+        f"cannot read an area from {type(given).__name__}: give (west, south, east, north) in degrees, shapely "
+        "polygons, a GeoDataFrame with its geometry, WKT or GeoJSON as text, or the path of an area file"
+    )
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        return False
+    return math.isfinite(value)
+
+
 def _read(text: str, folder: Path) -> GeometryCollection:
     if (geometry := _typed(text, folder)) is not None:
         return GeometryCollection([_cut(geometry)])
     if _is_json(text) and not there(folder / text):
         return _from_table(io.BytesIO(text.strip().encode(errors="replace")), "the GeoJSON area")
-    path = own(text, folder)
+    path, layer = file_and_layer(text, folder)
     if not (path.is_file() or path.is_dir()):
         raise AoiError(f"the area {_shown(path)} is no regular file; give a GeoJSON, GPKG or Shapefile")
+    name = f"the area file {_shown(path)}"
+    if path.suffix.casefold() in PARQUET:
+        return _from_shapes(_from_parquet(path, name), name)
     with plainly_named(path) as plain:
-        return _from_table(plain, f"the area file {_shown(path)}")
+        return _from_table(plain, name, layer)
+
+
+def file_and_layer(source: str, folder: Path = Path()) -> tuple[Path, str | None]:
+    """FILE, or FILE:LAYER, whose layer may hold colons too; the file may not exist."""
+    whole = own(source, folder)
+    for end in () if there(whole) else [i for i, c in enumerate(source[:LONGEST_PATH]) if c == ":"]:
+        file = own(source[:end], folder)
+        if there(file) and file.is_file():
+            return file, source[end + 1 :]
+    return whole, None
 
 
 def _typed(text: str, folder: Path) -> BaseGeometry | None:
@@ -114,12 +164,12 @@ def _typed(text: str, folder: Path) -> BaseGeometry | None:
         return _from_wkt(wkt[2], srid=wkt[1])
     if _is_json(text):
         _require_geojson(text)
-    elif not text.strip() or not _exists(str(own(text, folder))):
+    elif not text.strip() or not _exists(str(file_and_layer(text, folder)[0])):
         if _FILE.search(text):
             raise AoiError(f"there is no file {_short(text)}; give the path of a file with the area's polygons")
         raise AoiError(
             f"cannot read the area {_short(text)}: give minx,miny,maxx,maxy in degrees, WKT or GeoJSON polygons, "
-            "or the path of a .geojson, .gpkg or .shp file"
+            "or the path of a .geojson, .gpkg, .shp or .parquet file"
         )
     return None
 
@@ -209,8 +259,8 @@ def _shown(path: Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
-def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
-    """The shapes of a vector file with one layer, in EPSG:4326."""
+def _from_table(source: Path | io.BytesIO, name: str, layer: str | None = None) -> GeometryCollection:
+    """The shapes of a vector file with one layer, or of the layer named, in EPSG:4326. Raises AoiError."""
     import geopandas
 
     try:
@@ -218,15 +268,39 @@ def _from_table(source: Path | io.BytesIO, name: str) -> GeometryCollection:
             warnings.simplefilter("ignore", RuntimeWarning)  # what GDAL says is in the error
             listed = geopandas.list_layers(source)
         layers = listed.name[listed.geometry_type.notna()]  # other layers are plain tables
-        table = geopandas.read_file(source, layer=int(layers.index[0])) if len(layers) == 1 else None
+        chosen = layers if layer is None else layers[layers == layer]
+        table = geopandas.read_file(source, layer=int(chosen.index[0])) if len(chosen) == 1 else None
     except Exception as e:  # pyogrio and GDAL raise many kinds
         raise AoiError(f"cannot read {name}: {_line(e)}; give a GeoJSON, GPKG or Shapefile") from e
-    if len(layers) > 1:
-        raise AoiError(f"{name} has {len(layers)} layers ({', '.join(layers)}); export one to a file of its own")
-    shapes = None if table is None else table.geometry.dropna()
-    if shapes is None or shapes.empty:
+    if layer is not None and chosen.empty:
+        raise AoiError(f"{name} has no layer {_short(layer)} with polygons; it has {', '.join(layers) or 'none'}")
+    if len(chosen) > 1:
+        raise AoiError(
+            f"{name} has {len(layers)} layers ({', '.join(layers)}); name one, as "
+            f"FILE:{layers.iloc[0]}, or export one to a file of its own"
+        )
+    if table is None:
         raise AoiError(f"{name} holds no polygon")
     _require_known_crs(source, name)
+    return _from_shapes(table.geometry, name)
+
+
+def _from_parquet(path: Path, name: str) -> geopandas.GeoSeries:
+    import geopandas
+
+    try:
+        return geopandas.read_parquet(path).geometry
+    except ImportError as e:
+        raise AoiError(f"{name} needs pyarrow; type: {install_hint('pyarrow')}") from e
+    except Exception as e:  # pyarrow and geopandas raise many kinds
+        raise AoiError(f"cannot read {name}: {_line(e)}; give a GeoJSON, GPKG or Shapefile") from e
+
+
+def _from_shapes(shapes: geopandas.GeoSeries, name: str) -> GeometryCollection:
+    """Shapes that name their coordinate system, in EPSG:4326. Raises AoiError."""
+    shapes = shapes.dropna()
+    if shapes.empty:
+        raise AoiError(f"{name} holds no polygon")
     if shapes.crs is None:
         raise AoiError(f"{name} has no coordinate system; set one, for example EPSG:4326")
     if shapes.crs.is_geographic:

@@ -28,7 +28,8 @@ from geomap.composite.monthly import coarse_medians, common, compute, read_class
 from geomap.encode.engine import Engine, valid_months
 from geomap.encode.weights import Weights
 from geomap.errors import DamagedError, ReadError, SourceUnavailableError
-from geomap.label import anchors
+from geomap.label import towers
+from geomap.label.anchors import placed
 from geomap.label.choose import Gone
 from geomap.label.classify import Question, TileLabels, Within, with_land
 from geomap.legends import Legend
@@ -231,7 +232,10 @@ def vectors_of(legend: Legend, weights: Weights) -> Tensor:
         own = legend.model_copy(update={"classes": legend.classes[:-1]})
         return with_land(vectors_of(own, weights), vectors_of(legends.load("landcover"), weights))
     stored = weights.stored(legend.digest, len(legend.classes) or len(legend.prompts))
-    return anchors.class_vectors(legend, weights.card.text_space, weights.anchors) if stored is None else stored
+    if stored is not None:
+        return stored
+    vectors = towers.cached_class_vectors(legend, weights.card.text_space)
+    return vectors if weights.anchors is None else placed(legend, vectors, weights.class_vectors, weights.anchors)
 
 
 def label_pixels(

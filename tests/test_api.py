@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
+import shapely
 import xarray as xr
+from pyproj import Transformer
 
 import geomap
 from geomap import legends, simulate
@@ -170,6 +174,46 @@ def test_what_cannot_be_is_told(
         geomap.open_store(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def points(embeddings: xr.DataArray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A point on every fifth pixel, of two classes that follow from the first component of its embedding."""
+    pixels = np.argwhere(embeddings.notnull().all("component").transpose("y", "x").values)[::5]
+    to_degrees = Transformer.from_crs(embeddings.rio.crs, 4326, always_xy=True)
+    lon, lat = to_degrees.transform(embeddings.x.values[pixels[:, 1]], embeddings.y.values[pixels[:, 0]])
+    first = embeddings.transpose("component", "y", "x").values[0, pixels[:, 0], pixels[:, 1]]
+    names = np.where(first > np.median(first), "Maize", "Potatoes")
+    path = tmp_path_factory.mktemp("points") / "points.csv"
+    pd.DataFrame({"lon": lon, "lat": lat, "crop": names}).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"x": slice(0, None, 2)},
+        {"x": slice(1, None, 2), "y": slice(0, None, 3)},
+        {"y": slice(None, None, -1)},
+        {"x": slice(None, None, -1), "y": slice(None, None, -2)},
+        {"x": slice(10, None), "y": slice(8, None)},
+        {"x": [40, 3, 4, 30, 31, 20, 12, 7, 6, 5, 1, 21, 22, 23]},
+    ],
+)
+def test_points_teach_by_the_coordinates_of_an_array(
+    embeddings: xr.DataArray, points: Path, part: dict[str, Any]
+) -> None:
+    """Thinned, reversed or shuffled, an array teaches what the same pixels teach in their place."""
+    options: dict[str, Any] = {"legends": "crops", "within": "none", "points": points, "column": "crop"}
+    window = embeddings.isel(part)
+    here = embeddings.x.isin(window.x) & embeddings.y.isin(window.y)
+    masked = embeddings.where(here).assign_attrs(embeddings.attrs)
+    made, wanted = geomap.label(window, **options), geomap.label(masked, **options).sel(x=window.x, y=window.y)
+    for name in ("crops", "crops_confidence"):
+        np.testing.assert_array_equal(made[name], wanted[name])
+    if "x" in part and part["x"] == slice(0, None, 2):
+        with pytest.raises(InputError, match="spatial_ref"):
+            geomap.label(window.drop_vars("spatial_ref"), **options)
+
+
 def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataArray, embeddings: xr.DataArray) -> None:
     """What arithmetic, files and selections make of a composite is the same input, or is refused."""
     part = {"y": slice(20, 30), "x": slice(20, 40)}
@@ -225,17 +269,62 @@ def test_only_whole_unit_vectors_are_labelled(embeddings: xr.DataArray) -> None:
         ({"others": "no"}, "others must be True or False"),
         ({"everywhere": 1}, "everywhere must be True or False"),
         ({"min_confidence": None}, "share 0..1"),
-        ({"legends": [3]}, "unknown legend '3'"),
+        ({"legends": [3]}, "legends must be names, .toml files or Legends, not 3"),
+        ({"legends": None}, "legends must be names, .toml files or Legends, not None"),
+        ({"classes": pd.Series(["maize", "grass"])}, "not Series$"),
+        ({"points": geopandas.GeoDataFrame({"a": [1, 2]}), "column": "a"}, "path of a file, not GeoDataFrame; write"),
+        ({"learned": pd.Series(["a", "b"])}, "not Series$"),
         ({"layers": "second, third"}, "must be of second"),
         ({"layers": ["second", "second"]}, "each once"),
         ({"layers": [["second"]]}, "must be of second"),
         ({"layers": None}, "must be of second"),
         ({"smooth": 2}, "must be odd"),
+        ({"smooth": np.int64(2)}, "must be odd"),
+        ({"smooth": True}, "smooth"),
     ],
 )
 def test_wrong_words_to_label_are_told(embeddings: xr.DataArray, call: dict[str, Any], why: str) -> None:
-    with pytest.raises(InputError, match=why):
+    with pytest.raises(InputError, match=why) as e:
         geomap.label(embeddings, **{"classes": "maize, grass"} | call)
+    assert "\n" not in str(e.value)
+
+
+def test_an_integer_of_numpy_is_a_number(embeddings: xr.DataArray) -> None:
+    part = embeddings.isel(y=slice(20, 30), x=slice(20, 30))
+    made, wanted = (geomap.label(part, "maize, grass", smooth=n) for n in (np.int64(3), 3))
+    np.testing.assert_array_equal(made["classes"], wanted["classes"])
+
+
+def test_zones_runs_and_directories_that_are_none_are_told(run: Path, scenes: Archive) -> None:
+    for zone in ("foo", 32632, [32631]):
+        with pytest.raises(InputError, match=r"has no zone .*; give one of 32631"):
+            geomap.open_store(run, zone)
+    assert geomap.open_store(run, np.int64(32631)).sizes == geomap.open_store(run, "32631").sizes
+    with pytest.raises(InputError, match="give open_store the path of the directory of a run, or a store, not 5"):
+        geomap.open_store(5)
+    for request, out in ((5, run), (geomap.Request("4.42,50.88,4.46,50.91", "2023"), 5)):
+        with pytest.raises(InputError, match=r"give map_area a geomap\.Request and the path of the directory"):
+            geomap.map_area(request, out)
+
+
+def test_areas_are_corners_and_tables_too(scenes: Archive) -> None:
+    corners = tuple(float(v) for v in scenes.bbox)
+    wanted = [scene.id for scene in geomap.search(",".join(map(str, corners)), "2023", scenes.items).scenes]
+    table = geopandas.GeoDataFrame(geometry=[shapely.box(*corners)], crs=4326)
+    for area in (corners, list(corners), np.array(corners), table, table.geometry):
+        assert [scene.id for scene in geomap.search(area, "2023", scenes.items).scenes] == wanted
+    for odd, why in (
+        (shapely.geometry.mapping(table.geometry[0]), r"from dict: give \(west, south, east, north\)"),
+        (corners[:3], "from tuple: give"),
+        ((corners[0], *corners[2:], float("nan")), "from tuple: give"),
+        (table.set_crs(None, allow_override=True), "has no coordinate system"),
+        (table[:0], "holds no polygon"),
+        (pd.DataFrame({"a": [1]}), "from DataFrame: give"),
+        (None, "from NoneType: give"),
+    ):
+        with pytest.raises(InputError, match=why) as e:
+            geomap.search(odd, "2023", scenes.items)
+        assert "\n" not in str(e.value)
 
 
 def test_wrong_words_to_search_and_composite_are_told(scenes: Archive, area: str, series: xr.DataArray) -> None:

@@ -100,8 +100,34 @@ def test_a_file_with_several_layers_is_refused_and_plain_tables_are_passed_over(
     place.to_file(path, layer="roads")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(AoiError, match=r"2 layers \(fields, roads\); export one"):
+        with pytest.raises(AoiError, match=r"2 layers \(fields, roads\); name one, as FILE:fields, or export one"):
             aoi.parse_area(str(path))
+
+
+def test_a_layer_of_a_file_is_an_area(tmp_path):
+    path, squares = tmp_path / "l.gpkg", {"fields": box(4, 50, 4.01, 50.01), "b: c d": box(4.02, 50, 4.03, 50.01)}
+    for name, square in squares.items():
+        geopandas.GeoDataFrame(geometry=[square], crs=4326).to_file(path, layer=name)
+    for name, square in squares.items():
+        aoi.require_area(f"l.gpkg:{name}", tmp_path)
+        assert aoi.parse_area(f"l.gpkg:{name}", tmp_path) == aoi.parse_area(f"{path}:{name}") == aoi.Area(square)
+    with pytest.raises(AoiError, match="no layer 'roads' with polygons; it has fields, b: c d"):
+        aoi.parse_area(f"{path}:roads")
+    with pytest.raises(AoiError, match=r"there is no file 'no\.gpkg:fields'"):
+        aoi.require_area("no.gpkg:fields", tmp_path)
+    with pytest.raises(AoiError, match="cannot read the area"):
+        aoi.require_area("a:" * 100_000, tmp_path)
+
+
+def test_geoparquet_is_an_area(tmp_path):
+    shapes = geopandas.GeoSeries([box(600000, 5590200, 601000, 5591000)], crs=32631)
+    for name in ("a.parquet", "b.GeoParquet", "c.gpkg"):
+        table = geopandas.GeoDataFrame(geometry=shapes)
+        table.to_file(tmp_path / name) if name == "c.gpkg" else table.to_parquet(tmp_path / name)
+        assert aoi.parse_area(name, tmp_path) == aoi.Area(shapes)
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(AoiError, match="cannot read the area file"):
+        aoi.parse_area("d.parquet", tmp_path)
 
 
 def test_geojson_text_is_an_area():

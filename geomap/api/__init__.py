@@ -35,6 +35,7 @@ from geomap.api.checks import (
     checked_least,
     checked_legends,
     checked_names,
+    checked_path,
     checked_points,
     checked_series,
     checked_share,
@@ -66,6 +67,7 @@ from geomap.run.wording import warn_of_words
 from geomap.sentinel2 import BANDS, NODATA_DN
 from geomap.store import store as stored
 from geomap.store.store import COMPOSITES, EMBEDDINGS
+from geomap.text import plain, shown
 from geomap.types import (
     CLEAR_MONTHS,
     MAX_MISSED,
@@ -103,7 +105,8 @@ def search(
     """Find the Sentinel-2 L2A scenes over an area in a period.
 
     Args:
-        area: `Area`, or text: "minx,miny,maxx,maxy" in degrees, WKT, or the path of an area file.
+        area: `Area`, (west, south, east, north) in degrees, a GeoDataFrame, shapely polygons in degrees, or text:
+            "minx,miny,maxx,maxy", WKT, or the path of an area file, FILE:LAYER if it has several layers.
         period: `Period`, or text: "2023", "2023-04", "2022-10/2023-09".
         stac: earth-search, planetary-computer, cdse, the URL of a STAC API, or the path of an item file.
         collection: STAC collection; by default all collections whose conventions are known.
@@ -343,14 +346,13 @@ def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
     The arrays are read when they are used. Zarr's own checksums then find changed bytes in a chunk, but not a chunk
     that was exchanged for another; `geomap verify DIR` compares every file with its sha256.
     """
-    folder = Path(path)
+    folder = checked_path("open_store", path, "the directory of a run, or a store")
     kinds = [kind for kind in (COMPOSITES, EMBEDDINGS) if (folder / kind).is_dir()]
     stores = [stored.open_store(folder, kind) for kind in kinds] or [stored.open_store(folder)]
     for kept in stores:
         if lost := kept.lost():
             raise InputError(f"{kept.path} lacks {lost}; copy the whole store again, or type its run's command again")
-    zone = None if epsg is None else int(epsg)
-    return xr.merge([_opened(kept, zone, folder) for kept in stores], compat="override", combine_attrs="drop_conflicts")
+    return xr.merge([_opened(kept, epsg, folder) for kept in stores], compat="override", combine_attrs="drop_conflicts")
 
 
 def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
@@ -358,9 +360,10 @@ def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
     zones = sorted({tile.grid.epsg for tile in kept.tiles})
     if epsg is None and len(zones) > 1:
         raise InputError(f"{kept.path} has the zones {', '.join(map(str, zones))}; give one of them as epsg=")
-    zone = epsg or zones[0]
-    if zone not in zones:
-        raise InputError(f"{kept.path} has no zone {zone}; give one of {', '.join(map(str, zones))}")
+    asked = plain(zones[0] if epsg is None else epsg)
+    zone = next((zone for zone in zones if str(zone) == asked), None)
+    if zone is None:
+        raise InputError(f"{kept.path} has no zone {shown(asked)}; give one of {', '.join(map(str, zones))}")
     where = mosaic_grid(tuple(tile.grid for tile in kept.tiles if tile.grid.epsg == zone))
     parts = [_square(kept, square, part) for square, part in by_square(where).items()]
     found: Any = xr.combine_by_coords(parts, combine_attrs="override")
@@ -423,10 +426,10 @@ def _learned(
 ) -> Question:
     """The question whose classes points taught, on (D, y, x) embeddings. Raises InputError for too few points."""
     place, ids, groups, _ = distinct(lesson.points, lesson.ids)
-    epsg, x, y = embeddings.rio.crs.to_epsg(), embeddings["x"].values, embeddings["y"].values
-    columns = np.round(place[:, 1] + 0.5 - x[0] / RESOLUTION).astype(np.intp)
-    rows = np.round(y[0] / RESOLUTION - 0.5 - place[:, 2]).astype(np.intp)
-    here = (place[:, 0] == epsg) & (columns >= 0) & (columns < len(x)) & (rows >= 0) & (rows < len(y))
+    if (crs := embeddings.rio.crs) is None:
+        raise InputError("the embeddings name no coordinate system; keep the coordinate spatial_ref that embed sets")
+    columns, rows = (_index(embeddings[axis].values, place[:, i]) for axis, i in (("x", 1), ("y", 2)))
+    here = (place[:, 0] == crs.to_epsg()) & (columns >= 0) & (rows >= 0)
     here[here] = ~np.isnan(vectors[0, rows[here], columns[here]])
     if not here.any():
         raise InputError(f"no point of {lesson.points.path} lies on a pixel with an embedding; give points inside them")
@@ -437,6 +440,17 @@ def _learned(
     made = learn(examples, prompts, loaded.card.logit_scale)
     log.info("%s", made.says)
     return Question.learned(lesson.legend, made.head, min_confidence)
+
+
+def _index(centres: NDArray[np.float64], wanted: NDArray[np.int64]) -> NDArray[np.intp]:
+    """(n,) where the pixels of these numbers, counted from the zone's origin, lie on an axis; -1: they do not.
+
+    The axis, the centres of its pixels in metres, may have any order and step.
+    """
+    numbers = np.floor(centres / RESOLUTION).astype(np.int64)
+    order = np.argsort(numbers, kind="stable")
+    found = order[np.searchsorted(numbers, wanted, sorter=order).clip(max=len(order) - 1)]
+    return np.where(numbers[found] == wanted, found, -1)
 
 
 def _windows(vectors: NDArray[np.float32]) -> pipeline.Embedded:

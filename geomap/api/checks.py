@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rioxarray  # noqa: F401  gives arrays their `.rio`
@@ -21,12 +22,15 @@ from geomap.points.read import PointsFile
 from geomap.run.keys import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, FinishKeys, Restriction, require_points
 from geomap.run.request import class_of
 from geomap.sentinel2 import BANDS
+from geomap.text import shown
 from geomap.types import CLEAR_MONTHS, Finish
 
 SERIES = ("month", "band", "y", "x")
 EMBEDDING = ("component", "y", "x")
 RESERVED = frozenset({"x", "y", "spatial_ref", CLEAR_MONTHS})
 """Names in a Dataset of maps that no legend may have."""
+LONGEST = 80
+"""Most characters of a value in a message."""
 LENGTH_WITHIN = 0.01
 """Tolerance of an embedding's length; stored embeddings are unit vectors to 1e-6."""
 
@@ -95,7 +99,7 @@ def checked_least(least: int | None, months: int) -> int:
     if least is None:
         return min(MIN_CLEAR_MONTHS, months)
     if isinstance(least, bool) or not isinstance(least, int | np.integer) or not 1 <= least <= months:
-        raise InputError(f"min_clear_months must be a whole number 1..{months}, not {least!r}")
+        raise InputError(f"min_clear_months must be a whole number 1..{months}, not {_what(least)}")
     return int(least)
 
 
@@ -103,15 +107,29 @@ def checked_share(name: str, value: float) -> float:
     """A number 0..1. Raises InputError."""
     number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and 0 <= value <= 1):
-        raise InputError(f"{name} must be a share 0..1, not {value!r}")
+        raise InputError(f"{name} must be a share 0..1, not {_what(value)}")
     return float(value)
 
 
 def checked_flag(name: str, value: bool) -> bool:
     """True or False, and not "no", which would count as true. Raises InputError."""
     if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name} must be True or False, not {value!r}")
+        raise InputError(f"{name} must be True or False, not {_what(value)}")
     return bool(value)
+
+
+def checked_path(function: str, path: Path | str, what: str) -> Path:
+    """A path. Raises InputError."""
+    if not isinstance(path, str | Path):
+        raise InputError(f"give {function} the path of {what}, not {_what(path)}")
+    return Path(path)
+
+
+def _what(value: object) -> str:
+    """A value that is refused, for a message: a table or an array, which take many lines, by its type."""
+    said = repr(value)
+    short = type(value).__module__ == "builtins" or (said.isprintable() and len(said) <= LONGEST)
+    return shown(said) if short else type(value).__name__
 
 
 def checked_names(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
@@ -119,7 +137,7 @@ def checked_names(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
     found = (value,) if isinstance(value, str) else value
     if isinstance(found, list | tuple | np.ndarray) and all(isinstance(one, str) for one in found):
         return tuple(str(one) for one in found)
-    raise InputError(f"{name} must be a list of names, such as ['maize', 'grass'], not {value!r}")
+    raise InputError(f"{name} must be a list of names, such as ['maize', 'grass'], not {_what(value)}")
 
 
 def checked_within(within: str | Restriction) -> Restriction:
@@ -132,11 +150,12 @@ def checked_within(within: str | Restriction) -> Restriction:
             return given[0], given[1]
     except (ValueError, TypeError) as e:
         raise InputError(f"within: {e}") from e
-    raise InputError(f'within must be (legend, class), such as ("landcover", "Cropland"), not {within!r}')
+    raise InputError(f'within must be (legend, class), such as ("landcover", "Cropland"), not {_what(within)}')
 
 
-def checked_finish(smooth: int, layers: str | Sequence[str]) -> Finish:
+def checked_finish(smooth: int | np.integer[Any], layers: str | Sequence[str]) -> Finish:
     """A window and more layers, as the command takes them. Raises InputError."""
+    smooth = int(smooth) if isinstance(smooth, np.integer) else smooth
     try:
         return FinishKeys.model_validate({"smooth": smooth, "layers": layers}).finish
     except ValidationError as e:
@@ -159,11 +178,13 @@ def checked_legends(
 ) -> tuple[Legend, ...]:
     """The legends of a call of `label`; land cover if none is named, by `default`. Raises InputError, LegendError."""
     named = [legends] if isinstance(legends, Legend) or not isinstance(legends, list | tuple) else list(legends)
+    if odd := [one for one in named if not isinstance(one, Legend | str | Path)]:
+        raise InputError(f"legends must be names, .toml files or Legends, not {_what(odd[0])}")
     found = [one if isinstance(one, Legend) else books.load(str(one)) for one in named]
     if classes is not None:
         names = classes.split(",") if isinstance(classes, str) else checked_names("classes", classes)
-        if odd := [name for name in names if "," in name]:
-            raise LegendError(f"classes must be names without a comma, not {odd[0]!r}")
+        if several := [name for name in names if "," in name]:
+            raise LegendError(f"classes must be names without a comma, not {several[0]!r}")
         found.append(books.typed(",".join(names)))
     if taken := sorted({legend.name for legend in found} & RESERVED):
         raise LegendError(f"a legend may not be called {taken[0]}: maps have a coordinate of that name; rename it")
@@ -174,6 +195,10 @@ def checked_points(
     points: Path | str | None, column: str | None, crs: str | None, learned: Path | str | None, others: bool
 ) -> PointsFile | None:
     """The labelled points of a call of `label`. Raises InputError."""
+    if not isinstance(points, str | Path | None):
+        raise InputError(f'points must be the path of a file, not {_what(points)}; write one: .to_file("points.gpkg")')
+    if not isinstance(learned, str | Path | None):
+        raise InputError(f"learned must be the path of a run or of its learned.json, not {_what(learned)}")
     try:
         require_points(points, column, None if learned is None else str(learned), others)
     except ValueError as e:

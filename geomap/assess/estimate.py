@@ -22,6 +22,7 @@ sample, the intervals are too wide, never too narrow.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -56,6 +57,10 @@ class Estimate:
     value: float
     error: float
     ci95: float
+
+
+UNKNOWN: Final = Estimate(math.nan, math.nan, math.nan)
+"""The area of a class of which nothing is known (run/assess.py)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,8 @@ def _unexpected(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory; close other programs, or map a smaller area"
     words = " ".join(str(error).split())[:300]
-    return f"unexpected {type(error).__name__}{f': {words}' if words else ''}; for a report, type the command with -v"
+    said = f"unexpected {type(error).__name__}{f': {words}' if words else ''}"
+    return f"{said}; for a report, type: geomap -v COMMAND ..."
 
 
 def _lost(stdout: Lenient) -> int:

@@ -92,7 +92,7 @@ def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path
     rows = [row for zone in found for row in zone.rows]
     if out is not None:
         write_rows(out, COLUMNS, rows)
-        say(f"{len(found):,} polygons in {out}")
+        say(f"{plural(len(found), 'polygon')} in {out}")
     elif as_json:
         say_json(rows)
     else:

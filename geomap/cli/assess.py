@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -176,13 +177,13 @@ def _print_assessment(directory: Path, made: Assessed) -> None:
             _share(found.users[i]),
             _share(found.producers[i]),
             f"{made.pixels.get(c, 0) * HECTARES:,.{digits}f}",
-            f"{area.value * hectares:,.{digits}f}",
-            f"{area.ci95 * hectares:,.{digits}f}" if area.error else "?",
+            "-" if isnan(area.value) else f"{area.value * hectares:,.{digits}f}",
+            "-" if isnan(area.value) else f"{area.ci95 * hectares:,.{digits}f}" if area.error else "?",
         )
     out_console.print(table)
     _print_confusion(made)
     _print_trust(made)
-    say(f"+- half of a 95 % interval, {found.quantile:.2f} standard errors; ?: the points leave no interval")
+    say(f"+- half of a 95 % interval, {found.quantile:.2f} standard errors; ?: points leave no interval; -: unknown")
     for note in made.notes:
         warn(note, style="bold red" if note.startswith("WARNING") else "yellow")
     say(f"in {directory / 'assessment.json'} and assessment.csv, with the confusion matrix in points and in shares")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from geomap.datasets.simulated import COVER_LEGENDS, cover_labels
 from geomap.errors import InputError, ReadError
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.simulate import covers
+from geomap.text import plain, shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -28,6 +30,8 @@ LABEL_COLUMNS: Final = ("landcover", "landuse", "habitat", "crops", "bioregion")
 """Columns of labels: a class's name, code or id, as `geomap legends show` prints them; empty for no label."""
 PLACE: Final = ("lon", "lat")
 LARGEST_DN: Final = 65535
+_BAND_MONTH: Final = re.compile(r"b0*([1-9]\d?a?)[ _.-]+(\d{1,2})", re.IGNORECASE | re.ASCII)
+"""What can only be meant for a band and a month, however it is spelt."""
 
 
 def read_table(path: Path, name: str | None = None) -> Samples:
@@ -45,11 +49,8 @@ def read_table(path: Path, name: str | None = None) -> Samples:
         raise ReadError(f"{path} has no column of labels; add one of {', '.join((*LABEL_COLUMNS, COVER))}")
     dn = _dn(table, path)
     valid: NDArray[np.bool_] = np.asarray((dn > 0).all(-1))
-    groups = None
-    if "group" in table:
-        groups = np.unique(table["group"].to_numpy(str), return_inverse=True)[1].reshape(-1)
     return Samples(
-        name or path.stem, _ids(table, path), dn * valid[..., None], valid, labels, groups, "the column group",
+        name or path.stem, _ids(table, path), dn * valid[..., None], valid, labels, _groups(table), "the column group",
         lonlat=_numbers(table, PLACE, path) if set(PLACE) <= set(table) else None,
     )  # fmt: skip
 
@@ -72,7 +73,9 @@ def _frame(path: Path) -> DataFrame:
     if not len(table):
         raise ReadError(f"{path} has no rows")
     known = {*texts, *PLACE, *(_column(b, m) for b in BANDS for m in range(MONTHS))}
-    if unread := [str(c) for c in table.columns if c not in known]:
+    unread = [str(c) for c in table.columns if c not in known]
+    _refuse_misspelt(unread, path)
+    if unread:
         log.warning("%s: columns that are not read: %s", path, ", ".join(unread[:10]))
     return table
 
@@ -80,6 +83,17 @@ def _frame(path: Path) -> DataFrame:
 def _column(band: str, month: int) -> str:
     """Name of a band's column in a month: B02_01 is January."""
     return f"{band}_{month + 1:02d}"
+
+
+def _refuse_misspelt(columns: Iterable[str], path: Path) -> None:
+    """Raise ReadError for the column of a band and a month that is not spelt as those that are read, such as B02_1."""
+    bands = {band[1:].lstrip("0"): band for band in BANDS}
+    for column in columns:
+        match = _BAND_MONTH.fullmatch(column.strip())
+        band, month = (bands.get(match[1].upper()), int(match[2])) if match else (None, 0)
+        if band and month <= MONTHS:
+            meant = f"write {_column(band, month - 1)}" if month else f"months count from {_column(band, 0)}, January"
+            raise ReadError(f"{path} has the column {shown(column)!r}, which is not read; {meant}")
 
 
 def _dn(table: DataFrame, path: Path) -> NDArray[np.uint16]:
@@ -113,6 +127,15 @@ def _numbers(table: DataFrame, columns: Sequence[str], path: Path) -> NDArray[np
     return values
 
 
+def _groups(table: DataFrame) -> NDArray[np.intp] | None:
+    """(n,) number of each sample's group, of its own where the cell is empty; None where no sample has one."""
+    names = np.array(_texts(table, "group") if "group" in table else [""])
+    if not names.any():
+        return None
+    groups: NDArray[np.intp] = np.unique(names, return_inverse=True)[1].reshape(-1)
+    return np.where(names == "", len(names) + np.arange(len(names)), groups)
+
+
 def _ids(table: DataFrame, path: Path) -> NDArray[np.str_]:
     """Ids of the samples; numbers if the table has no ids."""
     if "id" not in table:
@@ -138,7 +161,8 @@ def _labels(table: DataFrame, path: Path) -> dict[str, NDArray[np.intp]]:
     for name in LABEL_COLUMNS:
         if name in table:
             classes = legends.load(name).classes
-            by_code = {c.code: c.id for c in classes if c.code} | {str(c.id): c.id for c in classes}
+            by_code = {c.code: c.id for c in classes if c.code}
+            by_code |= {f"{c.id}{end}": c.id for c in classes for end in (".0", "")}  # 2.0: as ids beside empty cells
             labels[name] = _looked_up(table, name, by_code | {c.name: c.id for c in classes}, path)
     return labels
 
@@ -146,7 +170,7 @@ def _labels(table: DataFrame, path: Path) -> dict[str, NDArray[np.intp]]:
 def _looked_up(table: DataFrame, column: str, ids: Mapping[str, int], path: Path) -> NDArray[np.intp]:
     """(n,) ids of a column's values, ignoring case; 0 where a cell is empty. Raises ReadError."""
     known = {key.casefold(): value for key, value in ids.items()} | {"": 0}
-    texts = [_plain(value) for value in table[column]]
+    texts = [text.casefold() for text in _texts(table, column)]
     for row, text in enumerate(texts, start=1):
         if text not in known:
             listed = ", ".join(list(ids)[-4:])
@@ -154,9 +178,7 @@ def _looked_up(table: DataFrame, column: str, ids: Mapping[str, int], path: Path
     return np.array([known[t] for t in texts], np.intp)
 
 
-def _plain(value: Any) -> str:
-    """A cell as lower-case text: whole numbers without a decimal point, "" for an empty cell."""
-    if value is None or value != value:  # NaN
-        return ""
-    number = isinstance(value, float) and value.is_integer()
-    return str(int(value) if number else value).strip().casefold()
+def _texts(table: DataFrame, column: str) -> list[str]:
+    """(n,) cells of a column as text: whole numbers without a decimal point, "" for an empty cell."""
+    cells, empty = table[column], table[column].isna()
+    return ["" if gone else plain(cell).strip() for cell, gone in zip(cells, empty, strict=True)]

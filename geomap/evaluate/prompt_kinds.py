@@ -8,8 +8,8 @@ from torch import Tensor
 
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
-from geomap.label import anchors
 from geomap.legends import Legend
+from geomap.pipeline import vectors_of
 
 KINDS: Final = {"C": "class names", "G": "generic templates", "D": "descriptive prompts"}
 """Kinds of prompts by the paper's letters (table 3): the bare name, templates with the name, the legend's prompts."""
@@ -38,6 +38,4 @@ def asked(legend: Legend, kind: str) -> Legend:
 
 def vectors(weights: Weights, legend: Legend, kind: str = "D") -> Tensor:
     """(K, D) unit vectors of a legend's classes (or rated prompts), stored with the weights or made by the tower."""
-    named = asked(legend, kind)
-    stored = weights.stored(named.digest, len(named.classes) or len(named.prompts))
-    return anchors.class_vectors(named, weights.card.text_space, weights.anchors) if stored is None else stored
+    return vectors_of(asked(legend, kind), weights)

@@ -2,15 +2,14 @@
 
 The text tower places a phrase by all that it may mean; the encoder has learned where pixels lie only for the words of
 its training. A class is therefore mixed with the anchors that its words are near. Words that are near none, such as
-"burnt land", are new to the encoder and stay as they are, and so do the classes of built-in legends, with whose words
-it was trained.
+"burnt land", are new to the encoder and stay as they are. Classes of built-in legends have vectors in the weights.
 
 The constants were chosen on simulated series, with phrases that are no captions (benchmarks/typed.py).
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -18,7 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from geomap import legends
-from geomap.label import towers
 from geomap.legends import Legend
 
 SHARE: Final = 0.5
@@ -31,19 +29,23 @@ NEAR: Final = 0.6
 """Least cosine of the nearest anchor; below it, the words are new to the encoder."""
 
 
-def class_vectors(legend: Legend, space: str, anchors: Tensor | None) -> Tensor:
-    """(K, D) unit vectors of a legend, one for each class or rated prompt, from the tower of `space`.
+def placed(legend: Legend, vectors: Tensor, stored: Mapping[str, Tensor], anchors: Tensor) -> Tensor:
+    """The vectors of a legend (K, D), of which the weights have none.
 
-    `anchors` are those of the weights (A, D), if they have any. Raises WeightsError if the tower is not there.
+    Args:
+        legend: classes, or rated prompts, which stay as they are.
+        vectors: (K, D) from the text tower.
+        stored: of the weights, by the digest of a built-in legend: classes with the same prompts have these vectors.
+        anchors: (A, D) of the weights; all other classes are moved towards them.
     """
-    vectors = towers.cached_class_vectors(legend, space)
-    return vectors if anchors is None else placed(legend, vectors, anchors)
-
-
-def placed(legend: Legend, vectors: Tensor, anchors: Tensor) -> Tensor:
-    """The class vectors (K, D) of a legend, those of the user's own words moved; rated prompts stay."""
-    own = torch.tensor([c.prompts not in _builtin() for c in legend.classes])
-    return torch.where(own[:, None], towards(vectors, anchors), vectors) if own.any() else vectors
+    known = dict[tuple[str, ...], Tensor]()
+    for builtin in map(legends.load, legends.builtin_names()):
+        if builtin.digest in stored:
+            known |= zip((c.prompts for c in builtin.classes), stored[builtin.digest], strict=False)
+    if not legend.classes:
+        return vectors
+    moved = towards(vectors, anchors)
+    return torch.stack([known.get(c.prompts, own) for c, own in zip(legend.classes, moved, strict=True)])
 
 
 def towards(vectors: Tensor, anchors: Tensor) -> Tensor:
@@ -53,9 +55,3 @@ def towards(vectors: Tensor, anchors: Tensor) -> Tensor:
     mean = F.normalize(torch.softmax(SHARPNESS * cosines, dim=1) @ known, dim=1)
     moved = F.normalize((1 - SHARE) * own + SHARE * mean, dim=1)
     return torch.where(cosines.amax(dim=1, keepdim=True) >= NEAR, moved, own).float()
-
-
-@cache
-def _builtin() -> frozenset[tuple[str, ...]]:
-    """The prompts of each class of the built-in legends."""
-    return frozenset(c.prompts for name in legends.builtin_names() for c in legends.load(name).classes)

@@ -38,7 +38,7 @@ def match(points: Points, legend: Legend) -> Matched:
     ways = _ways(legend, named)
     ids, lines, unknown = dict[str, int](), list[str](), list[str]()
     for name in named:
-        found = next(((how, known[_key(name)]) for how, known in ways if _key(name) in known), None)
+        found = next(((how, known[name_key(name)]) for how, known in ways if name_key(name) in known), None)
         if found is None:
             unknown.append(name)
             continue
@@ -60,12 +60,12 @@ def _ways(legend: Legend, named: Sequence[str]) -> list[tuple[str, dict[str, tup
         ("code", lambda c: [c.code] if c.code else []),
         ("synonym", lambda c: c.synonyms),
     ):
-        ways.append((how, {_key(text): (c.id, c.name) for c in reversed(legend.classes) for text in of(c)}))
+        ways.append((how, {name_key(text): (c.id, c.name) for c in reversed(legend.classes) for text in of(c)}))
     by_id = {str(c.id): (c.id, c.name) for c in legend.classes}
     return [*ways, ("id", by_id)] if set(named) <= by_id.keys() else ways
 
 
-def _key(name: str) -> str:
+def name_key(name: str) -> str:
     """A name without case, and with spaces for its underscores and hyphens."""
     return " ".join(re.sub(r"[_\-\s]+", " ", name).split()).casefold()
 
@@ -79,10 +79,10 @@ def with_unknown(points: Points, legend: Legend) -> tuple[Legend, Matched]:
     first = match(points, legend)
     if not first.unknown:
         return legend, first
-    whole = added(legend, list({_key(name): name for name in reversed(first.unknown)}.values())[::-1])
+    whole = added(legend, list({name_key(name): name for name in reversed(first.unknown)}.values())[::-1])
     again = match(points, whole)
     lines = [f"added to legend {legend.name}: {listed(first.unknown)}"]
-    near = {name: [c.name for c in legend.classes if _key(name) in _key(c.name)] for name in first.unknown}
+    near = {name: [c.name for c in legend.classes if name_key(name) in name_key(c.name)] for name in first.unknown}
     lines += [
         f"{shown(name)} is a class of its own; if {listed(found)} is meant, write that"
         for name, found in near.items()

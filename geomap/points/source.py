@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from geomap.errors import InputError, install_hint
-from geomap.paths import own, there
+from geomap.paths import there
 from geomap.text import listed, one_line, shown
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ KINDS: Final = ".gpkg, .geojson, .shp, .parquet or .csv"
 
 def located(source: str) -> tuple[Path, str | None]:
     """The file, and the layer of FILE:LAYER. Raises InputError, also for a file that is not what its name says."""
+    from geomap.aoi import file_and_layer
+
     path, layer = file_and_layer(source)
     if not there(path):
         raise InputError(f"no file {shown(source)}; give a {KINDS} file")
@@ -48,16 +50,6 @@ def located(source: str) -> tuple[Path, str | None]:
         raise InputError(f"{shown(source)} has {size >> 20:,} MB; at most {MAX_BYTES >> 20} MB of points are read")
     _require_kind(path, start)
     return path, layer
-
-
-def file_and_layer(source: str) -> tuple[Path, str | None]:
-    """FILE, or FILE:LAYER, whose layer may hold colons too; the file may not exist."""
-    whole, parts = own(source), source.split(":")
-    for i in range(1, 1 if there(whole) else len(parts)):
-        file = own(":".join(parts[:i]))
-        if file.is_file():
-            return file, ":".join(parts[i:])
-    return whole, None
 
 
 def _require_kind(path: Path, start: bytes) -> None:

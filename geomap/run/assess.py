@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,16 +17,17 @@ from geomap import files, legends
 from geomap.assess import sample_file
 from geomap.assess.class_map import ClassMap, blocks, class_at, classes_and_zones, confidence_at, find_map
 from geomap.assess.draw import RESOLUTION, count
-from geomap.assess.estimate import Estimate, Estimates, Sample, Trust, estimate, trust
+from geomap.assess.estimate import UNKNOWN, Estimate, Estimates, Sample, Trust, estimate, trust
 from geomap.errors import BusyError, InputError
 from geomap.legends import Legend, LegendClass
-from geomap.points.match import match
+from geomap.points.match import match, name_key
 from geomap.points.pixels import pixels
 from geomap.points.read import SWAPPED, Points, read_points
 from geomap.run import record
 from geomap.run.directory import held
 from geomap.run.learned import learned_pixels
 from geomap.text import listed, shown
+from geomap.write.areas import as_csv
 from geomap.write.report import assessed
 
 Design = Literal["stratified", "random", "cluster"]
@@ -47,6 +48,9 @@ BY_CHANCE: Final = 0.05
 
 LEARNED: Final = -1
 """Class of those points; 0 is that of points without a class."""
+
+NOWHERE: Final = -1
+"""Stratum of points without one, and of pixels in no stratum of the file; NOWHERE - c if they are those of class c."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,18 @@ class _Labelled:
     reference: NDArray[np.intp]  # (n,) class id; from 1000 on for classes that the map lacks
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The points that count, and how they were drawn."""
+
+    sample: Sample
+    kept: NDArray[np.bool_]  # (n,) which of the file's points they are
+    design: Design
+    known: bool  # whether the file or the user says so
+    classes: Mapping[int, int]  # stratum -> the one class mapped in it; without strata of several
+    notes: list[str]  # what to say
+
+
 def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     """Compare a run's map with labelled points; write assessment.json and .csv, and intervals into areas and page.
 
@@ -113,17 +129,16 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     notes += told
     whole = count(blocks(of))
     mapped, zone = classes_and_zones(of, points.lonlat)
-    labelled = _Labelled(of, points, mapped, reference)
-    sample, kept, design, known, more = _sample(labelled, asked, whole)
-    sure = np.where(sample.mapped == legends.UNCLASSIFIED_ID, -1, confidence_at(of, points.lonlat, zone)[kept])
+    drawn = _drawn(_Labelled(of, points, mapped, reference), asked, whole)
+    sample = drawn.sample
+    sure = np.where(sample.mapped == legends.UNCLASSIFIED_ID, -1, confidence_at(of, points.lonlat, zone)[drawn.kept])
     present = sorted({*whole, *(int(r) for r in sample.reference)})
-    found = estimate(sample, present)
-    population = sum(size for h, size in sample.sizes.items() if h not in found.empty)
-    if (sample.mapped == 0).any():
-        population = sum(whole.values())
-    notes += [*more, *_notes(sample, found, names, whole)]
+    found = _without_unseen(estimate(sample, present), drawn.classes)
+    sampled = sum(size for h, size in sample.sizes.items() if h not in found.empty)
+    population = min(sampled, sum(whole.values()))  # strata of another map may reach beyond this one
+    notes += [*drawn.notes, *_notes(drawn, found, names)]
     made = Assessed(
-        of, names, whole, population, found, trust(sample, sure), design, known, points.digest, tuple(notes)
+        of, names, whole, population, found, trust(sample, sure), drawn.design, drawn.known, points.digest, tuple(notes)
     )
     _write(directory, made)
     return made
@@ -142,13 +157,14 @@ def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[n
             "another --legend or --column"
         )
     names, reference = dict(of.names), matched.ids.astype(np.intp)
-    counts = Counter(points.name)
-    for number, name in enumerate(matched.unknown, 1000):
-        names[number] = name
+    numbers = dict[str, int]()
+    for name in matched.unknown:
+        number = numbers.setdefault(name_key(name), 1000 + len(numbers))
+        names.setdefault(number, name)
         reference[[called == name for called in points.name]] = number
     notes = [line for line in matched.lines if ", by " in line]
-    if matched.unknown:
-        others = _some([f"{shown(name)} ({counts[name]})" for name in matched.unknown])
+    if numbers:
+        others = _some([f"{shown(names[c])} ({int((reference == c).sum())})" for c in numbers.values()])
         notes.append(f"classes that the map does not have, so it is wrong there: {others}")
     return names, reference, notes
 
@@ -195,15 +211,17 @@ def _learned_from(directory: Path, points: Points, allowed: bool) -> tuple[NDArr
 # --- the design
 
 
-def _sample(
-    labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]
-) -> tuple[Sample, NDArray[np.bool_], Design, bool, list[str]]:
-    """The points that count, which these are, how they were drawn, whether that is known, and what to say."""
+def _drawn(labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]) -> _Drawn:
+    """The points that count, and how they were drawn. Raises InputError if none lies on the map."""
     points, notes = labelled.points, list[str]()
     polygons = len(set(points.group.tolist())) < len(points)
     columns = None if asked.design in ("random", "cluster") else _columns(asked)
     if columns is not None:
         stratum, sizes = columns
+        seen = set(labelled.mapped[stratum >= 0].tolist())
+        rest = {NOWHERE - c: size for c, size in _rest(whole, sizes, seen).items()}
+        sizes |= rest
+        classes = _one_class(stratum, labelled.mapped) | {h: NOWHERE - h for h in rest if h != NOWHERE}
         kept = (labelled.reference > 0) & (stratum >= 0)
         design: Design = "stratified"
         _tell(notes, stratum < 0, "points have no stratum, so they are not of the sample; left out")
@@ -212,6 +230,7 @@ def _sample(
         by_class = design == "stratified"
         stratum = labelled.mapped if by_class else np.zeros(len(points), np.intp)
         sizes = dict(whole) if by_class else {0: sum(whole.values())}
+        classes = {c: c for c in whole} if by_class else _one_class(stratum, labelled.mapped)
         kept = (labelled.reference > 0) & (labelled.mapped > 0)
     _tell(notes, labelled.reference == 0, "points have no class; left out, as if like the others of their stratum")
     off = (labelled.mapped == 0) & (labelled.reference > 0)
@@ -229,7 +248,34 @@ def _sample(
             f"{what}, and the map only if they are a random sample of it; --design says so"
         )
     made = Sample(labelled.mapped[kept], labelled.reference[kept], stratum[kept], cluster[kept], sizes)
-    return made, kept, design, known, notes
+    return _Drawn(made, kept, design, known, classes, notes)
+
+
+def _rest(whole: Mapping[int, int], sizes: Mapping[int, int], seen: Collection[int]) -> dict[int, int]:
+    """Class id -> pixels of the map beyond the strata of a file: the classes not `seen` at its points if they have so
+    many, as where the rows of a stratum were deleted; else under 0.
+    """
+    missing = sum(whole.values()) - sum(sizes.values())
+    unseen = {c: size for c, size in whole.items() if c not in seen}
+    if missing <= 0:
+        return {}
+    return unseen if sum(unseen.values()) == missing else {0: missing}
+
+
+def _one_class(stratum: NDArray[np.intp], mapped: NDArray[np.intp]) -> dict[int, int]:
+    """Stratum -> the class mapped at its points; without strata of several."""
+    pairs = {(h, c) for h, c in zip(stratum.tolist(), mapped.tolist(), strict=True) if h > NOWHERE and c}
+    several = Counter(h for h, _ in pairs)
+    return {h: c for h, c in pairs if several[h] == 1}
+
+
+def _without_unseen(found: Estimates, classes: Mapping[int, int]) -> Estimates:
+    """Estimates without the area and producer's accuracy of classes that are mapped in strata without points alone."""
+    empty = {classes[h] for h in found.empty if h in classes}
+    unseen = [c in empty and not n for c, n in zip(found.classes, found.counts.sum(axis=1), strict=True)]
+    producers = tuple(None if gone else p for gone, p in zip(unseen, found.producers, strict=True))
+    areas = tuple(UNKNOWN if gone else area for gone, area in zip(unseen, found.areas, strict=True))
+    return replace(found, producers=producers, areas=areas)
 
 
 def _columns(asked: AssessRequest) -> tuple[NDArray[np.intp], dict[int, int]] | None:
@@ -260,17 +306,16 @@ def _tell(notes: list[str], which: NDArray[np.bool_], what: str) -> None:
         notes.append(f"{n} {what}")
 
 
-def _notes(sample: Sample, found: Estimates, names: Mapping[int, str], pixels: Mapping[int, int]) -> list[str]:
+def _notes(drawn: _Drawn, found: Estimates, names: Mapping[int, str]) -> list[str]:
     """What is assumed where a stratum or a class has few points."""
-    notes = []
-    for h in found.empty:
-        share = sample.sizes[h] / sum(sample.sizes.values())
-        notes.append(
-            f"{_called(sample, h, names, pixels)} ({sample.sizes[h] * HECTARES:,.2f} ha, {share:.1%}) has no point: "
-            "nothing is known about it, and the estimates are for the map without it"
-        )
+    sizes, unknown = drawn.sample.sizes, "nothing is known about it, and the estimates are for the map without it"
+    total = sum(sizes.values())
+    notes = [
+        f"{_called(h, drawn, names)} ({sizes[h] * HECTARES:,.2f} ha, {sizes[h] / total:.1%}) has no point: {unknown}"
+        for h in found.empty
+    ]
     alone = "has one point: its distance from the map's estimate stands for its variance"
-    notes += [f"{_called(sample, h, names, pixels)} {alone}" for h in found.single]
+    notes += [f"{_called(h, drawn, names)} {alone}" for h in found.single]
     rows, columns = found.counts.sum(axis=1), found.counts.sum(axis=0)
     few = [names.get(c, str(c)) for c, n in zip(found.classes, rows.tolist(), strict=True) if 0 < n < FEW]
     if few:
@@ -284,21 +329,21 @@ def _notes(sample: Sample, found: Estimates, names: Mapping[int, str], pixels: M
         notes.append(
             f"all points right, or all wrong, which leaves no interval though the next might differ: {_some(sure)}"
         )
-    never = [names.get(c, str(c)) for c, n in zip(found.classes, columns.tolist(), strict=True) if not n]
+    never = [
+        names.get(c, str(c))
+        for c, n, area in zip(found.classes, columns.tolist(), found.areas, strict=True)
+        if not n and area is not UNKNOWN
+    ]
     if never:
         notes.append(f"the class of no point, so its area is estimated as 0, without an interval: {_some(never)}")
     return notes
 
 
-def _called(sample: Sample, stratum: int, names: Mapping[int, str], pixels: Mapping[int, int]) -> str:
-    """What to call a stratum: the one class that is mapped at its points, or its number."""
-    classes = {int(c) for c in sample.mapped[sample.stratum == stratum] if c}
-    if not classes:  # no point: the class whose pixels it has, if only one has so many
-        classes = {c for c, n in pixels.items() if n == sample.sizes[stratum]}
-    by_class = bool((sample.stratum == sample.mapped).all())
-    if by_class and stratum in names:
-        return names[stratum]
-    return names[classes.pop()] if len(classes) == 1 else f"stratum {stratum}"
+def _called(stratum: int, drawn: _Drawn, names: Mapping[int, str]) -> str:
+    """What to call a stratum: the one class that is mapped in it, or its number."""
+    if stratum in drawn.classes:
+        return names.get(drawn.classes[stratum], str(drawn.classes[stratum]))
+    return "the part of the map in no stratum of the file" if stratum == NOWHERE else f"stratum {stratum}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -381,8 +426,8 @@ def _area(made: Assessed, i: int) -> Estimate:
 
 
 def _numbers(e: Estimate | None, digits: int = 6) -> dict[str, float | None] | None:
-    """An estimate as JSON; an interval of no width is none, since it stands for too few points."""
-    if e is None:
+    """An estimate as JSON, None if unknown; an interval of no width is none, since it stands for too few points."""
+    if e is None or e.value != e.value:
         return None
     return {"value": round(e.value, digits), "ci95": round(e.ci95, digits) if e.error else None}
 
@@ -403,24 +448,15 @@ def _table(content: Mapping[str, Any]) -> bytes:
             rows.append(row)
     first = ("map", "id", "class", "overall_accuracy", "overall_accuracy_ci95")
     fields = dict.fromkeys([*first, *(key for row in rows for key in row)])
-    return _csv(rows, list(fields))
-
-
-def _csv(rows: Sequence[Mapping[str, Any]], fields: Sequence[str]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return as_csv(list(fields), rows)
 
 
 def _add_intervals(entries: list[Any], made: Assessed) -> None:
     """Add the estimated area and half its interval, in hectares, to the entries of areas.json."""
     place = {c: i for i, c in enumerate(made.estimates.classes)}
     for entry in entries:
-        area = _area(made, place[entry["id"]]) if entry.get("id") in place else None
-        entry["adjusted_ha"] = None if area is None else round(area.value, 2)
-        entry["ci95_ha"] = None if area is None or not area.error else round(area.ci95, 2)
+        area = _numbers(_area(made, place[entry["id"]]), 2) if entry.get("id") in place else None
+        entry["adjusted_ha"], entry["ci95_ha"] = (area["value"], area["ci95"]) if area else (None, None)
 
 
 def _with_intervals(content: bytes, areas: Mapping[str, Any]) -> bytes:
@@ -430,7 +466,7 @@ def _with_intervals(content: bytes, areas: Mapping[str, Any]) -> bytes:
     for row in rows:
         entry = by_class.get((row.get("map", ""), row.get("id", "")), {})
         row |= {key: entry.get(key, "") for key in ("adjusted_ha", "ci95_ha")}
-    return _csv(rows, [*rows[0]]) if rows else content
+    return as_csv([*rows[0]], rows) if rows else content
 
 
 def _read(path: Path, kind: type[dict[str, Any]]) -> dict[str, Any]:

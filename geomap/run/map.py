@@ -22,6 +22,7 @@ from typing import Any, Final
 from geomap import files, grid, pipeline
 from geomap.catalog import offset_check
 from geomap.catalog.search import Found
+from geomap.errors import InputError
 from geomap.label.classify import Question
 from geomap.run import check, edges, imagery, publish, stores, update
 from geomap.run import log as runlog
@@ -112,7 +113,7 @@ class Again:
 
 def map_area(
     request: Request,
-    out: Path,
+    out: Path | str,
     progress: Progress = silent,
     on_estimate: Callable[[Estimate], None] = lambda estimate: None,
     *,
@@ -142,6 +143,8 @@ def map_area(
         TemporaryError: a failure of the catalogue, the pixel server, the cluster or the disk; run again later.
         ReadError: no tile could be read, because files of scenes are missing or damaged.
     """
+    if not (isinstance(request, Request) and isinstance(out, str | Path)):
+        raise InputError("give map_area a geomap.Request and the path of the directory for the maps")
     out, again = Path(out), Again(refresh, retry_quarantined)
     with _crew(resources, request.device) as crew:
         prepared = prepare(request, crew.device, crew.dtype)

@@ -6,6 +6,7 @@ polygons counts for both. Maps are read by blocks, and one polygon at a time, so
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,17 +20,19 @@ from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
-from shapely import MultiPolygon
+from shapely import MultiPolygon, make_valid, union_all
 
 from geomap.aoi import polygons_of
 from geomap.errors import InputError, ReadError
 from geomap.points.source import read_shapes
 from geomap.run.record import place_in, read_record
 from geomap.run.totals import read_totals
-from geomap.text import plain
+from geomap.text import listed, plain, plural, shown
 from geomap.types import Progress, silent
 from geomap.write.areas import HECTARES
 from geomap.write.layer import file_stem
+
+log = logging.getLogger(__name__)
 
 PARTS: Final = 1000
 """Parts of an edge as long as a map, at least: of 100 km, each is within a millimetre of a straight line."""
@@ -92,23 +95,42 @@ def zonal(directory: Path, source: str, column: str | None = None, progress: Pro
 
 
 def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
-    """The polygons of a file as a GeoSeries, and their names. Raises InputError."""
+    """The polygons of a file as a GeoSeries, and their names; rows without one are warned of. Raises InputError."""
     table = read_shapes(source)
     known = [str(name) for name in table.columns if name != table.geometry.name]
     if column is not None and column not in known:
         raise InputError(f"{source} has no column {column!r}; its columns are: {', '.join(known) or 'none'}")
-    names = [str(i) for i in range(1, len(table) + 1)] if column is None else [_text(v) for v in table[column]]
-    areal = table.geometry.geom_type.isin(["Polygon", "MultiPolygon"]).to_numpy() & ~table.geometry.is_empty.to_numpy()
-    if not areal.any():
+    numbers = range(1, len(table) + 1)
+    names = [str(i) for i in numbers] if column is None else list(map(_name, numbers, table[column]))
+    surfaces = [_surface(shape) for shape in table.geometry]
+    kept = [surface is not None for surface in surfaces]
+    if not any(kept):
         raise InputError(f"{source} holds no polygon; areas are counted in polygons")
     if table.crs is None:
         raise InputError(f"{source} has no coordinate system; set one, for example EPSG:4326")
-    shapes = _polygons(table.geometry[areal].make_valid().reset_index(drop=True))
-    return shapes, [name for name, kept in zip(names, areal, strict=True) if kept]
+    if without := [name for name, polygon in zip(names, kept, strict=True) if not polygon]:
+        log.warning(
+            "%s: %s without a polygon, left out: %s", shown(source), plural(len(without), "row"), listed(without)
+        )
+    shapes = type(table.geometry)([surface for surface in surfaces if surface is not None], crs=table.crs)
+    return shapes, [name for name, polygon in zip(names, kept, strict=True) if polygon]
 
 
-def _text(value: Any) -> str:
-    return "" if value is None or value != value else " ".join(plain(value).split())
+def _name(row: int, value: Any) -> str:
+    """What to call the polygon of a row, from its cell in the column of names."""
+    missing = value is None or value != value
+    return ("" if missing else " ".join(plain(value).split())) or f"row {row}"
+
+
+def _surface(shape: Any) -> MultiPolygon | None:
+    """The polygons of a shape, and of all collections in it, as one valid surface, which of a flat polygon is empty;
+    None if there are none.
+    """
+    parts = [] if shape is None else polygons_of(shape)
+    whole = MultiPolygon(parts)
+    if not whole.is_valid:
+        whole = MultiPolygon(polygons_of(union_all(make_valid(parts))))
+    return whole if parts else None
 
 
 def _paths(directory: Path, stem: str) -> list[Path]:

@@ -46,8 +46,10 @@ _WHEN: Final = "2000-01-01T00:00:00Z"
 def merge_small(path: Path, grid: Grid, tiles: Iterable[tuple[Grid, NDArray[np.uint8]]], least: int) -> None:
     """Write a class map in which patches of fewer than `least` pixels have the class of their largest neighbour.
 
-    Nodata and unclassified pixels stay as they are, and are no neighbours; a patch among them alone stays too. GDAL's
-    sieve filter, over the whole map: the result does not depend on how it is cut into tiles.
+    Nodata and unclassified pixels stay as they are, and are no neighbours. A neighbour that is too small itself passes
+    its own largest neighbour on, and so forth; a patch that comes to none of `least` pixels so stays: one among nodata
+    alone, or among small ones that lead back to each other. GDAL's sieve filter, over the whole map: the result does
+    not depend on how it is cut into tiles.
 
     Args:
         path: a plain GeoTIFF for `read_window`; files beside it, `<stem>.raw.tif` and `<stem>.mask.tif`, are removed.

@@ -210,6 +210,19 @@ def test_names_of_classes_are_text(run: Path, answered: Path) -> None:
     assert "[red]Bog[/red] (3)" in done.stderr
 
 
+def test_names_that_a_spreadsheet_would_run_are_inert_and_case_makes_no_class(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)
+    table.loc[:5, "class"] = ["=1+1", "Vineyard", "vineyard", "VINEYARD", "=1+1", "=1+1"]
+    odd = write(table, answered.with_name("odd.gpkg"))
+    made = assess_map(run, AssessRequest(odd, "class"))
+    assert "classes that the map does not have, so it is wrong there: =1+1 (3), Vineyard (3)" in made.notes
+    assert made.estimates.counts.sum(axis=0)[-2:].tolist() == [3, 3]
+    rows = list(csv.DictReader((run / "assessment.csv").open()))
+    assert [row["class"] for row in rows[-2:]] == ["'=1+1", "Vineyard"]
+    assert list(rows[0])[-2:] == ["points as =1+1", "points as Vineyard"]
+    assert [c["name"] for c in json.loads((run / "assessment.json").read_text())["landcover"]["classes"]][-2] == "=1+1"
+
+
 def taught(run: Path, answered: Path, count: int) -> None:
     """Make it known that a map learned from the first points of a file."""
     table = geopandas.read_file(answered)
@@ -289,6 +302,64 @@ def test_a_mapped_class_without_points_is_left_out_of_the_estimates_and_told(run
     made = assess_map(run, AssessRequest(chosen, "class", design="stratified"))
     assert made.population == (MAP > 0).sum() - (MAP == 7).sum()
     assert any(note.startswith("Water (") and "has no point: nothing is known about it" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("gone", ["rows", "answers"])
+def test_a_class_whose_stratum_is_gone_has_no_area_and_the_others_are_for_the_map_without_it(
+    run: Path, answered: Path, gone: str
+) -> None:
+    """The rows of all woodland points deleted, or left without an answer; the rest by equations 9 and 10, once more."""
+    areas = [{"id": c, "name": NAMES[c], "pixels": int((c == MAP).sum())} for c in (2, 3, 5, 7)]
+    run_areas = "map,id,pixels\n" + "".join(f"landcover,{a['id']},{a['pixels']}\n" for a in areas)
+    add_files(run, {"areas.json": files.json_bytes({"landcover": areas}), "areas.csv": run_areas.encode()})
+    table = geopandas.read_file(answered)
+    mapped = class_at(find_map(run, None), np.column_stack([table.geometry.x, table.geometry.y]))
+    if gone == "rows":
+        table, mapped = table[mapped != 3], mapped[mapped != 3]
+    else:
+        table.loc[mapped == 3, "class"] = ""
+    made = assess_map(run, AssessRequest(write(table, answered.with_name("some.gpkg")), "class"))
+    pixels = {c: int((c == MAP).sum()) for c in (2, 5, 7)}
+    total, truth = sum(pixels.values()), table["class"].to_numpy()
+    expected, error = dict.fromkeys((2, 5, 7), 0.0), dict.fromkeys((2, 5, 7), 0.0)
+    for h, size in pixels.items():
+        for c in expected:
+            p, n = (truth[mapped == h] == NAMES[c]).mean(), (mapped == h).sum()
+            expected[c] += size / total * p
+            error[c] += (size / total) ** 2 * p * (1 - p) / (n - 1)
+    assert made.population == total
+    found = json.loads((run / "assessment.json").read_text())["landcover"]
+    assert found["area_ha"] == pytest.approx(total / 100)
+    by_id = {c["id"]: c for c in found["classes"]}
+    for c in expected:
+        assert by_id[c]["area_ha"]["value"] == pytest.approx(expected[c] * total / 100, abs=0.006)
+        assert by_id[c]["area_ha"]["ci95"] == pytest.approx(1.96 * error[c] ** 0.5 * total / 100 or None, abs=0.006)
+    nothing = ("users_accuracy", "producers_accuracy", "area_share", "area_ha")
+    assert [by_id[3][key] for key in nothing] == [None] * 4
+    assert by_id[3]["points_reference"] > 0  # woodland is elsewhere too, and says nothing about its whole area
+    size = int((MAP == 3).sum())
+    told = f"Woodland ({size / 100:,.2f} ha, {size / (total + size):.1%}) has no point: nothing is known about it"
+    (note,) = [note for note in made.notes if "has no point" in note]
+    assert note == f"{told}, and the estimates are for the map without it"
+    known = {a["id"]: a for a in json.loads((run / "areas.json").read_text())["landcover"]}
+    assert (known[3]["adjusted_ha"], known[3]["ci95_ha"]) == (None, None)
+    rows = {row["id"]: row for row in csv.DictReader((run / "areas.csv").open())}
+    assert (rows["3"]["adjusted_ha"], rows["3"]["ci95_ha"]) == ("", "")
+    assert float(rows["2"]["adjusted_ha"]) == by_id[2]["area_ha"]["value"]
+    assert check.check(run).problems == ()
+
+
+def test_a_sample_of_a_part_of_the_map_tells_how_much_it_leaves_out(run: Path, truth: Path, tmp_path: Path) -> None:
+    """Drawn from a map of the eastern two thirds: the west has all classes, so no class is named."""
+    east = np.where(np.indices(MAP.shape)[1] >= 100, MAP, 0)
+    part = finished(tmp_path / "part", {"landcover": {32631: east}})
+    sample_map(part, [tmp_path / "p.gpkg"], SampleRequest(n=200))
+    made = assess_map(run, AssessRequest(write(filled(tmp_path / "p.gpkg", truth), tmp_path / "q.gpkg"), "class"))
+    size, total = int((east > 0).sum()), int((MAP > 0).sum())
+    assert made.population == size
+    told = f"the part of the map in no stratum of the file ({(total - size) / 100:,.2f} ha, {1 - size / total:.1%})"
+    assert sum(note.startswith(f"{told} has no point") for note in made.notes) == 1
+    assert sum(a.value for a in made.estimates.areas) == pytest.approx(1)
 
 
 def test_a_sample_of_one_map_assesses_another_whose_classes_are_not_the_strata(

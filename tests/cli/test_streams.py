@@ -67,7 +67,7 @@ def test_characters_that_a_terminal_lacks_are_escaped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (ValueError("a b\n  c"), "unexpected ValueError: a b c; for a report, type the command with -v"),
+        (ValueError("a b\n  c"), "unexpected ValueError: a b c; for a report, type: geomap -v COMMAND ..."),
         (RecursionError("deep " * 1000), "unexpected RecursionError: deep deep"),
         (KeyError("x"), "unexpected KeyError: 'x'"),
         (AssertionError(), "unexpected AssertionError; for a report"),

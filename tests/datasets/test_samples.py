@@ -88,6 +88,29 @@ def test_places_make_groups_where_a_table_has_none(tmp_path: Path, frame: pd.Dat
     assert samples.id[39] == "mine/39"
 
 
+@pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
+def test_samples_without_a_group_are_groups_of_their_own(tmp_path: Path, frame: pd.DataFrame, name: str) -> None:
+    frame = frame.assign(group=["A", "a", None, None] * 10, lon=4.2, lat=50.5)
+    groups, grouped_by = read_set(str(written(frame, tmp_path / name)), 1).folds()
+    assert grouped_by == "the column group"
+    assert len(np.unique(groups)) == 2 + 20
+    assert len(set(groups[0::4].tolist())) == len(set(groups[1::4].tolist())) == 1
+    path = written(frame.assign(group=None), tmp_path / f"all_{name}")
+    assert read_set(str(path), 1).folds()[1] == "cells of one degree"
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
+def test_ids_beside_empty_cells_are_whole_numbers(tmp_path: Path, frame: pd.DataFrame, name: str) -> None:
+    frame = frame.assign(landcover=[2.0, np.nan, 3.0, 1.0] * 10, crops=["2.0", None, "B11", "1"] * 10)
+    labels = read_set(str(written(frame, tmp_path / name)), 1).labels
+    assert labels["landcover"].tolist() == [2, 0, 3, 1] * 10
+    assert labels["crops"].tolist() == [2, 0, 1, 1] * 10
+    if name == "mine.parquet":
+        frame = frame.assign(landcover=frame["landcover"].astype("Int64"), crops=frame["crops"].astype("string"))
+        again = read_set(str(written(frame, tmp_path / name)), 1).labels
+        assert {k: v.tolist() for k, v in again.items()} == {k: v.tolist() for k, v in labels.items()}
+
+
 def test_a_cover_gives_the_classes_that_a_table_does_not_name(tmp_path: Path, frame: pd.DataFrame) -> None:
     covers = [c for c in table().cover if c.crop][:2]
     frame = frame.drop(columns=["landcover"]).assign(cover=[covers[0].key, covers[1].key, "", covers[0].key] * 10)
@@ -111,6 +134,11 @@ def test_a_cover_gives_the_classes_that_a_table_does_not_name(tmp_path: Path, fr
         (lambda f: f.assign(landcover="Lawn"), "row 1: landcover has no 'lawn'"),
         (lambda f: f.assign(id="same"), "the id same twice"),
         (lambda f: f[:0], "no rows"),
+        (lambda f: f.rename(columns={"B02_03": "B02_3"}), "column 'B02_3', which is not read; write B02_03"),
+        (lambda f: f.rename(columns={"B08_03": "B8_03"}), "write B08_03"),
+        (lambda f: f.rename(columns={"B8A_03": "b08a-3"}), "write B8A_03"),
+        (lambda f: f.rename(columns={"B11_10": "b11_10"}), "write B11_10"),
+        (lambda f: f.assign(B02_00=1), "months count from B02_01, January"),
     ],
 )
 def test_broken_tables_are_refused_by_column_and_row(

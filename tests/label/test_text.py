@@ -8,6 +8,8 @@ from geomap import legends
 from geomap.encode import weights
 from geomap.errors import WeightsError
 from geomap.label import towers
+from geomap.train.captions.levels import make_levels
+from geomap.train.captions.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +32,16 @@ def test_a_class_vector_is_the_normalised_mean_of_its_prompts(minilm):
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-6)
 
 
-def test_the_stored_vectors_of_the_default_weights_are_those_of_the_legends(minilm):
-    default = weights.load_weights("default")
+def test_the_stored_vectors_of_the_default_weights_are_those_of_the_words_of_training(minilm):
+    default, words = weights.load_weights("default"), Vocabulary.of(make_levels(minilm), minilm)
     assert default.card.text_space == minilm.space
-    for name in ("landcover", "scenicness"):
-        found = legends.load(name)
-        torch.testing.assert_close(
-            default.class_vectors[found.digest], towers.class_vectors(found, minilm), atol=1e-5, rtol=0
-        )
+    for digest, vectors in words.stored.items():
+        torch.testing.assert_close(default.class_vectors[digest], vectors, atol=1e-5, rtol=0)
+    torch.testing.assert_close(default.anchors, words.anchors, atol=1e-5, rtol=0)
+    scenic = legends.load("scenicness")
+    torch.testing.assert_close(
+        default.class_vectors[scenic.digest], towers.class_vectors(scenic, minilm), atol=1e-5, rtol=0
+    )
 
 
 def test_vectors_are_cached_by_content(monkeypatch, tmp_path, minilm):

@@ -15,7 +15,7 @@ from rasterio.features import rasterize
 from rasterio.transform import from_origin
 from scipy import ndimage
 from shapely import contains_xy
-from shapely.geometry import Polygon, box
+from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
 from geomap import files, legends
 from geomap.errors import LegendError
@@ -25,7 +25,8 @@ from geomap.run.label_request import LabelRequest
 from geomap.run.map import map_area
 from geomap.run.prepare import prepare
 from geomap.run.relabel import label_store
-from geomap.types import Finish
+from geomap.types import Finish, Grid
+from geomap.write.patches import merge_small
 from tests.support.outputs import digests, problems
 from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap, refused
@@ -163,6 +164,21 @@ def test_areas_are_those_of_the_pixels(mapped) -> None:
     assert {"areas.json", "areas.csv"} <= set(files.sums(run))
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("1223333333", "3333333333"),  # 1 leads to 2, which leads to 3
+        ("1112243333333", "1112233333333"),  # 1 and 2 lead to each other
+        ("1112203333333", "1112203333333"),  # nodata around them
+    ],
+)
+def test_small_patches_follow_their_largest_neighbours_to_a_large_one_or_stay(tmp_path, before, after) -> None:
+    ids = np.array([[int(c) for c in before]], np.uint8)
+    grid = Grid(32631, 500_000, 5_600_000, ids.shape[1], 1)
+    merge_small(tmp_path / "m.tif", grid, [(grid, ids)], 5)
+    assert "".join(map(str, pixels(tmp_path / "m.tif")[0])) == after
+
+
 def test_areas_in_polygons_count_the_pixels_whose_centres_lie_inside(mapped, tmp_path) -> None:
     run = mapped(1024)
     with rasterio.open(run / "landcover.tif") as m:
@@ -220,6 +236,38 @@ def test_longitudes_beyond_180_and_wide_polygons_hold_their_pixels(tmp_path, eps
     assert zones._counted(tmp_path / "m.tif", shapes, {}, 0) == {1: 10_000}
     far = geopandas.GeoSeries([shapely.affinity.translate(shape, 0, 5)], crs=4326)
     assert not zones._counted(tmp_path / "m.tif", far, {}, 0)
+
+
+def test_polygons_of_collections_count_and_rows_without_one_are_named(tmp_path, caplog) -> None:
+    place = {"crs": "EPSG:32631", "transform": from_origin(500_000, 5_600_000, 10, 10), "width": 100, "height": 100}
+    with rasterio.open(tmp_path / "m.tif", "w", driver="GTiff", count=1, dtype="uint8", **place) as made:
+        made.write(np.ones((1, 100, 100), np.uint8))
+
+    def square(row: int, column: int, side: int) -> Polygon:
+        west, north = 500_000 + 10 * column, 5_600_000 - 10 * row
+        return box(west, north - 10 * side, west + 10 * side, north)
+
+    line = LineString([(500_000, 5_600_000), (501_000, 5_599_000)])
+    inner = GeometryCollection([square(5, 5, 10), line.centroid])
+    rows = {
+        "a": (square(0, 0, 3), 9),
+        "line": (line, None),
+        "": (square(10, 10, 2), 4),
+        "collection": (GeometryCollection([square(0, 0, 10), line, inner]), 100 + 100 - 25),
+        "overlap": (MultiPolygon([square(20, 20, 10), square(25, 25, 10)]), 100 + 100 - 25),
+        "flat": (Polygon([(500_000, 5_600_000), (500_500, 5_599_500), (501_000, 5_599_000)]), 0),
+        "none": (None, None),
+        "collected": (GeometryCollection([line, Point(500_100, 5_599_900)]), None),
+    }
+    table = geopandas.GeoDataFrame({"name": list(rows)}, geometry=[shape for shape, _ in rows.values()], crs=32631)
+    table.to_file(tmp_path / "own.gpkg")
+    shapes, names = zones.read_zones(str(tmp_path / "own.gpkg"), "name")
+    assert names == ["a", "row 3", "collection", "overlap", "flat"]
+    counts = [zones._counted(tmp_path / "m.tif", shapes, {}, i)[1] for i in range(len(names))]
+    assert counts == [n for _, n in rows.values() if n is not None]
+    assert "own.gpkg: 3 rows without a polygon, left out: line, none, collected" in caplog.text
+    assert zones.read_zones(str(tmp_path / "own.gpkg"), None)[1] == ["1", "3", "4", "5", "6"]
+    assert "left out: 2, 7, 8" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ encoder meets single names, sentences and means like those of a legend's prompts
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -61,6 +61,7 @@ class Level:
     vectors: Tensor  # (K, M, D) unit vectors; short lists of captions are repeated
     by: Literal["kind", "climate"]  # what determines the class of a series
     allowed: Tensor  # (kinds + 1, K) or (climates + 1, K) bool: classes that a series may have; last row: unknown, none
+    ids: tuple[int, ...] = ()  # (K,) of the legend's classes, if the level is a legend
 
     def draw(self, rng: np.random.Generator) -> Tensor:
         """(K, D) unit vectors: for each class the mean of 1..CAPTIONS_A_STEP captions."""
@@ -83,14 +84,6 @@ class Level:
         count: NDArray[np.float64] = (chance[known, None] * split[known] / total[known, None]).sum(0)
         share: NDArray[np.float64] = count / max(count.sum(), 1e-9)
         return share
-
-
-def anchors(levels: Sequence[Level]) -> Tensor:
-    """(A, D) unit vectors of the words that an encoder is trained with: each class's mean over its captions.
-
-    Climates are left out: they say where land lies, not what it is.
-    """
-    return torch.cat([F.normalize(v.vectors.mean(1), dim=-1) for v in levels if v.by == "kind"])
 
 
 def cover_captions() -> list[list[str]]:
@@ -137,7 +130,7 @@ def _legend_level(
         for caption, known in zip(captions, classes, strict=True):
             caption += [n for i, c in zip(ids, table().cover, strict=True) if i == known.id for n in c.names]
     position = {c.id: i for i, c in enumerate(classes)}
-    return _level(name, captions, _by_kind([position.get(i, -1) for i in ids]), tower)
+    return replace(_level(name, captions, _by_kind([position.get(i, -1) for i in ids]), tower), ids=tuple(position))
 
 
 def _bioregions(tower: TextTower) -> Level:

@@ -24,9 +24,10 @@ from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource
 from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.label import towers
 from geomap.train.captions import scores
-from geomap.train.captions.levels import Level, anchors, make_levels
+from geomap.train.captions.levels import Level, make_levels
 from geomap.train.captions.loss import CaptionLoss, origin_bias
 from geomap.train.captions.pool import Batch, Pool, draw_batch, measured_pool, read_measured, simulated_pool
+from geomap.train.captions.vocabulary import Vocabulary
 from geomap.train.config import TrainConfig, read_captions
 from geomap.types import Progress, silent
 
@@ -74,23 +75,24 @@ def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
     measured = [read_measured(name, Path(path)) for name, path in config.real.items()]
     tower = towers.tower(config.text_space)
     levels = make_levels(tower)
+    words = Vocabulary.of(levels, tower)
     pool = simulated_pool(np.random.default_rng(config.seed), config.simulated)
     metrics: dict[str, Any] = {}
     if config.evaluation and measured:
-        metrics = _left_out(config, pool, measured, levels, tower, progress)
+        metrics = _left_out(config, pool, measured, levels, words, progress)
     encoder = fit_encoder(config, pool, measured, levels, config.steps, progress)
     held = simulated_samples(np.random.default_rng([config.seed, 1]), config.held_out)
-    metrics["simulated_held_out"] = scores.score_samples(encoder, held, tower)
+    metrics["simulated_held_out"] = scores.score_samples(encoder, held, words)
     if config.test:
         unseen = [read_measured(name, Path(path)).usable() for name, path in config.test.items()]
-        metrics["unseen"] = {s.name: scores.score_samples(encoder, s, tower) for s in unseen}
-    scale = metrics.pop("logit_scale", None) or scores.simulated_scale(encoder, held, tower)
+        metrics["unseen"] = {s.name: scores.score_samples(encoder, s, words) for s in unseen}
+    scale = metrics.pop("logit_scale", None) or scores.simulated_scale(encoder, held, words)
     card = Card(
         name=config.name, title=config.title, version=config.version, licence=config.licence,
         encoder=weights.card_fields(encoder.cfg), text_space=config.text_space, logit_scale=scale,
         training=sources(config, measured), recipe=config.recipe, metrics=metrics, limits=config.limits,
     )  # fmt: skip
-    return weights.save(out, encoder, card, towers.builtin_vectors(tower), anchors(levels))
+    return weights.save(out, encoder, card, words.stored, words.anchors)
 
 
 def _left_out(
@@ -98,7 +100,7 @@ def _left_out(
     pool: Pool,
     measured: Sequence[Samples],
     levels: Sequence[Level],
-    tower: towers.TextTower,
+    words: Vocabulary,
     progress: Progress,
 ) -> dict[str, Any]:
     """Scores for the card: of every measured set, by an encoder that has not seen it."""
@@ -107,8 +109,8 @@ def _left_out(
     for samples in measured:
         others = [o for o in measured if o is not samples]
         encoder = fit_encoder(config, pool, others, levels, steps, progress, f"evaluate without {samples.name}")
-        held.append(scores.held_out(samples, encoder, tower))
-    return scores.card_metrics(held, tower, anchors(levels))
+        held.append(scores.held_out(samples, encoder, words))
+    return scores.card_metrics(held, words)
 
 
 def sources(config: TrainConfig, measured: Sequence[Samples]) -> tuple[TrainingSource, ...]:

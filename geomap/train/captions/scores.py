@@ -21,10 +21,9 @@ from geomap.datasets.simulated import COVER_LEGENDS
 from geomap.encode.model import PixelEncoder
 from geomap.evaluate import baselines, metrics
 from geomap.evaluate.zero_shot import nearest_class
-from geomap.label import towers
-from geomap.label.anchors import placed
 from geomap.simulate.covers import table
 from geomap.train.captions.pool import kind_of
+from geomap.train.captions.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def _majority(truth: NDArray[np.intp]) -> dict[str, float]:
     return accuracy_and_f1(truth, baselines.majority(nothing, truth, nothing))
 
 
-def score_samples(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
+def score_samples(encoder: PixelEncoder, samples: Samples, words: Vocabulary) -> dict[str, Any]:
     """Zero-shot scores of samples in the legends that kinds of land decide, where a set has two classes of these.
 
     All classes of a legend compete. `cropland` asks of the land cover found only whether it is cropland.
@@ -67,12 +66,12 @@ def score_samples(encoder: PixelEncoder, samples: Samples, tower: towers.TextTow
         rows = samples.labels[name] > 0
         y = samples.labels[name][rows]
         if len(np.unique(y)) > 1:
-            found = nearest_class(embeddings[rows], towers.class_vectors(known, tower), known)
+            found = nearest_class(embeddings[rows], words.vectors(known), known)
             out[name] = {"samples": len(y), "majority": _majority(y), **accuracy_and_f1(y, found)}
-    return out | _cropland(embeddings, samples, tower)
+    return out | _cropland(embeddings, samples, words)
 
 
-def _cropland(embeddings: Tensor, samples: Samples, tower: towers.TextTower) -> dict[str, Any]:
+def _cropland(embeddings: Tensor, samples: Samples, words: Vocabulary) -> dict[str, Any]:
     """{"cropland": scores}, by region too where the set's groups are regions; {} for a set without both answers."""
     crop = is_cropland(samples)
     rows = crop >= 0
@@ -80,7 +79,7 @@ def _cropland(embeddings: Tensor, samples: Samples, tower: towers.TextTower) -> 
     if len(np.unique(truth)) < 2:
         return {}
     known = legends.load("landcover")
-    landcover = nearest_class(embeddings[rows], towers.class_vectors(known, tower), known)
+    landcover = nearest_class(embeddings[rows], words.vectors(known), known)
     found = (landcover == CROPLAND).astype(np.intp)
     out: dict[str, Any] = {"samples": len(truth), "majority": _majority(truth), **accuracy_and_f1(truth, found)}
     if samples.grouped_by == "region" and samples.groups is not None:
@@ -98,7 +97,7 @@ def is_cropland(samples: Samples) -> NDArray[np.intp]:
     return np.append(np.where(crop, 1, np.where(none, 0, -1)), -1)[kind_of(samples)]
 
 
-def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower, anchors: Tensor) -> dict[str, Any]:
+def score_typed(encoder: PixelEncoder, samples: Samples, words: Vocabulary) -> dict[str, Any]:
     """Scores with class names typed in words that training did not use; only the set's classes compete."""
     kinds = [c.key for c in table().cover]
     keys = np.array([*kinds, *[""] * (len(members()) - len(kinds) + 1)])[kind_of(samples)]  # the last: unknown
@@ -109,7 +108,7 @@ def score_typed(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower
     typed = legends.typed(", ".join(TYPED[k] for k in present))
     truth = np.array([present.index(k) + 1 for k in keys[rows]], np.intp)
     embeddings = embed_samples(encoder, samples.rows(rows))
-    found = nearest_class(embeddings, placed(typed, towers.class_vectors(typed, tower), anchors), typed)
+    found = nearest_class(embeddings, words.vectors(typed), typed)
     return {
         "classes": len(present), "samples": len(truth), "majority": _majority(truth), **accuracy_and_f1(truth, found),
     }  # fmt: skip
@@ -125,17 +124,17 @@ class HeldOut:
     truth: Tensor  # (n,) index of the class
 
 
-def held_out(samples: Samples, encoder: PixelEncoder, tower: towers.TextTower) -> HeldOut:
+def held_out(samples: Samples, encoder: PixelEncoder, words: Vocabulary) -> HeldOut:
     """Prepare a set that the encoder has not seen for `card_metrics`."""
-    return HeldOut(samples, encoder, *_landcover(encoder, samples, tower))
+    return HeldOut(samples, encoder, *_landcover(encoder, samples, words))
 
 
-def _landcover(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> tuple[Tensor, Tensor]:
+def _landcover(encoder: PixelEncoder, samples: Samples, words: Vocabulary) -> tuple[Tensor, Tensor]:
     """Cosines (n, 8) and truth (n,) of the samples that have a land cover."""
     known = legends.load("landcover")
     samples = samples.rows(samples.labels["landcover"] > 0)
     position = {c.id: i for i, c in enumerate(known.classes)}
-    cosines = embed_samples(encoder, samples) @ towers.class_vectors(known, tower).T
+    cosines = embed_samples(encoder, samples) @ words.vectors(known).T
     return cosines, torch.tensor([position[int(t)] for t in samples.labels["landcover"]])
 
 
@@ -146,16 +145,15 @@ def fit_scale(judged: Sequence[tuple[Tensor, Tensor]]) -> float:
     return round(float(scales[int(np.argmin(losses))]), 2)
 
 
-def simulated_scale(encoder: PixelEncoder, samples: Samples, tower: towers.TextTower) -> float:
+def simulated_scale(encoder: PixelEncoder, samples: Samples, words: Vocabulary) -> float:
     """The logit scale for a run without measured sets, fitted on held-out simulated series."""
-    return fit_scale([_landcover(encoder, samples, tower)])
+    return fit_scale([_landcover(encoder, samples, words)])
 
 
-def card_metrics(held: Sequence[HeldOut], tower: towers.TextTower, anchors: Tensor) -> dict[str, Any]:
+def card_metrics(held: Sequence[HeldOut], words: Vocabulary) -> dict[str, Any]:
     """Scores of every held-out set beside the baselines, calibration, and the logit scale fitted on all of them."""
     out = {
-        h.samples.name: score_samples(h.encoder, h.samples, tower)
-        | {"typed": score_typed(h.encoder, h.samples, tower, anchors)}
+        h.samples.name: score_samples(h.encoder, h.samples, words) | {"typed": score_typed(h.encoder, h.samples, words)}
         for h in held
     }
     for h in held:
