@@ -35,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from geomap import legends, process
+from geomap import legends, pipeline, process
 from geomap.datasets.measured import READERS
 from geomap.datasets.places import by_month_np
 from geomap.datasets.samples import Samples
@@ -45,6 +45,7 @@ from geomap.encode import weights
 from geomap.encode.model import PixelEncoder
 from geomap.evaluate import baselines, metrics
 from geomap.label import towers
+from geomap.label.anchors import towards
 from geomap.label.learn import Examples, learn
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.train.captions.loop import train_captions
@@ -142,7 +143,7 @@ def left_out(encoders: Path, data: Path) -> Iterator[Place]:
             ids = np.array([c.id for c in legend.classes])
             some = np.flatnonzero(np.isin(samples.labels[legend.name], ids))
             row = np.argsort(ids)[np.searchsorted(np.sort(ids), samples.labels[legend.name][some])]
-            prompts = towers.class_vectors(legend, towers.tower(loaded.card.text_space)).numpy()
+            prompts = pipeline.vectors_of(legend, loaded).numpy()
             yield place(f"{name} {legend.name}", loaded.encoder, samples.rows(some), row, prompts)
 
 
@@ -150,7 +151,8 @@ def class_vectors(loaded: weights.Weights, prompts: tuple[tuple[str, ...], ...])
     """(K, D) mean vectors of the prompts of K classes."""
     tower = towers.tower(loaded.card.text_space)
     of = [F.normalize(tower.encode(list(p)).mean(0), dim=0) for p in prompts]
-    return torch.stack(of).numpy()
+    vectors = torch.stack(of)
+    return (vectors if loaded.anchors is None else towards(vectors, loaded.anchors)).numpy()
 
 
 def rondonia(loaded: weights.Weights, data: Path) -> Place:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax as scipy_log_softmax
 from sklearn.linear_model import LogisticRegression
 
-from geomap.label.learn import SERIES_FROM, Examples, Head, _Features, _standard, _trusted, learn
+from geomap.label.learn import Examples, Head, _Features, _gain, _standard, _trusted, learn
 from geomap.label.regression import Design, balanced, fit, log_loss, log_softmax, parted
 
 SCALE = 20.0
@@ -172,7 +172,19 @@ def test_words_are_kept_only_where_they_are_right_beyond_chance() -> None:
     assert not _trusted(20, 0.6)  # a standard error is 0.11
     assert _trusted(20, 0.65)
     assert _trusted(300, 0.54)
-    assert not _trusted(SERIES_FROM - 1, 1.0)
+    assert not _trusted(5, 0.6)
+
+
+def test_trusted_words_are_kept_unless_points_are_right_more_often() -> None:
+    classes = np.array([0, 1] * 10)
+    right, wrong = np.eye(2)[classes], np.eye(2)[1 - classes]
+    words = np.where(np.arange(20)[:, None] < 15, right, wrong)  # 15 of 20
+    other = np.where(np.arange(20)[:, None] >= 4, right, wrong)  # 16: five gained, four lost
+    better = np.where(np.arange(20)[:, None] >= 3, right, wrong)  # 17: five gained, three lost
+    assert not _gain(words, words, classes)
+    assert not _gain(other, words, classes)  # by 1 / 3 of a standard error
+    assert _gain(better, words, classes)
+    assert not _gain(words, better, classes)
 
 
 def test_a_row_does_not_depend_on_others_and_learning_repeats() -> None:

@@ -142,28 +142,7 @@ def test_short_training_learns_repeats_and_loads(
     assert set(loaded.class_vectors) == {legends.load(n).digest for n in legends.builtin_names()}
     assert loaded.anchors is not None
     assert len(loaded.anchors) == sum(len(v.vectors) for v in captions.make_levels(LetterTower()) if v.by == "kind")
-    words = Vocabulary.of(captions.make_levels(LetterTower()), LetterTower())
-    assert all(torch.equal(loaded.class_vectors[digest], v) for digest, v in words.stored.items())
     assert [s.kind for s in loaded.card.training] == ["simulated"]
-
-
-def test_class_vectors_are_half_prompts_and_half_captions() -> None:
-    tower = LetterTower()
-    levels = {v.name: v for v in captions.make_levels(tower)}
-    words = Vocabulary.of([*levels.values()], tower)
-    for name in ("landcover", "crops"):
-        legend = legends.load(name)
-        prompts, found = towers.class_vectors(legend, tower).numpy(), words.vectors(legend).numpy()
-        trained = dict(zip(levels[name].ids, levels[name].vectors.numpy(), strict=True))
-        for c, own, got in zip(legend.classes, prompts, found, strict=True):
-            if c.id not in trained:  # crops that the simulation lacks
-                np.testing.assert_array_equal(got, own)
-                continue
-            mean = trained[c.id].mean(0)
-            half = own + mean / np.linalg.norm(mean)
-            np.testing.assert_allclose(got, half / np.linalg.norm(half), atol=1e-6)
-    bioregion = legends.load("bioregion")
-    torch.testing.assert_close(words.vectors(bioregion), towers.class_vectors(bioregion, tower))
 
 
 def test_learning_rate_warms_up_and_falls_to_a_rest() -> None:

@@ -8,7 +8,7 @@ encoder meets single names, sentences and means like those of a legend's prompts
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -61,7 +61,6 @@ class Level:
     vectors: Tensor  # (K, M, D) unit vectors; short lists of captions are repeated
     by: Literal["kind", "climate"]  # what determines the class of a series
     allowed: Tensor  # (kinds + 1, K) or (climates + 1, K) bool: classes that a series may have; last row: unknown, none
-    ids: tuple[int, ...] = ()  # (K,) of the legend's classes, if the level is a legend
 
     def draw(self, rng: np.random.Generator) -> Tensor:
         """(K, D) unit vectors: for each class the mean of 1..CAPTIONS_A_STEP captions."""
@@ -130,7 +129,7 @@ def _legend_level(
         for caption, known in zip(captions, classes, strict=True):
             caption += [n for i, c in zip(ids, table().cover, strict=True) if i == known.id for n in c.names]
     position = {c.id: i for i, c in enumerate(classes)}
-    return replace(_level(name, captions, _by_kind([position.get(i, -1) for i in ids]), tower), ids=tuple(position))
+    return _level(name, captions, _by_kind([position.get(i, -1) for i in ids]), tower)
 
 
 def _bioregions(tower: TextTower) -> Level:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from geomap import legends
 from geomap.label import towers
 from geomap.label.anchors import placed
 from geomap.legends import Legend
@@ -26,19 +25,9 @@ class Vocabulary:
 
     @classmethod
     def of(cls, levels: Sequence[Level], tower: towers.TextTower) -> Vocabulary:
-        """Class vectors of built-in legends: half their prompts, half the captions that training has for the class.
-
-        Both are unit vectors. The captions alone are worse, and so are the prompts (benchmarks/RESULTS.md).
-        """
-        stored = towers.builtin_vectors(tower)
-        means = {v.name: F.normalize(v.vectors.mean(1), dim=-1) for v in levels if v.by == "kind"}
-        for level in (v for v in levels if v.name in means and v.ids):
-            legend = legends.load(level.name)
-            rows = [[c.id for c in legend.classes].index(number) for number in level.ids]
-            mixed = stored[legend.digest].clone()
-            mixed[rows] = F.normalize(mixed[rows] + means[level.name], dim=-1)
-            stored[legend.digest] = mixed
-        return cls(tower, stored, torch.cat([*means.values()]))
+        """The vectors of a run's levels and tower."""
+        means = [F.normalize(v.vectors.mean(1), dim=-1) for v in levels if v.by == "kind"]
+        return cls(tower, towers.builtin_vectors(tower), torch.cat(means))
 
     def vectors(self, legend: Legend) -> Tensor:
         """(K, D) class vectors of a legend, as maps take them."""
