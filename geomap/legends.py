@@ -354,7 +354,7 @@ def _colours(names: Sequence[str], known: Sequence[LegendClass], used: Sequence[
 
     A name matches by words, without regard to case and plural: the name of a known class, then words of its prompts.
     """
-    words = [(_words(k.name), [_words(p) for p in k.prompts], k.colour.lower()) for k in known]
+    words = [(telling_words(k.name), [telling_words(p) for p in k.prompts], k.colour.lower()) for k in known]
     taken = [*used]
     for number, name in enumerate(names, start=1):
         base = _best(_ordered(name), words) or _series(number)
@@ -389,7 +389,8 @@ def _rank(typed: list[str], name: frozenset[str], prompts: list[frozenset[str]])
     return (4, apart) if any(head in p for p in prompts) else None
 
 
-def _words(text: str) -> frozenset[str]:
+def telling_words(text: str) -> frozenset[str]:
+    """The words of a name that tell classes apart, in the singular: without "field", "land", "of" and the like."""
     return frozenset(_ordered(text))
 
 

@@ -256,6 +256,16 @@ def test_names_match_by_name_code_and_synonym_whatever_their_case(tmp_path):
     )
 
 
+def test_names_that_differ_by_words_that_tell_nothing_are_one_class(tmp_path):
+    names = ["maize", "Potatoes", "barley", "grass", "rye field", "other crops"]
+    path = csv(tmp_path, "lon,lat,c\n" + "".join(f"{LON},{LAT},{name}\n" for name in names))
+    typed = legends.typed("maize field, a field of potatoes, winter barley, grass land, field of grass, rye")
+    found = match(read_points(path, "c"), typed)
+    assert found.ids.tolist() == [1, 2, 0, 0, 6, 0]
+    assert found.lines[1] == "Potatoes (1): a field of potatoes, by its words"
+    assert found.unknown == ("barley", "grass", "other crops")  # grass may be either of two
+
+
 def test_the_longest_name_that_is_read_can_be_added_to_a_legend(tmp_path):
     name = "a" * legends.LONGEST_TYPED
     points = read_points(csv(tmp_path, f"lon,lat,c\n{LON},{LAT},{name}\n"), "c")

@@ -5,8 +5,8 @@ so a class without points stays as its words have it. From SERIES_FROM points on
 embeddings. The features are centred and scaled by the points, so that one penalty serves places where the words are
 right and places where they are wrong; only with fewer points it goes by how often the words are right for them.
 Cross-validation, in which pixels of one group are never parted, tells whether the points help: words that are mostly
-right are kept unless it finds the points right more often. A point counts the less the more points its class has (`regression.balanced`), so that rare classes
-are not lost.
+right are kept unless it finds the points right more often. A point counts the less the more points its class has
+(`regression.balanced`), so that rare classes are not lost.
 """
 
 from __future__ import annotations
@@ -391,7 +391,7 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
     if lost > gained:
         clear = lost - gained > math.sqrt(lost + gained)  # a standard error of their difference
         if clear:
-            return False, f"{says} They do not help: give others, or map by words alone."
+            return False, f"{says} They do not help, and the map is made from them: give others, or map without them."
         return (
             False,
             f"{says} That is within chance: more points, or an independent sample, would tell whether they help.",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap.errors import InputError
-from geomap.legends import Legend, added
+from geomap.legends import Legend, added, telling_words
 from geomap.points.read import Points
 from geomap.text import listed, shown
 
@@ -26,7 +26,9 @@ class Matched:
 
 
 def match(points: Points, legend: Legend) -> Matched:
-    """The classes of points in a legend: by name, code or synonym, whatever the case; by id if all names are ids.
+    """The classes of points in a legend, whatever the case; by id if all names are ids.
+
+    By name, code or synonym; else by the words that tell classes apart: "maize" is "maize field", if no other class is.
 
     Raises:
         InputError: the legend has no classes.
@@ -35,10 +37,11 @@ def match(points: Points, legend: Legend) -> Matched:
         raise InputError(f"legend {legend.name} gives scores, not classes; points teach a legend of classes")
     counts = Counter(points.name)
     named = [name for name in counts if name]
-    ways = _ways(legend, named)
+    ways, worded = _ways(legend, named), _worded(legend)
     ids, lines, unknown = dict[str, int](), list[str](), list[str]()
     for name in named:
         found = next(((how, known[name_key(name)]) for how, known in ways if name_key(name) in known), None)
+        found = found or next((("its words", c) for c in worded.get(telling_words(name), ())), None)
         if found is None:
             unknown.append(name)
             continue
@@ -63,6 +66,15 @@ def _ways(legend: Legend, named: Sequence[str]) -> list[tuple[str, dict[str, tup
         ways.append((how, {name_key(text): (c.id, c.name) for c in reversed(legend.classes) for text in of(c)}))
     by_id = {str(c.id): (c.id, c.name) for c in legend.classes}
     return [*ways, ("id", by_id)] if set(named) <= by_id.keys() else ways
+
+
+def _worded(legend: Legend) -> dict[frozenset[str], list[tuple[int, str]]]:
+    """Telling words -> (id, name) of the one class whose name has these; not of names that say "other"."""
+    found = dict[frozenset[str], list[tuple[int, str]]]()
+    for c in legend.classes:
+        if (words := telling_words(c.name)) and "other" not in name_key(c.name):
+            found.setdefault(words, []).append((c.id, c.name))
+    return {words: classes for words, classes in found.items() if len(classes) == 1}
 
 
 def name_key(name: str) -> str:

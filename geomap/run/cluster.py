@@ -176,6 +176,11 @@ class Cluster:
             self._exit.callback(_forget, client, plugin.name)
             try:
                 client.register_plugin(plugin)
+            except OSError as e:  # also of distributed: the worker's end of the connection is gone
+                raise ClusterError(
+                    f"{self._name}: workers die before they have loaded the request ({type(e).__name__}), most likely "
+                    "of too little memory; give each at least 2 GB, or fewer workers, and run the same command again"
+                ) from e
             except Exception as e:  # any error from importing geomap on a worker
                 raise ClusterError(
                     f"{self._name}: workers cannot load the request ({type(e).__name__}: {e}); install geomap "

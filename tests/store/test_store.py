@@ -117,6 +117,10 @@ def test_other_directories_and_other_stores_are_refused_in_one_line(embeddings, 
     for path, kind in ((tmp_path / "nowhere", None), (tmp_path, store.COMPOSITES), (embeddings.path, store.COMPOSITES)):
         with pytest.raises(InputError, match="geomap map AOI --save-"):
             store.open_store(path, kind)
+    (embeddings.path.parent / "tiles").mkdir()  # the folder of a run, without the list of its files
+    with pytest.raises(InputError, match="is not finished; type the run's command again"):
+        store.open_store(embeddings.path)
+    (embeddings.path.parent / "tiles").rmdir()
     meta = embeddings.path / "zarr.json"
     for old, new, match in (
         (
