@@ -21,8 +21,8 @@ from geomap.types import Period, Progress
 
 YEAR = 2023
 LEGENDS = ("landcover", "crops", "scenicness")
-POINTS = 60
-"""Simulated points to learn from, in fields, in points.gpkg: about two days of visits."""
+POINTS = 100
+"""Simulated points to learn from, in fields, in points.gpkg: about three days of visits."""
 CHECKS = 300
 """Simulated points to assess the map with, in check.gpkg: a simple random sample of the area."""
 
