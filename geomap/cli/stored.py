@@ -49,14 +49,15 @@ def label_command(
     """Map other legends, or classes of your own, from stored embeddings.
 
     Takes seconds: no scene is read, no encoder runs. Writes the same files as `geomap map` over the pixels that the
-    store holds. With --points, labelled points teach a legend; docs/points.md leads through it.
+    store holds. Without --legend and --classes, the legends are those of DIR. With --points, labelled points teach one
+    of them; docs/points.md leads through it.
 
     Examples: `geomap label brussels --classes "allotment garden, park, sports field" --out brussels-green`
 
     `geomap label farm --legend crops --points visited.gpkg --column crop --out farm-learned`
     """
     log_to_stderr(verbose)
-    chosen = keys.chosen() or (() if keys.points.learned else (legends.load(DEFAULT_LEGEND),))
+    chosen = keys.chosen() or (() if keys.points.learned else _those_of(store))
     base = None if keys.within is None else class_of(keys.within)
     points = options.checked_points(keys)
     from geomap.run import relabel
@@ -83,6 +84,13 @@ def label_command(
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)
     show_result(result, as_json)
+
+
+def _those_of(store: Path) -> tuple[legends.Legend, ...]:
+    """The legends that the run of a store was mapped with; land cover where that is not known."""
+    from geomap.run.again import mapped_legends
+
+    return mapped_legends(store) or (legends.load(DEFAULT_LEGEND),)
 
 
 def similar_command(

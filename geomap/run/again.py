@@ -11,14 +11,14 @@ import shapely
 from geomap import __version__, files
 from geomap.composite.mask import Mask
 from geomap.encode.card import weight_names
-from geomap.errors import InputError
+from geomap.errors import GeomapError, InputError
 from geomap.legends import Legend
 from geomap.paths import there
 from geomap.points.read import PointsFile
 from geomap.run.label_request import LabelRequest
 from geomap.run.learned import digest_of
 from geomap.run.lesson import lesson_of
-from geomap.run.record import Record, read_record
+from geomap.run.record import FILE, Record, read_record
 from geomap.run.request import Earlier, Request
 from geomap.sources.hrefs import redact
 from geomap.text import shown
@@ -132,6 +132,16 @@ def _require_points(request: Request, directory: Path, record: Record) -> None:
         raise InputError(
             f"{shown(request.learned)} is not what {directory} was made with; give that file or folder as --learned"
         )
+
+
+def mapped_legends(store: Path) -> tuple[Legend, ...]:
+    """The legends that a run, or the run of a store, was mapped with; none where run.json does not tell."""
+    directory = store if (store / FILE).is_file() else store.parent
+    try:
+        told = read_record(directory).asked.get("legends", [])
+        return tuple(_value("legends", told))
+    except (GeomapError, ValueError, TypeError):
+        return ()
 
 
 def _value(name: str, word: Any) -> Any:

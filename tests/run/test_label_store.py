@@ -198,8 +198,13 @@ def test_the_commands(run, tmp_path, monkeypatch):
     done = geomap("label", run, "--legend", "landuse", "--out", "use")
     assert done.exit_code == 0, done.output
     assert pixels(tmp_path / "use/landuse.tif").any()
+    asked = [legend["name"] for legend in json.loads((run / "run.json").read_text())["asked"]["legends"]]
+    done = geomap("label", run, "--layers", "none", "--out", "same")
+    assert done.exit_code == 0, done.output
+    maps = {path.stem for path in (tmp_path / "same").glob("*.tif")}
+    assert {name for name in maps if name != "clear_months" and not name.endswith("_confidence")} == {*asked}
     done = geomap("similar", run / store.EMBEDDINGS, "--at", "-3.7,40.4", "--out", "like")
     assert done.exit_code == 2
     done = geomap("similar", run, "--at", "here", "--out", "like")
     assert done.exit_code == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["use"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["same", "use"]
