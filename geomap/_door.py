@@ -37,6 +37,11 @@ class CallablePackage(ModuleType):
         return import_module, (self.__name__,)  # by its name, as functions are pickled
 
     @property
+    def __doc__(self) -> str | None:  # type: ignore[override]  # so `help` tells of the function, above the files
+        doc: str | None = self._function.__doc__
+        return doc
+
+    @property
     def __signature__(self) -> inspect.Signature:
         import inspect  # takes as long to load as all else that `import geomap` loads
 

@@ -350,13 +350,17 @@ def test_an_area_over_two_zones_is_for_a_run(scenes: Archive) -> None:
 def test_the_door_is_light_and_complete() -> None:
     heavy = ["torch", "dask", "rasterio", "stackstac", "geopandas", "xarray", "numpy"]
     code = (
-        "import sys, geomap\n"
+        "import sys, geomap; geomap.label, geomap.composite\n"
         f"assert not set(sys.modules) & set({heavy}), sorted(set(sys.modules) & set({heavy}))\n"
         "assert set(geomap.__all__) <= set(dir(geomap))\n"
         "import geomap.composite.median as median, geomap.label.classify\n"
         "assert median.median_np\n"
         "import pickle; assert pickle.loads(pickle.dumps(geomap.label)) is geomap.label\n"
         "assert all(callable(getattr(geomap, name)) for name in geomap.__all__)\n"
+        "import pydoc; page = pydoc.render_doc(geomap.label, renderer=pydoc.plaintext)\n"
+        "assert geomap.label.__doc__ == geomap.api.label.__doc__, geomap.label.__doc__\n"
+        "assert geomap.composite.__doc__ == geomap.api.composite.__doc__\n"
+        "assert 'geomap.label - Map each embedding to the class' in page and 'embeddings: (component, y, x)' in page\n"
         "import inspect; print(*inspect.signature(geomap.composite).parameters)\n"
         "try: geomap.nothing\n"
         "except AttributeError as e: print(e)\n"

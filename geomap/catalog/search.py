@@ -366,7 +366,7 @@ def _nothing(source: str, sieve: _Sieve) -> str:
         first = f"{faults[0].id}: {faults[0].cause}, {faults[0].detail}"
         text += f"; {len(faults)} lack a band or valid metadata, the first: {first}"
     if days := [day for day in sieve.outside if day is not None]:
-        text += f"; it has {len(days)} of {min(days)} to {max(days)} there: type another --year or --start"
+        text += f"; it has {len(days)} of {min(days)} to {max(days)} there: ask for another period"
     elif max(abs(float(west)), abs(float(east))) <= 90:
         text += f"; if longitude and latitude were swapped, type {south},{west},{north},{east}"
     return text

@@ -17,7 +17,7 @@ from geomap.cli.console import log_to_stderr, number, out_console, progress_bars
 from geomap.cli.learned import print_learned
 from geomap.cli.show import HECTARES_PER_PIXEL, duration
 from geomap.errors import InputError
-from geomap.run.account import summary
+from geomap.run.account import summary, told
 from geomap.run.keys import RequestKeys
 from geomap.run.request import Request, request_of
 
@@ -154,6 +154,10 @@ def _print_costs(plan: Plan) -> None:
 
 
 def _print_inputs(directory: Path, found: Inputs) -> None:
+    if kept := _kept_by_another(found):
+        tell(f"{directory}: made from {kept}; geomap explain with the directory of that run names the scenes")
+        _print_account(directory, found)
+        return
     count = sum(group.scenes for group in found.groups if "B02" in group.bands)
     state = "" if found.finished else ", not finished"
     tell(f"{directory}: {count} scenes{state}")
@@ -163,13 +167,32 @@ def _print_inputs(directory: Path, found: Inputs) -> None:
     out_console.print(table)
     _print_missed(directory, found.missed)
     _print_account(directory, found)
-    if not found.left_out:
-        say("no item of the area and period was left out before its files were read")
-        return
-    table = Table("why", "item", title=f"Found and left out: {len(found.left_out)} items")
-    for item in found.left_out[:MANY_ITEMS]:
-        table.add_row(escape(item.cause), _lines(item.id, item.detail))
-    _print_some(directory, table, len(found.left_out))
+    _print_left_out(directory, found)
+
+
+def _kept_by_another(found: Inputs) -> str:
+    """What a run that read no scene was made from, in words; empty if it read scenes."""
+    asked = found.request
+    kept = next((name for name in ("embeddings", "composites") if isinstance(asked.get(name), str)), "")
+    if found.groups or not kept:
+        return ""
+    name = asked.get("made", {}).get("name")
+    return f"the {kept} that another run kept ({f'{name}, ' if name else ''}{asked['period']})"
+
+
+def _print_left_out(directory: Path, found: Inputs) -> None:
+    """The items left out before their files were read: by name, or as a number where nobody asked for them."""
+    if found.left_out:
+        table = Table("why", "item", title=f"Found and left out: {len(found.left_out)} items")
+        for item in found.left_out[:MANY_ITEMS]:
+            table.add_row(escape(item.cause), _lines(item.id, item.detail))
+        _print_some(directory, table, len(found.left_out))
+    named = {item.cause for item in found.left_out} | {scene.fate.why for scene in found.odd}
+    lost = found.account.left_out if found.account else {}
+    if counted := {cause: number for cause, number in lost.items() if cause not in named}:
+        say(f"left out by the search and not named: {told(counted)}")
+    elif not found.left_out:
+        say("no item was left out before its files were read")
 
 
 def _print_account(directory: Path, found: Inputs) -> None:

@@ -60,7 +60,7 @@ def print_result(result: map.Result) -> None:
     names = "a .qlr that opens all maps in QGIS, run.json, stac/ and SHA256SUMS"
     say(f"with a .qml style beside each map, {names} in {result.directory}")
     if result.account is not None:
-        say(f"{summary(result.account)}; geomap explain {result.directory} names them")
+        say(f"{summary(result.account)}; geomap explain {result.directory} names those of the area and period")
     if bound := bound_by(result.seconds):
         say(bound)
     if (result.directory / files.PAGE).is_file():

@@ -13,7 +13,7 @@ from geomap.legends import Legend
 from geomap.lonlat import Box
 from geomap.run import history, imagery, pictures
 from geomap.run.account import GAVE, summary
-from geomap.run.learned import read_learned
+from geomap.run.learned import LearnedRecord, read_learned
 from geomap.run.prepare import Product
 from geomap.run.record import FILE, Record, UsedScene
 from geomap.run.words import command
@@ -34,9 +34,20 @@ ESTIMATED: Final = (
 )
 """What is said beneath areas that were assessed."""
 TAUGHT: Final = (
-    "“{}” was learned from labelled points, of this place or another. How well, in cross-validation, learned.json "
-    "tells; how good the map is, only a probability sample of it does (geomap sample, geomap assess)."
+    "“{}” was learned from labelled points: {} How good the map is, only a probability sample of it tells (geomap "
+    "sample, geomap assess)."
 )
+"""What is said where points moved the classes: the legend, and what learned.json says."""
+BY_WORDS: Final = "Points were given for “{}”, but it is mapped by its words alone: {}"
+"""What is said where they moved none: the same two."""
+TAKEN: Final = (
+    "“{}” is mapped by the learned.json of another run: learned from labelled points, of this place or another, or by "
+    "its words alone where the points did not beat them. That file tells which, and how well in cross-validation; how "
+    "good the map is, only a probability sample of it does (geomap sample, geomap assess)."
+)
+"""What is said of a legend that another run learned, which only its learned.json knows."""
+PENALTY: Final = "penalty"
+"""The strength of learned.json that is left out where the points moved no class."""
 CONFIDENCE: Final = (
     "Confidence says how clearly one class stands out among those of the legend. It does not say how likely the map is "
     "right at that place."
@@ -114,7 +125,7 @@ def facts(
         "sky": list(record.mapped.sky) if record.mapped else [],
         "honest": HONEST,
         "estimated": ESTIMATED,
-        "validation": validations(product),
+        "validation": validations(product, read_learned(directory)),
         "trust": _trust(directory),
         "before": history.before(product.earlier, record, product.layers),
         "limits": list(product.card.limits) if product.card else [],
@@ -156,14 +167,26 @@ def _degrees(value: float, positive: str, negative: str) -> str:
     return f"{abs(value):.2f}° {positive if value >= 0 else negative}"
 
 
-def validations(product: Product) -> list[str]:
-    """What the maps are not: how each legend was validated, and what confidence means."""
+def validations(product: Product, learned: LearnedRecord | None) -> list[str]:
+    """What the maps are not: how each legend was validated, and what confidence means.
+
+    `learned`: what the run learned from points of its own.
+    """
     asked = {layer.legend.name: layer.legend for layer in product.layers if layer.legend is not None}
     said = [
-        TAUGHT.format(legend.title) if legend.name == product.taught else validation(legend, product.card)
+        _taught(legend, product.card, learned) if legend.name == product.taught else validation(legend, product.card)
         for legend in asked.values()
     ]
     return [*said, *([CONFIDENCE] if asked else [])]
+
+
+def _taught(legend: Legend, card: Card | None, learned: LearnedRecord | None) -> str:
+    """How a legend that points were given for was validated."""
+    if learned is None:
+        return TAKEN.format(legend.title)
+    if PENALTY in learned.settings:
+        return TAUGHT.format(legend.title, learned.says)
+    return f"{BY_WORDS.format(legend.title, learned.says)} {validation(legend, card)}"
 
 
 def validation(legend: Legend, card: Card | None) -> str:

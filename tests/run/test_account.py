@@ -355,6 +355,9 @@ def test_every_item_of_a_search_is_accounted_for(items: list[Item], run: Callabl
     assert line in " ".join(shown.stdout.split())  # wherever the line is broken
     for text in ("excluded", "invalid", "no clear pixel", "of the area's", "pixels are mapped"):
         assert text in shown.stdout
+    assert "left out by the search and not named: 1 elsewhere, 1 of other days, 1 repeated" in shown.stdout
+    for item in json.loads((tmp_path / "out/run.json").read_text())["left_out"]:
+        assert item["id"] in shown.stdout
 
 
 class StoppedError(Exception):

@@ -18,12 +18,13 @@ from geomap.api import open_store as open_saved
 from geomap.demo import write_points
 from geomap.encode.weights import load_weights
 from geomap.errors import InputError, OutputError
+from geomap.points.pixels import pixels
 from geomap.points.read import PointsFile
 from geomap.run import learned, learned_scores
 from geomap.run.label_request import LabelRequest
 from geomap.run.lesson import lesson_of, require_in, taught_legends
 from geomap.run.map import map_area
-from geomap.run.pixels import distinct, find
+from geomap.run.pixels import CELL, distinct, find
 from geomap.run.point_samples import samples_at
 from geomap.run.relabel import label_store
 from geomap.run.request import Request
@@ -31,6 +32,7 @@ from geomap.simulate.archive import Archive
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.types import Period
 from tests.support.outputs import problems
+from tests.support.pages import content
 from tests.support.runner import geomap, refused
 
 COVER = legends.load("landcover")
@@ -153,6 +155,29 @@ def test_what_was_learned_maps_other_places_and_is_marked_as_transferred(scenes,
     told = json.loads((tmp_path / "same/run.json").read_text())["request"]["learned"]
     assert told["transferred"] is False
     assert (tmp_path / "same/landcover.tif").read_bytes() == (run / "landcover.tif").read_bytes()
+
+
+def test_points_that_move_no_class_are_told_on_the_page(run, points, ask, tmp_path):
+    table = geopandas.read_file(points)
+    places = pixels(np.column_stack([table.geometry.x, table.geometry.y]))
+    cells, cell = np.unique(np.column_stack([places[:, :1], places[:, 1:] // CELL]), axis=0, return_inverse=True)
+    most = np.bincount(cell.reshape(-1), minlength=len(cells)).argmax()
+    table[cell.reshape(-1) == most].to_file(tmp_path / "near.gpkg")
+    label_store(ask(path=tmp_path / "near.gpkg"), tmp_path / "near")
+    near, far = (learned.read_learned(directory) for directory in (tmp_path / "near", run))
+    assert "penalty" not in near.settings  # all points lie in one group
+    told, *_ = content(tmp_path / "near/index.html")["facts"]["validation"]
+    assert told.startswith("Points were given for “Land cover”, but it is mapped by its words alone: ")
+    assert f"{near.says} “Land cover” was right for" in told
+    told, *_ = content(run / "index.html")["facts"]["validation"]
+    assert told.startswith(f"“Land cover” was learned from labelled points: {far.says}")
+    label_store(LabelRequest(run, (), learned=str(tmp_path / "near")), tmp_path / "same")
+    told, *_ = content(tmp_path / "same/index.html")["facts"]["validation"]
+    assert "is mapped by the learned.json of another run" in told  # which was not looked into
+    shown = geomap("explain", tmp_path / "same", columns=200).stdout
+    assert "made from the embeddings that another run kept (2023-04_2023-09); geomap explain with" in shown
+    assert "0 scenes" not in shown
+    assert "left out" not in shown
 
 
 def test_a_run_with_points_is_repeated_from_its_folder_and_the_file_of_points(scenes, points, tmp_path, monkeypatch):

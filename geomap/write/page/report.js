@@ -511,7 +511,7 @@
       places.append(el("ol", {}, ...data.places.map((p) => {
         const go = el("button", { type: "button", class: "go" }, `${p.lon.toFixed(5)}, ${p.lat.toFixed(5)}`);
         go.addEventListener("click", () => goTo(p));
-        return el("li", {}, go, ` ${p.name}, ${p.confidence} %`);
+        return el("li", {}, go, ` ${p.name}, ${p.confidence}\u00a0%`);
       })));
     } else places.append(el("p", {}, "No map of classes with a confidence was made."));
     at("cite").append(...facts.cite.map((line) => el("p", {}, line)));
