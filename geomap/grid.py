@@ -71,7 +71,7 @@ def tiles(area: Area) -> tuple[Tile, ...]:
     """Tiles that contain pixels of the area, ordered by zone, then north to south, west to east."""
     found = []
     for epsg in _zones(area):
-        region = MultiPolygon(polygons_of(_in_zone(area, epsg, _territory(epsg))))
+        region = MultiPolygon(polygons_of(_in_zone(area, epsg, territory(epsg))))
         if region.is_empty:
             continue
         outer = _snap(_in_zone(area, epsg, _neighbourhood(epsg)).bounds)  # a tile is cut to the area, not the zone
@@ -220,7 +220,7 @@ def _wholly_inside(area: Area, grid: Grid) -> bool:
     """Whether every pixel is clearly inside: both the area and the zone's territory contain the grid's box."""
     around = lonlat_box(grid)
     frame = around.polygons
-    return len(around.parts) == 1 and bool(_territory(grid.epsg).contains(frame) and area.geometry.contains(frame))
+    return len(around.parts) == 1 and bool(territory(grid.epsg).contains(frame) and area.geometry.contains(frame))
 
 
 def _inside_every(stride: int, area: Area, grid: Grid) -> NDArray[np.bool_]:
@@ -263,7 +263,7 @@ def _zones(area: Area) -> tuple[int, ...]:
 
 
 @functools.cache
-def _territory(epsg: int) -> BaseGeometry:
+def territory(epsg: int) -> BaseGeometry:
     """The places a zone owns, in degrees: all cells between zone borders that `zone_epsg` assigns to it."""
     west = 6 * (epsg % 100) - 186
     cells = [

@@ -1,12 +1,14 @@
 """True colour and monthly greenness (NDVI) as maps of a run, made with its tiles from their composites.
 
-A tile keeps the months that may be shown in true colour. Which is shown is decided once all tiles are there: the one in
-which the most pixels were seen, so that tiles show the same month however often the run was stopped. The stretch is the
-same for every tile, so no seams show. Months without a clear observation are nodata.
+A tile keeps the months that may be shown in true colour. Which is shown is decided once all tiles are there, by what
+was seen in all of them, so that tiles show the same month however often the run was stopped: the summer month in which
+the most pixels were seen, or that of all months if summer shows less than half as many. The stretch is the same for
+every tile, so no seams show. Months without a clear observation are nodata.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,6 +24,8 @@ from geomap.run.request import Request
 from geomap.sentinel2 import BANDS
 from geomap.types import Composite, Layers, Period, Tile
 from geomap.write.layer import Layer
+
+log = logging.getLogger(__name__)
 
 TRUE_COLOUR: Final = "true_colour"
 NDVI: Final = "ndvi"
@@ -54,26 +58,25 @@ def summer(period: Period, tiles: Sequence[Tile]) -> tuple[int, ...]:
     return found or tuple(range(period.months))
 
 
-def candidates(asked: Request, tiles: Sequence[Tile]) -> tuple[int, ...]:
-    """Indices of the months of which one is shown in true colour."""
+def candidates(asked: Request) -> tuple[int, ...]:
+    """Indices of the months of which one is shown in true colour: all, as a summer may turn out to be clouded."""
     if asked.true_colour == CLEAREST:
-        return summer(asked.period, tiles)
+        return tuple(range(asked.period.months))
     return (asked.period.month_names.index(str(asked.true_colour)),)
 
 
-def of_tile(asked: Request, tiles: Sequence[Tile], made: Composite, inside: NDArray[np.bool_]) -> Layers:
+def of_tile(asked: Request, made: Composite, inside: NDArray[np.bool_]) -> Layers:
     """The layers of a tile: (3 x months, y, x) true colour of every candidate, (month, y, x) NDVI.
 
     Args:
         asked: the request.
-        tiles: all tiles of the run.
         made: the tile's composite.
         inside: (y, x) pixels of the area.
     """
     layers: dict[str, NDArray[Any]] = {}
     if asked.true_colour:
         bands = [BANDS.index(band) for band in COLOURS]
-        shown = [stretched(made.month(month)[bands]) for month in candidates(asked, tiles)]
+        shown = [stretched(made.month(month)[bands]) for month in candidates(asked)]
         layers[TRUE_COLOUR] = np.where(inside, np.concatenate(shown), np.uint8(0))
     if asked.ndvi:
         layers[NDVI] = np.stack(
@@ -105,24 +108,41 @@ def resolved(
     known = {layer.stem: layer for layer in layers}
     views: dict[str, Callable[[Tile], NDArray[Any]]] = {}
     if asked.true_colour:
-        among = candidates(asked, all_tiles)
-        index = _clearest(len(among), (run.load(tile, TRUE_COLOUR)[::3] > 0 for tile in ready))
+        among = candidates(asked)
+        seen = _seen(len(among), (run.load(tile, TRUE_COLOUR)[::3] > 0 for tile in ready))
+        index = clearest(seen, summer(asked.period, all_tiles)) if len(among) > 1 else 0
         month, plain = asked.period.month_names[among[index]], known[TRUE_COLOUR]
+        if not seen[index]:
+            log.warning("true colour shows nothing: no pixel was seen clear in %s", month)
         known[TRUE_COLOUR] = replace(plain, description=f"True colour, {month}", tags=(*plain.tags, (MONTH, month)))
         views[TRUE_COLOUR] = partial(_shown, run, index)
     if asked.ndvi:
-        warm, nodata = summer(asked.period, all_tiles), known[NDVI].nodata
-        index = _clearest(len(warm), (run.load(tile, NDVI)[list(warm)] != nodata for tile in ready))
-        known[NDVI] = replace(known[NDVI], band=warm[index] + 1)
+        seen = _seen(asked.period.months, (run.load(tile, NDVI) != known[NDVI].nodata for tile in ready))
+        known[NDVI] = replace(known[NDVI], band=clearest(seen, summer(asked.period, all_tiles)) + 1)
+        if not seen.any():
+            log.warning("NDVI shows nothing: no pixel was seen clear in any month")
     return tuple(known.values()), views
 
 
-def _clearest(months: int, tiles: Iterable[NDArray[np.bool_]]) -> int:
-    """Index of the month in which the most pixels were seen, by tile (month, y, x); of equal ones the first."""
+def clearest(seen: NDArray[np.int64], warm: Sequence[int]) -> int:
+    """Index of the month to show: that of summer in which the most pixels were seen, of equal ones the first.
+
+    If summer is clouded, so that its best month shows less than half as many as the best of all, this one.
+
+    Args:
+        seen: (months,) pixels that were seen.
+        warm: indices of the months of summer.
+    """
+    best = max(warm, key=lambda month: seen[month])
+    return best if 2 * seen[best] >= seen.max() else int(seen.argmax())
+
+
+def _seen(months: int, tiles: Iterable[NDArray[np.bool_]]) -> NDArray[np.int64]:
+    """(months,) pixels that were seen, of tiles (month, y, x)."""
     seen = np.zeros(months, np.int64)
-    for tile in tiles if months > 1 else ():
+    for tile in tiles:
         seen += tile.sum(axis=(1, 2))
-    return int(seen.argmax())
+    return seen
 
 
 def _shown(run: RunDirectory, index: int, tile: Tile) -> NDArray[Any]:

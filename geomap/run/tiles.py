@@ -216,7 +216,7 @@ def finish_tile(
     start = time.perf_counter()
     made, asked = composed.made.inner(prepared.margin), prepared.request
     labelled = label_tile(prepared, engine, composed.made, composed.inside, advance, composed.known)
-    layers = {**labelled.layers, **imagery.of_tile(asked, prepared.tiles, made, composed.inside)}
+    layers = {**labelled.layers, **imagery.of_tile(asked, made, composed.inside)}
     codes = labelled.codes
     kept: dict[str, Layers] = {}
     if asked.save_composites:

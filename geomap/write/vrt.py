@@ -2,19 +2,23 @@
 
     <stem>.vrt                     the file to open: the home zone's map unchanged, above the others
     zones/<stem>_<epsg>.vrt        another zone's map seen from the home zone, warped when it is read
+    zones/<stem>_<epsg>_beside.vrt that map moved by one pixel to each side, in its own zone
+    zones/<stem>_<epsg>_seam.vrt   this seen from the home zone, in a strip along the border of the other zone
 
 The CRS is that of the home zone, the one that holds most of the area. No pixel is stored twice. All paths are relative,
 so the directory can be moved. A VRT can have several sources but a warped VRT only one, so each other zone has its own
 warped VRT. EPSG:4326 would be 360 degrees wide across the antimeridian.
 
 A pixel of another zone takes the value of the map pixel that contains its centre. The pixels of two zones do not line
-up at the seam: a centre may lie in a pixel of one zone that belongs to the other. To fill such holes with the value of
-a neighbour, copies of each view, moved by one pixel to each side, lie beneath it. The outer edge of the other zones
-grows by that pixel.
+up at the seam: a centre may lie in a pixel of one zone that belongs to the other. Such holes show the value of a
+neighbour: beneath the views lie copies of their maps, moved by one pixel to each side, and of these only the pixels
+that the border crosses and that belong to another zone. So nodata stays nodata, but for pixels of the home zone that
+touch the border.
 """
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,8 +26,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import numpy as np
+import shapely
+from pyproj import Transformer
+from shapely.geometry.base import BaseGeometry
+
 from geomap import files
-from geomap.grid import covering, mosaic_grid
+from geomap.grid import territory, covering, mosaic_grid
 from geomap.types import Grid
 from geomap.write.layer import Layer, Statistics, file_stem, plain
 from geomap.write.qgis import colormap, qml
@@ -37,6 +46,12 @@ VRT_BLOCK: Final = 512
 
 _MOVES: Final = ((0, -1), (0, 1), (-1, 0), (1, 0))
 """(rows, columns) by which the copies beneath a view are moved, to fill holes at a seam."""
+
+_REACH: Final = 0.75
+"""Pixels to which a pixel that the border crosses reaches from it at most, by its centre: half a diagonal, and some."""
+
+_STEP: Final = 0.02
+"""Degrees between the points of a border, straight in longitude and latitude and curved in UTM: to 0.1 m."""
 
 _TYPES: Final = {"uint8": "Byte", "int16": "Int16", "float32": "Float32"}
 
@@ -66,16 +81,53 @@ def _write(directory: Path, maps: Sequence[MapFile], found: Statistics | None) -
     layer = maps[0].layer
     home, *others = sorted(maps, key=lambda m: (-m.grid.width * m.grid.height, m.grid.epsg))
     views: list[tuple[str, Grid]] = []
+    beneath: list[tuple[str, Grid]] = []
     for m in sorted(others, key=lambda m: (-_apart(m.grid, home.grid), m.grid.epsg)):  # the nearest zone on top
         name, seen = f"{FOLDER}/{file_stem(layer.stem, layer.place, m.grid.epsg)}.vrt", covering(m.grid, home.grid.epsg)
         files.write_bytes(directory / name, _bytes(_warped(layer, f"../{m.path.name}", m.grid, seen)))
         views.append((name, seen))
-    beneath = [(name, _moved(seen, *move)) for move in _MOVES for name, seen in views]
+        beneath += _write_seam(directory, m, seen)
     whole = mosaic_grid((home.grid, *(seen for _, seen in views)))
     path = directory / f"{layer.name}.vrt"
     files.write_bytes(path.with_suffix(".qml"), qml(layer, found.counts if found else {}))
     files.write_bytes(path, _bytes(_mosaic(layer, whole, [*beneath, *views, (home.path.name, home.grid)])))
     return path
+
+
+def _write_seam(directory: Path, one: MapFile, seen: Grid) -> list[tuple[str, Grid]]:
+    """Write what fills the holes at the border of a map's zone: (file, its grid), if any.
+
+    The grid is `seen`, that of the map's view: both are warped in the same blocks, and GDAL errs alike in both.
+    """
+    layer, strip = one.layer, _seam(one.grid)
+    if strip.is_empty:
+        return []
+    stem = file_stem(layer.stem, layer.place, one.grid.epsg)
+    around = _around(strip, one.grid)  # not the whole map, which a view from afar would read
+    moved = [(f"../{one.path.name}", _moved(one.grid, *move)) for move in _MOVES]
+    beside, seam = f"{FOLDER}/{stem}_beside.vrt", f"{FOLDER}/{stem}_seam.vrt"
+    files.write_bytes(directory / beside, _bytes(_mosaic(layer, around, moved)))
+    files.write_bytes(directory / seam, _bytes(_warped(layer, Path(beside).name, around, seen, strip)))
+    return [(seam, seen)]
+
+
+def _seam(grid: Grid) -> BaseGeometry:
+    """Where pixels that the border of a grid's zone crosses have their centres outside the zone, near the grid."""
+    to_zone = Transformer.from_crs(4326, grid.epsg, always_xy=True)
+    border = shapely.segmentize(territory(grid.epsg), _STEP)
+    zone = shapely.transform(border, lambda xy: np.column_stack(to_zone.transform(xy[:, 0], xy[:, 1])))
+    near = shapely.intersection(zone.boundary, shapely.box(*grid.grown(3).bounds))
+    strip = near.buffer(_REACH * grid.resolution, cap_style="flat", join_style="mitre")
+    return strip.difference(zone.buffer(-0.1))
+
+
+def _around(shape: BaseGeometry, grid: Grid) -> Grid:
+    """The smallest grid with the pixels of `grid` that covers a shape in metres."""
+    step = grid.resolution
+    west, south, east, north = shape.bounds
+    left, right = math.floor((west - grid.west) / step), math.ceil((east - grid.west) / step)
+    top, bottom = math.floor((grid.north - north) / step), math.ceil((grid.north - south) / step)
+    return replace(_moved(grid, top, left), width=right - left, height=bottom - top)
 
 
 def _apart(one: Grid, other: Grid) -> int:
@@ -106,8 +158,11 @@ def _mosaic(layer: Layer, whole: Grid, sources: Sequence[tuple[str, Grid]]) -> E
     return root
 
 
-def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
-    """A virtual raster that warps the map `name` on `grid` to the grid `seen` (GDAL's VRTWarpedDataset)."""
+def _warped(layer: Layer, name: str, grid: Grid, seen: Grid, within: BaseGeometry | None = None) -> ET.Element:
+    """A virtual raster that warps the map `name` on `grid` to the grid `seen` (GDAL's VRTWarpedDataset).
+
+    Of the map, it shows the pixels whose centres lie `within` a shape, in metres.
+    """
     root, bands = _raster(layer, seen, "Warped")
     for axis in "XY":
         ET.SubElement(root, f"Block{axis}Size").text = str(VRT_BLOCK)
@@ -132,6 +187,10 @@ def _warped(layer: Layer, name: str, grid: Grid, seen: Grid) -> ET.Element:
         for side in ("Src", "Dst"):
             ET.SubElement(mapping, f"{side}NoDataReal").text = f"{layer.nodata:g}"
             ET.SubElement(mapping, f"{side}NoDataImag").text = "0"
+    if within is not None:
+        corner, step = (grid.west, grid.north), (grid.resolution, -grid.resolution)
+        cut = shapely.transform(within, lambda xy: (xy - corner) / step)  # columns and rows of the map
+        ET.SubElement(options, "Cutline").text = shapely.to_wkt(cut, rounding_precision=3)
     return root
 
 

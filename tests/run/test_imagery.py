@@ -94,6 +94,67 @@ def test_a_month_of_winter_and_of_the_south() -> None:
     assert imagery.summer(Period(2022, 11, 2), north) == (0, 1)
 
 
+def test_a_clouded_summer_gives_way_to_the_clearest_of_all_months() -> None:
+    warm = (5, 6, 7)
+    monsoon = np.array([80, 100, 90, 70, 40, 10, 0, 0, 20, 60, 100, 90])
+    assert imagery.clearest(monsoon, warm) == 1  # of equal ones the first
+    monsoon[6] = 50  # half as many are enough
+    assert imagery.clearest(monsoon, warm) == 6
+    monsoon[6] = 49
+    assert imagery.clearest(monsoon, warm) == 1
+    assert imagery.clearest(np.zeros(12, np.int64), warm) == 5
+    assert imagery.clearest(np.array([3, 7, 7]), (0, 1, 2)) == 1
+
+
+@pytest.fixture(scope="module")
+def clouded(archive: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive without a scene of July and August."""
+    found = json.loads((archive(dates=12) / "items.json").read_text())
+    kept = [f for f in found["features"] if f["properties"]["datetime"][:7] not in MONTHS[:2]]
+    assert 0 < len(kept) < len(found["features"])
+    path = tmp_path_factory.mktemp("clouded") / "items.json"
+    path.write_text(json.dumps(found | {"features": kept}))
+    return path
+
+
+def test_without_a_clear_summer_both_show_the_clearest_month(
+    clouded: Path, asking: Callable[..., Request], tmp_path: Path
+) -> None:
+    """In one tile, in several, and after a stop."""
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "composite" and done == 3:
+            raise KeyboardInterrupt
+
+    asked = asking(clouded, period=Period(2018, 7, 3), true_colour="clearest", ndvi=True)
+    one = map_area(asked, tmp_path / "one").directory
+    with tiles_of(32):
+        with pytest.raises(KeyboardInterrupt):
+            map_area(asked, tmp_path / "several", stop)
+        done = map_area(asked, tmp_path / "several")
+    assert done.resumed > 0
+    for folder in (one, done.directory):
+        with rasterio.open(folder / "true_colour.tif") as source:
+            assert source.tags()["GEOMAP_MONTH"] == "2018-09"
+            shown = source.read()
+        assert (shown > 0).any()
+        drawn = ElementTree.parse(folder / "ndvi.qml").getroot().find(".//rasterrenderer")
+        assert drawn is not None
+        assert drawn.get("band") == "3"
+        with rasterio.open(folder / "ndvi.tif") as source:
+            np.testing.assert_array_equal((source.read(3) > -32768) & (shown > 0).all(0), (shown > 0).all(0))
+    with rasterio.open(one / "true_colour.tif") as a, rasterio.open(done.directory / "true_colour.tif") as b:
+        np.testing.assert_array_equal(a.read(), b.read())
+
+
+def test_a_map_that_shows_nothing_is_told(
+    clouded: Path, asking: Callable[..., Request], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = asking(clouded, period=Period(2018, 7, 3), true_colour="2018-07")
+    map_area(asked, tmp_path / "out")
+    assert "true colour shows nothing: no pixel was seen clear in 2018-07" in caplog.text
+
+
 def test_both_belong_to_the_run_and_change_no_map(run: Path, ask: Callable[..., Request], tmp_path: Path) -> None:
     assert check.check(run) == check.Checked(())
     item = json.loads((run / "stac/geomap-2018-07_2018-09-32631.json").read_text())

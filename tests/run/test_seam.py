@@ -214,8 +214,8 @@ def test_one_virtual_raster_shows_both_zones_without_a_hole(mapped: Mapped) -> N
     to_lonlat = Transformer.from_crs(where.epsg, 4326, always_xy=True)
     x, y = np.meshgrid(where.west + 5 + 10 * np.arange(where.width), where.north - 5 - 10 * np.arange(where.height))
     inside = shapely.contains_xy(mapped.area.geometry, *to_lonlat.transform(x, y))
-    assert (shown[inside] > 0).all()
-    assert (shown[maximum_filter(inside, 5) == 0] == 0).all()
+    assert (shown[minimum_filter(inside, 3) > 0] > 0).all()  # at the outer edge to a pixel: centres differ by zone
+    assert (shown[maximum_filter(inside, 3) == 0] == 0).all()
     by_zone = []
     for epsg in mapped.seam.zones:
         labels, part = read(mapped.folder / f"{COVER}_{epsg}.tif")

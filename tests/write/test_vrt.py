@@ -1,5 +1,6 @@
 """Virtual rasters over zones, read by GDAL: values, holes, bytes. test_seam.py has whole runs and QGIS."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 from pyproj import Transformer
+from scipy import ndimage
 
 from geomap import aoi, files, grid, legends
 from geomap.types import Grid
@@ -20,11 +22,17 @@ CLASSES = Layer("landcover", "Land cover", "classes", legends.load("landcover"))
 SCORE = Layer("scenicness", "Scenicness", "score", legends.load("scenicness"))
 
 
-def ground(where: Grid, layer: Layer) -> NDArray[Any]:
-    """Values that depend on the place alone: stripes of about 1 km in longitude and latitude."""
+def centres(where: Grid) -> tuple[NDArray[Any], NDArray[Any]]:
+    """(y, x) longitude and latitude of the pixels' centres."""
     x = where.west + 10 * (np.arange(where.width) + 0.5)
     y = where.north - 10 * (np.arange(where.height) + 0.5)
     lon, lat = Transformer.from_crs(where.epsg, 4326, always_xy=True).transform(*np.meshgrid(x, y))
+    return lon, lat
+
+
+def ground(where: Grid, layer: Layer) -> NDArray[Any]:
+    """Values that depend on the place alone: stripes of about 1 km in longitude and latitude."""
+    lon, lat = centres(where)
     stripes = 1 + (np.floor(lon * 70) + 3 * np.floor(lat * 100)) % 8
     return np.asarray(stripes, layer.dtype)
 
@@ -74,20 +82,45 @@ def test_a_virtual_raster_shows_every_zone_and_no_hole(tmp_path: Path, layer: La
         )
         small = source.read(1, out_shape=(where.height // 8, where.width // 8))
     assert where.epsg in {m.grid.epsg for m in maps}
-    inside = np.zeros(where.shape, bool)
-    x = where.west + 10 * (np.arange(where.width) + 0.5)
-    y = where.north - 10 * (np.arange(where.height) + 0.5)
-    lon, lat = Transformer.from_crs(where.epsg, 4326, always_xy=True).transform(*np.meshgrid(x, y))
+    lon, lat = centres(where)
     west, south, east, north = (float(v) for v in bbox.split(","))
     inside = ((lon - west) % 360 <= (east - west) % 360) & (lat > south) & (lat < north)
     filled = ~np.isnan(values) if layer is SCORE else values != 0
-    assert filled[inside].all()
-    grown = inside.copy()
-    for _ in range(2):  # the edge grows by a pixel, and half of one by rounding
-        grown[1:-1, 1:-1] |= grown[:-2, 1:-1] | grown[2:, 1:-1] | grown[1:-1, :-2] | grown[1:-1, 2:]
-    assert not filled[1:-1, 1:-1][~grown[1:-1, 1:-1]].any()
+    assert filled[ndimage.minimum_filter(inside, 3)].all()  # at the outer edge to a pixel: centres differ by zone
+    assert not filled[~ndimage.maximum_filter(inside, 3)].any()
     assert (values == ground(where, layer))[inside].mean() > 0.98  # others: the edges of stripes
     assert (~np.isnan(small) if layer is SCORE else small != 0).any()
+
+
+@pytest.mark.parametrize("bbox", ["5.97,50.0,6.03,50.03", "4.95,55.99,5.05,56.01", "179.98,-17.0,-179.98,-16.97"])
+def test_nodata_stays_nodata(tmp_path: Path, bbox: str) -> None:
+    """Holes of 1 to 3 pixels in every map; a place shows the map pixel that holds its centre, or nothing."""
+    rng = np.random.default_rng(0)
+    maps = write_maps(tmp_path, CLASSES, aoi.parse_area(bbox))
+    for m in maps:
+        with rasterio.open(m.path) as source:
+            pixels = source.read(1)
+        holes = rng.random(pixels.shape) < 0.02
+        pixels[holes | ndimage.maximum_filter(rng.random(pixels.shape) < 0.005, 3)] = 0
+        write_map(m.path, CLASSES, m.grid, [(m.grid, pixels)], {})
+    (path,) = vrt.write_vrts(tmp_path, maps)
+    with rasterio.open(path) as source:
+        shown = source.read(1)
+        where = Grid(source.crs.to_epsg(), *(int(source.transform[i]) for i in (2, 5)), source.width, source.height)
+    wanted, sure = np.zeros(where.shape, np.uint8), np.ones(where.shape, bool)
+    for m in maps:
+        with rasterio.open(m.path) as source:
+            pixels = np.pad(source.read(1), 1)
+        fine = replace(m.grid, resolution=1)  # metres
+        rows, columns = grid.pixels_under(where, fine)
+        sure &= (rows % 10 % 8 > 1) & (columns % 10 % 8 > 1)  # GDAL warps to an eighth of a pixel
+        at = ((rows // 10 + 1).clip(0, m.grid.height + 1), (columns // 10 + 1).clip(0, m.grid.width + 1))
+        wanted = np.where(pixels[at] > 0, pixels[at], wanted)
+    owner = grid.zone_epsg(*centres(where))
+    seam = ndimage.maximum_filter(owner, 3) != ndimage.minimum_filter(owner, 3)
+    np.testing.assert_array_equal(shown[sure & ~seam], wanted[sure & ~seam])
+    assert (sure & ~seam & (wanted == 0)).sum() > 1000
+    assert seam.mean() < 0.03
 
 
 def test_each_band_is_shown_over_all_zones(tmp_path: Path) -> None:
@@ -125,7 +158,8 @@ def test_bytes_depend_on_the_maps_alone_and_paths_are_relative(tmp_path: Path) -
         assert not any(str(tmp_path) in p.read_text() for p in folder.rglob("*.vrt"))
     assert digests[0] == digests[1]
     assert {"landcover.vrt", "landcover.qml"} <= digests[0].keys()
-    assert sum(name.startswith("zones/landcover_326") for name in digests[0]) == 1
+    views = sorted(name.partition("_326")[2][2:] for name in digests[0] if name.startswith("zones/landcover_326"))
+    assert views == [".vrt", "_beside.vrt", "_seam.vrt"]  # of one zone
 
 
 def test_one_zone_needs_none(tmp_path: Path) -> None:
