@@ -272,9 +272,9 @@ def territory(epsg: int) -> BaseGeometry:
         for lon in range(west - 3, west + 9, 3)  # MGRS widens a zone by 3 degrees to a side
         if zone_epsg(np.array(lon + 1.5), np.array((south + north) / 2)) == epsg
     ]
-    territory = shapely.union_all(cells)
-    shapely.prepare(territory)
-    return territory
+    whole = shapely.union_all(cells)
+    shapely.prepare(whole)
+    return whole
 
 
 def _neighbourhood(epsg: int) -> BaseGeometry:

@@ -32,7 +32,7 @@ from pyproj import Transformer
 from shapely.geometry.base import BaseGeometry
 
 from geomap import files
-from geomap.grid import territory, covering, mosaic_grid
+from geomap.grid import covering, mosaic_grid, territory
 from geomap.types import Grid
 from geomap.write.layer import Layer, Statistics, file_stem, plain
 from geomap.write.qgis import colormap, qml
