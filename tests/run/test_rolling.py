@@ -420,7 +420,7 @@ def spoiled(spoil: Callable[[Path], None], before: Path, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda d: (d / files.SUMS).unlink(), "no finished run"),
+        (lambda d: (d / files.SUMS).unlink(), "is not finished"),
         (lambda d: shutil.rmtree(d / "composites_from"), "no composites of its own"),
         (lambda d: next((d / "composites_from").glob("*")).write_text("{}"), r"composites_from/.*\.json: changed"),
         (lambda d: (d / "crops.tif").write_bytes(b"II*"), r"crops\.tif: changed"),
