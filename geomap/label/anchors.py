@@ -38,12 +38,12 @@ def placed(legend: Legend, vectors: Tensor, stored: Mapping[str, Tensor], anchor
         stored: of the weights, by the digest of a built-in legend: classes with the same prompts have these vectors.
         anchors: (A, D) of the weights; all other classes are moved towards them.
     """
+    if not legend.classes:
+        return vectors
     known = dict[tuple[str, ...], Tensor]()
     for builtin in map(legends.load, legends.builtin_names()):
         if builtin.digest in stored:
             known |= zip((c.prompts for c in builtin.classes), stored[builtin.digest], strict=False)
-    if not legend.classes:
-        return vectors
     moved = towards(vectors, anchors)
     return torch.stack([known.get(c.prompts, own) for c, own in zip(legend.classes, moved, strict=True)])
 
