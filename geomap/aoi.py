@@ -25,7 +25,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geomap.errors import AoiError, install_hint
 from geomap.lonlat import Box, cut, followed, turns, wrapped
-from geomap.paths import own, there
+from geomap.paths import PARQUET, file_and_layer, there
 
 if TYPE_CHECKING:
     import geopandas
@@ -36,9 +36,6 @@ MIN_LATITUDE: Final = -80.0
 
 log = logging.getLogger(__name__)
 
-LONGEST_PATH: Final = 4096
-"""Most characters of the path of a file, as on Linux."""
-PARQUET: Final = (".parquet", ".geoparquet")
 _ODD = re.compile("[!|;&\udc80-\udcff]")
 _GEOD = Geod(ellps="WGS84")
 _NUMBER = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"  # digits match in one way: no backtracking
@@ -142,16 +139,6 @@ def _read(text: str, folder: Path) -> GeometryCollection:
         return _from_shapes(_from_parquet(path, name), name)
     with plainly_named(path) as plain:
         return _from_table(plain, name, layer)
-
-
-def file_and_layer(source: str, folder: Path = Path()) -> tuple[Path, str | None]:
-    """FILE, or FILE:LAYER, whose layer may hold colons too; the file may not exist."""
-    whole = own(source, folder)
-    for end in () if there(whole) else [i for i, c in enumerate(source[:LONGEST_PATH]) if c == ":"]:
-        file = own(source[:end], folder)
-        if there(file) and file.is_file():
-            return file, source[end + 1 :]
-    return whole, None
 
 
 def _typed(text: str, folder: Path) -> BaseGeometry | None:

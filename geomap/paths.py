@@ -10,6 +10,11 @@ from urllib.parse import unquote
 
 _FILE_URL: Final = re.compile(r"file:(?://(?:localhost)?(?=/))?(.+)", re.IGNORECASE | re.DOTALL)
 
+LONGEST_PATH: Final = 4096
+"""Most characters of the path of a file, as on Linux."""
+PARQUET: Final = (".parquet", ".geoparquet")
+"""Ends of GeoParquet files."""
+
 
 def own(text: str, folder: Path = Path()) -> Path:
     """The path that a user means by `text`, relative to `folder`; nothing needs to be there.
@@ -38,3 +43,13 @@ def there(path: Path) -> bool:
 def real(path: Path) -> Path:
     """The absolute path without links; a loop of links stays as it is (`Path.resolve` raises RuntimeError for one)."""
     return Path(os.path.realpath(path))
+
+
+def file_and_layer(source: str, folder: Path = Path()) -> tuple[Path, str | None]:
+    """FILE, or FILE:LAYER, whose layer may hold colons too; the file may not exist."""
+    whole = own(source, folder)
+    for end in () if there(whole) else [i for i, c in enumerate(source[:LONGEST_PATH]) if c == ":"]:
+        file = own(source[:end], folder)
+        if there(file) and file.is_file():
+            return file, source[end + 1 :]
+    return whole, None

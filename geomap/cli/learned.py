@@ -27,7 +27,7 @@ def print_learned(directory: Path, request: Mapping[str, Any] | None = None) -> 
     record = read_learned(directory)
     if record is None:
         return
-    what = "learned from" if record.settings.get("penalty") else "not learned:"
+    what = "learned from" if record.moved else "not learned:"
     said = f"{what} {record.points.pixels:,} pixels with points; {record.says}"
     say(said, style=None if record.helps else "yellow")
     for line in record.points.lines:

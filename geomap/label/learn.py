@@ -265,9 +265,16 @@ def _trusted(n: int, right: float) -> bool:
 
 def _gain(logits: Floats, prior: Floats, classes: NDArray[np.intp]) -> bool:
     """Whether held-out answers (n, K) are right more often than those of the words, by LEAST_GAIN standard errors."""
-    own, words = (answers.argmax(axis=1) == classes for answers in (logits, prior))
-    gained, lost = int((own & ~words).sum()), int((words & ~own).sum())
+    gained, lost = _compared(*(answers.argmax(axis=1) == classes for answers in (logits, prior)))
     return gained - lost > LEAST_GAIN * math.sqrt(gained + lost)
+
+
+def _compared(own: NDArray[np.bool_], words: NDArray[np.bool_]) -> tuple[int, int]:
+    """How many points are right by (n,) held-out answers alone, and by the words alone.
+
+    The root of their sum is a standard error of their difference.
+    """
+    return int((own & ~words).sum()), int((words & ~own).sum())
 
 
 def _held_out(rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalty: float) -> Floats:
@@ -387,9 +394,9 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
             f"in cross-validation {n} points did not beat the words alone, right for {words.mean():.0%}: the classes "
             "stay as their words have them; give more points, in other places."
         )
-    gained, lost = int((own & ~words).sum()), int((words & ~own).sum())
+    gained, lost = _compared(own, words)
     if lost > gained:
-        clear = lost - gained > math.sqrt(lost + gained)  # a standard error of their difference
+        clear = lost - gained > math.sqrt(lost + gained)
         if clear:
             return False, f"{says} They do not help, and the map is made from them: give others, or map without them."
         return (

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from geomap.errors import InputError, install_hint
-from geomap.paths import there
+from geomap.paths import PARQUET, file_and_layer, there
 from geomap.text import listed, one_line, shown
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ MAX_ZONES: Final = 1_000_000
 MAX_BYTES: Final = 500_000_000
 """Most bytes of a file."""
 TABLES: Final = (".csv", ".tsv", ".txt")
-PARQUET: Final = (".parquet", ".geoparquet")
 _STARTS: Final = {".gpkg": (b"SQLite format 3\0",), ".shp": (b"\0\0\x27\x0a",), ".geojson": (b"{",), ".json": (b"{",)}
 """First bytes by suffix: GDAL goes by content, and some of its formats open other files and addresses."""
 KINDS: Final = ".gpkg, .geojson, .shp, .parquet or .csv"
@@ -29,8 +28,6 @@ KINDS: Final = ".gpkg, .geojson, .shp, .parquet or .csv"
 
 def located(source: str) -> tuple[Path, str | None]:
     """The file, and the layer of FILE:LAYER. Raises InputError, also for a file that is not what its name says."""
-    from geomap.aoi import file_and_layer
-
     path, layer = file_and_layer(source)
     if not there(path):
         raise InputError(f"no file {shown(source)}; give a {KINDS} file")

@@ -100,6 +100,11 @@ class LearnedRecord:
     settings: dict[str, float] = field(default_factory=dict)  # strengths chosen by cross-validation
     format: int = FORMAT
 
+    @property
+    def moved(self) -> bool:
+        """Whether the points moved the classes; else the settings have no penalty, and the words alone are kept."""
+        return "penalty" in self.settings
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:

@@ -46,8 +46,6 @@ TAKEN: Final = (
     "good the map is, only a probability sample of it does (geomap sample, geomap assess)."
 )
 """What is said of a legend that another run learned, which only its learned.json knows."""
-PENALTY: Final = "penalty"
-"""The strength of learned.json that is left out where the points moved no class."""
 CONFIDENCE: Final = (
     "Confidence says how clearly one class stands out among those of the legend. It does not say how likely the map is "
     "right at that place."
@@ -118,15 +116,15 @@ def facts(
     directory: Path, maps: Sequence[MapFile], product: Product, record: Record, sums: Mapping[str, str]
 ) -> dict[str, Any]:
     """The facts of a run, as JSON that the page takes."""
-    words = command(product.told)
+    words, learned = command(product.told), read_learned(directory)
     return {
         "place": place(maps, record),
         "warning": record.mapped.note if record.mapped else "",
         "sky": list(record.mapped.sky) if record.mapped else [],
         "honest": HONEST,
         "estimated": ESTIMATED,
-        "validation": validations(product, read_learned(directory)),
-        "trust": _trust(directory),
+        "validation": validations(product, learned),
+        "trust": _trust(learned),
         "before": history.before(product.earlier, record, product.layers),
         "limits": list(product.card.limits) if product.card else [],
         "cite": cite(product),
@@ -143,9 +141,8 @@ def facts(
     }
 
 
-def _trust(directory: Path) -> dict[str, Any] | None:
+def _trust(record: LearnedRecord | None) -> dict[str, Any] | None:
     """How often what was learned from points was right, by its confidence, as JSON; None if none was scored."""
-    record = read_learned(directory)
     if record is None or record.scores is None or not record.scores.reliability:
         return None
     scores = record.scores
@@ -184,7 +181,7 @@ def _taught(legend: Legend, card: Card | None, learned: LearnedRecord | None) ->
     """How a legend that points were given for was validated."""
     if learned is None:
         return TAKEN.format(legend.title)
-    if PENALTY in learned.settings:
+    if learned.moved:
         return TAUGHT.format(legend.title, learned.says)
     return f"{BY_WORDS.format(legend.title, learned.says)} {validation(legend, card)}"
 
