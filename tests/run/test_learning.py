@@ -174,9 +174,7 @@ def test_points_that_move_no_class_are_told_on_the_page(run, points, ask, tmp_pa
     label_store(LabelRequest(run, (), learned=str(tmp_path / "near")), tmp_path / "same")
     told, *_ = content(tmp_path / "same/index.html")["facts"]["validation"]
     assert "is mapped by the learned.json of another run" in told  # which was not looked into
-    shown = " ".join(
-        geomap("explain", tmp_path / "same", columns=200).stdout.split()
-    )  # long paths wrap
+    shown = " ".join(geomap("explain", tmp_path / "same", columns=200).stdout.split())  # long paths wrap
     assert "made from the embeddings that another run kept (2023-04_2023-09); geomap explain with" in shown
     assert "0 scenes" not in shown
     assert "left out" not in shown
