@@ -21,9 +21,14 @@ def print_learned(directory: Path, request: Mapping[str, Any] | None = None) -> 
 
     `request`: that of its run.json, to tell of what another run had learned. Raises InputError for damaged files.
     """
-    if request is not None and (moved := transferred(request)) is not None:
-        where = "in another place or year: TRANSFERRED, so check it with points of this one" if moved else "here"
-        say(f"the classes were learned from points {where} ({request['learned']['sha256'][:12]})")
+    if request is not None and (elsewhere := transferred(request)) is not None:
+        where = "in another place or year: TRANSFERRED, so check it with points of this one" if elsewhere else "here"
+        what = (
+            "learned from points"
+            if request["learned"].get("moved", True)
+            else "kept as their words have them, by points"
+        )
+        say(f"the classes were {what} {where} ({request['learned']['sha256'][:12]})")
     record = read_learned(directory)
     if record is None:
         return

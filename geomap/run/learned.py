@@ -121,9 +121,13 @@ class Loaded:
         return self.full if series and self.full is not None else self.plain
 
     def told(self, area: str, period: str) -> dict[str, Any]:
-        """What run.json says about it: transferred, unless it was learned on the same area and period."""
+        """What run.json says about it: transferred, unless it was learned on the same area and period.
+
+        If the points moved nothing there, so that the words alone map, it says that as well.
+        """
         transferred = (self.record.area, self.record.period) != (area, period)
-        return {"sha256": self.digest, "points": self.record.points.sha256, "transferred": transferred}
+        told = {"sha256": self.digest, "points": self.record.points.sha256, "transferred": transferred}
+        return told if self.record.moved else {**told, "moved": False}
 
 
 _record: Final = TypeAdapter(LearnedRecord)

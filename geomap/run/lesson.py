@@ -20,7 +20,7 @@ from geomap.label.choose import named
 from geomap.legends import Legend
 from geomap.points.match import match, with_unknown
 from geomap.points.read import SWAPPED, Points, PointsFile, read_points
-from geomap.run.learned import Loaded, load
+from geomap.run.learned import LearnedRecord, Loaded, load
 from geomap.text import listed, plural, shown
 from geomap.types import Period
 
@@ -105,9 +105,10 @@ def taught_legend(lesson: Lesson | None, known: Loaded | None) -> str | None:
     return None if source is None else source.legend.name
 
 
-def by_points(taught: str | None) -> str:
-    """What a map's lineage says more if a legend was learned."""
-    return "" if taught is None else f" Legend {taught}: learned from labelled points."
+def by_points(learned: LearnedRecord | None) -> str:
+    """What a map's lineage says more if points moved the classes of a legend."""
+    moved = learned is not None and learned.moved
+    return f" Legend {learned.legend['name']}: learned from labelled points." if learned and moved else ""
 
 
 def told(lesson: Lesson | None, known: Loaded | None, area: str, period: str) -> dict[str, Any]:

@@ -30,7 +30,9 @@ from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored
 from geomap.run.identity import identity_of, tasks
+from geomap.run.learned import LearnedRecord
 from geomap.run.learning import base_of, in_store, teach
+from geomap.run.lesson import by_points
 from geomap.run.prepare import (
     PIXELS_PER_KM2,
     Prepared,
@@ -187,7 +189,13 @@ def map_area(
             lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
             beside = partial(_write_beside, prepared, taught.files)
             past = (*earlier, *([request.update.directory] if request.update else []))
-            product = replace(prepared.product, places=taught.places, layers=shown, earlier=tuple(dict.fromkeys(past)))
+            product = replace(
+                prepared.product,
+                lineage=prepared.product.lineage + by_points(taught.record),
+                places=taught.places,
+                layers=shown,
+                earlier=tuple(dict.fromkeys(past)),
+            )
             maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
             run.finish(asked, all_tasks, keep=refresh or bool(missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
@@ -247,6 +255,7 @@ class _Taught:
     questions: tuple[Question, ...]
     places: tuple[Mapping[str, Any], ...] = ()  # where more points would help most
     files: Mapping[str, bytes] = field(default_factory=dict)  # beside the maps
+    record: LearnedRecord | None = None
 
 
 def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progress: Progress) -> _Taught:
@@ -268,7 +277,7 @@ def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progre
         made = label_stored(kept, series, questions, prepared.within, tile, asked.finish.smooth)
         run.mend(tile, {**made, **seen})
         progress("learn", done, len(tiles))
-    return _Taught(questions, teaching.places, teaching.files)
+    return _Taught(questions, teaching.places, teaching.files, teaching.record)
 
 
 def _write_beside(prepared: Prepared, learned: Mapping[str, bytes], directory: Path) -> None:

@@ -96,7 +96,6 @@ class Prepared:
     def product(self) -> Product:
         """The maps, and what their files say about how they were made."""
         lineage = "Monthly median composites of Sentinel-2 L2A, encoded per pixel and compared with text embeddings."
-        taught = taught_legend(self.lesson, self.known)
         card = self.weights.card
         maps = (*self.layers, *self.changes, *self.imagery)
         of, asked = self.request.period, self.request
@@ -106,13 +105,13 @@ class Prepared:
             of,
             card.name,
             self.weights.digest,
-            lineage + by_points(taught),
+            lineage + by_points(self.known.record if self.known else None),
             self.vectors,
             self.told,
             asked.finish,
             card,
             report=asked.report,
-            taught=taught,
+            taught=taught_legend(self.lesson, self.known),
             own=self.own,
         )
 

@@ -94,7 +94,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     questions = in_store(questions, codec, teaching)
     layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
-    taught = taught_legend(lesson, known)
+    source = teaching or known
     described = {
         **_described(kept),
         "legends": legends_digests([q.legend for q in questions]),
@@ -113,12 +113,12 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         edges.mend(run, tiles, questions, within, finish.smooth, progress)
 
     product = replace(
-        _product(kept, layers, lineage + by_points(taught)),
+        _product(kept, layers, lineage + by_points(source.record if source else None)),
         told={"command": "label", "period": str(kept.period), **words_of(request), "weights": loaded.card.name},
         card=loaded.card,
         finish=finish,
         report=request.report,
-        taught=taught,
+        taught=taught_legend(lesson, known),
         places=teaching.places if teaching else (),
         own=own_grid(request.grid, kept.tiles, layers),
     )

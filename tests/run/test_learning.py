@@ -163,7 +163,8 @@ def test_points_that_move_no_class_are_told_on_the_page(run, points, ask, tmp_pa
     cells, cell = np.unique(np.column_stack([places[:, :1], places[:, 1:] // CELL]), axis=0, return_inverse=True)
     most = np.bincount(cell.reshape(-1), minlength=len(cells)).argmax()
     table[cell.reshape(-1) == most].to_file(tmp_path / "near.gpkg")
-    label_store(ask(path=tmp_path / "near.gpkg"), tmp_path / "near")
+    near_at = tmp_path / "near"
+    label_store(ask(path=tmp_path / "near.gpkg"), near_at)
     near, far = (learned.read_learned(directory) for directory in (tmp_path / "near", run))
     assert "penalty" not in near.settings  # all points lie in one group
     told, *_ = content(tmp_path / "near/index.html")["facts"]["validation"]
@@ -176,8 +177,18 @@ def test_points_that_move_no_class_are_told_on_the_page(run, points, ask, tmp_pa
     assert "is mapped by the learned.json of another run" in told  # which was not looked into
     shown = " ".join(geomap("explain", tmp_path / "same", columns=200).stdout.split())  # long paths wrap
     assert "made from the embeddings that another run kept (2023-04_2023-09); geomap explain with" in shown
+    assert "the classes were kept as their words have them, by points here" in shown
     assert "0 scenes" not in shown
     assert "left out" not in shown
+    said = {
+        name: lineage(directory) for name, directory in (("far", run), ("near", near_at), ("same", tmp_path / "same"))
+    }
+    assert said["far"].endswith("Legend landcover: learned from labelled points.")
+    assert "points" not in said["near"] + said["same"]
+
+
+def lineage(directory):
+    return json.loads((directory / "stac/collection.json").read_text())["description"]
 
 
 def test_a_run_with_points_is_repeated_from_its_folder_and_the_file_of_points(scenes, points, tmp_path, monkeypatch):
