@@ -209,6 +209,12 @@ def test_points_teach_by_the_coordinates_of_an_array(
     made, wanted = geomap.label(window, **options), geomap.label(masked, **options).sel(x=window.x, y=window.y)
     for name in ("crops", "crops_confidence"):
         np.testing.assert_array_equal(made[name], wanted[name])
+    comment = made.crops.attrs["comment"]
+    assert comment == wanted.crops.attrs["comment"]
+    assert comment.startswith("in cross-validation ")
+    outside = len(pd.read_csv(points)) - int(comment.split(" points are right")[0].split()[-1])
+    assert f"embedding: {outside} pixel" in comment or not outside
+    assert "comment" not in geomap.label(window, "maize, grass").classes.attrs
     if "x" in part and part["x"] == slice(0, None, 2):
         with pytest.raises(InputError, match="spatial_ref"):
             geomap.label(window.drop_vars("spatial_ref"), **options)

@@ -67,7 +67,7 @@ from geomap.run.wording import warn_of_words
 from geomap.sentinel2 import BANDS, NODATA_DN
 from geomap.store import store as stored
 from geomap.store.store import COMPOSITES, EMBEDDINGS
-from geomap.text import plain, shown
+from geomap.text import plain, plural, shown
 from geomap.types import (
     CLEAR_MONTHS,
     MAX_MISSED,
@@ -291,7 +291,8 @@ def label(
         For each legend of classes, `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 =
         nodata; by `layers`, `<legend>_second` ids, `<legend>_margin` percent, and `<legend>_probabilities` percent
         (`<legend>_class`, y, x). For a legend of scores, `<legend>` float32, NaN = nodata. Also `clear_months`. The
-        attributes `flag_values`, `flag_meanings`, `class_names` and `class_colours` describe the classes.
+        attributes `flag_values`, `flag_meanings`, `class_names` and `class_colours` describe the classes; `comment`, of
+        the legend that points taught, says what they do for the map and which were left out.
 
     Raises:
         LegendError: the legend does not exist, or two classes have the same name.
@@ -311,12 +312,17 @@ def label(
     everywhere, names = checked_flag("everywhere", everywhere), checked_names("without", without)
     gone = competing(asked, base, names, None if everywhere else latitudes_of(embeddings))
     questions = questions_of(asked, loaded, least, known, (), finish.layers, gone)
+    said: dict[str, str] = {}
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
-        questions = with_taught(questions, _learned(lesson, vectors, embeddings, loaded, least))
+        taught, said[lesson.legend.name] = _learned(lesson, vectors, embeddings, loaded, least)
+        questions = with_taught(questions, taught)
     made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape, smooth), months, base)
     wanted = layers_of([q.legend for q in questions], least, finish.layers)
-    return xr.Dataset({layer.stem: _map_array(made[layer.stem], layer, _place(embeddings)) for layer in wanted})
+    maps = xr.Dataset({layer.stem: _map_array(made[layer.stem], layer, _place(embeddings)) for layer in wanted})
+    for name, comment in said.items():
+        maps[name].attrs["comment"] = comment
+    return maps
 
 
 def _map_array(pixels: NDArray[Any], layer: Layer, place: dict[str, Any]) -> xr.DataArray:
@@ -423,9 +429,12 @@ def _learned(
     embeddings: xr.DataArray,
     loaded: Weights,
     min_confidence: float,
-) -> Question:
-    """The question whose classes points taught, on (D, y, x) embeddings. Raises InputError for too few points."""
-    place, ids, groups, _ = distinct(lesson.points, lesson.ids)
+) -> tuple[Question, str]:
+    """The question whose classes points taught, on (D, y, x) embeddings, and what to say of it.
+
+    Raises InputError for too few points.
+    """
+    place, ids, groups, lines = distinct(lesson.points, lesson.ids)
     if (crs := embeddings.rio.crs) is None:
         raise InputError("the embeddings name no coordinate system; keep the coordinate spatial_ref that embed sets")
     columns, rows = (_index(embeddings[axis].values, place[:, i]) for axis, i in (("x", 1), ("y", 2)))
@@ -438,8 +447,10 @@ def _learned(
     found = np.ascontiguousarray(vectors[:, rows[here], columns[here]].T)
     examples = Examples(found, rows_of(lesson.legend, ids[here]), groups[here])
     made = learn(examples, prompts, loaded.card.logit_scale)
-    log.info("%s", made.says)
-    return Question.learned(lesson.legend, made.head, min_confidence)
+    outside = (f"not on a pixel with an embedding: {plural(int((~here).sum()), 'pixel')}, left out",)
+    comment = "; ".join((made.says.removesuffix("."), *lesson.lines, *lines, *(() if here.all() else outside)))
+    log.info("%s", comment)
+    return Question.learned(lesson.legend, made.head, min_confidence), comment
 
 
 def _index(centres: NDArray[np.float64], wanted: NDArray[np.int64]) -> NDArray[np.intp]:
