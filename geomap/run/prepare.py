@@ -28,7 +28,7 @@ from geomap.label.learn import SERIES_FROM
 from geomap.legends import Legend, restriction
 from geomap.points.read import PointsFile
 from geomap.run.again import words_of
-from geomap.run.imagery import imagery_layers
+from geomap.run.imagery import candidates, imagery_layers
 from geomap.run.keys import Restriction
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
@@ -335,7 +335,8 @@ def disk_space(prepared: Prepared) -> int:
     itemsizes = [np.dtype(layer.dtype).itemsize * (len(layer.bands) or 1) for layer in prepared.product.layers]
     composite = prepared.request.period.months * (2 * len(BANDS) + 1) if prepared.request.save_composites else 0
     code = prepared.codec.size + 1 if prepared.codec else 0
-    return largest * (2 * sum(itemsizes) + 2 * max(itemsizes) + composite + code)
+    months = 3 * len(candidates(prepared.request)) if prepared.request.true_colour else 0  # kept until one is chosen
+    return largest * (2 * sum(itemsizes) + 2 * max(itemsizes) + composite + code + months)
 
 
 def read_bytes(where: Grid, scenes: int, used: float = 1.0) -> float:

@@ -20,7 +20,7 @@ from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
-from shapely import MultiPolygon, make_valid, union_all
+from shapely import MultiPolygon, get_coordinates, make_valid, union_all
 
 from geomap.aoi import polygons_of
 from geomap.errors import InputError, ReadError
@@ -102,6 +102,10 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
         raise InputError(f"{source} has no column {column!r}; its columns are: {', '.join(known) or 'none'}")
     numbers = range(1, len(table) + 1)
     names = [str(i) for i in numbers] if column is None else list(map(_name, numbers, table[column]))
+    if odd := [name for name, shape in zip(names, table.geometry, strict=True) if not _finite(shape)]:
+        raise InputError(
+            f"{source} has coordinates that are no finite numbers ({listed(odd)}); mend or delete these rows"
+        )
     surfaces = [_surface(shape) for shape in table.geometry]
     kept = [surface is not None for surface in surfaces]
     if not any(kept):
@@ -120,6 +124,10 @@ def _name(row: int, value: Any) -> str:
     """What to call the polygon of a row, from its cell in the column of names."""
     missing = value is None or value != value
     return ("" if missing else " ".join(plain(value).split())) or f"row {row}"
+
+
+def _finite(shape: Any) -> bool:
+    return shape is None or bool(np.isfinite(get_coordinates(shape)).all())
 
 
 def _surface(shape: Any) -> MultiPolygon | None:

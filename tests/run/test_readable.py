@@ -18,7 +18,7 @@ from shapely import contains_xy
 from shapely.geometry import GeometryCollection, LineString, MultiPolygon, Point, Polygon, box
 
 from geomap import files, legends
-from geomap.errors import LegendError
+from geomap.errors import InputError, LegendError
 from geomap.label.choose import left_out
 from geomap.run import zones
 from geomap.run.label_request import LabelRequest
@@ -268,6 +268,10 @@ def test_polygons_of_collections_count_and_rows_without_one_are_named(tmp_path, 
     assert "own.gpkg: 3 rows without a polygon, left out: line, none, collected" in caplog.text
     assert zones.read_zones(str(tmp_path / "own.gpkg"), None)[1] == ["1", "3", "4", "5", "6"]
     assert "left out: 2, 7, 8" in caplog.text
+    odd = Polygon([(500_000, 5_600_000), (500_500, np.inf), (501_000, 5_599_000)])
+    geopandas.GeoDataFrame({"name": ["odd"]}, geometry=[odd], crs=32631).to_file(tmp_path / "odd.gpkg")
+    with pytest.raises(InputError, match=r"no finite numbers \(odd\)"):
+        zones.read_zones(str(tmp_path / "odd.gpkg"), "name")
 
 
 @pytest.mark.parametrize(
