@@ -298,6 +298,13 @@ def test_a_class_left_out_by_name_or_by_latitude_cannot_win(mapped) -> None:
     assert {c.code for c in habitat.classes if c.id in gone} == {"F5", "F6", "F7", "D3", "F1"}
     assert left_out([habitat], (), (46.9, 50.9))["habitat"] == habitat.ids_called("D3") | habitat.ids_called("F1")
     assert left_out([habitat], (), None)["habitat"] == frozenset()
+    crops, regions = legends.load("crops"), legends.load("bioregion")
+    named = {"Cotton", "Oranges", "Other citrus fruit", "Olive groves"}
+    assert {c.name for c in crops.classes if c.id in left_out([crops], (), (50.8, 50.9))["crops"]} == named
+    assert left_out([crops], (), (42.0, 42.3))["crops"] == frozenset()  # Corsica
+    flanders = left_out([regions], (), (50.8, 50.9))["bioregion"]
+    assert {c.name for c in regions.classes if c.id not in flanders} >= {"Atlantic", "Continental", "Alpine"}
+    assert regions.ids_called("Mediterranean") | regions.ids_called("Arctic") <= flanders
 
 
 @pytest.mark.parametrize(
