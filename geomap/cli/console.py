@@ -23,6 +23,7 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.status import Status
 from rich.table import Column
 from rich.text import Text
 
@@ -118,6 +119,11 @@ def log_to_stderr(verbose: bool) -> None:
 def _own(record: logging.LogRecord) -> bool:
     """Whether a record is a warning of geomap's own."""
     return record.levelno >= logging.WARNING and record.name.partition(".")[0] == "geomap"
+
+
+def starting() -> Status:
+    """A sign of life on a terminal while torch and GDAL load, which takes seconds; elsewhere nothing."""
+    return err_console.status("starting")
 
 
 class Remaining(ProgressColumn):

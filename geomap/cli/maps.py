@@ -12,7 +12,7 @@ from rich.table import Table
 
 from geomap import __version__, legends
 from geomap.cli import options
-from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, say, warn
+from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, say, starting, warn
 from geomap.cli.show import print_estimate, print_result, refuse_gaps, show_result
 from geomap.errors import InputError
 from geomap.run.keys import DEFAULT_LEGEND, RequestKeys
@@ -70,7 +70,8 @@ def map_command(
         raise InputError('name an area: geomap map "4.40,50.85,4.45,50.88" --year 2023; see geomap map --help')
     else:
         request = _request(keys, area, out, from_composites)
-    from geomap.run import map  # torch and GDAL take seconds to import: only after the input is checked
+    with starting():  # only after the input is checked
+        from geomap.run import map
 
     if update_from and not again:
         request = replace(request, update=_earlier(update_from))
@@ -178,7 +179,8 @@ def demo(
     points, points.gpkg to learn from and check.gpkg to assess with: docs/points.md leads through them.
     """
     log_to_stderr(False)
-    from geomap.demo import run_demo
+    with starting():
+        from geomap.demo import run_demo
 
     with progress_bars() as progress:
         result, agreements = run_demo(out, keys.resources.device, progress, print_estimate)

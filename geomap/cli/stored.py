@@ -9,7 +9,7 @@ import typer
 
 from geomap import legends
 from geomap.cli import options
-from geomap.cli.console import log_to_stderr, progress_bars
+from geomap.cli.console import log_to_stderr, progress_bars, starting
 from geomap.cli.show import print_result, show_result
 from geomap.errors import InputError
 from geomap.run.keys import DEFAULT_LEGEND, RequestKeys
@@ -60,8 +60,9 @@ def label_command(
     chosen = keys.chosen() or (() if keys.points.learned else _those_of(store))
     base = None if keys.within is None else class_of(keys.within)
     points = options.checked_points(keys)
-    from geomap.run import relabel
-    from geomap.run.label_request import LabelRequest
+    with starting():
+        from geomap.run import relabel
+        from geomap.run.label_request import LabelRequest
 
     learned, report = keys.points.learned, keys.outputs.report
     with options.in_options():
