@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,14 +45,42 @@ def weights_list() -> None:
 
 @weights_app.command("show")
 def weights_show(
-    name: Annotated[str, typer.Argument(help="Name or folder of weights.")] = "default", as_json: AsJson = False
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names or folders of weights. [default: default]")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """The card of some weights: training data, measured quality, and where they fail."""
-    card = read_card(locate(name))
+    """The card of some weights: training data, measured quality, and where they fail. Of several: side by side.
+
+    Example: `geomap weights show default my-weights`
+    """
+    cards = {name: read_card(locate(name)) for name in names or ["default"]}
     if as_json:
-        say_json(card.model_dump(mode="json"))
+        dumped = [card.model_dump(mode="json") for card in cards.values()]
+        say_json(dumped[0] if len(dumped) == 1 else dict(zip(cards, dumped, strict=True)))
+    elif len(cards) == 1:
+        _print_card(*cards.values())
     else:
-        _print_card(card)
+        _print_compared(cards)
+
+
+def _print_compared(cards: Mapping[str, Card]) -> None:
+    """What cards tell of the same sets, one column for each; nothing where a card does not have a set."""
+    scores = {name: dict(_scores(card.metrics)) for name, card in cards.items()}
+    title = "Measured quality, accuracy / macro F1: comparable only where the sets were left out of both trainings"
+    table = Table("measured", number("samples"), *(number(escape(name)) for name in cards), title=title)
+    table.add_row("encoder", "", *(f"{card.encoder['dim']} x {card.encoder['depth']}" for card in cards.values()))
+    table.add_row("version", "", *(escape(card.version) for card in cards.values()), end_section=True)
+    for where in dict.fromkeys(where for known in scores.values() for where in known):
+        found = [known.get(where) for known in scores.values()]
+        samples = sorted({score["samples"] for score in found if score})
+        table.add_row(escape(where), " or ".join(f"{n:,}" for n in samples), *map(_share, found))
+    out_console.print(table)
+
+
+def _share(score: dict[str, Any] | None) -> str:
+    values = [] if score is None else [score["accuracy"], score.get("macro_f1")]
+    return " / ".join(f"{value:.3f}" for value in values if value is not None)
 
 
 def _print_card(card: Card) -> None:

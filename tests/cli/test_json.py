@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from geomap import files
+from geomap.encode.card import read_card
 from geomap.run import check
 from geomap.run.log import FILE, MOST
 from tests.support.archive import PATCH
@@ -85,6 +86,16 @@ def test_weights_are_shown_to_people() -> None:
     for text in ("Where they fail", "Measured on four places only", "Training data", "commonest class", "0.868"):
         assert text in shown
     assert "{" not in shown
+
+
+def test_weights_are_shown_side_by_side(untrained: str) -> None:
+    done = geomap("weights", "show", "default", untrained, columns=200)
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    assert ["left out, flanders_2019, landcover", "3,725", "0.868 / 0.864", ""] in rows
+    assert ["version", "", "5.1", read_card(Path(untrained)).version] in rows
+    both = json.loads(geomap("weights", "show", "default", untrained, "--json").stdout)
+    assert both["default"] == json.loads(geomap("weights", "show", "--json").stdout)
+    assert both[untrained]["metrics"] == {}
 
 
 # --- the log of a run
