@@ -178,29 +178,12 @@ def map_area(
             resumed = len(all_tasks) - len(pending)
             log.info("%d scenes; %d of %d tiles to make", len(found.scenes), len(pending), len(all_tasks))
             made = _made(prepared, asked, run, all_tasks, pending, partial(crew.work, prepared), progress)
-            run, all_tasks, missing = made.run, made.tasks, made.missing
             start = time.perf_counter()
-            ready = [task.tile for task in all_tasks if task.tile.name not in missing]
-            taught = _taught(prepared, run, ready, progress)
-            edges.mend(run, ready, taught.questions, prepared.within, request.finish.smooth, progress)
-            merged = publish.merged(prepared.product, run, ready, progress)
-            shown, views = imagery.resolved(prepared.product.layers, request, prepared.tiles, run, ready)
-            derived = {**merged, **update.changes(prepared, run, merged), **views}
-            lost = sum(_inside(request, task) for task in all_tasks if task.tile.name in missing)
-            beside = partial(_write_beside, prepared, taught.files)
-            past = (*earlier, *([request.update.directory] if request.update else []))
-            product = replace(
-                prepared.product,
-                lineage=prepared.product.lineage + by_points(taught.record),
-                places=taught.places,
-                layers=shown,
-                earlier=tuple(dict.fromkeys(past)),
-            )
-            maps = publish_maps(product, run, all_tasks, asked, missing, progress, derived, lost, beside)
-            run.finish(asked, all_tasks, keep=refresh or bool(missing))
+            product, maps = _publish(prepared, asked, made, earlier, progress)
+            made.run.finish(asked, made.tasks, keep=refresh or bool(made.missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
-            return result(product, run, maps, resumed, seconds)
+            return result(product, made.run, maps, resumed, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +225,33 @@ def _made(
         all_tasks = tasks(prepared, scenes)
         pending = _pending(prepared, run, all_tasks, False)
         run = run.begin(asked, scenes, left_out, all_tasks, run.searched)
+
+
+def _publish(
+    prepared: Prepared, asked: Mapping[str, Any], made: _Made, earlier: Sequence[Path], progress: Progress
+) -> tuple[Product, Maps]:
+    """Write the maps of the tiles that were made: learned from points, smoothed across tiles, compared with an update.
+
+    Other arguments as `map_area`; raises as `teach`.
+    """
+    run, request = made.run, prepared.request
+    ready = [task.tile for task in made.tasks if task.tile.name not in made.missing]
+    taught = _taught(prepared, run, ready, progress)
+    edges.mend(run, ready, taught.questions, prepared.within, request.finish.smooth, progress)
+    merged = publish.merged(prepared.product, run, ready, progress)
+    shown, views = imagery.resolved(prepared.product.layers, request, prepared.tiles, run, ready)
+    derived = {**merged, **update.changes(prepared, run, merged), **views}
+    lost = sum(_inside(request, task) for task in made.tasks if task.tile.name in made.missing)
+    beside = partial(_write_beside, prepared, taught.files)
+    past = (*earlier, *([request.update.directory] if request.update else []))
+    product = replace(
+        prepared.product,
+        lineage=prepared.product.lineage + by_points(taught.record),
+        places=taught.places,
+        layers=shown,
+        earlier=tuple(dict.fromkeys(past)),
+    )
+    return product, publish_maps(product, run, made.tasks, asked, made.missing, progress, derived, lost, beside)
 
 
 def _rounded(seconds: Mapping[str, float]) -> str:
