@@ -141,6 +141,13 @@ def test_ids_and_empty_cells_as_tables_write_them(tmp_path):
     assert read_points(csv(tmp_path, text), "c").name == ("10", "", "", "2", "")
 
 
+def test_years_beside_an_empty_cell_and_accents_of_either_form_are_read(tmp_path):
+    text = f"lon,lat,c,year\n{LON},{LAT},For\u00eat,2019.0\n{LON},{LAT},Fore\u0302t,\n{LON},{LAT},N/A,2020\n"
+    found = read_points(csv(tmp_path, text), "c", date_column="year")
+    assert found.name == ("For\u00eat", "For\u00eat", "")
+    assert [str(day) for day in found.when] == ["2019-07-01", "NaT", "2020-07-01"]
+
+
 def test_spellings_of_one_unknown_name_are_one_class(table, tmp_path):
     rows = pd.concat([table.iloc[[0]]] * 4).assign(crop=["Foo bar", "foo-bar", "Maize", "FOO_BAR"])
     rows.to_file(tmp_path / "p.gpkg")
@@ -281,6 +288,14 @@ def test_ids_count_only_where_every_name_is_one(tmp_path):
     assert match(read_points(csv(tmp_path, "lon,lat,c\n" + rows[0] + rows[1]), "c"), cover).ids.tolist() == [2, 8]
     mixed = match(read_points(csv(tmp_path, "lon,lat,c\n" + "".join(rows)), "c"), cover)
     assert mixed.unknown == ("2", "8", "2.1")
+
+
+def test_ids_are_ids_also_where_a_class_is_called_by_another_ones_number(tmp_path):
+    typed = legends.typed("winter wheat, 1, 2024, rye")
+    rows = [f"{LON},{LAT},{name}\n" for name in ("1", "2", "3", "4")]
+    assert match(read_points(csv(tmp_path, "lon,lat,c\n" + "".join(rows)), "c"), typed).ids.tolist() == [1, 2, 3, 4]
+    named = csv(tmp_path, f"lon,lat,c\n{LON},{LAT},1\n{LON},{LAT},2024\n")
+    assert match(read_points(named, "c"), typed).ids.tolist() == [2, 3]
 
 
 def test_classes_that_a_legend_lacks_are_added_with_an_id_and_a_colour_of_their_own(tmp_path):

@@ -37,6 +37,29 @@ def points_needed(sizes: Mapping[int, int], expected: Mapping[int, float], stand
     return max(math.ceil(round(above / below, 6)), 1)
 
 
+def points_at_random(sizes: Mapping[int, int], expected: Mapping[int, float], standard_error: float) -> int:
+    """Points of a simple random sample for a wanted standard error of overall accuracy; arguments as `points_needed`.
+
+    n = p (1 - p) / (S(O)^2 + p (1 - p) / N),   p = sum of W_h U_h   (Cochran 1977, equation 4.2)
+    """
+    total = sum(sizes.values())
+    right = sum(size / total * expected[h] for h, size in sizes.items())
+    spread = right * (1 - right)
+    return max(math.ceil(round(spread / (standard_error**2 + spread / total), 6)), 1)
+
+
+def expected_error(sizes: Mapping[int, int], points: Mapping[int, int], expected: Mapping[int, float]) -> float:
+    """The standard error of overall accuracy that a stratified sample will have if its accuracies are as expected.
+
+    The root of the sum of W_h^2 U_h (1 - U_h) / n_h (Olofsson et al. 2014, equation 5), over strata with points.
+    """
+    total = sum(sizes.values())
+    parts = (
+        (size / total) ** 2 * expected[h] * (1 - expected[h]) / points[h] for h, size in sizes.items() if points[h]
+    )
+    return math.sqrt(sum(parts))
+
+
 def allocate(
     sizes: Mapping[int, int], n: int, how: Allocation, least: int, expected: Mapping[int, float]
 ) -> dict[int, int]:

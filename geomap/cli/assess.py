@@ -109,6 +109,8 @@ def _print_sample(directory: Path, made: Made, asked: int, legend: str | None) -
     out_console.print(table)
     if made.least is not None:
         say(f"at least {made.least} points a class instead of --min, for {len(made.pixels)} classes share the points")
+    if made.standard_error is not None:
+        say(f"if accuracies are as --expected, the standard error of the overall one will be {made.standard_error:.3f}")
     whole = [f"{made.of.names.get(c, c)} ({n:,})" for c, n in made.pixels.items() if n and n == made.points[c]]
     if asked > drawn:
         say(f"{asked:,} points were asked for, and the map has {total:,} pixels: each of them is a point")

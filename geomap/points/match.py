@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -65,7 +66,10 @@ def _ways(legend: Legend, named: Sequence[str]) -> list[tuple[str, dict[str, tup
     ):
         ways.append((how, {name_key(text): (c.id, c.name) for c in reversed(legend.classes) for text in of(c)}))
     by_id = {str(c.id): (c.id, c.name) for c in legend.classes}
-    return [*ways, ("id", by_id)] if set(named) <= by_id.keys() else ways
+    if not set(named) <= by_id.keys():
+        return ways
+    by_name = ways[0][1]
+    return [*ways, ("id", by_id)] if all(name_key(name) in by_name for name in named) else [("id", by_id), *ways]
 
 
 def _worded(legend: Legend) -> dict[frozenset[str], list[tuple[int, str]]]:
@@ -79,7 +83,7 @@ def _worded(legend: Legend) -> dict[frozenset[str], list[tuple[int, str]]]:
 
 def name_key(name: str) -> str:
     """A name without case, and with spaces for its underscores and hyphens."""
-    return " ".join(re.sub(r"[_\-\s]+", " ", name).split()).casefold()
+    return " ".join(re.sub(r"[_\-\s]+", " ", unicodedata.normalize("NFC", name)).split()).casefold()
 
 
 def with_unknown(points: Points, legend: Legend) -> tuple[Legend, Matched]:

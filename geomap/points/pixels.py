@@ -14,15 +14,14 @@ POLYGON_PIXELS: Final = 20
 """Most pixels of one polygon: the pixels of a field are alike, so more of them add little."""
 EDGE_M: Final = 10.0  # m; one pixel
 _EDGE_DEGREES: Final = 0.01  # longest part of an edge: 1 km, straight in degrees and in metres within 0.1 m
-_CELLS: Final = 40_000  # candidate pixels looked at in a polygon; of larger polygons every n-th row and column
+_CELLS: Final = 40_000  # candidates looked at at once; for inner pixels in all, so every n-th row and column if more
 
 
 def inner_pixels(polygon: BaseGeometry, every_pixel: bool = False) -> NDArray[np.float64]:
     """(n, 2) longitude and latitude of pixel centres inside a polygon in degrees, on its zone's 10 m grid.
 
     At most POLYGON_PIXELS, spread evenly over it from north to south. Those within EDGE_M of its border are left out if
-    others are left. With `every_pixel` all pixels, in a grid of _CELLS at most. A polygon without a pixel's centre
-    gives one point inside it.
+    others are left. With `every_pixel` all pixels. A polygon without a pixel's centre gives one point inside it.
     """
     import shapely
     from pyproj import Transformer
@@ -38,17 +37,30 @@ def inner_pixels(polygon: BaseGeometry, every_pixel: bool = False) -> NDArray[np
     if not np.isfinite([west, south, east, north]).all():
         return np.array([[inside.x, inside.y]])
     cells = max(east - west, RESOLUTION) * max(north - south, RESOLUTION) / RESOLUTION**2
-    step = RESOLUTION * max(1, int(np.ceil(np.sqrt(cells / _CELLS))))
+    step = RESOLUTION * (1 if every_pixel else max(1, int(np.ceil(np.sqrt(cells / _CELLS)))))
     x = np.arange(west // RESOLUTION * RESOLUTION + RESOLUTION / 2, east, step)
     y = np.arange(north // RESOLUTION * RESOLUTION + RESOLUTION / 2, south, -step)
-    xx, yy = (v.ravel() for v in np.meshgrid(x, y))
-    most = len(xx) if every_pixel else POLYGON_PIXELS
     for shape in (drawn,) if every_pixel else (drawn.buffer(-EDGE_M), drawn):
-        where = np.flatnonzero(shapely.contains_xy(shape, xx, yy))
-        if len(where):
-            chosen = where[np.linspace(0, len(where) - 1, min(len(where), most)).round().astype(int)]
-            return np.column_stack(back.transform(xx[chosen], yy[chosen]))
+        found = _held(shape, x, y)
+        if len(found):
+            most = len(found) if every_pixel else POLYGON_PIXELS
+            chosen = np.linspace(0, len(found) - 1, min(len(found), most)).round().astype(int)
+            return np.column_stack(back.transform(*found[chosen].T))
     return np.array([[inside.x, inside.y]])
+
+
+def _held(shape: BaseGeometry, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n, 2) those of the places of a grid that a shape holds, row by row; some rows are looked at at once."""
+    import shapely
+
+    shapely.prepare(shape)
+    rows = max(1, _CELLS // max(len(x), 1))
+    parts = [np.zeros((0, 2))]
+    for start in range(0, len(y), rows):
+        xx, yy = (v.ravel() for v in np.meshgrid(x, y[start : start + rows]))
+        held = shapely.contains_xy(shape, xx, yy)
+        parts.append(np.column_stack([xx[held], yy[held]]))
+    return np.concatenate(parts)
 
 
 def pixels(lonlat: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _WHOLE: Final = re.compile(r"\d+(\.0+)?")
-_EMPTY: Final = ("", "nan", "null", "<na>")  # how programs write an empty cell
+_EMPTY: Final = ("", "nan", "null", "<na>", "n/a", "#n/a", "-")  # how programs write an empty cell
 
 LON: Final = ("lon", "longitude", "long", "lng", "x")
 LAT: Final = ("lat", "latitude", "y")
@@ -255,7 +256,7 @@ def _names(path: Path, table: pd.DataFrame, column: str) -> list[str]:
         raise InputError(
             f"{shown(path)} has lists in the column {shown(column)}, not names; choose another as --column"
         )
-    names = ["" if _missing(value) else " ".join(plain(value).split()) for value in values]
+    names = ["" if _missing(value) else _composed(plain(value)) for value in values]
     if all(_WHOLE.fullmatch(name) for name in names if name):  # as tables write ids beside an empty cell
         names = [name.partition(".")[0] for name in names]
     for row, name in enumerate(names):
@@ -275,6 +276,11 @@ def _names(path: Path, table: pd.DataFrame, column: str) -> list[str]:
     return names
 
 
+def _composed(text: str) -> str:
+    """Text on one line, each letter with its accent as one character: macOS writes them as two."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
 def _missing(value: object) -> bool:
     if isinstance(value, str):
         return value.strip().casefold() in _EMPTY
@@ -288,7 +294,8 @@ def _days(path: Path, table: pd.DataFrame, column: str | None) -> NDArray[np.dat
     import pandas as pd
 
     values = pd.Series(["" if _missing(v) else plain(v).strip() for v in table[column]], dtype=object)
-    text = values.where(~values.str.fullmatch(r"(19|20)\d\d"), values + "-07-01").replace("", None)
+    years = values.str.extract(r"^((?:19|20)\d\d)(?:\.0*)?$", expand=False)  # 2019.0 beside an empty cell
+    text = (years + "-07-01").fillna(values).replace("", None)
     dated = text.where(values.str.match(r"\d"))  # not "today", which pandas knows
     days = pd.to_datetime(dated, errors="coerce", utc=True, format="ISO8601")
     bad = np.flatnonzero((days.isna() & text.notna()).to_numpy())

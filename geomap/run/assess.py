@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from geomap import files, legends
 from geomap.assess import sample_file
 from geomap.assess.class_map import ClassMap, blocks, class_at, classes_and_zones, confidence_at, find_map
 from geomap.assess.draw import RESOLUTION, count
-from geomap.assess.estimate import UNKNOWN, Estimate, Estimates, Sample, Trust, estimate, trust
+from geomap.assess.estimate import NORMAL_95, UNKNOWN, Estimate, Estimates, Sample, Trust, estimate, trust
 from geomap.errors import BusyError, InputError
 from geomap.legends import Legend, LegendClass
 from geomap.points.match import match, name_key
@@ -46,8 +47,8 @@ _MANY: Final = 5  # names in a note
 BY_CHANCE: Final = 0.05
 """Share of points on pixels that the map learned from up to which these are left out; more are refused."""
 
-LEARNED: Final = -1
-"""Class of those points; 0 is that of points without a class."""
+LEARNED, REPEATED = -1, -2
+"""Classes of those points, and of points on a pixel that counts already; 0 is that of points without a class."""
 
 NOWHERE: Final = -1
 """Stratum of points without one, and of pixels in no stratum of the file; NOWHERE - c if they are those of class c."""
@@ -125,8 +126,10 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     if points.nowhere:
         notes.append(f"{points.nowhere} rows of the file have no place; left out, as if like the others")
     taught, told = _learned_from(directory, points, asked.allow_learned)
+    again, repeated = _repeated(points, reference)
     reference[taught] = LEARNED
-    notes += told
+    reference[again] = REPEATED
+    notes += [*told, *repeated]
     whole = count(blocks(of))
     mapped, zone = classes_and_zones(of, points.lonlat)
     drawn = _drawn(_Labelled(of, points, mapped, reference), asked, whole)
@@ -136,6 +139,13 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     found = _without_unseen(estimate(sample, present), drawn.classes)
     sampled = sum(size for h, size in sample.sizes.items() if h not in found.empty)
     population = min(sampled, sum(whole.values()))  # strata of another map may reach beyond this one
+    reached, error = _reached(sample)
+    if reached + NORMAL_95 * error < population:
+        notes.append(
+            f"WARNING: the sample reaches about {reached * HECTARES:,.0f} of {population * HECTARES:,.0f} ha of the "
+            "map, as where it was drawn from another one: the figures are for that part"
+        )
+        population = round(reached)
     notes += [*drawn.notes, *_notes(drawn, found, names)]
     made = Assessed(
         of, names, whole, population, found, trust(sample, sure), drawn.design, drawn.known, points.digest, tuple(notes)
@@ -152,13 +162,17 @@ def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[n
     matched = match(points, _legend(of))
     if not matched.ids.any():
         known = listed([name for c, name in of.names.items() if c <= legends.MAX_CLASSES])
+        numbers_ = all(name.isdecimal() for name in matched.unknown)
+        hint = " (numbers count as ids only if all are ids of the map; empty cells are no class)" if numbers_ else ""
         raise InputError(
-            f"no class of {shown(points.path)} ({listed(matched.unknown)}) is one of map {of.stem}: {known}; choose "
-            "another --legend or --column"
+            f"no class of {shown(points.path)} ({listed(matched.unknown)}) is one of map {of.stem}: {known}{hint}; "
+            "choose another --legend or --column"
         )
     names, reference = dict(of.names), matched.ids.astype(np.intp)
     numbers = dict[str, int]()
     for name in matched.unknown:
+        if name_key(name) == name_key(of.names.get(legends.UNCLASSIFIED_ID, "")):
+            continue  # nothing is known of the place
         number = numbers.setdefault(name_key(name), 1000 + len(numbers))
         names.setdefault(number, name)
         reference[[called == name for called in points.name]] = number
@@ -194,6 +208,7 @@ def _learned_from(directory: Path, points: Points, allowed: bool) -> tuple[NDArr
         known = learned_pixels(directory)
         taught = set() if known is None else {tuple(pixel) for pixel in known.tolist()}
         on = np.array([tuple(pixel) in taught for pixel in pixels(points.lonlat).tolist()], bool)
+        on = np.isin(points.group, points.group[on])  # polygons whole: of large ones, some pixels were learned from
     same, none = int(on.sum()), np.zeros(len(points), bool)
     if not same:
         return none, []
@@ -208,6 +223,25 @@ def _learned_from(directory: Path, points: Points, allowed: bool) -> tuple[NDArr
     return on, [f"{said}; left out, as if like the others of their stratum"]
 
 
+def _repeated(points: Points, reference: NDArray[np.intp]) -> tuple[NDArray[np.bool_], list[str]]:
+    """(n,) points to leave out since a pixel counts once, and not at all if two classes are given; and what to say.
+
+    Polygons may overlap: pixels count in each of them.
+    """
+    lone = reference > 0 if points.polygon is None else (reference > 0) & ~points.polygon
+    rows, out = np.flatnonzero(lone), np.zeros(len(points), bool)
+    _, first, index = np.unique(pixels(points.lonlat[rows]), axis=0, return_index=True, return_inverse=True)
+    index = index.reshape(-1)
+    disputed = np.bincount(index, reference[rows] != reference[rows][first][index], len(first)) > 0
+    contrary, later = disputed[index], ~disputed[index]
+    later[first] = False
+    out[rows] = contrary | later
+    notes = list[str]()
+    _tell(notes, later, "points lie on a pixel that counts already, with the same class; left out")
+    _tell(notes, contrary, "points contradict each other about the class of a pixel; left out")
+    return out, notes
+
+
 # --- the design
 
 
@@ -216,6 +250,11 @@ def _drawn(labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]) 
     points, notes = labelled.points, list[str]()
     polygons = len(set(points.group.tolist())) < len(points)
     columns = None if asked.design in ("random", "cluster") else _columns(asked)
+    if columns is None and asked.design == "random" and _has_columns(asked):
+        notes.append(
+            f"WARNING: the columns {sample_file.STRATUM} and {sample_file.SIZE} say that the points were drawn by "
+            "stratum; without them the areas of classes are wrong: leave --design out, or say --design stratified"
+        )
     if columns is not None:
         stratum, sizes = columns
         seen = set(labelled.mapped[stratum >= 0].tolist())
@@ -227,6 +266,9 @@ def _drawn(labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]) 
         _tell(notes, stratum < 0, "points have no stratum, so they are not of the sample; left out")
     else:
         design = asked.design or ("cluster" if polygons else "random")
+        if polygons and design == "random":
+            design = "cluster"
+            notes.append("polygons of several pixels are clusters, however they were drawn: pixels of one are alike")
         by_class = design == "stratified"
         stratum = labelled.mapped if by_class else np.zeros(len(points), np.intp)
         sizes = dict(whole) if by_class else {0: sum(whole.values())}
@@ -239,7 +281,6 @@ def _drawn(labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]) 
         turned = class_at(labelled.of, points.lonlat[:, ::-1]).any()
         hint = SWAPPED if turned else "check --points-crs and --column"
         raise InputError(f"no point of {shown(points.path)} with a class lies on the map; {hint}")
-    cluster = points.group if design != "random" else np.arange(len(points))
     known = columns is not None or asked.design is not None
     if not known:
         what = "polygons" if polygons else "points"
@@ -247,8 +288,25 @@ def _drawn(labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]) 
             f"WARNING: the file does not tell that the {what} were drawn by probability: the figures describe these "
             f"{what}, and the map only if they are a random sample of it; --design says so"
         )
-    made = Sample(labelled.mapped[kept], labelled.reference[kept], stratum[kept], cluster[kept], sizes)
+    if polygons and columns is not None:
+        notes.append(
+            "WARNING: polygons of several pixels count by their pixels, where geomap sample drew points: give the "
+            "points of the sample with their classes"
+        )
+    made = Sample(labelled.mapped[kept], labelled.reference[kept], stratum[kept], points.group[kept], sizes)
     return _Drawn(made, kept, design, known, classes, notes)
+
+
+def _reached(sample: Sample) -> tuple[float, float]:
+    """Pixels of the map in the strata of a sample, by the share of its points on the map; and the standard error."""
+    total = variance = 0.0
+    for h, size in sample.sizes.items():
+        on = sample.mapped[sample.stratum == h] > 0
+        if len(on):
+            share = float(on.mean())
+            total += size * share
+            variance += size**2 * share * (1 - share) / max(len(on) - 1, 1)
+    return total, math.sqrt(variance)
 
 
 def _rest(whole: Mapping[int, int], sizes: Mapping[int, int], seen: Collection[int]) -> dict[int, int]:
@@ -288,17 +346,38 @@ def _columns(asked: AssessRequest) -> tuple[NDArray[np.intp], dict[int, int]] | 
     except InputError:
         return None
     try:
-        strata = np.array([int(float(text)) if text else -1 for text in given[0]], np.intp)
-        sizes = {h: int(float(text)) for h, text in zip(strata.tolist(), given[1], strict=True) if h >= 0}
-        again = all(sizes[h] == int(float(text)) for h, text in zip(strata.tolist(), given[1], strict=True) if h >= 0)
+        strata = np.array([_whole(text) if text else -1 for text in given[0]], np.intp)
+        sizes = {h: _whole(text) for h, text in zip(strata.tolist(), given[1], strict=True) if h >= 0}
+        again = all(sizes[h] == _whole(text) for h, text in zip(strata.tolist(), given[1], strict=True) if h >= 0)
         if not again or any(size <= 0 for size in sizes.values()):
             raise ValueError("a stratum has two sizes, or none")
     except (ValueError, OverflowError) as e:
+        if asked.design == "stratified":  # by the mapped classes, as where two samples of one map are put together
+            return None
         raise InputError(
             f"the columns {sample_file.STRATUM} and {sample_file.SIZE} of {asked.points} are not as geomap sample "
-            "wrote them; take them from its file again, or say --design random"
+            "wrote them; take them from its file again, or, if the mapped classes were the strata, say --design "
+            "stratified"
         ) from e
     return strata, sizes
+
+
+def _has_columns(asked: AssessRequest) -> bool:
+    """Whether a file has the columns that `geomap sample` writes, whatever they hold."""
+    try:
+        for column in (sample_file.STRATUM, sample_file.SIZE):
+            read_points(asked.points, column, crs=asked.crs)
+    except InputError:
+        return False
+    return True
+
+
+def _whole(text: str) -> int:
+    """The number that a text says. Raises ValueError, OverflowError for one that is not whole."""
+    value = float(text)
+    if value != int(value):
+        raise ValueError(f"{text} is not whole")
+    return int(value)
 
 
 def _tell(notes: list[str], which: NDArray[np.bool_], what: str) -> None:
@@ -317,13 +396,17 @@ def _notes(drawn: _Drawn, found: Estimates, names: Mapping[int, str]) -> list[st
     alone = "has one point: its distance from the map's estimate stands for its variance"
     notes += [f"{_called(h, drawn, names)} {alone}" for h in found.single]
     rows, columns = found.counts.sum(axis=1), found.counts.sum(axis=0)
+    doubtful = sum(n for c, n in zip(found.classes, rows.tolist(), strict=True) if c == legends.UNCLASSIFIED_ID)
+    if doubtful:
+        notes.append(f"{doubtful} points lie on unclassified pixels, which count as wrong in the overall accuracy")
+    real = [c != legends.UNCLASSIFIED_ID for c in found.classes]
     few = [names.get(c, str(c)) for c, n in zip(found.classes, rows.tolist(), strict=True) if 0 < n < FEW]
     if few:
         notes.append(f"fewer than {FEW} points, which makes intervals too narrow: {_some(few)}")
     sure = [
         names.get(c, str(c))
-        for c, n, user in zip(found.classes, rows.tolist(), found.users, strict=True)
-        if n and user is not None and user.error == 0
+        for c, n, user, is_real in zip(found.classes, rows.tolist(), found.users, real, strict=True)
+        if n and user is not None and user.error == 0 and is_real
     ]
     if sure:
         notes.append(
@@ -331,8 +414,8 @@ def _notes(drawn: _Drawn, found: Estimates, names: Mapping[int, str]) -> list[st
         )
     never = [
         names.get(c, str(c))
-        for c, n, area in zip(found.classes, columns.tolist(), found.areas, strict=True)
-        if not n and area is not UNKNOWN
+        for c, n, area, is_real in zip(found.classes, columns.tolist(), found.areas, real, strict=True)
+        if not n and area is not UNKNOWN and is_real
     ]
     if never:
         notes.append(f"the class of no point, so its area is estimated as 0, without an interval: {_some(never)}")

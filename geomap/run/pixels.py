@@ -20,7 +20,7 @@ from geomap.text import plural
 from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Grid, Tile
 
 CELL: Final = 50
-"""Pixels per side of the cells that keep lone points together in cross-validation: 500 m, a few fields."""
+"""Pixels per side of the cells that keep points together in cross-validation: 500 m, a few fields."""
 BLOCK: Final = 256
 """Pixels per side of what is read at once: a chunk of the embeddings."""
 BLOCKS: Final = 64
@@ -36,7 +36,7 @@ class Found:
 
     place: NDArray[np.int64]  # (n, 3) EPSG code, column, row (points.pixels)
     ids: NDArray[np.uint8]  # (n,) class
-    groups: NDArray[np.intp]  # (n,) polygon, or cell of CELL pixels: never parted by a fold
+    groups: NDArray[np.intp]  # (n,) cell of CELL pixels, polygons whole: never parted by a fold
     codes: NDArray[np.int8]  # (n, C) stored embedding
     around: NDArray[np.int8]  # (n, 9, C) those of the 3 x 3 pixels, all 0 where not mapped
     dn: NDArray[np.uint16] | None  # (n, T, bands) monthly medians, 0 = nodata; None without composites
@@ -93,7 +93,8 @@ def distinct(
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.intp], tuple[str, ...]]:
     """The pixels of points, each once, in the order of their places: (place, class, group, what is left out).
 
-    Points of one class in a pixel count once. Pixels with points of two classes are left out.
+    Points of one class in a pixel count once. Pixels with points of two classes are left out. A group is a cell of CELL
+    pixels, with all of the polygons that begin in it.
     """
     place, first, index = np.unique(pixels(points.lonlat), axis=0, return_index=True, return_inverse=True)
     index = index.reshape(-1)
@@ -109,10 +110,9 @@ def distinct(
             f"in contradiction: {plural(held, 'point')} in {plural(disputed, 'pixel')} with two classes, left out"
         )
     cells = np.column_stack([place[:, 0], place[:, 1] // CELL, place[:, 2] // CELL])
-    groups = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
-    if points.polygon is not None:
-        drawn = points.polygon[first]
-        groups = np.where(drawn, points.group[first] + len(place), groups)
+    cell = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
+    numbers, start = np.unique(points.group, return_index=True)  # a polygon lies in the cell of its first pixel
+    groups = cell[index[start]][np.searchsorted(numbers, points.group[first])]
     return place[agreed], low[agreed], groups[agreed].astype(np.intp), tuple(lines)
 
 

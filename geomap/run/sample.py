@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from geomap.assess.allocation import Allocation, allocate, fewest, points_needed
+from geomap.assess.allocation import Allocation, allocate, expected_error, fewest, points_at_random, points_needed
 from geomap.assess.class_map import ClassMap, blocks, find_map
 from geomap.assess.draw import Drawn, count, draw
 from geomap.assess.sample_file import require_new, write_sample
@@ -47,6 +47,7 @@ class Made:
     points: Mapping[int, int]  # class id -> points
     drawn: Drawn
     least: int | None  # fewest points of a class, lower than asked since n is small; None: as asked
+    standard_error: float | None  # of overall accuracy, if accuracies are as expected; None: not by class
     paths: tuple[Path, ...]
 
 
@@ -74,7 +75,8 @@ def sample_map(directory: Path, out: Sequence[Path], asked: SampleRequest, progr
     if not pixels:
         raise InputError(f"{of.stem} holds no mapped pixel; there is nothing to sample")
     expected = _expected(of, pixels, asked)
-    n = asked.n if asked.n is not None else points_needed(pixels, expected, asked.standard_error)
+    needed = points_at_random if asked.design == "random" else points_needed
+    n = asked.n if asked.n is not None else needed(pixels, expected, asked.standard_error)
     rng = np.random.default_rng(asked.seed)
     if asked.design == "random":
         stratum_of, shares = dict.fromkeys(pixels, 1), {1: min(n, sum(pixels.values()))}
@@ -93,7 +95,8 @@ def sample_map(directory: Path, out: Sequence[Path], asked: SampleRequest, progr
     points = {c: int((drawn.mapped == c).sum()) for c in pixels}
     by_least = asked.design == "stratified" and asked.allocation in ("olofsson", "neyman")
     least = fewest(n, len(pixels), asked.least) if by_least else asked.least
-    return Made(of, pixels, points, drawn, least if least < asked.least else None, tuple(out))
+    error = expected_error(pixels, points, expected) if asked.design == "stratified" else None
+    return Made(of, pixels, points, drawn, least if least < asked.least else None, error, tuple(out))
 
 
 def _expected(of: ClassMap, pixels: Mapping[int, int], asked: SampleRequest) -> dict[int, float]:

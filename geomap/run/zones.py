@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 import rasterio
+from affine import Affine
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
@@ -40,6 +41,8 @@ LONGEST_DEGREES, LONGEST_M = 0.01, 1000.0
 """Longest part of an edge: within 0.1 m of a straight line."""
 BLOCK: Final = 2048
 """Pixels per side of the part of a map that is held at once."""
+BESIDE: Final = Affine.translation(1e-6, 1e-6)
+"""Moves centres by a millionth of a pixel: of two polygons whose common edge runs through them, GDAL counts both."""
 COLUMNS: Final = ("zone", "map", "id", "name", "pixels", "ha", "share")
 NOTHING: Final = {"id": 0, "name": "not mapped", "pixels": 0, "ha": 0.0, "share": 0.0}
 """The row of a map without a pixel in a polygon, so that no polygon is lost where tables are joined."""
@@ -112,6 +115,8 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
         raise InputError(f"{source} holds no polygon; areas are counted in polygons")
     if table.crs is None:
         raise InputError(f"{source} has no coordinate system; set one, for example EPSG:4326")
+    if not (table.crs.is_geographic or table.crs.is_projected):
+        raise InputError(f"{source} is in {table.crs.name}, which has no place on Earth; export it in a known system")
     if without := [name for name, polygon in zip(names, kept, strict=True) if not polygon]:
         log.warning(
             "%s: %s without a polygon, left out: %s", shown(source), plural(len(without), "row"), listed(without)
@@ -161,7 +166,7 @@ def _counted(path: Path, shapes: Any, moved: dict[int, Any], index: int) -> Coun
             polygon = moved[epsg].iloc[index]
             for window in _blocks(source, polygon.bounds):
                 size, place = (window.height, window.width), source.window_transform(window)
-                inside = rasterize([(polygon, 1)], size, transform=place, dtype="uint8")
+                inside = rasterize([(polygon, 1)], size, transform=place @ BESIDE, dtype="uint8")
                 if inside.any():
                     counts += np.bincount(source.read(1, window=window)[inside == 1], minlength=256)
     except RasterioError as e:

@@ -95,7 +95,17 @@ def test_the_size_follows_from_a_standard_error(run: Path, tmp_path: Path) -> No
     """With one accuracy U everywhere, n = U (1 - U) / se^2, less what a small map saves."""
     made = sample_map(run, [tmp_path / "a.csv"], SampleRequest(standard_error=0.04, design="random", expected_else=0.9))
     assert len(made.drawn.lonlat) == 57  # ceil(56.25 / (1 + 56.25 / 70,000))
-    assert sample_map(run, [tmp_path / "b.csv"], SampleRequest()).drawn.lonlat.shape == (398, 2)
+    plain = sample_map(run, [tmp_path / "b.csv"], SampleRequest())
+    assert plain.drawn.lonlat.shape == (398, 2)
+    shares = {c: size / sum(plain.pixels.values()) for c, size in plain.pixels.items()}
+    variance = sum(w**2 * 0.8 * 0.2 / plain.points[c] for c, w in shares.items())
+    assert plain.standard_error == pytest.approx(variance**0.5)
+    assert plain.standard_error > 0.02  # rare classes take points from the common ones
+    sure = SampleRequest(standard_error=0.02, design="random", expected={"Cropland": 1.0}, expected_else=0.8)
+    right = shares[2] + 0.8 * (1 - shares[2])
+    spread, total = right * (1 - right), sum(plain.pixels.values())
+    drawn = sample_map(run, [tmp_path / "c.csv"], sure).drawn.lonlat
+    assert len(drawn) == np.ceil(spread / (0.02**2 + spread / total))
 
 
 @pytest.mark.parametrize(
@@ -223,11 +233,10 @@ def test_names_that_a_spreadsheet_would_run_are_inert_and_case_makes_no_class(ru
     assert [c["name"] for c in json.loads((run / "assessment.json").read_text())["landcover"]["classes"]][-2] == "=1+1"
 
 
-def taught(run: Path, answered: Path, count: int) -> None:
-    """Make it known that a map learned from the first points of a file."""
-    table = geopandas.read_file(answered)
-    place = pixels(np.column_stack([table.geometry.x, table.geometry.y])[:count])
-    about = learned.Taught("", count, {}, ())
+def taught(run: Path, answered: Path, count: int | None) -> None:
+    """Make it known that a map learned from the first points of a file, or from all."""
+    place = pixels(read_points(answered, "class").lonlat[:count])
+    about = learned.Taught("", len(place), {}, ())
     record = learned.LearnedRecord("0", {}, {}, about, "", "", (), False, True, "", None)
     no_head = SimpleNamespace(arrays=dict)  # only the pixels are read
     add_files(run, learned.contents(record, no_head, None, place)[1])  # type: ignore[arg-type]
@@ -394,6 +403,94 @@ def test_polygons_are_clusters_with_all_their_pixels(run: Path) -> None:
     assert made.estimates.overall.error == pytest.approx(np.std(right, ddof=1) / np.sqrt(30), rel=0.1)
     assert made.estimates.quantile == pytest.approx(2.045, abs=1e-3)  # t of 29 degrees of freedom: any table
     assert made.design == "cluster"
+
+
+def test_a_polygon_counts_with_all_its_pixels_however_large_or_thin(run: Path) -> None:
+    """A strip of 2 km from corner to corner, and the whole map: 41,600 pixels by their centres."""
+    strip = shapely.LineString([(500_500, 5_599_900), (502_500, 5_597_900)]).buffer(30)
+    x, y = np.meshgrid(500_005 + 10.0 * np.arange(300), 5_599_995 - 10.0 * np.arange(240))
+    for shape in (strip, shapely.box(500_400, 5_597_600, 503_000, 5_599_200)):
+        table = geopandas.GeoDataFrame({"class": ["Cropland"]}, geometry=[shape], crs=32631)
+        found = read_points(write(table, run.parent / "one.gpkg"), "class", every_pixel=True)
+        assert len(found) == pytest.approx(int(shapely.contains_xy(shape, x, y).sum()), rel=0.002)  # curved in degrees
+
+
+def test_polygons_drawn_at_random_are_clusters_all_the_same(run: Path) -> None:
+    shapes = [shapely.box(x, 5_599_000, x + 40, 5_599_040) for x in range(500_300, 502_700, 120)]
+    table = geopandas.GeoDataFrame({"class": ["Cropland"] * len(shapes)}, geometry=shapes, crs=32631)
+    points = write(table, run.parent / "fields.gpkg")
+    found = [assess_map(run, AssessRequest(points, "class", design=how)) for how in ("cluster", "random")]
+    assert found[0].estimates.overall == found[1].estimates.overall
+    assert found[1].design == "cluster"
+    assert any("are clusters, however they were drawn" in note for note in found[1].notes)
+
+
+def test_a_large_polygon_that_taught_the_map_is_refused_although_few_of_its_pixels_did(run: Path) -> None:
+    """42 fields of 22 x 22 pixels, of each of which 20 were learned from."""
+    shapes = [
+        shapely.box(500_300 + 240 * c, 5_597_700 + 240 * r, 500_520 + 240 * c, 5_597_920 + 240 * r)
+        for r in range(6)
+        for c in range(7)
+    ]
+    table = geopandas.GeoDataFrame({"class": ["Cropland", "Woodland"] * 21}, geometry=shapes, crs=32631).to_crs(4326)
+    fields = write(table, run.parent / "fields.gpkg")
+    taught(run, fields, None)
+    asked = ("assess", run, "--points", fields, "--column", "class", "--design", "cluster")
+    refused(geomap(*asked), 2, "points lie on pixels that the map learned from", "--allow-learned")
+
+
+def test_a_pixel_counts_once_and_not_at_all_in_contradiction(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)
+    whole = assess_map(run, AssessRequest(answered, "class"))
+    many = pd.concat([table] * 3).pipe(geopandas.GeoDataFrame)
+    made = assess_map(run, AssessRequest(write(many, answered.with_name("many.gpkg")), "class"))
+    assert made.estimates.overall == whole.estimates.overall
+    assert "600 points lie on a pixel that counts already, with the same class; left out" in made.notes
+    contrary = table.iloc[:2].assign(**{"class": "Moon"})
+    both = pd.concat([table, contrary]).pipe(geopandas.GeoDataFrame)
+    made = assess_map(run, AssessRequest(write(both, answered.with_name("both.gpkg")), "class"))
+    assert made.estimates.counts.sum() == 298
+    assert "4 points contradict each other about the class of a pixel; left out" in made.notes
+
+
+def test_a_sample_of_another_map_is_no_sample_of_all_of_this_one(run: Path, truth: Path, tmp_path: Path) -> None:
+    """Drawn on the western two thirds; assessed is a map of the eastern ones, as large: one third is reached."""
+    column = np.indices(TRUTH.shape)[1]
+    west, east = (finished(tmp_path / n, {"landcover": {32631: TRUTH * on}}) for n, on in
+                  (("west", column < 200), ("east", column >= 100)))  # fmt: skip
+    sample_map(west, [tmp_path / "p.gpkg"], SampleRequest(n=400))
+    made = assess_map(east, AssessRequest(write(filled(tmp_path / "p.gpkg", truth), tmp_path / "q.gpkg"), "class"))
+    assert made.population == pytest.approx(240 * 100, rel=0.2)
+    assert any(note.startswith("WARNING: the sample reaches about ") for note in made.notes)
+
+
+def test_two_samples_of_a_map_are_one_by_the_mapped_classes(run: Path, truth: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        sample_map(run, [tmp_path / f"{seed}.gpkg"], SampleRequest(n=150, seed=seed))
+    both = pd.concat([filled(tmp_path / f"{seed}.gpkg", truth) for seed in (1, 2)]).pipe(geopandas.GeoDataFrame)
+    both.loc[both.index[0], "stratum_px"] += 1  # strata are numbered at random, so they disagree anyway
+    points = write(both.reset_index(drop=True), tmp_path / "both.gpkg")
+    refused(geomap("assess", run, "--points", points, "--column", "class"), 2, "say --design stratified")
+    made = assess_map(run, AssessRequest(points, "class", design="stratified"))
+    assert made.estimates.counts.sum() == pytest.approx(300, abs=3)  # a pixel may be in both
+    done = geomap("assess", run, "--points", points, "--column", "class", "--design", "random")
+    assert "WARNING: the columns stratum and stratum_px say" in " ".join(done.stderr.split())
+
+
+def test_strata_that_are_no_whole_numbers_are_refused(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)
+    table["stratum_px"] = [f"{size / 1000:.3f}" for size in table["stratum_px"]]
+    changed = write(table, answered.with_name("dots.gpkg"))
+    refused(geomap("assess", run, "--points", changed, "--column", "class"), 2, "are not as geomap sample wrote them")
+
+
+def test_an_accent_makes_no_other_class(run: Path, answered: Path) -> None:
+    """Each letter with its accent may be written as one character or as two."""
+    table = geopandas.read_file(answered)
+    table.loc[:9, "class"] = "For\u00eat"
+    table.loc[10:19, "class"] = "Fore\u0302t"
+    made = assess_map(run, AssessRequest(write(table, answered.with_name("accents.gpkg")), "class"))
+    assert "classes that the map does not have, so it is wrong there: For\u00eat (20)" in made.notes
 
 
 def test_columns_of_a_sample_that_were_changed_are_refused(run: Path, answered: Path) -> None:

@@ -303,6 +303,23 @@ def test_fields_are_never_parted_and_points_of_other_years_are_left_out(points, 
     assert lesson.lines[-1].startswith("of another time than 2023-04")
     place, _, groups, _ = distinct(lesson.points, lesson.ids)
     assert len(np.unique(groups)) <= 60 < len(place)
+    field = {tuple(p): g for p, g in zip(pixels(lesson.points.lonlat).tolist(), lesson.points.group, strict=True)}
+    of = np.array([field[tuple(p)] for p in place.tolist()])
+    assert all(len(set(groups[of == f])) == 1 for f in np.unique(of))
+
+
+def test_small_fields_of_a_cell_are_one_group_as_points_are(points, tmp_path):
+    """The same pixels as points and as squares of 8 m are parted alike."""
+    table = geopandas.read_file(points)[["landcover", "geometry"]].to_crs(32631)
+    table.assign(geometry=table.buffer(4, cap_style="square")).to_file(tmp_path / "squares.gpkg")
+    parted = []
+    for path in (points, tmp_path / "squares.gpkg"):
+        lesson = lesson_of(PointsFile(str(path), "landcover"), (COVER,), Period(2023, 4, 6))
+        place, _, groups, _ = distinct(lesson.points, lesson.ids)
+        parted.append((place, np.unique(groups, return_inverse=True)[1].reshape(-1)))
+    np.testing.assert_array_equal(parted[0][0], parted[1][0])
+    pairs = set(zip(parted[0][1].tolist(), parted[1][1].tolist(), strict=True))
+    assert len(pairs) == len(set(parted[0][1])) == len(set(parted[1][1])) < len(parted[0][0])
 
 
 def test_points_that_cannot_teach_are_one_clear_line(scenes, run, points, ask, tmp_path):
