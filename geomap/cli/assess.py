@@ -155,8 +155,9 @@ def assess_command(
     """
     log_to_stderr(verbose)
     from geomap.run import assess
+    from geomap.run.design import AssessRequest
 
-    asked = assess.AssessRequest(points, column, points_crs, legend, design, allow_learned)
+    asked = AssessRequest(points, column, points_crs, legend, design, allow_learned)
     _print_assessment(directory, assess.assess_map(directory, asked))
 
 

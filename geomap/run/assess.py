@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geomap import files, legends
-from geomap.assess import sample_file
-from geomap.assess.class_map import ClassMap, blocks, class_at, classes_and_zones, confidence_at, find_map
+from geomap.assess.class_map import ClassMap, blocks, classes_and_zones, confidence_at, find_map
 from geomap.assess.draw import RESOLUTION, count
 from geomap.assess.estimate import NORMAL_95, UNKNOWN, Estimate, Estimates, Sample, Trust, estimate, trust
 from geomap.errors import BusyError, InputError
 from geomap.legends import Legend, LegendClass
 from geomap.points.match import match, name_key
 from geomap.points.pixels import pixels
-from geomap.points.read import SWAPPED, Points, read_points
+from geomap.points.read import Points, read_points
 from geomap.run import record
+from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, design_of, reach, tell
 from geomap.run.directory import held
 from geomap.run.learned import learned_pixels
 from geomap.text import listed, shown
 from geomap.write.areas import as_csv
 from geomap.write.report import assessed
-
-Design = Literal["stratified", "random", "cluster"]
 
 JSON: Final = "assessment.json"
 CSV: Final = "assessment.csv"
@@ -43,27 +39,11 @@ FEW: Final = 50
 _MOST_JSON: Final = 256 << 20
 _MANY: Final = 5  # names in a note
 
-
 BY_CHANCE: Final = 0.05
 """Share of points on pixels that the map learned from up to which these are left out; more are refused."""
 
 LEARNED, REPEATED = -1, -2
 """Classes of those points, and of points on a pixel that counts already; 0 is that of points without a class."""
-
-NOWHERE: Final = -1
-"""Stratum of points without one, and of pixels in no stratum of the file; NOWHERE - c if they are those of class c."""
-
-
-@dataclass(frozen=True, slots=True)
-class AssessRequest:
-    """What to compare a map with."""
-
-    points: str | Path
-    column: str
-    crs: str | None = None  # of a table's x and y
-    legend: str | None = None  # stem of the map; None: the only one
-    design: Design | None = None  # None: as the file's columns say
-    allow_learned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +60,6 @@ class Assessed:
     probability: bool  # whether the points were drawn by probability, as the file or the user says
     digest: str  # sha256 of the points
     notes: tuple[str, ...]  # what is assumed or was left out, one line each
-
-
-@dataclass(frozen=True, slots=True)
-class _Labelled:
-    """Points with classes: what of a file can be used."""
-
-    of: ClassMap
-    points: Points
-    mapped: NDArray[np.intp]  # (n,) class id on the map, 0 off it
-    reference: NDArray[np.intp]  # (n,) class id; from 1000 on for classes that the map lacks
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """The points that count, and how they were drawn."""
-
-    sample: Sample
-    kept: NDArray[np.bool_]  # (n,) which of the file's points they are
-    design: Design
-    known: bool  # whether the file or the user says so
-    classes: Mapping[int, int]  # stratum -> the one class mapped in it; without strata of several
-    notes: list[str]  # what to say
 
 
 def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
@@ -132,26 +90,31 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     notes += [*told, *repeated]
     whole = count(blocks(of))
     mapped, zone = classes_and_zones(of, points.lonlat)
-    drawn = _drawn(_Labelled(of, points, mapped, reference), asked, whole)
+    drawn = design_of(Labelled(of, points, mapped, reference), asked, whole)
     sample = drawn.sample
     sure = np.where(sample.mapped == legends.UNCLASSIFIED_ID, -1, confidence_at(of, points.lonlat, zone)[drawn.kept])
     present = sorted({*whole, *(int(r) for r in sample.reference)})
     found = _without_unseen(estimate(sample, present), drawn.classes)
-    sampled = sum(size for h, size in sample.sizes.items() if h not in found.empty)
-    population = min(sampled, sum(whole.values()))  # strata of another map may reach beyond this one
-    reached, error = _reached(sample)
-    if reached + NORMAL_95 * error < population:
-        notes.append(
-            f"WARNING: the sample reaches about {reached * HECTARES:,.0f} of {population * HECTARES:,.0f} ha of the "
-            "map, as where it was drawn from another one: the figures are for that part"
-        )
-        population = round(reached)
-    notes += [*drawn.notes, *_notes(drawn, found, names)]
+    population, part = _population(sample, found, sum(whole.values()))
+    notes += [*part, *drawn.notes, *_notes(drawn, found, names)]
     made = Assessed(
         of, names, whole, population, found, trust(sample, sure), drawn.design, drawn.known, points.digest, tuple(notes)
     )
     _write(directory, made)
     return made
+
+
+def _population(sample: Sample, found: Estimates, mapped: int) -> tuple[int, list[str]]:
+    """How many pixels the estimates are about, of those `mapped`, and what to say if it is a part of them."""
+    sampled = sum(size for h, size in sample.sizes.items() if h not in found.empty)
+    most = min(sampled, mapped)  # strata of another map may reach beyond this one
+    reached, error = reach(sample)
+    if reached + NORMAL_95 * error >= most:
+        return most, []
+    part = (
+        f"about {reached * HECTARES:,.0f} of {most * HECTARES:,.0f} ha of the map, as where it was drawn from another"
+    )
+    return round(reached), [f"WARNING: the sample reaches {part} one: the figures are for that part"]
 
 
 # --- points
@@ -162,8 +125,8 @@ def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[n
     matched = match(points, _legend(of))
     if not matched.ids.any():
         known = listed([name for c, name in of.names.items() if c <= legends.MAX_CLASSES])
-        numbers_ = all(name.isdecimal() for name in matched.unknown)
-        hint = " (numbers count as ids only if all are ids of the map; empty cells are no class)" if numbers_ else ""
+        digits = all(name.isdecimal() for name in matched.unknown)
+        hint = " (numbers count as ids only if all are ids of the map; empty cells are no class)" if digits else ""
         raise InputError(
             f"no class of {shown(points.path)} ({listed(matched.unknown)}) is one of map {of.stem}: {known}{hint}; "
             "choose another --legend or --column"
@@ -237,94 +200,9 @@ def _repeated(points: Points, reference: NDArray[np.intp]) -> tuple[NDArray[np.b
     later[first] = False
     out[rows] = contrary | later
     notes = list[str]()
-    _tell(notes, later, "points lie on a pixel that counts already, with the same class; left out")
-    _tell(notes, contrary, "points contradict each other about the class of a pixel; left out")
+    tell(notes, later, "points lie on a pixel that counts already, with the same class; left out")
+    tell(notes, contrary, "points contradict each other about the class of a pixel; left out")
     return out, notes
-
-
-# --- the design
-
-
-def _drawn(labelled: _Labelled, asked: AssessRequest, whole: Mapping[int, int]) -> _Drawn:
-    """The points that count, and how they were drawn. Raises InputError if none lies on the map."""
-    points, notes = labelled.points, list[str]()
-    polygons = len(set(points.group.tolist())) < len(points)
-    columns = None if asked.design in ("random", "cluster") else _columns(asked)
-    if columns is None and asked.design == "random" and _has_columns(asked):
-        notes.append(
-            f"WARNING: the columns {sample_file.STRATUM} and {sample_file.SIZE} say that the points were drawn by "
-            "stratum; without them the areas of classes are wrong: leave --design out, or say --design stratified"
-        )
-    if columns is not None:
-        stratum, sizes = columns
-        seen = set(labelled.mapped[stratum >= 0].tolist())
-        rest = {NOWHERE - c: size for c, size in _rest(whole, sizes, seen).items()}
-        sizes |= rest
-        classes = _one_class(stratum, labelled.mapped) | {h: NOWHERE - h for h in rest if h != NOWHERE}
-        kept = (labelled.reference > 0) & (stratum >= 0)
-        design: Design = "stratified"
-        _tell(notes, stratum < 0, "points have no stratum, so they are not of the sample; left out")
-    else:
-        design = asked.design or ("cluster" if polygons else "random")
-        if polygons and design == "random":
-            design = "cluster"
-            notes.append("polygons of several pixels are clusters, however they were drawn: pixels of one are alike")
-        by_class = design == "stratified"
-        stratum = labelled.mapped if by_class else np.zeros(len(points), np.intp)
-        sizes = dict(whole) if by_class else {0: sum(whole.values())}
-        classes = {c: c for c in whole} if by_class else _one_class(stratum, labelled.mapped)
-        kept = (labelled.reference > 0) & (labelled.mapped > 0)
-    _tell(notes, labelled.reference == 0, "points have no class; left out, as if like the others of their stratum")
-    off = (labelled.mapped == 0) & (labelled.reference > 0)
-    _tell(notes, off, "points lie where nothing is mapped; left out")
-    if not (kept & (labelled.mapped > 0)).any():
-        turned = class_at(labelled.of, points.lonlat[:, ::-1]).any()
-        hint = SWAPPED if turned else "check --points-crs and --column"
-        raise InputError(f"no point of {shown(points.path)} with a class lies on the map; {hint}")
-    known = columns is not None or asked.design is not None
-    if not known:
-        what = "polygons" if polygons else "points"
-        notes.append(
-            f"WARNING: the file does not tell that the {what} were drawn by probability: the figures describe these "
-            f"{what}, and the map only if they are a random sample of it; --design says so"
-        )
-    if polygons and columns is not None:
-        notes.append(
-            "WARNING: polygons of several pixels count by their pixels, where geomap sample drew points: give the "
-            "points of the sample with their classes"
-        )
-    made = Sample(labelled.mapped[kept], labelled.reference[kept], stratum[kept], points.group[kept], sizes)
-    return _Drawn(made, kept, design, known, classes, notes)
-
-
-def _reached(sample: Sample) -> tuple[float, float]:
-    """Pixels of the map in the strata of a sample, by the share of its points on the map; and the standard error."""
-    total = variance = 0.0
-    for h, size in sample.sizes.items():
-        on = sample.mapped[sample.stratum == h] > 0
-        if len(on):
-            share = float(on.mean())
-            total += size * share
-            variance += size**2 * share * (1 - share) / max(len(on) - 1, 1)
-    return total, math.sqrt(variance)
-
-
-def _rest(whole: Mapping[int, int], sizes: Mapping[int, int], seen: Collection[int]) -> dict[int, int]:
-    """Class id -> pixels of the map beyond the strata of a file: the classes not `seen` at its points if they have so
-    many, as where the rows of a stratum were deleted; else under 0.
-    """
-    missing = sum(whole.values()) - sum(sizes.values())
-    unseen = {c: size for c, size in whole.items() if c not in seen}
-    if missing <= 0:
-        return {}
-    return unseen if sum(unseen.values()) == missing else {0: missing}
-
-
-def _one_class(stratum: NDArray[np.intp], mapped: NDArray[np.intp]) -> dict[int, int]:
-    """Stratum -> the class mapped at its points; without strata of several."""
-    pairs = {(h, c) for h, c in zip(stratum.tolist(), mapped.tolist(), strict=True) if h > NOWHERE and c}
-    several = Counter(h for h, _ in pairs)
-    return {h: c for h, c in pairs if several[h] == 1}
 
 
 def _without_unseen(found: Estimates, classes: Mapping[int, int]) -> Estimates:
@@ -336,56 +214,7 @@ def _without_unseen(found: Estimates, classes: Mapping[int, int]) -> Estimates:
     return replace(found, producers=producers, areas=areas)
 
 
-def _columns(asked: AssessRequest) -> tuple[NDArray[np.intp], dict[int, int]] | None:
-    """(n,) strata (-1: none) and their pixels, from the columns that `geomap sample` writes; None without them."""
-    try:
-        given = [
-            read_points(asked.points, column, crs=asked.crs, every_pixel=True).name
-            for column in (sample_file.STRATUM, sample_file.SIZE)
-        ]
-    except InputError:
-        return None
-    try:
-        strata = np.array([_whole(text) if text else -1 for text in given[0]], np.intp)
-        sizes = {h: _whole(text) for h, text in zip(strata.tolist(), given[1], strict=True) if h >= 0}
-        again = all(sizes[h] == _whole(text) for h, text in zip(strata.tolist(), given[1], strict=True) if h >= 0)
-        if not again or any(size <= 0 for size in sizes.values()):
-            raise ValueError("a stratum has two sizes, or none")
-    except (ValueError, OverflowError) as e:
-        if asked.design == "stratified":  # by the mapped classes, as where two samples of one map are put together
-            return None
-        raise InputError(
-            f"the columns {sample_file.STRATUM} and {sample_file.SIZE} of {asked.points} are not as geomap sample "
-            "wrote them; take them from its file again, or, if the mapped classes were the strata, say --design "
-            "stratified"
-        ) from e
-    return strata, sizes
-
-
-def _has_columns(asked: AssessRequest) -> bool:
-    """Whether a file has the columns that `geomap sample` writes, whatever they hold."""
-    try:
-        for column in (sample_file.STRATUM, sample_file.SIZE):
-            read_points(asked.points, column, crs=asked.crs)
-    except InputError:
-        return False
-    return True
-
-
-def _whole(text: str) -> int:
-    """The number that a text says. Raises ValueError, OverflowError for one that is not whole."""
-    value = float(text)
-    if value != int(value):
-        raise ValueError(f"{text} is not whole")
-    return int(value)
-
-
-def _tell(notes: list[str], which: NDArray[np.bool_], what: str) -> None:
-    if n := int(which.sum()):
-        notes.append(f"{n} {what}")
-
-
-def _notes(drawn: _Drawn, found: Estimates, names: Mapping[int, str]) -> list[str]:
+def _notes(drawn: Drawn, found: Estimates, names: Mapping[int, str]) -> list[str]:
     """What is assumed where a stratum or a class has few points."""
     sizes, unknown = drawn.sample.sizes, "nothing is known about it, and the estimates are for the map without it"
     total = sum(sizes.values())
@@ -422,7 +251,7 @@ def _notes(drawn: _Drawn, found: Estimates, names: Mapping[int, str]) -> list[st
     return notes
 
 
-def _called(stratum: int, drawn: _Drawn, names: Mapping[int, str]) -> str:
+def _called(stratum: int, drawn: Drawn, names: Mapping[int, str]) -> str:
     """What to call a stratum: the one class that is mapped in it, or its number."""
     if stratum in drawn.classes:
         return names.get(drawn.classes[stratum], str(drawn.classes[stratum]))

@@ -18,7 +18,8 @@ from geomap.errors import InputError
 from geomap.points.pixels import pixels
 from geomap.points.read import read_points
 from geomap.run import check, learned
-from geomap.run.assess import AssessRequest, assess_map
+from geomap.run.assess import assess_map
+from geomap.run.design import AssessRequest
 from geomap.run.record import add_files
 from geomap.run.sample import SampleRequest, sample_map
 from tests.support.maps import finished

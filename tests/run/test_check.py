@@ -14,7 +14,8 @@ import geomap as api
 from geomap import files
 from geomap.errors import GeomapError, InputError, ReadError
 from geomap.run import check, stores
-from geomap.run.assess import AssessRequest, assess_map
+from geomap.run.assess import assess_map
+from geomap.run.design import AssessRequest
 from geomap.run.map import map_area
 from geomap.run.relabel import LabelRequest, label_store, map_similar
 from geomap.run.request import Request

@@ -21,7 +21,8 @@ from geomap.cli import command, options
 from geomap.encode import card
 from geomap.run import pictures, words
 from geomap.run.again import words_of
-from geomap.run.assess import AssessRequest, assess_map
+from geomap.run.assess import assess_map
+from geomap.run.design import AssessRequest
 from geomap.run.keys import declared
 from geomap.run.map import map_area
 from geomap.run.page import validation
