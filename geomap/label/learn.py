@@ -4,9 +4,9 @@ A class's vector starts at its prompt's. Labelled pixels move it, and a penalty 
 so a class without points stays as its words have it. From SERIES_FROM points on, the monthly series join the
 embeddings. The features are centred and scaled by the points, so that one penalty serves places where the words are
 right and places where they are wrong; only with fewer points it goes by how often the words are right for them.
-Cross-validation, in which pixels of one group are never parted, tells whether the points help: words that are mostly
-right are kept unless it finds the points right more often. A point counts the less the more points its class has
-(`regression.balanced`), so that rare classes are not lost.
+Cross-validation, in which pixels of one group are never parted, tells whether the points help: words are kept unless it
+finds the points right more often, or the points are few and the words mostly wrong. A point counts the less the more
+points its class has (`regression.balanced`), so that rare classes are not lost.
 """
 
 from __future__ import annotations
@@ -43,16 +43,19 @@ BY_WORDS: Final = ((0.8, 3.0), (0.5, 1.0), (0.0, PENALTY))
 """(least share of the points for which the words are right, penalty), for fewer points. Chosen at the same places."""
 
 TRUSTED: Final = 0.5
-"""Share of the points for which kept words must be right, by more than a standard error.
+"""Share of fewer than DECISIVE points for which kept words must be right, by more than a standard error.
 
 Where they are wrong for most, points help even if cross-validation cannot show that yet.
 """
 
-LEAST_GAIN: Final = 0.5
-"""Standard errors by which points must be right more often than trusted words in cross-validation.
+DECISIVE: Final = 50
+"""Fewest points by which cross-validation decides alone whether words are kept, however often they are right."""
 
-Log losses, by which words were kept before, favour the points: the words' confidence fits no single place. Chosen on
-draws of the measured sets that are not those of the figures (benchmarks/RESULTS.md).
+LEAST_GAIN: Final = 1.0
+"""Standard errors by which points must be right more often than words in cross-validation, or the words are kept.
+
+Log losses would favour the points: the words' confidence fits no single place. This and DECISIVE were chosen on draws
+of the measured sets that are not those of the figures (benchmarks/RESULTS.md).
 """
 
 SCALED: Final = 50
@@ -237,8 +240,8 @@ def _learn(examples: Examples, prompts: NDArray[np.float32], logit_scale: float)
 def _validate(examples: Examples, prior: Floats, fold: NDArray[np.intp]) -> Validated:
     """Answers for points whose group was not learned from, and how strongly all points are to move the classes.
 
-    Trusted words are kept unless the points gain. Where all points are one group nothing can be tested, and the prompts
-    are kept.
+    Words are kept unless the points gain, if these are many or the words trusted. Where all points are one group
+    nothing can be tested, and the prompts are kept.
     """
     if fold.max() == 0:
         return Validated(fold, Strengths(math.inf, 1.0), np.exp(log_softmax(prior)), log_loss(prior, examples.classes))
@@ -246,7 +249,9 @@ def _validate(examples: Examples, prior: Floats, fold: NDArray[np.intp]) -> Vali
     rows = Design.of(_Features.of(examples).rows(examples), COARSE).rows
     penalty = _penalty(n, right)
     logits = _held_out(rows, examples.classes, prior, fold, penalty)
-    if _trusted(n, right) and not _gain(logits, prior, examples.classes):
+    own, words = (answers.argmax(axis=1) == examples.classes for answers in (logits, prior))
+    ahead, error = _ahead(own, words, examples.groups)
+    if (n >= DECISIVE or _trusted(n, right)) and ahead <= LEAST_GAIN * error:
         penalty, logits = math.inf, prior
     scale = temperature(logits, examples.classes, SCALES) if n >= SCALED else 1.0
     logits = scale * logits
@@ -263,18 +268,15 @@ def _trusted(n: int, right: float) -> bool:
     return right - math.sqrt(right * (1 - right) / n) > TRUSTED
 
 
-def _gain(logits: Floats, prior: Floats, classes: NDArray[np.intp]) -> bool:
-    """Whether held-out answers (n, K) are right more often than those of the words, by LEAST_GAIN standard errors."""
-    gained, lost = _compared(*(answers.argmax(axis=1) == classes for answers in (logits, prior)))
-    return gained - lost > LEAST_GAIN * math.sqrt(gained + lost)
+def _ahead(own: NDArray[np.bool_], words: NDArray[np.bool_], groups: NDArray[np.intp]) -> tuple[int, float]:
+    """For how many more points (n,) held-out answers are right than the words; and the standard error of that.
 
-
-def _compared(own: NDArray[np.bool_], words: NDArray[np.bool_]) -> tuple[int, int]:
-    """How many points are right by (n,) held-out answers alone, and by the words alone.
-
-    The root of their sum is a standard error of their difference.
+    Points of one group are right or wrong together, so groups are counted: the error is the root of the sum of their
+    squared differences (the cluster-robust variance of a sum, Liang and Zeger 1986).
     """
-    return int((own & ~words).sum()), int((words & ~own).sum())
+    difference = own.astype(np.int64) - words
+    number = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    return int(difference.sum()), math.sqrt(float((np.bincount(number, difference) ** 2).sum()))
 
 
 def _held_out(rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalty: float) -> Floats:
@@ -394,10 +396,9 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
             f"in cross-validation {n} points did not beat the words alone, right for {words.mean():.0%}: the classes "
             "stay as their words have them; give more points, in other places."
         )
-    gained, lost = _compared(own, words)
-    if lost > gained:
-        clear = lost - gained > math.sqrt(lost + gained)
-        if clear:
+    ahead, error = _ahead(own, words, examples.groups)
+    if ahead < 0:
+        if -ahead > error:
             return False, f"{says} They do not help, and the map is made from them: give others, or map without them."
         return (
             False,

@@ -53,13 +53,16 @@ class Lesson:
 def lesson_of(source: PointsFile, asked: Sequence[Legend], period: Period | None) -> Lesson:
     """Read labelled points, match their classes to a legend, and leave out those of another time than the period.
 
-    Of the legends asked for, they teach the one that knows the classes of most of them; of equals, the first.
+    Of the legends asked for, they teach the one that knows the classes of most of them; of equals, as for ids that
+    several have, the one named like the column, or the first.
 
     Raises:
         InputError: the file cannot be used, or too little is left; the message says what to type instead.
     """
     points = read_points(source.file, source.column, crs=source.crs, date_column=source.date_column)
-    legend = max(asked, key=lambda one: _knows(points, one))  # the first of equals
+    known = [_knows(points, one) for one in asked]
+    best = [one for one, count in zip(asked, known, strict=True) if count == max(known)]
+    legend = next((one for one in best if one.name == source.column.casefold()), best[0])
     better = _require_kinship(points, source.column, legend)
     whole, matched = with_unknown(points, legend)
     lines, kept = [*matched.lines, *better], matched.ids > 0

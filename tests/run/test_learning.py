@@ -290,6 +290,10 @@ def test_points_teach_the_legend_that_knows_most_of_their_classes(points, tmp_pa
         in lesson_of(source, (COVER,), Period(2023, 4, 6)).lines
     )
     assert lesson_of(PointsFile(str(points), "landcover"), (COVER, crops), None).legend == COVER
+    ids = {c.name: str(c.id) for c in COVER.classes}
+    table.assign(landcover=table.landcover.map(ids), number=table.landcover.map(ids)).to_file(tmp_path / "ids.gpkg")
+    for column, legend in (("landcover", COVER), ("number", crops)):
+        assert lesson_of(PointsFile(str(tmp_path / "ids.gpkg"), column), (crops, COVER), None).legend == legend
 
 
 def test_fields_are_never_parted_and_points_of_other_years_are_left_out(points, tmp_path):
