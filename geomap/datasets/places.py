@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from geomap.datasets.kinds import group_index
 from geomap.datasets.samples import Samples
 from geomap.datasets.simulated import cover_labels
-from geomap.datasets.worldcereal import existing, fill_b8a_np
-from geomap.errors import ReadError
+from geomap.datasets.worldcereal import arrays, fill_b8a_np
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.simulate.covers import table
 
@@ -33,7 +32,7 @@ def read_rondonia(path: Path) -> Samples:
 
     Groups are cells of 0.1 degree; the climate is left unknown. Raises ConfigError (no such file), ReadError.
     """
-    made = _arrays(path, "x", "month", "label", "lon", "lat", "group")
+    made = arrays(path, "x", "month", "label", "lon", "lat", "group")
     known = np.isin(made["label"], list(RONDONIA))
     made = {name: array[known] for name, array in made.items()}
     dn, valid = by_month_np(made["x"], made["month"])
@@ -51,7 +50,7 @@ def read_africa(path: Path) -> Samples:
     B8A is filled from other bands. Groups are the set's eight regions (in the order of their names): points have no
     coordinates. Raises ConfigError (no such file), ReadError.
     """
-    made = _arrays(path, "x", "crop", "region")
+    made = arrays(path, "x", "crop", "region")
     dn = fill_b8a_np(made["x"].astype(np.float64)).round().clip(0, 65534).astype(np.uint16)
     valid = np.asarray((dn > 0).all(-1))
     steps = np.repeat(np.eye(2, dtype=np.float32), MONTHS // 2, axis=1) / np.float32(MONTHS // 2)
@@ -82,12 +81,3 @@ def _labels(kinds: list[str]) -> dict[str, NDArray[np.intp]]:
 
 def _ids(name: str, n: int) -> NDArray[np.str_]:
     return np.array([f"{name}/{i}" for i in range(n)])
-
-
-def _arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
-    """Arrays of an npz file. Raises ConfigError (no such file), ReadError."""
-    try:
-        with np.load(existing(path), allow_pickle=False) as f:
-            return {name: f[name] for name in names}
-    except (KeyError, ValueError, OSError) as e:
-        raise ReadError(f"cannot read {path}: {e}; it needs the arrays {', '.join(names)}") from e

@@ -69,14 +69,16 @@ class Samples:
     def folds(self) -> tuple[NDArray[np.intp], str]:
         """(n,) groups that folds must not split, and what a group is in words.
 
-        The samples' own groups, else cells of one degree; without places, every sample is its own group.
+        The samples' own groups, else cells of one degree; a sample without a place is its own group.
         """
         if self.groups is not None:
             return self.groups, self.grouped_by
-        if self.lonlat is None or not np.isfinite(self.lonlat).all():
+        if self.lonlat is None or not (known := np.isfinite(self.lonlat).all(1)).any():
             return np.arange(len(self)), "sample (their places are unknown)"
-        cells = np.floor(self.lonlat / CELL).astype(np.intp)
-        return np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1), "cells of one degree"
+        cells = np.floor(self.lonlat[known] / CELL).astype(np.intp)
+        groups = len(self) + np.arange(len(self))
+        groups[known] = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
+        return groups, "cells of one degree"
 
     def refuse_overlap(self, train: Samples) -> None:
         """Raises InputError if a sample is also in the training set."""

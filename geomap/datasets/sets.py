@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,11 @@ from geomap.datasets import lucas, sen4map, table
 from geomap.datasets.measured import READERS
 from geomap.datasets.samples import Samples
 from geomap.errors import InputError
+from geomap.text import shown
 from geomap.types import Progress, silent
+
+_SHAPES: Final = re.compile(r"\.(gpkg|geojson|json|shp)(:|$)", re.IGNORECASE)
+"""Ends of files of points and polygons; the name of a layer may follow."""
 
 
 def read_set(
@@ -36,8 +42,8 @@ def read_set(
         progress: called while points are read.
 
     Raises:
-        InputError: an unknown source, a patch that the file lacks, steps that span months, a file that is missing or
-            breaks its format.
+        InputError: an unknown source, points or polygons, a patch that the file lacks, steps that span months, a file
+            that is missing or breaks its format.
         ReadError: a table, an HDF5 file or photo vectors that break their layout.
     """
     kind, sep, path = source.partition("=")
@@ -51,6 +57,11 @@ def read_set(
             raise InputError(f"{kind} has {len(samples.steps)} steps a year; evaluation takes monthly series")
     elif Path(source).suffix.casefold() in table.SUFFIXES:
         samples = read_pixels("", Path(source), patch)
+    elif _SHAPES.search(source):
+        raise InputError(
+            f"{shown(source)} holds places without series; as --data they need --run DIR, for their series, and "
+            "--column NAME, for their classes"
+        )
     else:
         samples = sen4map.read_cut(Path(source), patch, progress)
     if labels is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +30,8 @@ log = logging.getLogger(__name__)
 SUFFIXES: Final = (".csv", ".parquet")
 LABEL_COLUMNS: Final = ("landcover", "landuse", "habitat", "crops", "bioregion")
 """Columns of labels: a class's name, code or id, as `geomap legends show` prints them; empty for no label."""
-PLACE: Final = ("lon", "lat")
+PLACE: Final = {"lon": 180, "lat": 90}
+"""Columns of a place, and the largest size of their degrees."""
 LARGEST_DN: Final = 65535
 _BAND_MONTH: Final = re.compile(r"b0*([1-9]\d?a?)[ _.-]+(\d{1,2})", re.IGNORECASE | re.ASCII)
 """What can only be meant for a band and a month, however it is spelt."""
@@ -51,7 +54,7 @@ def read_table(path: Path, name: str | None = None) -> Samples:
     valid: NDArray[np.bool_] = np.asarray((dn > 0).all(-1))
     return Samples(
         name or path.stem, _ids(table, path), dn * valid[..., None], valid, labels, _groups(table), "the column group",
-        lonlat=_numbers(table, PLACE, path) if set(PLACE) <= set(table) else None,
+        lonlat=_lonlat(table, path),
     )  # fmt: skip
 
 
@@ -62,22 +65,59 @@ def _frame(path: Path) -> DataFrame:
     if not path.is_file():
         raise InputError(f"no file {path}; give a table of labelled series as docs/training-data.md describes it")
     texts = dict.fromkeys(("id", "group", *LABEL_COLUMNS, COVER, CLIMATE), str)
+    known = {*texts, *PLACE, *(_column(b, m) for b in BANDS for m in range(MONTHS))}
     try:
         if path.suffix.casefold() == ".parquet":
             require_packages("a Parquet file", "pyarrow")
             table = pd.read_parquet(path)
         else:
-            table = pd.read_csv(path, encoding="utf-8-sig", dtype=texts, keep_default_na=False, na_values=[""])
-    except (ValueError, OSError) as e:  # errors of pandas and pyarrow derive from these
+            table = _from_csv(path, texts, known)
+    except (ValueError, OSError, csv.Error) as e:  # errors of pandas and pyarrow derive from the first two
         raise ReadError(f"cannot read {path} as a table: {' '.join(str(e).split())}") from e
     if not len(table):
         raise ReadError(f"{path} has no rows")
-    known = {*texts, *PLACE, *(_column(b, m) for b in BANDS for m in range(MONTHS))}
     unread = [str(c) for c in table.columns if c not in known]
     _refuse_misspelt(unread, path)
     if unread:
         log.warning("%s: columns that are not read: %s", path, ", ".join(unread[:10]))
     return table
+
+
+def _from_csv(path: Path, texts: Mapping[str, type[str]], known: Collection[str]) -> DataFrame:
+    """A table with commas, semicolons or tabs between its columns, those of `texts` as text.
+
+    Raises ReadError for a column of `known` that is there twice and for cells beyond the first line's, and what pandas
+    raises.
+    """
+    import pandas as pd
+
+    with path.open(encoding="utf-8-sig", newline="") as f:
+        first = f.readline()
+    separator = max((",", ";", "\t"), key=first.count)
+    header = next(csv.reader([first], delimiter=separator), [])
+    if twice := next((name for name in header if name in known and header.count(name) > 1), None):
+        raise ReadError(f"{path} has the column {twice} twice; rename one")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", pd.errors.ParserWarning)
+        table = pd.read_csv(  # where semicolons separate, numbers may have commas; those with points are read as well
+            path, sep=separator, decimal="," if separator == ";" else ".", index_col=False, dtype=dict(texts),
+            keep_default_na=False, na_values=[""], encoding="utf-8-sig",
+        )  # fmt: skip
+    cut = any(issubclass(w.category, pd.errors.ParserWarning) for w in said)  # rows longer than the first line
+    if cut and not _nothing_beyond(path, separator):
+        raise ReadError(
+            f"{path} has rows with more cells than its first line; name every column there, and quote what holds a "
+            f'separator, as "maize{separator} late"'
+        )
+    return table
+
+
+def _nothing_beyond(path: Path, separator: str) -> bool:
+    """Whether all cells of a table beyond those of its first line are empty."""
+    with path.open(encoding="utf-8-sig", newline="") as f:
+        rows = filter(None, csv.reader(f, delimiter=separator))  # pandas skips empty lines
+        width = len(next(rows, []))
+        return not any(cell.strip() for row in rows for cell in row[width:])
 
 
 def _column(band: str, month: int) -> str:
@@ -125,6 +165,22 @@ def _numbers(table: DataFrame, columns: Sequence[str], path: Path) -> NDArray[np
     except (ValueError, TypeError) as e:
         raise ReadError(f"{path}: one of the columns {columns[0]} to {columns[-1]} holds what is no number") from e
     return values
+
+
+def _lonlat(table: DataFrame, path: Path) -> NDArray[np.float64] | None:
+    """(n, 2) degrees, NaN where a cell is empty; None without both columns. Raises ReadError for other units."""
+    if not set(PLACE) <= set(table):
+        return None
+    lonlat = _numbers(table, tuple(PLACE), path)
+    beyond = np.abs(lonlat) > list(PLACE.values())
+    if beyond.any():
+        row, column = np.argwhere(beyond)[0]
+        name, most = list(PLACE.items())[column]
+        raise ReadError(
+            f"{path}, row {row + 1}: {name} = {lonlat[row, column]:.10g} is not in degrees (-{most}..{most}); "
+            "write lon and lat in decimal degrees, such as 4.35 and 50.85"
+        )
+    return lonlat
 
 
 def _groups(table: DataFrame) -> NDArray[np.intp] | None:

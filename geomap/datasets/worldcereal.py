@@ -6,6 +6,9 @@ Flemish landscape in 2019 with pixel labels, 500 parcels of Corsica in 2022, 500
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,9 +20,10 @@ from geomap.composite.median import median_np
 from geomap.datasets.extras import require_packages
 from geomap.datasets.samples import Samples
 from geomap.datasets.simulated import cover_labels
-from geomap.errors import ConfigError
+from geomap.errors import ConfigError, ReadError
 from geomap.sentinel2 import BANDS, BANDS_10M, MONTHS, SCL
 from geomap.simulate import covers
+from geomap.text import listed, one_line
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -55,12 +59,15 @@ WORLDCEREAL: Final = {
 
 
 def read_flanders(path: Path) -> Samples:
-    """The Flemish series (patch_belgium_2019/series.npz): medians of December 2018 .. November 2019, 3,725 pixels."""
-    with np.load(existing(path), allow_pickle=False) as f:
-        month = f["time"].astype("datetime64[s]").astype("datetime64[M]").astype(int)
-        bands = [f[b] if b in BANDS_10M else f[b].repeat(2, 1).repeat(2, 2) for b in BANDS]
-        clear = clear_np(f[SCL]).repeat(2, 1).repeat(2, 2)
-        label = f["CT"]
+    """The Flemish series (patch_belgium_2019/series.npz): medians of December 2018 .. November 2019, 3,725 pixels.
+
+    Raises ConfigError (no such file), ReadError.
+    """
+    made = arrays(path, "time", "CT", SCL, *BANDS)
+    month = made["time"].astype("datetime64[s]").astype("datetime64[M]").astype(int)
+    bands = [made[b] if b in BANDS_10M else made[b].repeat(2, 1).repeat(2, 2) for b in BANDS]
+    clear = clear_np(made[SCL]).repeat(2, 1).repeat(2, 2)
+    label = made["CT"]
     dn = np.zeros((MONTHS, len(BANDS), *label.shape), np.uint16)
     for m in range(np.datetime64("2018-12").astype(int), np.datetime64("2019-12").astype(int)):
         looks = np.flatnonzero(month == m)
@@ -87,10 +94,14 @@ def fields_np(label: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
 
 
 def read_corsica(path: Path) -> Samples:
-    """Parcels of Corsica (points/corsica_2022.parquet), January to December 2022; B8A is filled from other bands."""
-    table = _parquet(path).sort_values(["sample_id", "timestamp"])
+    """Parcels of Corsica (points/corsica_2022.parquet), January to December 2022; B8A is filled from other bands.
+
+    Raises ConfigError (no such file), ReadError.
+    """
+    bands = [f"S2-L2A-{b}" for b in BANDS]
+    table = _parquet(path, ["sample_id", "timestamp", "ewoc_code", *bands]).sort_values(["sample_id", "timestamp"])
     table = table[table["timestamp"].astype(str).str.startswith("2022-")]
-    dn = table[[f"S2-L2A-{b}" for b in BANDS]].to_numpy().reshape(-1, MONTHS, len(BANDS)).astype(np.int64)
+    dn = table[bands].to_numpy().reshape(-1, MONTHS, len(BANDS)).astype(np.int64)
     seen = dn[..., BANDS.index("B08")] != NO_VALUE
     dn[..., BANDS.index("B8A")] = np.where(seen, np.round(fill_b8a_np(dn)[..., BANDS.index("B8A")]), NO_VALUE)
     code = table["ewoc_code"].to_numpy()[::MONTHS]
@@ -98,13 +109,17 @@ def read_corsica(path: Path) -> Samples:
 
 
 def read_east_africa(path: Path) -> Samples:
-    """Points of East Africa (points/east_africa_2017.parquet), December 2016 to November 2017."""
-    table = _parquet(path)
+    """Points of East Africa (points/east_africa_2017.parquet), December 2016 to November 2017.
+
+    Raises ConfigError (no such file), ReadError.
+    """
 
     def column(band: str, month: int) -> str:  # step 0 is December
         return f"OPTICAL-{band}-ts{(month + 1) % MONTHS}-{10 if band in BANDS_10M else 20}m"
 
-    dn = np.stack([table[[column(b, m) for b in BANDS]].to_numpy() for m in range(MONTHS)], axis=1).astype(np.int64)
+    months = [[column(b, m) for b in BANDS] for m in range(MONTHS)]
+    table = _parquet(path, ["ewoc_code", *(name for month in months for name in month)])
+    dn = np.stack([table[month].to_numpy() for month in months], axis=1).astype(np.int64)
     return _points("east_africa_2017", dn, table["ewoc_code"].to_numpy(), "tropical")
 
 
@@ -138,11 +153,28 @@ def _labelled(
     return Samples(name, ids, dn, valid, cover_labels(covers.cover_index(cover), climates), field, "field")
 
 
-def _parquet(path: Path) -> DataFrame:
+def arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
+    """Arrays of an npz file. Raises ConfigError (no such file), ReadError."""
+    with _reading(existing(path), "arrays", names), np.load(path, allow_pickle=False) as f:
+        return {name: f[name] for name in names}
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> DataFrame:
+    """Columns of a Parquet file. Raises ConfigError (no such file), InputError (no pyarrow), ReadError."""
     require_packages("a Parquet file", "pyarrow")
     import pandas as pd
 
-    return pd.read_parquet(existing(path))
+    with _reading(existing(path), "columns", columns):
+        return pd.read_parquet(path, columns=list(columns))
+
+
+@contextmanager
+def _reading(path: Path, what: str, names: Sequence[str]) -> Iterator[None]:
+    """Raise ReadError, which names what is needed, where a file is another than it should be, or is cut short."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as e:  # of numpy, pandas, pyarrow
+        raise ReadError(f"cannot read {path}: {one_line(e)}; it needs the {what} {listed(names)}") from e
 
 
 def existing(path: Path) -> Path:

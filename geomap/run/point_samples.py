@@ -24,16 +24,18 @@ def samples_at(source: PointsFile, run: Path) -> Samples:
     """The series of a run's composites at labelled points, one for each pixel; polygons and cells of 500 m are groups.
 
     Args:
-        source: the points; their classes are those of the built-in legend that knows most of their names.
+        source: the points; their classes are those of the built-in legend that knows most of their names, or, if these
+            are ids of several legends, of the one that is named like the column.
         run: directory of a run with --save-composites, or its composites.zarr.
 
     Raises:
-        InputError: the points cannot be read, no legend knows their classes, or none lies on a pixel with data.
+        InputError: the points cannot be read, no legend knows their classes, ids fit several, or no point lies on a
+            pixel with data.
         ReadError: the store is damaged.
     """
     points = read_points(source.file, source.column, crs=source.crs, date_column=source.date_column)
     kept = open_store(run, COMPOSITES)
-    legend = nearest_legend(points)
+    legend = nearest_legend(points, source.column)
     matched = match(points, legend)
     known = matched.ids > 0
     place, ids, groups, _ = distinct(points.rows(known), matched.ids[known])
@@ -59,9 +61,21 @@ def samples_at(source: PointsFile, run: Path) -> Samples:
     )
 
 
-def nearest_legend(points: Points) -> Legend:
-    """The built-in legend that knows most of the points' names. Raises InputError if none knows any."""
+def nearest_legend(points: Points, column: str) -> Legend:
+    """The built-in legend that knows most of the points' names; of those that know them all as ids, the column's.
+
+    Raises InputError if none knows any, or if ids fit several legends and the column is called like none of these.
+    """
     known = [legend for name in legends.builtin_names() if (legend := legends.load(name)).classes]
+    written = set(points.name) - {""}
+    fitting = {legend.name: legend for legend in known if written <= {str(c.id) for c in legend.classes}}
+    if len(fitting) > 1:
+        if column.casefold() not in fitting:
+            raise InputError(
+                f"the ids in the column {shown(column)} of {shown(points.path)} fit {listed(fitting)}; write the names "
+                f"of the classes, or call the column after the legend, such as {next(iter(fitting))}"
+            )
+        return fitting[column.casefold()]
     best = max(known, key=lambda legend: int((match(points, legend).ids > 0).sum()))
     if not (match(points, best).ids > 0).any():
         names = listed(legend.name for legend in known)

@@ -69,7 +69,7 @@ class TrainConfig(Strict):
     version: str = "1"
     licence: str
     encoder: Literal["small", "timesenclip"] = "small"
-    dropout: Fraction = 0.0  # in the encoder; augmentation regularises, and dropout doubles the time on a CPU
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # augmentation regularises; dropout doubles the time on a CPU
     text_space: str = "sentence-transformers/all-MiniLM-L6-v2"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # results repeat to the bit for the same number

@@ -88,6 +88,53 @@ def test_places_make_groups_where_a_table_has_none(tmp_path: Path, frame: pd.Dat
     assert samples.id[39] == "mine/39"
 
 
+def test_only_samples_without_a_place_are_groups_of_their_own(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame = frame.drop(columns="group").assign(lon=[4.2, 4.8, np.nan, 5.1] * 10, lat=[50.5, 50.5, 50.5, np.nan] * 10)
+    groups, grouped_by = read_set(str(written(frame, tmp_path / "mine.csv")), 1).folds()
+    assert grouped_by == "cells of one degree"
+    assert len(set(groups[0::4].tolist()) | set(groups[1::4].tolist())) == 1
+    assert len(np.unique(groups)) == 1 + 20
+    nowhere = written(frame.assign(lon=np.nan), tmp_path / "nowhere.csv")
+    assert read_set(str(nowhere), 1).folds()[1] == "sample (their places are unknown)"
+
+
+def assert_same(a: Samples, b: Samples) -> None:
+    assert a.id.tolist() == b.id.tolist()
+    np.testing.assert_array_equal(a.dn, b.dn)
+    assert {k: v.tolist() for k, v in a.labels.items()} == {k: v.tolist() for k, v in b.labels.items()}
+
+
+def test_empty_cells_beyond_the_first_line_move_no_column(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame = frame[[*frame.columns[4:], "id", "group", "landcover", "crops"]].fillna(7)
+    head, *rows = written(frame, tmp_path / "mine.csv").read_text().splitlines()
+    (tmp_path / "ends.csv").write_text("\n".join([head, *(f"{row}, ," for row in rows)]))
+    assert_same(read_set(str(tmp_path / "ends.csv"), 1), read_set(str(tmp_path / "mine.csv"), 1))
+    for k, more in ((0, "9"), (30, "9")):
+        cells = [f"{row},{more if i == k else ''}" for i, row in enumerate(rows)]
+        (tmp_path / "more.csv").write_text("\n".join([head, *cells]))
+        with pytest.raises(ReadError, match="more cells than its first line"):
+            read_set(str(tmp_path / "more.csv"), 1)
+
+
+@pytest.mark.parametrize("column", ["landcover", "B08_04", "lon"])
+def test_a_column_that_is_read_may_be_there_once(tmp_path: Path, frame: pd.DataFrame, column: str) -> None:
+    frame = frame.assign(lon=4.2, lat=50.5, note=1)
+    twice = pd.concat([frame, frame[[column, "note"]]], axis=1)
+    with pytest.raises(ReadError, match=f"has the column {column} twice"):
+        read_set(str(written(twice, tmp_path / "mine.csv")), 1)
+    assert len(read_set(str(written(pd.concat([frame, frame[["note"]]], axis=1), tmp_path / "mine.csv")), 1)) == 40
+
+
+@pytest.mark.parametrize(("separator", "decimal"), [(";", ","), (";", "."), ("\t", ".")])
+def test_columns_may_be_separated_otherwise(tmp_path: Path, frame: pd.DataFrame, separator: str, decimal: str) -> None:
+    frame = frame.assign(lon=[4.25, np.nan] * 20, lat=-50.5)
+    path = tmp_path / "other.csv"
+    frame.to_csv(path, index=False, sep=separator, decimal=decimal)
+    plain, other = read_set(str(written(frame, tmp_path / "mine.csv")), 1), read_set(str(path), 1)
+    assert_same(plain, other)
+    np.testing.assert_array_equal(other.lonlat, frame[["lon", "lat"]])
+
+
 @pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
 def test_samples_without_a_group_are_groups_of_their_own(tmp_path: Path, frame: pd.DataFrame, name: str) -> None:
     frame = frame.assign(group=["A", "a", None, None] * 10, lon=4.2, lat=50.5)
@@ -139,6 +186,8 @@ def test_a_cover_gives_the_classes_that_a_table_does_not_name(tmp_path: Path, fr
         (lambda f: f.rename(columns={"B8A_03": "b08a-3"}), "write B8A_03"),
         (lambda f: f.rename(columns={"B11_10": "b11_10"}), "write B11_10"),
         (lambda f: f.assign(B02_00=1), "months count from B02_01, January"),
+        (lambda f: f.assign(lon=4.0, lat=[50.0, 5645321.5] * 20), "row 2: lat = 5645321.5 is not in degrees"),
+        (lambda f: f.assign(lon=-181, lat=90), "row 1: lon = -181 is not in degrees"),
     ],
 )
 def test_broken_tables_are_refused_by_column_and_row(
@@ -159,6 +208,28 @@ def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
         assert "\n" not in str(e.value)
     with pytest.raises(InputError, match="single pixels"):
         read_set(str(tmp_path / "a.csv"), 9)
+
+
+@pytest.mark.parametrize("name", ["flanders", "corsica", "east_africa", "rondonia", "africa"])
+def test_a_measured_set_in_another_file_is_refused(tmp_path: Path, frame: pd.DataFrame, name: str) -> None:
+    paths = [written(frame, tmp_path / "a.csv"), written(frame, tmp_path / "a.parquet"), tmp_path / "a.npz"]
+    np.savez(paths[2], a=np.arange(3))
+    for path in (*paths, tmp_path / "cut.npz", tmp_path / "empty", tmp_path / "a.npy"):
+        if path.stem == "cut":
+            path.write_bytes(paths[2].read_bytes()[:100])
+        elif path.stem == "empty":
+            path.touch()
+        elif path.suffix == ".npy":
+            np.save(path, np.arange(3))
+        with pytest.raises(ReadError, match=rf"cannot read .*{path.name}: .*; it needs the (arrays|columns) ") as e:
+            read_set(f"{name}={path}", 1)
+        assert "\n" not in str(e.value)
+
+
+def test_points_without_a_run_are_no_test_set(tmp_path: Path, untrained: str) -> None:
+    for source in ("x.gpkg", "x.gpkg:fields", "x.GeoJSON", "x.shp"):
+        done = geomap("evaluate", untrained, "--data", source, "--out", tmp_path / "o")
+        refused(done, 2, source, "need --run DIR", "--column NAME")
 
 
 def test_the_command_measures_a_table(tmp_path: Path, frame: pd.DataFrame, untrained: str) -> None:

@@ -22,6 +22,8 @@ from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.evaluate import baselines, compare, metrics, plots, prompt_kinds, protocol, report, tables, zero_shot
 from geomap.label import towers
+from geomap.points.read import Points
+from geomap.run.point_samples import nearest_legend
 from geomap.simulate import covers
 from tests.support.layouts import write_cut, write_label_csv, write_photo_dictionary
 from tests.support.runner import geomap
@@ -442,6 +444,21 @@ def test_unknown_sources_are_refused(tmp_path: Path) -> None:
         read_set("flanders=x.npz", 9)
     with pytest.raises(InputError, match=r"no file x\.npz"):
         read_set("flanders=x.npz", 1)
+
+
+def places(*names: str) -> Points:
+    return Points(Path("points.csv"), np.zeros((len(names), 2)), names, np.arange(len(names)))
+
+
+def test_the_legend_of_points_is_that_of_their_names_or_of_the_column_of_ids() -> None:
+    assert nearest_legend(places("Maize", "common wheat", "Water"), "landcover").name == "crops"
+    assert nearest_legend(places("2", "", "7"), "LandCover").name == "landcover"
+    assert nearest_legend(places("2", "7"), "crops").name == "crops"
+    assert nearest_legend(places("2", "44"), "class").name == "habitat"  # the only legend with so many classes
+    with pytest.raises(InputError, match=r"column class .* fit bioregion, crops, habitat, landuse; write the names"):
+        nearest_legend(places("2", "12"), "class")
+    with pytest.raises(InputError, match="no class of"):
+        nearest_legend(places("2", "99"), "landcover")
 
 
 # ---- the report

@@ -97,6 +97,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (MINIMAL + "real:\n  atlantis: a.npz\n", "real: atlantis is none of flanders"),
         (MINIMAL + "real_share: 1.5\n", "real_share"),
         (MINIMAL + "steps: 0\n", "steps"),
+        (MINIMAL + "dropout: 1.0\n", "dropout"),
         (MINIMAL + "levels: {cover: .nan}\n", "levels.cover"),
         (MINIMAL + "levels: {crops: -3}\n", "levels.crops"),
         (MINIMAL + "levels: {cover: 0, landcover: 0, crops: 0, landuse: 0, habitat: 0, bioregion: 0}\n", "levels"),
@@ -352,11 +353,12 @@ def test_a_users_table_is_trained_on_as_the_set_that_it_was_written_from(tmp_pat
         np.testing.assert_array_equal(read.labels[name], made.labels[name])
     np.testing.assert_array_equal(read.dn, made.dn)
     np.testing.assert_array_equal(read.valid, made.valid)
-    mine = {"mine": str(tmp_path / "mine.csv")}
-    with_mine = {"real": mine, "test": mine, "evaluation": config.Evaluation(steps=5), "steps": 5}
+    other = simulated_samples(np.random.default_rng(5), 80)
+    sets = {"mine": str(tmp_path / "mine.csv")}, {"other": str(write_table(tmp_path / "other.csv", other))}
+    with_mine = {"real": sets[0], "test": sets[1], "evaluation": config.Evaluation(steps=5), "steps": 5}
     card = loop.train_captions(tiny.model_copy(update=with_mine), tmp_path / "w")
     assert card.metrics["left_out"]["mine"]["landcover"]["samples"] == (made.labels["landcover"] > 0).sum()
-    assert card.metrics["unseen"]["mine"]["landcover"]["samples"] == (made.labels["landcover"] > 0).sum()
+    assert card.metrics["unseen"]["other"]["landcover"]["samples"] == (other.labels["landcover"] > 0).sum()
     assert [(s.name, s.kind, s.samples) for s in card.training[1:]] == [("mine", "measured", 90)]
 
 
@@ -378,16 +380,34 @@ def test_a_table_of_land_covers_or_crops_can_be_trained_on(tmp_path: Path) -> No
 def test_a_table_with_one_column_of_labels_is_trained_on_left_out_and_tested(
     tmp_path: Path, tiny: TrainConfig, legend: str
 ) -> None:
-    made = simulated_samples(np.random.default_rng(4), 120)
-    columns = {f"{b}_{m + 1:02d}": made.dn[:, m, i] for m in range(12) for i, b in enumerate(BANDS)}
-    path = tmp_path / "mine.csv"
-    pd.DataFrame({legend: made.labels[legend], **columns}).replace(0, "").to_csv(path, index=False)
-    sets = {"mine": str(path)}
-    config_ = tiny.model_copy(update={"steps": 2, "real": sets, "test": sets, "evaluation": config.Evaluation(steps=2)})
-    metrics = loop.train_captions(config_, tmp_path / "w").metrics
-    scored = [metrics["left_out"]["mine"], metrics["unseen"]["mine"]]
+    sets = {}
+    for seed, name in ((4, "mine"), (5, "other")):
+        made = simulated_samples(np.random.default_rng(seed), 120)
+        columns = {f"{b}_{m + 1:02d}": made.dn[:, m, i] for m in range(12) for i, b in enumerate(BANDS)}
+        sets[name] = {name: str(tmp_path / f"{name}.csv")}
+        frame = pd.DataFrame({legend: made.labels[legend], **columns}).replace(0, "")
+        frame.to_csv(sets[name][name], index=False)
+    asked = {"steps": 2, "real": sets["mine"], "test": sets["other"], "evaluation": config.Evaluation(steps=2)}
+    metrics = loop.train_captions(tiny.model_copy(update=asked), tmp_path / "w").metrics
+    scored = [metrics["left_out"]["mine"], metrics["unseen"]["other"]]
     assert all(0 <= found[legend]["accuracy"] <= 1 for found in scored)
     assert all({"landcover", "crops"} & set(found) == {legend} for found in scored)
+
+
+def test_what_is_trained_on_is_no_test_whatever_it_is_called(tmp_path: Path, tiny: TrainConfig) -> None:
+    made = simulated_samples(np.random.default_rng(4), 90)
+    (tmp_path / "old").mkdir()
+    asked = {"steps": 1, "real": {"mine": str(write_table(tmp_path / "mine.csv", made))}}
+    some, others = made.rows(np.arange(40, 60)), simulated_samples(np.random.default_rng(5), 30)
+    steps: list[int] = []
+    again = asked | {"test": {"again": str(write_table(tmp_path / "some.csv", some))}}
+    with pytest.raises(ConfigError, match="20 of the 20 samples of again are in `real` too"):
+        loop.train_captions(
+            tiny.model_copy(update=again), tmp_path / "w", lambda stage, done, total: steps.append(done)
+        )
+    assert steps == []  # before hours of training
+    new = asked | {"test": {"mine": str(write_table(tmp_path / "old" / "mine.csv", others))}}  # both have the id mine/0
+    assert "unseen" in loop.train_captions(tiny.model_copy(update=new), tmp_path / "w").metrics
 
 
 def test_a_table_without_a_label_of_land_cannot_be_trained_on(tmp_path: Path) -> None:

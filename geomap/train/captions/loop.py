@@ -22,6 +22,7 @@ from geomap.datasets.simulated import simulated_samples
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource
 from geomap.encode.model import CONFIGS, PixelEncoder
+from geomap.errors import ConfigError
 from geomap.label import towers
 from geomap.train.captions import scores
 from geomap.train.captions.levels import Level, make_levels
@@ -58,7 +59,8 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
     The sets of `test` are scored with the encoder itself, which has not seen them.
 
     Raises:
-        ConfigError: an unknown key, a value out of range, or a measured set whose file is missing.
+        ConfigError: an unknown key, a value out of range, a measured set whose file is missing, or a set of `test` that
+            shares samples with one of `real`.
         InputError: a package is not installed.
         ReadError: a measured set breaks its format.
         WeightsError: an unknown text space.
@@ -73,6 +75,8 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
 
 def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
     measured = [read_measured(name, Path(path)) for name, path in config.real.items()]
+    unseen = [read_measured(name, Path(path)).usable() for name, path in config.test.items()]
+    _refuse_seen(unseen, measured)
     tower = towers.tower(config.text_space)
     levels = make_levels(tower)
     words = Vocabulary.of(levels, tower)
@@ -83,8 +87,7 @@ def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
     encoder = fit_encoder(config, pool, measured, levels, config.steps, progress)
     held = simulated_samples(np.random.default_rng([config.seed, 1]), config.held_out)
     metrics["simulated_held_out"] = scores.score_samples(encoder, held, words)
-    if config.test:
-        unseen = [read_measured(name, Path(path)).usable() for name, path in config.test.items()]
+    if unseen:
         metrics["unseen"] = {s.name: scores.score_samples(encoder, s, words) for s in unseen}
     scale = metrics.pop("logit_scale", None) or scores.simulated_scale(encoder, held, words)
     card = Card(
@@ -93,6 +96,17 @@ def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
         training=sources(config, measured), recipe=config.recipe, metrics=metrics, limits=config.limits,
     )  # fmt: skip
     return weights.save(out, encoder, card, words.stored, words.anchors)
+
+
+def _refuse_seen(tests: Sequence[Samples], measured: Sequence[Samples]) -> None:
+    """Raise ConfigError if a series of a test set is also in a set that is trained on, whatever its id."""
+    seen = {series.tobytes() for samples in measured for series in samples.dn}
+    for test in tests:
+        if shared := sum(series.tobytes() in seen for series in test.dn):
+            raise ConfigError(
+                f"test: {shared:,} of the {len(test):,} samples of {test.name} are in `real` too, which is trained on; "
+                "take them out of one of the two"
+            )
 
 
 def _left_out(
