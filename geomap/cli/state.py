@@ -78,6 +78,8 @@ def view_command(directory: Directory) -> None:
             f"{directory} has no {files.PAGE}: it was made with --no-report or an earlier version, or is not finished; "
             "make the maps in another --out"
         )
+    if not (directory / files.SUMS).is_file():
+        warn(f"{directory} is not finished: the page may be of other maps than lie there; type its command again")
     address = page.resolve().as_uri()
     if webbrowser.open(address):
         say(f"opened {address}")

@@ -188,7 +188,7 @@ def test_pictures_have_the_colours_of_the_map_and_are_its_thumbnail(run: Path) -
     assert thumbnail.media_type == "image/png"
 
 
-def test_view_opens_the_page_or_names_it(run: Path) -> None:
+def test_view_opens_the_page_or_names_it(run: Path, tmp_path: Path) -> None:
     address = (run / files.PAGE).resolve().as_uri()
     opened = typed("view", run, BROWSER=f"{sys.executable} -c 'print(\"seen\")' %s")
     assert opened.returncode == 0
@@ -197,6 +197,11 @@ def test_view_opens_the_page_or_names_it(run: Path) -> None:
     assert address in nothing.stdout
     assert nothing.returncode == 0
     refused(geomap("view", run / "tiles"), 2, "index.html")
+    shutil.copytree(run, tmp_path / "half")
+    (tmp_path / "half/SHA256SUMS").unlink()
+    half = typed("view", tmp_path / "half", BROWSER=f"{sys.executable} -c 'print(\"seen\")' %s")
+    assert "is not finished: the page may be of other maps" in " ".join(half.stderr.split())
+    assert "is not finished" not in opened.stderr
 
 
 # --- the command that asks for the same
