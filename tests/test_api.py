@@ -1,8 +1,10 @@
 """The Python API: its arrays are the pixels of a run, they carry their place and meaning, and wrong input is told."""
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,15 @@ import pandas as pd
 import pytest
 import rasterio
 import shapely
+import torch
 import xarray as xr
 from pyproj import Transformer
 
 import geomap
 from geomap import legends, simulate
+from geomap.encode.card import Q_HIGH, Q_LOW
+from geomap.encode.model import PixelEncoder
+from geomap.encode.weights import Weights
 from geomap.errors import InputError, LegendError, NoScenesError, WeightsError
 from geomap.simulate import Archive
 
@@ -174,6 +180,76 @@ def test_what_cannot_be_is_told(
         geomap.open_store(tmp_path)
 
 
+def test_embeddings_of_weights_of_ones_own_ask_for_these(series: xr.DataArray, untrained: str) -> None:
+    made = geomap.embed(series.isel(y=slice(20, 30), x=slice(20, 30)), untrained, device="cpu")
+    with pytest.raises(WeightsError, match=r"weights untrained, which do not come with geomap; give .* as weights=$"):
+        geomap.label(made, legends="landcover")
+    assert geomap.label(made, legends="landcover", weights=untrained).landcover.any()
+
+
+def banded(name: str, *latitudes: tuple[float, float] | None) -> geomap.Legend:
+    """Land cover under another name, the first classes with latitudes."""
+    found = legends.load("landcover").model_dump()["classes"]
+    classes = [{**c, "latitudes": band} for c, band in itertools.zip_longest(found, latitudes)]
+    return geomap.Legend(name=name, title=name, classes=classes)
+
+
+def test_latitudes_that_leave_too_few_classes_are_named(embeddings: xr.DataArray) -> None:
+    tropical = banded("farm", *[(-10.0, 10.0)] * 7)
+    names = [c.name for c in tropical.classes]
+    with pytest.raises(LegendError, match=r"latitudes of the area .* of legend farm, .*; add --everywhere") as e:
+        geomap.label(embeddings, legends=tropical)
+    assert ", ".join(names[:7]) in str(e.value)
+    assert "--without" not in str(e.value)
+    assert geomap.label(embeddings, legends=tropical, everywhere=True).farm.attrs["class_names"] == names
+    with pytest.raises(LegendError, match="--without leaves fewer than two classes"):
+        geomap.label(embeddings, legends=tropical, without=names[1:])
+    tropical = tropical.model_copy(update={"name": "fields", "within": "farm=Cropland"})
+    with pytest.raises(LegendError, match="the latitudes of the area leave out the class of farm to which fields is"):
+        geomap.label(embeddings, legends=[banded("farm", None, (-10, 10)), tropical])
+
+
+def test_embeddings_that_do_not_tell_where_they_lie_keep_all_classes_and_say_so(
+    embeddings: xr.DataArray, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = embeddings.isel(y=slice(20, 30), x=slice(20, 30))
+    nowhere, legend = part.drop_vars("spatial_ref"), banded("farm", (-10, 10))
+    said = "name no coordinate system, so classes of farm that do not occur at their latitudes compete too"
+    assert len(geomap.label(part, legends=legend).farm.attrs["class_names"]) == 7
+    for quiet in ({"legends": "landcover"}, {"legends": legend, "everywhere": True}):
+        geomap.label(nowhere, **quiet)
+    assert said not in caplog.text
+    found = geomap.label(nowhere, legends=["landcover", legend])
+    assert len(found.farm.attrs["class_names"]) == 8
+    assert said in caplog.text
+
+
+def test_a_legend_may_not_have_the_name_of_a_dimension(embeddings: xr.DataArray) -> None:
+    asked = ["landcover", banded("landcover_class")]
+    with pytest.raises(LegendError, match="dimension of landcover_probabilities is called landcover_class alr") as e:
+        geomap.label(embeddings, legends=asked, layers="probabilities")
+    assert "\n" not in str(e.value)
+    assert geomap.label(embeddings, legends=asked, layers="second").landcover_class.any()
+
+
+def test_a_restricted_legend_lies_on_the_map_of_one_that_is_restricted_too(embeddings: xr.DataArray) -> None:
+    own = banded("own")
+    every = geomap.label(embeddings, legends=["landcover", "crops", own], within="none")
+    cropland, crops = every.landcover.values == 2, every.crops.values
+    on, off = (np.bincount(crops[mask], minlength=256) for mask in (cropland, ~cropland))
+    crop = int(np.minimum(on, off)[1:].argmax()) + 1  # a crop that lies on cropland, and elsewhere too
+    here = (every.landcover == 2) & (every.crops == crop)
+    assert 0 < int(here.sum()) < int((every.crops == crop).sum())
+    name = next(c.name for c in legends.load("crops").classes if c.id == crop)
+    own = own.model_copy(update={"within": f"crops={name}"})
+    for asked in (["crops", own], [own, "crops"], [own]):
+        maps = geomap.label(embeddings, legends=asked)
+        np.testing.assert_array_equal(maps.own, every.own.where(here, 0))
+        np.testing.assert_array_equal(maps.own_confidence, every.own_confidence.where(here, 255))
+        np.testing.assert_array_equal(maps.crops, every.crops.where(every.landcover == 2, 0))
+        np.testing.assert_array_equal(maps.landcover, every.landcover)
+
+
 @pytest.fixture(scope="module")
 def points(embeddings: xr.DataArray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A point on every fifth pixel, of two classes that follow from the first component of its embedding."""
@@ -243,9 +319,70 @@ def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataAr
         (window.isel(month=[0, 0]), "each calendar month at most once"),
         (window.isel(month=0), "of \\(month, band, y, x\\)"),
         (window.values, "not ndarray"),
+        (window > 0, "whole numbers 0..65535"),
+        (window.isel(month=[0, 1]).assign_coords(month=[window.month.values[0], np.datetime64("NaT")]), "hold dates"),
+        (
+            window.assign_coords(inside=window.inside.expand_dims(month=window.month)),
+            r"inside must be of \(y, x\), not",
+        ),
     ):
         with pytest.raises(InputError, match=why):
             geomap.embed(odd, device="cpu")
+
+
+def test_saturated_values_are_nodata_as_in_a_composite(series: xr.DataArray) -> None:
+    spoilt, without = (series.isel(y=slice(20, 30), x=slice(20, 40)).copy(deep=True) for _ in range(2))
+    assert spoilt[6, :, 3:5].all()
+    spoilt[6, 2, 3:5], without[6, 2, 3:5] = 65535, 0
+    for same in (spoilt, spoilt.astype(np.float32)):
+        made, wanted = geomap.embed(same, device="cpu"), geomap.embed(without, device="cpu")
+        np.testing.assert_array_equal(made, wanted)
+        np.testing.assert_array_equal(made.clear_months, wanted.clear_months)
+
+
+def test_pixels_that_reindex_and_pad_add_lie_outside_the_area(series: xr.DataArray, embeddings: xr.DataArray) -> None:
+    wider = np.append(series.x.values, series.x.values[-1] + 10)
+    for wide in (series.reindex(x=wider), series.pad(x=(0, 1), constant_values=0)):
+        made = geomap.embed(wide, device="cpu")
+        assert (made.clear_months[:, -1] == 255).all()
+        np.testing.assert_array_equal(made[..., :-1], embeddings)
+        np.testing.assert_array_equal(made.clear_months[:, :-1], embeddings.clear_months)
+    plain, wide = (geomap.label(e, "maize, grass") for e in (embeddings, embeddings.reindex(x=wider)))
+    assert (wide.clear_months[:, -1] == 255).all()
+    for name in plain:
+        np.testing.assert_array_equal(wide[name][:, :-1], plain[name])
+    months = embeddings.clear_months.expand_dims(component=len(embeddings))
+    with pytest.raises(InputError, match=r"clear_months must be of \(y, x\), not of \(component, y, x\)"):
+        geomap.label(embeddings.assign_coords(clear_months=months), "maize, grass")
+
+
+@pytest.fixture(scope="module")
+def of_patches(untrained: str) -> Weights:
+    """Untrained weights of 3 x 3 pixels."""
+    plain = geomap.load_weights(untrained)
+    torch.manual_seed(6)
+    encoder = PixelEncoder(replace(plain.encoder.cfg, patch=3), torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
+    return replace(plain, encoder=encoder.eval())
+
+
+def test_patches_need_every_pixel_in_its_place(series: xr.DataArray, of_patches: Weights) -> None:
+    """Neighbours are taken by position, so an array that is reversed or thinned would give the wrong ones."""
+    window = series.isel(y=slice(20, 32), x=slice(20, 40))
+    whole = geomap.embed(window, of_patches, device="cpu")
+    inner = geomap.embed(window.isel(y=slice(2, 9), x=slice(3, 12)), of_patches, device="cpu")
+    np.testing.assert_array_equal(inner[:, 1:-1, 1:-1], whole[:, 3:8, 4:11])
+    for axis, steps in (
+        ("y", slice(None, None, -1)),
+        ("x", slice(None, None, -1)),
+        ("x", slice(None, None, 2)),
+        ("y", [0, 1, 3]),
+    ):
+        part = window.isel({axis: steps})
+        with pytest.raises(InputError, match=f"patches of 3 x 3 pixels: y must fall and x rise .*, and {axis} does"):
+            geomap.embed(part, of_patches, device="cpu")
+        geomap.embed(part, device="cpu")  # single pixels have no neighbours
+    bare = window.drop_vars(["y", "x"])
+    np.testing.assert_array_equal(geomap.embed(bare, of_patches, device="cpu"), whole)
 
 
 def test_only_whole_unit_vectors_are_labelled(embeddings: xr.DataArray) -> None:

@@ -40,13 +40,17 @@ from geomap.api.checks import (
     checked_series,
     checked_share,
     checked_within,
+    class_dimension,
     latitudes_of,
+    require_free,
+    require_neighbours,
 )
 from geomap.catalog import offset_check
 from geomap.catalog.offset import OffsetPolicy
 from geomap.catalog.over import over
 from geomap.catalog.search import Found
 from geomap.composite.mask import DEFAULT_MASK, Mask
+from geomap.encode.card import locate
 from geomap.encode.engine import Engine
 from geomap.encode.weights import Weights
 from geomap.encode.weights import load_weights as load_weights
@@ -211,7 +215,8 @@ def embed(
 ) -> xr.DataArray:
     """Encode the months of every pixel into a unit vector in the space of the text embeddings.
 
-    Weights of patches take the pixels beyond the array, or outside the area, as missing; runs read a margin.
+    Weights of patches take the pixels beyond the array, or outside the area, as missing; runs read a margin. They need
+    every pixel in its place: y falls and x rises by 10 m.
 
     Args:
         series: (month, band, y, x) from `composite` or `open_store`, or a window of it.
@@ -225,10 +230,12 @@ def embed(
         `clear_months` (y, x): number of months with a value in all bands, 255 outside the area.
 
     Raises:
-        WeightsError, InputError: the weights or the device do not exist.
+        WeightsError: the weights do not exist.
+        InputError: the series is not a composite, or the device does not exist.
     """
     loaded = weights if isinstance(weights, Weights) else load_weights(str(weights))
     dn, steps, inside = checked_series(series)
+    require_neighbours(series, loaded.encoder.cfg.patch)
     least = checked_least(min_clear_months, len(steps))
     engine = Engine(loaded.encoder, device)
     made = Composite(dn, np.zeros((0, *dn.shape[2:]), np.uint8))
@@ -310,15 +317,16 @@ def label(
     warn_of_words(chosen, loaded)
     finish = checked_finish(smooth, layers)
     everywhere, names = checked_flag("everywhere", everywhere), checked_names("without", without)
-    gone = competing(asked, base, names, None if everywhere else latitudes_of(embeddings))
+    gone = competing(asked, base, names, None if everywhere else _latitudes(embeddings, asked))
     questions = questions_of(asked, loaded, least, known, (), finish.layers, gone)
     said: dict[str, str] = {}
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
         taught, said[lesson.legend.name] = _learned(lesson, vectors, embeddings, loaded, least)
         questions = with_taught(questions, taught)
-    made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape, smooth), months, base)
     wanted = layers_of([q.legend for q in questions], least, finish.layers)
+    require_free(wanted)
+    made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape, smooth), months, base)
     maps = xr.Dataset({layer.stem: _map_array(made[layer.stem], layer, _place(embeddings)) for layer in wanted})
     for name, comment in said.items():
         maps[name].attrs["comment"] = comment
@@ -329,7 +337,7 @@ def _map_array(pixels: NDArray[Any], layer: Layer, place: dict[str, Any]) -> xr.
     """A map as an array, with a dimension for its bands if it has several."""
     if not layer.bands:
         return xr.DataArray(pixels, dims=("y", "x"), coords=place, attrs=_layer_attrs(layer))
-    name = f"{layer.stem.removesuffix('_probabilities')}_class"
+    name = class_dimension(layer)
     bands = {name: list(layer.bands)}
     return xr.DataArray(pixels, dims=(name, "y", "x"), coords=place | bands, attrs=_layer_attrs(layer))
 
@@ -414,6 +422,8 @@ def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weig
     name, digest = about.get("weights"), about.get("weights_sha256")
     if name is None or digest is None:
         raise WeightsError("these embeddings do not name their weights; keep the attributes that embed sets")
+    if weights is None:
+        _require_named(str(name))
     loaded = weights if isinstance(weights, Weights) else load_weights(str(weights or name))
     if loaded.digest != digest:
         raise WeightsError(
@@ -421,6 +431,30 @@ def _weights_of(embeddings: xr.DataArray, weights: Weights | str | None) -> Weig
             "give those as weights="
         )
     return loaded
+
+
+def _require_named(name: str) -> None:
+    """Raise WeightsError if the weights that made embeddings are not found by their name."""
+    try:
+        locate(name)
+    except WeightsError as e:
+        raise WeightsError(
+            f"these are embeddings of weights {shown(name)}, which do not come with geomap; give their folder, or what "
+            "load_weights gave, as weights="
+        ) from e
+
+
+def _latitudes(embeddings: xr.DataArray, asked: Sequence[Legend]) -> tuple[float, float] | None:
+    """(south, north) of embeddings in degrees. Where they do not tell, a warning names the legends that ask for it."""
+    found = latitudes_of(embeddings)
+    bounded = [legend.name for legend in asked if any(c.latitudes is not None for c in legend.classes)]
+    if found is None and bounded:
+        log.warning(
+            "the embeddings name no coordinate system, so classes of %s that do not occur at their latitudes compete "
+            "too; keep spatial_ref, x and y, or give everywhere=True",
+            ", ".join(bounded),
+        )
+    return found
 
 
 def _learned(

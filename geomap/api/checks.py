@@ -16,14 +16,17 @@ from rasterio.warp import transform_bounds
 
 from geomap import config
 from geomap import legends as books
+from geomap.composite.median import observed_np
 from geomap.errors import InputError, LegendError
+from geomap.grid import RESOLUTION
 from geomap.legends import Legend
 from geomap.points.read import PointsFile
 from geomap.run.keys import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, FinishKeys, Restriction, require_points
 from geomap.run.request import class_of
 from geomap.sentinel2 import BANDS
 from geomap.text import shown
-from geomap.types import CLEAR_MONTHS, Finish
+from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Finish
+from geomap.write.layer import Layer
 
 SERIES = ("month", "band", "y", "x")
 EMBEDDING = ("component", "y", "x")
@@ -38,7 +41,7 @@ LENGTH_WITHIN = 0.01
 def checked_series(series: xr.DataArray) -> tuple[NDArray[np.uint16], tuple[int, ...], NDArray[np.bool_]]:
     """(T, C, y, x) DNs with bands in sentinel2.BANDS order, the calendar month 0..11 of each step, and (y, x) inside.
 
-    Takes any whole numbers 0..65535, NaN as nodata: arithmetic and files turn a composite into floats.
+    Takes any whole numbers 0..65535, NaN and SATURATED as nodata: arithmetic and files turn a composite into floats.
 
     Raises InputError.
     """
@@ -46,7 +49,7 @@ def checked_series(series: xr.DataArray) -> tuple[NDArray[np.uint16], tuple[int,
     if sorted(names := [str(band) for band in series.coords["band"].values]) != sorted(BANDS):
         raise InputError(f"embed needs the bands {', '.join(BANDS)}, each once, not {', '.join(names)}")
     dates = series.coords["month"].values
-    if not np.issubdtype(dates.dtype, np.datetime64):
+    if not np.issubdtype(dates.dtype, np.datetime64) or np.isnat(dates).any():
         raise InputError("the coordinate month must hold dates, such as 2023-04-01")
     months = tuple(int(month) % 12 for month in dates.astype("datetime64[M]").astype(int))
     if not months or len(set(months)) < len(months):
@@ -54,17 +57,41 @@ def checked_series(series: xr.DataArray) -> tuple[NDArray[np.uint16], tuple[int,
     ordered = series.assign_coords(band=names).sel(band=list(BANDS)).transpose(*SERIES)
     inside = np.ones(ordered.shape[2:], bool)
     if "inside" in series.coords:
-        inside = np.asarray(series.coords["inside"].transpose("y", "x").values, bool)
+        inside = _of_pixels(series, "inside", missing=False).astype(bool)
     return _digital_numbers(ordered.values), months, inside
 
 
-def _digital_numbers(values: NDArray[np.generic]) -> NDArray[np.uint16]:
+def require_neighbours(series: xr.DataArray, patch: int) -> None:
+    """Refuse, for patches, an array in which neighbours are not 10 m apart, from north to south and west to east.
+
+    Raises InputError. An axis without coordinates is taken as it is.
+    """
+    for axis, step in (("y", -RESOLUTION), ("x", RESOLUTION)):
+        if patch > 1 and axis in series.coords and not np.allclose(np.diff(series.coords[axis].values), step):
+            raise InputError(
+                f"these weights take patches of {patch} x {patch} pixels: y must fall and x rise by {RESOLUTION} m "
+                f"from pixel to pixel, and {axis} does not; embed the composite as it was made, then select"
+            )
+
+
+def _digital_numbers(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Whole numbers as DNs, 0 where they are NaN or SATURATED. Raises InputError."""
     if values.dtype == np.uint16:
-        return np.ascontiguousarray(values)
-    plain = np.nan_to_num(np.asarray(values, np.float64), nan=0.0)
-    if not ((plain >= 0) & (plain <= 65535) & (plain == np.floor(plain))).all():
-        raise InputError("embed needs reflectance x 10000 as whole numbers 0..65535, as geomap.composite gives it")
-    return np.ascontiguousarray(plain.astype(np.uint16))
+        return np.ascontiguousarray(observed_np(values))
+    if values.dtype.kind in "uif":  # bool is none of these
+        plain = np.nan_to_num(np.asarray(values, np.float64), nan=0.0)
+        if ((plain >= 0) & (plain <= 65535) & (plain == np.floor(plain))).all():
+            return np.ascontiguousarray(observed_np(plain.astype(np.uint16)))
+    raise InputError("embed needs reflectance x 10000 as whole numbers 0..65535, as geomap.composite gives it")
+
+
+def _of_pixels(array: xr.DataArray, name: str, missing: int) -> NDArray[Any]:
+    """(y, x) values of a coordinate, `missing` where reindex or pad left them empty. Raises InputError."""
+    found = array.coords[name]
+    if sorted(map(str, found.dims)) != ["x", "y"]:
+        raise InputError(f"the coordinate {name} must be of (y, x), not of ({', '.join(map(str, found.dims))})")
+    placed: NDArray[Any] = found.where(found.notnull(), missing).transpose("y", "x").values
+    return placed
 
 
 def checked_embeddings(embeddings: xr.DataArray, dimensions: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -79,7 +106,7 @@ def checked_embeddings(embeddings: xr.DataArray, dimensions: int) -> tuple[NDArr
     vectors[:, ~np.isfinite(length)] = np.nan
     if (np.abs(length[np.isfinite(length)] - 1) > LENGTH_WITHIN).any():
         raise InputError("label needs unit vectors; divide each pixel's vector by its length")
-    return vectors, np.asarray(embeddings.coords[CLEAR_MONTHS].transpose("y", "x").values, np.uint8)
+    return vectors, _of_pixels(embeddings, CLEAR_MONTHS, missing=NOT_MAPPED).astype(np.uint8)
 
 
 def _require_dims(array: object, dims: Sequence[str], what: str) -> None:
@@ -189,6 +216,21 @@ def checked_legends(
     if taken := sorted({legend.name for legend in found} & RESERVED):
         raise LegendError(f"a legend may not be called {taken[0]}: maps have a coordinate of that name; rename it")
     return tuple(found) or ((books.load(DEFAULT_LEGEND),) if default else ())
+
+
+def require_free(layers: Sequence[Layer]) -> None:
+    """Refuse a map with the name of the dimension of another one's bands, which would replace it.
+
+    Raises LegendError.
+    """
+    dimensions = {class_dimension(layer): layer.stem for layer in layers if layer.bands}
+    if taken := sorted(dimensions.keys() & {layer.stem for layer in layers}):
+        raise LegendError(f"a dimension of {dimensions[taken[0]]} is called {taken[0]} already; rename that legend")
+
+
+def class_dimension(layer: Layer) -> str:
+    """The dimension of a map with a band for each class."""
+    return f"{layer.stem.removesuffix('_probabilities')}_class"
 
 
 def checked_points(

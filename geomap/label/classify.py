@@ -33,7 +33,12 @@ EXTRAS: Final = ("second", "margin", "probabilities")
 """What can be kept of a legend of classes besides class and confidence (`--layers`)."""
 
 Within: TypeAlias = Mapping[str, tuple[str, int]]
-"""Legend -> (another legend, class id): nodata where that one has another class."""
+"""Legend -> (another legend, class id): nodata where the map of that one, restricted itself, has another class."""
+
+
+def depth(name: str, within: Within) -> int:
+    """How many legends restrict a legend, each of them the one before; 0: it is mapped everywhere."""
+    return 1 + depth(within[name][0], within) if name in within else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +299,9 @@ class TileLabels:
         return edges
 
     def _restrict(self, within: Within) -> None:
-        outside = {base: self._answers[base[0]].value != base[1] for base in within.values()}
-        for question in self._questions:
-            if (base := within.get(question.legend.name)) is not None:
-                answer, off = self._answers[question.legend.name], outside[base]
-                _put(answer, off, _blank(question, (int(off.sum()),)))
+        """Blank each legend where the map of its base has another class, the bases first."""
+        restricted = [q for q in self._questions if q.legend.name in within]
+        for question in sorted(restricted, key=lambda q: depth(q.legend.name, within)):
+            base, number = within[question.legend.name]
+            off = self._answers[base].value != number
+            _put(self._answers[question.legend.name], off, _blank(question, (int(off.sum()),)))

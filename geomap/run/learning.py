@@ -53,6 +53,7 @@ class Base:
 
     question: Question  # with vectors in the store's coordinates
     number: int  # id of the class
+    base: Base | None = None  # the class on which alone this one is mapped
 
     @property
     def called(self) -> str:
@@ -63,7 +64,7 @@ class Base:
     def holds(self, embeddings: NDArray[np.float32]) -> NDArray[np.bool_]:
         """(n,) True for (n, C) unit vectors of the class, each by itself: maps that are smoothed may differ."""
         found: NDArray[np.bool_] = answer(self.question, torch.from_numpy(embeddings)).value == self.number
-        return found
+        return found if self.base is None else found & self.base.holds(embeddings)
 
 
 def base_of(name: str, questions: Sequence[Question], within: Within, codec: Codec) -> Base | None:
@@ -72,7 +73,8 @@ def base_of(name: str, questions: Sequence[Question], within: Within, codec: Cod
         return None
     of, number = within[name]
     question = next(q for q in questions if q.legend.name == of)
-    return Base(replace(question, vectors=codec.project(question.vectors)), number)
+    stored = replace(question, vectors=codec.project(question.vectors))
+    return Base(stored, number, base_of(of, questions, within, codec))
 
 
 def teach(

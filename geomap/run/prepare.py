@@ -23,7 +23,7 @@ from geomap.encode.engine import pick_device, pick_dtype
 from geomap.encode.model import PixelEncoder
 from geomap.errors import InputError, LegendError
 from geomap.label import choose
-from geomap.label.classify import Question, Within
+from geomap.label.classify import Question, Within, depth
 from geomap.label.learn import SERIES_FROM
 from geomap.legends import Legend, restriction
 from geomap.points.read import PointsFile
@@ -37,6 +37,7 @@ from geomap.run.request import Request
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
+from geomap.text import listed
 from geomap.types import PLAIN, Finish, Grid, OwnGrid, Period, Progress, Scene, Tile
 from geomap.write.layer import Layer, change_layers, layers_of, place_of, require_distinct
 from geomap.write.own_grid import placed
@@ -240,25 +241,40 @@ def _covering(path: Path, tiles: Sequence[Tile], period: Period) -> Path:
 def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Legend, ...], dict[str, tuple[str, int]]]:
     """The legends to map, those that restrict others included; and legend -> (the one that restricts it, class id).
 
-    `within` restricts all other legends; (): none; None: each as it says itself.
+    `within` restricts all other legends; (): none; None: each as it says itself, and so those that are added. Raises
+    LegendError.
     """
-    if within is None:
-        wanted = {legend.name: restriction(legend.within) for legend in asked if legend.within}
-    else:
-        wanted = {legend.name: within for legend in asked} if within else {}
     known = {legend.name: legend for legend in asked}
-    bases: dict[str, Legend] = {}
     found: dict[str, tuple[str, int]] = {}
-    for name, (of, class_name) in wanted.items():
-        base = known.get(of) or bases.get(of) or legends.load(of)
+    every = list(asked)
+    for legend in every:  # also those that are added below
+        wanted = restriction(legend.within) if within is None and legend.within else within
+        if not wanted:
+            continue
+        of, class_name = wanted
+        base = known.get(of) or legends.load(of)
         if base.kind == "score":
             raise LegendError(f"{base.name} gives scores, not classes; --within needs a legend of classes")
-        bases[of] = base
-        number = base.id_of(class_name)
-        if base.name != name:
-            found[name] = base.name, number
-    new = {base.name: base for base in bases.values() if base.name not in known}
-    return (*new.values(), *asked), found
+        if base.name not in known:
+            known[base.name] = base
+            every.append(base)
+        number = known[base.name].id_of(class_name)
+        if within is None or base.name != legend.name:
+            found[legend.name] = base.name, number
+            _require_end(legend.name, found)
+    added = sorted(every[len(asked) :], key=lambda legend: depth(legend.name, found))
+    return (*added, *asked), found
+
+
+def _require_end(name: str, within: Within) -> None:
+    """Raise LegendError if a legend is mapped only on a class of itself, by way of others or not."""
+    chain = [name]
+    while chain[-1] in within:
+        chain.append(within[chain[-1]][0])
+        if chain[-1] == name:
+            raise LegendError(
+                f"legend {' is mapped only within '.join(chain)}: change `within` in one of them, or add --within none"
+            )
 
 
 def latitudes_of(tiles: Sequence[Tile]) -> tuple[float, float]:
@@ -272,19 +288,29 @@ def competing(
 ) -> dict[str, frozenset[int]]:
     """The classes of each legend that do not compete: left out by name, or for the latitudes of the area.
 
-    Classes left out for their latitudes are logged. Raises LegendError for a name that no legend has, or a class to
-    which other legends are restricted.
+    Classes left out for their latitudes are logged. Raises LegendError for a name that no legend has, a class to which
+    other legends are restricted, or latitudes that leave fewer than two classes.
     """
-    gone = choose.left_out(asked, without, latitudes)
+    gone, by_name = choose.left_out(asked, without, latitudes), choose.left_out(asked, without, None)
     for name, (base, number) in within.items():
         if number in gone[base]:
-            raise LegendError(
-                f"--without leaves out the class of {base} to which {name} is restricted; add --within none"
-            )
+            why = "--without leaves out" if number in by_name[base] else "the latitudes of the area leave out"
+            raise LegendError(f"{why} the class of {base} to which {name} is restricted; add --within none")
     for legend in asked:
         if names := choose.named(legend, choose.left_out([legend], (), latitudes)[legend.name]):
+            _require_two(legend, gone[legend.name], by_name[legend.name])
             log.info("legend %s without %s, which do not occur at these latitudes", legend.name, ", ".join(names))
     return gone
+
+
+def _require_two(legend: Legend, gone: frozenset[int], by_name: frozenset[int]) -> None:
+    """Raise LegendError if the latitudes leave fewer than two classes of those that are not left out by name."""
+    if len(legend.classes) - len(gone) < 2 <= len(legend.classes) - len(by_name):
+        names = listed(choose.named(legend, gone - by_name))
+        raise LegendError(
+            f"the latitudes of the area leave fewer than two classes of legend {legend.name}, without {names}; add "
+            "--everywhere (everywhere=True in Python) to keep these"
+        )
 
 
 def find_scenes(request: Request, progress: Progress) -> Found:

@@ -1,5 +1,6 @@
 """Scores by early and late ensembling, against loops written out; and that a run knows which one it was asked for."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ import torch
 
 from geomap import aoi, legends
 from geomap.errors import OutputError
-from geomap.label.classify import Question, answer, score
+from geomap.label.classify import Question, TileLabels, answer, score
 from geomap.legends import Legend, RatedPrompt
 from geomap.run.directory import open_directory
 from geomap.run.identity import identity_of
+from geomap.run.learning import base_of
 from geomap.run.prepare import prepare
 from geomap.run.request import Request
+from geomap.store.codec import Codec
 from geomap.types import Period
 
 SCALE = 20.0
@@ -95,6 +98,33 @@ def test_a_voter_with_many_prompts_outweighs_the_others_only_early() -> None:
     late = score(Question(rated(*votes, ensembling="late", min_prompts=1), vectors, SCALE), pixel)
     assert early.item() == pytest.approx((9 * 10 + 2) / 11, abs=1e-5)
     assert late.item() == pytest.approx((10 + 1 + 1) / 3, abs=1e-5)
+
+
+def of_two(name: str) -> Legend:
+    classes = [{"id": i, "name": f"{name} {i}", "colour": "#000000", "prompts": [name]} for i in (1, 2)]
+    return Legend(name=name, title=name, classes=classes)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations("abc")))
+def test_a_restricted_class_holds_only_where_its_map_has_it(order: tuple[str, ...]) -> None:
+    """Of three legends, c lies on class 2 of b, and b on class 1 of a, in whatever order they are asked for."""
+    rng, within = np.random.default_rng(4), {"c": ("b", 2), "b": ("a", 1)}
+    vectors = {name: unit(rng, 2) for name in "abc"}
+    pixels = unit(rng, 200)
+    first, second, third = (1 + (pixels @ vectors[name].T).argmax(axis=1) for name in "abc")
+    questions = [Question(of_two(name), torch.from_numpy(vectors[name]), SCALE) for name in order]
+    labels = TileLabels(questions, (10, 20))
+    labels.fill(np.arange(200), torch.from_numpy(pixels))
+    made = labels.layers({name: within[name] for name in order if name in within}, np.zeros((10, 20), np.uint8))
+    np.testing.assert_array_equal(made["a"].ravel(), first)
+    np.testing.assert_array_equal(made["b"].ravel(), np.where(first == 1, second, 0))
+    here = (first == 1) & (second == 2)
+    np.testing.assert_array_equal(made["c"].ravel(), np.where(here, third, 0))
+    np.testing.assert_array_equal(made["c_confidence"].ravel() == 255, ~here)
+    assert here.any()
+    base = base_of("c", questions, within, Codec(np.eye(16, dtype=np.float32)))
+    assert base is not None
+    np.testing.assert_array_equal(base.holds(pixels), here)  # where points of c are learned from
 
 
 @pytest.mark.parametrize("change", [{"ensembling": "late"}, {"min_prompts": 3}])

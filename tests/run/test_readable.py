@@ -23,7 +23,7 @@ from geomap.label.choose import left_out
 from geomap.run import zones
 from geomap.run.label_request import LabelRequest
 from geomap.run.map import map_area
-from geomap.run.prepare import prepare
+from geomap.run.prepare import prepare, with_base
 from geomap.run.relabel import label_store
 from geomap.types import Finish, Grid
 from geomap.write.patches import merge_small
@@ -328,6 +328,54 @@ def test_crops_are_mapped_on_cropland_unless_they_are_asked_for_everywhere(mappe
     np.testing.assert_array_equal(every > 0, base > 0)
     np.testing.assert_array_equal(crops[crops > 0], every[crops > 0])
     assert not (everywhere / "landcover.tif").exists()
+
+
+def restricted(name: str, within: str | None) -> legends.Legend:
+    """Land use under another name, mapped within a class of another legend."""
+    return legends.load("landuse").model_copy(update={"name": name, "within": within})
+
+
+def test_stored_pixels_are_restricted_by_what_is_restricted_itself_also_where_tiles_meet(mapped, tmp_path) -> None:
+    run = mapped(64, save_embeddings=True)
+    ids, counts = np.unique(pixels(run / "crops.tif"), return_counts=True)
+    number = ids[1:][counts[1:].argmax()]  # the commonest crop; id 0 is nodata
+    name = next(c.name for c in legends.load("crops").classes if c.id == number)
+    own, last = restricted("own", f"crops={name}"), restricted("last", "own=Agriculture")
+    asked = LabelRequest(run, (last, own), finish=Finish(smooth=5, layers=("margin",)), report=False)
+    label_store(asked, tmp_path / "out")
+    landcover, crops, found, inner, margin = (
+        pixels(tmp_path / "out" / f"{stem}.tif") for stem in ("landcover", "crops", "own", "last", "last_margin")
+    )
+    np.testing.assert_array_equal(crops > 0, landcover == 2)
+    np.testing.assert_array_equal(found > 0, crops == number)
+    np.testing.assert_array_equal(inner > 0, found == own.id_of("Agriculture"))
+    np.testing.assert_array_equal(margin == 255, inner == 0)
+    assert 0 < (inner > 0).sum() < (crops > 0).sum()
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"a": "b=Agriculture", "b": "c=Agriculture", "c": "a=Agriculture"}, "c is mapped only within a is mapped"),
+        ({"a": "a=Agriculture"}, "a is mapped only within a: change"),
+    ],
+)
+def test_legends_that_restrict_each_other_are_one_line(asked: dict[str, str], says: str) -> None:
+    own = tuple(restricted(name, within) for name, within in asked.items())
+    with pytest.raises(LegendError, match=says) as e:
+        with_base(own, None)
+    assert "\n" not in str(e.value)
+    assert with_base(own, ()) == (own, {})
+
+
+def test_bases_of_bases_are_added_before_what_they_restrict() -> None:
+    own = restricted("own", "crops=Maize")
+    cropland, maize = ("landcover", 2), ("crops", legends.load("crops").id_of("Maize"))
+    found, within = with_base((own,), None)
+    assert [legend.name for legend in found] == ["landcover", "crops", "own"]
+    assert within == {"own": maize, "crops": cropland}
+    found, within = with_base((own,), ("crops", "Maize"))  # what is typed holds instead, for crops too
+    assert ([legend.name for legend in found], within) == (["crops", "own"], {"own": maize})
 
 
 def test_second_class_margin_and_probabilities_agree(mapped) -> None:
