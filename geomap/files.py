@@ -31,6 +31,9 @@ PAGE: Final = "index.html"
 STATE: Final = "tiles"
 """The directory of the state from which a run resumes; not part of the result."""
 
+BEFORE: Final = f"{STATE}/{SUMS}.before"
+"""While a run is not finished: the files that it or an earlier run of the directory may have put there."""
+
 RECORDS: Final = "composites_from"
 """The folder that records what stored composites were made from: a file for each tile."""
 
@@ -218,15 +221,17 @@ def _lines(sums: Mapping[str, str]) -> bytes:
 def publish(staging: Path, directory: Path) -> None:
     """Move a finished run's files, SHA256SUMS last, from a staging directory to `directory` on the same disk.
 
-    Files of an earlier run that this one does not have are removed. Raises OutputError, DiskFullError.
+    Files of an earlier run that this one does not have are removed, and their folders if these are empty then. Raises
+    OutputError, DiskFullError.
     """
     with disk_errors(directory):
         names = _listed(staging)
-        if (directory / SUMS).is_file():
-            before = {name for name, digest in _sums(directory) if digest and _inside(directory, name)}
-            (directory / SUMS).unlink()  # until the new list is there, the directory does not count as finished
-            for name in before - set(names):
-                (directory / name).unlink(missing_ok=True)
+        before = _lines_of(directory / (SUMS if (directory / SUMS).is_file() else BEFORE))
+        write_bytes(directory / BEFORE, _lines({**before, **_lines_of(staging / SUMS)}))
+        (directory / SUMS).unlink(missing_ok=True)  # until the new list is there, this is no finished run
+        for name in before.keys() - set(names):
+            if _inside(directory, name):
+                _remove_with_folders(directory, name)
         folders = {(directory / name).parent for name in names}
         for folder in sorted(folders):
             _real(directory, folder)
@@ -236,6 +241,28 @@ def publish(staging: Path, directory: Path) -> None:
         for folder in folders:
             flush(folder)
         commit(staging / SUMS, directory / SUMS)
+        (directory / BEFORE).unlink(missing_ok=True)
+
+
+def unmark(directory: Path) -> None:
+    """Make a finished run unfinished: `publish` then finds its list in the state. Raises OutputError, DiskFullError."""
+    with disk_errors(directory):
+        os.replace(directory / SUMS, directory / BEFORE)
+
+
+def _lines_of(path: Path) -> dict[str, str]:
+    """By name, the sha256 in a list such as SHA256SUMS, without broken lines; empty without a list. Raises OSError."""
+    return {name: digest for name, digest in _read_sums(path) if digest} if path.is_file() else {}
+
+
+def _remove_with_folders(directory: Path, name: str) -> None:
+    """Remove a file of a run, and the folders above it that are then empty. Raises OSError."""
+    (directory / name).unlink(missing_ok=True)
+    for folder in PurePosixPath(name).parents[:-1]:
+        try:
+            (directory / folder).rmdir()
+        except OSError:  # not empty, or gone
+            return
 
 
 def _real(directory: Path, folder: Path) -> None:
@@ -261,7 +288,11 @@ def listed_sums(directory: Path, folder: str) -> dict[str, str]:
 
 def _sums(directory: Path) -> Iterator[tuple[str, str]]:
     """(name, sha256) of each line of SHA256SUMS; a broken line yields a file that cannot match."""
-    for number, line in enumerate((directory / SUMS).read_text("utf-8", "replace").splitlines(), start=1):
+    return _read_sums(directory / SUMS)
+
+
+def _read_sums(path: Path) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), start=1):
         match = _LINE.fullmatch(line)
         yield (match[2], match[1]) if match else (f"line {number}", "")
 

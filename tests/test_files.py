@@ -138,6 +138,67 @@ def test_each_listed_file_that_is_not_as_listed_is_named(tmp_path: Path) -> None
     assert wrong(out) == [f"SHA256SUMS: line {n} is not a sha256 and a name" for n in (1, 2)]
 
 
+def staged(out: Path, *names: str) -> Path:
+    """A complete run in the staging directory: each file holds its own name."""
+    staging = out / "tiles/maps"
+    for name in names:
+        files.write_bytes(staging / name, name.encode())
+    files.write_sums(staging)
+    return staging
+
+
+def published(out: Path) -> list[str]:
+    """Files and folders outside the state."""
+    return sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.relative_to(out).parts[0] != files.STATE)
+
+
+def test_files_that_are_gone_go_with_their_empty_folders(tmp_path: Path) -> None:
+    files.publish(staged(tmp_path, "a.tif", "b.tif", "c.zarr/x/c/0", "stac/item.json"), tmp_path)
+    (tmp_path / "stac/mine.txt").write_text("the user's own")
+    files.publish(staged(tmp_path, "a.tif"), tmp_path)
+    assert published(tmp_path) == ["SHA256SUMS", "a.tif", "stac", "stac/mine.txt"]
+    assert wrong(tmp_path) == []
+    assert not (tmp_path / files.BEFORE).exists()
+
+
+@pytest.mark.parametrize("last", [("a.tif", "c.tif"), ("a.tif", "d.tif")], ids=["resumed", "another"])
+@pytest.mark.parametrize("moment", ["b.tif goes", "a.tif comes", "c.tif comes", "SHA256SUMS comes"])
+def test_what_a_publication_was_stopped_in_leaves_nothing_of_an_earlier_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, last: tuple[str, ...]
+) -> None:
+    files.publish(staged(tmp_path, "a.tif", "b.tif"), tmp_path)
+    staging, (name, what) = staged(tmp_path, "a.tif", "c.tif"), moment.split()
+    remove, replace = Path.unlink, os.replace
+
+    def stopped_removal(path: Path, missing_ok: bool = False) -> None:
+        if what == "goes" and path.name == name:
+            raise KeyboardInterrupt
+        remove(path, missing_ok)
+
+    def stopped_move(source: Path, target: Path) -> None:
+        if what == "comes" and source == staging / name:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stopped_removal)
+        patch.setattr(os, "replace", stopped_move)
+        with pytest.raises(KeyboardInterrupt):
+            files.publish(staging, tmp_path)
+    assert not (tmp_path / "SHA256SUMS").exists()
+    files.remove(staging)
+    files.publish(staged(tmp_path, *last), tmp_path)
+    assert published(tmp_path) == ["SHA256SUMS", *last]
+    assert wrong(tmp_path) == []
+
+
+def test_a_run_that_is_made_unfinished_still_tells_which_files_it_has(tmp_path: Path) -> None:
+    files.publish(staged(tmp_path, "a.tif", "b.tif"), tmp_path)
+    files.unmark(tmp_path)
+    files.publish(staged(tmp_path, "a.tif"), tmp_path)
+    assert published(tmp_path) == ["SHA256SUMS", "a.tif"]
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "link", "stac/../../secret"])
 def test_a_list_cannot_lead_outside(tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"

@@ -65,6 +65,7 @@ def run_job(
                         refresh=refresh,
                         retry_quarantined=retry_quarantined,
                         earlier=_maps_before(job, period),
+                        keep_items=True,
                     ),
                     refresh,
                 )
@@ -91,22 +92,24 @@ def _list_maps(job: MapJob) -> None:
 
 
 def _maps_before(job: MapJob, period: Period) -> list[Path]:
-    """The job's finished maps of earlier periods; none if their folder cannot be read."""
+    """The job's finished maps of as many months, earlier ones; none if their folder cannot be read."""
     try:
-        return [directory for of, directory in finished(job) if of.start < period.start]
+        found = finished(job)
+        return [directory for of, directory in found if of.start < period.start and of.months == period.months]
     except OSError as e:
         log.warning("the page shows no earlier areas: %s", e)
         return []
 
 
 def _mapped(job: MapJob, period: Period, run: Callable[[Request, Path], Result], refresh: bool) -> Result:
-    """Map a period; a new map is made from scratch if the earlier one does not fit, for example by old weights."""
+    """Map a period; unless it is finished, from scratch if the earlier map is gone or has, say, other weights."""
     asked, out = request(job, period), job.directory(period)
     try:
         with in_keys(job.path):
             return run(asked, out)
     except UpdateError as e:
-        if _request_file(out).is_file() and not refresh:
+        if (out / files.SUMS).is_file() and read_begun(out).finished and not refresh:
+            e.args = (f"{e}; or make it again in place: geomap run {job.path} --refresh",)
             raise
         log.warning("%s; so that is done now", e)
         return run(replace(asked, update=None), out)

@@ -59,6 +59,17 @@ KEYS: Final = {d.option.flag: d.key for d in declared()} | {
     "--update-from": "outputs.update",
 }
 """Options of the command line that messages name -> the same keys of a job file."""
+DECIDES: Final = {
+    "geomap": "version of geomap", "bounds": "area", "stac": "catalogue.stac", "collection": "catalogue.collection",
+    "max_cloud": "catalogue.max_cloud", "offset_policy": "catalogue.offset", "exclude": "catalogue.exclude",
+    "mask": "masks", "smooth": "finish.smooth", "min_area": "finish.min_area", "vector": "finish.vector",
+    "layers": "finish.layers", "device": "resources.device", "save": "outputs.save_composites or save_embeddings",
+    "update": "outputs.update", "name": "outputs.name", "imagery": "outputs.true_colour or ndvi",
+    "points": "points.file", "learned": "points.learned",
+}  # fmt: skip
+"""Keys of a run's identity (run/identity.py) that messages name -> the keys of a job file, where these differ."""
+_DIFFERS: Final = re.compile(r"\(differs in: ([^)]*)\)")
+_REFUSED: Final = re.compile(f"holds a run of another request {_DIFFERS.pattern}")
 
 
 def _corners(value: Any) -> Any:
@@ -315,13 +326,20 @@ def read_job(path: Path) -> MapJob:
 
 @contextmanager
 def in_keys(path: Path) -> Iterator[None]:
-    """Word errors for a job file: its path comes first, and keys replace options."""
+    """Word errors for a job file: its path comes first, and keys replace options and keys of a run's identity."""
     try:
         yield
     except GeomapError as e:
-        said = _keys_for_options(str(e))
+        said = _DIFFERS.sub(_in_job, _keys_for_options(str(e)))
+        if (refused := _REFUSED.search(said)) and "area" not in refused[1].split(", ") and "--refresh" not in said:
+            said += f", or make this one again in place: geomap run {path} --refresh"
         e.args = (said if said.startswith(str(path)) else f"{path}: {said}",)
         raise
+
+
+def _in_job(differs: re.Match[str]) -> str:
+    keys = (DECIDES.get(key, key) for key in differs[1].split(", "))
+    return f"(differs in: {', '.join(dict.fromkeys(keys))})"
 
 
 def _keys_for_options(message: str) -> str:

@@ -92,6 +92,8 @@ def read_again(directory: Path, **places: str | Path | Earlier | None) -> Reques
             or not the one that the run read.
     """
     record = read_record(directory)
+    if not (directory / files.SUMS).is_file():
+        raise InputError(f"{directory} is not finished; type the run's command again, which resumes it")
     asked = dict(record.asked)
     if asked.pop("command", None) != "map":
         raise InputError(

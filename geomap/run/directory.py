@@ -3,7 +3,8 @@
 `request.json` holds the request and the scenes that were found, so that a resumed run uses the same scenes.
 `<tile>.npz` holds the finished layers of one tile and the fingerprint of its inputs; it gets this name only once it is
 complete. `<kind>.zarr` are the stores of composites and embeddings. `quarantine.json` names the tiles that failed
-twice. `running.json` is for `geomap status`. One run at a time holds the lock.
+twice. `running.json` is for `geomap status`. `SHA256SUMS.before` lists the files of a finished run while others take
+their place (files.publish). One run at a time holds the lock.
 
 The first line of `lock` says that a run made the directory: a folder called `tiles` without it, and without a request,
 is somebody else's. A run makes no links, so a directory that holds one is refused.
@@ -18,7 +19,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ from geomap.run.tile_file import (
     read_layers,
     whole,
 )
-from geomap.types import EXCLUDE, TILE_NAME, Layers, LeftOut, Scene, Searched, Tile
+from geomap.types import TILE_NAME, Layers, LeftOut, Scene, Searched, Tile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -166,7 +167,7 @@ class RunDirectory:
     path: Path
     scenes: tuple[Scene, ...] | None  # of an unfinished run of this request; None: search
     left_out: tuple[LeftOut, ...] = ()
-    finished: bool = False  # of this request, or of one that differs only in keys of `renew`
+    finished: bool = False  # of this request
     stores: tuple[Store, ...] = ()  # stores that tiles are also written to
     searched: Searched = field(default_factory=Searched)
 
@@ -287,12 +288,14 @@ class RunDirectory:
         return self.home / f"{tile.name}.npz"
 
 
-def open_directory(directory: Path, request: Mapping[str, Any], renew: Collection[str] = ()) -> RunDirectory:
+def open_directory(
+    directory: Path, request: Mapping[str, Any], renews: Callable[[str, bool], bool] = lambda key, finished: False
+) -> RunDirectory:
     """The run of `request` in a directory: new, unfinished or complete. Nothing is written.
 
     A run that stopped before its first tile counts as new: it searches again, whatever its request was. If the request
-    differs from the previous one only in keys of `renew`, or in the scenes to leave out and that run is unfinished, the
-    run searches again and its tiles are checked.
+    differs from the previous one only in keys of which `renews` (key, whether that run is finished) is true, the run
+    searches again and its tiles are checked.
 
     Raises:
         OutputError: the directory holds the run of another request or unrelated files, or cannot be read.
@@ -304,15 +307,20 @@ def open_directory(directory: Path, request: Mapping[str, Any], renew: Collectio
     except InputError as e:
         path = directory / files.STATE / REQUEST_FILE
         raise OutputError(f"{path} is damaged; remove {directory} or choose another --out") from e
-    now = json.loads(json.dumps(request))
-    differs = sorted(k for k in before.request.keys() | now.keys() if before.request.get(k) != now.get(k))
-    if set(differs) - {*renew, *(() if before.finished else (EXCLUDE,))}:
+    differs = differing(before.request, request)
+    if not all(renews(key, before.finished) for key in differs):
         raise OutputError(
             f"{directory} holds a run of another request (differs in: {', '.join(differs)}); choose another --out"
         )
     if before.finished or differs:
         return RunDirectory(directory, None, finished=before.finished and not differs)
     return RunDirectory(directory, before.scenes, before.left_out, searched=before.searched)
+
+
+def differing(before: Mapping[str, Any], request: Mapping[str, Any]) -> list[str]:
+    """The keys in which a request differs from that of request.json, sorted."""
+    now = json.loads(json.dumps(request))
+    return sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
 
 
 def require_run(directory: Path) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from geomap.label.classify import Question
 from geomap.run import check, edges, imagery, publish, stores, update
 from geomap.run import log as runlog
 from geomap.run.account import Account, Mapped
-from geomap.run.directory import RunDirectory, open_directory
+from geomap.run.directory import RunDirectory, differing, open_directory, read_begun, require_run
 from geomap.run.from_store import label_stored
 from geomap.run.identity import identity_of, tasks
 from geomap.run.learned import LearnedRecord
@@ -52,13 +52,17 @@ from geomap.run.tiles import Here
 from geomap.run.wording import warn_of_words
 from geomap.run.workers import Resources, Workers
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
-from geomap.types import UPDATE, LeftOut, Progress, Scene, Tile, silent
+from geomap.types import EXCLUDE, UPDATE, LeftOut, Progress, Scene, Tile, silent
 from geomap.write.layer import Layer, Statistics
 
 log = logging.getLogger(__name__)
 
 SOURCE: Final = frozenset({"stac"})
 """Request keys that may differ when quarantined tiles are retried: the item file may have been corrected."""
+UNFINISHED: Final = frozenset({EXCLUDE, UPDATE, "geomap"})
+"""Request keys that may differ from those of an unfinished run, whose tiles count by their fingerprints alone."""
+FIXED: Final = frozenset({"area", "bounds"})
+"""Request keys that must stay the same whatever is redone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +104,17 @@ class Result:
 class Again:
     """Which parts of a finished run are redone; by default none."""
 
-    refresh: bool = False  # search again, and redo the tiles whose scenes or settings changed
+    refresh: bool = False  # search again, and redo the tiles whose scenes or settings changed, or that missed a scene
     retry: bool = False  # retry the quarantined tiles
 
     def __bool__(self) -> bool:
         return self.refresh or self.retry
 
-    def renew(self, asked: Collection[str]) -> frozenset[str]:
-        """Request keys that may differ from those of the previous run."""
+    def renews(self, key: str, finished: bool) -> bool:
+        """Whether a key of the request may differ from that of the previous run, which is finished or not."""
         if self.refresh:
-            return frozenset(asked) - {"area", "bounds"} | {UPDATE}
-        return SOURCE if self.retry else frozenset()
+            return key not in FIXED
+        return (self.retry and key in SOURCE) or (not finished and key in UNFINISHED)
 
 
 def map_area(
@@ -123,6 +127,7 @@ def map_area(
     refresh: bool = False,
     retry_quarantined: bool = False,
     earlier: Sequence[Path] = (),
+    keep_items: bool = False,
 ) -> Result:
     """Map an area into `out`: COGs, styles, STAC items, run.json and SHA256SUMS.
 
@@ -136,9 +141,11 @@ def map_area(
         on_estimate: callback with the estimate of the run, called before a pixel is read.
         resources: where the tiles are made; by default in this process.
         refresh: for a finished run, search again and redo the tiles whose scenes (or weights, legends, version:
-            anything but the area) have changed; the tiles are kept for the next refresh.
+            anything but the area) have changed, or in which a scene could not be read; the tiles are kept for the next
+            refresh.
         retry_quarantined: retry the tiles that failed twice; for a finished run, search again.
         earlier: finished runs of the same place, whose areas the page shows beside those of this one.
+        keep_items: go by what was read of an item file that was rewritten since, unless a search is asked for.
 
     Raises:
         InputError: the request cannot be met (the subclasses say why).
@@ -152,7 +159,9 @@ def map_area(
         prepared = prepare(request, crew.device, crew.dtype)
         warn_of_words(request.legends, prepared.weights)
         asked = identity_of(prepared)
-        open_run = partial(open_directory, out, asked, again.renew(asked))
+        if keep_items and not again:
+            prepared, asked = _as_read(out, prepared, asked)
+        open_run = partial(open_directory, out, asked, again.renews)
         run = open_run()
         if again or not run.complete:
             update.require(prepared, asked)
@@ -171,6 +180,8 @@ def map_area(
             found = found or Found(run.scenes or (), run.left_out, request.period, run.searched)
             all_tasks = tasks(prepared, found.scenes)
             pending = _pending(prepared, run, all_tasks, retry_quarantined)
+            if refresh:
+                pending += _with_gaps(run, all_tasks, pending)
             if run.complete and not pending:
                 return _finished(prepared.product, run)
             run = run.begin(asked, found.scenes, found.left_out, all_tasks, found.searched)
@@ -310,21 +321,58 @@ def _crew(resources: Resources, device: str) -> Workers:
     return Here(device)
 
 
+def _as_read(out: Path, prepared: Prepared, asked: dict[str, Any]) -> tuple[Prepared, dict[str, Any]]:
+    """The request and its identity as the run in `out` has them, if nothing but its item file was rewritten since.
+
+    The file is not read again: that run is finished and whole, or keeps the scenes that were found in it.
+    """
+    try:
+        if not require_run(out):
+            return prepared, asked
+        begun = read_begun(out)
+    except InputError:
+        return prepared, asked  # `open_directory` tells
+    (name, now, _), (old, before, _) = (_item_file(of) for of in (asked, begun.request))
+    rewritten = now and before and name == old and differing(begun.request, asked) == ["stac"]
+    if not rewritten or not (begun.scenes or (begun.finished and files.sums(out) and not check.damaged(out))):
+        return prepared, asked
+    log.info("%s was rewritten since %s read it, and is not read again", name, out)
+    stac = begun.request["stac"]
+    return replace(prepared, told={**prepared.told, "stac": stac}), {**asked, "stac": stac}
+
+
+def _item_file(asked: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Name, mark and sha256 of the item file of a request, as `again.source` writes them; no mark of a catalogue."""
+    return str(asked.get("stac")).partition(" sha256:")
+
+
 def _unmark_damaged(prepared: Prepared, run: RunDirectory) -> RunDirectory:
     """Treat a finished run as unfinished if maps are missing or changed. Raises UpdateError."""
     damaged = check.damaged(run.path) if run.complete else ()
     if damaged:
         update.require(prepared, identity_of(prepared))
         log.warning("%s: %s; mapping again", run.path, ", ".join(damaged))
-        (run.path / files.SUMS).unlink()
+        files.unmark(run.path)
     return run
 
 
 def _pending(prepared: Prepared, run: RunDirectory, all_tasks: Sequence[Task], retry: bool) -> list[Task]:
-    """The tiles that are not finished, without the quarantined ones unless `retry` is set."""
+    """The tiles that are not finished, and of the quarantined ones all or, unless `retry` is set, none."""
     stems = [layer.stem for layer in (*prepared.layers, *prepared.imagery)]
-    left = {} if retry else {name: q.fingerprint for name, q in run.quarantined().items()}
-    return [task for task in all_tasks if left.get(task.tile.name) != task.fingerprint and not run.has(task, stems)]
+    failed = _failed(run, all_tasks)
+    return [task for task in all_tasks if (retry if task.tile.name in failed else not run.has(task, stems))]
+
+
+def _with_gaps(run: RunDirectory, all_tasks: Sequence[Task], pending: Sequence[Task]) -> list[Task]:
+    """The finished tiles, neither pending nor quarantined, in which a scene could not be read: it may be there now."""
+    others = {task.tile.name for task in pending} | _failed(run, all_tasks)
+    return [task for task in all_tasks if task.tile.name not in others and run.about(task.tile).missed]
+
+
+def _failed(run: RunDirectory, all_tasks: Sequence[Task]) -> set[str]:
+    """Names of the quarantined tiles whose fingerprint is still that of the tile that failed."""
+    failed = {(name, q.fingerprint) for name, q in run.quarantined().items()}
+    return {task.tile.name for task in all_tasks if (task.tile.name, task.fingerprint) in failed}
 
 
 def estimate(prepared: Prepared, crew: Workers, scenes: Sequence[Scene], pending: Sequence[Task]) -> Estimate:

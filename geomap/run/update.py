@@ -108,7 +108,7 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
         return f"it is a run of another request (differs in: {', '.join(differs)})"
     if recorded.software.get("torch") != version("torch") or recorded.vectors != prepared.vectors:
         return "it was made with another version of torch or other class vectors"
-    if not ((directory / COMPOSITES).is_dir() and (directory / files.RECORDS).is_dir()):
+    if not (_holds(directory, COMPOSITES) and any((directory / files.RECORDS).glob("*.json"))):
         return "it kept no composites of its own (--save-composites)"
     damaged = check.damaged(directory, stores=False)
     return f"{damaged[0]}: run its command again" if damaged else None
@@ -161,7 +161,7 @@ def take_over(prepared: Prepared, tile: Tile, made: Composite, found: Shared) ->
     layers = {stem: _pixels(path, tile.grid) for stem, path in maps.items()}
     codes = None
     if prepared.codec is not None:
-        if not (update.directory / EMBEDDINGS).is_dir():
+        if not _holds(update.directory, EMBEDDINGS):
             same[:] = False  # so all embeddings are computed
         else:
             embeddings = _open(update.directory, EMBEDDINGS)
@@ -263,6 +263,11 @@ def changes_np(
     changed = (before != after) & (before != 0) & (after != 0)
     changed &= (before != UNCLASSIFIED_ID) & (after != UNCLASSIFIED_ID)
     return before * changed, after * changed, np.where(changed, np.minimum(sure, surer), np.uint8(255))
+
+
+def _holds(directory: Path, kind: str) -> bool:
+    """Whether a run holds a store of a kind, and not only its empty folder."""
+    return (directory / kind / "zarr.json").is_file()
 
 
 def _open(directory: Path, kind: str) -> Store:

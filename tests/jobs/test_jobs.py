@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import re
+import shutil
 import string
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from geomap import aoi
+from geomap import aoi, files
 from geomap.catalog import stac
 from geomap.catalog.search import search
 from geomap.cli import command
@@ -25,7 +26,8 @@ from geomap.errors import AoiError, ConfigError, GeomapError, InputError, Weight
 from geomap.jobs.file import KEYS, JobKeys, JobPeriod, JobResources, read_job
 from geomap.types import Period
 from tests.support import REPOSITORY
-from tests.support.archive import PATCH
+from tests.support.archive import PATCH, items_of, write_items
+from tests.support.outputs import digests
 from tests.support.runner import geomap, refused
 from tests.support.stac_items import WORLD, month_of
 
@@ -516,6 +518,73 @@ def test_a_job_runs_to_maps_and_a_second_run_changes_nothing(real_job: Callable[
     assert "--out" not in changed
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in before} == before
     assert geomap("verify", out).exit_code == 0
+
+
+def test_a_refusal_names_the_keys_of_the_job_and_a_refresh_takes_them_away(
+    real_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    more = {"directory": "out/{period}", "name": "here", "ndvi": True, "save_embeddings": True}
+    out = tmp_path / "out/2018-09_2018-11"
+    assert geomap("run", real_job(outputs=more, finish={"smooth": 3}, masks={"dilation": 1})).exit_code == 0
+    said = refused(geomap("run", real_job()), 2)
+    keys = ("outputs.true_colour or ndvi", "masks", "outputs.name", "outputs.save_composites or save_embeddings")
+    assert f"(differs in: {', '.join(keys)}, finish.smooth); choose another outputs.directory" in said
+    assert said.endswith(f"or make this one again in place: geomap run {tmp_path / 'job.yaml'} --refresh")
+    assert geomap("run", real_job(), "--refresh").exit_code == 0
+    assert not (out / "embeddings.zarr").exists()
+    fresh = {"outputs": {"directory": "fresh/{period}"}}
+    assert geomap("run", real_job(**fresh)).exit_code == 0
+    assert digests(out) == digests(tmp_path / "fresh/2018-09_2018-11")
+    said = refused(geomap("run", real_job(area=[4.0600, 50.7440, 4.0630, 50.7460])), 2, "(differs in: area)")
+    assert "--refresh" not in said  # which does not take another area either
+
+
+def test_an_item_file_that_was_rewritten_changes_no_finished_map_and_no_begun_one(
+    real_job: Callable[..., Path], archive: Callable[..., Path], tmp_path: Path
+) -> None:
+    from geomap.jobs import due as jobs
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "write":
+            raise KeyboardInterrupt
+
+    whole = items_of(archive(dates=20))
+    items, out = tmp_path / "items.json", tmp_path / "out/2018-09_2018-11"
+    (made,) = jobs.run_job(read_job(real_job()), datetime.date(2018, 12, 5))
+    before = digests(made.directory)
+    shutil.rmtree(tmp_path / "out")
+
+    write_items(whole, items)
+    read = files.sha256(items)
+    job = read_job(real_job(catalogue={"stac": "items.json"}))
+    with pytest.raises(KeyboardInterrupt):
+        list(jobs.run_job(job, datetime.date(2018, 12, 5), stop))
+    write_items([item for item in whole if "201810" not in item["id"]], items)
+    (made,) = jobs.run_job(job, datetime.date(2018, 12, 6))
+    assert len(made.scenes) > 0
+    named = {"run.json", files.PAGE, files.SUMS}  # they name the item file by its sha256
+    after = digests(out)
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} <= named
+    told = json.loads((out / "run.json").read_text())
+    assert told["request"]["stac"] == told["asked"]["stac"] == f"items.json sha256:{read}"
+    done = geomap("run", tmp_path / "job.yaml")
+    assert (done.exit_code, "complete already" in done.stderr) == (0, True)
+    assert digests(out) == after
+    (made,) = jobs.run_job(job, datetime.date(2018, 12, 6), refresh=True)
+    assert json.loads((out / "run.json").read_text())["request"]["stac"] == f"items.json sha256:{files.sha256(items)}"
+    assert not any("201810" in scene.id for scene in made.scenes)
+
+
+def test_the_page_compares_maps_of_as_many_months(tmp_path: Path) -> None:
+    from geomap.jobs import due as jobs
+
+    for period in ("2018-07_2018-08", "2018-08", "2018-09", "2018-10"):
+        folder = tmp_path / "out" / period
+        (folder / "stac").mkdir(parents=True)
+        for name in ("stac/collection.json", files.SUMS):
+            (folder / name).write_text("{}")
+    job = read_job(write(tmp_path, MINIMAL | {"period": {"last": 1}, "outputs": {"directory": "out/{period}"}}))
+    assert [d.name for d in jobs._maps_before(job, Period(2018, 10, 1))] == ["2018-08", "2018-09"]
 
 
 def test_a_map_that_was_begun_keeps_its_months(real_job: Callable[..., Path], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A finished run is repeated from its folder alone, to the same bytes; secrets are never written."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,10 +105,19 @@ def test_what_cannot_be_repeated_is_one_line(first: Path, untrained: str, tmp_pa
     words = ("--weights", untrained, "--out", tmp_path / "new")
     refused(geomap("map", "--again", first, "--stac", items, *words), 2, "is not the item file", "--stac")
     record = json.loads((first / "run.json").read_text())
+    (tmp_path / files.SUMS).write_text("")
     for change in ({"asked": record["asked"] | {"command": "label"}}, {"software": {"geomap": "0.0.1"}}):
         (tmp_path / "run.json").write_text(json.dumps(record | change))
         with pytest.raises(InputError, match=r"type its command again|install that version"):
             read_again(tmp_path)
+
+
+def test_an_unfinished_run_is_not_repeated(first: Path, tmp_path: Path) -> None:
+    shutil.copytree(first, tmp_path / "first")
+    (tmp_path / "first" / files.SUMS).unlink()  # as in a run that was stopped while it was published
+    done = geomap("map", "--again", tmp_path / "first", "--out", tmp_path / "new")
+    refused(done, 2, "is not finished; type the run's command again, which resumes it")
+    assert not (tmp_path / "new").exists()
 
 
 def test_other_maps_are_told(archive: Callable[..., Path], asking: Callable[..., Request], tmp_path: Path) -> None:
@@ -119,9 +129,10 @@ def test_other_maps_are_told(archive: Callable[..., Path], asking: Callable[...,
 
 
 def _written(folder: Path, words: dict[str, object]) -> Path:
-    """A folder that holds the record of a run alone."""
+    """A folder that holds the record of a run, and the list that marks it as finished."""
     from geomap.run.record import Record, write_record
 
     folder.mkdir()
     write_record(folder, Record({}, (), (), (), (), {}, {}, {"command": "map", **words}))
+    files.write_sums(folder)
     return folder

@@ -15,8 +15,10 @@ from geomap import files
 from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.types import Period
+from tests.support import places
 from tests.support.archive import items_of, served, write_items
 from tests.support.outputs import digests, problems
+from tests.support.requests import request_for
 from tests.support.server import Answer, Server
 
 Archive = Callable[..., Path]
@@ -160,6 +162,52 @@ def test_fewer_months_mean_less_confidence(archive, asking, tmp_path):
     both = (one != 255) & (other != 255)
     assert both.sum() > 100
     assert other[both].mean() < one[both].mean()
+
+
+# --- files that come back
+
+
+@pytest.fixture
+def two(archive, untrained, tmp_path) -> tuple[Request, Path]:
+    """A request for two tiles, and a file of a scene of the first, which can be taken away."""
+    items = places.more_places(archive(dates=9), tmp_path, 2, ())
+    request = request_for(items, untrained, area=places.area(), period=Period(2018, 9, 1))
+    first = next(item for item in json.loads(items.read_text())["features"] if "201809" in item["id"])
+    return request, Path(first["assets"]["scl"]["href"])  # read whatever the sky was
+
+
+def test_a_refresh_reads_again_what_could_not_be_read(two, tmp_path):
+    request, file = two
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    file.rename(kept)
+    assert map_area(request, out, refresh=True).missed == 1
+    gaps = digests(out)
+    assert map_area(request, out).seconds == {}  # without being told to look again, the finished map stays
+    again = map_area(request, out, refresh=True)
+    assert (again.resumed, again.tiles, again.missed) == (1, 2, 1)  # that tile alone, which still lacks the scene
+    assert digests(out) == gaps
+    kept.rename(file)
+    last = map_area(request, out, refresh=True)
+    assert (last.resumed, last.missed) == (1, 0)
+    map_area(request, tmp_path / "fresh")
+    assert digests(out) == digests(tmp_path / "fresh") != gaps
+    assert map_area(request, out, refresh=True).seconds == {}  # nothing is missing, so nothing is made
+
+
+def test_a_tile_that_loses_a_scene_and_then_all_is_tried_again_on_request(two, tmp_path):
+    request, file = two
+    kept = tmp_path / "kept"
+    file.rename(kept)
+    map_area(request, tmp_path / "out", refresh=True)
+    place = file.parent.parent
+    place.rename(tmp_path / "gone")
+    failed = map_area(request, tmp_path / "out", refresh=True)
+    assert len(failed.quarantined) == 1
+    (tmp_path / "gone").rename(place)
+    kept.rename(file)
+    last = map_area(request, tmp_path / "out", retry_quarantined=True)
+    assert (last.resumed, last.quarantined, last.missed) == (1, {}, 0)
+    assert problems(tmp_path / "out") == ()
 
 
 # --- order

@@ -24,6 +24,7 @@ from geomap import aoi, files, legends
 from geomap.encode import weights
 from geomap.encode.engine import Engine
 from geomap.errors import UpdateError
+from geomap.jobs.file import MapJob, read_job
 from geomap.label.classify import Question, answers
 from geomap.run.map import Result, map_area
 from geomap.run.request import Earlier, Request
@@ -411,6 +412,13 @@ def test_a_label_does_not_depend_on_how_many_pixels_are_labelled_together():
 # --- what is refused
 
 
+def emptied(folder: Path) -> None:
+    """Remove the files of a folder, but not its folders."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.unlink()
+
+
 def spoiled(spoil: Callable[[Path], None], before: Path, folder: Path) -> Path:
     shutil.copytree(before, folder)
     spoil(folder)
@@ -422,6 +430,7 @@ def spoiled(spoil: Callable[[Path], None], before: Path, folder: Path) -> Path:
     [
         (lambda d: (d / files.SUMS).unlink(), "is not finished"),
         (lambda d: shutil.rmtree(d / "composites_from"), "no composites of its own"),
+        (lambda d: emptied(d / "composites_from"), "no composites of its own"),
         (lambda d: next((d / "composites_from").glob("*")).write_text("{}"), r"composites_from/.*\.json: changed"),
         (lambda d: (d / "crops.tif").write_bytes(b"II*"), r"crops\.tif: changed"),
         (lambda d: (d / "run.json").write_text("{"), r"run\.json is damaged"),
@@ -433,6 +442,17 @@ def test_a_run_that_cannot_be_updated_is_refused_in_one_line(whole, before, tmp_
         map_area(whole.request(NOW, update=earlier(other)), tmp_path / "out")
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_emptied_store_is_no_store(whole, before, scratch, tmp_path):
+    other = spoiled(lambda d: emptied(d / store.COMPOSITES), before, tmp_path / "before")
+    with pytest.raises(UpdateError, match="no composites of its own"):
+        map_area(whole.request(NOW, update=Earlier(other, BEFORE)), tmp_path / "out")
+    shutil.rmtree(other)
+    other = spoiled(lambda d: emptied(d / store.EMBEDDINGS), before, other)
+    made = map_area(whole.request(NOW, update=earlier(other)), tmp_path / "out")
+    assert (made.update.kept, len(made.update.months)) == (0, 11)  # as where no embeddings were kept
+    assert not differing(scratch, made.directory) - TOLD
 
 
 def test_other_weights_and_other_requests_are_refused(whole, before, untrained, tmp_path):
@@ -477,7 +497,6 @@ def test_the_command_line_updates_and_says_what_it_took_over(whole, before, upda
 
 def test_a_rolling_job_updates_the_map_before_by_itself(whole, untrained, tmp_path, caplog):
     from geomap.jobs.due import run_job
-    from geomap.jobs.file import read_job
 
     keys = {
         "name": "patch",
@@ -510,3 +529,80 @@ def test_a_rolling_job_updates_the_map_before_by_itself(whole, untrained, tmp_pa
     assert other.update is None
     assert not list(other.directory.glob("*_to.tif"))
     assert run("2020-02-06", weights={"name": "default"})[0].resumed == 1
+
+
+def rolling(world: World, weights: str, folder: Path) -> MapJob:
+    """A job that updates the map of the month before."""
+    keys = {
+        "name": "patch",
+        "area": [float(v) for v in PART.split(",")],
+        "period": {"last": 12},
+        "catalogue": {"stac": str(world.items)},
+        "legends": ["landcover"],
+        "weights": {"name": weights},
+        "outputs": {"directory": "maps/{period}", "update": True},
+        "resources": {"device": "cpu"},
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(keys))
+    return read_job(folder / "job.yaml")
+
+
+@pytest.fixture(scope="module")
+def stopped(world: World, untrained: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a job that was stopped once the tile of its second map was made."""
+    from geomap.jobs.due import run_job
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "write":
+            raise KeyboardInterrupt
+
+    world.show(*OLD, NEW)
+    folder = tmp_path_factory.mktemp("stopped")
+    job = rolling(world, untrained, folder)
+    list(run_job(job, date(2019, 11, 5)))
+    with pytest.raises(KeyboardInterrupt):
+        list(run_job(job, date(2019, 12, 5), stop))
+    return folder
+
+
+def test_an_interrupted_update_is_made_from_scratch_if_the_map_before_is_lost(
+    whole, stopped, tmp_path, caplog, monkeypatch
+):
+    from geomap.jobs.due import run_job
+
+    made = {}
+    for lost, resumed in (("gone", 1), ("of another version", 0)):
+        folder = tmp_path / lost
+        shutil.copytree(stopped, folder)
+        if lost == "gone":
+            shutil.rmtree(folder / "maps/2018-11_2019-10")
+        else:
+            monkeypatch.setattr("geomap.run.identity.__version__", "99.0")
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            (result,) = run_job(read_job(folder / "job.yaml"), date(2019, 12, 6))
+        assert "so that is done now" in caplog.text
+        assert (result.update, result.resumed) == (None, resumed)
+        assert not list(result.directory.glob("landcover_to*"))
+        assert problems(result.directory) == ()
+        made[lost] = result.directory
+    (again,) = run_job(read_job(folder / "job.yaml"), date(2019, 12, 7))
+    assert again.seconds == {}  # finished, and left as it is
+    gone, scratch = made.values()
+    for name in ("landcover.tif", "landcover_confidence.tif", "clear_months.tif"):
+        assert (gone / name).read_bytes() == (scratch / name).read_bytes()
+
+
+def test_a_finished_update_that_was_damaged_names_refresh_if_the_map_before_is_gone(whole, stopped, tmp_path):
+    from geomap.jobs.due import run_job
+
+    shutil.copytree(stopped, tmp_path / "job")
+    job = read_job(tmp_path / "job/job.yaml")
+    (made,) = run_job(job, date(2019, 12, 6))
+    assert made.update.since == "2018-11_2019-10"
+    shutil.rmtree(tmp_path / "job/maps/2018-11_2019-10")
+    (made.directory / "landcover.tif").write_bytes(b"II*")
+    with pytest.raises(UpdateError, match=r"holds no finished run.* geomap run .*job\.yaml --refresh$"):
+        list(run_job(job, date(2019, 12, 7)))
+    (again,) = run_job(job, date(2019, 12, 7), refresh=True)
+    assert (again.update, problems(again.directory)) == (None, ())
