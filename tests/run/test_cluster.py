@@ -110,13 +110,18 @@ def two_workers(tmp_path_factory) -> Iterator[str]:
     processes.stop()
 
 
+def spilled() -> set[Path]:
+    """Where workers of this machine spill data, also those of other runs and of killed ones."""
+    return set(Path(tempfile.gettempdir()).glob("geomap-*/dask-scratch-space"))
+
+
 def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone(asked, here, tmp_path):
     """Every port is on loopback and takes no client without the certificate of this run; spilled data is private."""
     listening: set[tuple[str, int]] = set()
     children: set[int] = set()
     answers: dict[int, str] = {}
     folders: set[Path] = set()
-    before = ports(psutil.Process())
+    before, others = ports(psutil.Process()), spilled()
 
     def look(stage: str, done: int, total: int) -> None:
         me = psutil.Process()
@@ -125,7 +130,7 @@ def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone
         listening.update(ports(me) - before)
         for _, port in listening:
             answers.setdefault(port, stranger(port))
-        folders.update(Path(tempfile.gettempdir()).glob("geomap-*/dask-scratch-space"))
+        folders.update(spilled() - others)
         assert all(folder.parent.stat().st_mode & 0o777 == 0o700 for folder in folders if folder.exists())
 
     result = map_area(asked, tmp_path / "out", look, resources=Resources(workers=2, threads=1))
