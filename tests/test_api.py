@@ -477,7 +477,7 @@ def test_wrong_words_to_search_and_composite_are_told(scenes: Archive, area: str
     found = geomap.search(area, 2023, scenes.items)  # a path and a number will do
     with pytest.raises(NoScenesError, match="the area that was searched"):
         geomap.composite(found, "10,50.9,10.002,50.902")
-    with pytest.raises(InputError, match=r"what geomap\.search found"):
+    with pytest.raises(InputError, match=r"all that geomap\.search returned"):
         geomap.composite(found.scenes, area)
     with pytest.raises(InputError, match=r"whole number 1..12"):
         geomap.embed(series, min_clear_months=13)

@@ -171,7 +171,7 @@ def composite(
         OffsetError: the pixels of a scene contradict its radiometric offset.
     """
     if not isinstance(scenes, Found):
-        raise InputError(f"give composite what geomap.search found, not {type(scenes).__name__}")
+        raise InputError(f"give composite all that geomap.search returned, not {type(scenes).__name__}")
     asked = Request(area=area, period=scenes.period, mask=mask, max_missed=max_missed, deadline=deadline)
     where, period = asked.area, asked.period
     parts = tiles(where)

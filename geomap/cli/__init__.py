@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Annotated, Any, Final, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from geomap import __version__, process
 from geomap.cli.console import Lenient, fail, lenient_streams, say, warn
@@ -90,6 +90,20 @@ class Commands(TyperGroup):
         return name, listed and command(str(listed.name)), rest
 
 
+class Once(TyperCommand):
+    """A command that takes each option once, but for those that may be repeated: else the last would win unseen."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what was typed after the command's name. Raises InputError for an option that is there twice."""
+        _, _, order = self.make_parser(ctx).parse_args(args=[*args])
+        for param in order:
+            repeatable = param.multiple or getattr(param, "is_flag", False)
+            single = param.param_type_name == "option" and not repeatable
+            if single and order.count(param) > 1:
+                raise InputError(f"{max(param.opts, key=len)} was given twice; give it once")
+        return super().parse_args(ctx, args)
+
+
 def command(name: str) -> Any:
     """The parser of a command or of a group of commands."""
     module, _, attribute = COMMANDS[name][0].partition(".")
@@ -98,7 +112,7 @@ def command(name: str) -> Any:
     if isinstance(found, typer.Typer):
         alone.add_typer(found, name=name)
         return typer.main.get_group(alone).commands[name]
-    alone.command(name)(found)
+    alone.command(name, cls=Once)(found)
     return typer.main.get_command(alone)
 
 

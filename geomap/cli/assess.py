@@ -17,6 +17,7 @@ from geomap.cli.options import Verbose
 from geomap.cli.show import HECTARES_PER_PIXEL
 from geomap.cli.state import Directory
 from geomap.errors import InputError
+from geomap.text import plural
 
 if TYPE_CHECKING:
     from geomap.assess.estimate import Estimate
@@ -215,7 +216,9 @@ def _print_confusion(made: Assessed) -> None:
         )
         for n, i, j in pairs[:PAIRS]:
             wrong, right = (made.names[found.classes[k]] for k in (i, j))
-            say(f"mapped as {wrong}, on the ground {right}: {n} points")
+            say(f"mapped as {wrong}, on the ground {right}: {plural(n, 'point')}")
+        if (rest := len(pairs) - PAIRS) > 0:
+            say(f"and {rest} more kinds of error, in assessment.json")
         return
     table = Table("", "mapped as", title="Points by class: rows the map, columns the ground")
     for i in range(len(names)):

@@ -254,7 +254,9 @@ def _notes(drawn: Drawn, found: Estimates, names: Mapping[int, str]) -> list[str
 def _called(stratum: int, drawn: Drawn, names: Mapping[int, str]) -> str:
     """What to call a stratum: the one class that is mapped in it, or its number."""
     if stratum in drawn.classes:
-        return names.get(drawn.classes[stratum], str(drawn.classes[stratum]))
+        name = names.get(drawn.classes[stratum], str(drawn.classes[stratum]))
+        several = list(drawn.classes.values()).count(drawn.classes[stratum]) > 1  # strata of another map
+        return f"stratum {stratum} (mapped {name})" if several else name
     return "the part of the map in no stratum of the file" if stratum == NOWHERE else f"stratum {stratum}"
 
 

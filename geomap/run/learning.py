@@ -27,7 +27,7 @@ from geomap.run.lesson import Lesson, counted, require_classes
 from geomap.run.pixels import Found, at_most, candidates, decoded, find
 from geomap.store.codec import Codec
 from geomap.store.store import Store
-from geomap.text import plural, shown
+from geomap.text import listed, plural, shown
 
 ALIKE: Final = 6
 """Of the 3 x 3 pixels at a point, how many must have the class of the middle one; else the pixel is called mixed."""
@@ -35,6 +35,10 @@ ALIKE: Final = 6
 
 MOST: Final = 10_000
 """Most pixels that are learned from; of more, so many are drawn."""
+
+
+MOSTLY = 0.5
+"""Share of a class's points outside the class to which a map is restricted, above which the class is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +217,15 @@ def _mixed(head: Head, found: Found) -> tuple[str, ...]:
 
 def _off(base: Base | None, found: Found, legend: Legend) -> tuple[str, ...]:
     """What to say about points where the legend is not mapped, since another legend's map has another class there."""
-    if base is None or not (count := int((~base.holds(found.embeddings)).sum())):
+    if base is None or not (off := ~base.holds(found.embeddings)).any():
         return ()
     line = (
-        f"outside {base.called}, where {legend.name} is nodata: {count:,} of {len(found):,} pixels, kept; --within "
-        f"none maps it everywhere, and points of {base.question.legend.name} mend that map"
+        f"outside {base.called}, where {legend.name} is nodata: {int(off.sum()):,} of {len(found):,} pixels, kept; "
+        f"--within none maps it everywhere, and points of {base.question.legend.name} mend that map"
     )
-    return (line,)
+    mostly = [c.name for c in legend.classes if (of := found.ids == c.id).any() and off[of].mean() > MOSTLY]
+    little = f"so the map will show little of {listed(mostly)}, though the figures count these points"
+    return (line, little) if mostly else (line,)
 
 
 def _settings(made: Learned) -> dict[str, float]:

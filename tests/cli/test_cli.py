@@ -75,6 +75,19 @@ def test_an_area_in_the_west_is_no_option(archive, tmp_path):
     refused(typed("map", "-3.70,40.40,-3.69,40.41", *REAL, "--stac", items, cwd=tmp_path), 2, "no Sentinel-2 scene")
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["map", PATCH, "--year", "2023", "--year", "2024"], "--year was given twice; give it once"),
+        (["label", "m", "--points", "a.gpkg", "--points", "b.gpkg", "--column", "c"], "--points was given twice"),
+        (["label", "none", "--legend", "crops", "--legend", "landcover"], "none"),  # these may be repeated
+    ],
+)
+def test_an_option_given_twice_is_refused_unless_it_may_be_repeated(words: list[str], says: str) -> None:
+    told = refused(geomap(*words), 2, says)
+    assert ("twice" in told) == ("twice" in says)
+
+
 def test_verbose_log_lines_have_times_and_tokens_reach_neither_terminal_nor_log(archive, tmp_path):
     """A port where nobody listens: reading fails, and the address is shown without its query."""
     items = served(archive(dates=9), "http://127.0.0.1:9", tmp_path / "items.json", "?sig=SECRET")
