@@ -30,7 +30,7 @@ HONEST: Final = (
 """What is said beneath areas that were not assessed."""
 ESTIMATED: Final = (
     "Hectares are counts of pixels. Estimates are from points that were looked at, with half their interval of 95 % "
-    "after ±: these are the areas to quote."
+    "after ± (? where the points leave none): these are the areas to quote."
 )
 """What is said beneath areas that were assessed."""
 TAUGHT: Final = (

@@ -408,7 +408,7 @@
   function withInterval(estimate, digits, times = 1) { // of an assessment: a value and half its interval of 95 %
     if (!estimate) return "";
     const value = fixed(estimate.value * times, digits);
-    return estimate.ci95 === null ? value : `${value} ± ${fixed(estimate.ci95 * times, digits)}`;
+    return `${value} ± ${estimate.ci95 === null ? "?" : fixed(estimate.ci95 * times, digits)}`;
   }
   function legendNumbers(map, total = map.classes.reduce((sum, c) => sum + c.pixels, 0) || 1) {
     let all = 0;
@@ -616,8 +616,8 @@
       withInterval(c.area_ha, 2), whole(c.points_reference)]);
     const names = found.classes.map((c) => c.name);
     folded(`Assessment: ${map.title}`,
-      el("p", {}, `${whole(found.points)} points, overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. Half intervals of 95 % follow ±.`),
-      grid(["Class", "User's accuracy, %", "Producer's accuracy, %", "Hectares", "Points"], classes, [1, 2, 3, 4]),
+      el("p", {}, `${whole(found.points)} points, overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. Half intervals of 95 % follow ±; ?: the points leave none; blank: nothing is known.`),
+      grid(["Class", "User's accuracy, %", "Producer's accuracy, %", "Hectares", "Points on the ground"], classes, [1, 2, 3, 4]),
       el("h3", {}, "Confusion: mapped in rows, on the ground in columns, in points"),
       grid(["", ...names], found.confusion_points.map((row, i) => [names[i], ...row.map(whole)]), names.map((_, i) => i + 1)),
       ...(found.reliability ? trust(found, map.stem) : []),
