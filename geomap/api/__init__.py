@@ -319,17 +319,17 @@ def label(
     everywhere, names = checked_flag("everywhere", everywhere), checked_names("without", without)
     gone = competing(asked, base, names, None if everywhere else _latitudes(embeddings, asked))
     questions = questions_of(asked, loaded, least, known, (), finish.layers, gone)
-    said: dict[str, str] = {}
+    comment = ""
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
-        taught, said[lesson.legend.name] = _learned(lesson, vectors, embeddings, loaded, least)
+        taught, comment = _learned(lesson, vectors, embeddings, loaded, least)
         questions = with_taught(questions, taught)
     wanted = layers_of([q.legend for q in questions], least, finish.layers)
     require_free(wanted)
     made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape, smooth), months, base)
     maps = xr.Dataset({layer.stem: _map_array(made[layer.stem], layer, _place(embeddings)) for layer in wanted})
-    for name, comment in said.items():
-        maps[name].attrs["comment"] = comment
+    if lesson is not None:
+        maps[lesson.legend.name].attrs["comment"] = comment
     return maps
 
 
@@ -481,8 +481,9 @@ def _learned(
     found = np.ascontiguousarray(vectors[:, rows[here], columns[here]].T)
     examples = Examples(found, rows_of(lesson.legend, ids[here]), groups[here])
     made = learn(examples, prompts, loaded.card.logit_scale)
-    outside = (f"not on a pixel with an embedding: {plural(int((~here).sum()), 'pixel')}, left out",)
-    comment = "; ".join((made.says.removesuffix("."), *lesson.lines, *lines, *(() if here.all() else outside)))
+    if outside := int((~here).sum()):
+        lines = (*lines, f"not on a pixel with an embedding: {plural(outside, 'pixel')}, left out")
+    comment = "; ".join((made.says.removesuffix("."), *lesson.lines, *lines))
     log.info("%s", comment)
     return Question.learned(lesson.legend, made.head, min_confidence), comment
 

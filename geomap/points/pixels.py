@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,6 +80,20 @@ def pixels(lonlat: NDArray[np.float64]) -> NDArray[np.int64]:
         found[mine, 0] = epsg
         found[mine, 1], found[mine, 2] = np.floor(x / RESOLUTION), np.floor(y / RESOLUTION)
     return found
+
+
+def in_pixels(
+    lonlat: NDArray[np.float64], ids: NDArray[np.integer[Any]]
+) -> tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+    """The pixels of n places with classes, each once, in order.
+
+    Returns:
+        (m, 3) pixels, as `pixels` gives them; (m,) the first place in each; (n,) the pixel of each place; (m,) whether
+        all places in it are of one class.
+    """
+    found, first, index = np.unique(pixels(lonlat), axis=0, return_index=True, return_inverse=True)
+    index = index.reshape(-1)
+    return found, first, index, np.bincount(index, ids != ids[first][index], len(first)) == 0
 
 
 def lonlat_of(place: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from geomap.assess.estimate import NORMAL_95, UNKNOWN, Estimate, Estimates, Samp
 from geomap.errors import BusyError, InputError
 from geomap.legends import Legend, LegendClass
 from geomap.points.match import match, name_key
-from geomap.points.pixels import pixels
+from geomap.points.pixels import in_pixels, pixels
 from geomap.points.read import Points, read_points
 from geomap.run import record
 from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, design_of, reach, tell
@@ -193,10 +193,8 @@ def _repeated(points: Points, reference: NDArray[np.intp]) -> tuple[NDArray[np.b
     """
     lone = reference > 0 if points.polygon is None else (reference > 0) & ~points.polygon
     rows, out = np.flatnonzero(lone), np.zeros(len(points), bool)
-    _, first, index = np.unique(pixels(points.lonlat[rows]), axis=0, return_index=True, return_inverse=True)
-    index = index.reshape(-1)
-    disputed = np.bincount(index, reference[rows] != reference[rows][first][index], len(first)) > 0
-    contrary, later = disputed[index], ~disputed[index]
+    _, first, index, agreed = in_pixels(points.lonlat[rows], reference[rows])
+    contrary, later = ~agreed[index], agreed[index]
     later[first] = False
     out[rows] = contrary | later
     notes = list[str]()

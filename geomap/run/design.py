@@ -63,8 +63,9 @@ def design_of(labelled: Labelled, asked: AssessRequest, whole: Mapping[int, int]
     """The points that count, and how they were drawn. Raises InputError if none lies on the map."""
     points, notes = labelled.points, list[str]()
     polygons = len(set(points.group.tolist())) < len(points)
-    columns = None if asked.design in ("random", "cluster") else _columns(asked)
-    if columns is None and asked.design == "random" and _has_columns(asked):
+    given = None if asked.design == "cluster" else _given(asked)
+    columns = None if given is None or asked.design == "random" else _columns(given, asked)
+    if given is not None and asked.design == "random":
         notes.append(
             f"WARNING: the columns {sample_file.STRATUM} and {sample_file.SIZE} say that the points were drawn by "
             "stratum; without them the areas of classes are wrong: leave --design out, or say --design stratified"
@@ -141,15 +142,23 @@ def _one_class(stratum: NDArray[np.intp], mapped: NDArray[np.intp]) -> dict[int,
     return {h: c for h, c in pairs if several[h] == 1}
 
 
-def _columns(asked: AssessRequest) -> tuple[NDArray[np.intp], dict[int, int]] | None:
-    """(n,) strata (-1: none) and their pixels, from the columns that `geomap sample` writes; None without them."""
+def _given(asked: AssessRequest) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """What the two columns that `geomap sample` writes hold at each point; None without them."""
+    columns = (sample_file.STRATUM, sample_file.SIZE)
     try:
-        given = [
-            read_points(asked.points, column, crs=asked.crs, every_pixel=True).name
-            for column in (sample_file.STRATUM, sample_file.SIZE)
-        ]
+        stratum, size = (read_points(asked.points, c, crs=asked.crs, every_pixel=True).name for c in columns)
     except InputError:
         return None
+    return stratum, size
+
+
+def _columns(
+    given: tuple[tuple[str, ...], tuple[str, ...]], asked: AssessRequest
+) -> tuple[NDArray[np.intp], dict[int, int]] | None:
+    """(n,) strata (-1: none) and their pixels, of what the columns hold.
+
+    None if they contradict themselves and the mapped classes are said to be the strata. Raises InputError otherwise.
+    """
     try:
         strata = np.array([_whole(text) if text else -1 for text in given[0]], np.intp)
         sizes = {h: _whole(text) for h, text in zip(strata.tolist(), given[1], strict=True) if h >= 0}
@@ -165,16 +174,6 @@ def _columns(asked: AssessRequest) -> tuple[NDArray[np.intp], dict[int, int]] | 
             "stratified"
         ) from e
     return strata, sizes
-
-
-def _has_columns(asked: AssessRequest) -> bool:
-    """Whether a file has the columns that `geomap sample` writes, whatever they hold."""
-    try:
-        for column in (sample_file.STRATUM, sample_file.SIZE):
-            read_points(asked.points, column, crs=asked.crs)
-    except InputError:
-        return False
-    return True
 
 
 def _whole(text: str) -> int:

@@ -110,8 +110,9 @@ def taught_legend(lesson: Lesson | None, known: Loaded | None) -> str | None:
 
 def by_points(learned: LearnedRecord | None) -> str:
     """What a map's lineage says more if points moved the classes of a legend."""
-    moved = learned is not None and learned.moved
-    return f" Legend {learned.legend['name']}: learned from labelled points." if learned and moved else ""
+    if learned is None or not learned.moved:
+        return ""
+    return f" Legend {learned.legend['name']}: learned from labelled points."
 
 
 def told(lesson: Lesson | None, known: Loaded | None, area: str, period: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geomap.points.pixels import pixels
+from geomap.points.pixels import in_pixels
 from geomap.points.read import Points
 from geomap.run.lesson import Lesson
 from geomap.sentinel2 import BANDS
@@ -96,12 +96,7 @@ def distinct(
     Points of one class in a pixel count once. Pixels with points of two classes are left out. A group is a cell of CELL
     pixels, with all of the polygons that begin in it.
     """
-    place, first, index = np.unique(pixels(points.lonlat), axis=0, return_index=True, return_inverse=True)
-    index = index.reshape(-1)
-    low, high = np.full(len(place), 255, np.uint8), np.zeros(len(place), np.uint8)
-    np.minimum.at(low, index, ids)
-    np.maximum.at(high, index, ids)
-    agreed = low == high
+    place, first, index, agreed = in_pixels(points.lonlat, ids)
     again = int(agreed[index].sum() - agreed.sum())
     lines = [f"more than once in a pixel: {plural(again, 'point')}, counted once"] if again else []
     if disputed := int((~agreed).sum()):
@@ -113,7 +108,7 @@ def distinct(
     cell = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
     numbers, start = np.unique(points.group, return_index=True)  # a polygon lies in the cell of its first pixel
     groups = cell[index[start]][np.searchsorted(numbers, points.group[first])]
-    return place[agreed], low[agreed], groups[agreed].astype(np.intp), tuple(lines)
+    return place[agreed], ids[first][agreed], groups[agreed].astype(np.intp), tuple(lines)
 
 
 def at_most(found: Found, most: int) -> Found:

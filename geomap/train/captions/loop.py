@@ -76,7 +76,8 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
 def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
     measured = [read_measured(name, Path(path)) for name, path in config.real.items()]
     unseen = [read_measured(name, Path(path)).usable() for name, path in config.test.items()]
-    _refuse_seen(unseen, measured)
+    if unseen:
+        _refuse_seen(unseen, measured)
     tower = towers.tower(config.text_space)
     levels = make_levels(tower)
     words = Vocabulary.of(levels, tower)
