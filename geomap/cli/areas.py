@@ -11,9 +11,11 @@ from rich.table import Table
 
 from geomap.cli import options
 from geomap.cli.console import number, out_console, progress_bars, say, say_json, warn
+from geomap.cli.show import print_quality
 from geomap.errors import InputError
 from geomap.run import history
 from geomap.run.history import Areas
+from geomap.run.totals import Row, read_quality
 from geomap.text import plural
 from geomap.write.areas import write_rows
 
@@ -38,7 +40,8 @@ def areas_command(
     """The area of each class: of whole maps, side by side if several, or in polygons of your own.
 
     A pixel counts for a polygon if its centre lies in it. These are mapped areas: a map has errors, and a class that is
-    mapped too often has too large an area.
+    mapped too often has too large an area. Of a map that `geomap assess` has compared with points, the area that these
+    estimate stands beside them, for whole maps.
 
     Example: `geomap areas brussels --zones districts.gpkg --column name --out districts.csv`
     """
@@ -108,12 +111,24 @@ def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path
 
 
 def _whole(run: Areas) -> None:
+    quality = read_quality(run.directory)
     table = Table("map", "class", number("pixels"), number("ha"), number("share"))
+    if quality:
+        table.add_column("estimated ha", justify="right")
     for stem, rows in run.maps.items():
         for row in rows:
-            if row.pixels:
-                table.add_row(stem, escape(row.name), *_cells(row.pixels, row.ha, row.share))
+            if row.pixels or row.adjusted_ha:
+                estimated = [_estimated(row)] if quality else []
+                table.add_row(stem, escape(row.name), *_cells(row.pixels, row.ha, row.share), *estimated)
     out_console.print(table)
+    print_quality(quality)
+
+
+def _estimated(row: Row) -> str:
+    """The area by points with half its interval of 95 %; ?: they leave none."""
+    if row.adjusted_ha is None:
+        return ""
+    return f"{row.adjusted_ha:,.2f} +-{'?' if row.ci95_ha is None else f'{row.ci95_ha:,.2f}'}"
 
 
 def _beside(runs: list[Areas]) -> None:
@@ -132,7 +147,7 @@ def _beside(runs: list[Areas]) -> None:
             table.add_row(escape(name), *(f"{of[name]:,.2f}" if name in of else "" for of in hectares))
         out_console.print(table)
         if len({run.made_by[stem] for run in shown if stem in run.maps}) > 1:
-            say(f"{stem} was made in different ways: area, weights, classes, points or options differ")
+            say(f"{stem} was made in different ways: area, months, weights, classes, points or options differ")
     if len(shown) < len(runs):
         say(f"the last {len(shown)} of {len(runs)} runs; --out areas.csv or --json gives all")
 

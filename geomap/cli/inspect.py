@@ -15,11 +15,12 @@ from rich.table import Table
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, number, out_console, progress_bars, say, say_json, tell, warn
 from geomap.cli.learned import print_learned
-from geomap.cli.show import HECTARES_PER_PIXEL, duration
+from geomap.cli.show import HECTARES_PER_PIXEL, duration, print_quality
 from geomap.errors import InputError
 from geomap.run.account import summary, told
 from geomap.run.keys import RequestKeys
 from geomap.run.request import Request, request_of
+from geomap.run.totals import read_quality
 
 if TYPE_CHECKING:
     from geomap.run.plan import Plan
@@ -93,7 +94,7 @@ def explain_command(
     """Which scenes a run reads, why their DN offsets, what became of each, and what was learned from points.
 
     "By their pixels" counts scenes by what their darkest vegetation says about the decision: "not asked" if a scene
-    has none there, or its products never carried the offset.
+    has none there, or its products never carried the offset. Of a map that was assessed, its accuracy is told too.
     """
     from geomap.run import record
 
@@ -103,6 +104,7 @@ def explain_command(
     else:
         _print_inputs(directory, found)
         print_learned(directory, found.request)
+        print_quality(read_quality(directory))
 
 
 def _print_plan(plan: Plan) -> None:

@@ -12,14 +12,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomap import files
-from geomap.cli.console import number, out_console, say, say_json, warn
+from geomap.cli.console import number, out_console, say, say_json, tell, warn
 from geomap.cli.learned import print_learned
 from geomap.errors import NothingMappedError, QuarantineError
 from geomap.run.account import summary
 from geomap.run.record import read_record
+from geomap.text import plural
 
 if TYPE_CHECKING:
     from geomap.run import map, record
+    from geomap.run.totals import Quality
     from geomap.write.layer import Layer, Statistics
 
 HECTARES_PER_PIXEL = 0.01  # 10 m x 10 m
@@ -207,3 +209,15 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def print_quality(found: Mapping[str, Quality]) -> None:
+    """How good points found each map that was assessed."""
+    for stem, quality in found.items():
+        overall = quality.overall_accuracy
+        interval = "?" if overall.ci95 is None else f"{overall.ci95:.2f}"
+        drawn = "" if quality.probability_sample else ", which are not known to be drawn by chance"
+        tell(
+            f"{stem} was assessed with {plural(quality.points, 'point')}{drawn}: overall accuracy "
+            f"{overall.value:.2f} +-{interval} (assessment.json)"
+        )

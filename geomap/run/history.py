@@ -23,8 +23,8 @@ MOST: Final = 36
 DECIDE: Final = (
     "area", "weights", "points", "min_clear_months", "min_confidence", "within", "mask", "smooth", "min_area",
 )  # fmt: skip
-"""Keys of a request, besides its legends, that decide the areas of classes of one landscape."""
-COLUMNS: Final = ("directory", "period", "map", "id", "name", "pixels", "ha", "share")
+"""Keys of a request that decide areas of one landscape, besides its legends and how many months it has."""
+COLUMNS: Final = ("directory", "period", "map", "id", "name", "pixels", "ha", "share", "adjusted_ha", "ci95_ha")
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def read_areas(directory: Path) -> Areas:
     """The areas of a finished run. Raises InputError."""
     maps, record = read_totals(directory), read_record(directory)
     try:
-        period = Period.parse(str(record.request.get("period")))
+        period = _period(record)
     except PeriodError as e:
         raise InputError(f"{directory}/run.json names no months; geomap verify {directory} tells more") from e
     return Areas(directory, period, maps, {stem: _made_by(record, stem) for stem in maps})
@@ -79,7 +79,7 @@ def rows(runs: Sequence[Areas]) -> list[dict[str, Any]]:
     """A row for each class of each map of each run, with the keys of COLUMNS."""
     return [
         {"directory": str(run.directory), "period": str(run.period), "map": stem, "id": row.id, "name": row.name,
-         "pixels": row.pixels, "ha": row.ha, "share": row.share}
+         "pixels": row.pixels, "ha": row.ha, "share": row.share, "adjusted_ha": row.adjusted_ha, "ci95_ha": row.ci95_ha}
         for run in runs for stem, found in run.maps.items() for row in found
     ]  # fmt: skip
 
@@ -92,8 +92,14 @@ def _readable(directories: Iterable[Path]) -> Iterable[Areas]:
             log.warning("the page does not show the areas of an earlier run: %s", e)
 
 
+def _period(record: Record) -> Period:
+    """Raises PeriodError."""
+    return Period.parse(str(record.request.get("period")))
+
+
 def _made_by(record: Record, stem: str) -> str:
+    """Raises PeriodError."""
     asked = record.request
     learned = (asked.get("learned") or {}).get("sha256")
     of_map = asked.get("legends", {}).get(stem), record.vectors.get(stem), learned
-    return json.dumps([*(asked.get(key) for key in DECIDE), *of_map], sort_keys=True)
+    return json.dumps([_period(record).months, *(asked.get(key) for key in DECIDE), *of_map], sort_keys=True)

@@ -33,19 +33,17 @@ ESTIMATED: Final = (
     "after ± (? where the points leave none): these are the areas to quote."
 )
 """What is said beneath areas that were assessed."""
-TAUGHT: Final = (
-    "“{}” was learned from labelled points: {} How good the map is, only a probability sample of it tells (geomap "
-    "sample, geomap assess)."
-)
+TAUGHT: Final = "“{}” was learned from labelled points: {}"
 """What is said where points moved the classes: the legend, and what learned.json says."""
 BY_WORDS: Final = "Points were given for “{}”, but it is mapped by its words alone: {}"
 """What is said where they moved none: the same two."""
 TAKEN: Final = (
     "“{}” is mapped by the learned.json of another run: learned from labelled points, of this place or another, or by "
-    "its words alone where the points did not beat them. That file tells which, and how well in cross-validation; how "
-    "good the map is, only a probability sample of it does (geomap sample, geomap assess)."
+    "its words alone where the points did not beat them. That file tells which, and how well in cross-validation."
 )
 """What is said of a legend that another run learned, which only its learned.json knows."""
+NOT_ASSESSED: Final = "How good the map is, only a probability sample of it tells (geomap sample, geomap assess)."
+"""What the page adds of such a legend until its map is assessed."""
 CONFIDENCE: Final = (
     "Confidence says how clearly one class stands out among those of the legend. It does not say how likely the map is "
     "right at that place."
@@ -124,6 +122,7 @@ def facts(
         "honest": HONEST,
         "estimated": ESTIMATED,
         "validation": validations(product, learned),
+        "not_assessed": {product.taught: NOT_ASSESSED} if product.taught and (not learned or learned.moved) else {},
         "trust": _trust(learned),
         "before": history.before(product.earlier, record, product.layers),
         "limits": list(product.card.limits) if product.card else [],

@@ -1,4 +1,4 @@
-"""The areas of classes that a finished run lists, read from its areas.json. Loads neither numpy nor GDAL."""
+"""The areas of classes that a finished run lists, and what an assessment found. Loads neither numpy nor GDAL."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from geomap import files
 from geomap.errors import InputError
 
 FILE: Final = "areas.json"
+ASSESSED: Final = "assessment.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,30 @@ class Row:
     ha: float
     share: float  # of the pixels with a class
     colour: str
+    adjusted_ha: float | None = None  # estimated from points, where the map was assessed
+    ci95_ha: float | None = None  # half its interval of 95 %; None: the points leave none
 
 
-_totals: Final = TypeAdapter(dict[Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,60}$")], list[Row]])
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """An accuracy, 0..1, with half its interval of 95 %; None: the points leave none."""
+
+    value: float
+    ci95: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What the assessment of a map found."""
+
+    points: int
+    overall_accuracy: Estimate
+    probability_sample: bool
+
+
+_Stem = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,60}$")]
+_totals: Final = TypeAdapter(dict[_Stem, list[Row]])
+_qualities: Final = TypeAdapter(dict[_Stem, Quality])
 
 
 def read_totals(directory: Path) -> dict[str, list[Row]]:
@@ -39,3 +61,14 @@ def read_totals(directory: Path) -> dict[str, list[Row]]:
         raise InputError(f"{directory} has no {FILE}; map the area again with this version") from None
     except ValueError as e:
         raise InputError(f"{directory / FILE} is damaged; geomap verify {directory} tells more") from e
+
+
+def read_quality(directory: Path) -> dict[str, Quality]:
+    """What `geomap assess` found, by map stem; empty if no map was assessed. Raises InputError."""
+    path = directory / ASSESSED
+    try:
+        return _qualities.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} is damaged; geomap verify {directory} tells more") from e

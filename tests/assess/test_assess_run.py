@@ -142,10 +142,15 @@ def test_a_sample_that_is_the_whole_map_or_all_of_a_class_says_so(run: Path, tmp
 
 
 def test_a_drawn_sample_leads_to_intervals_and_a_folder_that_verifies(run: Path, answered: Path) -> None:
-    areas = [{"id": c, "name": NAMES[c], "pixels": int((c == MAP).sum())} for c in (2, 3, 5, 7)]
+    areas = [
+        {"id": c, "name": NAMES[c], "pixels": n, "ha": n / 100, "share": n / (MAP > 0).sum(), "colour": "#aaaaaa"}
+        for c in (2, 3, 5, 7)
+        for n in [int((c == MAP).sum())]
+    ]
     run_areas = "map,id,pixels\n" + "".join(f"landcover,{a['id']},{a['pixels']}\n" for a in areas)
     add_files(run, {"areas.json": files.json_bytes({"landcover": areas}), "areas.csv": run_areas.encode()})
     assert check.check(run).problems == ()
+    assert "estimated" not in geomap("areas", run).stdout
     done = geomap("assess", run, "--points", answered, "--column", "class", columns=80)
     assert done.exit_code == 0, done.output
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if "│" in line or "─" in line)
@@ -184,6 +189,17 @@ def test_a_drawn_sample_leads_to_intervals_and_a_folder_that_verifies(run: Path,
     assert [row["class"] for row in table] == ["", "Cropland", "Woodland", "Grassland", "Water"]
     assert float(table[0]["overall_accuracy"]) == overall["value"]
     assert int(table[1]["points as Cropland"]) == found["confusion_points"][0][0]
+    listed = geomap("areas", run, columns=120).stdout
+    crops = by_id[2]
+    assert f"{crops['value']:,.2f} +-{crops['ci95']:,.2f}" in listed
+    assert f"{by_id[7]['value']:,.2f} +-?" in listed
+    told = f"landcover was assessed with 300 points: overall accuracy {overall['value']:.2f} +-{overall['ci95']:.2f}"
+    assert told in listed
+    assert told in geomap("explain", run, columns=120).stdout
+    rows = json.loads(geomap("areas", run, "--json").stdout)
+    assert {row["id"]: (row["adjusted_ha"], row["ci95_ha"]) for row in rows} == {
+        c: (area["value"], area["ci95"]) for c, area in by_id.items()
+    }
 
 
 def test_the_same_points_give_the_same_bytes_and_a_lost_file_is_found(run: Path, answered: Path) -> None:

@@ -38,6 +38,6 @@ def finished(folder: Path, pixels: Mapping[str, Mapping[int, Any]]) -> Path:
     tiles = tuple(f"{epsg}_000_0000" for epsg in zones)
     sums = files.digests(folder)
     sealed = {"files": len(sums), "seal": files.seal(sums)}
-    write_record(folder, Record({}, (), (), (), tiles, {}, statistics, **sealed))
+    write_record(folder, Record({"period": "2023-01_2023-12"}, (), (), (), tiles, {}, statistics, **sealed))
     files.write_sums(folder, {**sums, FILE: files.sha256(folder / FILE)})
     return folder
