@@ -20,6 +20,7 @@ from geomap.points.match import match, with_unknown
 from geomap.points.pixels import lonlat_of, pixels
 from geomap.points.read import read_points
 from geomap.points.source import MAX_ROWS
+from geomap.waypoints import gpx
 
 LON, LAT = 4.41, 50.9
 
@@ -120,6 +121,18 @@ def test_a_layer_may_have_a_colon_in_its_name(table, tmp_path):
     table.to_file(tmp_path / "p.gpkg", layer="my points: a b")
     table.to_file(tmp_path / "p.gpkg", layer="old")
     assert read_points(f"{tmp_path}/p.gpkg:my points: a b", "n").name[:2] == ("1", "2")
+
+
+def test_the_waypoints_of_a_phone_are_points(tmp_path):
+    rows = [{"lon": LON, "lat": LAT, "name": "Maize"}, {"lon": 4.42, "lat": LAT, "name": "barley"}]
+    (tmp_path / "phone.gpx").write_bytes(gpx(rows))
+    found = read_points(tmp_path / "phone.gpx", "name")
+    assert found.name == ("Maize", "barley")
+    np.testing.assert_allclose(found.lonlat, [[LON, LAT], [4.42, LAT]], atol=1e-7)
+    with pytest.raises(InputError, match="holds no points"):
+        read_points(f"{tmp_path / 'phone.gpx'}:tracks", "name")
+    with pytest.raises(InputError, match=r"no column class; choose --column from .*name, cmt, desc"):
+        read_points(tmp_path / "phone.gpx", "class")
 
 
 def test_each_point_of_a_multipoint_is_a_point(tmp_path):

@@ -128,7 +128,10 @@ def _print_sample(directory: Path, made: Made, asked: int, legend: str | None) -
 def assess_command(
     directory: Directory,
     points: Annotated[
-        str, typer.Option(metavar="FILE", help="Labelled points or polygons: .gpkg, .geojson, .shp, .parquet or .csv.")
+        str,
+        typer.Option(
+            metavar="FILE", help="Labelled points or polygons: .gpkg, .geojson, .shp, .parquet, .gpx or .csv."
+        ),
     ],
     column: Annotated[str, typer.Option(metavar="NAME", help="The column with the class on the ground.")],
     points_crs: Annotated[

@@ -1,4 +1,4 @@
-"""Reads labelled points and polygons of one's own (GPKG, GeoJSON, Shapefile, GeoParquet, CSV) as places with a class.
+"""Reads labelled points and polygons of one's own (GPKG, GeoJSON, Shapefile, GeoParquet, GPX, CSV) as places.
 
 A point stands for the pixel that it lies in. A polygon stands for the pixels inside it: at most POLYGON_PIXELS, spread
 over it, none within EDGE_M of its border if it is wide enough. The pixels of one polygon are one group, which
@@ -104,7 +104,7 @@ def read_points(
     """The labelled points and polygons of a file.
 
     Args:
-        source: path of a .gpkg, .geojson, .shp, .parquet or .csv file; FILE:LAYER names one of several layers.
+        source: path of a .gpkg, .geojson, .shp, .parquet, .gpx or .csv file; FILE:LAYER names one of several layers.
         column: the column with the classes.
         crs: coordinate system of a table's x and y, or of a file that names none: "EPSG:32631".
         date_column: the column with the day or the year of each observation.

@@ -20,10 +20,19 @@ MAX_ZONES: Final = 1_000_000
 """Most polygons in which areas are counted, one after another."""
 MAX_BYTES: Final = 500_000_000
 """Most bytes of a file."""
+GPX: Final = ".gpx"
+WAYPOINTS: Final = "waypoints"
+"""The layer of points in a GPX file, of five that GDAL always lists."""
 TABLES: Final = (".csv", ".tsv", ".txt")
-_STARTS: Final = {".gpkg": (b"SQLite format 3\0",), ".shp": (b"\0\0\x27\x0a",), ".geojson": (b"{",), ".json": (b"{",)}
+_STARTS: Final = {
+    ".gpkg": (b"SQLite format 3\0",),
+    ".shp": (b"\0\0\x27\x0a",),
+    ".geojson": (b"{",),
+    ".json": (b"{",),
+    GPX: (b"<",),
+}
 """First bytes by suffix: GDAL goes by content, and some of its formats open other files and addresses."""
-KINDS: Final = ".gpkg, .geojson, .shp, .parquet or .csv"
+KINDS: Final = ".gpkg, .geojson, .shp, .parquet, .gpx or .csv"
 
 
 def located(source: str) -> tuple[Path, str | None]:
@@ -112,6 +121,8 @@ def _layer(path: Path, layers: Sequence[str], asked: str | None) -> str:
         raise InputError(f"{shown(path)} has no layer {shown(asked)} with shapes; it has {listed(layers)}")
     if not layers:
         raise InputError(f"{shown(path)} holds no points or polygons; export them with their geometry")
+    if asked is None and path.suffix.casefold() == GPX:
+        return WAYPOINTS
     if asked is None and len(layers) > 1:
         raise InputError(f"{shown(path)} has several layers: {listed(layers)}; name one as {path.name}:{layers[0]}")
     return asked or layers[0]

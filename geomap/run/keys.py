@@ -258,7 +258,7 @@ class PointKeys(Strict):
         Line | None,
         Option(
             "--points",
-            "Points or polygons with labels, from which a legend learns: .gpkg, .geojson, .shp, .parquet or .csv.",
+            "Labelled points or polygons, from which a legend learns: .gpkg, .geojson, .shp, .parquet, .gpx or .csv.",
             "FILE[:LAYER]",
         ),
     ] = None
