@@ -291,6 +291,7 @@ def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progre
     loaded = prepared.weights
     prior = pipeline.vectors_of(lesson.legend, loaded)
     base = base_of(lesson.legend.name, prepared.questions, prepared.within, prepared.codec)
+    progress("learn", 0, len(tiles))
     teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, asked.min_confidence, base)
     questions = in_store(prepared.questions, prepared.codec, teaching)
     for done, tile in enumerate(tiles, start=1):

@@ -90,7 +90,9 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         require_in(lesson.points, shapely.union_all([grid.lonlat_box(tile.grid).polygons for tile in kept.tiles]))
         prior = pipeline.vectors_of(lesson.legend, loaded)
         base = base_of(lesson.legend.name, questions, within, codec)
+        progress("learn", 0, 1)
         teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least, base)
+        progress("learn", 1, 1)
     questions = in_store(questions, codec, teaching)
     layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
