@@ -22,6 +22,7 @@ from pyproj import CRS, Geod, Proj
 from pyproj.exceptions import ProjError
 from shapely.geometry import GeometryCollection, MultiPolygon
 from shapely.geometry.base import BaseGeometry
+from shapely.geometry.polygon import orient
 
 from geomap.errors import AoiError, install_hint
 from geomap.lonlat import Box, cut, followed, turns, wrapped
@@ -44,6 +45,7 @@ _FILE: Final = re.compile(r"\.(geojson|json|gpkg|shp|(?:geo)?parquet|fgb|kml|zip
 _BBOX = re.compile(rf"^\s*{_NUMBER}\s*(?:,\s*{_NUMBER}\s*){{3}}$")
 _WKT = re.compile(r"^\s*(?:SRID=(\d+);)?\s*((?:(?:MULTI)?POLYGON|GEOMETRYCOLLECTION)\b.*)$", re.IGNORECASE | re.DOTALL)
 _GEOJSON_TYPES = ("Polygon", "MultiPolygon", "GeometryCollection", "Feature", "FeatureCollection")
+_UNCLOSED: Final = "do not form a closed linestring"  # GEOS, of a ring
 _EDGE_M = 1000.0  # m; a straight edge this long and its image in degrees differ by 0.02 m at 45 N, 0.1 m at 78 N
 _FARTHEST_M = 1e8  # m; no projected coordinate is larger, zone numbers in false eastings included
 _MAX_DEPTH: Final = 20  # brackets of WKT inside each other
@@ -254,10 +256,12 @@ def _from_table(source: Path | io.BytesIO, name: str, layer: str | None = None) 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # what GDAL says is in the error
             listed = geopandas.list_layers(source)
-        layers = listed.name[listed.geometry_type.notna()]  # other layers are plain tables
-        chosen = layers if layer is None else layers[layers == layer]
-        table = geopandas.read_file(source, layer=int(chosen.index[0])) if len(chosen) == 1 else None
+            layers = listed.name[listed.geometry_type.notna()]  # other layers are plain tables
+            chosen = layers if layer is None else layers[layers == layer]
+            table = geopandas.read_file(source, layer=int(chosen.index[0])) if len(chosen) == 1 else None
     except Exception as e:  # pyogrio and GDAL raise many kinds
+        if _UNCLOSED in str(e):
+            raise AoiError(f"{name} has a ring that is not closed; repeat its first corner as its last one") from e
         raise AoiError(f"cannot read {name}: {_line(e)}; give a GeoJSON, GPKG or Shapefile") from e
     if layer is not None and chosen.empty:
         raise AoiError(f"{name} has no layer {_short(layer)} with polygons; it has {', '.join(layers) or 'none'}")
@@ -432,7 +436,8 @@ def _parts(geometry: BaseGeometry) -> list[BaseGeometry]:
 
 
 def _square_km(geometry: BaseGeometry) -> float:
-    return sum(abs(_GEOD.geometry_area_perimeter(p)[0]) for p in polygons_of(geometry)) / 1e6
+    """Geodesic area on WGS 84, whichever way rings go round: pyproj adds a hole that goes round like its shell."""
+    return sum(abs(_GEOD.geometry_area_perimeter(orient(p))[0]) for p in polygons_of(geometry)) / 1e6
 
 
 def _united(geometry: BaseGeometry) -> MultiPolygon:

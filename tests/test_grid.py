@@ -70,6 +70,33 @@ def test_a_file_with_several_polygons_is_one_area(tmp_path):
     assert len(area.geometry.geoms) == 2
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_a_hole_is_no_area_whichever_way_its_ring_goes_round(tmp_path, turn):
+    """4 km2 with a hole of 2.56 km2; zone 31 draws them 0.05 % too small here."""
+    shell = box(602000, 5638000, 604000, 5640000).exterior.coords
+    shape = Polygon(shell, [box(602200, 5638200, 603800, 5639800).exterior.coords[::turn]])
+    series, path = geopandas.GeoSeries([shape], crs=32631), tmp_path / "hole.gpkg"
+    series.to_file(path)
+    for source in (path, series, series.to_crs(4326), series.to_crs(4326).iloc[0].wkt):
+        assert aoi.Area(source).square_km == pytest.approx(1.44, rel=1e-3)
+
+
+def test_what_gdal_says_of_geojson_is_told_in_our_words_or_not_at_all(tmp_path):
+    ring = [[4.40, 50.85], [4.41, 50.85], [4.41, 50.86], [4.40, 50.85]]
+    path = tmp_path / "area.geojson"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for corners in (ring[:-1], ring[:2]):
+            text = json.dumps({"type": "Polygon", "coordinates": [corners]})
+            path.write_text(text)
+            for source in (text, str(path)):
+                with pytest.raises(AoiError, match="has a ring that is not closed; repeat its first corner"):
+                    aoi.parse_area(source)
+        measured = {"type": "Polygon", "coordinates": [[[*corner, 5, 6] for corner in ring]]}
+        read = aoi.parse_area(json.dumps(measured)).geometry
+    assert read.symmetric_difference(Polygon(ring)).area < 1e-12
+
+
 def test_straight_edges_of_a_projected_file_stay_where_they_are(tmp_path):
     path, square = tmp_path / "tile.gpkg", box(600000, 5590200, 709800, 5700000)
     geopandas.GeoDataFrame(geometry=[square], crs=32631).to_file(path)

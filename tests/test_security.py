@@ -193,7 +193,7 @@ HOSTILE_IDS = [
 
 def test_ids_of_items_never_become_paths(archive: Archive, untrained: str, tmp_path: Path) -> None:
     def rename(number: int, item: dict[str, Any]) -> None:
-        item["id"] = HOSTILE_IDS[number % len(HOSTILE_IDS)]
+        item["id"] = HOSTILE_IDS[number % len(HOSTILE_IDS)] + "+" * (number // len(HOSTILE_IDS))
         item["properties"] = {k: v for k, v in item["properties"].items() if "datatake" not in k and "product" not in k}
         item["assets"] = {**item["assets"], "../../escaped": dict(item["assets"]["blue"])}
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -17,10 +18,12 @@ from shapely.geometry.base import BaseGeometry
 from geomap.catalog.offset import parse_baseline, stated_offset
 from geomap.catalog.place import (
     Bounds,
+    beside,
     checked_bounds,
     checked_shape,
     checked_transform,
     contradiction,
+    granule_bounds,
     mgrs_tile,
     raster_bounds,
     tile_in,
@@ -34,7 +37,15 @@ SPLIT_SHARE: Final = 0.05
 """A copy of an acquisition is another datastrip if more than this share of its footprint lies outside the copies kept.
 Footprints of one granule in two collections are equal (the real items of the tests); datastrips hardly overlap."""
 
-_BASELINE_SUFFIX: Final = re.compile(r"_N\d{2}\.\d{2}$")
+PASS: Final = timedelta(minutes=2)
+"""Most time between an item of a pass and the next one, if they do not name their datatake. A granule is seen within
+15 s; the next pass over it, by another satellite or on another orbit, is ten minutes away and more."""
+
+DATATAKE: Final = timedelta(hours=1)
+"""Most time from the start of a datatake to a granule of it: they last up to half an hour."""
+
+_DATATAKE: Final = re.compile(r"(GS2[A-D]_(\d{8}T\d{6})_\d+)_N\d{2}\.\d{2}", re.IGNORECASE)
+_SATELLITE: Final = re.compile(r"(?<![a-z])(?:sentinel[-_ ]?|g?s)(2[a-d])(?![a-z])", re.IGNORECASE)
 _EPSG: Final = re.compile(r"EPSG:(\d+)", re.IGNORECASE)
 _ORDER: Final = {key: -index for index, key in enumerate(PROVIDERS)}
 _MALFORMED: Final = (LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -59,8 +70,9 @@ class Granule:
     collection: str
     provider: Provider
     time: datetime  # UTC
-    platform: str  # lower case
-    acquisition: str  # platform and datatake without its baseline, or platform and time to the second
+    platform: str  # such as sentinel-2a; in lower case as stated, or "unknown", where no satellite is named
+    datatake: str  # its id without the baseline; empty where the item does not name it
+    acquisition: str  # platform and datatake, or platform and time to the second: see in_passes
     tile: str  # MGRS, such as 31UES; empty where not stated
     epsg: int
     footprint: BaseGeometry  # degrees; longitudes beyond 180 where it crosses the antimeridian
@@ -71,7 +83,7 @@ class Granule:
     generated: datetime | None  # when the product was made
     cloud_cover: float | None  # percent
     contradiction: str | None = None  # what two of its fields say differently about its place
-    claims: tuple[BaseGeometry, ...] = ()  # where else than at its footprint it may lie, if they contradict each other
+    claims: tuple[BaseGeometry, ...] = ()  # where else than at its footprint it may lie, as its fields say
 
     @property
     def missing(self) -> list[str]:
@@ -80,9 +92,16 @@ class Granule:
 
     @property
     def rank(self) -> tuple[Any, ...]:
-        """Greater is better: baseline, then the preferred provider, then the newer file."""
+        """Greater is better: baseline, preferred provider, newer file; the others decide between equals."""
         made = self.generated or _LONG_AGO
-        return parse_baseline(self.baseline) or (-1, -1), _ORDER[self.provider.key], made, self.id
+        files = sorted(str(asset.href) for asset in self.assets.values())
+        return parse_baseline(self.baseline) or (-1, -1), _ORDER[self.provider.key], made, self.id, self.time, files
+
+    @property
+    def box(self) -> Box:
+        """The box in degrees around all places where it may lie."""
+        first, *others = (Box.around(place) for place in (self.footprint, *self.claims))
+        return Box.union([first, *others]) if others else first
 
     def touches(self, area: BaseGeometry) -> bool:
         """Whether it may lie over an area whose longitudes lie within -180..180."""
@@ -107,9 +126,8 @@ def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
         raise ValueError(f"id {name!r} is not a printable text")
     assets = {band: item["assets"][key] for band, key in provider.assets.items() if key in item["assets"]}
     time = _time(properties.get("datetime") or properties["start_datetime"])
-    platform = str(properties.get("platform") or "unknown").lower()
-    datatake = properties.get(provider.datatake_property)
-    passage = _BASELINE_SUFFIX.sub("", str(datatake)) if datatake else f"{time:%Y%m%dT%H%M%S}"
+    datatake, other_time = _datatake(properties, provider, time)
+    platform = _platform(datatake, properties.get("platform"), name)
     tiles = _tiles(properties, provider)
     tile = next(iter(tiles), "")
     baseline = properties.get(provider.baseline_property)
@@ -119,14 +137,18 @@ def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
     epsg, footprint = _epsg([properties, *assets.values()], tile), _footprint(item)
     rasters = _rasters(properties, assets)
     codes = [code for fields in (properties, *assets.values()) if (code := _stated_epsg(fields)) is not None]
-    odd = contradiction([*tiles, tile_in(name)], codes, rasters, epsg, footprint, _frame(item)) or _shared(assets)
+    place = contradiction([*tiles, tile_in(name)], codes, rasters, epsg, footprint, _frame(item))
+    odd = place or _shared(assets) or other_time
+    granule = granule_bounds(tile) if tile else None
+    grounds = [*rasters] or ([granule] if granule else [])
     return Granule(
         id=name,
         collection=str(item.get("collection")),
         provider=provider,
         time=time,
         platform=platform,
-        acquisition=f"{platform}_{passage}",
+        datatake=datatake,
+        acquisition=f"{platform}_{datatake or f'{time:%Y%m%dT%H%M%S}'}",
         tile=tile,
         epsg=epsg,
         footprint=footprint,
@@ -137,8 +159,29 @@ def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
         generated=_time(generated) if generated else None,
         cloud_cover=None if cloud is None else _percent(float(cloud)),
         contradiction=odd,
-        claims=tuple(outline(epsg, bounds) for bounds in rasters) if odd else (),
+        claims=tuple(outline(epsg, bounds) for bounds in rasters) if odd else beside(grounds, epsg, footprint),
     )
+
+
+def _datatake(properties: Mapping[str, Any], provider: Provider, time: datetime) -> tuple[str, str | None]:
+    """The datatake that an item names, without its baseline, or what is wrong if the item is not of its time.
+
+    Empty for what is no datatake's id. A time of midnight states the day alone.
+    """
+    match = _DATATAKE.fullmatch(str(properties.get(provider.datatake_property)))
+    if match is None:
+        return "", None
+    began, day_alone = _time(match[2]), time.replace(hour=0, minute=0, second=0, microsecond=0) == time
+    if time.date() == began.date() if day_alone else abs(time - began) <= DATATAKE:
+        return match[1].upper(), None
+    return "", f"its datetime is {time:%Y-%m-%d %H:%M:%S}, but its datatake began at {began:%Y-%m-%d %H:%M:%S}"
+
+
+def _platform(datatake: str, stated: object, name: str) -> str:
+    """The satellite that the datatake, the platform or the id names, in this order; else what is stated."""
+    found = (_SATELLITE.search(text) for text in (datatake, str(stated), name))
+    match = next(filter(None, found), None)
+    return f"sentinel-{match[1].lower()}" if match else str(stated or "unknown").lower()
 
 
 def _shared(assets: Mapping[str, Mapping[str, Any]]) -> str | None:
@@ -177,6 +220,38 @@ def _rasters(properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, An
         if transform and size:
             found.setdefault(raster_bounds(transform, size), "proj:transform")
     return found
+
+
+def in_passes(granules: Sequence[Granule]) -> list[Granule]:
+    """The granules, in order of time; those that name no datatake get the acquisition of the pass that they belong to.
+
+    A pass are granules of one satellite of which each is within PASS of the next. Items that name no satellite belong
+    to the only one that is named there.
+    """
+    order = sorted(granules, key=lambda granule: granule.time)
+    gaps = [n for n, (one, other) in enumerate(pairwise(order), 1) if other.time - one.time > PASS]
+    made: list[Granule] = []
+    for first, end in pairwise([0, *gaps, len(order)]):
+        near = order[first:end]
+        named = {granule.platform for granule in near if _SATELLITE.fullmatch(granule.platform)}
+        default = next(iter(named)) if len(named) == 1 else "unknown"
+        passes: dict[str, list[Granule]] = defaultdict(list)
+        for granule in near:
+            passes[granule.platform if granule.platform in named else default].append(granule)
+        made += (g if g.datatake else _of_pass(g, satellite, own) for satellite, own in passes.items() for g in own)
+    return made
+
+
+def _of_pass(granule: Granule, satellite: str, near: Sequence[Granule]) -> Granule:
+    """A granule with the acquisition of its pass: that of the nearest datatake, or the satellite and the first second.
+
+    `near`: the granules of the pass, in order of time.
+    """
+    taken = [other for other in near if other.datatake]
+    if taken:
+        nearest = min(taken, key=lambda other: (abs(other.time - granule.time), other.acquisition))
+        return replace(granule, acquisition=nearest.acquisition)
+    return replace(granule, acquisition=f"{satellite}_{near[0].time:%Y%m%dT%H%M%S}")
 
 
 def unique(granules: Iterable[Granule]) -> tuple[list[Granule], list[tuple[Granule, Granule]]]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from shapely.geometry.base import BaseGeometry
 
 from geomap.grid import BANDS, COLUMNS, FALSE_NORTHING, ROWS, SQUARE_M, corner, outline
-from geomap.lonlat import agree
+from geomap.lonlat import agree, shared
 from geomap.types import zone_of
 
 SLACK_M: Final = 120
@@ -18,6 +18,10 @@ SLACK_M: Final = 120
 
 GRANULE_M: Final = 109_800
 """Metres of a granule's side: 10,980 pixels of 10 m."""
+
+OUTSIDE: Final = 0.02
+"""A footprint reaches out of its raster by at most this share of the raster, where both are right. It is 0.012 in the
+real items of the tests, near the pole, where the straight edges of a footprint leave those of its raster."""
 
 _M_PER_DEGREE: Final = 110_900  # of latitude, about
 _MOST: Final = 1e8  # metres, and pixels: no granule is beyond
@@ -130,6 +134,12 @@ def contradiction(
     if granule is not None and not agree(outline(epsg, granule), footprint):
         return f"its geometry is not where its MGRS tile {names[0]} lies"
     return None
+
+
+def beside(grounds: Iterable[Bounds], epsg: int, footprint: BaseGeometry) -> tuple[BaseGeometry, ...]:
+    """The grounds, in metres of `epsg`, out of which a footprint reaches, in degrees: one of the two is a bit off."""
+    outlines = [outline(epsg, bounds) for bounds in grounds]
+    return tuple(one for one in outlines if footprint.area - shared(one, footprint) > OUTSIDE * one.area)
 
 
 def _holds(granule: Bounds, raster: Bounds) -> bool:

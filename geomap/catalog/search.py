@@ -20,7 +20,7 @@ from typing import Any, Final
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from geomap.catalog.items import Granule, read_granule, unique
+from geomap.catalog.items import Granule, in_passes, read_granule, unique
 from geomap.catalog.offset import OffsetPolicy, decide_offset
 from geomap.catalog.stac import landing_page, read_items, search_items
 from geomap.errors import HrefError, InputError, NoScenesError, OffsetError
@@ -105,6 +105,7 @@ def search(
             f"{', '.join(sorted(sieve.strangers))}); looked for {describe(source.providers)}"
         )
     sieve.tell_unknown()
+    granules = sieve.in_passes(granules)
     if not granules:
         raise NoScenesError(_nothing(source.name, sieve))
     scenes = _usable(granules, source, offset_policy, sieve, max_missed)
@@ -135,12 +136,12 @@ def _usable(
                 sieve.at_fault(granule, cause, str(error))
         if len(refused) == before:
             break
-    scenes = _own_files(scenes, kept, sieve)
+    found = _distinct(zip(scenes, kept, strict=True), sieve)
     for copy, better in dropped:
         sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
-    sieve.check_faults(kept, next(iter(refused.values()), None), max_missed)
-    log.info("%s: %d scenes, %d copies dropped", source.name, len(scenes), len(dropped))
-    return tuple(sorted(scenes, key=lambda scene: (scene.time, scene.id)))
+    sieve.check_faults([granule for _, granule in found], next(iter(refused.values()), None), max_missed)
+    log.info("%s: %d scenes, %d copies dropped", source.name, len(found), len(dropped))
+    return tuple(scene for scene, _ in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,8 @@ class _Sieve:
     left_out: list[LeftOut] = field(default_factory=list)
     outside: list[date | None] = field(default_factory=list)  # of items not asked for: the day; None: another place
     strangers: Counter[str] = field(default_factory=Counter)  # items of each unknown collection
-    lost: dict[str, Granule | None] = field(default_factory=dict)  # id of an item with a mistake -> what it shows
+    lost: list[Granule] = field(default_factory=list)  # with a mistake
+    unread: list[str] = field(default_factory=list)  # ids of items of which a field cannot be read
 
     def __post_init__(self) -> None:
         shapely.prepare(self.area)
@@ -225,7 +227,7 @@ class _Sieve:
         """Leave out an item for a mistake that is one of FAULTS."""
         log.warning("left out scene %s: %s", granule.id, detail)
         self.leave_out(granule.id, cause, detail)
-        self.lost[granule.id] = granule
+        self.lost.append(granule)
 
     def take(self, item: dict[str, Any], provider: Provider) -> Granule | None:
         if item.get("id") in self.exclude:
@@ -236,7 +238,7 @@ class _Sieve:
         except ValueError as error:
             log.warning("left out item %r: not a valid STAC item (%s)", item.get("id"), error)
             self.leave_out(item.get("id"), "invalid", str(error))
-            self.lost[str(item.get("id"))] = None
+            self.unread.append(str(item.get("id")))
             return None
         if not granule.touches(self.area):
             self.outside.append(None)
@@ -260,16 +262,18 @@ class _Sieve:
         if unknown := self.exclude - {item.id for item in self.left_out if item.cause == "excluded"}:
             log.warning("--exclude: no item has the id %s", ", ".join(sorted(unknown)))
 
-    def check_faults(self, kept: Sequence[Granule], refused: HrefError | OffsetError | None, limit: float) -> None:
+    def in_passes(self, granules: Sequence[Granule]) -> list[Granule]:
+        """The granules with their passes; so are those with a mistake, which may have a good copy."""
+        known = in_passes([*granules, *self.lost])
+        self.lost[:] = [granule for granule in known if granule.missing or granule.contradiction]
+        return [granule for granule in known if not (granule.missing or granule.contradiction)]
+
+    def check_faults(self, used: Sequence[Granule], refused: HrefError | OffsetError | None, limit: float) -> None:
         """Raise the first error, or InputError, if more scenes are lost than allowed; not those with a good copy."""
-        have = {(granule.acquisition, granule.tile) for granule in kept}
-        used = {granule.id for granule in kept} - self.lost.keys()
-        lost = sorted(
-            name
-            for name, granule in self.lost.items()
-            if granule is None or (name not in used and ((granule.acquisition, granule.tile) not in have))
-        )
-        whole = len(used | {*lost})
+        have = {(granule.acquisition, granule.tile) for granule in used}
+        gone = {(granule.id, granule.acquisition, granule.tile) for granule in self.lost}
+        lost = sorted([*{*self.unread}, *(name for name, *shown in gone if tuple(shown) not in have)])
+        whole = len(used) + len(lost)
         allowed = may_miss(whole, limit)
         if not lost or (len(lost) <= allowed and len(lost) < whole):
             return
@@ -286,22 +290,36 @@ class _Sieve:
         )
 
 
-def _own_files(scenes: Sequence[Scene], granules: Sequence[Granule], sieve: _Sieve) -> list[Scene]:
-    """The scenes without those that have a file of another pass: one observation must not count twice."""
+def _distinct(found: Iterable[tuple[Scene, Granule]], sieve: _Sieve) -> list[tuple[Scene, Granule]]:
+    """The scenes in order of time and id, without those with the id of another or a file of another pass.
+
+    Runs know scenes by their ids, and one observation must not count twice.
+    """
     owner: dict[str, Scene] = {}
-    kept: list[Scene] = []
-    for scene, granule in sorted(zip(scenes, granules, strict=True), key=lambda pair: (pair[0].time, pair[0].id)):
+    kept: dict[str, tuple[Scene, Granule]] = {}
+    for scene, granule in sorted(found, key=_order):
         hrefs = [asset.href for asset in scene.assets.values()]
         taken = next((h for h in hrefs if h in owner and owner[h].acquisition != scene.acquisition), None)
         if taken and all(owner.get(h) is owner[taken] for h in hrefs) and _same_day(scene, owner[taken]):
             sieve.leave_out(scene.id, "copy", f"its files are those of {owner[taken].id}")
-            continue
-        if taken:
+        elif taken:
             sieve.at_fault(granule, "contradiction", f"its file {taken} is also that of {owner[taken].id}")
-            continue
-        owner |= dict.fromkeys(hrefs, scene)
-        kept.append(scene)
-    return kept
+        elif scene.id in kept:
+            same = f"it is of {_told(scene)} and has the id of an item of {_told(kept[scene.id][0])}"
+            sieve.at_fault(granule, "contradiction", f"{same}: give each item an id of its own")
+        else:
+            owner |= dict.fromkeys(hrefs, scene)
+            kept[scene.id] = scene, granule
+    return [*kept.values()]
+
+
+def _order(found: tuple[Scene, Granule]) -> tuple[Any, ...]:
+    scene, granule = found
+    return scene.time, scene.id, granule.collection, granule.tile, sorted(a.href for a in scene.assets.values())
+
+
+def _told(scene: Scene) -> str:
+    return f"{scene.time:%Y-%m-%d %H:%M:%S} in {scene.collection}"
 
 
 def _same_day(one: Scene, other: Scene) -> bool:
@@ -317,7 +335,7 @@ def _scene(granule: Granule, policy: HrefPolicy, offset_policy: OffsetPolicy) ->
         platform=granule.platform,
         acquisition=granule.acquisition,
         epsg=granule.epsg,
-        bbox=astuple(Box.around(granule.footprint)),
+        bbox=astuple(granule.box),
         assets={band: _asset(band, granule, policy, offset_policy) for band in granule.provider.assets},
         baseline=granule.baseline,
         cloud_cover=granule.cloud_cover,

@@ -142,8 +142,22 @@ def read(file: Layout, window: Window, out: NDArray[Any], dataset: Any = None) -
                 _place(out, window, block, _pixels(file, block, content))
             del content  # before the next
     if not file.plain:  # its blocks are sound
-        out[:] = dataset.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
+        read_masked(dataset, window, out)
     return Blocks(len(found), sum(block.size for block in found), max(file.side))
+
+
+def read_masked(dataset: Any, window: Window, out: NDArray[Any]) -> None:
+    """Read a window of an open dataset by GDAL into `out`, pixels that the file masks as 0.
+
+    In the file's own type first: its nodata value may be none of `out`'s.
+    """
+    out[:] = _limited(dataset.read(1, window=window, masked=True).filled(0), out.dtype)
+
+
+def _limited(pixels: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Values no larger than a data type holds, as GDAL makes them."""
+    most = np.iinfo(dtype).max
+    return np.minimum(pixels, most) if np.iinfo(pixels.dtype).max > most else pixels
 
 
 def _under(window: Window, side: tuple[int, int]) -> tuple[range, range]:
@@ -199,8 +213,7 @@ def _place(out: NDArray[Any], window: Window, block: Block, pixels: NDArray[Any]
     rows = slice(max(top, 0), min(top + block.window.height, window.height))
     columns = slice(max(left, 0), min(left + block.window.width, window.width))
     part = pixels[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    most = np.iinfo(out.dtype).max
-    out[rows, columns] = np.minimum(part, most) if np.iinfo(part.dtype).max > most else part  # as GDAL does
+    out[rows, columns] = _limited(part, out.dtype)
 
 
 # --- unpacking

@@ -21,10 +21,16 @@ class Place:
     shape: tuple[int, int]
 
     @property
+    def corners(self) -> tuple[tuple[float, float], ...]:
+        """(x, y) of the corners, from that of the first pixel on clockwise in the raster."""
+        rows, columns = self.shape
+        return tuple(self.transform @ corner for corner in ((0, 0), (columns, 0), (columns, rows), (0, rows)))
+
+    @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """(west, south, east, north) of a raster that is north up."""
-        t = self.transform
-        return t.c, t.f + t.e * self.shape[0], t.c + t.a * self.shape[1], t.f
+        """(west, south, east, north) of the box around the corners."""
+        x, y = zip(*self.corners, strict=True)
+        return min(x), min(y), max(x), max(y)
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,7 +233,7 @@ class SceneReader:
         if file.nodata == 0 or MaskFlags.all_valid in file.mask_flag_enums[0]:
             file.read(1, window=window, out=out)
         else:
-            out[:] = file.read(1, window=window, out_dtype=out.dtype, masked=True).filled(0)
+            blocks.read_masked(file, window, out)
         return None
 
     def _shift(self, place: Place) -> tuple[int, int] | None:
@@ -256,7 +256,7 @@ def _elsewhere(place: Place, said: Said) -> str | None:
         return f"lies in EPSG:{place.crs}, but its item says EPSG:{said.epsg}"
     if said.transform is not None and isinstance(place.crs, int):
         stated = Place(said.epsg, Affine(*said.transform), said.shape or place.shape)
-        apart = max(abs(one - other) for one, other in zip(place.bounds, stated.bounds, strict=True))
+        apart = np.abs(np.subtract(place.corners, stated.corners)).max()
         if apart <= abs(place.transform.a) / 2:
             return None
         return f"covers {_shown(place)}, but its item says {_shown(stated)} (metres of EPSG:{said.epsg})"
@@ -268,7 +268,8 @@ def _elsewhere(place: Place, said: Said) -> str | None:
 
 
 def _shown(place: Place) -> str:
-    return ", ".join(f"{v:.0f}" for v in place.bounds)
+    (west, north), _, (east, south), _ = place.corners
+    return f"{west:.0f}, {north:.0f} to {east:.0f}, {south:.0f}"
 
 
 _locating: Final = threading.Lock()

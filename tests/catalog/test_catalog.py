@@ -148,8 +148,8 @@ def test_period_and_area_are_exact(find: Callable[..., Any]) -> None:
     assert len(find(items, period=Period(2020, 6, 1))) == 6
     assert len(find(items, period=Period(2020, 7, 1))) == 7
     assert len(find(items, period=Period(2020, 1, 12))) == 13
-    last = changed(items[0], {"datetime": "2020-06-30T23:59:59.999Z"})
-    first = changed(items[0], {"datetime": "2020-07-01T01:00:00+01:00"})  # midnight UTC
+    last = changed(items[0], {"datetime": "2020-06-30T23:59:59.999Z", "s2:datatake_id": None})
+    first = changed(items[0], {"datetime": "2020-07-01T01:00:00+01:00", "s2:datatake_id": None})  # midnight UTC
     assert [s.time.month for s in find([last], period=Period(2020, 6, 1))] == [6]
     assert [s.time.hour for s in find([first], period=Period(2020, 7, 1))] == [0]
     with pytest.raises(NoScenesError):

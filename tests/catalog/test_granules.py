@@ -1,13 +1,30 @@
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, box, mapping
 
 from geomap.catalog.place import granule_bounds, outline
-from geomap.errors import NoScenesError
+from geomap.catalog.search import Found, search
+from geomap.errors import InputError, NoScenesError
 from geomap.types import Period
-from tests.support.stac_items import Item, changed, granule, month_of, placeless
+from tests.support.stac_items import WORLD, Item, changed, granule, month_of, placeless
+
+
+@pytest.fixture
+def search_items(tmp_path: Path) -> Callable[..., Found]:
+    """Searches STAC items of the month of the first one, all over the world: all that is found, and left out."""
+
+    def look(items: list[Item], **options: Any) -> Found:
+        path = tmp_path / "items.json"
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+        return search(WORLD, month_of(items[0]), str(path), **options)
+
+    return look
+
 
 SIBERIA: list[list[float]] = [[179.0, 67], [181, 67], [181, 68], [179, 68], [179, 67]]
 
@@ -36,20 +53,45 @@ def test_antimeridian(find: Callable[..., Any], geometry: Any) -> None:
         find([item], area=both, period=Period(2020, 1))
 
 
+@pytest.mark.parametrize("stated", ["rasters", "tile"])
+def test_a_geometry_a_little_off_hides_no_scene(find: Callable[..., Any], stated: str) -> None:
+    """Off by 15 % of its width, where 20 % would be a contradiction: the scene lies over all that it may show."""
+    item = granule("earth-search-c1", "32TPS", "2023-06-02T10:18:03Z")
+    bounds = granule_bounds("32TPS")
+    assert bounds
+    ground = outline(32632, bounds)
+    off = translate(ground, 0.15 * (ground.bounds[2] - ground.bounds[0]))
+    if stated == "tile":
+        item = placeless(item, "32TPS")
+    west, south, _, north = ground.bounds
+    edge = box(west + 0.04, (south + north) / 2, west + 0.05, (south + north) / 2 + 0.01)
+    assert edge.within(ground)
+    assert edge.disjoint(off)
+    (scene,) = find([changed(item, geometry=mapping(off), bbox=list(off.bounds))], area=edge)
+    assert scene.bbox == pytest.approx((west, south, off.bounds[2], north))
+    right = changed(item, geometry=mapping(ground), bbox=list(ground.bounds))
+    assert find([right])[0].bbox == pytest.approx(ground.bounds)
+    half = box(west + 0.5, south + 0.1, *ground.bounds[2:]).intersection(ground)  # at the edge of a swath
+    swath = changed(item, geometry=mapping(half), bbox=list(half.bounds))
+    with pytest.raises(NoScenesError):
+        find([swath], area=edge)
+
+
 # --- copies
 
 
-def reprocessed(item: Item, baseline: str, generated: str) -> Item:
+def reprocessed(item: Item, baseline: str, generated: str, **fields: Any) -> Item:
     """The same acquisition, as a later baseline of the archive would list it."""
-    old = item["properties"]["s2:processing_baseline"]
+    old, taken = item["properties"]["s2:processing_baseline"], item["properties"]["s2:datatake_id"]
+    made = f"{item['id'][:-15]}{generated.replace('-', '').replace(':', '')[:15]}"
     return changed(
         item,
         {
             "s2:processing_baseline": baseline,
             "s2:generation_time": generated,
-            "s2:datatake_id": item["properties"]["s2:datatake_id"].replace(old, baseline),
+            "s2:datatake_id": taken and taken.replace(old, baseline),
         },
-        id=f"{item['id'][:-15]}{generated.replace('-', '').replace(':', '')[:15]}",
+        **{"id": made} | fields,
     )
 
 
@@ -68,14 +110,19 @@ def with_own_files(item: Item) -> Item:
     return changed(item, assets=assets)
 
 
+def at(item: Item, time: str, datatake: object = None, **fields: Any) -> Item:
+    """The item at another time, of another datatake; by default it names none."""
+    return changed(item, {"datetime": time, "s2:datatake_id": datatake}, **fields)
+
+
 def test_another_tile_pass_or_satellite_is_no_copy(pc: Item, find: Callable[..., Any]) -> None:
     bounds = granule_bounds("24XWQ")
     assert bounds
     there = outline(32624, bounds)
     others = [
         changed(placeless(pc, "24XWQ"), id="tile", geometry=mapping(there), bbox=list(there.bounds)),
-        with_own_files(changed(pc, {"s2:datatake_id": "GS2B_20220613T182919_027523_N04.00"}, id="pass")),
-        with_own_files(changed(pc, {"platform": "Sentinel-2A"}, id="satellite")),
+        with_own_files(at(pc, "2022-06-13T18:29:19", "GS2B_20220613T182919_027523_N04.00", id="pass")),
+        with_own_files(at(pc, "2022-06-12T18:29:19", "GS2A_20220612T182919_027509_N04.00", id="satellite")),
     ]
     assert len(find([pc, *others])) == 4
 
@@ -89,17 +136,92 @@ def test_two_days_cannot_have_the_same_files(pc: Item, find: Callable[..., Any],
     kept = find([later, pc], max_missed=0.5)
     assert [scene.id for scene in kept] == [pc["id"]]
     assert f"left out scene l: its file {kept[0].assets['B08'].href} is also that of {pc['id']}" in caplog.text
+    with pytest.raises(InputError, match="1 of 2 scenes have a mistake"):
+        find([later, pc], max_missed=0)
 
 
-def test_without_a_datatake_the_second_tells_the_pass(pc: Item, find: Callable[..., Any]) -> None:
-    del pc["properties"]["s2:datatake_id"]
-    same = changed(pc, {"datetime": "2022-06-12T18:29:19.999000Z"}, id="same")
-    other = changed(pc, {"datetime": "2022-06-12T18:29:20.024000Z"}, id="other")
-    assert [s.acquisition for s in find([pc, same, with_own_files(other)])] == [
-        "sentinel-2b_20220612T182919",
-        "sentinel-2b_20220612T182920",
-    ]
-    assert [s.acquisition for s in find([pc, other])] == ["sentinel-2b_20220612T182919"]  # the same files once more
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"platform": "S2B"},
+        {"platform": "Sentinel 2B"},
+        {"platform": "sentinel-2"},
+        {"platform": None},
+        {"s2:datatake_id": "gs2b_20220612t182919_027509_n04.00"},
+        {"s2:datatake_id": None},
+        {"s2:datatake_id": "N/A"},
+        {"s2:datatake_id": None, "platform": None},
+        {"s2:datatake_id": None, "datetime": "2022-06-12T18:29:18.999Z"},
+        {"s2:datatake_id": None, "datetime": "2022-06-12T18:29:33Z"},
+    ],
+)
+def test_a_copy_counts_once_however_it_names_its_pass(pc: Item, find: Callable[..., Any], others: Item) -> None:
+    """Both as a copy of an item that names everything, and of one that is written like the copy itself."""
+    for one, text in ((pc, "named"), (changed(pc, others), "unnamed")):
+        copy = with_own_files(reprocessed(changed(pc, others), "05.10", "2024-01-01T00:00:00Z", id="copy"))
+        found = find([one, copy]), find([copy, one])
+        assert [scene.id for scene in found[0]] == ["copy"], text
+        assert found[0] == found[1]
+
+
+def test_without_a_datatake_a_pass_ends_where_no_item_follows_for_minutes(pc: Item, find: Callable[..., Any]) -> None:
+    """Neighbouring tiles of one pass share it; another satellite ten minutes later has its own."""
+    bounds = granule_bounds("24XWQ")
+    assert bounds
+    there = outline(32624, bounds)
+    first = at(pc, "2022-06-12T18:29:19.024Z")
+    next_tile = at(placeless(pc, "24XWQ"), "2022-06-12T18:29:37Z", geometry=mapping(there), bbox=list(there.bounds))
+    later = with_own_files(at(pc, "2022-06-12T18:39:19Z", id="later"))
+    other = with_own_files(changed(at(pc, "2022-06-12T18:30:19Z", id="other"), {"platform": "Sentinel-2A"}))
+    items = [first, next_tile, later, other]
+    passes = {
+        pc["id"]: "sentinel-2b_20220612T182919",
+        "placeless": "sentinel-2b_20220612T182919",
+        "later": "sentinel-2b_20220612T183919",
+        "other": "sentinel-2a_20220612T183019",
+    }
+    for order in (items, items[::-1]):
+        assert {scene.id: scene.acquisition for scene in find(order)} == passes
+
+
+@pytest.mark.parametrize("datatake", ["N/A", ["a"], "unknown"])
+def test_what_is_no_datatake_tells_no_pass(pc: Item, find: Callable[..., Any], datatake: object) -> None:
+    days = [f"2022-06-{day}T18:29:19Z" for day in (12, 17, 22)]
+    items = [with_own_files(at(pc, day, datatake, id=day)) for day in days]
+    assert [scene.id for scene in find(items)] == days
+
+
+def test_an_item_of_another_day_than_its_datatake_is_left_out_by_name(
+    pc: Item, search_items: Callable[..., Found], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The id was copied with the item: taken for a copy, the later day would vanish."""
+    taken = pc["properties"]["s2:datatake_id"]
+    later = with_own_files(at(pc, "2022-06-22T18:29:19Z", taken, id="later"))
+    found = search_items([pc, later], max_missed=0.5)
+    assert [scene.id for scene in found.scenes] == [pc["id"]]
+    assert [(item.id, item.cause) for item in found.left_out] == [("later", "contradiction")]
+    assert "its datetime is 2022-06-22 18:29:19, but its datatake began at 2022-06-12 18:29:19" in caplog.text
+    with pytest.raises(InputError, match="1 of 2 scenes have a mistake"):
+        search_items([pc, later], max_missed=0)
+    day_alone = at(pc, "2022-06-12T00:00:00Z", taken, id="day")
+    assert [scene.id for scene in search_items([day_alone]).scenes] == ["day"]
+
+
+def test_two_items_with_one_id_are_not_mixed_up(pc: Item, search_items: Callable[..., Found]) -> None:
+    """Ids are unique only within a collection, and a run knows scenes by their ids."""
+    other = with_own_files(at(pc, "2022-06-22T18:29:19Z", collection="sentinel-2-c1-l2a"))
+    other["assets"] = granule("earth-search-c1", "24XWR", "2022-06-22T18:29:19Z")["assets"]
+    for items in ([pc, other], [other, pc]):
+        found = search_items(items, max_missed=0.5)
+        assert [scene.time.day for scene in found.scenes] == [12]
+        (left,) = found.left_out
+        assert (left.id, left.cause) == (pc["id"], "contradiction")
+        assert (
+            "it is of 2022-06-22 18:29:19 in sentinel-2-c1-l2a and has the id of an item of 2022-06-12" in left.detail
+        )
+        with pytest.raises(InputError, match=f"1 of 2 scenes have a mistake.*{pc['id']}.*an id of its own"):
+            search_items(items, max_missed=0)
+    assert len(search_items([pc, pc, changed(pc)]).scenes) == 1  # the same item again
 
 
 def test_both_halves_of_a_datastrip_split_are_kept(pc: Item, find: Callable[..., Any]) -> None:

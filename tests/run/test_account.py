@@ -188,6 +188,8 @@ FILES: dict[str, dict[str, Any]] = {
     "30 km off": {"transform": rasterio.Affine(20, 0, 604_680, 0, -20, 5_622_440)},
     "transform of nan": {"transform": rasterio.Affine(20, 0, float("nan"), 0, -20, 5_622_440)},
     "smaller": {"height": 4, "width": 4},
+    "turned": {"transform": rasterio.Affine(20, 0, 574_680, 0, -20, 5_622_440) @ rasterio.Affine.rotation(2)},
+    "sheared": {"transform": rasterio.Affine(20, 1, 574_680, 1, -20, 5_622_440)},
     "no place at all": {"crs": None, "transform": rasterio.Affine(20, 0, 0, 0, -20, 60)},
 }
 
@@ -210,8 +212,8 @@ def test_a_file_that_lies_elsewhere_than_its_item_says_is_left_out_and_named(
         for asset in items[0]["assets"].values():
             del asset["proj:transform"], asset["proj:shape"]
     made = composed(items, tmp_path)
-    if name == "smaller" and not stated:
-        assert made.missed == ()  # a smaller file in the right place is no contradiction
+    if name in ("smaller", "turned", "sheared") and not stated:
+        assert made.missed == ()  # such a file in the right place is no contradiction
         return
     assert [(m.scene, m.cause) for m in made.missed] == [(items[0]["id"], "contradiction")]
     without = composed(items[1:], tmp_path)
@@ -258,6 +260,25 @@ def test_classes_that_are_none_are_no_clouds(items: list[Item], tmp_path: Path, 
     (missed,) = composed(items, tmp_path).missed
     assert (missed.scene, missed.band, missed.cause) == (items[0]["id"], "SCL", "contradiction")
     assert str(value) in missed.detail
+
+
+@pytest.mark.parametrize("compress", ["deflate", "lzw", None])
+def test_classes_in_two_bytes_may_have_any_nodata_value(
+    items: list[Item], tmp_path: Path, compress: str | None
+) -> None:
+    made = []
+    for dtype, nodata in (("uint8", 0), ("uint16", 65_535)):
+        changed, folder = copy.deepcopy(items), tmp_path / dtype
+        folder.mkdir()
+        rewritten(changed[0], "scl", folder, dtype=dtype, nodata=nodata, compress=compress)
+        with rasterio.open(changed[0]["assets"]["scl"]["href"], "r+") as f:
+            classes = f.read(1)
+            classes[:, ::3] = nodata
+            f.write(classes, 1)
+        made.append(composed(changed, folder))
+    assert made[1].missed == ()
+    np.testing.assert_array_equal(made[1].clear, made[0].clear)
+    assert (made[0].clear < composed(items, tmp_path).clear).any()
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(items: list[Item], tmp_path: Path) -> None:
