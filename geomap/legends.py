@@ -73,6 +73,11 @@ _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 _Latitude = Annotated[float, Field(ge=-90, le=90)]
 
 
+def _folded(name: str) -> str:
+    """A name as names are compared: without case, each letter with its accent as one character."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
+
+
 def restriction(text: str) -> tuple[str, str]:
     """(legend, class) of "landcover=Cropland". Raises ValueError."""
     legend, _, name = (part.strip() for part in text.partition("="))
@@ -142,7 +147,7 @@ class Legend(Strict):
                 )
             for what, values in (
                 ("id", [c.id for c in self.classes]),
-                ("name", [c.name.casefold() for c in self.classes]),
+                ("name", [_folded(c.name) for c in self.classes]),
             ):
                 if len(set(values)) < len(values):
                     raise ValueError(f"each class needs its own {what}")
@@ -190,8 +195,8 @@ class Legend(Strict):
 
     def ids_called(self, name: str) -> frozenset[int]:
         """The ids of the classes with this name or code (case does not matter); at most one has the name."""
-        wanted = name.strip().casefold()
-        return frozenset(c.id for c in self.classes if wanted in (c.name.casefold(), (c.code or c.name).casefold()))
+        wanted = _folded(name)
+        return frozenset(c.id for c in self.classes if wanted in (_folded(c.name), _folded(c.code or c.name)))
 
     def without(self, ids: frozenset[int]) -> Legend:
         """The legend without these classes. Raises LegendError if fewer than two are left."""
@@ -203,7 +208,7 @@ class Legend(Strict):
     def id_of(self, name: str) -> int:
         """The id of the class called `name` (case does not matter). Raises LegendError."""
         for c in self.classes:
-            if c.name.casefold() == name.strip().casefold():
+            if _folded(c.name) == _folded(name):
                 return c.id
         known = ", ".join(c.name for c in self.classes)
         raise LegendError(f"legend {self.name} has no class {name!r}; its classes are: {known}")
@@ -275,7 +280,7 @@ def typed(classes: str, name: str = "classes") -> Legend:
             f"--classes: the name {long[:40]!r}... has {len(long)} characters, at most {LONGEST_TYPED} are taken; "
             "type a shorter one, such as 'vineyard'"
         )
-    repeated = sorted({n for n in names if [m.casefold() for m in names].count(n.casefold()) > 1})
+    repeated = sorted({n for n in names if [_folded(m) for m in names].count(_folded(n)) > 1})
     if repeated:
         raise LegendError(f"--classes names {repeated[0]!r} twice")
     try:
@@ -331,7 +336,7 @@ def _with_others(legend: Legend) -> Legend:
     if legend.kind == "score":
         raise LegendError(f"legend {legend.name} gives scores; --others needs a legend of classes")
     new = others()
-    if any(c.id == new.id or c.name.casefold() == new.name.casefold() for c in legend.classes):
+    if any(c.id == new.id or _folded(c.name) == _folded(new.name) for c in legend.classes):
         raise LegendError(f"--others adds class {new.id}, {new.name}; legend {legend.name} has that id or name already")
     return legend.model_copy(update={"classes": (*legend.classes, new)})
 

@@ -279,7 +279,8 @@ class LeftOut:
 FAULTS = ("contradiction", "incomplete", "invalid", "undecided", "unopenable")
 """Causes of items left out that are mistakes; --max-missed limits them.
 
-Two of its fields disagree on its place, or its pixels disagree with its DN offset; a band has no asset; a field cannot
+Two of its fields disagree on its place or time, another item has its id or file, or its pixels disagree with its DN
+offset; a band has no asset; a field cannot
 be read; its DN offset cannot be decided; an address is refused or not given.
 """
 

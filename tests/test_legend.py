@@ -308,6 +308,17 @@ def test_id_of() -> None:
         landcover.id_of("Sea")
 
 
+def test_a_name_is_the_same_with_its_accents_as_characters_of_their_own() -> None:
+    typed = legends.typed("\u00e9tang, for\u00eat")
+    assert typed.id_of("E\u0301TANG") == 1
+    assert typed.ids_called("fore\u0302t") == {2}
+    classes = [
+        c.model_copy(update={"name": name}) for c, name in zip(typed.classes, ("\u00e9", "e\u0301"), strict=True)
+    ]
+    with pytest.raises(LegendError, match="each class needs its own name"):
+        Legend(name="ponds", title="Ponds", classes=[c.model_dump() for c in classes])
+
+
 # Classes typed by the user
 
 
@@ -339,6 +350,7 @@ def test_typed_classes_get_different_colours() -> None:
         (" , ,", "two or more"),
         ("vineyard", "two or more"),
         ("vineyard, olive grove, Vineyard", "'[vV]ineyard' twice"),
+        ("\u00e9tang, maize, E\u0301tang", "tang' twice"),
         (", ".join(f"class {i}" for i in range(300)), "at most 254 names, not 300"),
         ("vineyard, " + "very " * 60 + "long", "at most 281"),
         ("vineyard, bell\a", "control characters"),

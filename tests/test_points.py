@@ -111,7 +111,7 @@ def test_a_layer_is_named_where_there_are_several(table, tmp_path):
     table.to_file(tmp_path / "p.gpkg", layer="fields")
     table.to_file(tmp_path / "p.gpkg", layer="old")
     assert read_points(f"{tmp_path}/p.gpkg:old", "n").name[:2] == ("1", "2")
-    with pytest.raises(InputError, match=r"several layers: fields, old; name one as p\.gpkg:fields"):
+    with pytest.raises(InputError, match=r"several layers; name one: p\.gpkg:fields, p\.gpkg:old$"):
         read_points(tmp_path / "p.gpkg", "n")
     with pytest.raises(InputError, match="no layer new with shapes; it has fields, old"):
         read_points(f"{tmp_path}/p.gpkg:new", "n")
@@ -154,6 +154,25 @@ def test_ids_and_empty_cells_as_tables_write_them(tmp_path):
     assert read_points(csv(tmp_path, text), "c").name == ("10", "", "", "2", "")
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype", "names"),
+    [
+        (["Maize", None, "Barley"], "string", ("Maize", "", "Barley")),
+        (["Maize", None, "Barley"], "string[pyarrow]", ("Maize", "", "Barley")),
+        ([1, None, 3], "Int64", ("1", "", "3")),
+        ([1.0, None, 3.0], "Float64", ("1", "", "3")),
+        ([True, None, False], "boolean", ("True", "", "False")),
+    ],
+)
+def test_a_missing_value_of_any_kind_of_column_is_an_empty_cell(tmp_path, values, dtype, names):
+    pytest.importorskip("pyarrow")
+    columns = {"c": pd.array(values, dtype=dtype), "year": pd.array([2019, None, 2020], dtype="Int64")}
+    geopandas.GeoDataFrame(columns, geometry=[Point(LON, LAT)] * 3, crs=4326).to_parquet(tmp_path / "p.parquet")
+    found = read_points(tmp_path / "p.parquet", "c", date_column="year")
+    assert found.name == names
+    assert [str(day) for day in found.when] == ["2019-07-01", "NaT", "2020-07-01"]
+
+
 def test_years_beside_an_empty_cell_and_accents_of_either_form_are_read(tmp_path):
     text = f"lon,lat,c,year\n{LON},{LAT},For\u00eat,2019.0\n{LON},{LAT},Fore\u0302t,\n{LON},{LAT},N/A,2020\n"
     found = read_points(csv(tmp_path, text), "c", date_column="year")
@@ -191,7 +210,7 @@ BAD_TABLES = {
     "unknown system": (f"x,y,c\n{LON},{LAT},a\n", {"crs": "EPSG:999999"}, "unknown coordinate system EPSG:999999"),
     "empty": ("", {}, "is empty; export the points again"),
     "header alone": ("lon,lat,c\n", {}, "holds no points"),
-    "no class": (f"lon,lat,c\n{LON},{LAT},\n", {}, "no class in the column c"),
+    "no class": (f"lon,lat,c\n{LON},{LAT},\n", {}, "column c of .* is empty in every row; fill in the classes first"),
     "control": (f"lon,lat,c\n{LON},{LAT},a\x1b[31mb\n", {}, r"row 1: no class can be called a\\x1b\[31mb"),
     "long": (f"lon,lat,c\n{LON},{LAT},{'a' * 300}\n", {}, "row 1.*300 characters.*at most 281 printable"),
     "numbers": ("lon,lat,c\n" + "".join(f"{LON},{LAT},{i}\n" for i in range(300)), {}, "300 different classes"),

@@ -22,7 +22,8 @@ from geomap.text import plural
 if TYPE_CHECKING:
     from geomap.assess.estimate import Estimate
     from geomap.run.assess import Assessed
-    from geomap.run.sample import Made
+    from geomap.run.sample import Made, SampleRequest
+
 MATRIX = 10
 """Most classes of a confusion matrix that fits a terminal of 80 columns."""
 PAIRS = 5  # confusions shown of a larger one
@@ -78,7 +79,7 @@ def sample_command(
     asked = sample.SampleRequest(
         n, standard_error, legend, design, allocation, least, spread, seed, each, otherwise, show_mapped
     )
-    _print_sample(directory, sample.sample_map(directory, out, asked), n or 0, legend)
+    _print_sample(directory, sample.sample_map(directory, out, asked), asked)
 
 
 def _expected(texts: list[str]) -> tuple[dict[str, float], float]:
@@ -99,7 +100,7 @@ def _expected(texts: list[str]) -> tuple[dict[str, float], float]:
     return each, otherwise
 
 
-def _print_sample(directory: Path, made: Made, asked: int, legend: str | None) -> None:
+def _print_sample(directory: Path, made: Made, asked: SampleRequest) -> None:
     total, drawn = sum(made.pixels.values()), len(made.drawn.lonlat)
     table = Table("class", title=escape(f"{made.of.title}: {drawn} points"))
     for name in ("hectares", "percent", "points"):
@@ -109,19 +110,20 @@ def _print_sample(directory: Path, made: Made, asked: int, legend: str | None) -
         table.add_row(name, f"{pixels * HECTARES_PER_PIXEL:,.2f}", f"{pixels / total:.1%}", f"{made.points[c]:,}")
     out_console.print(table)
     if made.least is not None:
-        say(f"at least {made.least} points a class instead of --min, for {len(made.pixels)} classes share the points")
+        fewest = f"at least {made.least} points a class instead of {asked.least} (--min)"
+        say(f"{fewest}, for {len(made.pixels)} classes share the points")
     if made.standard_error is not None:
         say(f"if accuracies are as --expected, the standard error of the overall one will be {made.standard_error:.3f}")
     whole = [f"{made.of.names.get(c, c)} ({n:,})" for c, n in made.pixels.items() if n and n == made.points[c]]
-    if asked > drawn:
-        say(f"{asked:,} points were asked for, and the map has {total:,} pixels: each of them is a point")
+    if (asked.n or 0) > drawn:
+        say(f"{asked.n:,} points were asked for, and the map has {total:,} pixels: each of them is a point")
     elif whole:
         say(f"every pixel of these classes is a point, for they have no more: {', '.join(whole)}")
     for path in made.paths:
         say(str(path))
     if fill := next((path for path in made.paths if path.suffix.lower() != ".gpx"), None):
         typed = ["geomap", "assess", str(directory), "--points", str(fill), "--column", "class"]
-        typed += ["--legend", legend] if legend else []
+        typed += ["--legend", asked.legend] if asked.legend else []
         say(f"fill in the column `class`, then type: {shlex.join(typed)}")
 
 

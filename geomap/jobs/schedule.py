@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from calendar import monthrange
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,11 +79,13 @@ def calendars(cron: str) -> tuple[str, ...]:
     clock = f"{_listed(hour, 24)}:{_listed(minute, 60)}:00"
     names = ",".join(_DAYS[v].capitalize() for v in sorted(weekday, key=lambda v: (v - 1) % 7))
     on_days = f"*-{_listed(month, 12)}-{_listed(day, 31)} {clock}"
-    if len(weekday) == 7:
-        return (on_days,)
-    if fields[2].startswith("*") or fields[4].startswith("*"):
-        return (f"{names} {on_days}",)
-    return on_days, f"{names} *-{_listed(month, 12)}-* {clock}"
+    comes = min(day) <= max(monthrange(2024, m)[1] for m in month)  # of a leap year
+    either = len(weekday) < 7 and not (fields[2].startswith("*") or fields[4].startswith("*"))
+    if either:
+        return (*((on_days,) if comes else ()), f"{names} *-{_listed(month, 12)}-* {clock}")
+    if not comes:
+        raise InputError(f'--cron "{cron}" never comes: its months have no day {min(day)}; give another day or month')
+    return (on_days if len(weekday) == 7 else f"{names} {on_days}",)
 
 
 def _values(field: str, what: str, low: int, high: int, names: Sequence[str]) -> set[int]:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from geomap.errors import InputError
 from geomap.legends import LONGEST_TYPED, MAX_CLASSES
 from geomap.points.pixels import inner_pixels
-from geomap.points.source import MAX_ROWS, TABLES, located, require_rows, shapes_of
+from geomap.points.source import MAX_ROWS, TABLES, located, missing, require_rows, shapes_of
 from geomap.text import listed, one_line, plain, shown
 
 if TYPE_CHECKING:
@@ -267,7 +267,10 @@ def _names(path: Path, table: pd.DataFrame, column: str) -> list[str]:
             )
     distinct = set(names) - {""}
     if not distinct:
-        raise InputError(f"{shown(path)} has no class in the column {shown(column)}; choose another as --column")
+        raise InputError(
+            f"the column {shown(column)} of {shown(path)} is empty in every row; fill in the classes first, or choose "
+            "another as --column"
+        )
     if len(distinct) > MAX_CLASSES:
         raise InputError(
             f"the column {shown(column)} of {shown(path)} has {len(distinct):,} different classes, more than a legend "
@@ -284,7 +287,7 @@ def _composed(text: str) -> str:
 def _missing(value: object) -> bool:
     if isinstance(value, str):
         return value.strip().casefold() in _EMPTY
-    return value is None or value != value or type(value).__name__ in ("NAType", "NaTType")
+    return missing(value)
 
 
 def _days(path: Path, table: pd.DataFrame, column: str | None) -> NDArray[np.datetime64] | None:

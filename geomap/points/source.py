@@ -124,8 +124,14 @@ def _layer(path: Path, layers: Sequence[str], asked: str | None) -> str:
     if asked is None and path.suffix.casefold() == GPX:
         return WAYPOINTS
     if asked is None and len(layers) > 1:
-        raise InputError(f"{shown(path)} has several layers: {listed(layers)}; name one as {path.name}:{layers[0]}")
+        named = listed(f"{path.name}:{one}" for one in layers)
+        raise InputError(f"{shown(path)} has several layers; name one: {named}")
     return asked or layers[0]
+
+
+def missing(value: object) -> bool:
+    """Whether a cell of a table holds nothing: None, NaN, or what pandas has for it, of which NA has no truth value."""
+    return type(value).__name__ in ("NoneType", "NAType", "NaTType") or value != value
 
 
 def require_rows(path: Path, rows: int, most: int = MAX_ROWS) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap import files, legends
-from geomap.assess.class_map import ClassMap, blocks, classes_and_zones, confidence_at, find_map
+from geomap.assess.class_map import ClassMap, blocks, class_at, classes_and_zones, confidence_at, find_map
 from geomap.assess.draw import RESOLUTION, count
 from geomap.assess.estimate import NORMAL_95, UNKNOWN, Estimate, Estimates, Sample, Trust, estimate, trust
 from geomap.errors import BusyError, InputError
@@ -21,10 +21,10 @@ from geomap.legends import Legend, LegendClass
 from geomap.points.match import match, name_key
 from geomap.points.pixels import in_pixels, pixels
 from geomap.points.read import Points, read_points
-from geomap.run import record
+from geomap.run import learned, record
 from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, design_of, reach, tell
 from geomap.run.directory import held
-from geomap.run.learned import learned_pixels
+from geomap.run.record import Record
 from geomap.text import listed, shown
 from geomap.write.areas import as_csv
 from geomap.write.report import assessed
@@ -33,6 +33,8 @@ JSON: Final = "assessment.json"
 CSV: Final = "assessment.csv"
 AREAS: Final = "areas.json"
 AREAS_CSV: Final = "areas.csv"
+_RENEWED: Final = (AREAS, AREAS_CSV, files.PAGE)
+"""Files of a run that get the intervals."""
 HECTARES: Final = RESOLUTION**2 / 10_000
 FEW: Final = 50
 """Points of a mapped class below which intervals are called too narrow (simulated: docs/assessment.md)."""
@@ -72,31 +74,34 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
         asked: the points and how they were drawn.
 
     Raises:
-        InputError: no such map, points that cannot be read or used, or that the map learned from.
+        InputError: no such map, points that cannot be read or used, or that the map learned from, a damaged folder.
         BusyError: a run is writing the directory.
         ReadError, DiskFullError, OutputError: the map cannot be read, or the files cannot be written.
     """
     of = find_map(directory, asked.legend)
     if held(directory):
         raise BusyError(f"a run is writing {directory}; wait for it")
+    _require_whole(directory)
+    recorded = record.read_record(directory)
     points = read_points(asked.points, asked.column, crs=asked.crs, every_pixel=True)
     names, reference, notes = _classes_of(points, of)
     if points.nowhere:
         notes.append(f"{points.nowhere} rows of the file have no place; left out, as if like the others")
-    taught, told = _learned_from(directory, points, asked.allow_learned)
+    taught, told = _learned_from(directory, recorded.request, points, asked.allow_learned)
     again, repeated = _repeated(points, reference)
     reference[taught] = LEARNED
     reference[again] = REPEATED
     notes += [*told, *repeated]
     whole = count(blocks(of))
     mapped, zone = classes_and_zones(of, points.lonlat)
-    drawn = design_of(Labelled(of, points, mapped, reference), asked, whole)
+    labelled = Labelled(of, points, mapped, reference)
+    drawn = design_of(labelled, asked, whole)
     sample = drawn.sample
     sure = np.where(sample.mapped == legends.UNCLASSIFIED_ID, -1, confidence_at(of, points.lonlat, zone)[drawn.kept])
     present = sorted({*whole, *(int(r) for r in sample.reference)})
     found = _without_unseen(estimate(sample, present), drawn.classes)
     population, part = _population(sample, found, sum(whole.values()))
-    notes += [*part, *drawn.notes, *_notes(drawn, found, names)]
+    notes += [*part, *_elsewhere(directory, recorded, labelled, whole), *drawn.notes, *_notes(drawn, found, names)]
     made = Assessed(
         of, names, whole, population, found, trust(sample, sure), drawn.design, drawn.known, points.digest, tuple(notes)
     )
@@ -115,6 +120,26 @@ def _population(sample: Sample, found: Estimates, mapped: int) -> tuple[int, lis
         f"about {reached * HECTARES:,.0f} of {most * HECTARES:,.0f} ha of the map, as where it was drawn from another"
     )
     return round(reached), [f"WARNING: the sample reaches {part} one: the figures are for that part"]
+
+
+def _elsewhere(directory: Path, recorded: Record, labelled: Labelled, whole: Mapping[int, int]) -> Iterator[str]:
+    """What to say of a map that is restricted to a class of another one: how much is in no figure."""
+    within, of = recorded.request.get("within") or {}, labelled.of
+    if of.stem not in within:
+        return
+    stem, _, number = within[of.stem].partition("=")
+    base = find_map(directory, stem)
+    name = base.names.get(int(number), number)
+    while base.stem in within:
+        base = find_map(directory, within[base.stem].partition("=")[0])
+    mapped, total = sum(whole.values()) * HECTARES, recorded.maps[base.stem].valid * HECTARES
+    known = (labelled.mapped == 0) & (labelled.reference > 0) & (labelled.reference <= legends.MAX_CLASSES)
+    points = int((class_at(base, labelled.points.lonlat[known]) > 0).sum())
+    lie = f"; points of its classes that lie there: {points:,}" if points else ""
+    yield (
+        f"{of.stem} is mapped within {name} alone ({mapped:,.1f} of {total:,.1f} ha): what lies elsewhere is in no "
+        f"figure{lie}"
+    )
 
 
 # --- points
@@ -159,17 +184,18 @@ def _legend(of: ClassMap) -> Legend:
     return Legend(name=of.stem, title=of.title, classes=tuple(classes))
 
 
-def _learned_from(directory: Path, points: Points, allowed: bool) -> tuple[NDArray[np.bool_], list[str]]:
+def _learned_from(
+    directory: Path, request: Mapping[str, Any], points: Points, allowed: bool
+) -> tuple[NDArray[np.bool_], list[str]]:
     """(n,) points to leave out because the map learned from them, and what to say. Raises InputError if they are many.
 
-    A sample of the map hits a few of them by chance. Where they are `allowed`, none is left out.
+    A sample of the map hits a few of them by chance. If they are `allowed`, none is left out. `request`: of run.json.
     """
-    learned = record.read_record(directory).request.get("learned", {})
-    if learned.get("points") == points.digest:  # by this run or, where the classes were learned, by another
-        on = np.ones(len(points), bool)
+    known = learned.learned_pixels(directory)
+    if known is None:  # an older version kept no pixels where another run had learned the classes
+        on = np.full(len(points), request.get("learned", {}).get("points") == points.digest)
     else:
-        known = learned_pixels(directory)
-        taught = set() if known is None else {tuple(pixel) for pixel in known.tolist()}
+        taught = {tuple(pixel) for pixel in known.tolist()}
         on = np.array([tuple(pixel) in taught for pixel in pixels(points.lonlat).tolist()], bool)
         on = np.isin(points.group, points.group[on])  # polygons whole: of large ones, some pixels were learned from
     same, none = int(on.sum()), np.zeros(len(points), bool)
@@ -183,7 +209,7 @@ def _learned_from(directory: Path, points: Points, allowed: bool) -> tuple[NDArr
             f"{said}, so they say nothing about the rest of it; give other points (geomap sample {directory}), or add "
             "--allow-learned"
         )
-    return on, [f"{said}; left out, as if like the others of their stratum"]
+    return on, [f"{said}; left out, as if like the others"]
 
 
 def _repeated(points: Points, reference: NDArray[np.intp]) -> tuple[NDArray[np.bool_], list[str]]:
@@ -266,18 +292,41 @@ def _some(names: Sequence[str]) -> str:
 # --- files
 
 
+def _require_whole(directory: Path) -> None:
+    """Raise InputError if a listed file that is read here is not what was written: it would be listed anew.
+
+    Without an assessment or areas (removed, or never made) the rest goes on.
+    """
+    sums, taught = files.sums(directory), (learned.FILE, learned.TENSORS, learned.TAUGHT)
+    for name in (JSON, *_RENEWED, *taught):
+        if name not in sums or not (name in taught or (directory / name).exists()):
+            continue
+        for line in files.problem(directory, name, sums[name]):
+            anew = f"remove {directory / JSON}, and assess each map again"
+            raise InputError(
+                f"{directory}: {line}; {anew if name == JSON else f'geomap verify {directory} tells more'}"
+            )
+
+
 def _write(directory: Path, made: Assessed) -> None:
-    """Write the assessment beside those of other maps, and list it."""
-    before = _read(directory / JSON, dict)
+    """Write the assessment beside those of other maps, and list it. Raises as record.add_files."""
+    sums = files.sums(directory)
+    there = {name for name in (JSON, *_RENEWED) if name in sums and (directory / name).is_file()}
+    before = _read(directory / JSON) if JSON in there else {}
     content = {**before, made.of.stem: as_json(made)}
-    out = {JSON: files.json_bytes(content), CSV: _table(content)}
-    areas = _read(directory / AREAS, dict)
+    try:
+        out = {JSON: files.json_bytes(content), CSV: _table(content)}
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise InputError(
+            f"{directory / JSON} is of another version of geomap; remove it, and assess each map again"
+        ) from e
+    areas = _read(directory / AREAS) if AREAS in there else {}
     if isinstance(areas.get(made.of.stem), list):
         _add_intervals(areas[made.of.stem], made)
         out[AREAS] = files.json_bytes(areas)
-        if (directory / AREAS_CSV).is_file():
+        if AREAS_CSV in there:
             out[AREAS_CSV] = _with_intervals((directory / AREAS_CSV).read_bytes(), areas)
-    if (directory / files.PAGE).is_file():
+    if files.PAGE in there:
         out[files.PAGE] = assessed((directory / files.PAGE).read_bytes(), content)
     record.add_files(directory, out)
 
@@ -381,10 +430,10 @@ def _with_intervals(content: bytes, areas: Mapping[str, Any]) -> bytes:
     return as_csv([*rows[0]], rows) if rows else content
 
 
-def _read(path: Path, kind: type[dict[str, Any]]) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """JSON of an earlier assessment or of a run's areas; empty if there is none that can be read."""
     try:
         content = files.read_json(path, _MOST_JSON)
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, kind) else {}
+    return content if isinstance(content, dict) else {}

@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from geomap import files
 from geomap.errors import InputError
-from geomap.run.record import FILE, Record, own_name, place_in, read_record
-from geomap.types import zone_of
+from geomap.run.record import FILE, Record, map_files, own_name, place_in, read_record
 from geomap.write.layer import file_stem
 
 RERUN: Final = "type the run's command again: it remakes the maps, from kept tiles if there are any"
 RESUME: Final = "type the run's command again: it resumes from the finished tiles"
 AGAIN: Final = "type the geomap assess command again"
+ANEW: Final = "remove it, and type the geomap assess command of each map again"
 UNDO: Final = f"if that was not you, remove {files.SUMS} and type the run's command again"
 MOVE: Final = "it is no part of the run: remove it, or move it elsewhere"
 
@@ -109,19 +109,19 @@ def _guard(directory: Path, known: Mapping[str, str]) -> Iterator[str]:
 
 def _required(record: Record) -> Iterator[str]:
     """Files that every run has: its maps, one for each zone and one on a grid of its own, and its record."""
-    zones = sorted({zone_of(name) for name in record.tiles})
-    place = place_in(record.request)
-    own = own_name(record.request)
+    place, own = place_in(record.request), own_name(record.request)
     for stem in record.maps:
         yield from ([f"{file_stem(stem, place, own)}.tif"] if own else [])
-        yield from (f"{file_stem(stem, place, zone if len(zones) > 1 else None)}.tif" for zone in zones)
+        yield from map_files(record, stem)
     yield FILE
 
 
 def _remedy(name: str, line: str) -> str:
     if line.startswith(f"{files.SUMS}:") or name.endswith(".tif") or _is_data(name, stores=True):
         return RERUN
-    return AGAIN if name.startswith("assessment.") else UNDO
+    if name.startswith("assessment."):
+        return ANEW if name.endswith(".json") and line.endswith(": changed") else AGAIN
+    return UNDO
 
 
 def _of_other_programs(directory: Path, name: str, known: Mapping[str, str]) -> bool:

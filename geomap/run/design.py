@@ -89,7 +89,8 @@ def design_of(labelled: Labelled, asked: AssessRequest, whole: Mapping[int, int]
         sizes = dict(whole) if by_class else {0: sum(whole.values())}
         classes = {c: c for c in whole} if by_class else _one_class(stratum, labelled.mapped)
         kept = (labelled.reference > 0) & (labelled.mapped > 0)
-    tell(notes, labelled.reference == 0, "points have no class; left out, as if like the others of their stratum")
+    others = "the others of their stratum" if design == "stratified" else "the others"
+    tell(notes, labelled.reference == 0, f"points have no class; left out, as if like {others}")
     off = (labelled.mapped == 0) & (labelled.reference > 0)
     tell(notes, off, "points lie where nothing is mapped; left out")
     if not (kept & (labelled.mapped > 0)).any():

@@ -15,15 +15,18 @@ from typing import Any, Final
 from geomap.errors import InputError, PeriodError
 from geomap.run.record import Record, read_record
 from geomap.run.totals import Row, read_totals
-from geomap.types import Period
+from geomap.types import EXCLUDE, Period
 from geomap.write.layer import Layer
 
 MOST: Final = 36
 """Most earlier runs that a page shows: three years of months."""
 DECIDE: Final = (
-    "area", "weights", "points", "min_clear_months", "min_confidence", "within", "mask", "smooth", "min_area",
+    "area", "weights", "min_clear_months", "mask", "max_cloud", "offset_policy", EXCLUDE, "points", "min_confidence",
+    "smooth", "min_area",
 )  # fmt: skip
 """Keys of a request that decide areas of one landscape, besides its legends and how many months it has."""
+_OF_STORE: Final = ("area", "weights", "min_clear_months", "mask", EXCLUDE)
+"""Those that a run by stored embeddings has from the run that made them."""
 COLUMNS: Final = ("directory", "period", "map", "id", "name", "pixels", "ha", "share", "adjusted_ha", "ci95_ha")
 
 log = logging.getLogger(__name__)
@@ -99,7 +102,20 @@ def _period(record: Record) -> Period:
 
 def _made_by(record: Record, stem: str) -> str:
     """Raises PeriodError."""
-    asked = record.request
+    made = record.request.get("made", {})
+    asked = {**{key: made[key] for key in _OF_STORE if key in made}, **record.request}
     learned = (asked.get("learned") or {}).get("sha256")
-    of_map = asked.get("legends", {}).get(stem), record.vectors.get(stem), learned
-    return json.dumps([_period(record).months, *(asked.get(key) for key in DECIDE), *of_map], sort_keys=True)
+    classes = [
+        (within, asked.get("legends", {}).get(name), record.vectors.get(name))
+        for name, within in _bases(asked.get("within") or {}, stem).items()
+    ]
+    return json.dumps([_period(record).months, *(asked.get(key) for key in DECIDE), learned, classes], sort_keys=True)
+
+
+def _bases(within: Mapping[str, str], stem: str) -> dict[str, str | None]:
+    """A legend, that to a class of which it is restricted, and so on -> its restriction, as LEGEND=ID."""
+    chain = dict[str, str | None]()
+    while stem not in chain:
+        chain[stem] = within.get(stem)
+        stem = (chain[stem] or stem).partition("=")[0]
+    return chain

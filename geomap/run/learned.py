@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # numpy and torch: `geomap explain` reads the JSON alone
 
 FILE: Final = "learned.json"
 TENSORS: Final = "learned.safetensors"
+TAUGHT: Final = "learned_from.safetensors"
+"""Beside the maps of a run that took what another one learned: the pixels that this one learned from (PIXELS)."""
 PLACES: Final = "places"
 """Stem of the files with the places where more points would help most: .gpkg and .gpx."""
 FORMAT: Final = 1
@@ -115,6 +117,14 @@ class Loaded:
     plain: Head  # for embeddings alone
     full: Head | None  # for embeddings and series; None: the series did not help
     digest: str  # sha256 of learned.json, which holds that of the tensors
+    pixels: NDArray[np.int32]  # (n, 3) that it learned from (PIXELS)
+
+    def beside(self) -> dict[str, bytes]:
+        """What lies beside the maps of a run that takes it, by name; equal input gives equal bytes."""
+        import numpy as np
+        from safetensors.numpy import save
+
+        return {TAUGHT: save({PIXELS: np.ascontiguousarray(self.pixels)})}
 
     def head(self, series: bool) -> Head:
         """The head to use, where the series are at hand or not."""
@@ -207,7 +217,7 @@ def load(name: str, weights: Mapping[str, str], size: int) -> Loaded:
             raise ValueError("not one vector for each class")
     except (ValueError, KeyError, TypeError, InputError) as e:
         raise InputError(f"{path} is damaged ({e}); learn from the points again") from e
-    return Loaded(record, legend, plain, full, hashlib.sha256(content).hexdigest())
+    return Loaded(record, legend, plain, full, hashlib.sha256(content).hexdigest(), arrays[PIXELS].astype("int32"))
 
 
 def digest_of(name: str) -> str:
@@ -238,18 +248,23 @@ def _head(arrays: Mapping[str, NDArray[Any]], prefix: str, size: int) -> Head:
 
 
 def learned_pixels(directory: Path) -> NDArray[np.int64] | None:
-    """(n, 3) pixels that the run in a directory learned from (points.pixels); None if it learned nothing.
+    """(n, 3) pixels that the run in a directory, or that whose learned file it took, learned from (points.pixels).
 
-    Raises InputError if the files are damaged.
+    None if it learned nothing, or if an older version of geomap took the learned file. Raises InputError if the files
+    are damaged.
     """
     record = read_learned(directory)
-    if record is None:
+    if record is not None:
+        arrays = _tensors(directory / TENSORS, record.tensors)
+    elif (directory / TAUGHT).is_file():
+        arrays = _tensors(directory / TAUGHT, files.sums(directory).get(TAUGHT, ""), files.SUMS)
+    else:
         return None
-    found: NDArray[np.int64] = _tensors(directory / TENSORS, record.tensors)[PIXELS].astype("int64")
+    found: NDArray[np.int64] = arrays[PIXELS].astype("int64")
     return found
 
 
-def _tensors(path: Path, digest: str) -> dict[str, NDArray[Any]]:
+def _tensors(path: Path, digest: str, named_by: str = FILE) -> dict[str, NDArray[Any]]:
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load as parse
@@ -257,7 +272,7 @@ def _tensors(path: Path, digest: str) -> dict[str, NDArray[Any]]:
     try:
         if path.stat().st_size > MOST_BYTES or files.sha256(path) != digest:
             raise InputError(
-                f"{path} is not the file that {FILE} names; copy both again, or learn from the points again"
+                f"{path} is not the file that {named_by} names; copy both again, or learn from the points again"
             )
         arrays: dict[str, NDArray[Any]] = parse(path.read_bytes())
     except OSError as e:

@@ -24,8 +24,8 @@ from geomap.run.account import Account, Fate, Mapped
 from geomap.run.directory import read_begun
 from geomap.run.tile_file import Reused
 from geomap.sentinel2 import BANDS
-from geomap.types import GRID, NAME, UPDATE, Dark, LeftOut, Missed, OwnGrid, Period, Scene
-from geomap.write.layer import Statistics, place_of
+from geomap.types import GRID, NAME, UPDATE, Dark, LeftOut, Missed, OwnGrid, Period, Scene, zone_of
+from geomap.write.layer import Statistics, file_stem, place_of
 
 FILE: Final = "run.json"
 
@@ -159,16 +159,18 @@ def add_files(directory: Path, contents: Mapping[str, bytes]) -> None:
     """Write files into a finished run, and list them in SHA256SUMS and in the seal of run.json.
 
     The other files keep the sha256 that they have in the list, so damage to them is still found. Raises InputError if
-    run.json is damaged, DiskFullError, OutputError.
+    run.json or the list is damaged, DiskFullError, OutputError.
     """
     known = files.sums(directory)
-    if files.problem(directory, FILE, known.get(FILE, "")):
+    digest = known.pop(FILE, "")
+    if files.problem(directory, FILE, digest):
         raise InputError(f"{directory / FILE} is not what the run wrote; geomap verify {directory} says what to do")
     recorded = files.read_json(directory / FILE, 1 << 30)
+    if recorded.get("seal") and recorded["seal"] != files.seal(known):
+        raise InputError(f"{directory / files.SUMS} is not what the run listed; geomap verify {directory} tells more")
     for name, content in contents.items():
         files.write_bytes(directory / name, content)
         known[name] = files.sha256(directory / name)
-    del known[FILE]
     files.write_json(directory / FILE, {**recorded, "files": len(known), "seal": files.seal(known)})
     files.write_sums(directory, {**known, FILE: files.sha256(directory / FILE)})
 
@@ -188,6 +190,12 @@ def read_record(directory: Path) -> Record:
 def place_in(request: Mapping[str, Any]) -> str:
     """How the names of a run's files begin, from its identity in run.json; empty without a name."""
     return place_of(request[NAME], Period.parse(request["period"])) if request.get(NAME) else ""
+
+
+def map_files(record: Record, stem: str) -> list[str]:
+    """Names of a map's files in UTM, one for each zone of its run."""
+    zones, place = sorted({zone_of(name) for name in record.tiles}), place_in(record.request)
+    return [f"{file_stem(stem, place, zone if len(zones) > 1 else None)}.tif" for zone in zones]
 
 
 def own_name(request: Mapping[str, Any]) -> str:

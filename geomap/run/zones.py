@@ -7,7 +7,6 @@ polygons counts for both. Maps are read by blocks, and one polygon at a time, so
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,13 +24,12 @@ from shapely import MultiPolygon, get_coordinates, make_valid, union_all
 
 from geomap.aoi import polygons_of
 from geomap.errors import InputError, ReadError
-from geomap.points.source import read_shapes
-from geomap.run.record import place_in, read_record
+from geomap.points.source import missing, read_shapes
+from geomap.run.record import Record, map_files, read_record
 from geomap.run.totals import read_totals
 from geomap.text import listed, plain, plural, shown
 from geomap.types import Progress, silent
 from geomap.write.areas import HECTARES
-from geomap.write.layer import file_stem
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +72,9 @@ def zonal(directory: Path, source: str, column: str | None = None, progress: Pro
         InputError: no finished run, no such file, layer or column, no polygon.
         ReadError: a map cannot be read.
     """
-    totals = read_totals(directory)
+    totals, record = read_totals(directory), read_record(directory)
     shapes, names = read_zones(source, column)
-    paths = {stem: _paths(directory, stem) for stem in totals}
+    paths = {stem: _paths(directory, record, stem) for stem in totals}
     moved: dict[int, Any] = {}
     zones = []
     for i, name in enumerate(names):
@@ -127,8 +125,7 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
 
 def _name(row: int, value: Any) -> str:
     """What to call the polygon of a row, from its cell in the column of names."""
-    missing = value is None or value != value
-    return ("" if missing else " ".join(plain(value).split())) or f"row {row}"
+    return ("" if missing(value) else " ".join(plain(value).split())) or f"row {row}"
 
 
 def _finite(shape: Any) -> bool:
@@ -146,13 +143,12 @@ def _surface(shape: Any) -> MultiPolygon | None:
     return whole if parts else None
 
 
-def _paths(directory: Path, stem: str) -> list[Path]:
-    """The maps of a layer, one for each zone. Raises ReadError if there is none."""
-    name = file_stem(stem, place_in(read_record(directory).request))
-    found = [p for p in directory.glob(f"{name}*.tif") if re.fullmatch(rf"{name}(_32[67]\d\d)?", p.stem)]
-    if not found:
-        raise ReadError(f"{directory / name}.tif is missing; geomap verify {directory} tells more")
-    return sorted(found)
+def _paths(directory: Path, record: Record, stem: str) -> list[Path]:
+    """The maps of a layer, one for each zone. Raises ReadError if one is missing."""
+    paths = [directory / name for name in map_files(record, stem)]
+    if lost := next((path for path in paths if not path.is_file()), None):
+        raise ReadError(f"{lost} is missing; geomap verify {directory} tells more")
+    return paths
 
 
 def _counted(path: Path, shapes: Any, moved: dict[int, Any], index: int) -> Counter[int]:

@@ -134,6 +134,8 @@ def test_a_sample_that_is_the_whole_map_or_all_of_a_class_says_so(run: Path, tmp
     rare, name = min((int((c == MAP).sum()), NAMES[c]) for c in (2, 3, 5, 7))
     done = geomap("sample", run, "--n", "100000", "--out", tmp_path / "all.csv")
     assert f"100,000 points were asked for, and the map has {(MAP > 0).sum():,} pixels" in done.stdout
+    done = geomap("sample", run, "--n", "100", "--out", tmp_path / "few.csv")
+    assert "at least 12 points a class instead of 30 (--min), for 4 classes share the points" in done.stdout
     done = geomap("sample", run, "--n", str(5 * rare), "--allocation", "equal", "--out", tmp_path / "rare.csv")
     assert f"every pixel of these classes is a point, for they have no more: {name} ({rare:,})" in done.stdout
 
@@ -228,6 +230,53 @@ def test_a_run_whose_record_was_changed_is_not_listed_anew(run: Path, answered: 
     assert not (run / "assessment.json").exists()
 
 
+def test_a_run_whose_list_lost_a_line_is_not_listed_anew(run: Path, answered: Path) -> None:
+    lines = (run / files.SUMS).read_text().splitlines(keepends=True)
+    (run / files.SUMS).write_text("".join(line for line in lines if "landcover.qml" not in line))
+    refused(
+        geomap("assess", run, "--points", answered, "--column", "class"), 2, "SHA256SUMS is not what the run listed"
+    )
+    assert not (run / "assessment.json").exists()
+
+
+@pytest.mark.parametrize("name", ["assessment.json", "areas.json", "areas.csv", "index.html"])
+def test_a_file_that_was_changed_is_not_listed_as_if_it_were_right(run: Path, answered: Path, name: str) -> None:
+    add_files(run, {"index.html": b"<!doctype html><title>a page</title>"})
+    asked = AssessRequest(answered, "class")
+    assess_map(run, asked)
+    content = (run / name).read_bytes()
+    (run / name).write_bytes(content.replace(b"a", b"b", 1))
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=rf"{name}: changed; (geomap verify|remove .*assessment\.json)"):
+        assess_map(run, asked)
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+    (problem,) = check.check(run).problems
+    assert problem.startswith(f"{name}: changed; ")
+    if name == "assessment.json":
+        assert problem.endswith("remove it, and type the geomap assess command of each map again")
+        (run / name).unlink()
+        assess_map(run, asked)
+        assert (run / name).read_bytes() == content
+        assert check.check(run).problems == ()
+
+
+def test_an_assessment_of_another_form_is_refused_until_it_is_removed(run: Path, answered: Path) -> None:
+    add_files(run, {"assessment.json": files.json_bytes({"crops": [1, 2]})})
+    asked = AssessRequest(answered, "class")
+    with pytest.raises(InputError, match=r"assessment\.json is of another version of geomap; remove it"):
+        assess_map(run, asked)
+    (run / "assessment.json").unlink()
+    assess_map(run, asked)
+    assert json.loads((run / "assessment.json").read_text()).keys() == {"landcover"}
+
+
+def test_a_file_that_no_run_wrote_is_not_taken_for_an_assessment(run: Path, answered: Path) -> None:
+    (run / "assessment.json").write_text('{"crops": {"points": 3}}')
+    assess_map(run, AssessRequest(answered, "class"))
+    assert json.loads((run / "assessment.json").read_text()).keys() == {"landcover"}
+    assert check.check(run).problems == ()
+
+
 def test_names_of_classes_are_text(run: Path, answered: Path) -> None:
     table = geopandas.read_file(answered)
     table.loc[:2, "class"] = "[red]Bog[/red]"
@@ -269,7 +318,9 @@ def test_points_that_the_map_learned_from_are_refused_or_told(run: Path, answere
     said = "WARNING: 20 of 300 points lie on pixels that the map learned from: the accuracies are too high"
     assert said in done.stderr
     (run / "learned.safetensors").write_bytes(b"")
-    refused(geomap(*asked), 2, "learned.safetensors is not the file that learned.json names")
+    refused(geomap(*asked), 2, "learned.safetensors: changed; geomap verify")
+    (run / "learned.json").unlink()
+    refused(geomap(*asked), 2, "learned.json: missing; geomap verify")
 
 
 def test_a_few_points_that_a_sample_hits_by_chance_are_left_out(run: Path, answered: Path) -> None:
@@ -312,12 +363,20 @@ def test_what_cannot_count_is_left_out_and_told(run: Path, answered: Path) -> No
     made = assess_map(run, AssessRequest(write(both, answered.with_name("more.gpkg")), "class"))
     assert made.estimates.counts.sum() == 295
     told = " | ".join(made.notes)
-    assert "5 points have no class" in told
+    assert "5 points have no class; left out, as if like the others of their stratum" in told
     assert "2 points have no stratum" in told
     assert "1 points lie where nothing is mapped" in told
     assert "classes that the map does not have, so it is wrong there: Moon (1)" in told
     assert len(made.estimates.classes) == len(whole.estimates.classes) + 1
     assert made.population == whole.population
+
+
+def test_points_without_a_class_have_no_stratum_where_the_sample_has_none(run: Path, answered: Path) -> None:
+    table = geopandas.read_file(answered)[["class", "geometry"]]
+    table.loc[:4, "class"] = ""
+    plain = write(table, answered.with_name("plain.gpkg"))
+    notes = assess_map(run, AssessRequest(plain, "class", design="random")).notes
+    assert "5 points have no class; left out, as if like the others" in notes
 
 
 def test_a_mapped_class_without_points_is_left_out_of_the_estimates_and_told(run: Path, answered: Path) -> None:
@@ -527,6 +586,36 @@ def test_points_of_another_legend_are_refused(run: Path, answered: Path) -> None
 
 def test_a_folder_without_a_finished_map_is_refused(tmp_path: Path) -> None:
     refused(geomap("sample", tmp_path, "--out", tmp_path / "a.gpkg"), 2, "holds no finished map of classes")
+
+
+def test_a_map_within_a_class_of_another_says_what_is_in_no_figure(tmp_path: Path, truth: Path) -> None:
+    names = {c.id: c.name for c in legends.load("crops").classes}
+    crops = np.where(MAP == 2, RNG.integers(1, 4, MAP.shape), 0)
+    maps = {"landcover": {32631: MAP}, "crops": {32631: crops}}
+    both = finished(tmp_path / "both", maps, {"within": {"crops": "landcover=2"}})
+    made = sample_map(both, [tmp_path / "land.csv"], SampleRequest(n=200, legend="landcover", design="random"))
+    table = pd.read_csv(tmp_path / "land.csv")[["lon", "lat"]]
+    table["crop"] = [names[1 + i % 3] for i in range(200)]
+    table.loc[made.drawn.mapped == 3, "crop"] = "no crop"  # on mapped woodland, where that is right
+    table.loc[200] = [3.1, 45.0, names[1]]  # off the area
+    table.to_csv(tmp_path / "points.csv", index=False)
+    notes = assess_map(both, AssessRequest(tmp_path / "points.csv", "crop", legend="crops", design="random")).notes
+    off = int(((made.drawn.mapped != 2) & (made.drawn.mapped != 3)).sum())
+    assert off > 20
+    assert (
+        f"crops is mapped within Cropland alone ({(MAP == 2).sum() / 100:,.1f} of {(MAP > 0).sum() / 100:,.1f} ha): "
+        f"what lies elsewhere is in no figure; points of its classes that lie there: {off}" in notes
+    )
+    cover = write(filled_at(table.iloc[:200], truth), tmp_path / "cover.gpkg")
+    notes = assess_map(both, AssessRequest(cover, "class", legend="landcover", design="random")).notes
+    assert not any("is mapped within" in note for note in notes)
+
+
+def filled_at(table: pd.DataFrame, truth: Path) -> geopandas.GeoDataFrame:
+    """Places of a table with their true classes."""
+    classes = class_at(find_map(truth, None), table[["lon", "lat"]].to_numpy())
+    places = geopandas.points_from_xy(table["lon"], table["lat"])
+    return geopandas.GeoDataFrame({"class": [NAMES[int(c)] for c in classes]}, geometry=places, crs=4326)
 
 
 def test_several_maps_are_assessed_side_by_side(tmp_path: Path, truth: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pystac
 import pytest
 import yaml
@@ -16,7 +17,9 @@ import yaml
 from geomap.jobs.catalog import write_catalog
 from geomap.jobs.due import run_job
 from geomap.jobs.file import MapJob, read_job
+from geomap.run import history
 from tests.support.archive import PATCH
+from tests.support.maps import finished as run_of
 from tests.support.pages import content
 from tests.support.runner import geomap, refused
 
@@ -141,6 +144,8 @@ def test_the_areas_of_a_job_lie_side_by_side(
     assert all(month in table for month in ("2018-08", "2018-09", "2018-10", "made in different ways"))
     assert f"{areas[0][0]['ha']:,.2f}" in table
     refused(geomap("areas", *made, "--zones", "x.gpkg"), 2, "name one directory")
+    recorded = json.loads((made[0] / "run.json").read_text())["request"]
+    assert set(history.DECIDE) - recorded.keys() == {"points", "exclude", "smooth", "min_area"}  # if asked for
     (made[0] / "areas.json").write_text("{")
     with caplog.at_level(logging.WARNING):
         (again,) = run_job(job_in(tmp_path, "out/{period}", **keys), datetime.date(2018, 12, 5))
@@ -149,6 +154,49 @@ def test_the_areas_of_a_job_lie_side_by_side(
         "2018-09",
         "2018-10",
     ]
+
+
+ASKED: dict[str, Any] = {
+    "legends": {"landcover": "a", "crops": "b"}, "within": {"crops": "landcover=2"}, "weights": {"sha256": "c"},
+    "max_cloud": 100.0, "offset_policy": "auto",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "others"),
+    [
+        ({}, set()),
+        ({"max_cloud": 20.0}, {"landcover", "crops"}),
+        ({"offset_policy": "harmonised"}, {"landcover", "crops"}),
+        ({"exclude": ["S2A_1"]}, {"landcover", "crops"}),
+        ({"within": None}, {"crops"}),
+        ({"within": {"crops": "landcover=5"}}, {"crops"}),
+        ({"legends": {"landcover": "a", "crops": "d"}}, {"crops"}),
+        ({"legends": {"landcover": "d", "crops": "b"}}, {"landcover", "crops"}),
+        ({"legends": {"landcover": "a", "crops": "b", "habitat": "d"}}, set()),
+    ],
+)
+def test_maps_made_in_different_ways_are_those_whose_areas_that_decides(
+    tmp_path: Path, change: dict[str, Any], others: set[str]
+) -> None:
+    pixels = {name: {32631: np.full((9, 9), 2)} for name in ("landcover", "crops")}
+    a, b = (
+        history.read_areas(run_of(tmp_path / name, pixels, asked)).made_by
+        for name, asked in (("a", ASKED), ("b", {**ASKED, **change}))
+    )
+    assert {stem for stem in a if a[stem] != b[stem]} == others
+
+
+def test_labelled_maps_are_made_in_different_ways_where_their_embeddings_are(tmp_path: Path) -> None:
+    pixels = {"landcover": {32631: np.full((9, 9), 2)}}
+    made = {"area": "a", "weights": {"sha256": "b"}, "min_clear_months": 3, "points": {"sha256": "of that run"}}
+    changes = ({}, {"weights": {"sha256": "c"}}, {"min_clear_months": 1}, {"points": None})
+    runs = [
+        run_of(tmp_path / str(i), pixels, {"embeddings": str(i), "made": {**made, **change}})
+        for i, change in enumerate(changes)
+    ]
+    first, *rest = (history.read_areas(run).made_by["landcover"] for run in runs)
+    assert [other == first for other in rest] == [False, False, True]
 
 
 @pytest.mark.parametrize("text", ['{"type": "Catalog", "id": "mine"}', "[]", "{", "[" * 100_000])

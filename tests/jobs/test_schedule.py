@@ -191,12 +191,21 @@ def test_the_timer_starts_when_cron_would(cron: str) -> None:
         ("0 3 */0 * *", "day '*/0'"),
         ("0 3 , * *", "day ''"),
         ("*/15 * * * *", "more than once an hour"),
+        ("5 0 31 2 *", "never comes: its months have no day 31"),
+        ("5 0 31 4 *", "never comes: its months have no day 31"),
+        ("5 0 30,31 feb */2", "never comes: its months have no day 30"),
         ("0 3 5 * *\n[Service]\nExecStart=/bin/evil", "minute hour day month weekday"),
     ],
 )
 def test_expressions_that_cron_would_not_take_are_refused(cron: str, says: str) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
         schedule.calendars(cron)
+
+
+def test_a_day_that_some_month_has_or_a_weekday_comes() -> None:
+    assert schedule.calendars("5 0 29 2 *") == ("*-02-29 00:05:00",)
+    assert schedule.calendars("5 0 31 4,5 *") == ("*-04,05-31 00:05:00",)
+    assert schedule.calendars("5 0 31 4 mon") == ("Mon *-04-* 00:05:00",)  # cron: on either, and one never comes
 
 
 @given(st.text(st.sampled_from("0123456789*/,-? abjfmonsu\n"), max_size=25))

@@ -12,8 +12,13 @@ import rasterio
 from geomap import files, grid, legends
 from geomap.encode import weights
 from geomap.errors import InputError, LegendError, OutputError, ReadError, WeightsError
+from geomap.points.read import PointsFile
+from geomap.run.assess import assess_map
+from geomap.run.design import AssessRequest
+from geomap.run.learned import TAUGHT, learned_pixels
 from geomap.run.map import map_area
 from geomap.run.relabel import LabelRequest, label_store, map_similar
+from geomap.run.sample import SampleRequest, sample_map
 from geomap.store import store
 from geomap.types import Grid, Period
 from geomap.write.layer import Layer
@@ -96,6 +101,29 @@ def test_typed_classes_and_within(ask, tmp_path):
     cover, own = pixels(tmp_path / "out/landcover.tif"), pixels(tmp_path / "out/classes.tif")
     np.testing.assert_array_equal(own > 0, cover == legends.load("landcover").id_of("Cropland"))
     assert len(np.unique(own)) > 2
+
+
+def test_points_that_taught_another_run_do_not_check_the_maps_that_take_it(archive, ask, tmp_path):
+    """Whichever of them are given, by `label` and by `map`, here and for other months."""
+    label_store(ask("landcover"), tmp_path / "plain")
+    sample_map(tmp_path / "plain", [tmp_path / "points.csv"], SampleRequest(n=60, design="random", show_mapped=True))
+    points = PointsFile(str(tmp_path / "points.csv"), "mapped")
+    label_store(ask("landcover", points=points), tmp_path / "taught")
+    for name in ("one", "two"):
+        label_store(ask(learned=str(tmp_path / "taught")), tmp_path / name)
+    months = {"period": Period(2019, 5, 4), "min_clear_months": 1, "learned": str(tmp_path / "taught")}
+    map_area(request_for(archive() / "items.json", "default", **months), tmp_path / "map")
+    np.testing.assert_array_equal(learned_pixels(tmp_path / "one"), learned_pixels(tmp_path / "taught"))
+    assert (tmp_path / "one/SHA256SUMS").read_bytes() == (tmp_path / "two/SHA256SUMS").read_bytes()
+    lines = (tmp_path / "points.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "most.csv").write_text("".join(lines[:50]))
+    for name in ("taught", "one", "map"):
+        assert problems(tmp_path / name) == ()
+        with pytest.raises(InputError, match="of 49 points lie on pixels that the map learned from"):
+            assess_map(tmp_path / name, AssessRequest(tmp_path / "most.csv", "mapped", legend="landcover"))
+    (tmp_path / "one" / TAUGHT).unlink()
+    with pytest.raises(InputError, match=rf"{TAUGHT}: missing; geomap verify"):
+        assess_map(tmp_path / "one", AssessRequest(tmp_path / "most.csv", "mapped", legend="landcover"))
 
 
 def test_another_models_embeddings_are_refused(ask, run, untrained, tmp_path):

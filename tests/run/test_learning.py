@@ -391,7 +391,7 @@ def test_points_of_classes_left_out_and_off_cropland_are_counted_and_places_lie_
         at = [(p.x, p.y) for p in places.to_crs(cover.crs)]
         count = sum(int(v[0]) != COVER.id_of("Cropland") for v in cover.sample(at))
         assert count >= woods / 2 > 5
-        assert f"{count} of {len(places)} pixels, kept; --within none" in off
+        assert f"{count} of {len(places)} pixels; they teach but do not count in the figures; --within none" in off
         assert "so the map will show little of Barley" in done.stdout
         visit = geopandas.read_file(tmp_path / "out/places.gpkg").to_crs(cover.crs)
         assert {int(v[0]) for v in cover.sample([(p.x, p.y) for p in visit.geometry])} == {COVER.id_of("Cropland")}

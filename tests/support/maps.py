@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 
 from geomap import files, legends
+from geomap.legends import Legend
 from geomap.run.record import FILE, Record, merge, write_record
 from geomap.types import Grid, Period
+from geomap.write.areas import write_areas
 from geomap.write.cog import write_map
 from geomap.write.layer import Layer
 from geomap.write.stac import MapFile, write_stac
@@ -17,12 +19,18 @@ ZONES = {32631: (500_000, 5_600_000), 32632: (300_000, 5_600_000)}
 """North-west corners of test maps, inside their zones."""
 
 
-def finished(folder: Path, pixels: Mapping[str, Mapping[int, Any]]) -> Path:
-    """Write a run whose maps hold these pixels: legend -> EPSG code -> (y, x) class ids. Returns its folder."""
-    maps, statistics = [], {}
+def finished(
+    folder: Path, pixels: Mapping[str | Legend, Mapping[int, Any]], request: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a run whose maps hold these pixels: legend -> EPSG code -> (y, x) class ids. Returns its folder.
+
+    `request`: what its run.json says more of what was asked for.
+    """
+    maps, statistics, tables = [], {}, []
     zones = sorted({epsg for by_zone in pixels.values() for epsg in by_zone})
-    for name, by_zone in pixels.items():
-        legend = legends.load(name)
+    for of, by_zone in pixels.items():
+        legend = of if isinstance(of, Legend) else legends.load(of)
+        name = legend.name
         layers = (Layer(name, legend.title, "classes", legend), Layer(f"{name}_confidence", "confidence", "percent"))
         for layer in layers:
             parts = []
@@ -34,10 +42,13 @@ def finished(folder: Path, pixels: Mapping[str, Mapping[int, Any]]) -> Path:
                 parts.append(write_map(path, layer, grid, [(grid, content)], {}))
                 maps.append(MapFile(path, layer, grid))
             statistics[layer.stem] = merge(parts)
+        tables.append((layers[0], statistics[name].counts))
+    write_areas(folder, tables)
     write_stac(folder, maps, Period(2023, 1), software={}, lineage="test", provenance={})
     tiles = tuple(f"{epsg}_000_0000" for epsg in zones)
     sums = files.digests(folder)
     sealed = {"files": len(sums), "seal": files.seal(sums)}
-    write_record(folder, Record({"period": "2023-01_2023-12"}, (), (), (), tiles, {}, statistics, **sealed))
+    asked = {"period": "2023-01_2023-12", **(request or {})}
+    write_record(folder, Record(asked, (), (), (), tiles, {}, statistics, **sealed))
     files.write_sums(folder, {**sums, FILE: files.sha256(folder / FILE)})
     return folder
