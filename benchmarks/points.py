@@ -43,11 +43,12 @@ from geomap.datasets.samples import Samples
 from geomap.datasets.series import embed_samples
 from geomap.datasets.worldcereal import fill_b8a_np
 from geomap.encode import weights
-from geomap.encode.model import PixelEncoder
 from geomap.evaluate import baselines, metrics
 from geomap.label import towers
 from geomap.label.anchors import towards
 from geomap.label.learn import Examples, learn
+from geomap.label.scatter import Scatter
+from geomap.run.learning import scatter_of
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.train.captions.loop import train_captions
 from geomap.train.config import read_captions
@@ -79,16 +80,18 @@ class Place:
     classes: NDArray[np.intp]
     groups: NDArray[np.intp]
     prompts: NDArray[np.float32]  # (K, D)
+    scatter: Scatter | None  # of the weights
 
 
 def place(
-    name: str, encoder: PixelEncoder, made: Samples, classes: NDArray[np.intp], prompts: NDArray[np.float32]
+    name: str, loaded: weights.Weights, made: Samples, classes: NDArray[np.intp], prompts: NDArray[np.float32]
 ) -> Place:
     rows = np.flatnonzero(made.valid.any(1))
     made = made.rows(rows)
     dn = np.where(made.valid[..., None], made.dn, np.uint16(0))
     groups = np.arange(len(rows)) if made.groups is None else made.groups
-    return Place(name, embed_samples(encoder, made).numpy(), dn, classes[rows], groups, prompts)
+    vectors = embed_samples(loaded.encoder, made).numpy()
+    return Place(name, vectors, dn, classes[rows], groups, prompts, scatter_of(loaded))
 
 
 def read_rondonia(path: Path) -> tuple[Samples, NDArray[np.intp]]:
@@ -145,7 +148,7 @@ def left_out(encoders: Path, data: Path) -> Iterator[Place]:
             some = np.flatnonzero(np.isin(samples.labels[legend.name], ids))
             row = np.argsort(ids)[np.searchsorted(np.sort(ids), samples.labels[legend.name][some])]
             prompts = pipeline.vectors_of(legend, loaded).numpy()
-            yield place(f"{name} {legend.name}", loaded.encoder, samples.rows(some), row, prompts)
+            yield place(f"{name} {legend.name}", loaded, samples.rows(some), row, prompts)
 
 
 def class_vectors(loaded: weights.Weights, prompts: tuple[tuple[str, ...], ...]) -> NDArray[np.float32]:
@@ -160,7 +163,7 @@ def rondonia(loaded: weights.Weights, data: Path) -> Place:
     """The unseen half of Rondonia, with all nine of its labels."""
     samples, classes = read_rondonia(data / "points/rondonia_2022.npz")
     rows, vectors = unseen(samples), class_vectors(loaded, tuple(RONDONIA.values()))
-    return place("rondonia", loaded.encoder, samples.rows(rows), classes[rows], vectors)
+    return place("rondonia", loaded, samples.rows(rows), classes[rows], vectors)
 
 
 def places(loaded: weights.Weights, data: Path) -> Iterator[Place]:
@@ -171,9 +174,7 @@ def places(loaded: weights.Weights, data: Path) -> Iterator[Place]:
         rows = np.flatnonzero(region == name)
         if len(rows) >= REGION_LEAST:
             rows = np.sort(rng.choice(rows, REGION_LEAST, replace=False))
-            yield place(
-                f"crops {name}", loaded.encoder, samples.rows(rows), crop[rows], class_vectors(loaded, CROP_MASK)
-            )
+            yield place(f"crops {name}", loaded, samples.rows(rows), crop[rows], class_vectors(loaded, CROP_MASK))
 
 
 def drawn(
@@ -195,7 +196,8 @@ def answers(found: Place, rows: NDArray[np.intp], rest: NDArray[np.intp], scale:
     zero = scale * found.embeddings[rest] @ found.prompts.T
     yield "zero-shot", zero
     y, months = found.classes[rows], tuple(range(MONTHS))
-    made = learn(Examples(found.embeddings[rows], y, found.groups[rows], found.dn[rows], months), found.prompts, scale)
+    examples = Examples(found.embeddings[rows], y, found.groups[rows], found.dn[rows], months)
+    made = learn(examples, found.prompts, scale, found.scatter)
     yield "learned", (made.with_series or made.head).logits(found.embeddings[rest], found.dn[rest])
     table = baselines.series_table(found.dn, (found.dn > 0).all(2))
     yield "forest", baselines.forest(table[rows], y, table[rest])

@@ -61,7 +61,7 @@ from geomap.label.learn import Examples, learn
 from geomap.legends import Legend, with_others
 from geomap.read.access import DEADLINE
 from geomap.read.header import Headers
-from geomap.run.learning import questions_of, rows_of, with_taught
+from geomap.run.learning import Base, base_of, off, questions_of, rows_of, scatter_of, with_taught
 from geomap.run.lesson import Lesson, require_classes, taught_legends
 from geomap.run.map import map_area
 from geomap.run.pixels import distinct
@@ -322,7 +322,9 @@ def label(
     comment = ""
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
-        taught, comment = _learned(lesson, vectors, embeddings, loaded, least)
+        taught, comment = _learned(
+            lesson, vectors, embeddings, loaded, least, base_of(lesson.legend.name, questions, base)
+        )
         questions = with_taught(questions, taught)
     wanted = layers_of([q.legend for q in questions], least, finish.layers)
     require_free(wanted)
@@ -463,8 +465,11 @@ def _learned(
     embeddings: xr.DataArray,
     loaded: Weights,
     min_confidence: float,
+    base: Base | None,
 ) -> tuple[Question, str]:
     """The question whose classes points taught, on (D, y, x) embeddings, and what to say of it.
+
+    `base`: the class on which alone the legend is mapped.
 
     Raises InputError for too few points.
     """
@@ -479,10 +484,12 @@ def _learned(
     require_classes(ids[here], lesson.legend, lesson.points.path)
     prompts = pipeline.vectors_of(lesson.legend, loaded).numpy()
     found = np.ascontiguousarray(vectors[:, rows[here], columns[here]].T)
-    examples = Examples(found, rows_of(lesson.legend, ids[here]), groups[here])
-    made = learn(examples, prompts, loaded.card.logit_scale)
+    shown = None if base is None else base.holds(found)
+    examples = Examples(found, rows_of(lesson.legend, ids[here]), groups[here], shown=shown)
+    made = learn(examples, prompts, loaded.card.logit_scale, scatter_of(loaded))
     if outside := int((~here).sum()):
         lines = (*lines, f"not on a pixel with an embedding: {plural(outside, 'pixel')}, left out")
+    lines = (*lines, *off(base, shown, ids[here], lesson.legend))
     comment = "; ".join((made.says.removesuffix("."), *lesson.lines, *lines))
     log.info("%s", comment)
     return Question.learned(lesson.legend, made.head, min_confidence), comment

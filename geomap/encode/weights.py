@@ -24,7 +24,7 @@ from torch import Tensor
 from geomap.encode.card import CARD_FILE, MODEL_FILE, VECTORS_FILE, Card, _parse_card, _read, _sha256, locate
 from geomap.encode.model import EncoderConfig, PixelEncoder
 from geomap.errors import WeightsError
-from geomap.sentinel2 import BANDS
+from geomap.sentinel2 import BANDS, MONTHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ class Weights:
     class_vectors: Mapping[str, Tensor]  # legend digest -> (K, D) float32 unit vectors, in the legend's order
     digest: str
     anchors: Tensor | None = None  # (A, D) unit vectors of the words of its training, if it was trained with words
+    scatter: tuple[Tensor, Tensor] | None = None  # (D, D) of embeddings and (120, 120) of log DN (label/scatter.py)
 
     def stored(self, legend_digest: str, rows: int) -> Tensor | None:
         """The stored class vectors of a legend, (rows, D); None if there are none. Raises WeightsError."""
@@ -50,6 +51,9 @@ class Weights:
 
 ANCHORS: Final = "anchors"
 """Name of the anchors in VECTORS_FILE, where all others are digests of legends."""
+
+SCATTER: Final = ("scatter.embeddings", "scatter.series")
+"""Names of the two matrices of scatter there."""
 
 _UNIT: Final = 1e-3
 """By how much the length of a class vector or an embedding may differ from 1."""
@@ -74,13 +78,18 @@ def load_weights(name_or_dir: str) -> Weights:
     encoder = PixelEncoder(cfg, torch.tensor(card.low), torch.tensor(card.high))
     encoder.load_state_dict(tensors)
     _try(encoder.eval(), folder / MODEL_FILE)
-    vectors = _load_vectors(folder / VECTORS_FILE, cfg.out)
+    vectors, scatter = _load_vectors(folder / VECTORS_FILE, cfg.out)
     anchors = vectors.pop(ANCHORS, None)
-    return Weights(card, encoder, vectors, _sha256(card_bytes), anchors)
+    return Weights(card, encoder, vectors, _sha256(card_bytes), anchors, scatter)
 
 
 def save(
-    folder: Path, encoder: PixelEncoder, card: Card, class_vectors: Mapping[str, Tensor], anchors: Tensor | None = None
+    folder: Path,
+    encoder: PixelEncoder,
+    card: Card,
+    class_vectors: Mapping[str, Tensor],
+    anchors: Tensor | None = None,
+    scatter: tuple[Tensor, Tensor] | None = None,
 ) -> Card:
     """Write weights; `class_vectors` maps legend digests to (K, D) vectors. Returns the card with its file hashes."""
     if card.config() != encoder.cfg:
@@ -89,6 +98,7 @@ def save(
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
     save_file(state, folder / MODEL_FILE)
     vectors = {**class_vectors, **({} if anchors is None else {ANCHORS: anchors})}
+    vectors |= {} if scatter is None else dict(zip(SCATTER, scatter, strict=True))
     save_file({k: v.float().cpu().contiguous() for k, v in vectors.items()}, folder / VECTORS_FILE)
     hashes = {}
     for file in (MODEL_FILE, VECTORS_FILE):
@@ -158,11 +168,23 @@ def _unit(vectors: Tensor) -> bool:
     return bool((np.abs(np.linalg.norm(vectors.double().numpy(), axis=1) - 1) < _UNIT).all())
 
 
-def _load_vectors(path: Path, out: int) -> dict[str, Tensor]:
+def _load_vectors(path: Path, out: int) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
+    """The vectors of legends and words, and the scatter if there is one. Raises WeightsError."""
     vectors = _tensors(path, None)
+    scatter = _scatter(path, [vectors.pop(name, None) for name in SCATTER], out)
     for v in vectors.values():
         if v.ndim != 2 or v.shape[1] != out:
             raise WeightsError(f"{path}: class vectors {tuple(v.shape)} do not fit embeddings of {out}")
         if not len(v) or not _unit(v):
             raise WeightsError(f"{path}: class vectors are not of length 1; make them again")
-    return vectors
+    return vectors, scatter
+
+
+def _scatter(path: Path, found: list[Tensor | None], out: int) -> tuple[Tensor, Tensor] | None:
+    embeddings, series = found
+    if embeddings is None and series is None:
+        return None
+    size = MONTHS * len(BANDS)
+    if embeddings is None or series is None or (embeddings.shape, series.shape) != ((out, out), (size, size)):
+        raise WeightsError(f"{path}: the matrices of scatter do not fit embeddings of {out}; make them again")
+    return embeddings, series

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from geomap import process
 from geomap.label.regression import Design, Floats, balanced, fit, log_loss, log_softmax, parted, temperature
+from geomap.label.scatter import Scatter
 from geomap.rowwise import blocks
 
 SERIES_FROM: Final = 20
@@ -31,15 +32,15 @@ SERIES_FROM: Final = 20
 CLIP: Final = 3.0
 """Bound of a series' values, in standard deviations: a cloud or a shadow that was missed shall not outweigh a year."""
 
-PENALTY: Final = 0.3
-"""Penalty on the squared length of what SERIES_FROM or more points add to a class vector.
+PENALTY, PLAIN_PENALTY = 0.15, 0.3
+"""Penalty on the squared length of what SERIES_FROM or more points add to a class vector; the latter without scatter.
 
-It is for features of the lengths below. Chosen with these and `regression.POWER` on Corsica, East Africa, half of
-Rondonia and simulated places (benchmarks/RESULTS.md). Cross-validation among penalties was no better at 20 and 100
-points and worse at 50 and 300: the least log loss is at a larger penalty than the best macro F1.
+It is for features of the lengths below. Chosen with these, `regression.POWER` and the floors of `scatter` on Corsica,
+East Africa, Rondonia and simulated places (benchmarks/RESULTS.md). Cross-validation among penalties was no better at 20
+and 100 points and worse at 50 and 300: the least log loss is at a larger penalty than the best macro F1.
 """
 
-BY_WORDS: Final = ((0.8, 3.0), (0.5, 1.0), (0.0, PENALTY))
+BY_WORDS: Final = ((0.8, 3.0), (0.5, 1.0), (0.0, PLAIN_PENALTY))
 """(least share of the points for which the words are right, penalty), for fewer points. Chosen at the same places."""
 
 TRUSTED: Final = 0.5
@@ -51,12 +52,16 @@ Where they are wrong for most, points help even if cross-validation cannot show 
 DECISIVE: Final = 50
 """Fewest points by which cross-validation decides alone whether words are kept, however often they are right."""
 
-LEAST_GAIN: Final = 1.0
-"""Standard errors by which points must be right more often than words in cross-validation, or the words are kept.
+MANY_GROUPS: Final = 20
+"""Fewest groups of points in which a gain in cross-validation is taken as it is. In fewer, points must be right more
+often than words by a standard error, or the words are kept.
 
 Log losses would favour the points: the words' confidence fits no single place. This and DECISIVE were chosen on draws
 of the measured sets that are not those of the figures (benchmarks/RESULTS.md).
 """
+
+ONE_ERROR: Final = 0.8413
+"""Share of a normal distribution below one standard error."""
 
 SCALED: Final = 50
 """Fewest points that can change the scale of the logits, which is that of the confidence: fewer do not tell."""
@@ -65,8 +70,8 @@ EMBEDDING, SERIES, CONSTANT = 2.0, 2.0, 0.5
 """Root mean squared length, over the points, of the centred embeddings and of the standardised series; the constant."""
 
 BRIGHTNESS: Final = 0.5
-"""Factor of a month's mean over its bands in the regression: light and haze change it more than they change the
-differences between bands. Chosen at the same places."""
+"""Factor of a month's mean over its bands in the regression, without scatter: light and haze change it more than they
+change the differences between bands. Chosen at the same places."""
 
 COARSE: Final = 1e-4
 """Share of the features' sum of squares below which cross-validation leaves a direction out; the last fit keeps it."""
@@ -90,6 +95,12 @@ class Examples:
     groups: NDArray[np.intp]  # (n,) field or cell: never parted by a fold
     dn: NDArray[np.uint16] | None = None  # (n, T, C) the series, 0 = nodata; None if they are not at hand
     months: tuple[int, ...] = ()  # (T,) calendar month index of each step
+    shown: NDArray[np.bool_] | None = None  # (n,) pixels that the map shows; the others teach alone. None: all
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """(n,) True for the pixels by which it is judged whether the points help."""
+        return np.ones(len(self.classes), bool) if self.shown is None else self.shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +206,7 @@ class Validated:
     fold: NDArray[np.intp]  # (n,)
     strengths: Strengths
     probability: NDArray[np.float64]  # (n, K)
-    loss: float  # mean log loss
+    loss: float  # mean log loss of the pixels that the map shows; NaN if it shows none
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,57 +221,79 @@ class Learned:
     says: str  # one sentence: what the points do for the map, or why they do not help
 
 
-def learn(examples: Examples, prompts: NDArray[np.float32], logit_scale: float) -> Learned:
+def learn(
+    examples: Examples, prompts: NDArray[np.float32], logit_scale: float, scatter: Scatter | None = None
+) -> Learned:
     """Learn classes from labelled pixels.
 
     Args:
         examples: n labelled pixels, of one class or more.
         prompts: (K, D) class vectors; for a class without words, the mean of its points.
         logit_scale: of the weights; prompts times it times embeddings are the zero-shot logits.
+        scatter: of the weights, in the coordinates of the embeddings; without it, all directions count alike.
 
     Same input gives the same bits. Arithmetic is float64, with no draw of chance.
     """
     with process.threads(1):  # the fits are small, and sums do not depend on the number of cores
-        return _learn(examples, prompts, logit_scale)
+        return _learn(examples, prompts, logit_scale, scatter)
 
 
-def _learn(examples: Examples, prompts: NDArray[np.float32], logit_scale: float) -> Learned:
-    prior = logit_scale * (examples.embeddings.astype(np.float64) @ prompts.astype(np.float64).T)
+def _learn(examples: Examples, prompts: NDArray[np.float32], logit_scale: float, scatter: Scatter | None) -> Learned:
+    vectors = logit_scale * prompts.astype(np.float64)
+    prior = examples.embeddings.astype(np.float64) @ vectors.T
     fold = parted(examples.groups, examples.classes)
-    plain = replace(examples, dn=None)
-    best = _validate(plain, prior, fold)
-    head, full = _head(plain, prompts, logit_scale, best.strengths), None
+    head, best = _fitted(replace(examples, dn=None), vectors, prior, fold, scatter)
+    full = None
     if examples.dn is not None and len(fold) >= SERIES_FROM and (examples.dn > 0).any():
-        best = _validate(examples, prior, fold)
-        full = _head(examples, prompts, logit_scale, best.strengths)
+        full, best = _fitted(examples, vectors, prior, fold, scatter)
     zero = np.exp(log_softmax(prior))
     return Learned(head, full, best, zero, *_helps(examples, best, zero))
 
 
-def _validate(examples: Examples, prior: Floats, fold: NDArray[np.intp]) -> Validated:
+def _fitted(
+    examples: Examples, vectors: Floats, prior: Floats, fold: NDArray[np.intp], scatter: Scatter | None
+) -> tuple[Head, Validated]:
+    """The head fitted on all points, and what heads without a fold say of it.
+
+    `vectors`: (K, D) of the prompts, of a length that gives logits; `prior`: (n, K) logits by these alone.
+    """
+    features = _Features.of(examples, scatter)
+    rows = features.rows(examples)
+    best = _validate(examples, rows, prior, fold, features.penalty)
+    moved = np.zeros((rows.shape[1], len(vectors)))
+    if math.isfinite(best.strengths.penalty):
+        design, share = Design.of(rows), balanced(examples.classes)
+        moved = design.axes @ fit(design.rows, examples.classes, prior, best.strengths.penalty, share=share)
+    return features.head(vectors, moved, best.strengths.scale, examples.months), best
+
+
+def _validate(examples: Examples, rows: Floats, prior: Floats, fold: NDArray[np.intp], penalty: float) -> Validated:
     """Answers for points whose group was not learned from, and how strongly all points are to move the classes.
 
-    Words are kept unless the points gain, if these are many or the words trusted. Where all points are one group
-    nothing can be tested, and the prompts are kept.
+    Words are kept unless the points gain, if these are many or the words trusted; points that the map does not show
+    have no say in that. Where all points are one group, or the map shows none, nothing can be tested, and the prompts
+    are kept. `penalty`: for SERIES_FROM or more points.
     """
-    if fold.max() == 0:
-        return Validated(fold, Strengths(math.inf, 1.0), np.exp(log_softmax(prior)), log_loss(prior, examples.classes))
-    n, right = len(fold), float((prior.argmax(axis=1) == examples.classes).mean())
-    rows = Design.of(_Features.of(examples).rows(examples), COARSE).rows
-    penalty = _penalty(n, right)
-    logits = _held_out(rows, examples.classes, prior, fold, penalty)
-    own, words = (answers.argmax(axis=1) == examples.classes for answers in (logits, prior))
-    ahead, error = _ahead(own, words, examples.groups)
-    if (n >= DECISIVE or _trusted(n, right)) and ahead <= LEAST_GAIN * error:
-        penalty, logits = math.inf, prior
-    scale = temperature(logits, examples.classes, SCALES) if n >= SCALED else 1.0
-    logits = scale * logits
-    return Validated(fold, Strengths(penalty, scale), np.exp(log_softmax(logits)), log_loss(logits, examples.classes))
+    judged, classes = examples.judged, examples.classes
+    by_words = _validated(prior, fold, examples, Strengths(math.inf, 1.0))
+    if fold.max() == 0 or not judged.any():
+        return by_words
+    words = prior.argmax(axis=1) == classes
+    if len(fold) < SERIES_FROM:
+        penalty = next(few for least, few in BY_WORDS if words.mean() >= least)
+    logits = _held_out(Design.of(rows, COARSE).rows, classes, prior, fold, penalty)
+    own = logits.argmax(axis=1) == classes
+    n, right = int(judged.sum()), float(words[judged].mean())
+    if (n >= DECISIVE or _trusted(n, right)) and not _gains(own[judged], words[judged], examples.groups[judged]):
+        return by_words
+    scale = temperature(logits[judged], classes[judged], SCALES) if n >= SCALED else 1.0
+    return _validated(scale * logits, fold, examples, Strengths(penalty, scale))
 
 
-def _penalty(n: int, right: float) -> float:
-    """The penalty for n points, of which the words are right for a share."""
-    return PENALTY if n >= SERIES_FROM else next(penalty for least, penalty in BY_WORDS if right >= least)
+def _validated(logits: Floats, fold: NDArray[np.intp], examples: Examples, strengths: Strengths) -> Validated:
+    judged = examples.judged
+    loss = log_loss(logits[judged], examples.classes[judged]) if judged.any() else math.nan
+    return Validated(fold, strengths, np.exp(log_softmax(logits)), loss)
 
 
 def _trusted(n: int, right: float) -> bool:
@@ -268,15 +301,29 @@ def _trusted(n: int, right: float) -> bool:
     return right - math.sqrt(right * (1 - right) / n) > TRUSTED
 
 
-def _ahead(own: NDArray[np.bool_], words: NDArray[np.bool_], groups: NDArray[np.intp]) -> tuple[int, float]:
-    """For how many more points (n,) held-out answers are right than the words; and the standard error of that.
+def _gains(own: NDArray[np.bool_], words: NDArray[np.bool_], groups: NDArray[np.intp]) -> bool:
+    """Whether (n,) held-out answers are right more often than the words, in few groups by more than chance."""
+    ahead, error = _ahead(own, words, groups)
+    return ahead > (0 if len(np.unique(groups)) >= MANY_GROUPS else error)
 
-    Points of one group are right or wrong together, so groups are counted: the error is the root of the sum of their
-    squared differences (the cluster-robust variance of a sum, Liang and Zeger 1986).
+
+def _ahead(own: NDArray[np.bool_], words: NDArray[np.bool_], groups: NDArray[np.intp]) -> tuple[int, float]:
+    """For how many more points (n,) held-out answers are right than the words; and half an interval of 68 % of that.
+
+    Points of one group are right or wrong together, so groups are counted: the standard error is the root of the sum
+    of their squared differences (the cluster-robust variance of a sum, Liang and Zeger 1986), times G / (G - 1) for G
+    groups. Where few groups make the difference, Student's t stands for the normal distribution, with as many degrees
+    of freedom as groups count: the square of the sum of squares over the sum of fourth powers.
     """
-    difference = own.astype(np.int64) - words
+    from scipy.special import stdtrit
+
     number = np.unique(groups, return_inverse=True)[1].reshape(-1)
-    return int(difference.sum()), math.sqrt(float((np.bincount(number, difference) ** 2).sum()))
+    of_group = np.bincount(number, own.astype(np.float64) - words)
+    count, squares, ahead = len(of_group), of_group**2, round(float(of_group.sum()))
+    if count < 2 or not squares.any():
+        return ahead, 0.0 if count > 1 else math.inf
+    effective = max(float(squares.sum() ** 2 / (squares**2).sum()), 1.0)
+    return ahead, math.sqrt(float(squares.sum()) * count / (count - 1)) * float(stdtrit(effective, ONE_ERROR))
 
 
 def _held_out(rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalty: float) -> Floats:
@@ -291,72 +338,69 @@ def _held_out(rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDAr
 
 @dataclass(frozen=True, slots=True)
 class _Features:
-    """How pixels become rows of a regression: centred and scaled by the points."""
+    """How pixels become rows of a regression: centred and scaled by the points, turned by the scatter within kinds."""
 
     middle: Floats  # (D,) mean embedding
-    embedding: float  # factor of centred embeddings
+    turn: Floats  # (D, D) symmetric, with the factor of centred embeddings
     mean: NDArray[np.float32]  # (T, C) of log DN
     spread: NDArray[np.float32]  # (T, C) standard deviation of log DN
-    series: float  # factor of the standardised series; 0: without
+    series: Floats  # (T * C, T * C) of standardised series, with their factor; of no series, (0, 0)
+    penalty: float  # that fits them
 
     @classmethod
-    def of(cls, examples: Examples) -> Self:
+    def of(cls, examples: Examples, scatter: Scatter | None) -> Self:
         """By all points, as their classes do not enter."""
         middle = examples.embeddings.astype(np.float64).mean(axis=0)
-        embedding = EMBEDDING / _length(examples.embeddings - middle)
+        turn = np.eye(len(middle)) if scatter is None else scatter.embedding_turn()
+        penalty = PLAIN_PENALTY if scatter is None else PENALTY
+        turn = turn * (EMBEDDING / _length((examples.embeddings - middle) @ turn))
         if examples.dn is None:
             none = np.zeros((0, 0), np.float32)
-            return cls(middle, embedding, none, none, 0.0)
+            return cls(middle, turn, none, none, np.zeros((0, 0)), penalty)
         mean, spread = _scaling(examples.dn)
-        return cls(middle, embedding, mean, spread, SERIES / _length(_dimmed(_standard(examples.dn, mean, spread))))
+        bands = mean.shape[1]
+        if scatter is None:
+            series = _dimming(*mean.shape)
+        else:
+            series = spread.astype(np.float64).reshape(-1, 1) * scatter.series_turn(examples.months, bands)
+        length = _length(_flat(_standard(examples.dn, mean, spread)) @ series)
+        return cls(middle, turn, mean, spread, series * (SERIES / length), penalty)
 
     def rows(self, examples: Examples) -> Floats:
         """(n, D + 1) or (n, D + 1 + T * C): embeddings, a constant for the bias, and the series."""
         n = len(examples.classes)
-        parts = [self.embedding * (examples.embeddings - self.middle), np.full((n, 1), CONSTANT)]
+        parts = [(examples.embeddings - self.middle) @ self.turn, np.full((n, 1), CONSTANT)]
         if examples.dn is not None:
-            parts.append(self.series * _dimmed(_standard(examples.dn, self.mean, self.spread)).reshape(n, -1))
+            parts.append(_flat(_standard(examples.dn, self.mean, self.spread)) @ self.series)
         return np.concatenate(parts, axis=1)
 
     def head(self, prior: Floats, moved: Floats, scale: float, months: tuple[int, ...]) -> Head:
         """The head of (K, D) vectors of the prompts and (D + 1 + T * C, K) weights of the rows."""
         k, d = prior.shape
-        added = self.embedding * moved[:d].T  # (K, D)
+        added = moved[:d].T @ self.turn  # (K, D)
         bias = CONSTANT * moved[d] - added @ self.middle
         part = None
-        if self.series:
-            weights = scale * self.series * _dimmed(moved[d + 1 :].T.reshape(k, *self.mean.shape))
+        if self.series.size:
+            weights = scale * (self.series @ moved[d + 1 :]).T.reshape(k, *self.mean.shape)
             part = SeriesPart(weights.astype(np.float32, order="C"), self.mean, self.spread, months)
         return Head((scale * (prior + added)).astype(np.float32), (scale * bias).astype(np.float32), part)
 
 
-def _dimmed(values: NDArray[Any]) -> Floats:
-    """(n, T, C) values of bands, their mean over the bands times BRIGHTNESS.
-
-    The map is symmetric: weights w on dimmed series are weights _dimmed(w) on the series as they are.
-    """
-    x = values.astype(np.float64)
-    found: Floats = x - (1 - BRIGHTNESS) * x.mean(axis=2, keepdims=True)
+def _flat(series: NDArray[Any]) -> Floats:
+    """(n, T, C) -> (n, T * C)."""
+    found: Floats = series.astype(np.float64).reshape(len(series), -1)
     return found
+
+
+def _dimming(steps: int, bands: int) -> Floats:
+    """(T * C, T * C) symmetric: each value less 1 - BRIGHTNESS of its month's mean over the bands."""
+    return np.kron(np.eye(steps), np.eye(bands) - (1 - BRIGHTNESS) / bands).astype(np.float64)
 
 
 def _length(vectors: NDArray[Any]) -> float:
     """Root mean squared length of (n, ...) vectors; 1 if all are 0."""
     found = math.sqrt(float((vectors.astype(np.float64) ** 2).sum()) / len(vectors))
     return found if found > LEAST_LENGTH else 1.0
-
-
-def _head(examples: Examples, prompts: NDArray[np.float32], logit_scale: float, chosen: Strengths) -> Head:
-    """The head fitted on all points."""
-    vectors = logit_scale * prompts.astype(np.float64)
-    features = _Features.of(examples)
-    rows = features.rows(examples)
-    if math.isinf(chosen.penalty):
-        return features.head(vectors, np.zeros((rows.shape[1], len(vectors))), chosen.scale, examples.months)
-    design = Design.of(rows)
-    prior = examples.embeddings.astype(np.float64) @ vectors.T
-    moved = design.axes @ fit(design.rows, examples.classes, prior, chosen.penalty, share=balanced(examples.classes))
-    return features.head(vectors, moved, chosen.scale, examples.months)
 
 
 def _scaling(dn: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -383,20 +427,20 @@ def _standard_torch(dn: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
 
 def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str]:
     """Whether the points help the map, and a sentence that says how much or why not."""
-    n, found = len(examples.classes), np.unique(examples.classes)
-    if best.fold.max() == 0:
-        return (
-            False,
-            "all points lie in one group: nothing could be tested, and the classes stay as their words have them.",
-        )
-    own, words = (p.argmax(axis=1) == examples.classes for p in (best.probability, zero))
-    says = f"in cross-validation {own.mean():.0%} of {n} points are right, {words.mean():.0%} by the words alone."
+    judged, found = examples.judged, np.unique(examples.classes)
+    n = int(judged.sum())
+    if best.fold.max() == 0 or not n:
+        why = "all points lie in one group" if n else "no point lies where the map shows these classes"
+        return False, f"{why}: nothing could be tested, and the classes stay as their words have them."
+    own, words = (p.argmax(axis=1)[judged] == examples.classes[judged] for p in (best.probability, zero))
+    of = f"{n} points" if n == len(judged) else f"the {n} points that the map shows"
+    says = f"in cross-validation {own.mean():.0%} of {of} are right, {words.mean():.0%} by the words alone."
     if math.isinf(best.strengths.penalty):
         return False, (
-            f"in cross-validation {n} points did not beat the words alone, right for {words.mean():.0%}: the classes "
+            f"in cross-validation {of} did not beat the words alone, right for {words.mean():.0%}: the classes "
             "stay as their words have them; give more points, in other places."
         )
-    ahead, error = _ahead(own, words, examples.groups)
+    ahead, error = _ahead(own, words, examples.groups[judged])
     if ahead < 0:
         if -ahead > error:
             return False, f"{says} They do not help, and the map is made from them: give others, or map without them."

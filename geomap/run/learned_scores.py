@@ -22,17 +22,17 @@ LEARNED, ZERO_SHOT, FOREST = "learned", "zero-shot", "forest"
 
 
 def scores(made: Learned, examples: Examples, legend: Legend) -> Scores | None:
-    """The scores; None if all pixels lie in one group, so that none could be left out.
+    """The scores of the pixels that the map shows; None if there is none, or all lie in one group that is never parted.
 
     The forest takes the series where they are at hand, else the embeddings; it needs scikit-learn.
     """
-    fold, truth = made.validated.fold, examples.classes
-    if fold.max() == 0:
+    fold, judged = made.validated.fold, examples.judged
+    if fold.max() == 0 or not judged.any():
         return None
-    probability = made.validated.probability
-    found = {LEARNED: probability.argmax(axis=1), ZERO_SHOT: made.zero_shot.argmax(axis=1)}
-    if find_spec("sklearn") is not None and len(truth) <= MOST_FOREST:
-        found[FOREST] = _forest(examples, fold)
+    truth, probability = examples.classes[judged], made.validated.probability[judged]
+    found = {LEARNED: probability.argmax(axis=1), ZERO_SHOT: made.zero_shot.argmax(axis=1)[judged]}
+    if find_spec("sklearn") is not None and len(fold) <= MOST_FOREST:
+        found[FOREST] = _forest(examples, fold)[judged]
     rows = range(len(legend.classes))
     tables = {name: metrics.confusion(truth, predicted, rows) for name, predicted in found.items()}
     own = tables[LEARNED]

@@ -18,6 +18,7 @@ from geomap.label.choose import Gone
 from geomap.label.classify import Question, Within, answer
 from geomap.label.learn import SERIES_FROM, Examples, Head, Learned, learn
 from geomap.label.places import helpful
+from geomap.label.scatter import Scatter
 from geomap.legends import Legend
 from geomap.points.pixels import lonlat_of
 from geomap.run import learned
@@ -55,7 +56,7 @@ class Teaching:
 class Base:
     """A class of another legend, on whose pixels alone a legend is mapped."""
 
-    question: Question  # with vectors in the store's coordinates
+    question: Question  # with vectors in the coordinates of the embeddings that are asked
     number: int  # id of the class
     base: Base | None = None  # the class on which alone this one is mapped
 
@@ -71,20 +72,21 @@ class Base:
         return found if self.base is None else found & self.base.holds(embeddings)
 
 
-def base_of(name: str, questions: Sequence[Question], within: Within, codec: Codec) -> Base | None:
-    """The class to which a legend is restricted; None if it is mapped everywhere."""
+def base_of(name: str, questions: Sequence[Question], within: Within) -> Base | None:
+    """The class to which a legend is restricted; None if it is mapped everywhere.
+
+    `questions`: with vectors in the coordinates of the embeddings that are asked.
+    """
     if name not in within:
         return None
     of, number = within[name]
     question = next(q for q in questions if q.legend.name == of)
-    stored = replace(question, vectors=codec.project(question.vectors))
-    return Base(stored, number, base_of(of, questions, within, codec))
+    return Base(question, number, base_of(of, questions, within))
 
 
 def teach(
     lesson: Lesson,
-    prompts: torch.Tensor,
-    scale: float,
+    weights: Weights,
     embeddings: Store,
     composites: Store | None,
     min_confidence: float = 0.0,
@@ -94,8 +96,7 @@ def teach(
 
     Args:
         lesson: the points and the legend.
-        prompts: (K, D) class vectors of its prompts.
-        scale: the weights' logit scale.
+        weights: those that made the embeddings.
         embeddings, composites: the stores of one run; without composites, the series are not learned from.
         min_confidence: 0..1; pixels below it are unclassified.
         base: the class on which alone the legend is mapped.
@@ -111,10 +112,13 @@ def teach(
     months = embeddings.period.calendar_months
     series = found.dn if len(found) >= SERIES_FROM else None
     rows = rows_of(lesson.legend, found.ids)
-    examples = Examples(found.embeddings, rows, found.groups, series, months)
-    made = learn(examples, codec.project(prompts).numpy(), scale)
+    shown = None if base is None else base.holds(found.embeddings)
+    examples = Examples(found.embeddings, rows, found.groups, series, months, shown)
+    prompts, scatter = codec.project(pipeline.vectors_of(lesson.legend, weights)).numpy(), scatter_of(weights)
+    scatter = None if scatter is None else scatter.projected(embeddings.basis())
+    made = learn(examples, prompts, weights.card.logit_scale, scatter)
     head = made.head if made.with_series is None else made.with_series
-    lines = (*lesson.lines, *found.lines, *_mixed(made.head, found), *_off(base, found, lesson.legend))
+    lines = (*lesson.lines, *found.lines, *_mixed(made.head, found), *off(base, shown, found.ids, lesson.legend))
     record = LearnedRecord(
         geomap=__version__,
         legend=lesson.legend.model_dump(mode="json"),
@@ -134,6 +138,11 @@ def teach(
     places = tuple(wanted(made.head, found, embeddings, lesson.legend, base))
     question = Question.learned(lesson.legend, head, min_confidence, months)
     return Teaching(question, record, places, files | place_files(places))
+
+
+def scatter_of(weights: Weights) -> Scatter | None:
+    """How pixels of one kind differ among themselves, by the weights' own training; None if they do not tell."""
+    return None if weights.scatter is None else Scatter(*(t.double().numpy() for t in weights.scatter))
 
 
 def _whole(head: Head, codec: Codec) -> Head:
@@ -215,17 +224,20 @@ def _mixed(head: Head, found: Found) -> tuple[str, ...]:
     return (line,) if count else ()
 
 
-def _off(base: Base | None, found: Found, legend: Legend) -> tuple[str, ...]:
-    """What to say about points where the legend is not mapped, since another legend's map has another class there."""
-    if base is None or not (off := ~base.holds(found.embeddings)).any():
+def off(base: Base | None, shown: NDArray[np.bool_] | None, ids: NDArray[np.uint8], legend: Legend) -> tuple[str, ...]:
+    """What to say about points where the legend is not mapped, since another legend's map has another class there.
+
+    `shown`: (n,) pixels of the base's class; `ids`: (n,) class of each.
+    """
+    if base is None or shown is None or shown.all():
         return ()
     line = (
-        f"outside {base.called}, where {legend.name} is nodata: {int(off.sum()):,} of {len(found):,} pixels, kept; "
-        f"--within none maps it everywhere, and points of {base.question.legend.name} mend that map"
+        f"outside {base.called}, where {legend.name} is nodata: {int((~shown).sum()):,} of {len(shown):,} pixels; "
+        "they teach but do not count in the figures; --within none maps it everywhere, and points of "
+        f"{base.question.legend.name} mend that map"
     )
-    mostly = [c.name for c in legend.classes if (of := found.ids == c.id).any() and off[of].mean() > MOSTLY]
-    little = f"so the map will show little of {listed(mostly)}, though the figures count these points"
-    return (line, little) if mostly else (line,)
+    mostly = [c.name for c in legend.classes if (of := ids == c.id).any() and (~shown)[of].mean() > MOSTLY]
+    return (line, f"so the map will show little of {listed(mostly)}") if mostly else (line,)
 
 
 def _settings(made: Learned) -> dict[str, float]:

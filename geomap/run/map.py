@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from geomap import files, grid, pipeline
+from geomap import files, grid
 from geomap.catalog import offset_check
 from geomap.catalog.search import Found
 from geomap.errors import InputError
@@ -283,16 +283,14 @@ def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progre
     """Learn from the run's stores, if points were given, and label the tiles again from these. Raises as teach."""
     lesson, asked = prepared.lesson, prepared.request
     if lesson is None or prepared.codec is None:
-        return _Taught(prepared.questions)
+        return _Taught(prepared.questions, files=prepared.known.beside() if prepared.known else {})
     kept = next(s for s in run.stores if s.kind == EMBEDDINGS)
     series = next((s for s in run.stores if s.kind == COMPOSITES), None)
     if asked.composites is not None:
         series = open_store(asked.composites)
-    loaded = prepared.weights
-    prior = pipeline.vectors_of(lesson.legend, loaded)
-    base = base_of(lesson.legend.name, prepared.questions, prepared.within, prepared.codec)
+    base = base_of(lesson.legend.name, in_store(prepared.questions, prepared.codec, None), prepared.within)
     progress("learn", 0, len(tiles))
-    teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, asked.min_confidence, base)
+    teaching = teach(lesson, prepared.weights, kept, series, asked.min_confidence, base)
     questions = in_store(prepared.questions, prepared.codec, teaching)
     for done, tile in enumerate(tiles, start=1):
         seen = {layer.stem: run.load(tile, layer.stem) for layer in prepared.imagery}

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pyproj import Transformer
 
-from geomap import __version__, files, grid, legends, pipeline
+from geomap import __version__, files, grid, legends
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
 from geomap.lonlat import Box
@@ -88,10 +88,9 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
         require_in(lesson.points, shapely.union_all([grid.lonlat_box(tile.grid).polygons for tile in kept.tiles]))
-        prior = pipeline.vectors_of(lesson.legend, loaded)
-        base = base_of(lesson.legend.name, questions, within, codec)
+        base = base_of(lesson.legend.name, in_store(questions, codec, None), within)
         progress("learn", 0, 1)
-        teaching = teach(lesson, prior, loaded.card.logit_scale, kept, series, least, base)
+        teaching = teach(lesson, loaded, kept, series, least, base)
         progress("learn", 1, 1)
     questions = in_store(questions, codec, teaching)
     layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
@@ -124,7 +123,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         places=teaching.places if teaching else (),
         own=own_grid(request.grid, kept.tiles, layers),
     )
-    beside = teaching.files if teaching else {}
+    beside = teaching.files if teaching else known.beside() if known else {}
     return _map(kept, product, described, make, out, progress, beside, smoothed)
 
 

@@ -92,7 +92,7 @@ def test_weights_are_shown_side_by_side(untrained: str) -> None:
     done = typed("weights", "show", "default", untrained, columns=400)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
     assert ["left out, flanders_2019, landcover", "3,725", "0.868 / 0.864", ""] in rows
-    assert ["version", "", "5.1", read_card(Path(untrained)).version] in rows
+    assert ["version", "", "5.2", read_card(Path(untrained)).version] in rows
     both = json.loads(geomap("weights", "show", "default", untrained, "--json").stdout)
     assert both["default"] == json.loads(geomap("weights", "show", "--json").stdout)
     assert both[untrained]["metrics"] == {}

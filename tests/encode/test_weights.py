@@ -32,7 +32,7 @@ def edit_card(folder: Path, **changes: object) -> None:
 def test_save_and_load_give_the_same_tensors_and_bytes(folder, tmp_path):
     first = weights.load_weights(str(folder))
     again = tmp_path / "again"
-    weights.save(again, first.encoder, first.card, first.class_vectors)
+    weights.save(again, first.encoder, first.card, first.class_vectors, scatter=first.scatter)
     for file in ("card.json", "model.safetensors", "class_vectors.safetensors"):
         assert (again / file).read_bytes() == (folder / file).read_bytes()
     second = weights.load_weights(str(again))
@@ -103,6 +103,10 @@ def test_the_default_weights_load_and_carry_every_built_in_legend():
         vectors = default.class_vectors[found.digest]  # KeyError: a legend changed; make its vectors again
         assert vectors.shape == (len(found.classes) or len(found.prompts), default.card.config().out)
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
+    assert default.scatter is not None
+    for matrix in default.scatter:  # covariances
+        torch.testing.assert_close(matrix, matrix.T)
+        assert torch.linalg.eigvalsh(matrix.double()).min() > -1e-6 * matrix.trace()
     assert default.card.training
     assert default.card.limits
     assert default.card.metrics
@@ -163,6 +167,20 @@ def test_class_vectors_of_another_length_are_refused(folder: Path, factor: float
 
     rewrite(folder, "class_vectors.safetensors", change)
     refused_as(folder, "not of length 1")
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "series"), [((384, 384), None), ((384, 383), (120, 120)), ((384, 384), (12, 12))]
+)
+def test_matrices_of_scatter_of_another_shape_are_refused(
+    folder: Path, embeddings: tuple[int, int], series: tuple[int, int] | None
+) -> None:
+    def change(tensors: dict[str, Tensor]) -> None:
+        shapes = {"scatter.embeddings": embeddings, "scatter.series": series}
+        tensors.update({name: torch.zeros(shape) for name, shape in shapes.items() if shape})
+
+    rewrite(folder, "class_vectors.safetensors", change)
+    refused_as(folder, "scatter do not fit")
 
 
 @pytest.mark.parametrize("rows", [0, 1, 7, 9, 600])

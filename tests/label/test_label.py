@@ -18,7 +18,6 @@ from geomap.run.identity import identity_of
 from geomap.run.learning import base_of
 from geomap.run.prepare import prepare
 from geomap.run.request import Request
-from geomap.store.codec import Codec
 from geomap.types import Period
 
 SCALE = 20.0
@@ -122,7 +121,7 @@ def test_a_restricted_class_holds_only_where_its_map_has_it(order: tuple[str, ..
     np.testing.assert_array_equal(made["c"].ravel(), np.where(here, third, 0))
     np.testing.assert_array_equal(made["c_confidence"].ravel() == 255, ~here)
     assert here.any()
-    base = base_of("c", questions, within, Codec(np.eye(16, dtype=np.float32)))
+    base = base_of("c", questions, within)
     assert base is not None
     np.testing.assert_array_equal(base.holds(pixels), here)  # where points of c are learned from
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.special import log_softmax as scipy_log_softmax
+from scipy.stats import t as student_t
 from sklearn.linear_model import LogisticRegression
 
-from geomap.label.learn import Examples, Head, _ahead, _Features, _standard, _trusted, learn
+from geomap.label.learn import Examples, Head, _ahead, _Features, _gains, _standard, _trusted, learn
 from geomap.label.regression import Design, balanced, fit, log_loss, log_softmax, parted
+from geomap.label.scatter import SERIES_FLOOR, Scatter
 
 SCALE = 20.0
 MONTHS = tuple(range(12))
@@ -155,11 +157,11 @@ def test_series_join_where_they_help_and_missing_months_add_nothing() -> None:
 def test_the_head_takes_series_as_they_are_though_a_months_brightness_counts_half() -> None:
     examples, prompts = place(100, away=2.0)
     assert examples.dn is not None
-    features = _Features.of(examples)
+    features = _Features.of(examples, None)
     rows = features.rows(examples)
     values = _standard(examples.dn, features.mean, features.spread).astype(np.float64)
-    halved = values - 0.5 * values.mean(axis=2, keepdims=True)
-    assert np.allclose(rows[:, 33:], features.series * halved.reshape(100, -1))
+    halved = (values - 0.5 * values.mean(axis=2, keepdims=True)).reshape(100, -1)
+    assert np.allclose(rows[:, 33:], 2.0 * halved / np.sqrt((halved**2).sum(axis=1).mean()))
     moved = np.random.default_rng(0).normal(size=(rows.shape[1], 4))
     prior = SCALE * prompts.astype(np.float64)
     head = features.head(prior, moved, 1.0, MONTHS)
@@ -174,13 +176,25 @@ def test_words_are_kept_only_where_they_are_right_beyond_chance() -> None:
     assert not _trusted(5, 0.6)
 
 
-def test_points_of_a_field_are_right_or_wrong_together() -> None:
-    """Five points gained and three lost: alone, in two fields, and in one."""
-    words, own = np.arange(20) < 15, np.arange(20) >= 3
-    assert _ahead(own, words, np.arange(20)) == (2, pytest.approx(8**0.5))
-    assert _ahead(own, words, np.repeat([7, 3], 10)) == (2, pytest.approx((3**2 + 5**2) ** 0.5))
-    assert _ahead(words, own, np.zeros(20, np.intp)) == (-2, pytest.approx(2))
-    assert _ahead(words, words, np.arange(20)) == (0, 0)
+@pytest.mark.parametrize(
+    ("differences", "error"),
+    [
+        ([1, -1, 1, 1], np.sqrt(4 * 4 / 3) * student_t.ppf(0.8413, 4)),  # four fields that differ by a point each
+        ([7, -1, 0, 0], np.sqrt(50 * 4 / 3) * student_t.ppf(0.8413, 50**2 / (7**4 + 1))),  # nearly all in one of four
+        ([1] * 5 + [-1] * 3 + [0] * 92, np.sqrt(8 * 100 / 99) * student_t.ppf(0.8413, 8)),
+        ([0, 0], 0),
+        ([3], np.inf),  # of one field nothing is known
+    ],
+)
+def test_points_of_a_field_are_right_or_wrong_together_and_few_fields_tell_little(
+    differences: list[int], error: float
+) -> None:
+    groups = np.repeat(np.arange(len(differences)), 10)
+    own, words = np.zeros(len(groups), bool), np.zeros(len(groups), bool)
+    for field, more in enumerate(differences):
+        (own if more > 0 else words)[10 * field : 10 * field + abs(more)] = True
+    assert _ahead(own, words, groups) == (sum(differences), pytest.approx(error))
+    assert _gains(own, words, groups) == (sum(differences) > (error if len(differences) < 20 else 0))
 
 
 @pytest.mark.parametrize("wrong", [0.3, 0.8])
@@ -236,3 +250,89 @@ def test_out_of_fold_answers_are_probabilities() -> None:
     assert np.allclose(made.validated.probability.sum(1), 1)
     assert np.allclose(made.zero_shot.sum(1), 1)
     assert made.validated.loss == pytest.approx(log_loss(np.log(made.validated.probability), examples.classes))
+
+
+def test_points_that_the_map_does_not_show_teach_but_have_no_say() -> None:
+    examples, prompts = place(120, away=0.0, noise=0.8)
+    rng = np.random.default_rng(5)
+    hidden = np.arange(120) % 2 == 0
+    other = rng.normal(size=32) * 3  # a kind of land beside the classes, whose words are wrong there
+    embeddings = np.where(hidden[:, None], unit(other + rng.normal(size=(120, 32))), examples.embeddings)
+    classes = np.where(hidden, 3, examples.classes)
+    whole = replace(examples, embeddings=embeddings.astype(np.float32), classes=classes, dn=None)
+    everywhere, shown = learn(whole, prompts, SCALE), learn(replace(whole, shown=~hidden), prompts, SCALE)
+    assert everywhere.helps  # by the hidden half
+    assert "60 points that the map shows" in shown.says
+    assert np.isinf(shown.validated.strengths.penalty)  # of the other half, the words are right as often
+    none = learn(replace(whole, shown=np.zeros(120, bool)), prompts, SCALE)
+    assert not none.helps
+    assert "no point lies where the map shows these classes" in none.says
+    assert np.allclose(none.head.logits(whole.embeddings), SCALE * whole.embeddings @ prompts.T, atol=1e-4)
+
+
+def pixels_of_kinds(rng: np.random.Generator, n: int, size: int = 8) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """(n, size) values of 20 kinds, each ten times as wide in the first direction as in the others; and the kinds."""
+    kinds = rng.integers(0, 20, n)
+    means = np.random.default_rng(3).normal(size=(20, size))
+    return means[kinds] + rng.normal(size=(n, size)) * np.r_[10.0, np.ones(size - 1)], kinds
+
+
+def test_scatter_is_the_covariance_within_kinds_whatever_these_are() -> None:
+    x, kinds = pixels_of_kinds(np.random.default_rng(0), 4000)
+    dn = np.exp(7 + 0.1 * x).reshape(4000, 4, 2).round().astype(np.uint16)
+    dn[:50, 2] = 0  # a month without data
+    found = Scatter.of(x.astype(np.float32), dn, kinds)
+    each = [np.cov(x[kinds == k].T, bias=True) * (kinds == k).sum() for k in range(20)]
+    assert np.allclose(found.embeddings, sum(each) / 4000, atol=1e-4)
+    assert np.allclose(np.sqrt(np.diag(found.series))[[0, 1, 6]], [1.0, 0.1, 0.1], rtol=0.05)
+    turn = found.embedding_turn()
+    assert np.allclose(turn, turn.T)
+    lengths = np.linalg.norm(np.eye(8) @ turn, axis=1)
+    assert lengths[0] < 0.2 * lengths[1:].min()
+    rows = [2, 3, 6, 7]  # of months 1 and 3
+    series, turn = found.series[np.ix_(rows, rows)], found.series_turn((1, 3), bands=2)
+    assert np.allclose(np.linalg.inv(turn @ turn), series / np.trace(series) + SERIES_FLOOR * np.eye(4))
+    few = Scatter.of(x[:30].astype(np.float32), dn[:30], np.arange(30))  # no kind has two
+    assert np.isfinite(few.embedding_turn()).all()
+
+
+def test_scatter_helps_where_pixels_of_a_class_are_unlike_in_a_way_that_tells_nothing() -> None:
+    right = {True: 0.0, False: 0.0}
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        size, noise = 16, np.r_[np.full(8, 4.0), np.full(8, 0.5)]
+        means = np.random.default_rng(7).normal(size=(4, size))
+        y, truth = rng.integers(0, 4, 60), rng.integers(0, 4, 2000)
+        x, test = (unit(means[k] + rng.normal(size=(len(k), size)) * noise) for k in (y, truth))
+        prompts = unit(np.random.default_rng(8).normal(size=(4, size)))  # words that tell nothing
+        kinds = rng.integers(0, 50, 5000)
+        many = unit(np.random.default_rng(9).normal(size=(50, size))[kinds] + rng.normal(size=(5000, size)) * noise)
+        scatter = Scatter.of(many, np.ones((5000, 12, 10), np.uint16), kinds)
+        for given in (True, False):
+            examples = Examples(x, y, np.arange(60))
+            made = learn(examples, prompts, SCALE, scatter if given else None)
+            right[given] += (made.head.logits(test).argmax(1) == truth).mean() / 6
+    assert right[True] > right[False] + 0.05
+
+
+def test_the_head_of_turned_features_is_the_regression_that_was_fitted() -> None:
+    examples, prompts = place(120, away=3.0)
+    assert examples.dn is not None
+    kinds = np.random.default_rng(1).integers(0, 10, 120)
+    scatter = Scatter.of(examples.embeddings, examples.dn, kinds)
+    made = learn(examples, prompts, SCALE, scatter)
+    features = _Features.of(examples, scatter)
+    rows, strengths = features.rows(examples), made.validated.strengths
+    prior = SCALE * examples.embeddings.astype(np.float64) @ prompts.T.astype(np.float64)
+    fitted = fit(rows, examples.classes, prior, strengths.penalty, share=balanced(examples.classes))
+    assert made.with_series is not None
+    logits = made.with_series.logits(examples.embeddings, examples.dn)
+    assert np.abs(logits - strengths.scale * (prior + rows @ fitted)).max() < 0.2
+    some = examples.dn.copy()
+    some[:, 5:] = 0  # months without data add nothing
+    alone = replace(examples, dn=some[:, :5], months=MONTHS[:5])
+    part = made.with_series.series
+    assert part is not None
+    assert np.allclose(
+        part.logits(torch.from_numpy(some)), part.logits(torch.from_numpy(alone.dn), MONTHS[:5]), atol=1e-4
+    )

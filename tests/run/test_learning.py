@@ -24,7 +24,7 @@ from geomap.run import learned, learned_scores
 from geomap.run.label_request import LabelRequest
 from geomap.run.lesson import lesson_of, require_in, taught_legends
 from geomap.run.map import map_area
-from geomap.run.pixels import CELL, distinct, find
+from geomap.run.pixels import distinct, find
 from geomap.run.point_samples import samples_at
 from geomap.run.relabel import label_store
 from geomap.run.request import Request
@@ -38,11 +38,16 @@ from tests.support.runner import geomap, refused
 COVER = legends.load("landcover")
 
 
+CELL = 8
+"""Pixels a side of the cells that keep points together here, where the landscape has 64: many cells, as in an area."""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def small_forests() -> Iterator[None]:
+def small_forests_and_cells() -> Iterator[None]:
     """Forests of ten trees: how they do beside what was learned is not tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learned_scores, "TREES", 10)
+        patch.setattr("geomap.run.pixels.CELL", CELL)
         yield
 
 

@@ -17,13 +17,15 @@ from torch.optim.swa_utils import AveragedModel
 from geomap import process
 from geomap.datasets.extras import require_packages
 from geomap.datasets.measured import LICENCES
-from geomap.datasets.samples import Samples
+from geomap.datasets.samples import CLIMATE, COVER, Samples
+from geomap.datasets.series import embed_samples
 from geomap.datasets.simulated import simulated_samples
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource
 from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.errors import ConfigError
 from geomap.label import towers
+from geomap.label.scatter import Scatter
 from geomap.train.captions import scores
 from geomap.train.captions.levels import Level, make_levels
 from geomap.train.captions.loss import CaptionLoss, origin_bias
@@ -96,7 +98,15 @@ def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
         encoder=weights.card_fields(encoder.cfg), text_space=config.text_space, logit_scale=scale,
         training=sources(config, measured), recipe=config.recipe, metrics=metrics, limits=config.limits,
     )  # fmt: skip
-    return weights.save(out, encoder, card, words.stored, words.anchors)
+    return weights.save(out, encoder, card, words.stored, words.anchors, scatter(encoder, held))
+
+
+def scatter(encoder: PixelEncoder, simulated: Samples) -> tuple[Tensor, Tensor]:
+    """How simulated series of one cover and climate differ, as embeddings and as log DN (label/scatter.py)."""
+    dn = np.where(simulated.valid[..., None], simulated.dn, np.uint16(0))
+    kinds = simulated.labels[COVER] * (simulated.labels[CLIMATE].max() + 1) + simulated.labels[CLIMATE]
+    found = Scatter.of(embed_samples(encoder, simulated).numpy(), dn, kinds)
+    return torch.from_numpy(found.embeddings).float(), torch.from_numpy(found.series).float()
 
 
 def _refuse_seen(tests: Sequence[Samples], measured: Sequence[Samples]) -> None:
