@@ -1,7 +1,9 @@
 """The Python API: its arrays are the pixels of a run, they carry their place and meaning, and wrong input is told."""
 
 import itertools
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -162,6 +164,34 @@ def test_composites_of_a_store_are_embedded_as_those_of_scenes(run: Path, embedd
     again = geomap.embed(geomap.open_store(run)["composite"], device="cpu")
     np.testing.assert_array_equal(again, embeddings)  # pixels outside the area included
     np.testing.assert_array_equal(again.clear_months, embeddings.clear_months)
+
+
+def test_the_area_of_a_store_is_that_of_the_map_of_clear_months_whatever_other_maps_are_called(
+    run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    named = tmp_path / "run/a_clear_months.tif"  # of a legend called so: no pixel is 255
+    with rasterio.open(run / "clear_months.tif") as source, rasterio.open(named, "w", **source.profile) as other:
+        other.write(np.ones(source.shape, np.uint8), 1)
+    inside = geomap.open_store(run)["composite"].inside
+    assert not inside.all()
+    np.testing.assert_array_equal(geomap.open_store(tmp_path / "run")["composite"].inside, inside)
+
+
+def test_a_scene_that_cannot_be_read_is_named_by_the_log(
+    scenes: Archive, series: xr.DataArray, area: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    features = json.loads(scenes.items.read_text())["features"]
+    for feature in features:
+        for asset in feature["assets"].values():
+            asset["href"] = str((scenes.items.parent / asset["href"]).resolve())
+    lost = min(features, key=lambda f: f["properties"]["eo:cloud_cover"])
+    lost["assets"]["red"]["href"] += ".gone.tif"
+    (tmp_path / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    made = geomap.composite(geomap.search(area, "2023", str(tmp_path / "items.json")), area)
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said.startswith(f"left out, where it could not be read: {lost['id']} (B04: ")
+    assert int(made.clear.sum()) < int(series.clear.sum())
 
 
 def test_what_cannot_be_is_told(

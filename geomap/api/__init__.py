@@ -61,6 +61,7 @@ from geomap.label.learn import Examples, learn
 from geomap.legends import Legend, with_others
 from geomap.read.access import DEADLINE
 from geomap.read.header import Headers
+from geomap.run import record
 from geomap.run.learning import Base, base_of, off, questions_of, rows_of, scatter_of, with_taught
 from geomap.run.lesson import Lesson, require_classes, taught_legends
 from geomap.run.map import map_area
@@ -79,6 +80,7 @@ from geomap.types import (
     PLAIN,
     Composite,
     Grid,
+    Missed,
     Period,
     Progress,
     may_miss,
@@ -157,7 +159,8 @@ def composite(
         scenes: the result of `search`.
         area: as for `search`; must lie within one UTM zone.
         mask: which observations are clear.
-        max_missed: share of the scenes that may be left out because a file is missing or damaged.
+        max_missed: share of the scenes that may be left out because a file is missing or damaged; Python's log names
+            each.
         deadline: seconds for which a server may refuse a file.
         progress: callback with ("composite", tiles done, total tiles).
 
@@ -182,12 +185,14 @@ def composite(
     dn = np.zeros((period.months, len(BANDS), *whole.shape), np.uint16)
     clear = np.zeros((period.months, *whole.shape), np.uint8)
     within = np.zeros(whole.shape, bool)
+    missed = dict[str, Missed]()
     dark, seen, allowed = offset_check.total([]), False, may_miss(len(scenes.scenes), asked.max_missed)
     with Headers() as kept:
         for done, tile in enumerate(parts, 1):
             near = over(scenes.scenes, tile.grid)
             seen = seen or bool(near)
             made = pipeline.compose(near, tile.grid, period, mask, max_missed, deadline, kept=kept)
+            missed |= {m.scene: m for m in made.missed}
             dark = offset_check.total([dark, made.dark])
             offset_check.weigh(scenes.scenes, dark, allowed, so_far=True)
             row, column = tile.grid.offset_in(whole)
@@ -195,6 +200,8 @@ def composite(
             within[part] = mine = inside(where, tile.grid)
             dn[part], clear[part] = made.dn * mine, made.clear * mine
             progress("composite", done, len(parts))
+    for scene, why in sorted(missed.items()):
+        log.warning("left out, where it could not be read: %s (%s: %s)", scene, why.band, why.detail)
     if wrong := offset_check.weigh(scenes.scenes, dark, allowed).wrong:
         for evidence in wrong.values():
             log.warning("left out: %s", evidence)
@@ -408,10 +415,8 @@ def _square(kept: stored.Store, square: str, part: Grid) -> xr.Dataset:
 
 def _inside(run: Path, zone: int, where: Grid) -> NDArray[np.bool_] | None:
     """(y, x) pixels of the area, as the run's map of clear months tells; None of a store without its run."""
-    for path in (
-        *run.glob(f"*{CLEAR_MONTHS}.tif"),
-        *run.glob(f"*{CLEAR_MONTHS}_{zone}.tif"),
-    ):
+    names = record.map_files(record.read_record(run), CLEAR_MONTHS) if (run / record.FILE).is_file() else []
+    for path in (run / name for name in names if len(names) == 1 or name.endswith(f"_{zone}.tif")):
         with rasterio.open(path, driver="GTiff", sharing=False) as source:
             months: NDArray[np.uint8] = source.read(1)
         return months != NOT_MAPPED if months.shape == where.shape else None

@@ -141,10 +141,21 @@ def _request(keys: RequestKeys, area: str, out: Path, composites: Path | None) -
     aoi.require_area(area)
     options.checked_points(keys)
     locate(keys.weights.name)
+    if composites is not None:
+        _refuse_of_scenes(keys)
     _refuse_foreign(out)
     period = options.period_of(keys) if composites is None else _saved_period(composites, keys)
     with options.in_options():
         return request_of(keys, aoi.parse_area(area), period, asked, composites)
+
+
+def _refuse_of_scenes(keys: RequestKeys) -> None:
+    """Refuse options that say which observations count: saved composites are made. Raises InputError."""
+    typed = [*options.typed_options(keys.catalogue, "catalogue."), *options.typed_options(keys.masks, "masks.")]
+    if found := [option for option in typed if option != "--stac"]:
+        raise InputError(
+            f"{found[0]} says what is read of scenes, and --from-composites reads none; leave one of them out"
+        )
 
 
 def _refuse_foreign(out: Path) -> None:

@@ -193,7 +193,8 @@ def _learned_from(
     """
     known = learned.learned_pixels(directory)
     if known is None:  # an older version kept no pixels where another run had learned the classes
-        on = np.full(len(points), request.get("learned", {}).get("points") == points.digest)
+        taken = request.get("learned", {})
+        on = np.full(len(points), taken.get("moved", True) and taken.get("points") == points.digest)
     else:
         taught = {tuple(pixel) for pixel in known.tolist()}
         on = np.array([tuple(pixel) in taught for pixel in pixels(points.lonlat).tolist()], bool)

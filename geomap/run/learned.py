@@ -121,6 +121,8 @@ class Loaded:
 
     def beside(self) -> dict[str, bytes]:
         """What lies beside the maps of a run that takes it, by name; equal input gives equal bytes."""
+        if not self.record.moved:
+            return {}
         import numpy as np
         from safetensors.numpy import save
 
@@ -250,11 +252,13 @@ def _head(arrays: Mapping[str, NDArray[Any]], prefix: str, size: int) -> Head:
 def learned_pixels(directory: Path) -> NDArray[np.int64] | None:
     """(n, 3) pixels that the run in a directory, or that whose learned file it took, learned from (points.pixels).
 
-    None if it learned nothing, or if an older version of geomap took the learned file. Raises InputError if the files
-    are damaged.
+    None if it learned nothing (kept the words), or if an older version of geomap took the learned file. Raises
+    InputError if the files are damaged.
     """
     record = read_learned(directory)
     if record is not None:
+        if not record.moved:
+            return None
         arrays = _tensors(directory / TENSORS, record.tensors)
     elif (directory / TAUGHT).is_file():
         arrays = _tensors(directory / TAUGHT, files.sums(directory).get(TAUGHT, ""), files.SUMS)

@@ -43,7 +43,7 @@ TAKEN: Final = (
 )
 """What is said of a legend that another run learned, which only its learned.json knows."""
 NOT_ASSESSED: Final = "How good the map is, only a probability sample of it tells (geomap sample, geomap assess)."
-"""What the page adds of such a legend until its map is assessed."""
+"""What the page adds, until the map is assessed, of a legend that was learned from points or is one's own."""
 CONFIDENCE: Final = (
     "Confidence says how clearly one class stands out among those of the legend. It does not say how likely the map is "
     "right at that place."
@@ -122,7 +122,7 @@ def facts(
         "honest": HONEST,
         "estimated": ESTIMATED,
         "validation": validations(product, learned),
-        "not_assessed": {product.taught: NOT_ASSESSED} if product.taught and (not learned or learned.moved) else {},
+        "confidence": CONFIDENCE if any(layer.legend for layer in product.layers) else "",
         "trust": _trust(learned),
         "before": history.before(product.earlier, record, product.layers),
         "limits": list(product.card.limits) if product.card else [],
@@ -163,17 +163,19 @@ def _degrees(value: float, positive: str, negative: str) -> str:
     return f"{abs(value):.2f}° {positive if value >= 0 else negative}"
 
 
-def validations(product: Product, learned: LearnedRecord | None) -> list[str]:
-    """What the maps are not: how each legend was validated, and what confidence means.
+def validations(product: Product, learned: LearnedRecord | None) -> list[dict[str, str]]:
+    """How each legend was validated: its map's `stem`, what the page `says`, and what is `open` until it is assessed.
 
     `learned`: what the run learned from points of its own.
     """
     asked = {layer.legend.name: layer.legend for layer in product.layers if layer.legend is not None}
-    said = [
-        _taught(legend, product.card, learned) if legend.name == product.taught else validation(legend, product.card)
-        for legend in asked.values()
-    ]
-    return [*said, *([CONFIDENCE] if asked else [])]
+    told = []
+    for legend in asked.values():
+        taught = legend.name == product.taught
+        says = _taught(legend, product.card, learned) if taught else validation(legend, product.card)
+        unknown = (taught and (learned is None or learned.moved)) or not _is_builtin(legend)
+        told.append({"stem": legend.name, "says": says, "open": NOT_ASSESSED if unknown else ""})
+    return told
 
 
 def _taught(legend: Legend, card: Card | None, learned: LearnedRecord | None) -> str:
@@ -189,7 +191,7 @@ def validation(legend: Legend, card: Card | None) -> str:
     """How a legend was compared with the ground: the card's figures of places that its training left out."""
     name = f"“{legend.title}”"
     if not _is_builtin(legend):
-        return f"{name} has classes of your own. They were not validated: only labels of this place can do that."
+        return f"{name} has classes of your own: no figures of other places tell how well they are mapped."
     measured = dict(_measured(legend.name, card.metrics if card else {}))
     if not measured:
         return f"{name} was not validated: these weights were never compared with measurements of it."

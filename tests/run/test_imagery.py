@@ -191,6 +191,16 @@ def test_a_stopped_run_gives_the_same_bytes_and_so_do_composites_and_other_tiles
     assert "true_colour_2018_0" in page  # no composites are kept here: the picture is that of the map
 
 
+@pytest.mark.parametrize(
+    "option", [["--mask-dilate", "3"], ["--mask-classes", "0,1"], ["--exclude", "S2A"], ["--max-cloud", "10"]]
+)
+def test_saved_composites_refuse_options_that_say_what_is_read_of_scenes(
+    run: Path, untrained: str, tmp_path: Path, option: list[str]
+) -> None:
+    words = ("map", PATCH, "--from-composites", run, "--weights", untrained, "--out", tmp_path / "out")
+    refused(geomap(*words, *option), 2, f"{option[0]} says what is read of scenes")
+
+
 def test_a_month_can_be_named_and_options_lead_there(
     archive: Callable[..., Path], untrained: str, tmp_path: Path
 ) -> None:

@@ -172,13 +172,13 @@ def test_points_that_move_no_class_are_told_on_the_page(run, points, ask, tmp_pa
     label_store(ask(path=tmp_path / "near.gpkg"), near_at)
     near, far = (learned.read_learned(directory) for directory in (tmp_path / "near", run))
     assert "penalty" not in near.settings  # all points lie in one group
-    told, *_ = content(tmp_path / "near/index.html")["facts"]["validation"]
+    told = content(tmp_path / "near/index.html")["facts"]["validation"][0]["says"]
     assert told.startswith("Points were given for “Land cover”, but it is mapped by its words alone: ")
     assert f"{near.says} “Land cover” was right for" in told
-    told, *_ = content(run / "index.html")["facts"]["validation"]
+    told = content(run / "index.html")["facts"]["validation"][0]["says"]
     assert told.startswith(f"“Land cover” was learned from labelled points: {far.says}")
     label_store(LabelRequest(run, (), learned=str(tmp_path / "near")), tmp_path / "same")
-    told, *_ = content(tmp_path / "same/index.html")["facts"]["validation"]
+    told = content(tmp_path / "same/index.html")["facts"]["validation"][0]["says"]
     assert "is mapped by the learned.json of another run" in told  # which was not looked into
     shown = " ".join(geomap("explain", tmp_path / "same", columns=200).stdout.split())  # long paths wrap
     assert "made from the embeddings that another run kept (2023-04_2023-09); geomap explain with" in shown
@@ -190,6 +190,11 @@ def test_points_that_move_no_class_are_told_on_the_page(run, points, ask, tmp_pa
     }
     assert said["far"].endswith("Legend landcover: learned from labelled points.")
     assert "points" not in said["near"] + said["same"]
+    for directory in (near_at, tmp_path / "same"):  # nothing was learned, so these points may tell how good it is
+        line = ("assess", directory, "--points", tmp_path / "near.gpkg", "--column", "landcover", "--design", "random")
+        assert "learned from" not in (done := geomap(*line)).stdout + done.stderr
+        assert done.exit_code == 0
+    refused(geomap("assess", run, *line[2:], "--legend", "landcover"), 2, "the map learned from")
 
 
 def lineage(directory):

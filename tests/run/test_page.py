@@ -126,7 +126,7 @@ def test_the_page_shows_the_maps_areas_and_scenes_of_the_run(run: Path) -> None:
     sums = files.sums(run)
     assert known == {name: ((run / name).stat().st_size, sums[name]) for name in known}
     assert listed["areas.csv"] == (None, "")  # geomap assess writes it again
-    assert any("classes of your own" in line for line in facts["validation"])
+    assert any("classes of your own" in of["says"] for of in facts["validation"])
 
 
 def test_curves_and_pictures_are_those_of_the_stored_composites(run: Path) -> None:

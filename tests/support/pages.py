@@ -28,7 +28,9 @@ HOSTILE = (
 MONTHS = tuple(f"2023-{month:02d}" for month in range(1, 13))
 FACTS: dict[str, Any] = {
     "place": "50.54° N to 50.55° N, 3.00° E to 3.02° E", "warning": "", "honest": "Counts of pixels.",
-    "validation": ["Never."], "not_assessed": {}, "limits": [HOSTILE[0]], "cite": ["Copernicus"], "account": "",
+    "validation": [{"stem": "landcover", "says": "Never.", "open": "Only a sample tells."}],
+    "confidence": "Not likelihood.",
+    "limits": [HOSTILE[0]], "cite": ["Copernicus"], "account": "",
     "scenes": [],
     "left_out": [], "missed": [], "sky": [], "quarantined": [], "estimated": "Estimates.",
     "before": [], "command": f"geomap map --classes '{HOSTILE[0]}'", "needs": "", "made": [], "software": [],

@@ -345,7 +345,7 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
         assert page.locator("#honest").inner_text() == "Estimates."
         assert (
             page.locator("#not li").first.inner_text()
-            == "“Land cover” was assessed with 1,234 points: overall accuracy 50.0 ± 12.5 %. More below."
+            == "Never. This map was assessed with 1,234 points: overall accuracy 50.0 ± 12.5 %. More below."
         )
         page.get_by_text("Assessment: Land cover").click()
         text = page.locator("#facts").inner_text()
@@ -362,13 +362,10 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
 @script
 def test_what_was_learned_shows_how_far_its_confidence_can_be_trusted(browser: Any, tmp_path: Path) -> None:
     bins = [[10, 0.25, 0.5], [40, 0.9, 0.75]]
-    facts = {
-        "trust": {"title": HOSTILE[0], "folds": 5, "error": 0.17, "bins": bins},
-        "not_assessed": {"landcover": "Only a sample tells."},
-    }
+    facts = {"trust": {"title": HOSTILE[0], "folds": 5, "error": 0.17, "bins": bins}}
     with shown(browser, write_page(tmp_path, NAMES, **facts)) as seen:
         page = seen.page
-        assert page.locator("#not > ul > li").all_inner_texts() == ["Only a sample tells.", "Never."]
+        assert page.locator("#not > ul > li").all_inner_texts() == ["Never. Only a sample tells.", "Not likelihood."]
         page.get_by_text("How far its confidence can be trusted").click()
         text = page.locator("#facts").inner_text()
         assert HOSTILE[0] in text

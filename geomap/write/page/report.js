@@ -499,7 +499,7 @@
     const reduced = data.zones.filter((z) => z.reduced > 1);
     at("reduced").hidden = !reduced.length;
     at("reduced").textContent = reduced.length ? `This page shows a reduced map: each of its pixels is ${reduced[0].reduced} x ${reduced[0].reduced} pixels of the map, classes by the commonest of them. The areas are those of the full map, which lies beside this page.` : "";
-    at("not").append(list([...data.maps.flatMap(quality), ...facts.validation]));
+    at("not").append(list([...facts.validation.map(validated), facts.confidence].filter(Boolean)));
     if (facts.limits.length) at("not").append(el("details", {}, el("summary", {}, "Where the weights fail"), list(facts.limits)));
     const places = at("places");
     if (data.places.length) {
@@ -611,11 +611,11 @@
     made.append(svg("text", { x: x(0) + 5, y: 18 }, "right, %"));
     return made;
   }
-  function quality({ stem, title }) { // what points that were looked at say of a map, or that none do
+  function validated({ stem, says, open }) { // how a legend was validated, and what points that were looked at say of its map
     const found = data.assessed[stem];
-    if (!found) return data.facts.not_assessed[stem] ?? [];
+    if (!found) return `${says} ${open}`.trim();
     const drawn = found.probability_sample === false ? ", which are not known to be drawn by chance" : "";
-    return `“${title}” was assessed with ${whole(found.points)} points${drawn}: overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. More below.`;
+    return `${says} This map was assessed with ${whole(found.points)} points${drawn}: overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. More below.`;
   }
   function assessment(map, found) {
     const classes = found.classes.map((c) => [c.name, withInterval(c.users_accuracy, 1, 100), withInterval(c.producers_accuracy, 1, 100),
