@@ -5,8 +5,8 @@ so a class without points stays as its words have it. From SERIES_FROM points on
 embeddings. The features are centred and scaled by the points, so that one penalty serves places where the words are
 right and places where they are wrong; only with fewer points it goes by how often the words are right for them.
 Cross-validation, in which pixels of one group are never parted, tells whether the points help: words are kept unless it
-finds the points right more often, or the points are few and the words mostly wrong. A point counts the less the more
-points its class has (`regression.balanced`), so that rare classes are not lost.
+finds the points right more often, or the points are few, apart, and the words mostly wrong. A point counts the less the
+more points its class has (`regression.balanced`), so that rare classes are not lost.
 """
 
 from __future__ import annotations
@@ -44,13 +44,16 @@ BY_WORDS: Final = ((0.8, 3.0), (0.5, 1.0), (0.0, PLAIN_PENALTY))
 """(least share of the points for which the words are right, penalty), for fewer points. Chosen at the same places."""
 
 TRUSTED: Final = 0.5
-"""Share of fewer than DECISIVE points for which kept words must be right, by more than a standard error.
+"""Share of fewer than DECISIVE points, not CLUMPED, for which kept words must be right, by over a standard error.
 
 Where they are wrong for most, points help even if cross-validation cannot show that yet.
 """
 
 DECISIVE: Final = 50
 """Fewest points by which cross-validation decides alone whether words are kept, however often they are right."""
+
+CLUMPED: Final = 2
+"""Points for each group from which cross-validation decides so with fewer points too: they tell of few fields."""
 
 MANY_GROUPS: Final = 20
 """Fewest groups of points in which a gain in cross-validation is taken as it is. In fewer, points must be right more
@@ -270,9 +273,9 @@ def _fitted(
 def _validate(examples: Examples, rows: Floats, prior: Floats, fold: NDArray[np.intp], penalty: float) -> Validated:
     """Answers for points whose group was not learned from, and how strongly all points are to move the classes.
 
-    Words are kept unless the points gain, if these are many or the words trusted; points that the map does not show
-    have no say in that. Where all points are one group, or the map shows none, nothing can be tested, and the prompts
-    are kept. `penalty`: for SERIES_FROM or more points.
+    Words are kept unless the points gain, if these are many or clumped, or the words trusted; points that the map does
+    not show have no say in that. Where all points are one group, or the map shows none, nothing can be tested, and the
+    prompts are kept. `penalty`: for SERIES_FROM or more points.
     """
     judged, classes = examples.judged, examples.classes
     by_words = _validated(prior, fold, examples, Strengths(math.inf, 1.0))
@@ -284,7 +287,9 @@ def _validate(examples: Examples, rows: Floats, prior: Floats, fold: NDArray[np.
     logits = _held_out(Design.of(rows, COARSE).rows, classes, prior, fold, penalty)
     own = logits.argmax(axis=1) == classes
     n, right = int(judged.sum()), float(words[judged].mean())
-    if (n >= DECISIVE or _trusted(n, right)) and not _gains(own[judged], words[judged], examples.groups[judged]):
+    groups = examples.groups[judged]
+    decides = n >= DECISIVE or n >= CLUMPED * len(np.unique(groups)) or _trusted(n, right)
+    if decides and not _gains(own[judged], words[judged], groups):
         return by_words
     scale = temperature(logits[judged], classes[judged], SCALES) if n >= SCALED else 1.0
     return _validated(scale * logits, fold, examples, Strengths(penalty, scale))

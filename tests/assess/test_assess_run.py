@@ -303,7 +303,7 @@ def taught(run: Path, answered: Path, count: int | None) -> None:
     """Make it known that a map learned from the first points of a file, or from all."""
     place = pixels(read_points(answered, "class").lonlat[:count])
     about = learned.Taught("", len(place), {}, ())
-    record = learned.LearnedRecord("0", {}, {}, about, "", "", (), False, True, "", None)
+    record = learned.LearnedRecord("0", {}, {}, about, "", "", (), False, True, "", None, settings={"penalty": 0.15})
     no_head = SimpleNamespace(arrays=dict)  # only the pixels are read
     add_files(run, learned.contents(record, no_head, None, place)[1])  # type: ignore[arg-type]
 

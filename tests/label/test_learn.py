@@ -197,6 +197,17 @@ def test_points_of_a_field_are_right_or_wrong_together_and_few_fields_tell_littl
     assert _gains(own, words, groups) == (sum(differences) > (error if len(differences) < 20 else 0))
 
 
+def test_few_points_of_few_fields_that_gain_nothing_leave_words_that_are_not_trusted() -> None:
+    """Labels by chance, words right for a quarter: in four fields they are kept, of 24 places points take over."""
+    made_up, prompts = place(24, away=0.0)
+    rng = np.random.default_rng(4)
+    words = (made_up.embeddings @ prompts.T).argmax(1)
+    classes = np.where(np.arange(24) % 4 == 0, words, (words + rng.integers(1, 4, 24)) % 4)
+    for groups, kept in ((np.arange(24) // 6, True), (np.arange(24), False)):
+        made = learn(replace(made_up, classes=classes, groups=groups, dn=None), prompts, SCALE)
+        assert np.isinf(made.validated.strengths.penalty) == kept
+
+
 @pytest.mark.parametrize("wrong", [0.3, 0.8])
 def test_many_points_that_gain_nothing_leave_the_words_whether_these_are_trusted_or_not(wrong: float) -> None:
     """Labels by chance: nothing can be learned from them."""
