@@ -245,24 +245,32 @@ def _learn(examples: Examples, prompts: NDArray[np.float32], logit_scale: float,
     vectors = logit_scale * prompts.astype(np.float64)
     prior = examples.embeddings.astype(np.float64) @ vectors.T
     fold = parted(examples.groups, examples.classes)
-    head, best = _fitted(replace(examples, dn=None), vectors, prior, fold, scatter)
-    full = None
+    plain, full = replace(examples, dn=None), None
     if examples.dn is not None and len(fold) >= SERIES_FROM and (examples.dn > 0).any():
         full, best = _fitted(examples, vectors, prior, fold, scatter)
+        head, _ = _fitted(plain, vectors, prior, fold, scatter, kept=math.isinf(best.strengths.penalty))
+    else:
+        head, best = _fitted(plain, vectors, prior, fold, scatter)
     zero = np.exp(log_softmax(prior))
     return Learned(head, full, best, zero, *_helps(examples, best, zero))
 
 
 def _fitted(
-    examples: Examples, vectors: Floats, prior: Floats, fold: NDArray[np.intp], scatter: Scatter | None
+    examples: Examples,
+    vectors: Floats,
+    prior: Floats,
+    fold: NDArray[np.intp],
+    scatter: Scatter | None,
+    kept: bool | None = None,
 ) -> tuple[Head, Validated]:
     """The head fitted on all points, and what heads without a fold say of it.
 
-    `vectors`: (K, D) of the prompts, of a length that gives logits; `prior`: (n, K) logits by these alone.
+    `vectors`: (K, D) of the prompts, of a length that gives logits; `prior`: (n, K) logits by these alone; `kept`:
+    whether the words are kept, where the head on the series has decided that for both.
     """
     features = _Features.of(examples, scatter)
     rows = features.rows(examples)
-    best = _validate(examples, rows, prior, fold, features.penalty)
+    best = _validate(examples, rows, prior, fold, features.penalty, kept)
     moved = np.zeros((rows.shape[1], len(vectors)))
     if math.isfinite(best.strengths.penalty):
         design, share = Design.of(rows), balanced(examples.classes)
@@ -270,16 +278,18 @@ def _fitted(
     return features.head(vectors, moved, best.strengths.scale, examples.months), best
 
 
-def _validate(examples: Examples, rows: Floats, prior: Floats, fold: NDArray[np.intp], penalty: float) -> Validated:
+def _validate(
+    examples: Examples, rows: Floats, prior: Floats, fold: NDArray[np.intp], penalty: float, kept: bool | None = None
+) -> Validated:
     """Answers for points whose group was not learned from, and how strongly all points are to move the classes.
 
     Words are kept unless the points gain, if these are many or clumped, or the words trusted; points that the map does
     not show have no say in that. Where all points are one group, or the map shows none, nothing can be tested, and the
-    prompts are kept. `penalty`: for SERIES_FROM or more points.
+    prompts are kept. `penalty`: for SERIES_FROM or more points. `kept`: whether the words are, if that is decided.
     """
     judged, classes = examples.judged, examples.classes
     by_words = _validated(prior, fold, examples, Strengths(math.inf, 1.0))
-    if fold.max() == 0 or not judged.any():
+    if kept or fold.max() == 0 or not judged.any():
         return by_words
     words = prior.argmax(axis=1) == classes
     if len(fold) < SERIES_FROM:
@@ -288,7 +298,7 @@ def _validate(examples: Examples, rows: Floats, prior: Floats, fold: NDArray[np.
     own = logits.argmax(axis=1) == classes
     n, right = int(judged.sum()), float(words[judged].mean())
     groups = examples.groups[judged]
-    decides = n >= DECISIVE or n >= CLUMPED * len(np.unique(groups)) or _trusted(n, right)
+    decides = kept is None and (n >= DECISIVE or n >= CLUMPED * len(np.unique(groups)) or _trusted(n, right))
     if decides and not _gains(own[judged], words[judged], groups):
         return by_words
     scale = temperature(logits[judged], classes[judged], SCALES) if n >= SCALED else 1.0

@@ -64,11 +64,11 @@ def read_totals(directory: Path) -> dict[str, list[Row]]:
 
 
 def read_quality(directory: Path) -> dict[str, Quality]:
-    """What `geomap assess` found, by map stem; empty if no map was assessed. Raises InputError."""
+    """What `geomap assess` found, by map stem; empty if no map was assessed since it was made. Raises InputError."""
     path = directory / ASSESSED
+    if ASSESSED not in files.sums(directory):
+        return {}
     try:
         return _qualities.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return {}
     except (OSError, ValueError) as e:
         raise InputError(f"{path} is damaged; geomap verify {directory} tells more") from e

@@ -271,8 +271,11 @@ def test_an_assessment_of_another_form_is_refused_until_it_is_removed(run: Path,
 
 
 def test_a_file_that_no_run_wrote_is_not_taken_for_an_assessment(run: Path, answered: Path) -> None:
-    (run / "assessment.json").write_text('{"crops": {"points": 3}}')
+    found = '{"crops": {"points": 3, "overall_accuracy": {"value": 1, "ci95": null}, "probability_sample": true}}'
+    (run / "assessment.json").write_text(found)
+    assert "assessed" not in geomap("areas", run).stdout  # nor what is left of a map that was made again
     assess_map(run, AssessRequest(answered, "class"))
+    assert "landcover was assessed with" in geomap("areas", run).stdout
     assert json.loads((run / "assessment.json").read_text()).keys() == {"landcover"}
     assert check.check(run).problems == ()
 

@@ -347,3 +347,20 @@ def test_the_head_of_turned_features_is_the_regression_that_was_fitted() -> None
     assert np.allclose(
         part.logits(torch.from_numpy(some)), part.logits(torch.from_numpy(alone.dn), MONTHS[:5]), atol=1e-4
     )
+
+
+def test_the_heads_with_and_without_series_keep_the_words_or_both_move() -> None:
+    both = set()
+    for seed in range(12):
+        examples, prompts = place(60, seed=seed, away=1.2, noise=2.0)
+        assert examples.dn is not None
+        if seed % 2:
+            rng = np.random.default_rng(seed)
+            examples = replace(examples, dn=rng.integers(1500, 2500, examples.dn.shape).astype(np.uint16))
+        made = learn(examples, prompts, SCALE)
+        kept = np.allclose(made.head.vectors, SCALE * prompts, atol=1e-5)
+        assert kept == np.isinf(made.validated.strengths.penalty)
+        assert made.with_series is not None
+        assert kept == np.allclose(made.with_series.vectors, SCALE * prompts, atol=1e-5)
+        both.add(bool(kept))
+    assert both == {True, False}

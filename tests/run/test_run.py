@@ -204,7 +204,7 @@ def test_a_failed_run_without_tiles_takes_a_corrected_item_file(archive, asking,
     content = json.loads((archive() / "items.json").read_text())
     broken = json.loads(json.dumps(content))
     for item in broken["features"]:
-        item["assets"]["nir"]["href"] = str(tmp_path / "missing.tif")
+        item["assets"]["nir"]["href"] = str(tmp_path / f"{item['id']}_missing.tif")
     items = tmp_path / "items.json"
     items.write_text(json.dumps(broken))
     asked = asking(items, period=Period(2019, 6, 2), min_clear_months=1)
