@@ -25,11 +25,12 @@ from geomap.run import learned, record
 from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, design_of, reach, tell
 from geomap.run.directory import held
 from geomap.run.record import Record
+from geomap.run.totals import ASSESSED
 from geomap.text import listed, shown
 from geomap.write.areas import as_csv
 from geomap.write.report import assessed
 
-JSON: Final = "assessment.json"
+JSON: Final = ASSESSED
 CSV: Final = "assessment.csv"
 AREAS: Final = "areas.json"
 AREAS_CSV: Final = "areas.csv"

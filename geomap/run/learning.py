@@ -174,10 +174,9 @@ def questions_of(
     return tuple(made)
 
 
-def in_store(questions: Sequence[Question], codec: Codec, teaching: Teaching | None) -> tuple[Question, ...]:
-    """Questions with their vectors in the coordinates of a store, and the one that was learned from it in its place."""
-    stored = tuple(replace(q, vectors=codec.project(q.vectors)) for q in questions)
-    return stored if teaching is None else with_taught(stored, teaching.question)
+def in_store(questions: Sequence[Question], codec: Codec) -> tuple[Question, ...]:
+    """Questions with their vectors in the coordinates of a store."""
+    return tuple(replace(q, vectors=codec.project(q.vectors)) for q in questions)
 
 
 def with_taught(questions: Sequence[Question], taught: Question) -> tuple[Question, ...]:

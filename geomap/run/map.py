@@ -31,7 +31,7 @@ from geomap.run.directory import RunDirectory, differing, open_directory, read_b
 from geomap.run.from_store import label_stored
 from geomap.run.identity import identity_of, tasks
 from geomap.run.learned import LearnedRecord
-from geomap.run.learning import base_of, in_store, teach
+from geomap.run.learning import base_of, in_store, teach, with_taught
 from geomap.run.lesson import by_points
 from geomap.run.prepare import (
     PIXELS_PER_KM2,
@@ -288,10 +288,11 @@ def _taught(prepared: Prepared, run: RunDirectory, tiles: Sequence[Tile], progre
     series = next((s for s in run.stores if s.kind == COMPOSITES), None)
     if asked.composites is not None:
         series = open_store(asked.composites)
-    base = base_of(lesson.legend.name, in_store(prepared.questions, prepared.codec, None), prepared.within)
+    stored = in_store(prepared.questions, prepared.codec)
+    base = base_of(lesson.legend.name, stored, prepared.within)
     progress("learn", 0, len(tiles))
     teaching = teach(lesson, prepared.weights, kept, series, asked.min_confidence, base)
-    questions = in_store(prepared.questions, prepared.codec, teaching)
+    questions = with_taught(stored, teaching.question)
     for done, tile in enumerate(tiles, start=1):
         seen = {layer.stem: run.load(tile, layer.stem) for layer in prepared.imagery}
         made = label_stored(kept, series, questions, prepared.within, tile, asked.finish.smooth)

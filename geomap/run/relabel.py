@@ -28,7 +28,7 @@ from geomap.run.directory import RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
 from geomap.run.label_request import LabelRequest
-from geomap.run.learning import base_of, in_store, questions_of, teach
+from geomap.run.learning import base_of, in_store, questions_of, teach, with_taught
 from geomap.run.lesson import by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, competing, latitudes_of, own_grid, with_base
@@ -83,16 +83,16 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
     codec, series = Codec(kept.basis()), _composites_beside(kept)
     months = () if series is None else kept.period.calendar_months
     warn_of_words(request.legends, loaded)
-    questions = questions_of(asked, loaded, least, known, months, finish.layers, gone)
+    questions = in_store(questions_of(asked, loaded, least, known, months, finish.layers, gone), codec)
     teaching = None
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
         require_in(lesson.points, shapely.union_all([grid.lonlat_box(tile.grid).polygons for tile in kept.tiles]))
-        base = base_of(lesson.legend.name, in_store(questions, codec, None), within)
+        base = base_of(lesson.legend.name, questions, within)
         progress("learn", 0, 1)
         teaching = teach(lesson, loaded, kept, series, least, base)
         progress("learn", 1, 1)
-    questions = in_store(questions, codec, teaching)
+        questions = with_taught(questions, teaching.question)
     layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     source = teaching or known
