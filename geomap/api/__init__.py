@@ -275,7 +275,7 @@ def label(
     everywhere: bool = False,
     smooth: int = 1,
     layers: str | Sequence[str] = PLAIN.layers,
-    points: Path | str | None = None,
+    points: Path | str | Sequence[Path | str] | None = None,
     column: str | None = None,
     points_crs: str | None = None,
     learned: Path | str | None = None,
@@ -295,8 +295,8 @@ def label(
         everywhere: whether to keep classes that their legend says do not occur at these latitudes.
         smooth: log-probabilities are averaged over so many pixels a side, odd, not across nodata.
         layers: more maps of each legend of classes, of "second", "margin" and "probabilities"; or "none".
-        points: file of labelled points or polygons, which teach the legend that knows most of their classes, on these
-            embeddings alone.
+        points: file of labelled points or polygons, or several, which teach the legend that knows most of their
+            classes, on these embeddings alone.
         column: its column with the classes.
         points_crs: its coordinate system, where it names none.
         learned: run directory or learned.json: what another run learned.
@@ -485,8 +485,8 @@ def _learned(
     here = (place[:, 0] == crs.to_epsg()) & (columns >= 0) & (rows >= 0)
     here[here] = ~np.isnan(vectors[0, rows[here], columns[here]])
     if not here.any():
-        raise InputError(f"no point of {lesson.points.path} lies on a pixel with an embedding; give points inside them")
-    require_classes(ids[here], lesson.legend, lesson.points.path)
+        raise InputError(f"no point of {lesson.points.called} is on a pixel with an embedding; give points inside them")
+    require_classes(ids[here], lesson.legend, lesson.points.called)
     prompts = pipeline.vectors_of(lesson.legend, loaded).numpy()
     found = np.ascontiguousarray(vectors[:, rows[here], columns[here]].T)
     shown = None if base is None else base.holds(found)

@@ -20,8 +20,8 @@ from geomap.composite.median import observed_np
 from geomap.errors import InputError, LegendError
 from geomap.grid import RESOLUTION
 from geomap.legends import Legend
-from geomap.points.read import PointsFile
-from geomap.run.keys import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, FinishKeys, Restriction, require_points
+from geomap.points.read import PointFiles
+from geomap.run.keys import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, FinishKeys, Restriction, require_points, several
 from geomap.run.request import class_of
 from geomap.sentinel2 import BANDS
 from geomap.text import shown
@@ -234,15 +234,22 @@ def class_dimension(layer: Layer) -> str:
 
 
 def checked_points(
-    points: Path | str | None, column: str | None, crs: str | None, learned: Path | str | None, others: bool
-) -> PointsFile | None:
+    points: Path | str | Sequence[Path | str] | None,
+    column: str | None,
+    crs: str | None,
+    learned: Path | str | None,
+    others: bool,
+) -> PointFiles | None:
     """The labelled points of a call of `label`. Raises InputError."""
-    if not isinstance(points, str | Path | None):
-        raise InputError(f'points must be the path of a file, not {_what(points)}; write one: .to_file("points.gpkg")')
+    named = several(points)
+    if not isinstance(named, list | tuple) or not all(isinstance(file, str | Path) for file in named):
+        raise InputError(
+            f'points must be the path of a file, or several, not {_what(points)}; write one: .to_file("points.gpkg")'
+        )
     if not isinstance(learned, str | Path | None):
         raise InputError(f"learned must be the path of a run or of its learned.json, not {_what(learned)}")
     try:
-        require_points(points, column, None if learned is None else str(learned), others)
+        require_points(named, column, None if learned is None else str(learned), others)
     except ValueError as e:
         raise InputError(str(e)) from e
-    return None if points is None or column is None else PointsFile(str(points), column, crs)
+    return PointFiles(tuple(map(str, named)), column, crs) if named and column is not None else None

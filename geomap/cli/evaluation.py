@@ -14,7 +14,7 @@ from rich.table import Table
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars, say
 from geomap.errors import InputError
-from geomap.points.read import PointsFile
+from geomap.points.read import PointFiles
 from geomap.run.keys import RequestKeys
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def evaluate(
         else:
             from geomap.run.point_samples import samples_at
 
-            tests = [samples_at(PointsFile(source, str(column), points_crs), run) for source in data]
+            tests = [samples_at(PointFiles((source,), str(column), points_crs), run) for source in data]
         fitted = read_set(train, patch, labels=labels, progress=progress) if train else None
         _check(tests, fitted)
         out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written shows before minutes of measuring

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from geomap.cli.console import out_console, say
-from geomap.run.learned import FILE, PLACES, LearnedRecord, Scores, read_learned, transferred
+from geomap.run.learned import DOUBTFUL, FILE, PLACES, LearnedRecord, Scores, read_learned, transferred
 
 METHODS = ("learned", "zero-shot", "forest")
 """Columns of the accuracies, where a method was scored."""
@@ -42,6 +42,9 @@ def print_learned(directory: Path, request: Mapping[str, Any] | None = None) -> 
         say(_summary(record.scores))
     if (directory / f"{PLACES}.gpkg").is_file():
         say(f"{PLACES}.gpkg and {PLACES}.gpx: where more points would help most; {FILE}: for --learned elsewhere")
+        say(f"fill in the empty column of {PLACES}.gpkg, and give it as one more --points")
+    if (directory / f"{DOUBTFUL}.gpkg").is_file():
+        say(f"{DOUBTFUL}.gpkg: points to look at again, since the others say another class")
 
 
 def _table(record: LearnedRecord, scores: Scores) -> Table:

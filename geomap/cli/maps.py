@@ -114,7 +114,7 @@ def _again(
     stac = keys.catalogue.stac if "--stac" in typed else None
     weights = keys.weights.name if "--weights" in typed else None
     earlier = _earlier(update) if update else None
-    taught = {"points": keys.points.file, "column": keys.points.column, "learned": keys.points.learned}
+    taught = {"points": keys.points.file or None, "column": keys.points.column, "learned": keys.points.learned}
     request = read_again(directory, stac=stac, weights=weights, composites=composites, update=earlier, **taught)
     if "--allow-host" in typed:
         request = replace(request, allow_hosts=keys.catalogue.allow_hosts)

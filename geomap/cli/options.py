@@ -19,7 +19,7 @@ from geomap.run.keys import NO_PERIOD, Declared, RequestKeys, declared, require_
 from geomap.types import Period
 
 if TYPE_CHECKING:
-    from geomap.points.read import PointsFile
+    from geomap.points.read import PointFiles
 
 AreaText = Annotated[
     str,
@@ -83,7 +83,7 @@ def period_of(keys: RequestKeys) -> Period:
     return keys.period.period
 
 
-def checked_points(keys: RequestKeys) -> PointsFile | None:
+def checked_points(keys: RequestKeys) -> PointFiles | None:
     """The labelled points that were named, read once so that a bad file is told before torch is loaded.
 
     Raises InputError.
@@ -93,12 +93,13 @@ def checked_points(keys: RequestKeys) -> PointsFile | None:
         require_points(asked.file, asked.column, asked.learned)
     except ValueError as e:
         raise InputError(str(e)) from e
-    if asked.file is None or asked.column is None:
+    if not asked.file or asked.column is None:
         return None
-    from geomap.points.read import PointsFile, read_points
+    from geomap.points.read import PointFiles, read_files
 
-    read_points(asked.file, asked.column, crs=asked.crs, date_column=asked.date_column)
-    return PointsFile(asked.file, asked.column, asked.crs, asked.date_column)
+    source = PointFiles(asked.file, asked.column, asked.crs, asked.date_column)
+    read_files(source)
+    return source
 
 
 def as_option(problem: str) -> str:

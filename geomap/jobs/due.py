@@ -158,7 +158,7 @@ def request(job: MapJob, period: Period) -> Request:
         weights=_weights(job),
         save_composites=made.save_composites or job.keys.outputs.update,
         update=earlier_of(job, period),
-        points=str(job.file(made.points)) if made.points else None,
+        points=[job.file(file) for file in made.points],
         learned=str(job.file(made.learned)) if made.learned else None,
     )
 

@@ -47,10 +47,10 @@ GIVE_CRS: Final = "give the system that they are in as --points-crs"
 
 
 @dataclass(frozen=True, slots=True)
-class PointsFile:
-    """A file of labelled points as a user names it."""
+class PointFiles:
+    """Files of labelled points as a user names them."""
 
-    file: str  # FILE or FILE:LAYER
+    files: tuple[str, ...]  # FILE or FILE:LAYER, one or more
     column: str
     crs: str | None = None
     date_column: str | None = None
@@ -60,16 +60,21 @@ class PointsFile:
 class Points:
     """n labelled places."""
 
-    path: Path
+    paths: tuple[Path, ...]  # the files that they come from
     lonlat: NDArray[np.float64]  # (n, 2) longitude, latitude in degrees; of a polygon: centres of its inner pixels
     name: tuple[str, ...]  # (n,) class as the file writes it, "" where empty
     group: NDArray[np.intp]  # (n,) pixels of one polygon share a number; each point has its own
     when: NDArray[np.datetime64] | None = None  # (n,) day, NaT where unknown; of a year, 1 July
     polygon: NDArray[np.bool_] | None = None  # (n,) True for pixels of a polygon; None: there is none
-    nowhere: int = 0  # rows of the file without a place, which are left out
+    nowhere: int = 0  # rows of the files without a place, which are left out
 
     def __len__(self) -> int:
         return len(self.name)
+
+    @property
+    def called(self) -> str:
+        """The files that they come from, for messages."""
+        return " and ".join(map(shown, self.paths))
 
     @property
     def digest(self) -> str:
@@ -93,6 +98,32 @@ class Points:
         )
 
 
+def read_files(source: PointFiles) -> Points:
+    """The labelled points and polygons of one or more files, each of which has the same columns.
+
+    A coordinate system is for tables, and for those of several files that name none. Raises InputError as read_points.
+    """
+    alone = len(source.files) == 1
+    read = [
+        read_points(file, source.column, crs=source.crs, date_column=source.date_column, own_crs=not alone)
+        for file in source.files
+    ]
+    if alone:
+        return read[0]
+    first = np.cumsum([0, *(points.group.max(initial=-1) + 1 for points in read)])
+    polygon = [np.zeros(len(points), bool) if points.polygon is None else points.polygon for points in read]
+    days = [points.when for points in read if points.when is not None]
+    return Points(
+        tuple(path for points in read for path in points.paths),
+        np.concatenate([points.lonlat for points in read]),
+        tuple(name for points in read for name in points.name),
+        np.concatenate([points.group + start for points, start in zip(read, first, strict=False)]),
+        np.concatenate(days) if days else None,
+        np.concatenate(polygon) if any(points.polygon is not None for points in read) else None,
+        sum(points.nowhere for points in read),
+    )
+
+
 def read_points(
     source: str | Path,
     column: str,
@@ -100,6 +131,7 @@ def read_points(
     crs: str | None = None,
     date_column: str | None = None,
     every_pixel: bool = False,
+    own_crs: bool = False,
 ) -> Points:
     """The labelled points and polygons of a file.
 
@@ -109,6 +141,7 @@ def read_points(
         crs: coordinate system of a table's x and y, or of a file that names none: "EPSG:32631".
         date_column: the column with the day or the year of each observation.
         every_pixel: of a polygon, all pixels whose centre it holds, not some away from its border.
+        own_crs: whether a file that names its system may name another one than `crs`.
 
     Raises:
         InputError: the file cannot be read or used; the message says what to type instead.
@@ -117,7 +150,7 @@ def read_points(
     if path.suffix.casefold() in TABLES:
         names, shapes, days, nowhere = *_from_csv(path, column, crs, date_column), 0
     else:
-        names, shapes, days, nowhere = _from_vector(path, layer, column, crs, date_column)
+        names, shapes, days, nowhere = _from_vector(path, layer, column, crs, date_column, own_crs)
     return replace(_places(path, names, shapes, days, every_pixel), nowhere=nowhere)
 
 
@@ -212,7 +245,7 @@ def _numbers(path: Path, table: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 
 def _from_vector(
-    path: Path, layer: str | None, column: str, crs: str | None, date_column: str | None
+    path: Path, layer: str | None, column: str, crs: str | None, date_column: str | None, own_crs: bool
 ) -> tuple[list[str], geopandas.GeoSeries, NDArray[np.datetime64] | None, int]:
     """Names, shapes and days of a vector file, and how many of its rows have no place."""
     table = shapes_of(path, layer)
@@ -231,7 +264,7 @@ def _from_vector(
             like = "EPSG:32631, or that of your metres" if metres else "EPSG:4326, or another"
             raise InputError(f"{shown(path)} has no coordinate system; say which: --points-crs {like}")
         shapes = shapes.set_crs(_crs(crs))
-    elif crs is not None and not _crs(crs).equals(shapes.crs, ignore_axis_order=True):
+    elif crs is not None and not own_crs and not _crs(crs).equals(shapes.crs, ignore_axis_order=True):
         raise InputError(
             f"{shown(path)} says itself that it is in {shapes.crs.name}: leave --points-crs {shown(crs)} out, or, if "
             "the file is wrong, export it as GPKG in its right system"
@@ -382,7 +415,7 @@ def _places(
     which = np.array(rows, np.intp)
     drawn = areal[which]
     return Points(
-        path,
+        (path,),
         np.concatenate(places),
         tuple(names[row] for row in rows),
         np.array(groups, np.intp),

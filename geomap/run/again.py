@@ -14,14 +14,14 @@ from geomap.encode.card import weight_names
 from geomap.errors import GeomapError, InputError
 from geomap.legends import Legend
 from geomap.paths import there
-from geomap.points.read import PointsFile
+from geomap.points.read import PointFiles
 from geomap.run.label_request import LabelRequest
 from geomap.run.learned import digest_of
 from geomap.run.lesson import lesson_of
 from geomap.run.record import FILE, Record, read_record
-from geomap.run.request import Earlier, Request
+from geomap.run.request import Earlier, Request, point_files
 from geomap.sources.hrefs import redact
-from geomap.text import shown
+from geomap.text import listed, shown
 from geomap.types import Finish, OwnGrid, Period
 
 _OPTIONS: Final = {
@@ -46,9 +46,9 @@ def words_of(request: Request | LabelRequest) -> dict[str, Any]:
 
 def _values(request: Request | LabelRequest) -> dict[str, Any]:
     values = {field.name: getattr(request, field.name) for field in fields(request) if field.name != "store"}
-    if isinstance(points := values["points"], PointsFile):
+    if isinstance(points := values["points"], PointFiles):
         own = {"column": points.column, "points_crs": points.crs, "date_column": points.date_column}
-        values |= {"points": points.file, **own}
+        values |= {"points": points.files, **own}
     return values
 
 
@@ -63,6 +63,8 @@ def _word(name: str, value: Any) -> Any:
         return str(value.period)
     if isinstance(value, Mask | Finish | OwnGrid):
         return asdict(value)
+    if name == "points":
+        return [Path(file).name for file in value]
     if isinstance(value, Path) or name in _OPTIONS:
         return Path(value).name
     if isinstance(value, Period):
@@ -78,7 +80,7 @@ def source(stac: str) -> str:
     return redact(stac)
 
 
-def read_again(directory: Path, **places: str | Path | Earlier | None) -> Request:
+def read_again(directory: Path, **places: str | Path | tuple[str, ...] | Earlier | None) -> Request:
     """The request of the finished run in a directory, to be asked again.
 
     Args:
@@ -123,13 +125,13 @@ def read_again(directory: Path, **places: str | Path | Earlier | None) -> Reques
 def _require_points(request: Request, directory: Path, record: Record) -> None:
     """Raise InputError unless the points, or what was learned, are those of a run."""
     told = {name: record.request[name]["sha256"] for name in ("points", "learned") if name in record.request}
-    if request.points is not None and "points" in told:
-        source = PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
-        if lesson_of(source, request.legends, request.period).digest != told["points"]:
-            raise InputError(
-                f"the places or classes of {shown(request.points)} are not those that {directory} learned from; give "
-                "that file as --points"
-            )
+    source = point_files(request)
+    taught = source and lesson_of(source, request.legends, request.period)
+    if source and taught and taught.digest != told.get("points", taught.digest):
+        raise InputError(
+            f"the places or classes of {listed(map(shown, source.files))} are not those that {directory} learned from; "
+            "give what it learned from as --points, in the same order"
+        )
     if request.learned is not None and "learned" in told and digest_of(request.learned) != told["learned"]:
         raise InputError(
             f"{shown(request.learned)} is not what {directory} was made with; give that file or folder as --learned"
@@ -157,8 +159,10 @@ def _value(name: str, word: Any) -> Any:
     return tuple(word) if isinstance(word, list) else word
 
 
-def _place(directory: Path, name: str, word: str) -> Any:
+def _place(directory: Path, name: str, word: Any) -> Any:
     """What a field names that may be a file or folder. Raises InputError if run.json cannot tell where that is."""
+    if isinstance(word, list):
+        return [_place(directory, name, one) for one in word]
     if name in ("points", "learned") or (name == "stac" and " sha256:" in word):
         file = word.partition(" sha256:")[0]
         beside = (folder / file for folder in (Path(), directory, directory.parent))

@@ -154,7 +154,7 @@ def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[n
         digits = all(name.isdecimal() for name in matched.unknown)
         hint = " (numbers count as ids only if all are ids of the map; empty cells are no class)" if digits else ""
         raise InputError(
-            f"no class of {shown(points.path)} ({listed(matched.unknown)}) is one of map {of.stem}: {known}{hint}; "
+            f"no class of {points.called} ({listed(matched.unknown)}) is one of map {of.stem}: {known}{hint}; "
             "choose another --legend or --column"
         )
     names, reference = dict(of.names), matched.ids.astype(np.intp)

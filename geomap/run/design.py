@@ -17,7 +17,6 @@ from geomap.assess.class_map import ClassMap, class_at
 from geomap.assess.estimate import Sample
 from geomap.errors import InputError
 from geomap.points.read import SWAPPED, Points, read_points
-from geomap.text import shown
 
 Design = Literal["stratified", "random", "cluster"]
 
@@ -96,7 +95,7 @@ def design_of(labelled: Labelled, asked: AssessRequest, whole: Mapping[int, int]
     if not (kept & (labelled.mapped > 0)).any():
         turned = class_at(labelled.of, points.lonlat[:, ::-1]).any()
         hint = SWAPPED if turned else "check --points-crs and --column"
-        raise InputError(f"no point of {shown(points.path)} with a class lies on the map; {hint}")
+        raise InputError(f"no point of {points.called} with a class lies on the map; {hint}")
     known = columns is not None or asked.design is not None
     if not known:
         what = "polygons" if polygons else "points"

@@ -119,13 +119,18 @@ def separated(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
 
+def several(value: Any) -> Any:
+    """The parts of a list, or a value alone as one part; none of None."""
+    return () if value is None else (value,) if isinstance(value, str | Path) else value
+
+
 def _layers(value: Any) -> Any:
-    several = separated(value) if isinstance(value, str) else value
-    if isinstance(several, list | tuple):
-        if [*several] == [NONE]:
+    parts = separated(value) if isinstance(value, str) else value
+    if isinstance(parts, list | tuple):
+        if [*parts] == [NONE]:
             return ()
-        if all(part in get_args(_Extra) for part in several) and len({*several}) == len(several):
-            return (*several,)
+        if all(part in get_args(_Extra) for part in parts) and len({*parts}) == len(parts):
+            return (*parts,)
     raise ValueError(f"must be of {', '.join(get_args(_Extra))}, each once, or {NONE} alone")
 
 
@@ -255,13 +260,15 @@ class PointKeys(Strict):
     """Labelled points of one's own, which teach the legend that knows most of their classes."""
 
     file: Annotated[
-        Line | None,
+        tuple[Line, ...],
+        BeforeValidator(several),
         Option(
             "--points",
-            "Labelled points or polygons, from which a legend learns: .gpkg, .geojson, .shp, .parquet, .gpx or .csv.",
+            "Labelled points or polygons, from which a legend learns: .gpkg, .geojson, .shp, .parquet, .gpx or .csv; "
+            "repeat for several files.",
             "FILE[:LAYER]",
         ),
-    ] = None
+    ] = ()
     column: Annotated[Line | None, Option("--column", "The column of --points with the classes.", "NAME")] = None
     crs: Annotated[
         Line | None,
@@ -278,20 +285,20 @@ class PointKeys(Strict):
 
     @model_validator(mode="after")
     def _together(self) -> PointKeys:
-        if self.file is None and (self.crs or self.date_column):
+        if not self.file and (self.crs or self.date_column):
             raise ValueError(f"{'--points-crs' if self.crs else '--date-column'} goes with --points")
-        column = self.column if self.file is None else self.column or ""  # --again knows the column
+        column = self.column or "" if self.file else self.column  # --again knows the column
         require_points(self.file, column, self.learned)
         return self
 
 
 def require_points(points: object, column: str | None, learned: str | None, others: bool = False) -> None:
     """Raise ValueError unless points and their column come together, and not with what they do not go with."""
-    if points is not None and column is None:
+    if points and column is None:
         raise ValueError("--points needs --column: the column with the classes")
-    if points is None and column is not None:
+    if not points and column is not None:
         raise ValueError("--column goes with --points: the file that has it")
-    if points is not None and learned is not None:
+    if points and learned is not None:
         raise ValueError("give --points or --learned, not both")
     if others and (points or learned):
         raise ValueError("--others does not go with points: give points of the other land, under a name of their own")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from geomap.errors import InputError
 from geomap.legends import Legend
-from geomap.points.read import PointsFile
+from geomap.points.read import PointFiles
 from geomap.run.keys import Restriction, require_points
 from geomap.types import PLAIN, Finish, OwnGrid
 
@@ -25,7 +25,7 @@ class LabelRequest:
     without: tuple[str, ...] = ()  # names or codes of classes that are left out, or LEGEND=CLASS
     everywhere: bool = False  # keep classes that do not occur at these latitudes
     finish: Finish = PLAIN
-    points: PointsFile | None = None  # labelled points, which teach a legend
+    points: PointFiles | None = None  # labelled points, which teach a legend
     learned: str | None = None  # what another run learned: its directory or learned.json
     report: bool = True  # write index.html, the page with the maps, and their pictures
     name: str | None = None  # the files are called name_period_landcover.tif; None: landcover.tif

@@ -30,6 +30,8 @@ TAUGHT: Final = "learned_from.safetensors"
 """Beside the maps of a run that took what another one learned: the pixels that this one learned from (PIXELS)."""
 PLACES: Final = "places"
 """Stem of the files with the places where more points would help most: .gpkg and .gpx."""
+DOUBTFUL: Final = "doubtful"
+"""Stem of the file with the points that the others contradict: .gpkg."""
 FORMAT: Final = 1
 """Version of the two files; another one is refused."""
 PIXELS: Final = "pixels"

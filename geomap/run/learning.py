@@ -17,7 +17,7 @@ from geomap.errors import InputError
 from geomap.label.choose import Gone
 from geomap.label.classify import Question, Within, answer
 from geomap.label.learn import SERIES_FROM, Examples, Head, Learned, learn
-from geomap.label.places import helpful
+from geomap.label.places import contradicted, helpful
 from geomap.label.scatter import Scatter
 from geomap.legends import Legend
 from geomap.points.pixels import lonlat_of
@@ -28,7 +28,7 @@ from geomap.run.lesson import Lesson, counted, require_classes
 from geomap.run.pixels import Found, at_most, candidates, decoded, find
 from geomap.store.codec import Codec
 from geomap.store.store import Store
-from geomap.text import listed, plural, shown
+from geomap.text import listed, plural
 
 ALIKE: Final = 6
 """Of the 3 x 3 pixels at a point, how many must have the class of the middle one; else the pixel is called mixed."""
@@ -40,6 +40,10 @@ MOST: Final = 10_000
 
 MOSTLY = 0.5
 """Share of a class's points outside the class to which a map is restricted, above which the class is named."""
+
+
+_TAKEN: Final = ("", "fid", "geom", "geometry", "name", "lon", "lat", "likeliest", "second", "confidence")
+"""What the points' column cannot be called in places.gpkg and doubtful.gpkg."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,10 @@ def teach(
     scatter = None if scatter is None else scatter.projected(embeddings.basis())
     made = learn(examples, prompts, weights.card.logit_scale, scatter)
     head = made.head if made.with_series is None else made.with_series
+    doubtful = _doubtful(made, examples, found, lesson)
     lines = (*lesson.lines, *found.lines, *_mixed(made.head, found), *off(base, shown, found.ids, lesson.legend))
+    if doubtful:
+        lines = (*lines, f"contradicted by the other points: {plural(len(doubtful), 'pixel')}, kept")
     record = LearnedRecord(
         geomap=__version__,
         legend=lesson.legend.model_dump(mode="json"),
@@ -135,9 +142,9 @@ def teach(
     )
     full = None if made.with_series is None else _whole(made.with_series, codec)
     record, files = learned.contents(record, _whole(made.head, codec), full, found.place)
-    places = tuple(wanted(made.head, found, embeddings, lesson.legend, base))
+    places = tuple(wanted(made.head, found, embeddings, lesson, base))
     question = Question.learned(lesson.legend, head, min_confidence, months)
-    return Teaching(question, record, places, files | place_files(places))
+    return Teaching(question, record, places, files | place_files(places, doubtful))
 
 
 def scatter_of(weights: Weights) -> Scatter | None:
@@ -195,10 +202,10 @@ def require_enough(found: Found, lesson: Lesson) -> None:
     """Raise InputError unless pixels of two classes are left."""
     if not len(found):
         raise InputError(
-            f"no point of {shown(lesson.points.path)} is left to learn from ({'; '.join(found.lines)}); give points "
+            f"no point of {lesson.points.called} is left to learn from ({'; '.join(found.lines)}); give points "
             "inside the area, of one class in a pixel"
         )
-    require_classes(found.ids, lesson.legend, lesson.points.path)
+    require_classes(found.ids, lesson.legend, lesson.points.called)
 
 
 def rows_of(legend: Legend, ids: NDArray[np.uint8]) -> NDArray[np.intp]:
@@ -246,11 +253,11 @@ def _settings(made: Learned) -> dict[str, float]:
 
 
 def wanted(
-    head: Head, found: Found, embeddings: Store, legend: Legend, base: Base | None = None
+    head: Head, found: Found, embeddings: Store, lesson: Lesson, base: Base | None = None
 ) -> list[dict[str, Any]]:
     """The places where more points would help most, as rows with `lon`, `lat`, `name`, the two likeliest classes.
 
-    They lie where the legend is mapped.
+    They lie where the legend is mapped. The points' own column is there to be filled in.
     """
     place, codes = candidates(embeddings, found.place)
     vectors = decoded(codes)
@@ -261,26 +268,37 @@ def wanted(
         return []
     probability = torch.softmax(torch.from_numpy(head.logits(vectors)), dim=1).numpy()
     rows = helpful(vectors, probability, found.embeddings, place)
-    made = []
-    for rank, (row, (lon, lat)) in enumerate(zip(rows, lonlat_of(place[rows]).tolist(), strict=True), start=1):
-        first, second = np.argsort(-probability[row], kind="stable")[:2]
-        made.append(
-            {
-                "name": f"{rank}",
-                "lon": round(lon, 7),
-                "lat": round(lat, 7),
-                "class": "",
-                "likeliest": legend.classes[first].name,
-                "second": legend.classes[second].name,
-                "confidence": round(100 * float(probability[row, first])),
-            }
-        )
-    return made
+    return _rows(lesson, place[rows], [""] * len(rows), probability[rows])
 
 
-def place_files(rows: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """The files of places to visit; none if there is none."""
-    if not rows:
-        return {}
-    stem = learned.PLACES
-    return {f"{stem}.gpkg": waypoints.gpkg(rows, stem), f"{stem}.gpx": waypoints.gpx(rows)}
+def _doubtful(made: Learned, examples: Examples, found: Found, lesson: Lesson) -> list[dict[str, Any]]:
+    """The points that the others contradict in cross-validation, of those that the map shows, as `wanted`."""
+    if made.validated.fold.max() == 0:
+        return []
+    rows = np.flatnonzero(examples.judged)
+    rows = rows[contradicted(made.validated.probability[rows], examples.classes[rows])]
+    names = [lesson.legend.classes[c].name for c in examples.classes[rows]]
+    return _rows(lesson, found.place[rows], names, made.validated.probability[rows])
+
+
+def _rows(
+    lesson: Lesson, place: NDArray[np.int64], names: Sequence[str], probability: NDArray[Any]
+) -> list[dict[str, Any]]:
+    """Pixels (n, 3) as rows of a file of points, with the points' own column: their class, "" where it is asked for."""
+    classes, rows = lesson.legend.classes, list[dict[str, Any]]()
+    for rank, (lon, lat) in enumerate(lonlat_of(place).tolist()):
+        first, second = np.argsort(-probability[rank], kind="stable")[:2]
+        own = {"name": f"{rank + 1}", "lon": round(lon, 7), "lat": round(lat, 7)}
+        told = {"likeliest": classes[first].name, "second": classes[second].name}
+        column = "class" if lesson.column.casefold() in _TAKEN else lesson.column
+        rows.append(own | {column: names[rank]} | told | {"confidence": round(100 * float(probability[rank, first]))})
+    return rows
+
+
+def place_files(places: Sequence[Mapping[str, Any]], doubtful: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """The files of places to visit, and of points to look at again; none where there is none."""
+    found = {}
+    for stem, rows in ((learned.PLACES, places), (learned.DOUBTFUL, doubtful)):
+        if rows:
+            found[f"{stem}.gpkg"] = waypoints.gpkg(rows, stem)
+    return found | ({f"{learned.PLACES}.gpx": waypoints.gpx(places)} if places else {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +18,7 @@ from geomap.errors import InputError
 from geomap.label.choose import named
 from geomap.legends import Legend
 from geomap.points.match import match, with_unknown
-from geomap.points.read import SWAPPED, Points, PointsFile, read_points
+from geomap.points.read import SWAPPED, PointFiles, Points, read_files
 from geomap.run.learned import LearnedRecord, Loaded, load
 from geomap.text import listed, plural, shown
 from geomap.types import Period
@@ -46,11 +45,11 @@ class Lesson:
         names = listed(named(self.legend, gone & {*self.ids[out].tolist()}))
         count = plural(int(out.sum()), "point")
         line = f"of classes that --without or the latitude leaves out ({names}): {count}, left out"
-        require_classes(self.ids[~out], self.legend, self.points.path)
+        require_classes(self.ids[~out], self.legend, self.points.called)
         return replace(self, points=self.points.rows(~out), ids=self.ids[~out], lines=(*self.lines, line))
 
 
-def lesson_of(source: PointsFile, asked: Sequence[Legend], period: Period | None) -> Lesson:
+def lesson_of(source: PointFiles, asked: Sequence[Legend], period: Period | None) -> Lesson:
     """Read labelled points, match their classes to a legend, and leave out those of another time than the period.
 
     Of the legends asked for, they teach the one that knows the classes of most of them; of equals, as for ids that
@@ -59,7 +58,7 @@ def lesson_of(source: PointsFile, asked: Sequence[Legend], period: Period | None
     Raises:
         InputError: the file cannot be used, or too little is left; the message says what to type instead.
     """
-    points = read_points(source.file, source.column, crs=source.crs, date_column=source.date_column)
+    points = read_files(source)
     known = [_knows(points, one) for one in asked]
     best = [one for one, count in zip(asked, known, strict=True) if count == max(known)]
     legend = next((one for one in best if one.name == source.column.casefold()), best[0])
@@ -74,14 +73,14 @@ def lesson_of(source: PointsFile, asked: Sequence[Legend], period: Period | None
             lines.append(f"of another time than {period}: {plural(count, 'point')}, left out")
         kept &= timely
     if not kept.any():
-        raise InputError(f"no point of {shown(points.path)} is of {period}; choose other points or leave --date-column")
+        raise InputError(f"no point of {points.called} is of {period}; choose other points or leave --date-column")
     taught = points.rows(kept)
-    require_classes(matched.ids[kept], whole, points.path)
+    require_classes(matched.ids[kept], whole, points.called)
     return Lesson(whole, taught, matched.ids[kept], tuple(lines), taught.digest, source.column)
 
 
 def taught_legends(
-    asked: Sequence[Legend], points: PointsFile | None, learned_from: str | None, period: Period | None, loaded: Weights
+    asked: Sequence[Legend], points: PointFiles | None, learned_from: str | None, period: Period | None, loaded: Weights
 ) -> tuple[tuple[Legend, ...], Lesson | None, Loaded | None]:
     """The legends of a request with the one that points teach, or taught in another run, as it is then.
 
@@ -122,12 +121,12 @@ def told(lesson: Lesson | None, known: Loaded | None, area: str, period: str) ->
     return {"learned": known.told(area, period)} if known is not None else {}
 
 
-def require_classes(ids: NDArray[np.uint8], legend: Legend, path: Path) -> None:
-    """Raise InputError if the points have fewer than two classes: there is nothing to tell apart."""
+def require_classes(ids: NDArray[np.uint8], legend: Legend, files: str) -> None:
+    """Raise InputError if the points of some files have fewer than two classes: there is nothing to tell apart."""
     if len(found := np.unique(ids)) < 2:
         one = "".join(f", {shown(c.name)}" for c in legend.classes if c.id in found)
         raise InputError(
-            f"the points of {shown(path)} have {'one class only' if one else 'no class that is mapped'}{one}; learning "
+            f"the points of {files} have {'one class only' if one else 'no class that is mapped'}{one}; learning "
             "needs two or more: add points of what it is not"
         )
 
@@ -143,7 +142,7 @@ def require_in(points: Points, area: BaseGeometry) -> None:
     west, south, east, north = area.bounds
     few = f"{inside:,} of {len(lon):,} points lie" if inside else "no point lies"
     raise InputError(
-        f"{few} in the area of {west:.3f}..{east:.3f}, {south:.3f}..{north:.3f}: those of {shown(points.path)} are at "
+        f"{few} in the area of {west:.3f}..{east:.3f}, {south:.3f}..{north:.3f}: those of {points.called} are at "
         f"{lon.min():.3f}..{lon.max():.3f}, {lat.min():.3f}..{lat.max():.3f}; "
         f"{SWAPPED if swapped else 'give points inside it'}"
     )
@@ -171,7 +170,7 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
     known, names = int((found.ids > 0).sum()), [name for name in dict.fromkeys(points.name) if name]
     if not known and all(name.isdecimal() for name in names):
         raise InputError(
-            f"the column {shown(column)} of {shown(points.path)} holds numbers ({listed(names)}) that are not all ids "
+            f"the column {shown(column)} of {points.called} holds numbers ({listed(names)}) that are not all ids "
             f"of legend {legend.name} ({_ranges(c.id for c in legend.classes)}); choose a column with names as "
             f"--column, or write the ids that `geomap legends show {legend.name}` lists"
         )
@@ -184,9 +183,7 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
     hint = f"--legend {best}, or " if others[best] > 0 else ""
     plain = len(names) > 1 and not any(set(name) & set(',"') for name in names)
     typed = f'--classes "{listed(names, len(names))}"' if plain else "--classes"
-    raise InputError(
-        f"no class of {shown(points.path)} ({listed(names)}) is in legend {legend.name}; type {hint}{typed}"
-    )
+    raise InputError(f"no class of {points.called} ({listed(names)}) is in legend {legend.name}; type {hint}{typed}")
 
 
 def _ranges(ids: Iterable[int]) -> str:

@@ -13,14 +13,14 @@ from geomap.errors import InputError
 from geomap.legends import Legend
 from geomap.points.match import match
 from geomap.points.pixels import lonlat_of
-from geomap.points.read import Points, PointsFile, read_points
+from geomap.points.read import PointFiles, Points, read_files
 from geomap.run.pixels import by_block, by_tile, distinct
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.store.store import COMPOSITES, open_store
 from geomap.text import listed, shown
 
 
-def samples_at(source: PointsFile, run: Path) -> Samples:
+def samples_at(source: PointFiles, run: Path) -> Samples:
     """The series of a run's composites at labelled points, one for each pixel; polygons and cells of 500 m are groups.
 
     Args:
@@ -33,7 +33,7 @@ def samples_at(source: PointsFile, run: Path) -> Samples:
             pixel with data.
         ReadError: the store is damaged.
     """
-    points = read_points(source.file, source.column, crs=source.crs, date_column=source.date_column)
+    points = read_files(source)
     kept = open_store(run, COMPOSITES)
     legend = nearest_legend(points, source.column)
     matched = match(points, legend)
@@ -47,10 +47,10 @@ def samples_at(source: PointsFile, run: Path) -> Samples:
     valid: NDArray[np.bool_] = np.asarray((dn > 0).all(axis=2))
     some: NDArray[np.bool_] = np.asarray(valid.any(axis=1))
     if not some.any():
-        raise InputError(f"no point of {shown(points.path)} lies on a pixel of {kept.path} with data")
+        raise InputError(f"no point of {points.called} lies on a pixel of {kept.path} with data")
     names = np.array([f"{epsg}_{column}_{row}" for epsg, column, row in place.tolist()])
     return Samples(
-        name=points.path.stem,
+        name=points.paths[0].stem,
         id=names[some],
         dn=dn[some],
         valid=valid[some],
@@ -72,12 +72,12 @@ def nearest_legend(points: Points, column: str) -> Legend:
     if len(fitting) > 1:
         if column.casefold() not in fitting:
             raise InputError(
-                f"the ids in the column {shown(column)} of {shown(points.path)} fit {listed(fitting)}; write the names "
+                f"the ids in the column {shown(column)} of {points.called} fit {listed(fitting)}; write the names "
                 f"of the classes, or call the column after the legend, such as {next(iter(fitting))}"
             )
         return fitting[column.casefold()]
     best = max(known, key=lambda legend: int((match(points, legend).ids > 0).sum()))
     if not (match(points, best).ids > 0).any():
         names = listed(legend.name for legend in known)
-        raise InputError(f"no class of {shown(points.path)} is in a built-in legend ({names})")
+        raise InputError(f"no class of {points.called} is in a built-in legend ({names})")
     return best

@@ -26,14 +26,13 @@ from geomap.label import choose
 from geomap.label.classify import Question, Within, depth
 from geomap.label.learn import SERIES_FROM
 from geomap.legends import Legend, restriction
-from geomap.points.read import PointsFile
 from geomap.run.again import words_of
 from geomap.run.imagery import candidates, imagery_layers
 from geomap.run.keys import Restriction
 from geomap.run.learned import Loaded
 from geomap.run.learning import questions_of
 from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends
-from geomap.run.request import Request
+from geomap.run.request import Request, point_files
 from geomap.sentinel2 import BANDS, BANDS_10M, BANDS_20M
 from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
@@ -142,12 +141,8 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         raise InputError("--points does not go with --update-from; give what an earlier run learned as --learned")
     loaded = weights.load_weights(request.weights)
     _require_around(request, loaded.encoder.cfg.patch)
-    source = (
-        None
-        if request.points is None
-        else PointsFile(request.points, str(request.column), request.points_crs, request.date_column)
-    )
-    named, lesson, known = taught_legends(request.legends, source, request.learned, request.period, loaded)
+    points = point_files(request)
+    named, lesson, known = taught_legends(request.legends, points, request.learned, request.period, loaded)
     own = legends.with_others(named) if request.others else named
     asked, within = with_base(own, request.within)
     tiles = grid.tiles(request.area)

@@ -44,11 +44,13 @@ from geomap.run.keys import (
     WeightsKeys,
     checked_year,
     require_points,
+    several,
 )
 from geomap.types import Finish, OwnGrid, Period
 
 if TYPE_CHECKING:
     from geomap.aoi import Area  # shapely and pyproj: loaded where an area is made
+    from geomap.points.read import PointFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +103,10 @@ def _period(_: Request, value: Period | str) -> Period:
 
 
 def _legends(_: Request, value: Legend | str | Iterable[Legend | str]) -> tuple[Legend, ...]:
-    several = (value,) if isinstance(value, Legend | str) else tuple(value)
-    if odd := [one for one in several if not isinstance(one, Legend | str)]:
+    named = (value,) if isinstance(value, Legend | str) else tuple(value)
+    if odd := [one for one in named if not isinstance(one, Legend | str)]:
         raise ValueError(f"must be names, .toml files or Legends, not {odd[0]!r}")
-    return tuple(legends.load(one) if isinstance(one, str) else one for one in several)
+    return tuple(legends.load(one) if isinstance(one, str) else one for one in named)
 
 
 def _min_clear_months(request: Request, value: int | None) -> int:
@@ -125,6 +127,13 @@ def _within(_: Request, value: str | Restriction) -> Restriction:
 def class_of(text: str) -> Restriction:
     """(legend, class) of "landcover=Cropland"; () of "none". Raises ValueError."""
     return () if text.strip() == NONE else legends.restriction(text)
+
+
+def _points(_: Request, value: str | Path | Iterable[str | Path] | None) -> tuple[str, ...]:
+    files: tuple[object, ...] = tuple(several(value))
+    if odd := [file for file in files if not isinstance(file, str | Path)]:
+        raise ValueError(f'must be the path of a file, or several, not {odd[0]!r}; write one: .to_file("points.gpkg")')
+    return TypeAdapter(tuple[Line, ...]).validate_python(tuple(map(str, files)))
 
 
 def _finish(_: Request, value: Finish | Mapping[str, Any]) -> Finish:
@@ -185,7 +194,8 @@ class Request:
     update: Earlier | None = None  # copy what has not changed since this run, and map the rest
     exclude: tuple[Line, ...] = ()  # ids of scenes to leave out
     others: Flag = False  # legends of the user get one more class, "None of these"
-    points: Line | None = None  # file of labelled points, which teach a legend
+    points: Converted[str | Path | Iterable[str | Path] | None, tuple[str, ...]] = Converted(_points, ())
+    # ^ file or files of labelled points, which teach a legend
     column: Line | None = None  # its column with the classes
     points_crs: Line | None = None  # its coordinate system, where it names none
     date_column: Line | None = None  # its column with days or years
@@ -199,16 +209,16 @@ class Request:
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
-        for name in ("points", "learned"):
-            if isinstance(path := getattr(self, name), Path):
-                object.__setattr__(self, name, str(path))
+        given: Any = self.learned
+        if isinstance(given, Path):
+            object.__setattr__(self, "learned", str(given))
         for name, check in _checks().items():
             try:
                 object.__setattr__(self, name, check.validate_python(getattr(self, name)))
             except ValidationError as e:
                 raise InputError(f"{name}: {config.said(e.errors()[0]['msg'])}") from e
         try:
-            if self.points is None and (self.points_crs or self.date_column):
+            if not self.points and (self.points_crs or self.date_column):
                 raise ValueError(f"{'points_crs' if self.points_crs else 'date_column'}: it goes with points")
             require_points(self.points, self.column, self.learned, self.others)
         except ValueError as e:
@@ -216,6 +226,15 @@ class Request:
         if self.true_colour not in (None, CLEAREST, *self.period.month_names):
             first, last = self.period.month_names[0], self.period.month_names[-1]
             raise InputError(f"true_colour: {self.true_colour} is not mapped; give a month of {first} to {last}")
+
+
+def point_files(request: Request) -> PointFiles | None:
+    """The labelled points of a request; None if it has none."""
+    from geomap.points.read import PointFiles
+
+    if not request.points:
+        return None
+    return PointFiles(request.points, str(request.column), request.points_crs, request.date_column)
 
 
 @cache

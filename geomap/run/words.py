@@ -18,7 +18,7 @@ from geomap.composite.mask import DEFAULT_MASK
 from geomap.encode.card import weight_names
 from geomap.errors import LegendError
 from geomap.legends import Legend
-from geomap.run.keys import MIN_CLEAR_MONTHS, NONE
+from geomap.run.keys import MIN_CLEAR_MONTHS, NONE, several
 from geomap.types import PLAIN, OwnGrid, Period
 
 LONGEST_AREA: Final = 600
@@ -126,12 +126,12 @@ def _is_typed(legend: Legend) -> bool:
 def _taught(told: Mapping[str, Any], needs: list[str]) -> Iterator[str]:
     """The points that teach a legend, or what another run learned."""
     for name, flag, what in (
-        ("points", "--points", "the file of the points"),
+        ("points", "--points", "a file of points"),
         ("learned", "--learned", "what another run learned"),
     ):
-        if name in told:
-            needs.append(f"{told[name]} is {what}.")
-        yield from _given(flag, told.get(name), None)
+        for file in several(told.get(name)):
+            needs.append(f"{file} is {what}.")
+            yield from (flag, file)
     for name, flag in (("column", "--column"), ("points_crs", "--points-crs"), ("date_column", "--date-column")):
         yield from _given(flag, told.get(name), None)
 

@@ -465,7 +465,9 @@ def test_points_of_a_job_lie_beside_it(tmp_path: Path) -> None:
 
     told = read_job(write(tmp_path, MINIMAL | {"points": {"file": "visited.gpkg:fields", "column": "crop"}}))
     asked = jobs.request(told, Period(2019, 1))
-    assert (asked.points, asked.column) == (str(tmp_path / "visited.gpkg:fields"), "crop")
+    assert (asked.points, asked.column) == ((str(tmp_path / "visited.gpkg:fields"),), "crop")
+    told = read_job(write(tmp_path, MINIMAL | {"points": {"file": ["a.gpkg", "b.csv"], "column": "crop"}}))
+    assert jobs.request(told, Period(2019, 1)).points == (str(tmp_path / "a.gpkg"), str(tmp_path / "b.csv"))
     taking = read_job(write(tmp_path, MINIMAL | {"points": {"learned": "../farm"}}))
     assert jobs.request(taking, Period(2019, 1)).learned == str(tmp_path.parent / "farm")
     with pytest.raises(ConfigError, match=r"points\.file needs points\.column"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from geomap.label.places import helpful
+from geomap.label.places import contradicted, helpful
 
 
 def test_places_are_doubtful_unlike_the_points_and_apart() -> None:
@@ -30,3 +30,10 @@ def test_a_few_candidates_in_one_place_give_fewer_places() -> None:
     at = np.array([[32631, 7, 7], [32631, 7, 7], [32631, 9, 7], [32631, 400, 7]])
     rows = helpful(vectors, np.full((4, 2), 0.5, np.float32), vectors[:0], at, 20)
     assert rows.tolist() == [0, 2, 3]
+
+
+def test_points_that_the_others_contradict_come_with_the_clearest_first() -> None:
+    probability = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.0, 0.05, 0.95], [0.6, 0.4, 0.0]])
+    assert contradicted(probability, np.array([0, 0, 0, 1])).tolist() == [2, 1]  # .95 - 0, .8 - .2; not .6 - .4
+    assert contradicted(probability, np.array([0, 0, 0, 1]), 1).tolist() == [2]
+    assert contradicted(probability, np.array([0, 1, 2, 0])).tolist() == []

@@ -19,13 +19,14 @@ from geomap.demo import write_points
 from geomap.encode.weights import load_weights
 from geomap.errors import InputError, OutputError
 from geomap.points.pixels import pixels
-from geomap.points.read import PointsFile
-from geomap.run import learned, learned_scores
+from geomap.points.read import PointFiles
+from geomap.run import learned, learned_scores, words
 from geomap.run.label_request import LabelRequest
 from geomap.run.lesson import lesson_of, require_in, taught_legends
 from geomap.run.map import map_area
 from geomap.run.pixels import distinct, find
 from geomap.run.point_samples import samples_at
+from geomap.run.record import read_record
 from geomap.run.relabel import label_store
 from geomap.run.request import Request
 from geomap.simulate.archive import Archive
@@ -81,7 +82,7 @@ def run(scenes: Archive, points: Path, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture
 def ask(run: Path, points: Path):
     def make(column: str = "landcover", path: Path = points, **changes: object) -> LabelRequest:
-        fields: dict[str, object] = {"store": run, "legends": (COVER,), "points": PointsFile(str(path), column)}
+        fields: dict[str, object] = {"store": run, "legends": (COVER,), "points": PointFiles((str(path),), column)}
         return LabelRequest(**(fields | changes))
 
     return make
@@ -219,7 +220,7 @@ def test_a_run_with_points_is_repeated_from_its_folder_and_the_file_of_points(sc
     refused(geomap(*again), 2, "does not tell where seen.csv lies; give it as --points")
     text = (tmp_path / "moved.csv").read_text().splitlines()
     (tmp_path / "seen.csv").write_text("\n".join(text[:-1]))
-    refused(geomap(*again), 2, "seen.csv are not those that", "learned from; give that file as --points")
+    refused(geomap(*again), 2, "seen.csv are not those that", "learned from; give what it learned from as --points")
     assert not (tmp_path / "three").exists()
     done = geomap(*again, "--points", tmp_path / "moved.csv")
     assert "byte for byte" in done.stdout, done.stderr
@@ -259,7 +260,7 @@ def test_duplicates_contradictions_nodata_and_points_outside_are_counted(scenes,
     other = table.iloc[[0]].assign(landcover=["Water" if table.landcover[0] != "Water" else "Cropland"])
     outside = table.iloc[[2]].set_geometry(table.geometry.iloc[[2]].translate(0.5))
     geopandas.pd.concat([table, other, table.iloc[[1, 1]], outside]).to_file(tmp_path / "p.gpkg")
-    lesson = lesson_of(PointsFile(str(tmp_path / "p.gpkg"), "landcover"), (COVER,), Period(2023, 4, 6))
+    lesson = lesson_of(PointFiles((str(tmp_path / "p.gpkg"),), "landcover"), (COVER,), Period(2023, 4, 6))
     found = find(lesson, open_store(run, EMBEDDINGS), open_store(run, COMPOSITES))
     assert found.lines == (
         "more than once in a pixel: 2 points, counted once",
@@ -289,7 +290,7 @@ def test_points_teach_the_legend_that_knows_most_of_their_classes(points, tmp_pa
     table = geopandas.read_file(points)
     table["kind"] = (["Grassland", "Maize", "Potatoes", "wheat", "Barley"] * 24)[: len(table)]
     table.to_file(tmp_path / "kinds.gpkg")
-    source, crops = PointsFile(str(tmp_path / "kinds.gpkg"), "kind"), legends.load("crops")
+    source, crops = PointFiles((str(tmp_path / "kinds.gpkg"),), "kind"), legends.load("crops")
     for asked in ((COVER, crops), (crops, COVER)):
         named, lesson, _ = taught_legends(asked, source, None, Period(2023, 4, 6), load_weights("default"))
         assert [legend.name for legend in named] == [legend.name for legend in asked]
@@ -299,11 +300,11 @@ def test_points_teach_the_legend_that_knows_most_of_their_classes(points, tmp_pa
         "legend crops has the classes of more points, 96 of 120: type --legend crops"
         in lesson_of(source, (COVER,), Period(2023, 4, 6)).lines
     )
-    assert lesson_of(PointsFile(str(points), "landcover"), (COVER, crops), None).legend == COVER
+    assert lesson_of(PointFiles((str(points),), "landcover"), (COVER, crops), None).legend == COVER
     ids = {c.name: str(c.id) for c in COVER.classes}
     table.assign(landcover=table.landcover.map(ids), number=table.landcover.map(ids)).to_file(tmp_path / "ids.gpkg")
     for column, legend in (("landcover", COVER), ("number", crops)):
-        assert lesson_of(PointsFile(str(tmp_path / "ids.gpkg"), column), (crops, COVER), None).legend == legend
+        assert lesson_of(PointFiles((str(tmp_path / "ids.gpkg"),), column), (crops, COVER), None).legend == legend
 
 
 def test_fields_are_never_parted_and_points_of_other_years_are_left_out(points, tmp_path):
@@ -311,7 +312,7 @@ def test_fields_are_never_parted_and_points_of_other_years_are_left_out(points, 
     table["geometry"] = table.buffer(25)
     table["year"] = [2023, 2021] * 60
     table.to_file(tmp_path / "fields.gpkg")
-    source = PointsFile(str(tmp_path / "fields.gpkg"), "landcover", date_column="year")
+    source = PointFiles((str(tmp_path / "fields.gpkg"),), "landcover", date_column="year")
     lesson = lesson_of(source, (COVER,), Period(2023, 4, 6))
     assert set(lesson.points.group) == set(range(0, 120, 2))
     assert lesson.lines[-1].startswith("of another time than 2023-04")
@@ -328,7 +329,7 @@ def test_small_fields_of_a_cell_are_one_group_as_points_are(points, tmp_path):
     table.assign(geometry=table.buffer(4, cap_style="square")).to_file(tmp_path / "squares.gpkg")
     parted = []
     for path in (points, tmp_path / "squares.gpkg"):
-        lesson = lesson_of(PointsFile(str(path), "landcover"), (COVER,), Period(2023, 4, 6))
+        lesson = lesson_of(PointFiles((str(path),), "landcover"), (COVER,), Period(2023, 4, 6))
         place, _, groups, _ = distinct(lesson.points, lesson.ids)
         parted.append((place, np.unique(groups, return_inverse=True)[1].reshape(-1)))
     np.testing.assert_array_equal(parted[0][0], parted[1][0])
@@ -345,7 +346,7 @@ def test_points_that_cannot_teach_are_one_clear_line(scenes, run, points, ask, t
     moved.to_file(tmp_path / "far.gpkg")
     with pytest.raises(InputError, match=r"no point lies in the area.* are at 14"):
         label_store(ask(path=tmp_path / "far.gpkg"), tmp_path / "out")
-    far = lesson_of(PointsFile(str(tmp_path / "far.gpkg"), "landcover"), (COVER,), Period(2023, 1))
+    far = lesson_of(PointFiles((str(tmp_path / "far.gpkg"),), "landcover"), (COVER,), Period(2023, 1))
     with pytest.raises(InputError, match=r"lies in the area of .* are at 14\.\d+.*give points inside it"):
         require_in(far.points, asking(scenes).area.geometry)
     swapped = table.set_geometry(geopandas.points_from_xy(table.lat, table.lon, crs=4326))
@@ -361,7 +362,7 @@ def test_points_that_cannot_teach_are_one_clear_line(scenes, run, points, ask, t
     with pytest.raises(InputError, match=r"numbers \(2, 99\) that are not all ids of legend landcover \(1\.\.8\)"):
         label_store(ask("cover", tmp_path / "ids.gpkg"), tmp_path / "out")
     with pytest.raises(InputError, match=r"is in legend landcover; type --legend crops, or --classes"):
-        lesson_of(PointsFile(str(points), "crop"), (COVER,), Period(2023, 1))
+        lesson_of(PointFiles((str(points),), "crop"), (COVER,), Period(2023, 1))
     with pytest.raises(InputError, match="--points needs --column"):
         asking(scenes, points=points)
     with pytest.raises(InputError, match="--others does not go with points"):
@@ -426,7 +427,7 @@ def test_the_command_learns_and_says_so(run, points, tmp_path):
     assert "learned from 120 pixels" in geomap("explain", tmp_path / "out").stdout
     places = geopandas.read_file(tmp_path / "out/places.gpkg")
     assert len(places) == 20
-    assert places["class"].fillna("").eq("").all()  # to be filled in
+    assert places["landcover"].fillna("").eq("").all()  # to be filled in
     assert (tmp_path / "out/places.gpx").read_text().count("<wpt ") == 20
     refused(geomap("label", run, "--points", points, "--out", tmp_path / "b"), 2, "--points needs --column")
     line = ("label", run, "--points", points, "--column", "cover", "--out", tmp_path / "b")
@@ -435,12 +436,55 @@ def test_the_command_learns_and_says_so(run, points, tmp_path):
     refused(geomap(*both), 2, "give --points or --learned, not both")
 
 
+def test_places_that_were_visited_are_learned_from_beside_the_points(scenes, run, points, tmp_path):
+    done = geomap("label", run, "--points", points, "--column", "landcover", "--out", tmp_path / "first")
+    assert "places.gpkg, and give it as one more --points" in done.stdout
+    visited = geopandas.read_file(tmp_path / "first/places.gpkg")
+    with rasterio.open(scenes.truth_landcover) as truth:
+        at = [(p.x, p.y) for p in visited.to_crs(truth.crs).geometry]
+        visited["landcover"] = [{c.id: c.name for c in COVER.classes}.get(int(v[0]), "") for v in truth.sample(at)]
+    visited.to_file(tmp_path / "visited.gpkg")
+    count = int(visited.landcover.ne("").sum())
+    assert count > 10
+    both = ("--points", points, "--points", tmp_path / "visited.gpkg", "--column", "landcover")
+    done = geomap("label", run, *both, "--out", tmp_path / "second")
+    assert f"learned from {120 + count} pixels" in done.stdout
+    one = geopandas.pd.concat([geopandas.read_file(points), visited.to_crs(4326)])
+    one[["landcover", "geometry"]].to_file(tmp_path / "one.gpkg")
+    asked = LabelRequest(run, (COVER,), points=PointFiles((str(tmp_path / "one.gpkg"),), "landcover"))
+    label_store(asked, tmp_path / "one")
+    for name in (learned.TENSORS, "landcover.tif"):
+        assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    told = words.command(read_record(tmp_path / "second").asked)
+    assert "--points points.gpkg --points visited.gpkg" in told.command
+    files_of_both = [points, tmp_path / "visited.gpkg"]
+    made = label(open_saved(run)["embedding"], legends="landcover", points=files_of_both, column="landcover")
+    assert f"of {120 + count} points" in made["landcover"].attrs["comment"]
+
+
+def test_wrong_labels_are_among_the_points_to_look_at_again(run, points, tmp_path):
+    table = geopandas.read_file(points)
+    known = np.flatnonzero(table.landcover.isin(["Cropland", "Woodland"]))
+    wrong = known[::20]
+    table.loc[wrong, "landcover"] = table.landcover[wrong].map({"Cropland": "Woodland", "Woodland": "Cropland"})
+    table.to_file(tmp_path / "p.gpkg")
+    done = geomap("label", run, "--points", tmp_path / "p.gpkg", "--column", "landcover", "--out", tmp_path / "out")
+    assert "doubtful.gpkg: points to look at again" in done.stdout
+    told = geopandas.read_file(tmp_path / "out/doubtful.gpkg")
+    assert f"contradicted by the other points: {len(told)} pixels, kept" in done.stdout
+    assert 0 < len(told) <= 20
+    metres = told.to_crs(32631).geometry
+    near = [metres.distance(p).min() < 10 for p in table.geometry[wrong].to_crs(32631)]
+    assert sum(near) >= 0.7 * len(wrong)
+    assert (told.landcover != told.likeliest).all()
+
+
 def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
-    samples = samples_at(PointsFile(str(points), "landcover"), run)
+    samples = samples_at(PointFiles((str(points),), "landcover"), run)
     assert samples.labelled == ("landcover",)
     assert len(samples) == 120
     assert samples.valid[:, :3].sum() == 0  # the run is of April to September
-    lesson = lesson_of(PointsFile(str(points), "landcover"), (COVER,), Period(2023, 4, 6))
+    lesson = lesson_of(PointFiles((str(points),), "landcover"), (COVER,), Period(2023, 4, 6))
     found = find(lesson, open_store(run, EMBEDDINGS), open_store(run, COMPOSITES))
     np.testing.assert_array_equal(samples.dn[:, 3:9], found.dn)
     np.testing.assert_array_equal(samples.labels["landcover"], found.ids)
