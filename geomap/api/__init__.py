@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from geomap import pipeline
 from geomap.aoi import Area
 from geomap.api.checks import (
+    Pixels,
     checked_embeddings,
     checked_finish,
     checked_flag,
@@ -279,6 +280,7 @@ def label(
     column: str | None = None,
     points_crs: str | None = None,
     learned: Path | str | None = None,
+    series: xr.DataArray | None = None,
 ) -> xr.Dataset:
     """Map each embedding to the class whose prompts are nearest, or that labelled points taught.
 
@@ -296,10 +298,12 @@ def label(
         smooth: log-probabilities are averaged over so many pixels a side, odd, not across nodata.
         layers: more maps of each legend of classes, of "second", "margin" and "probabilities"; or "none".
         points: file of labelled points or polygons, or several, which teach the legend that knows most of their
-            classes, on these embeddings alone.
+            classes.
         column: its column with the classes.
         points_crs: its coordinate system, where it names none.
         learned: run directory or learned.json: what another run learned.
+        series: (month, band, y, x), the composite of the same pixels: with 20 points or more, and for `learned`, the
+            monthly series join the embeddings, as in a run. Without it the embeddings alone are learned from.
 
     Returns:
         For each legend of classes, `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 =
@@ -320,22 +324,24 @@ def label(
     named, lesson, known = taught_legends(chosen, source, None if learned is None else str(learned), None, loaded)
     asked, base = with_base(with_others(named) if others else named, checked_within(within))
     least = checked_share("min_confidence", min_confidence)
-    vectors, months = checked_embeddings(embeddings, loaded.card.config().out)
+    pixels = checked_embeddings(embeddings, loaded.card.config().out, series)
     warn_of_words(chosen, loaded)
     finish = checked_finish(smooth, layers)
     everywhere, names = checked_flag("everywhere", everywhere), checked_names("without", without)
     gone = competing(asked, base, names, None if everywhere else _latitudes(embeddings, asked))
-    questions = questions_of(asked, loaded, least, known, (), finish.layers, gone)
+    questions = questions_of(asked, loaded, least, known, pixels.steps, finish.layers, gone)
     comment = ""
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
         taught, comment = _learned(
-            lesson, vectors, embeddings, loaded, least, base_of(lesson.legend.name, questions, base)
+            lesson, pixels, embeddings, loaded, least, base_of(lesson.legend.name, questions, base)
         )
         questions = with_taught(questions, taught)
     wanted = layers_of([q.legend for q in questions], least, finish.layers)
     require_free(wanted)
-    made = pipeline.label_pixels(_windows(vectors), TileLabels(questions, months.shape, smooth), months, base)
+    months = pixels.clear_months
+    labels = TileLabels(questions, months.shape, smooth, None if pixels.dn is None else pixels.series)
+    made = pipeline.label_pixels(_windows(pixels.vectors), labels, months, base)
     maps = xr.Dataset({layer.stem: _map_array(made[layer.stem], layer, _place(embeddings)) for layer in wanted})
     if lesson is not None:
         maps[lesson.legend.name].attrs["comment"] = comment
@@ -466,13 +472,13 @@ def _latitudes(embeddings: xr.DataArray, asked: Sequence[Legend]) -> tuple[float
 
 def _learned(
     lesson: Lesson,
-    vectors: NDArray[np.float32],
+    pixels: Pixels,
     embeddings: xr.DataArray,
     loaded: Weights,
     min_confidence: float,
     base: Base | None,
 ) -> tuple[Question, str]:
-    """The question whose classes points taught, on (D, y, x) embeddings, and what to say of it.
+    """The question whose classes points taught, and what to say of it.
 
     `base`: the class on which alone the legend is mapped.
 
@@ -483,21 +489,23 @@ def _learned(
         raise InputError("the embeddings name no coordinate system; keep the coordinate spatial_ref that embed sets")
     columns, rows = (_index(embeddings[axis].values, place[:, i]) for axis, i in (("x", 1), ("y", 2)))
     here = (place[:, 0] == crs.to_epsg()) & (columns >= 0) & (rows >= 0)
-    here[here] = ~np.isnan(vectors[0, rows[here], columns[here]])
+    here[here] = ~np.isnan(pixels.vectors[0, rows[here], columns[here]])
     if not here.any():
         raise InputError(f"no point of {lesson.points.called} is on a pixel with an embedding; give points inside them")
     require_classes(ids[here], lesson.legend, lesson.points.called)
     prompts = pipeline.vectors_of(lesson.legend, loaded).numpy()
-    found = np.ascontiguousarray(vectors[:, rows[here], columns[here]].T)
+    rows, columns = rows[here], columns[here]
+    found = np.ascontiguousarray(pixels.vectors[:, rows, columns].T)
     shown = None if base is None else base.holds(found)
-    examples = Examples(found, rows_of(lesson.legend, ids[here]), groups[here], shown=shown)
+    dn = None if pixels.dn is None else pixels.dn[:, :, rows, columns].transpose(2, 0, 1)
+    examples = Examples(found, rows_of(lesson.legend, ids[here]), groups[here], dn, pixels.steps, shown)
     made = learn(examples, prompts, loaded.card.logit_scale, scatter_of(loaded))
     if outside := int((~here).sum()):
         lines = (*lines, f"not on a pixel with an embedding: {plural(outside, 'pixel')}, left out")
     lines = (*lines, *off(base, shown, ids[here], lesson.legend))
     comment = "; ".join((made.says.removesuffix("."), *lesson.lines, *lines))
     log.info("%s", comment)
-    return Question.learned(lesson.legend, made.head, min_confidence), comment
+    return Question.learned(lesson.legend, made.with_series or made.head, min_confidence, pixels.steps), comment
 
 
 def _index(centres: NDArray[np.float64], wanted: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rioxarray  # noqa: F401  gives arrays their `.rio`
+import torch
 import xarray as xr
 from numpy.typing import NDArray
 from pydantic import ValidationError
@@ -61,6 +63,24 @@ def checked_series(series: xr.DataArray) -> tuple[NDArray[np.uint16], tuple[int,
     return _digital_numbers(ordered.values), months, inside
 
 
+def _beside(series: xr.DataArray | None, embeddings: xr.DataArray) -> tuple[NDArray[np.uint16] | None, tuple[int, ...]]:
+    """(T, C, y, x) DNs of the pixels of embeddings, and the calendar month of each step; None and () of no series.
+
+    Raises InputError for the series of other pixels.
+    """
+    if series is None:
+        return None, ()
+    dn, months, _ = checked_series(series)
+    for axis in ("y", "x"):
+        one, other = (np.asarray(array[axis].values) for array in (series, embeddings))
+        if one.shape != other.shape or not (one == other).all():
+            raise InputError(
+                f"series must be of the pixels of the embeddings, and its {axis} are others: select "
+                "series.sel(y=embeddings.y, x=embeddings.x)"
+            )
+    return dn, months
+
+
 def require_neighbours(series: xr.DataArray, patch: int) -> None:
     """Refuse, for patches, an array in which neighbours are not 10 m apart, from north to south and west to east.
 
@@ -94,8 +114,24 @@ def _of_pixels(array: xr.DataArray, name: str, missing: int) -> NDArray[Any]:
     return placed
 
 
-def checked_embeddings(embeddings: xr.DataArray, dimensions: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """(D, y, x) unit vectors, NaN where not mapped, and the (y, x) clear months. Raises InputError."""
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """The pixels of a call of `label`."""
+
+    vectors: NDArray[np.float32]  # (D, y, x) unit, NaN where not mapped
+    clear_months: NDArray[np.uint8]  # (y, x)
+    dn: NDArray[np.uint16] | None  # (T, C, y, x) their series, 0 = nodata; None without
+    steps: tuple[int, ...]  # (T,) calendar month 0..11 of each step; () without series
+
+    def series(self, where: NDArray[np.intp]) -> torch.Tensor:
+        """(n, T, C) DNs at flat indices (n,) into (y, x)."""
+        assert self.dn is not None
+        pixels = self.dn.reshape(*self.dn.shape[:2], -1)[:, :, where]
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def checked_embeddings(embeddings: xr.DataArray, dimensions: int, series: xr.DataArray | None = None) -> Pixels:
+    """The pixels of embeddings, with their series where it is given. Raises InputError."""
     _require_dims(embeddings, EMBEDDING, "embeddings, as geomap.embed gives them")
     if CLEAR_MONTHS not in embeddings.coords:
         raise InputError(f"the embeddings lack the coordinate {CLEAR_MONTHS}, which geomap.embed gives them")
@@ -106,7 +142,8 @@ def checked_embeddings(embeddings: xr.DataArray, dimensions: int) -> tuple[NDArr
     vectors[:, ~np.isfinite(length)] = np.nan
     if (np.abs(length[np.isfinite(length)] - 1) > LENGTH_WITHIN).any():
         raise InputError("label needs unit vectors; divide each pixel's vector by its length")
-    return vectors, _of_pixels(embeddings, CLEAR_MONTHS, missing=NOT_MAPPED).astype(np.uint8)
+    months = _of_pixels(embeddings, CLEAR_MONTHS, missing=NOT_MAPPED).astype(np.uint8)
+    return Pixels(vectors, months, *_beside(series, embeddings))
 
 
 def _require_dims(array: object, dims: Sequence[str], what: str) -> None:

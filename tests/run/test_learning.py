@@ -503,5 +503,14 @@ def test_arrays_in_python_learn_from_the_same_points(run, points):
     found = made["landcover"].values
     np.testing.assert_array_equal(found > 0, there > 0)
     assert (found == there)[there > 0].mean() > 0.9  # the run may learn from the series too
+    series = open_saved(run)["composite"]
+    both = label(embeddings, legends="landcover", points=points, column="landcover", series=series)["landcover"]
+    assert (both.values == there)[there > 0].mean() > max((found == there)[there > 0].mean(), 0.98)
+    taken = label(embeddings, learned=run, series=series)["landcover"].values
+    np.testing.assert_array_equal(taken, there)  # with the series, what the run learned is what the run mapped
+    part = label(embeddings[:, 5:20], learned=run, series=series.isel(y=slice(5, 20)))["landcover"].values
+    np.testing.assert_array_equal(part, there[5:20])
+    with pytest.raises(InputError, match="its y are others: select series.sel"):
+        label(embeddings[:, 5:20], learned=run, series=series)
     with pytest.raises(InputError, match="--points needs --column"):
         label(embeddings, points=points)
