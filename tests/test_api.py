@@ -446,7 +446,10 @@ def test_only_whole_unit_vectors_are_labelled(embeddings: xr.DataArray) -> None:
         ({"legends": [3]}, "legends must be names, .toml files or Legends, not 3"),
         ({"legends": None}, "legends must be names, .toml files or Legends, not None"),
         ({"classes": pd.Series(["maize", "grass"])}, "not Series$"),
-        ({"points": geopandas.GeoDataFrame({"a": [1, 2]}), "column": "a"}, "path of a file, or several, not GeoDataFrame; write"),
+        (
+            {"points": geopandas.GeoDataFrame({"a": [1, 2]}), "column": "a"},
+            "path of a file, or several, not GeoDataFrame; write",
+        ),
         ({"learned": pd.Series(["a", "b"])}, "not Series$"),
         ({"layers": "second, third"}, "must be of second"),
         ({"layers": ["second", "second"]}, "each once"),

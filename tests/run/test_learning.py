@@ -510,7 +510,7 @@ def test_arrays_in_python_learn_from_the_same_points(run, points):
     np.testing.assert_array_equal(taken, there)  # with the series, what the run learned is what the run mapped
     part = label(embeddings[:, 5:20], learned=run, series=series.isel(y=slice(5, 20)))["landcover"].values
     np.testing.assert_array_equal(part, there[5:20])
-    with pytest.raises(InputError, match="its y are others: select series.sel"):
+    with pytest.raises(InputError, match=r"its y are others: select series\.sel"):
         label(embeddings[:, 5:20], learned=run, series=series)
     with pytest.raises(InputError, match="--points needs --column"):
         label(embeddings, points=points)
