@@ -27,13 +27,13 @@ from geomap.run.directory import held
 from geomap.run.record import Record
 from geomap.run.totals import ASSESSED
 from geomap.text import listed, shown
+from geomap.write.areas import CSV as AREAS_CSV
+from geomap.write.areas import JSON as AREAS
 from geomap.write.areas import as_csv
 from geomap.write.report import assessed
 
 JSON: Final = ASSESSED
 CSV: Final = "assessment.csv"
-AREAS: Final = "areas.json"
-AREAS_CSV: Final = "areas.csv"
 _RENEWED: Final = (AREAS, AREAS_CSV, files.PAGE)
 """Files of a run that get the intervals."""
 HECTARES: Final = RESOLUTION**2 / 10_000

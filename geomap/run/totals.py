@@ -10,8 +10,8 @@ from pydantic import Field, StringConstraints, TypeAdapter
 
 from geomap import files
 from geomap.errors import InputError
+from geomap.write.areas import JSON as FILE
 
-FILE: Final = "areas.json"
 ASSESSED: Final = "assessment.json"
 
 
