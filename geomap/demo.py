@@ -88,7 +88,7 @@ def write_points(path: Path, archive: simulate.Archive, count: int, seed: int, i
     open_to = np.flatnonzero(grown if in_fields else ids)
     chosen = np.random.default_rng(seed).permutation(open_to)[:count]
     row, column = np.unravel_index(chosen, ids.shape)
-    x, y = transform * (column + 0.5, row + 0.5)
+    x, y = transform @ (column + 0.5, row + 0.5)
     lon, lat = Transformer.from_crs(epsg, 4326, always_xy=True).transform(x, y)
     rows = [
         {

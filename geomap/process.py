@@ -43,19 +43,29 @@ _DATA: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Variables that name data of PROJ and GDAL, and where the libraries' own data lie in their packages."""
 
+_BENDS: Final = (
+    "GTIFF_IGNORE_READ_ERRORS", "COMPRESS_OVERVIEW", "CPL_TMPDIR", "GDAL_TIFF_OVR_BLOCKSIZE",
+    "GDAL_TIFF_DEFLATE_SUBCODEC", "OGR_SQLITE_JOURNAL",
+)  # fmt: skip
+"""Variables of GDAL by which damaged blocks read as nodata, and files get other bytes or lie where no space is left."""
+
 NOWHERE: Final = "/dev/null"
 """The home of a user who has none: no folder, so that nobody, root included, can fill caches in it."""
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Drop paths to other programs' data where the libraries bring their own; give a user without a home one.
+    """Drop paths to other programs' data where the libraries bring their own, and options of GDAL that bend results.
 
-    QGIS, conda and PostGIS set PROJ_LIB or PROJ_DATA for themselves: their proj.db is often too old for the PROJ in
-    rasterio, which then knows no coordinate system. Where the libraries bring no data, the variables stay.
+    A user without a home gets one. QGIS, conda and PostGIS set PROJ_LIB or PROJ_DATA for themselves: their proj.db is
+    often too old for the PROJ in rasterio, which then knows no coordinate system. Where the libraries bring no data,
+    the variables stay.
     """
     for name, places in _DATA.items():
         if name in environment and all(map(_brought, places)):
             del environment[name]
+    for name in _BENDS:
+        if environment.pop(name, None) is not None:
+            log.info("the variable %s is ignored", name)
     if not environment.get("HOME") and _user_is_unknown():
         environment["HOME"] = NOWHERE
     if not any(environment.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")) and _user_is_unknown():

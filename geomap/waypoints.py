@@ -29,6 +29,7 @@ def gpkg(rows: Sequence[Mapping[str, Any]], layer: str) -> bytes:
 
     points = geopandas.points_from_xy([row["lon"] for row in rows], [row["lat"] for row in rows], crs=4326)
     table = geopandas.GeoDataFrame([dict(row) for row in rows], geometry=points)
+    before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _EPOCH})  # else the file holds the time
     try:
         with TemporaryDirectory(prefix="geomap-") as folder:
@@ -36,4 +37,4 @@ def gpkg(rows: Sequence[Mapping[str, Any]], layer: str) -> bytes:
             table.to_file(path, layer=layer, driver="GPKG", engine="pyogrio")
             return path.read_bytes()
     finally:
-        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})

@@ -345,6 +345,23 @@ def test_classes_that_a_legend_lacks_are_added_with_an_id_and_a_colour_of_their_
         match(read_points(csv(tmp_path, "lon,lat,c\n" + rows), "c"), legends.load("scenicness"))
 
 
+@pytest.mark.parametrize(
+    ("slip", "meant"),
+    [
+        ("Barly", "Barley"),
+        ("sugar beats", "Sugar beet"),
+        ("citrus", "Other citrus fruit"),
+        ("Quarry", ""),
+        ("Hemp", ""),
+    ],
+)
+def test_a_slip_in_a_name_is_warned_of(slip, meant, tmp_path):
+    path = csv(tmp_path, f"lon,lat,c\n{LON},{LAT},{slip}\n{LON},{LAT},Barley\n")
+    lines = with_unknown(read_points(path, "c"), legends.load("crops"))[1].lines
+    warned = [line for line in lines if line.startswith(f"WARNING: {slip} (1) is mapped as a class of its own")]
+    assert [f"if {meant} is meant, write that" in line for line in warned] == ([True] if meant else [])
+
+
 def test_synonyms_are_unique_within_a_built_in_legend():
     for name in legends.builtin_names():
         names = [text.casefold() for c in legends.load(name).classes for text in (c.name, *c.synonyms)]

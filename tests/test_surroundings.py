@@ -119,6 +119,23 @@ def test_a_user_whom_the_machine_does_not_know_gets_a_home_that_nobody_can_fill(
     assert kept == {"HOME": "/h", "USER": "me"}
 
 
+def test_options_of_gdal_that_change_the_bytes_of_maps_are_dropped(tmp_path: Path) -> None:
+    code = (
+        "import sys; import numpy as np; from pathlib import Path; from geomap import legends;"
+        "from geomap.types import Grid; from geomap.write.cog import write_map;"
+        "from geomap.write.layer import layers_of;"
+        "layer = layers_of([legends.load('landcover')], 0, ())[0]; where = Grid(32631, 600000, 5500000, 700, 700);"
+        "pixels = np.random.default_rng(0).integers(1, 6, (700, 700)).astype(np.uint8);"
+        "write_map(Path(sys.argv[1]), layer, where, [(where, pixels)], {})"
+    )
+    bends = {"COMPRESS_OVERVIEW": "JPEG", "CPL_TMPDIR": str(tmp_path / "gone"), "GDAL_TIFF_OVR_BLOCKSIZE": "64"}
+    for name, variables in (("a.tif", dict[str, str]()), ("b.tif", bends)):
+        env = os.environ | variables | {"PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
 @pytest.mark.soak
 def test_typed_classes_work_without_a_home_and_a_name(tmp_path: Path) -> None:
     code = (

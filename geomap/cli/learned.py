@@ -36,7 +36,7 @@ def print_learned(directory: Path, request: Mapping[str, Any] | None = None) -> 
     said = f"{what} {record.points.pixels:,} pixels with points; {record.says}"
     say(said, style=None if record.helps else "yellow")
     for line in record.points.lines:
-        say(f"  {line}")
+        say(f"  {line}", style="yellow" if line.startswith("WARNING") else None)
     if record.scores is not None:
         out_console.print(_table(record, record.scores))
         say(_summary(record.scores))

@@ -7,6 +7,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ from geomap.errors import InputError
 from geomap.legends import Legend, added, telling_words
 from geomap.points.read import Points
 from geomap.text import listed, shown
+
+ALIKE: Final = 0.8
+"""How alike two names are, 0..1 (difflib), from which one may be a slip of the other: Barly is Barley to .91."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,15 @@ def _worded(legend: Legend) -> dict[frozenset[str], list[tuple[int, str]]]:
     return {words: classes for words, classes in found.items() if len(classes) == 1}
 
 
+def _near(name: str, legend: Legend) -> list[str]:
+    """Classes that a name may stand for: those whose name holds it, or that are written nearly so."""
+    key = name_key(name)
+    written = {name_key(text): c.name for c in legend.classes for text in (c.name, *c.synonyms)}
+    alike = get_close_matches(key, written, n=1, cutoff=ALIKE)
+    found = [c.name for c in legend.classes if key in name_key(c.name)]
+    return list(dict.fromkeys((*found, *(written[text] for text in alike))))
+
+
 def name_key(name: str) -> str:
     """A name without case, and with spaces for its underscores and hyphens."""
     return " ".join(re.sub(r"[_\-\s]+", " ", unicodedata.normalize("NFC", name)).split()).casefold()
@@ -98,10 +112,11 @@ def with_unknown(points: Points, legend: Legend) -> tuple[Legend, Matched]:
     whole = added(legend, list({name_key(name): name for name in reversed(first.unknown)}.values())[::-1])
     again = match(points, whole)
     lines = [f"added to legend {legend.name}: {listed(first.unknown)}"]
-    near = {name: [c.name for c in legend.classes if name_key(name) in name_key(c.name)] for name in first.unknown}
+    counts = Counter(points.name)
     lines += [
-        f"{shown(name)} is a class of its own; if {listed(found)} is meant, write that"
-        for name, found in near.items()
-        if found
+        f"WARNING: {shown(name)} ({counts[name]:,}) is mapped as a class of its own; if {listed(near)} is meant, write "
+        "that"
+        for name in first.unknown
+        if (near := _near(name, legend))
     ]
     return whole, replace(again, lines=(*first.lines, *lines))

@@ -120,6 +120,7 @@ GDAL_OPTIONS: Final[dict[str, str | int]] = {
     "CPL_VSIL_CURL_NON_CACHED": "/vsicurl:/vsis3",  # or any answer, even a refusal, is kept until the process ends
     "VSI_CACHE": "FALSE",  # it would fetch a block in two requests
     "VSI_CACHE_SIZE": 5_000_000,  # bytes per file, of JPEG 2000
+    "GTIFF_IGNORE_READ_ERRORS": "NO",  # or blocks of a cut file would read as nodata
     "GDAL_CACHEMAX": 2**20,  # bytes, as rasterio passes it on: each block is decoded once, so none need be kept
     "GDAL_NUM_THREADS": 1,  # dask runs in parallel; with more, truncated JPEG 2000 files read as zeros without an error
     **retry_after.HEADER_OPTIONS,

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONNECT_S: Final = 10
+CONNECT_S: Final = 30
 """Seconds that a scheduler has to answer."""
 
 PATIENCE_S: Final = 120

@@ -331,7 +331,7 @@ def here_too(settings: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make certificates")
-def test_a_scheduler_with_tls_does_the_tiles_and_refuses_other_certificates(asked, here, tmp_path):
+def test_a_scheduler_with_tls_does_the_tiles_and_refuses_other_certificates(asked, here, tmp_path, monkeypatch):
     settings = authority(tmp_path)
     processes = Processes(tmp_path, "--protocol", "tls", settings=settings)
     try:
@@ -341,11 +341,10 @@ def test_a_scheduler_with_tls_does_the_tiles_and_refuses_other_certificates(aske
         with pytest.raises(InputError, match=r"no certificate here .*docs/cluster\.md"):
             map_area(asked, tmp_path / "refused", resources=over_tls)
         (tmp_path / "other").mkdir()
-        with (
-            dask.config.set(here_too(authority(tmp_path / "other"))),
-            pytest.raises(ClusterError, match="does not answer"),
-        ):
-            map_area(asked, tmp_path / "refused", resources=over_tls)
+        with monkeypatch.context() as patience, dask.config.set(here_too(authority(tmp_path / "other"))):
+            patience.setattr(cluster, "CONNECT_S", 2)
+            with pytest.raises(ClusterError, match="does not answer"):
+                map_area(asked, tmp_path / "refused", resources=over_tls)
         with dask.config.set(here_too(settings)):
             map_area(asked, tmp_path / "there", resources=over_tls)
     finally:
