@@ -51,7 +51,7 @@ def run_demo(
     progress("simulate", 0, 1)
     archive = simulate.write_archive(out / "scenes", year=YEAR)
     write_points(out / "points.gpkg", archive, POINTS, seed=1, in_fields=True)
-    write_points(out / "check.gpkg", archive, CHECKS, seed=2)
+    write_points(out / "check.gpkg", archive, CHECKS, seed=2, no_crop="no crop")
     progress("simulate", 1, 1)
     request = Request(
         area=aoi.parse_area(",".join(map(repr, archive.bbox))),
@@ -67,15 +67,18 @@ def run_demo(
     return result, tuple(a for name, truth in pairs for a in agreement(name, truth, out / "maps" / f"{name}.tif"))
 
 
-def write_points(path: Path, archive: simulate.Archive, count: int, seed: int, in_fields: bool = False) -> None:
+def write_points(
+    path: Path, archive: simulate.Archive, count: int, seed: int, in_fields: bool = False, no_crop: str = ""
+) -> None:
     """Write a simple random sample of a simulated landscape's pixels with their true classes, as a visit would find.
 
     Args:
-        path: a .gpkg; its columns are name, lon, lat, landcover and crop, which is empty where no crop grows.
+        path: a .gpkg; its columns are name, lon, lat, landcover and crop.
         archive: the landscape.
         count: number of points.
         seed: of the draw.
         in_fields: whether only pixels are drawn where a crop grows.
+        no_crop: what the column crop says where none grows; a map of crops is wrong there (docs/assessment.md).
 
     Raises DiskFullError, OutputError.
     """
@@ -96,7 +99,7 @@ def write_points(path: Path, archive: simulate.Archive, count: int, seed: int, i
             "lon": round(float(lon[i]), 7),
             "lat": round(float(lat[i]), 7),
             "landcover": names[int(ids[row[i], column[i]])],
-            "crop": of_crops.get(int(grown[row[i], column[i]]), ""),
+            "crop": of_crops.get(int(grown[row[i], column[i]]), no_crop),
         }
         for i in range(len(chosen))
     ]

@@ -17,7 +17,7 @@ from geomap.errors import InputError
 from geomap.label.choose import Gone
 from geomap.label.classify import Question, Within, answer
 from geomap.label.learn import SERIES_FROM, Examples, Head, Learned, learn
-from geomap.label.places import contradicted, helpful
+from geomap.label.places import PLACES, contradicted, helpful
 from geomap.label.scatter import Scatter
 from geomap.legends import Legend
 from geomap.points.pixels import lonlat_of
@@ -25,7 +25,7 @@ from geomap.run import learned
 from geomap.run.learned import LearnedRecord, Loaded
 from geomap.run.learned_scores import scores
 from geomap.run.lesson import Lesson, counted, require_classes
-from geomap.run.pixels import Found, at_most, candidates, decoded, find
+from geomap.run.pixels import AROUND, MIDDLE, Found, at_most, candidates, decoded, find
 from geomap.store.codec import Codec
 from geomap.store.store import Store
 from geomap.text import listed, plural
@@ -218,16 +218,22 @@ def rows_of(legend: Legend, ids: NDArray[np.uint8]) -> NDArray[np.intp]:
 
 def _mixed(head: Head, found: Found) -> tuple[str, ...]:
     """What to say about points on pixels whose 3 x 3 neighbours are of other classes."""
-    middle = head.logits(found.embeddings).argmax(axis=1)
-    known: NDArray[np.bool_] = np.asarray(found.around.any(axis=2))
-    alike = np.zeros(len(found), np.intp)
-    for i in range(found.around.shape[1]):
-        rows = np.flatnonzero(known[:, i])
-        if len(rows):
-            alike[rows] += head.logits(decoded(found.around[rows, i])).argmax(axis=1) == middle[rows]
-    count = int((alike < np.minimum(ALIKE, known.sum(axis=1))).sum())
+    count = int(_on_edges(head, found.around, ALIKE).sum())
     line = f"on edges, where the 3 x 3 pixels are of several classes: {plural(count, 'pixel')}, kept"
     return (line,) if count else ()
+
+
+def _on_edges(head: Head, around: NDArray[np.int8], least: int) -> NDArray[np.bool_]:
+    """(n,) of (n, 9, C) codes of 3 x 3 pixels, 0 where not mapped: fewer than `least` are of the middle one's class."""
+    middle = head.logits(decoded(around[:, MIDDLE])).argmax(axis=1)
+    known: NDArray[np.bool_] = np.asarray(around.any(axis=2))
+    alike = np.zeros(len(around), np.intp)
+    for i in range(around.shape[1]):
+        rows = np.flatnonzero(known[:, i])
+        if len(rows):
+            alike[rows] += head.logits(decoded(around[rows, i])).argmax(axis=1) == middle[rows]
+    edges: NDArray[np.bool_] = alike < np.minimum(least, known.sum(axis=1))
+    return edges
 
 
 def off(base: Base | None, shown: NDArray[np.bool_] | None, ids: NDArray[np.uint8], legend: Legend) -> tuple[str, ...]:
@@ -257,15 +263,19 @@ def wanted(
 ) -> list[dict[str, Any]]:
     """The places where more points would help most, as rows with `lon`, `lat`, `name`, the two likeliest classes.
 
-    They lie where the legend is mapped. The points' own column is there to be filled in.
+    They lie where the legend is mapped and, if there are enough, in the middle of 3 x 3 pixels of one class: a phone's
+    position is some metres off, and mixed pixels teach little. The points' own column is there to be filled in.
     """
-    place, codes = candidates(embeddings, found.place)
-    vectors = decoded(codes)
+    place, around = candidates(embeddings, found.place)
     if base is not None:
-        mapped = base.holds(vectors)
-        place, vectors = place[mapped], vectors[mapped]
+        mapped = base.holds(decoded(around[:, MIDDLE]))
+        place, around = place[mapped], around[mapped]
     if not len(place):
         return []
+    inside = ~_on_edges(head, around, len(AROUND))
+    if inside.sum() >= PLACES:
+        place, around = place[inside], around[inside]
+    vectors = decoded(around[:, MIDDLE])
     probability = torch.softmax(torch.from_numpy(head.logits(vectors)), dim=1).numpy()
     rows = helpful(vectors, probability, found.embeddings, place)
     return _rows(lesson, place[rows], [""] * len(rows), probability[rows])

@@ -28,6 +28,7 @@ BLOCKS: Final = 64
 CANDIDATES: Final = 8192
 """Most candidates for a visit."""
 AROUND: Final = tuple((row, column) for row in (-1, 0, 1) for column in (-1, 0, 1))
+MIDDLE: Final = len(AROUND) // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def at_most(found: Found, most: int) -> Found:
 
 
 def candidates(kept: Store, known: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """Mapped pixels drawn at random from the store, the same ones each time: (n, 3) places, (n, C) codes.
+    """Mapped pixels drawn at random from the store, the same ones each time: (n, 3) places, (n, 9, C) codes of 3 x 3.
 
     At most BLOCKS parts are read. `known` are places (m, 3) that are left out.
     """
@@ -137,7 +138,7 @@ def candidates(kept: Store, known: NDArray[np.int64]) -> tuple[NDArray[np.int64]
     tiles = [tile for tile in kept.tiles if tile.name not in kept.missing and kept.has(tile)]
     parts = [(tile, block) for tile in tiles for block in _blocks(tile)]
     chosen = [parts[i] for i in sorted(rng.permutation(len(parts))[:BLOCKS])]
-    places, codes = [np.zeros((0, 3), np.int64)], [np.zeros((0, kept.basis().shape[1]), np.int8)]
+    places, codes = [np.zeros((0, 3), np.int64)], [np.zeros((0, 9, kept.basis().shape[1]), np.int8)]
     for tile, where in chosen:
         kept.check(tile)
         whole = kept.read("embedding", where, tile)
@@ -147,7 +148,7 @@ def candidates(kept: Store, known: NDArray[np.int64]) -> tuple[NDArray[np.int64]
         step = where.resolution
         epsg = np.full(len(row), where.epsg)
         places.append(np.column_stack([epsg, where.west // step + column, where.north // step - 1 - row]))
-        codes.append(whole[:, row, column].T)
+        codes.append(_around(whole, np.column_stack([row, column])))
     place, code = np.concatenate(places), np.concatenate(codes)
     taken = {tuple(p) for p in known.tolist()}
     free = np.array([tuple(p) not in taken for p in place.tolist()], bool)

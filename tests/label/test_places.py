@@ -33,7 +33,7 @@ def test_a_few_candidates_in_one_place_give_fewer_places() -> None:
 
 
 def test_points_that_the_others_contradict_come_with_the_clearest_first() -> None:
-    probability = np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.0, 0.05, 0.95], [0.6, 0.4, 0.0]])
-    assert contradicted(probability, np.array([0, 0, 0, 1])).tolist() == [2, 1]  # .95 - 0, .8 - .2; not .6 - .4
+    probability = np.array([[0.9, 0.1, 0.0], [0.15, 0.85, 0.0], [0.0, 0.05, 0.95], [0.6, 0.4, 0.0]])
+    assert contradicted(probability, np.array([0, 0, 0, 1])).tolist() == [2, 1]  # .95 - 0, .85 - .15; not .6 - .4
     assert contradicted(probability, np.array([0, 0, 0, 1]), 1).tolist() == [2]
     assert contradicted(probability, np.array([0, 1, 2, 0])).tolist() == []

@@ -427,6 +427,11 @@ def test_the_command_learns_and_says_so(run, points, tmp_path):
     assert "learned from 120 pixels" in geomap("explain", tmp_path / "out").stdout
     places = geopandas.read_file(tmp_path / "out/places.gpkg")
     assert len(places) == 20
+    with rasterio.open(tmp_path / "out/landcover.tif") as mapped:
+        at = [mapped.index(p.x, p.y) for p in places.to_crs(mapped.crs).geometry]
+        pixels = mapped.read(1)
+    alike = [len(np.unique(pixels[row - 1 : row + 2, column - 1 : column + 2])) == 1 for row, column in at]
+    assert np.mean(alike) > 0.6  # inside a patch, by the embeddings; the map goes by the series too
     assert places["landcover"].fillna("").eq("").all()  # to be filled in
     assert (tmp_path / "out/places.gpx").read_text().count("<wpt ") == 20
     refused(geomap("label", run, "--points", points, "--out", tmp_path / "b"), 2, "--points needs --column")
@@ -465,7 +470,7 @@ def test_places_that_were_visited_are_learned_from_beside_the_points(scenes, run
 def test_wrong_labels_are_among_the_points_to_look_at_again(run, points, tmp_path):
     table = geopandas.read_file(points)
     known = np.flatnonzero(table.landcover.isin(["Cropland", "Woodland"]))
-    wrong = known[::20]
+    wrong = known[::10]
     table.loc[wrong, "landcover"] = table.landcover[wrong].map({"Cropland": "Woodland", "Woodland": "Cropland"})
     table.to_file(tmp_path / "p.gpkg")
     done = geomap("label", run, "--points", tmp_path / "p.gpkg", "--column", "landcover", "--out", tmp_path / "out")
@@ -475,7 +480,7 @@ def test_wrong_labels_are_among_the_points_to_look_at_again(run, points, tmp_pat
     assert 0 < len(told) <= 20
     metres = told.to_crs(32631).geometry
     near = [metres.distance(p).min() < 10 for p in table.geometry[wrong].to_crs(32631)]
-    assert sum(near) >= 0.7 * len(wrong)
+    assert sum(near) >= 0.5 * len(wrong) > 2
     assert (told.landcover != told.likeliest).all()
 
 
