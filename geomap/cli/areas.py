@@ -105,6 +105,8 @@ def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path
                 cells = _cells(row["pixels"], row["ha"], row["share"])
                 table.add_row(escape(zone.name), row["map"], escape(row["name"]), *cells)
         out_console.print(table)
+        if read_quality(directories[0]):
+            say(f"counts of pixels: the assessed intervals are of the whole map (geomap areas {directories[0]})")
     if empty := [zone.name for zone in found if zone.empty]:
         named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
         warn(f"without a mapped pixel: {len(empty):,} of {len(found):,} polygons: {named}")

@@ -180,10 +180,13 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
         few = f"{others[best]:,} of {len(points.name):,}"
         more = f"legend {best} has the classes of more points, {few}: type --legend {best}"
         return (more,) if others[best] > known else ()
-    hint = f"--legend {best}, or " if others[best] > 0 else ""
+    hint = f"type --legend {best}, or " if others[best] > 0 else ""
     plain = len(names) > 1 and not any(set(name) & set(',"') for name in names)
     typed = f'--classes "{listed(names, len(names))}"' if plain else "--classes"
-    raise InputError(f"no class of {points.called} ({listed(names)}) is in legend {legend.name}; type {hint}{typed}")
+    raise InputError(
+        f"no class of {points.called} ({listed(names)}) is in legend {legend.name}; {hint}write the names that `geomap "
+        f"legends show {legend.name}` lists, or, for classes of your own in English, type {typed}"
+    )
 
 
 def _ranges(ids: Iterable[int]) -> str:
