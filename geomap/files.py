@@ -34,6 +34,9 @@ STATE: Final = "tiles"
 BEFORE: Final = f"{STATE}/{SUMS}.before"
 """While a run is not finished: the files that it or an earlier run of the directory may have put there."""
 
+ADDED: Final = ".added.part"
+"""The folder of files that are being added to a finished run: complete once SHA256SUMS, written last, is in it."""
+
 RECORDS: Final = "composites_from"
 """The folder that records what stored composites were made from: a file for each tile."""
 
@@ -242,6 +245,34 @@ def publish(staging: Path, directory: Path) -> None:
             flush(folder)
         commit(staging / SUMS, directory / SUMS)
         (directory / BEFORE).unlink(missing_ok=True)
+
+
+def add(directory: Path, contents: Mapping[str, bytes], sums: Mapping[str, str]) -> None:
+    """Put files into a finished run, all or none, whenever the program is killed: see `finish_added`.
+
+    `sums`: the sha256 of every file of the run from then on, by name. Raises OutputError, DiskFullError.
+    """
+    with disk_errors(directory):
+        remove(directory / ADDED)
+    for name, content in (*contents.items(), (SUMS, _lines(sums))):
+        write_bytes(directory / ADDED / name, content)
+    finish_added(directory)
+
+
+def finish_added(directory: Path) -> None:
+    """Move to their place the files that a killed program had written whole to be added; drop those that it had not.
+
+    Raises OutputError, DiskFullError.
+    """
+    staged = directory / ADDED
+    with disk_errors(directory):
+        if (staged / SUMS).is_file() and not staged.is_symlink():
+            for path in sorted(staged.iterdir()):
+                if path.name != SUMS:
+                    os.replace(path, directory / path.name)
+            flush(directory)
+            commit(staged / SUMS, directory / SUMS)
+        remove(staged)
 
 
 def unmark(directory: Path) -> None:

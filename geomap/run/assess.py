@@ -82,6 +82,7 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
     of = find_map(directory, asked.legend)
     if held(directory):
         raise BusyError(f"a run is writing {directory}; wait for it")
+    files.finish_added(directory)
     _require_whole(directory)
     recorded = record.read_record(directory)
     points = read_points(asked.points, asked.column, crs=asked.crs, every_pixel=True)

@@ -7,6 +7,7 @@ pixels; for every item that was found but not used, the reason. The numbers of `
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -156,7 +157,7 @@ def write_record(directory: Path, record: Record) -> None:
 
 
 def add_files(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files into a finished run, and list them in SHA256SUMS and in the seal of run.json.
+    """Put files into a finished run, and list them in SHA256SUMS and in the seal of run.json; all or none.
 
     The other files keep the sha256 that they have in the list, so damage to them is still found. Raises InputError if
     run.json or the list is damaged, DiskFullError, OutputError.
@@ -168,11 +169,9 @@ def add_files(directory: Path, contents: Mapping[str, bytes]) -> None:
     recorded = files.read_json(directory / FILE, 1 << 30)
     if recorded.get("seal") and recorded["seal"] != files.seal(known):
         raise InputError(f"{directory / files.SUMS} is not what the run listed; geomap verify {directory} tells more")
-    for name, content in contents.items():
-        files.write_bytes(directory / name, content)
-        known[name] = files.sha256(directory / name)
-    files.write_json(directory / FILE, {**recorded, "files": len(known), "seal": files.seal(known)})
-    files.write_sums(directory, {**known, FILE: files.sha256(directory / FILE)})
+    known |= {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    about = files.json_bytes({**recorded, "files": len(known), "seal": files.seal(known)})
+    files.add(directory, {**contents, FILE: about}, {**known, FILE: hashlib.sha256(about).hexdigest()})
 
 
 def read_record(directory: Path) -> Record:

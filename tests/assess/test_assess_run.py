@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -213,6 +215,37 @@ def test_the_same_points_give_the_same_bytes_and_a_lost_file_is_found(run: Path,
     (run / "assessment.csv").write_text("0 errors")
     assert check.check(run).problems == ("assessment.csv: changed; type the geomap assess command again",)
     assess_map(run, asked)
+    assert check.check(run).problems == ()
+
+
+def test_an_assessment_stopped_at_any_step_is_made_whole_by_the_next(
+    run: Path, answered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is written, and then moved to its place: a step each."""
+    asked, replace, steps = AssessRequest(answered, "class"), os.replace, list[str]()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with monkeypatch.context() as watched:
+        watched.setattr("os.replace", lambda a, b: (steps.append(str(b)), replace(a, b)))
+        assess_map(run, asked)
+    whole = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert len(steps) >= 10
+    for stop in range(len(steps) // 2 - 2, len(steps)):
+        for path in run.rglob("*"):
+            if path.is_file():
+                path.write_bytes(before[path]) if path in before else path.unlink()
+        left = iter(range(stop))
+
+        def stopped(a: Path, b: Path, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            replace(a, b)
+
+        with monkeypatch.context() as killed:
+            killed.setattr("os.replace", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                assess_map(run, asked)
+        assess_map(run, asked)
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == whole
     assert check.check(run).problems == ()
 
 
