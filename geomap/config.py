@@ -7,6 +7,7 @@ Nothing is interpolated: a file means the same on every machine, and secrets sta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -68,7 +69,8 @@ def read_yaml(path: Path, what: str, example: str) -> dict[str, Any]:
     except yaml.MarkedYAMLError as e:
         mark = e.problem_mark or e.context_mark
         line = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line} is not valid YAML: {e.problem or e.context}") from e
+        quote = '; quote a value with braces: "maps/{period}"' if re.search(r"[^\s\"']\{", text) else ""
+        raise ConfigError(f"{path}{line} is not valid YAML: {e.problem or e.context}{quote}") from e
     except (yaml.YAMLError, ValueError) as e:  # ValueError: not UTF-8, or a number or date that Python refuses
         cause = e if isinstance(e, yaml.YAMLError) else "a value is not text, number or date"
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(cause).split())}") from e

@@ -175,6 +175,7 @@ NO_OUTPUTS = {k: v for k, v in MINIMAL.items() if k != "outputs"}
         ("1: a\n", ["keys with values"]),
         ("", ["keys with values"]),
         ("name: [a\n", ["line 2", "not valid YAML"]),
+        ("outputs: {directory: maps/{period}}\n", ["line 1", "not valid YAML", 'quote a value with braces: "maps/']),
         ("name: a\nname: b\n", ["'name' is there twice"]),
         ("a: 1\n---\nb: 1\n", ["not valid YAML", "document"]),
         ("name: !!python/object/apply:os.system [id]\n", ["line 1", "tags"]),
