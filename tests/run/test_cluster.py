@@ -128,8 +128,7 @@ def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone
         family = [me, *me.children(recursive=True)]
         children.update(p.pid for p in family[1:] if any("spawn_main" in part for part in p.cmdline()))
         listening.update(ports(me) - before)
-        for _, port in listening:
-            answers.setdefault(port, stranger(port))
+        answers.update({port: stranger(port) for _, port in listening if port not in answers})
         folders.update(spilled() - others)
         assert all(folder.parent.stat().st_mode & 0o777 == 0o700 for folder in folders if folder.exists())
 

@@ -13,7 +13,7 @@ import rasterio
 from geomap import files, grid, legends
 from geomap.encode import weights
 from geomap.errors import InputError, LegendError, OutputError, ReadError, WeightsError
-from geomap.points.read import PointsFile
+from geomap.points.read import PointFiles
 from geomap.run.assess import assess_map
 from geomap.run.design import AssessRequest
 from geomap.run.learned import TAUGHT, learned_pixels
@@ -112,7 +112,7 @@ def test_points_that_taught_another_run_do_not_check_the_maps_that_take_it(archi
     names = sorted(set(table["mapped"]))
     turned = dict(zip(names, [*names[1:], names[0]], strict=True))  # no point has the class that its words have
     table.assign(mapped=table["mapped"].map(turned)).to_csv(tmp_path / "points.csv", index=False)
-    points = PointsFile(str(tmp_path / "points.csv"), "mapped")
+    points = PointFiles((str(tmp_path / "points.csv"),), "mapped")
     label_store(ask("landcover", points=points), tmp_path / "taught")
     for name in ("one", "two"):
         label_store(ask(learned=str(tmp_path / "taught")), tmp_path / name)
