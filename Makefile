@@ -12,7 +12,7 @@ map: $(VENV)/.installed  ## the main job on simulated scenes: needs no network o
 	@echo "To look at the maps in a browser: $(BIN)/geomap view geomap-demo/maps"
 
 test: $(VENV)/.installed-dev  ## the test suite, in two processes
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.installed-dev  ## the long reliability tests: kills, clusters, memory, in minutes
 	$(BIN)/pytest -m soak --timeout 3600 --hypothesis-profile fuzz
@@ -24,7 +24,7 @@ check: $(VENV)/.installed-dev  ## what CI runs: linter, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 pictures: $(VENV)/.installed-dev  ## the pictures of the page in README and docs/, from the demonstration; needs Chromium
 	rm -rf geomap-demo

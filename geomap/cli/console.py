@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -102,12 +102,23 @@ def fail(message: str) -> None:
         warn(line, style="red")
 
 
+class AboveBars(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is at that moment: while bars are drawn, rich puts lines above them."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
+
+
 def log_to_stderr(verbose: bool) -> None:
     """Geomap's own log; with --verbose also times, what libraries say, and what GDAL says about each retry.
 
     Addresses lose their queries. What is not shown goes into the log of the run (run/log.py).
     """
-    handler = logging.StreamHandler()
+    handler = AboveBars()
     handler.setFormatter(Redacted(FORM if verbose else "%(levelname)s: %(message)s", TIME))
     handler.addFilter(lambda record: verbose or _own(record))
     logging.basicConfig(level=logging.WARNING, handlers=[handler, EARLY])
