@@ -289,7 +289,7 @@ def _from_parquet(path: Path, name: str) -> geopandas.GeoSeries:
 
 def _from_shapes(shapes: geopandas.GeoSeries, name: str) -> GeometryCollection:
     """Shapes that name their coordinate system, in EPSG:4326. Raises AoiError."""
-    shapes = shapes.dropna()
+    shapes = shapes[~(shapes.isna() | shapes.is_empty)]
     if shapes.empty:
         raise AoiError(f"{name} holds no polygon")
     if shapes.crs is None:
@@ -390,7 +390,8 @@ def _cut(geometry: BaseGeometry, told: bool = True) -> BaseGeometry:
         made += _halves(part) if part.geom_type == "Polygon" and turns(part) else [part]
     if told:
         around = Box.around(shapely.union_all(made))
-        log.warning("the area crosses 180 degrees: read as the part from %g to %g", around.west, around.east)
+        what = "crosses 180 degrees" if around.west > around.east else "has longitudes beyond 180 degrees"
+        log.warning("the area %s: read as the part from %g to %g", what, around.west, around.east)
     return GeometryCollection(made)
 
 

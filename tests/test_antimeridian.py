@@ -74,6 +74,13 @@ def test_an_uncut_ring_across_180_is_cut_and_the_log_says_so(given: object, capl
     assert "crosses 180 degrees: read as the part from 179.998 to -179.998" in caplog.text
 
 
+def test_longitudes_beyond_180_that_cross_nothing_are_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    area = Area(box(290, -33, 290.1, -32.9))
+    assert area.geometry.bounds == pytest.approx((-70, -33, -69.9, -32.9))
+    assert "the area has longitudes beyond 180 degrees: read as the part from -70 to -69.9" in caplog.text
+    assert "crosses" not in caplog.text
+
+
 def test_an_area_cut_at_180_in_its_projected_file_stays_so(tmp_path: Path) -> None:
     there = Transformer.from_crs(4326, 3832, always_xy=True)
     shape = shapely.transform(box(179.99, -17, 180, -16.9), lambda xy: [list(there.transform(*p)) for p in xy])

@@ -113,6 +113,15 @@ def test_a_projected_file_far_off_the_earth_is_refused(tmp_path):
         aoi.parse_area(str(path))
 
 
+@pytest.mark.parametrize("crs", [3035, 4326])
+def test_shapes_that_are_all_empty_hold_no_polygon(crs):
+    shapes = geopandas.GeoDataFrame(geometry=[Polygon(), None], crs=crs)
+    with pytest.raises(AoiError, match="holds no polygon"):
+        aoi.Area(shapes)
+    place = geopandas.GeoSeries([Polygon(), box(4, 50, 4.01, 50.01)], crs=4326).to_crs(crs)
+    assert aoi.Area(place).square_km == pytest.approx(0.797, rel=1e-3)
+
+
 def test_a_file_with_several_layers_is_refused_and_plain_tables_are_passed_over(tmp_path):
     path = tmp_path / "layers.gpkg"
     place = geopandas.GeoDataFrame(geometry=[box(4, 50, 4.01, 50.01)], crs=4326)

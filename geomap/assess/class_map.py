@@ -55,8 +55,7 @@ def find_map(directory: Path, stem: str | None) -> ClassMap:
     """The class map of a run, from its STAC items. Raises InputError if there is none, or several and none is named."""
     found: dict[str, ClassMap] = {}
     for path in sorted((directory / "stac").glob("*.json")):
-        assets = _assets(path)
-        epsg = _epsg(path)
+        assets, epsg = _assets(path), _zone(path)
         for name, asset in assets.items():
             classes = asset.get("classification:classes")
             if epsg is None or not classes or f"{name}_confidence" not in assets:  # a map of changes has none
@@ -182,11 +181,15 @@ def _assets(path: Path) -> dict[str, dict[str, Any]]:
     return {k: v for k, v in assets.items() if isinstance(v, dict)} if isinstance(assets, dict) else {}
 
 
-def _epsg(path: Path) -> int | None:
+def _zone(path: Path) -> int | None:
+    """EPSG code of the UTM zone of an item's maps; None of maps on a grid of the user's own, which repeat them.
+
+    Only the items of zones are called by a code alone; that of a grid has the size of its pixels behind it.
+    """
     properties = _item(path).get("properties")
     code = str(properties.get("proj:code", "")) if isinstance(properties, dict) else ""
     number = code.removeprefix("EPSG:")
-    return int(number) if number.isascii() and number.isdigit() else None
+    return int(number) if number.isascii() and number.isdigit() and path.stem.endswith(f"-{number}") else None
 
 
 def _classes(content: Any) -> tuple[dict[int, str], dict[int, str]]:

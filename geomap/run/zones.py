@@ -6,6 +6,8 @@ polygons counts for both. Maps are read by blocks, and one polygon at a time, so
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +43,7 @@ BLOCK: Final = 2048
 """Pixels per side of the part of a map that is held at once."""
 BESIDE: Final = Affine.translation(1e-6, 1e-6)
 """Moves centres by a millionth of a pixel: of two polygons whose common edge runs through them, GDAL counts both."""
+GLOBE: Final = "EPSG:4326"
 COLUMNS: Final = ("zone", "map", "id", "name", "pixels", "ha", "share")
 NOTHING: Final = {"id": 0, "name": "not mapped", "pixels": 0, "ha": 0.0, "share": 0.0}
 """The row of a map without a pixel in a polygon, so that no polygon is lost where tables are joined."""
@@ -113,6 +116,12 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
         raise InputError(f"{source} holds no polygon; areas are counted in polygons")
     if table.crs is None:
         raise InputError(f"{source} has no coordinate system; set one, for example EPSG:4326")
+    round_it = (_over_half(shape) for shape in table.geometry) if table.crs.is_geographic else ()
+    if odd := list(itertools.compress(names, round_it)):
+        raise InputError(
+            f"{source} has edges over half the globe ({listed(odd)}), which may be meant the other way round; cut "
+            "these polygons at 180 degrees, or give the edges more corners"
+        )
     if not (table.crs.is_geographic or table.crs.is_projected):
         raise InputError(f"{source} is in {table.crs.name}, which has no place on Earth; export it in a known system")
     if without := [name for name, polygon in zip(names, kept, strict=True) if not polygon]:
@@ -130,6 +139,13 @@ def _name(row: int, value: Any) -> str:
 
 def _finite(shape: Any) -> bool:
     return shape is None or bool(np.isfinite(get_coordinates(shape)).all())
+
+
+def _over_half(shape: Any) -> bool:
+    """Whether an edge of its polygons goes over more than half the globe in degrees, and not all round it."""
+    rings = [ring for p in polygons_of(shape) for ring in (p.exterior, *p.interiors)] if shape is not None else []
+    steps = (np.abs(np.diff(get_coordinates(ring)[:, 0])) for ring in rings)
+    return any(((step > 180) & (step < 360)).any() for step in steps)
 
 
 def _surface(shape: Any) -> MultiPolygon | None:
@@ -176,17 +192,39 @@ def _bent(shapes: Any, source: Any) -> Any:
 
     A parallel is no straight line of a map. Moved by its corners alone, an edge of 300 km is 3 km off.
     """
-    west, south, east, north = transform_bounds(source.crs, shapes.crs, *source.bounds, densify_pts=100)
-    degrees, drawn = shapes.crs.is_geographic, shapes.bounds
-    longest, size = LONGEST_DEGREES if degrees else LONGEST_M, max(east - west, north - south)
-    if west > east:  # the map crosses the antimeridian
-        return shapes.segmentize(longest).to_crs(source.crs)
-    # longitudes of 181 or 364 are left to the projection, which knows where they are
-    usual = ((drawn.minx >= -180) & (drawn.maxx <= 180)) if degrees else np.ones(len(shapes), bool)
-    margin = size / 10
-    cut = _polygons(shapes.clip_by_rect(west - margin, south - margin, east + margin, north + margin).make_valid())
-    parts = np.where(usual, min(longest, size / PARTS), longest)
-    return cut.where(usual, shapes).segmentize(parts).to_crs(source.crs)
+    longest, pieces = LONGEST_DEGREES if shapes.crs.is_geographic else LONGEST_M, []
+    for west, south, east, north in _places(source, shapes):
+        size = max(east - west, north - south)
+        margin = size / 10
+        cut = _polygons(shapes.clip_by_rect(west - margin, south - margin, east + margin, north + margin).make_valid())
+        pieces.append(cut.segmentize(min(longest, size / PARTS)).to_crs(source.crs))
+    if not all(np.isfinite(get_coordinates(piece)).all() for piece in pieces):
+        raise InputError(
+            f"the polygons reach the edge of the world in {shapes.crs.name}; give them in EPSG:4326, cut at 180 degrees"
+        )
+    if len(pieces) > 1:
+        pieces = [_polygons(piece.make_valid()) for piece in pieces]
+    return functools.reduce(lambda one, other: one.union(other, align=False), pieces)
+
+
+def _places(source: Any, shapes: Any) -> list[tuple[float, float, float, float]]:
+    """Where a map lies in the system of polygons, (west, south, east, north): more than once where that goes round.
+
+    Longitudes may be 181 or 364, and a projected system may be cut at 180 degrees.
+    """
+    degrees = shapes.crs.is_geographic
+    west, south, east, north = transform_bounds(
+        source.crs, shapes.crs if degrees else GLOBE, *source.bounds, densify_pts=100
+    )
+    if degrees:
+        east += 360 * (west > east)
+        drawn = shapes.total_bounds
+        turns = [turn for turn in (-360, 0, 360) if drawn[0] <= east + turn + 1 and drawn[2] >= west + turn - 1]
+        return [(west + turn, south, east + turn, north) for turn in turns or [0]]
+    if west <= east:
+        return [transform_bounds(source.crs, shapes.crs, *source.bounds, densify_pts=100)]
+    halves = (west, south, 180, north), (-180, south, east, north)
+    return [transform_bounds(GLOBE, shapes.crs, *half, densify_pts=100) for half in halves]
 
 
 def _polygons(shapes: Any) -> Any:

@@ -14,6 +14,7 @@ from pyproj.exceptions import CRSError
 from rasterio.errors import RasterioError
 
 from geomap.errors import InputError
+from geomap.grid import lonlat_box
 from geomap.types import Grid, OwnGrid
 
 FINEST: Final = 1.0
@@ -22,6 +23,8 @@ MOST_PIXELS: Final = 2**32
 """Most pixels of a grid: 65,536 a side. A run writes all of them."""
 _METRES_A_DEGREE: Final = 111_320.0
 """Of latitude, and of longitude on the equator."""
+_HAIR: Final = 1e-7
+"""Degrees, 1 cm."""
 _EXAMPLE: Final = "EPSG:3035, EPSG:4326 or ESRI:54009"
 
 
@@ -107,9 +110,9 @@ def placed(own: OwnGrid, maps: Sequence[Grid]) -> OwnGrid:
     return _checked(made, "--resolution")
 
 
-def window(own: OwnGrid, maps: Sequence[Grid]) -> tuple[int, int, int, int]:
-    """(first row, first column, last row + 1, last column + 1) of the pixels of a placed grid that maps may touch."""
-    west, south, east, north = _bounds(own, maps)
+def window(own: OwnGrid, of: Grid) -> tuple[int, int, int, int]:
+    """(first row, first column, last row + 1, last column + 1) of the pixels of a placed grid that a map may touch."""
+    west, south, east, north = _bounds(own, [of])
     top, bottom = (own.north - north) / own.step_y, (own.north - south) / own.step_y
     left, right = (west - own.west) / own.step_x, (east - own.west) / own.step_x
     rows = max(0, math.floor(top) - 1), min(own.height, math.ceil(bottom) + 1)
@@ -128,8 +131,21 @@ def _bounds(own: OwnGrid, maps: Sequence[Grid]) -> tuple[float, float, float, fl
     east, north = (max(box[i] for box in boxes) for i in (2, 3))
     if not all(math.isfinite(v) for box in boxes for v in box):
         raise InputError(f"{name} does not reach the area; choose one that holds there")
-    if own.unit == "deg" and (east - west > 180 or any(box[0] > box[2] for box in boxes)):
+    if _across_180(maps) and _cut_at_180(own):
         raise InputError(
             f"the area lies on both sides of the antimeridian, where {name} is cut; choose another, such as EPSG:3832"
         )
     return west, south, east, north
+
+
+def _across_180(maps: Sequence[Grid]) -> bool:
+    """Whether maps lie on both sides of the antimeridian, and not of Greenwich alone."""
+    boxes = [lonlat_box(m) for m in maps]
+    return any(b.west > b.east for b in boxes) or max(b.east for b in boxes) - min(b.west for b in boxes) > 180
+
+
+def _cut_at_180(own: OwnGrid) -> bool:
+    """Whether places a hair's breadth apart, on both sides of the antimeridian, lie far apart in a grid's system."""
+    to = Transformer.from_crs(4326, own.crs, always_xy=True)
+    x, y = to.transform([180 - _HAIR, _HAIR - 180], [0, 0])
+    return math.hypot(x[1] - x[0], y[1] - y[0]) > 1

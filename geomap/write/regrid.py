@@ -26,7 +26,7 @@ from pyproj import Transformer
 from rasterio.windows import Window
 from scipy.ndimage import maximum_filter, minimum_filter
 
-from geomap.grid import zone_epsg
+from geomap.grid import FALSE_NORTHING, SQUARE_M, zone_epsg
 from geomap.types import Grid, OwnGrid
 from geomap.write.cog import BLOCK, write_map
 from geomap.write.layer import Layer, Statistics, file_stem
@@ -125,13 +125,25 @@ def regridded(
 
 
 def _parts(own: OwnGrid, maps: Sequence[Grid]) -> Iterator[OwnGrid]:
-    """The parts that maps may touch, block by block of the file."""
-    top, left, bottom, right = window(own, maps)
-    blocks = itertools.product(_starts(top, bottom, BLOCK), _starts(left, right, BLOCK))
-    for row, column in blocks:
-        block = own.part(row, column, BLOCK, BLOCK)
-        for r, c in itertools.product(range(0, block.height, CELLS), range(0, block.width, CELLS)):
-            yield block.part(r, c, CELLS, CELLS)
+    """The parts that maps may touch, block by block of the file, and of these only the cells around the maps.
+
+    Maps may lie far apart, and a cell may be larger than a map: cells beyond them would cost their pixels for nothing.
+    """
+    windows = [window(own, m) for m in maps]
+    first, start, last, end = _around(windows)
+    for row, column in itertools.product(_starts(first, last, BLOCK), _starts(start, end, BLOCK)):
+        for r, c in itertools.product(range(row, row + BLOCK, CELLS), range(column, column + BLOCK, CELLS)):
+            met = [(max(r, w[0]), max(c, w[1]), min(r + CELLS, w[2]), min(c + CELLS, w[3])) for w in windows]
+            met = [box for box in met if box[0] < box[2] and box[1] < box[3]]
+            if met:
+                top, left, bottom, right = _around(met)
+                yield own.part(top, left, bottom - top, right - left)
+
+
+def _around(windows: Sequence[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    """The window around several, (first row, first column, last row + 1, last column + 1)."""
+    tops, lefts, bottoms, rights = zip(*windows, strict=True)
+    return min(tops), min(lefts), max(bottoms), max(rights)
 
 
 def _starts(first: int, end: int, side: int) -> range:
@@ -243,6 +255,11 @@ def _pixels_of(
     """
     for s in sources:
         west, south, east, north = s.to.transform_bounds(*part.bounds, densify_pts=21, direction="INVERSE")
+        if len(sources) > 1:  # those that the zone owns: a part around another map may lie half the globe away
+            west, south = max(west, SQUARE_M), max(south, 0)
+            east, north = min(east, 9 * SQUARE_M), min(north, FALSE_NORTHING)
+        if not (math.isfinite(west) and math.isfinite(east)):  # beyond the edge of a world that is an ellipse
+            continue
         step = s.grid.resolution
         top, bottom = math.floor((s.grid.north - north) / step) - 1, math.ceil((s.grid.north - south) / step) + 1
         left, right = math.floor((west - s.grid.west) / step) - 1, math.ceil((east - s.grid.west) / step) + 1

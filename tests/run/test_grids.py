@@ -1,5 +1,6 @@
 """Maps once more on a grid of the user's own, as a run, a job and `geomap label` write them."""
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -81,6 +82,38 @@ def test_a_run_with_a_grid_is_repeated_to_the_same_bytes(
     request = read_again(first, stac=str(items), weights=untrained)
     told = {"command": "map", **words_of(request)}
     assert "--crs EPSG:3035 --resolution 100" in command(told).command
+
+
+def test_samples_and_assessments_go_by_the_maps_of_the_zones(first: Path, untrained: str, tmp_path: Path) -> None:
+    """A grid of another system, and one of the zone's own, change neither the points nor the accuracies."""
+    own: dict[str, tuple[str, ...]] = {
+        "plain": (),
+        "3035": ("--crs", "3035", "--resolution", "50"),
+        "32631": ("--crs", "32631", "--resolution", "20"),
+    }
+    for name, grid in own.items():
+        words = ("--weights", untrained, "--legend", "landcover", "--out", tmp_path / name)
+        done = geomap("label", first, *words, *grid)
+        assert done.exit_code == 0, done.stderr
+    points: dict[str, bytes] = {}
+    told: dict[str, Any] = {}
+    for name in own:
+        run, drawn = tmp_path / name, tmp_path / f"{name}.csv"
+        done = geomap("sample", run, "--n", "60", "--show-mapped", "--out", drawn)
+        assert done.exit_code == 0, done.stderr
+        points[name] = drawn.read_bytes()
+        rows = list(csv.DictReader(drawn.open()))
+        with drawn.open("w", newline="") as out:
+            (writer := csv.DictWriter(out, rows[0])).writeheader()
+            writer.writerows(row | {"class": row["mapped"]} for row in rows)
+        done = geomap("assess", run, "--points", drawn, "--column", "class")
+        assert done.exit_code == 0, done.stderr
+        told[name] = json.loads((run / "assessment.json").read_text())["landcover"]
+    assert len(set(points.values())) == 1
+    assert told["3035"] == told["32631"] == told["plain"]
+    assert told["plain"]["overall_accuracy"]["value"] == 1
+    with rasterio.open(first / "landcover.tif") as f:
+        assert told["plain"]["area_ha"] == pytest.approx((f.read(1) > 0).sum() / 100)
 
 
 def test_label_and_a_job_write_on_the_grid_of_a_raster(

@@ -25,7 +25,8 @@ SURE = Layer("landcover_confidence", "confidence", "percent")
 SCORE = Layer("scenicness", "Scenicness", "score", legends.load("scenicness"))
 HOME = Grid(32631, 600_000, 5_640_000, 300, 240)  # west of 4.5 E, where EPSG:3035 is turned by some degrees
 
-DATE_LINE = [Grid(32660, 810_000, 8_000_000, 900, 9), Grid(32601, 180_000, 8_000_000, 900, 9)]
+DATE_LINE = [Grid(32760, 818_000, 8_120_000, 140, 60), Grid(32701, 180_600, 8_120_000, 140, 60)]
+OVER_180 = [Grid(32760, 818_000, 8_120_000, 300, 60)]
 
 
 def patches(shape: tuple[int, int], side: int, low: int, high: int) -> NDArray[np.uint8]:
@@ -176,6 +177,66 @@ def test_one_map_over_zones_has_no_seam_and_no_hole(bbox: str, own: tuple[str, f
     np.testing.assert_array_equal(values[one], stripes(lon, lat)[one])
 
 
+def cells(own: OwnGrid, maps: Sequence[MapFile]) -> dict[tuple[int, int], int]:
+    """The classes of cells by row and column, of a grid that is never held as a whole."""
+    found = Statistics(1, dict.fromkeys(range(1, 10), 1))
+    made = {}
+    for part, values in regrid.regridded(maps, own, found, near=False):
+        row, column = part.offset_in(own)
+        made |= {(row + i, column + j): int(values[i, j]) for i, j in np.argwhere(values > 0).tolist()}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("crs", "step", "continent"), [("3035", 1000, (900, 5500, 6600, 4600)), ("4326", 0.01, (-2500, 7200, 7000, 4000))]
+)
+def test_of_a_grid_like_a_continent_only_the_cells_around_a_map_are_made(
+    crs: str, step: float, continent: tuple[int, int, int, int], tmp_path: Path
+) -> None:
+    maps, _ = written(tmp_path, CLASSES, patches(HOME.shape, 7, 1, 9))
+    near = placed(grid_in(crs, step), [HOME])
+    column, row, width, height = continent
+    wide = OwnGrid(near.crs, near.unit, step, step, column * step, row * step, width, height)
+    assert sum(part.width * part.height for part in regrid._parts(wide, [HOME])) < 100
+    first, start = round((wide.north - near.north) / step), round((near.west - wide.west) / step)
+    made = cells(wide, maps)
+    assert made == {(first + i, start + j): v for (i, j), v in cells(near, maps).items()}
+    assert len(made) >= 4
+
+
+def test_maps_far_apart_are_made_without_the_cells_between_them(tmp_path: Path) -> None:
+    hawaii = Grid(32605, 230_000, 2_200_000, 300, 240)
+    here, _ = written(tmp_path, CLASSES, patches(HOME.shape, 7, 1, 9))
+    there, _ = written(tmp_path, CLASSES, patches(HOME.shape, 9, 1, 9), hawaii)
+    own = placed(grid_in("4326", 0.005), [HOME, hawaii])
+    assert own.width > 30_000
+    assert sum(part.width * part.height for part in regrid._parts(own, [HOME, hawaii])) < 200
+    made = cells(own, [*here, *there])
+    assert made == cells(own, here) | cells(own, there)
+    assert len(made) > 60
+
+
+def test_cells_beyond_the_edge_of_an_elliptic_world_are_nodata(tmp_path: Path) -> None:
+    """The column east of the map lies beyond Mollweide's edge, in a part of its own."""
+    fiji = Grid(32760, 817_000, 8_120_000, 200, 200)
+    maps, _ = written(tmp_path, CLASSES, np.full(fiji.shape, 3, np.uint8), fiji)
+    to = Transformer.from_crs(32760, "ESRI:54009", always_xy=True)
+    _, _, east, north = to.transform_bounds(*fiji.bounds)
+    own = OwnGrid("ESRI:54009", "m", 1000, 1000, east + 600 - regrid.CELLS * 1000, north + 100, 300, 3)
+    parts = list(regrid._parts(own, [fiji]))
+    assert [part.offset_in(own)[1] + part.width for part in parts] == [regrid.CELLS, regrid.CELLS + 1]
+    back = to.transform_bounds(*parts[1].bounds, direction="INVERSE")
+    assert not np.isfinite(back).any()
+    assert set(cells(own, maps).values()) == {3}
+
+
+@pytest.mark.parametrize("crs", ["3832", "3460", "8859", "2193"])
+@pytest.mark.parametrize("maps", [DATE_LINE, OVER_180])
+def test_a_system_that_goes_on_over_180_holds_both_sides(crs: str, maps: list[Grid]) -> None:
+    made = placed(grid_in(crs, 50), maps)
+    assert made.width * made.height * 50**2 < 1e7
+
+
 def test_a_grid_like_a_raster_is_that_of_the_raster(tmp_path: Path) -> None:
     path, size = tmp_path / "like.tif", {"width": 40, "height": 30, "count": 1, "dtype": "uint8", "driver": "GTiff"}
     place = rasterio.Affine(25.5, 0, 600_111.5, 0, -30, 5_639_777)
@@ -211,7 +272,11 @@ def raster(path: Path, transform: Any, crs: str | None = "EPSG:32631", side: int
         (lambda p: raster(p / "a.tif", rasterio.Affine(8, 0, 6e5, 0, 8, 5.6e6)), "rotated or not north-up"),
         (lambda p: raster(p / "a.tif", rasterio.Affine(8, 0, 6e5, 0, -8, 5.6e6), None), "has no coordinate system"),
         (lambda p: placed(raster(p / "a.tif", rasterio.Affine(8, 0, 7e5, 0, -8, 5e6)), [HOME]), "does not touch the"),
-        (lambda p: placed(grid_in("4326", 0.001), DATE_LINE), "both sides of the antimeridian"),
+        *[
+            (lambda p, own=own, maps=maps: placed(grid_in(*own), maps), "both sides of the antimeridian, .* is cut")
+            for own in (("4326", 0.001), ("3857", 50), ("6933", 50), ("8857", 50), ("ESRI:54009", 50))
+            for maps in (DATE_LINE, OVER_180)
+        ],
     ],
 )  # fmt: skip
 def test_what_is_no_grid_is_one_clear_line(ask: Callable[[Path], Any], says: str, tmp_path: Path) -> None:
