@@ -494,7 +494,7 @@ def test_unknown_sources_are_refused(tmp_path: Path) -> None:
 
 
 def places(*names: str) -> Points:
-    return Points(Path("points.csv"), np.zeros((len(names), 2)), names, np.arange(len(names)))
+    return Points((Path("points.csv"),), np.zeros((len(names), 2)), names, np.arange(len(names)))
 
 
 def test_the_legend_of_points_is_that_of_their_names_or_of_the_column_of_ids() -> None:
