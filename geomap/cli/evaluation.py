@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from geomap import files
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, out_console, progress_bars, say
 from geomap.errors import InputError
@@ -89,7 +90,8 @@ def evaluate(
             tests = [samples_at(PointFiles((source,), str(column), points_crs), run) for source in data]
         fitted = read_set(train, patch, labels=labels, progress=progress) if train else None
         _check(tests, fitted)
-        out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written shows before minutes of measuring
+        with files.disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written shows before minutes of measuring
         how = protocol.Options(asked, draws, keys.resources.device, progress)
         results = [protocol.measure(loaded, test, how, fitted) for test in tests]
     paths = report.write_report(out, loaded, results)

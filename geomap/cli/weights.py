@@ -38,8 +38,8 @@ def weights_list() -> None:
     """Name and title of the weights that come with geomap."""
     table = Table("weights", "title", "text tower")
     for name in weight_names():
-        card = read_card(locate(name))
-        table.add_row(name, escape(card.title), card.text_space)
+        card = _printable(read_card(locate(name)))
+        table.add_row(name, escape(card.title), escape(card.text_space))
     out_console.print(table)
 
 
@@ -59,9 +59,22 @@ def weights_show(
         dumped = [card.model_dump(mode="json") for card in cards.values()]
         say_json(dumped[0] if len(dumped) == 1 else dict(zip(cards, dumped, strict=True)))
     elif len(cards) == 1:
-        _print_card(*cards.values())
+        _print_card(*map(_printable, cards.values()))
     else:
-        _print_compared(cards)
+        _print_compared({name: _printable(card) for name, card in cards.items()})
+
+
+def _printable(card: Card) -> Card:
+    """A card from anywhere, with what does not print escaped: else it might steer the terminal."""
+    return card.model_validate(_escaped(card.model_dump()))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in value)
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(inner) for key, inner in value.items()}
+    return [_escaped(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _print_compared(cards: Mapping[str, Card]) -> None:
@@ -69,7 +82,8 @@ def _print_compared(cards: Mapping[str, Card]) -> None:
     scores = {name: dict(_scores(card.metrics)) for name, card in cards.items()}
     title = "Measured quality, accuracy / macro F1: comparable only where the sets were left out of both trainings"
     table = Table("measured", number("samples"), *(number(escape(name)) for name in cards), title=title)
-    table.add_row("encoder", "", *(f"{card.encoder['dim']} x {card.encoder['depth']}" for card in cards.values()))
+    sizes = (" x ".join(str(card.encoder.get(key, "?")) for key in ("dim", "depth")) for card in cards.values())
+    table.add_row("encoder", "", *map(escape, sizes))
     table.add_row("version", "", *(escape(card.version) for card in cards.values()), end_section=True)
     for where in dict.fromkeys(where for known in scores.values() for where in known):
         found = [known.get(where) for known in scores.values()]
@@ -80,7 +94,12 @@ def _print_compared(cards: Mapping[str, Card]) -> None:
 
 def _share(score: dict[str, Any] | None) -> str:
     values = [] if score is None else [score["accuracy"], score.get("macro_f1")]
-    return " / ".join(f"{value:.3f}" for value in values if value is not None)
+    return " / ".join(filter(None, map(_figure, values)))
+
+
+def _figure(value: Any) -> str:
+    """A share with three digits; "" for what is no number."""
+    return f"{value:.3f}" if isinstance(value, int | float) else ""
 
 
 def _print_card(card: Card) -> None:
@@ -92,7 +111,7 @@ def _print_card(card: Card) -> None:
     data = Table("trained on", "kind", number("series"), "licence and note", title="Training data")
     for source in card.training:
         note = "\n".join(text for text in (source.licence, source.note) if text)
-        data.add_row(escape(source.name), source.kind, f"{source.samples:,}", escape(note), end_section=True)
+        data.add_row(escape(source.name), escape(source.kind), f"{source.samples:,}", escape(note), end_section=True)
     if card.training:
         out_console.print(data)
     if scores := list(_scores(card.metrics)):
@@ -102,7 +121,7 @@ def _print_card(card: Card) -> None:
         )  # fmt: skip
         for where, score in scores:
             share = (score.get("accuracy"), score.get("macro_f1"), _part(score, "majority").get("accuracy"))
-            table.add_row(escape(where), f"{score['samples']:,}", *("" if v is None else f"{v:.3f}" for v in share))
+            table.add_row(escape(where), f"{score['samples']:,}", *map(_figure, share))
         out_console.print(table)
     out_console.print("Where they fail", style="bold")
     for limit in card.limits:

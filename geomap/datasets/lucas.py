@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap import legends
+from geomap.datasets.extras import csv_errors
 from geomap.datasets.samples import Samples
 from geomap.errors import ConfigError, ReadError
 
@@ -139,7 +140,7 @@ def read_label_csv(path: Path) -> LabelTable:
     """
     if not path.is_file():
         raise ConfigError(f"no label table {path}; give the path of Sen4Map_Test_all_labels.csv or one in its layout")
-    with path.open(newline="", encoding="utf-8-sig") as f:
+    with path.open(newline="", encoding="utf-8-sig") as f, csv_errors(path):
         reader = csv.DictReader(f)
         missing = {"im_id", "lat", "lon", "nuts_label", *CSV_LABELS.values()} - set(reader.fieldnames or ())
         if missing:

@@ -40,7 +40,7 @@ def read_rondonia(path: Path) -> Samples:
     return Samples(
         "rondonia_2022", _ids("rondonia", len(dn)), dn, valid, labels,
         np.unique(made["group"], return_inverse=True)[1].reshape(-1), "cell of 0.1 degree",
-        lonlat=np.stack([made["lon"], made["lat"]], 1).astype(np.float64),
+        lonlat=np.stack([made["lon"], made["lat"]], 1).astype(np.float64), own_ids=False,
     )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def read_africa(path: Path) -> Samples:
     labels = _labels([AFRICA[crop] for crop in made["crop"].tolist()])
     return Samples(
         "africa_2019", _ids("africa", len(dn)), dn * valid[..., None], valid, labels,
-        np.unique(made["region"], return_inverse=True)[1].reshape(-1), "region", steps=steps,
+        np.unique(made["region"], return_inverse=True)[1].reshape(-1), "region", steps=steps, own_ids=False,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import re
 from dataclasses import replace
@@ -13,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap.datasets import lucas, sen4map, table
+from geomap.datasets.extras import csv_errors
 from geomap.datasets.measured import READERS
 from geomap.datasets.samples import Samples
 from geomap.errors import InputError
 from geomap.text import shown
 from geomap.types import Progress, silent
+
+log = logging.getLogger(__name__)
 
 _SHAPES: Final = re.compile(r"\.(gpkg|geojson|json|shp)(:|$)", re.IGNORECASE)
 """Ends of files of points and polygons; the name of a layer may follow."""
@@ -83,18 +87,35 @@ def read_pixels(name: str, path: Path, patch: int = 1) -> Samples:
     return READERS[name](path) if name in READERS else table.read_table(path, name or None)
 
 
-def _scores(path: Path, samples: Samples) -> NDArray[np.float64]:
-    """(n,) score of each sample, found by its id; NaN where the file has none."""
+def _scores(path: Path, samples: Samples) -> NDArray[np.float64] | None:
+    """(n,) score of each sample, found by its id, NaN where the file has none; None, with a warning, if it has none.
+
+    Raises InputError, ReadError.
+    """
     of: dict[str, float] = {}
     if not path.is_file():
         raise InputError(f"no file {path} with scenicness scores")
-    with path.open(encoding="utf-8-sig", newline="") as f:
+    with path.open(encoding="utf-8-sig", newline="") as f, csv_errors(path):
         lines = csv.DictReader(f)
         if not {"id", "score"} <= set(lines.fieldnames or ()):
             raise InputError(f"{path} needs the columns id and score in its first line")
         for line in lines:
-            try:
-                of[line["id"].strip()] = float(line["score"])
-            except (ValueError, AttributeError) as e:
-                raise InputError(f"{path}, line {lines.line_num}: the score {line['score']!r} is no number") from e
-    return np.array([of.get(str(i), math.nan) for i in samples.id])
+            where, name = f"{path}, line {lines.line_num}", (line["id"] or "").strip()
+            if name in of:
+                raise InputError(f"{where}: the id {shown(name)} has a score already; keep one of the two")
+            of[name] = _score(line["score"], where)
+    ids = samples.id.tolist()
+    if of.keys().isdisjoint(ids):
+        log.warning("%s: no id of %s is among its %d; that set has ids such as %s", path, samples.name, len(of), ids[0])
+        return None
+    return np.array([of.get(i, math.nan) for i in ids])
+
+
+def _score(text: str | None, where: str) -> float:
+    try:
+        score = float(text or "")
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise InputError(f"{where}: the score {text!r} is no number")
+    return score

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap import legends
-from geomap.datasets.extras import require_packages
+from geomap.datasets.extras import csv_errors, require_packages
 from geomap.datasets.samples import CLIMATE, COVER, Samples
 from geomap.datasets.simulated import COVER_LEGENDS, cover_labels
 from geomap.errors import InputError, ReadError
@@ -52,9 +52,12 @@ def read_table(path: Path, name: str | None = None) -> Samples:
         raise ReadError(f"{path} has no column of labels; add one of {', '.join((*LABEL_COLUMNS, COVER))}")
     dn = _dn(table, path)
     valid: NDArray[np.bool_] = np.asarray((dn > 0).all(-1))
+    groups, group_names = _groups(table)
+    ids = _ids(table, path)
+    numbers = np.array([f"{path.stem}/{i}" for i in range(len(table))])
     return Samples(
-        name or path.stem, _ids(table, path), dn * valid[..., None], valid, labels, _groups(table), "the column group",
-        lonlat=_lonlat(table, path),
+        name or path.stem, numbers if ids is None else ids, dn * valid[..., None], valid, labels, groups,
+        "the column group", lonlat=_lonlat(table, path), own_ids=ids is not None, group_names=group_names,
     )  # fmt: skip
 
 
@@ -70,9 +73,12 @@ def _frame(path: Path) -> DataFrame:
         if path.suffix.casefold() == ".parquet":
             require_packages("a Parquet file", "pyarrow")
             table = pd.read_parquet(path)
+            if named := [name for name in table.index.names if name is not None]:
+                table = table.reset_index(named)
         else:
-            table = _from_csv(path, texts, known)
-    except (ValueError, OSError, csv.Error) as e:  # errors of pandas and pyarrow derive from the first two
+            with csv_errors(path):
+                table = _from_csv(path, texts, known)
+    except (ValueError, OSError) as e:  # errors of pandas and pyarrow derive from the first two
         raise ReadError(f"cannot read {path} as a table: {' '.join(str(e).split())}") from e
     if not len(table):
         raise ReadError(f"{path} has no rows")
@@ -183,23 +189,26 @@ def _lonlat(table: DataFrame, path: Path) -> NDArray[np.float64] | None:
     return lonlat
 
 
-def _groups(table: DataFrame) -> NDArray[np.intp] | None:
-    """(n,) number of each sample's group, of its own where the cell is empty; None where no sample has one."""
+def _groups(table: DataFrame) -> tuple[NDArray[np.intp] | None, NDArray[np.str_] | None]:
+    """(n,) number of each sample's group, of its own where the cell is empty, and (n,) name; None where no group is."""
     names = np.array(_texts(table, "group") if "group" in table else [""])
     if not names.any():
-        return None
+        return None, None
     groups: NDArray[np.intp] = np.unique(names, return_inverse=True)[1].reshape(-1)
-    return np.where(names == "", len(names) + np.arange(len(names)), groups)
+    return np.where(names == "", len(names) + np.arange(len(names)), groups), names
 
 
-def _ids(table: DataFrame, path: Path) -> NDArray[np.str_]:
-    """Ids of the samples; numbers if the table has no ids."""
-    if "id" not in table:
-        return np.array([f"{path.stem}/{i}" for i in range(len(table))])
-    ids: NDArray[np.str_] = table["id"].to_numpy(str)
+def _ids(table: DataFrame, path: Path) -> NDArray[np.str_] | None:
+    """Ids of the samples; None if the table has none. Raises ReadError for one that is empty or there twice."""
+    ids = np.array(_texts(table, "id") if "id" in table else [""])
+    if not ids.any():
+        return None
+    if not (ids != "").all():
+        row = int((ids == "").argmax()) + 1
+        raise ReadError(f"{path}, row {row}: the id is empty; give each sample its own, or none of them one")
     names, count = np.unique(ids, return_counts=True)
     if len(names) < len(ids):
-        raise ReadError(f"{path} has the id {names[count.argmax()]} twice; give each sample its own")
+        raise ReadError(f"{path} has the id {shown(names[count.argmax()])} twice; give each sample its own")
     return ids
 
 
@@ -237,4 +246,8 @@ def _looked_up(table: DataFrame, column: str, ids: Mapping[str, int], path: Path
 def _texts(table: DataFrame, column: str) -> list[str]:
     """(n,) cells of a column as text: whole numbers without a decimal point, "" for an empty cell."""
     cells, empty = table[column], table[column].isna()
-    return ["" if gone else plain(cell).strip() for cell, gone in zip(cells, empty, strict=True)]
+    return ["" if gone else _text(cell).strip() for cell, gone in zip(cells, empty, strict=True)]
+
+
+def _text(cell: object) -> str:
+    return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else plain(cell)

@@ -150,7 +150,9 @@ def _labelled(
     """Samples (n,) of one climate, from the keys of their covers and the numbers of their fields."""
     ids = np.array([f"{name}/{i}" for i in range(len(dn))])
     climates = np.full(len(dn), list(covers.table().climate).index(climate))
-    return Samples(name, ids, dn, valid, cover_labels(covers.cover_index(cover), climates), field, "field")
+    return Samples(
+        name, ids, dn, valid, cover_labels(covers.cover_index(cover), climates), field, "field", own_ids=False
+    )
 
 
 def arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:

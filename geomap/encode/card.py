@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from geomap.config import Strict, problems
 from geomap.errors import WeightsError
@@ -54,6 +54,11 @@ class TrainingSource(Strict):
     samples: int
     licence: str
     note: str = ""
+    series: str = ""  # digests of some of its series (Samples.sketch): users may give a table another name
+
+    @model_serializer(mode="wrap")
+    def _without_empty_series(self, made: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in made(self).items() if name != "series" or value}
 
 
 class Card(Strict):

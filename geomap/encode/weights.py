@@ -18,12 +18,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors
 from torch import Tensor
 
-from geomap.encode.card import CARD_FILE, MODEL_FILE, VECTORS_FILE, Card, _parse_card, _read, _sha256, locate
+from geomap import files
+from geomap.encode.card import CARD_FILE, MODEL_FILE, VECTORS_FILE, Card, _parse_card, _read, _sha256, locate, read_card
 from geomap.encode.model import EncoderConfig, PixelEncoder
-from geomap.errors import WeightsError
+from geomap.errors import OutputError, WeightsError
 from geomap.sentinel2 import BANDS, MONTHS
 
 
@@ -91,22 +92,58 @@ def save(
     anchors: Tensor | None = None,
     scatter: tuple[Tensor, Tensor] | None = None,
 ) -> Card:
-    """Write weights; `class_vectors` maps legend digests to (K, D) vectors. Returns the card with its file hashes."""
+    """Write weights; `class_vectors` maps legend digests to (K, D) vectors. Returns the card with its file hashes.
+
+    Older weights of the same name are replaced, once all files are written. Raises OutputError if the folder holds
+    weights of another name or cannot be written, DiskFullError, WeightsError for a card there that cannot be read.
+    """
     if card.config() != encoder.cfg:
         raise ValueError(f"the card describes {card.config()}, the encoder is {encoder.cfg}")
-    folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-    save_file(state, folder / MODEL_FILE)
     vectors = {**class_vectors, **({} if anchors is None else {ANCHORS: anchors})}
     vectors |= {} if scatter is None else dict(zip(SCATTER, scatter, strict=True))
-    save_file({k: v.float().cpu().contiguous() for k, v in vectors.items()}, folder / VECTORS_FILE)
-    hashes = {}
-    for file in (MODEL_FILE, VECTORS_FILE):
-        (folder / file).chmod(0o644)  # safetensors makes the file readable only by its owner
-        hashes[file] = _sha256((folder / file).read_bytes())
-    card = card.model_copy(update={"files": hashes})
-    (folder / CARD_FILE).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    contents = {
+        MODEL_FILE: safetensors(state),
+        VECTORS_FILE: safetensors({k: v.float().cpu().contiguous() for k, v in vectors.items()}),
+    }
+    card = card.model_copy(update={"files": {name: _sha256(content) for name, content in contents.items()}})
+    contents[CARD_FILE] = (card.model_dump_json(indent=2) + "\n").encode()
+    _refuse_others(folder, card.name)
+    _write(folder, contents)
     return card
+
+
+def prepare(folder: Path, name: str) -> None:
+    """Make a folder for weights, and try to write there. Raises OutputError, DiskFullError; as `save`."""
+    _refuse_others(folder, name)
+    with files.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    files.probe(folder, 0)
+
+
+def _refuse_others(folder: Path, name: str) -> None:
+    """Raise OutputError if a folder holds weights of another name."""
+    path = folder / CARD_FILE
+    if path.is_file() and (held := read_card(folder).name) != name:
+        raise OutputError(f"{folder} holds the weights {held}, not {name}; choose another --out, or remove {path}")
+
+
+def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files whole before any replaces an older one; the last, the card, describes the others."""
+    paths = {folder / name: content for name, content in contents.items()}
+    parts = {path: files.temporary(path) for path in paths}
+    with files.disk_errors(folder, sum(map(len, contents.values()))):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, part in parts.items():
+                part.unlink(missing_ok=True)
+                with part.open("xb") as f:  # x: never through a link put there
+                    f.write(paths[path])
+            for path, part in parts.items():
+                files.commit(part, path)
+        finally:
+            for part in parts.values():
+                part.unlink(missing_ok=True)
 
 
 def card_fields(cfg: EncoderConfig) -> dict[str, Any]:

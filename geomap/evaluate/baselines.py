@@ -60,6 +60,11 @@ def linear_probe(x: Features, y: Ints, x_test: Features) -> Ints:
     return np.asarray(model.fit(x, y).predict(x_test), np.intp)
 
 
+def fold_count(groups: NDArray[np.generic], folds: int = FOLDS) -> int:
+    """Number of folds that keep the groups whole: fewer than asked if there are fewer groups."""
+    return min(folds, len(np.unique(groups)))
+
+
 def cross_validated(method: Method, x: Features, y: Ints, groups: NDArray[np.generic], folds: int = FOLDS) -> Ints:
     """Predictions (n,) for one set by k folds that keep its groups whole; seeded.
 
@@ -75,7 +80,7 @@ def cross_validated(method: Method, x: Features, y: Ints, groups: NDArray[np.gen
     """
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-    count = min(folds, len(np.unique(groups)))
+    count = fold_count(groups, folds)
     if count < 2:
         raise ValueError("folds need two groups or more")
     stratified = np.unique(y, return_counts=True)[1].max() >= count

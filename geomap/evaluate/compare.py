@@ -23,9 +23,19 @@ METHODS: Final[Mapping[str, baselines.Method]] = {
 }
 """Baselines by name. The probe takes the encoder's embeddings, the others the series."""
 
-HOW_FOLDS: Final = "{folds} folds inside the test set, parted by {grouped_by}".replace("{folds}", str(baselines.FOLDS))
 HOW_TRAINED: Final = "fitted on {name} ({n:,} samples)"
-"""How the baselines were fitted, in words."""
+"""How the baselines were fitted on a training set, in words."""
+
+
+def how_folds(test: Samples, known: Sequence[Legend]) -> str:
+    """How `by_folds` fits the baselines, in words: legends whose labels lie in fewer groups have fewer folds."""
+    groups, grouped_by = test.folds()
+    counts = {baselines.fold_count(groups[_labelled(test, legend)[1]]) for legend in known}
+    if not counts - {1}:
+        return f"the commonest class alone, as folds need two groups; these are {grouped_by}"
+    few, most = min(counts), max(counts)
+    some = "" if few == most else f", {'none' if few == 1 else f'as few as {few}'} for some legends"
+    return f"{most} folds inside the test set{some}, parted by {grouped_by}"
 
 
 def by_folds(test: Samples, known: Sequence[Legend], embeddings: Tensor, progress: Progress) -> Iterator[Score]:
@@ -38,7 +48,7 @@ def by_folds(test: Samples, known: Sequence[Legend], embeddings: Tensor, progres
             x = features[name][rows]
             if name == "majority":
                 yield _score(legend, name, y, method(x, y, x))
-            elif len(np.unique(groups)) > 1:
+            elif baselines.fold_count(groups) > 1:
                 yield _score(legend, name, y, baselines.cross_validated(method, x, y, groups))
             progress(f"{test.name} baselines", done + 1, len(known))
 

@@ -67,7 +67,7 @@ def measure(weights: Weights, test: Samples, options: Options, train: Samples | 
     scale = weights.card.logit_scale
     scores = [s for legend in known for s in zero_shot_scores(legend, test, of_length, vectors[legend.name], scale)]
     if train is None:
-        how = compare.HOW_FOLDS.format(grouped_by=test.folds()[1])
+        how = compare.how_folds(test, known)
         fitted = compare.by_folds(test, known, of_length["monthly"], options.progress)
     else:
         train = train.usable()
@@ -78,7 +78,7 @@ def measure(weights: Weights, test: Samples, options: Options, train: Samples | 
         name=test.name,
         samples=total,
         without_months=total - len(test),
-        trained_on=test.name in {source.name for source in weights.card.training},
+        trained_on=_trained_on(weights, test),
         baselines=how,
         scores=(*scores, *fitted),
         retrieval=tuple(retrieve(test, of_length, options)),
@@ -87,6 +87,13 @@ def measure(weights: Weights, test: Samples, options: Options, train: Samples | 
         if options.draws and known
         else (),
     )
+
+
+def _trained_on(weights: Weights, test: Samples) -> bool:
+    """Whether the card names the set as training data, or some of its series."""
+    sources = weights.card.training
+    kept = {one for source in sources for one in source.series.split()}
+    return test.name in {source.name for source in sources} or not kept.isdisjoint(test.prints().tolist())
 
 
 def retrieve(test: Samples, of_length: Embeddings, options: Options) -> Iterator[Retrieval]:

@@ -49,7 +49,10 @@ def remarks(result: SetResult) -> str:
     if result.without_months:
         said.append(f"{result.without_months:,} without a valid month are left out.")
     if result.trained_on:
-        said.append("The weights were trained on this set: its figures, the linear probe's too, are no test of them.")
+        said.append(
+            "The weights were trained on this set or on series of it: its figures, the linear probe's too, are no test "
+            "of them."
+        )
     return " ".join(said)
 
 

@@ -69,7 +69,7 @@ class SetResult:
     name: str
     samples: int
     without_months: int  # samples without a valid month, left out
-    trained_on: bool  # the card names this set as training data: it cannot test these weights
+    trained_on: bool  # the card names this set, or series of it, as training data: it cannot test these weights
     baselines: str  # how the baselines were fitted, in words
     scores: tuple[Score, ...]
     retrieval: tuple[Retrieval, ...] = ()

@@ -60,6 +60,13 @@ def _sets(paths: dict[str, str]) -> dict[str, str]:
     return paths
 
 
+def _real(paths: dict[str, str]) -> dict[str, str]:
+    """Check the sets that are trained on: the card names the figures of all of them together `all`."""
+    if "all" in paths:
+        raise ValueError("the card calls all sets together `all`; give this one another name")
+    return _sets(paths)
+
+
 class TrainConfig(Strict):
     """A training run of method `captions`."""
 
@@ -74,7 +81,7 @@ class TrainConfig(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # results repeat to the bit for the same number
     simulated: Annotated[int, Field(ge=100, le=10_000_000)] = 60_000  # series, drawn once
-    real: Annotated[dict[str, str], AfterValidator(_sets)] = Field(
+    real: Annotated[dict[str, str], AfterValidator(_real)] = Field(
         default_factory=dict
     )  # measured sets: name -> path relative to the YAML file's folder
     test: Annotated[dict[str, str], AfterValidator(_sets)] = Field(

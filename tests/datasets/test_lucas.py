@@ -143,6 +143,14 @@ def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
         lucas.read_label_csv(tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_label_table_in_another_encoding_is_to_be_saved_anew(tmp_path: Path, encoding: str) -> None:
+    path = layouts.write_label_csv(tmp_path / "t.csv", [ROWS[0] | {"nuts_label": "Österreich"}])
+    path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
+    with pytest.raises(ReadError, match="save it as CSV UTF-8"):
+        lucas.read_label_csv(path)
+
+
 def samples(ids: list[str], **fields: object) -> Samples:
     n = len(ids)
     return Samples("s", np.array(ids), np.ones((n, 12, 10), np.uint16), np.ones((n, 12), bool), **fields)

@@ -199,6 +199,98 @@ def test_broken_tables_are_refused_by_column_and_row(
     assert "\n" not in str(e.value)
 
 
+def test_a_series_is_in_two_tables_whatever_its_id(tmp_path: Path, frame: pd.DataFrame) -> None:
+    """Numbers of rows are no ids: tables of one name share nothing by them."""
+    plain, paths = frame.drop(columns=["id", "group"]), {}
+    for name, part in {
+        "a": plain[:20], "b/a": plain[20:], "again": plain[12:30], "named": frame.drop(columns="group")[20:],
+        "other/named": frame.drop(columns="group").assign(id=[f"p{39 - i:02d}" for i in range(40)])[:20],
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        paths[name] = read_set(str(written(part, tmp_path / f"{name}.csv")), 1)
+    for test, train, shared in (("a", "again", 8), ("again", "b/a", 10), ("again", "named", 10)):
+        with pytest.raises(InputError, match=f"^{shared} samples of {test} are in the training set too"):
+            paths[test].refuse_overlap(paths[train])
+    paths["a"].refuse_overlap(paths["b/a"])
+    paths["a"].refuse_overlap(paths["named"])
+    with pytest.raises(InputError, match=r"^20 samples of named"):  # other series, but both tables name their samples
+        paths["named"].refuse_overlap(paths["other/named"])
+
+
+def test_a_sample_without_a_month_is_in_no_other_table(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame = frame.drop(columns=["id", "group"])
+    frame.loc[[3, 30], [c for c in frame if c.startswith("B")]] = np.nan
+    a, b = (written(part, tmp_path / f"{n}.csv") for n, part in (("a", frame[:20]), ("b", frame[20:])))
+    read_set(str(a), 1).refuse_overlap(read_set(str(b), 1))
+
+
+def test_a_group_is_not_split_between_training_and_test(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame = frame.drop(columns="id")
+    frame.loc[[2, 22], "group"] = None  # groups of their own
+    whole, cut = frame[20:], frame[20:].assign(group=["field 2", *frame["group"][21:]])
+    a, b, c = (written(part, tmp_path / f"{n}.csv") for n, part in (("a", frame[:20]), ("b", whole), ("c", cut)))
+    read_set(str(a), 1).refuse_overlap(read_set(str(b), 1))
+    with pytest.raises(InputError, match=r"^1 group of a \(field 2\) may be in the training set too; leave --train"):
+        read_set(str(a), 1).refuse_overlap(read_set(str(c), 1))
+
+
+@pytest.mark.parametrize("index", ["id", "landcover", ["id", "landcover"]])
+def test_columns_that_pandas_made_the_index_are_read(tmp_path: Path, frame: pd.DataFrame, index: Any) -> None:
+    plain = read_set(str(written(frame, tmp_path / "a.parquet")), 1)
+    assert_same(plain, read_set(str(written(frame.set_index(index), tmp_path / "b.parquet")), 1))
+
+
+def test_labels_of_bytes_are_text(tmp_path: Path, frame: pd.DataFrame) -> None:
+    stored = frame.assign(**{c: frame[c].str.encode("utf-8") for c in ("id", "landcover", "crops")})
+    plain = read_set(str(written(frame, tmp_path / "a.parquet")), 1)
+    assert_same(plain, read_set(str(written(stored, tmp_path / "b.parquet")), 1))
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
+def test_a_table_names_all_of_its_samples_or_none(tmp_path: Path, frame: pd.DataFrame, name: str) -> None:
+    path = written(frame.assign(id=[None, *frame["id"][1:]]), tmp_path / name)
+    with pytest.raises(ReadError, match="row 1: the id is empty; give each sample its own, or none of them one"):
+        read_set(str(path), 1)
+    read = read_set(str(written(frame.assign(id=None), tmp_path / name)), 1)
+    assert (read.id[39], read.own_ids) == ("mine/39", False)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_table_in_another_encoding_is_to_be_saved_anew(tmp_path: Path, frame: pd.DataFrame, encoding: str) -> None:
+    frame.assign(group="champ d'été").to_csv(tmp_path / "mine.csv", index=False, encoding=encoding)
+    scores = tmp_path / "scores.csv"
+    scores.write_text("id,score,note\np01,5,été\n", encoding=encoding)
+    good = str(written(frame, tmp_path / "good.csv"))
+    for path, read in (
+        (tmp_path / "mine.csv", lambda: read_set(str(tmp_path / "mine.csv"), 1)),
+        (scores, lambda: read_set(good, 1, scenicness=scores)),
+    ):
+        with pytest.raises(ReadError, match=f"{path.name} is no table .*; save it as CSV UTF-8") as e:
+            read()
+        assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("p01,5\np02,4\np01,1\n", "line 4: the id p01 has a score already"),
+        ("p01,inf\n", "line 2: the score 'inf' is no number"),
+        ("p01,nan\n", "line 2: the score 'nan' is no number"),
+        ("p01\n", "line 2: the score None is no number"),
+    ],
+)
+def test_scores_of_people_are_one_number_each(tmp_path: Path, frame: pd.DataFrame, lines: str, said: str) -> None:
+    (tmp_path / "scores.csv").write_text(f"id,score\n{lines}")
+    with pytest.raises(InputError, match=said):
+        read_set(str(written(frame, tmp_path / "mine.csv")), 1, scenicness=tmp_path / "scores.csv")
+
+
+def test_scores_of_other_places_are_told(tmp_path: Path, frame: pd.DataFrame, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "scores.csv").write_text("id,score\nx1,5\n")
+    assert read_set(str(written(frame, tmp_path / "mine.csv")), 1, scenicness=tmp_path / "scores.csv").scores is None
+    assert "no id of mine is among its 1; that set has ids such as p00" in caplog.text
+
+
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"\x00\xff\xfe" * 40)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from geomap import legends, pipeline
-from geomap.encode import weights
-from geomap.errors import WeightsError
+from geomap.encode import card, weights
+from geomap.errors import OutputError, WeightsError
 from geomap.sentinel2 import BANDS
 
 
@@ -40,6 +40,53 @@ def test_save_and_load_give_the_same_tensors_and_bytes(folder, tmp_path):
     for k, v in first.encoder.state_dict().items():
         assert torch.equal(v, second.encoder.state_dict()[k])
     assert not second.encoder.training
+
+
+def saved_again(folder: Path, **changes: Any) -> None:
+    """Save other tensors into a folder of weights."""
+    held = weights.load_weights(str(folder))
+    with torch.no_grad():
+        held.encoder.cls.add_(0.1)
+    weights.save(folder, held.encoder, held.card.model_copy(update=changes), held.class_vectors)
+
+
+def test_weights_whose_saving_stops_leave_the_older_ones(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / ".card.json.part").mkdir()  # nothing can be written there, when the other two files are
+    with pytest.raises(OutputError, match="cannot write to"):
+        saved_again(folder)
+    (folder / ".card.json.part").rmdir()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    saved_again(folder)
+    assert weights.load_weights(str(folder)).digest != weights._sha256(before["card.json"])
+    assert {path.name for path in folder.iterdir()} == before.keys()
+
+
+def test_weights_of_another_name_are_not_replaced(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(OutputError, match="holds the weights untrained, not mine; choose another --out, or remove"):
+        saved_again(folder, name="mine")
+    with pytest.raises(OutputError, match="not mine"):
+        weights.prepare(folder, "mine")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_for_weights_is_tried_before_them(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "w"):
+        with pytest.raises(OutputError, match=f"cannot write to {out}: .*choose another"):
+            weights.prepare(out, "mine")
+    weights.prepare(tmp_path / "new" / "w", "mine")
+    assert not any((tmp_path / "new" / "w").iterdir())
+
+
+def test_a_card_without_digests_of_series_is_written_as_before(folder: Path, tmp_path: Path) -> None:
+    whole = (Path(card.locate("default")) / "card.json").read_text()
+    assert card.read_card(card.locate("default")).model_dump_json(indent=2) + "\n" == whole
+    assert "series" not in json.loads(whole)["training"][1]
+    source = card.TrainingSource(name="mine", kind="measured", samples=3, licence="none", series="00ff 01aa")
+    saved_again(folder, training=(source,))
+    assert weights.load_weights(str(folder)).card.training == (source,)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "class_vectors.safetensors"])

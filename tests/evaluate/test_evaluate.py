@@ -18,6 +18,7 @@ from geomap.datasets.series import embed_samples, shorten, some_months
 from geomap.datasets.sets import read_set
 from geomap.datasets.worldcereal import read_flanders
 from geomap.encode import weights
+from geomap.encode.card import TrainingSource
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.evaluate import baselines, compare, metrics, plots, prompt_kinds, protocol, report, tables, zero_shot
@@ -364,6 +365,52 @@ def test_fitted_baselines_learn(name: str, rng: np.random.Generator) -> None:
     method = compare.METHODS[name]
     assert (method(x[:80], y[:80], x[80:]) == y[80:]).mean() > 0.95
     assert (method(x, np.full(120, 3), x) == 3).all()
+
+
+@pytest.mark.parametrize(
+    ("labelled", "said"),
+    [
+        ([8, 8], "5 folds inside the test set, parted by group"),
+        ([2, 2], "2 folds inside"),
+        ([3, 8], "5 folds inside the test set, as few as 3 for some legends, parted by group"),
+        ([1, 8], "5 folds inside the test set, none for some legends, parted by group"),
+        ([1, 1], "the commonest class alone, as folds need two groups"),
+    ],
+)
+def test_as_many_folds_are_told_as_there_are(
+    loaded: Weights, rng: np.random.Generator, labelled: list[int], said: str
+) -> None:
+    groups = np.arange(40) % 8
+    of = {
+        name: np.where(groups < n, 1 + np.arange(40) % 3, 0)
+        for name, n in zip(("landcover", "crops"), labelled, strict=True)
+    }
+    result = protocol.measure(loaded, made(rng, 40, of, groups=groups), replace(QUIET, draws=0))
+    assert result.baselines.startswith(said)
+    fitted = {s.legend for s in result.scores if s.method == "random forest"}
+    assert fitted == {name for name, n in zip(of, labelled, strict=True) if n > 1}
+
+
+def test_a_set_that_was_trained_on_is_known_by_its_series(loaded: Weights, rng: np.random.Generator) -> None:
+    seen, other = (made(rng, 300, {"landcover": np.full(300, 2)}) for _ in range(2))
+    source = TrainingSource(name="mine", kind="measured", samples=300, licence="none", series=seen.sketch())
+    trained = replace(loaded, card=loaded.card.model_copy(update={"training": (source,)}))
+    assert len(source.series.split()) == 64
+    for test, known in (
+        (seen, True),
+        (other, False),
+        (seen.rows(rng.permutation(300)[:60]), True),
+        (
+            replace(
+                other,
+                dn=np.concatenate([other.dn[:250], seen.dn[:50]]),
+                valid=np.concatenate([other.valid[:250], seen.valid[:50]]),
+            ),
+            True,
+        ),
+        (replace(other, name="mine"), True),
+    ):
+        assert protocol.measure(trained, test, replace(QUIET, draws=0)).trained_on == known
 
 
 def test_majority() -> None:

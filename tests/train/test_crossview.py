@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from geomap import legends
 from geomap.encode import weights
 from geomap.encode.card import CARD_FILE, MODEL_FILE, Q_HIGH, Q_LOW
-from geomap.errors import ConfigError, GeomapError, InputError, OutputError, WeightsError
+from geomap.errors import BusyError, ConfigError, GeomapError, InputError, OutputError, WeightsError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
 from geomap.train import config
@@ -367,6 +367,29 @@ def test_another_configuration_or_other_data_are_refused(tiny: CrossViewConfig, 
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(OutputError, match="cannot read the checkpoint"):
         crossview.train_crossview(tiny, tmp_path)
+
+
+def test_one_run_at_a_time_trains_in_a_folder(tiny: CrossViewConfig, tmp_path: Path) -> None:
+    with resume.hold(tmp_path), pytest.raises(BusyError, match="another run is training in"):
+        crossview.train_crossview(tiny, tmp_path)
+    assert not (tmp_path / CARD_FILE).exists()
+    crossview.train_crossview(tiny.model_copy(update={"epochs": 1}), tmp_path)
+    with pytest.raises(OutputError, match="holds the weights tiny, not other"):
+        crossview.train_crossview(tiny.model_copy(update={"epochs": 1, "name": "other"}), tmp_path)
+
+
+def test_the_best_epoch_is_of_the_run_that_the_card_describes(tiny: CrossViewConfig, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for out, seed in ((one, 0), (two, 1)):
+        with pytest.raises(KeyboardInterrupt):
+            crossview.train_crossview(tiny.model_copy(update={"epochs": 2, "seed": seed}), out, stop_at(4))
+    best = f"{resume.CHECKPOINT_FOLDER}/{resume.BEST}"
+    (one / best).write_bytes((two / best).read_bytes())
+    model = crossview.start(tiny, DIM, CPU).model
+    same = crossview.identity(tiny.model_copy(update={"epochs": 2}), *views.read_views(tiny))
+    with pytest.raises(OutputError, match=r"another configuration or data \(seed\)"):
+        resume.load_best(one, model, same)
+    resume.load_best(two, model, same | {"seed": 1})
 
 
 def test_training_masks_and_validation_does_not(

@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from geomap.datasets.simulated import cover_labels, simulated_samples
 from geomap.datasets.worldcereal import B8A_FROM, fill_b8a_np, read_corsica, read_east_africa, read_flanders
 from geomap.encode import weights
 from geomap.encode.card import MODEL_FILE
-from geomap.errors import ConfigError, InputError, ReadError
+from geomap.errors import ConfigError, GeomapError, InputError, OutputError, ReadError
 from geomap.evaluate import baselines
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
@@ -96,6 +97,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (MINIMAL + "augment:\n  blur: 1\n", "augment.blur"),
         (MINIMAL + "real:\n  atlantis: a.npz\n", "real: atlantis is none of flanders"),
         (MINIMAL + "real_share: 1.5\n", "real_share"),
+        (MINIMAL + "real: {all: a.csv}\n", "real: the card calls all sets together `all`"),
         (MINIMAL + "steps: 0\n", "steps"),
         (MINIMAL + "dropout: 1.0\n", "dropout"),
         (MINIMAL + "levels: {cover: .nan}\n", "levels.cover"),
@@ -401,13 +403,80 @@ def test_what_is_trained_on_is_no_test_whatever_it_is_called(tmp_path: Path, tin
     some, others = made.rows(np.arange(40, 60)), simulated_samples(np.random.default_rng(5), 30)
     steps: list[int] = []
     again = asked | {"test": {"again": str(write_table(tmp_path / "some.csv", some))}}
-    with pytest.raises(ConfigError, match="20 of the 20 samples of again are in `real` too"):
+    with pytest.raises(ConfigError, match="20 of 20 samples of again are in `real` too"):
         loop.train_captions(
             tiny.model_copy(update=again), tmp_path / "w", lambda stage, done, total: steps.append(done)
         )
     assert steps == []  # before hours of training
     new = asked | {"test": {"mine": str(write_table(tmp_path / "old" / "mine.csv", others))}}  # both have the id mine/0
     assert "unseen" in loop.train_captions(tiny.model_copy(update=new), tmp_path / "w").metrics
+
+
+def test_no_series_is_in_two_sets_of_which_one_is_left_out(tmp_path: Path, tiny: TrainConfig) -> None:
+    made = simulated_samples(np.random.default_rng(4), 60)
+    paths = {n: str(write_table(tmp_path / f"{n}.csv", made.rows(rows))) for n, rows in (
+        ("a", np.arange(40)), ("b", np.arange(30, 60)))}  # fmt: skip
+    with pytest.raises(ConfigError, match=r"real: 10 of 40 samples of a are in `real` too, .* in b; take them out"):
+        loop.train_captions(tiny.model_copy(update={"real": paths}), tmp_path / "w")
+
+
+@pytest.mark.parametrize(("share", "batch", "sets"), [(0.01, 32, 1), (0.0, 64, 1), (1.0, 8, 9)])
+def test_a_batch_has_room_for_every_set_that_the_card_names(
+    tmp_path: Path, tiny: TrainConfig, share: float, batch: int, sets: int
+) -> None:
+    asked = {"real_share": share, "batch": batch, "real": {f"m{i}": "none.csv" for i in range(sets)}}
+    with pytest.raises(ConfigError, match=rf"real_share: .* none of {sets} sets in `real`; raise real_share or batch"):
+        loop.train_captions(tiny.model_copy(update=asked), tmp_path / "w")
+
+
+def test_a_batch_may_be_of_measured_series_alone() -> None:
+    """170.67 of 512 series for each of three sets: rounded up, they would be one too many."""
+    rng = np.random.default_rng(0)
+    sets = [pool.measured_pool(simulated_samples(np.random.default_rng(i), 20)) for i in range(3)]
+    batch = pool.draw_batch(rng, pool.simulated_pool(rng, 100), sets, 512, 1.0, Augment())
+    assert np.bincount(batch.pool).tolist() == [170, 170, 170, 2]
+    assert pool.series_of_each(512, 0.3, 4) == 38  # the default's
+
+
+def test_training_that_diverges_is_told_and_writes_nothing(tmp_path: Path, tiny: TrainConfig) -> None:
+    wild = tiny.model_copy(update={"learning_rate": 1e30, "warmup": 0})
+    with pytest.raises(GeomapError, match=r"not finite at step .*; try a lower learning_rate"):
+        loop.train_captions(wild, tmp_path / "w")
+    assert not any((tmp_path / "w").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_shows_before_training(tmp_path: Path, tiny: TrainConfig) -> None:
+    (tmp_path / "file").touch()
+    steps: list[int] = []
+    for out in (tmp_path / "file", tmp_path / "file" / "w"):
+        with pytest.raises(OutputError, match="choose another output"):
+            loop.train_captions(tiny, out, lambda stage, done, total: steps.append(done))
+    assert steps == []
+
+
+def test_embeddings_are_of_the_size_of_the_text_tower(tiny: TrainConfig) -> None:
+    class Wide(LetterTower):
+        dim = 512
+
+    small = pool.simulated_pool(np.random.default_rng(0), 100)
+    made = loop.fit_encoder(tiny.model_copy(update={"batch": 8}), small, [], captions.make_levels(Wide()), 1)
+    assert (made.cfg.out, made.cfg.dim) == (512, 128)
+
+
+def test_a_set_of_one_group_has_no_folds() -> None:
+    made = simulated_samples(np.random.default_rng(3), 30)
+    words = Vocabulary.of(captions.make_levels(LetterTower()), LetterTower())
+    one = replace(made, groups=np.zeros(30, np.intp))
+    held = scores.held_out(one, weights.load_weights("default").encoder, words)
+    assert scores._baselines(held, [], "landcover") == {}
+
+
+def test_a_table_that_is_trained_on_is_known_by_its_series(tmp_path: Path, tiny: TrainConfig) -> None:
+    made = simulated_samples(np.random.default_rng(4), 90)
+    read = pool.read_measured("mine", write_table(tmp_path / "mine.csv", made))
+    simulated, mine = loop.sources(tiny.model_copy(update={"real": {"mine": "mine.csv"}}), [read])
+    assert (simulated.series, mine.series) == ("", made.sketch())
+    assert loop.sources(tiny.model_copy(update={"real": {"corsica": "c.parquet"}}), [read])[1].series == ""
 
 
 def test_a_table_without_a_label_of_land_cannot_be_trained_on(tmp_path: Path) -> None:

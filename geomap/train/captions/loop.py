@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,28 @@ from torch.optim.swa_utils import AveragedModel
 
 from geomap import process
 from geomap.datasets.extras import require_packages
-from geomap.datasets.measured import LICENCES
+from geomap.datasets.measured import LICENCES, READERS
 from geomap.datasets.samples import CLIMATE, COVER, Samples
 from geomap.datasets.series import embed_samples
 from geomap.datasets.simulated import simulated_samples
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource
 from geomap.encode.model import CONFIGS, PixelEncoder
-from geomap.errors import ConfigError
+from geomap.errors import ConfigError, GeomapError
 from geomap.label import towers
 from geomap.label.scatter import Scatter
 from geomap.train.captions import scores
 from geomap.train.captions.levels import Level, make_levels
 from geomap.train.captions.loss import CaptionLoss, origin_bias
-from geomap.train.captions.pool import Batch, Pool, draw_batch, measured_pool, read_measured, simulated_pool
+from geomap.train.captions.pool import (
+    Batch,
+    Pool,
+    draw_batch,
+    measured_pool,
+    read_measured,
+    series_of_each,
+    simulated_pool,
+)
 from geomap.train.captions.vocabulary import Vocabulary
 from geomap.train.config import TrainConfig, read_captions
 from geomap.types import Progress, silent
@@ -53,7 +62,7 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
 
     Args:
         config: the run, or the path of its YAML file.
-        out: folder of the weights, created if it does not exist; written only at the end.
+        out: folder of the weights, made before training and written at the end; it may hold those of the same name.
         progress: called after every step.
 
     Results repeat to the bit on the same machine with the same number of threads. With `evaluation` in the config,
@@ -61,8 +70,10 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
     The sets of `test` are scored with the encoder itself, which has not seen them.
 
     Raises:
-        ConfigError: an unknown key, a value out of range, a measured set whose file is missing, or a set of `test` that
-            shares samples with one of `real`.
+        ConfigError: an unknown key, a value out of range, a measured set whose file is missing, sets that no batch has
+            room for, or a set of `real` or `test` that shares samples with one of `real`.
+        GeomapError: the loss is not finite.
+        OutputError: `out` cannot be written, or holds weights of another name.
         InputError: a package is not installed.
         ReadError: a measured set breaks its format.
         WeightsError: an unknown text space.
@@ -76,10 +87,11 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
 
 
 def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
+    _refuse_undrawn(config)
     measured = [read_measured(name, Path(path)) for name, path in config.real.items()]
     unseen = [read_measured(name, Path(path)).usable() for name, path in config.test.items()]
-    if unseen:
-        _refuse_seen(unseen, measured)
+    _refuse_seen(measured, unseen)
+    weights.prepare(out, config.name)
     tower = towers.tower(config.text_space)
     levels = make_levels(tower)
     words = Vocabulary.of(levels, tower)
@@ -109,14 +121,25 @@ def scatter(encoder: PixelEncoder, simulated: Samples) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(found.embeddings).float(), torch.from_numpy(found.series).float()
 
 
-def _refuse_seen(tests: Sequence[Samples], measured: Sequence[Samples]) -> None:
-    """Raise ConfigError if a series of a test set is also in a set that is trained on, whatever its id."""
-    seen = {series.tobytes() for samples in measured for series in samples.dn}
-    for test in tests:
-        if shared := sum(series.tobytes() in seen for series in test.dn):
+def _refuse_undrawn(config: TrainConfig) -> None:
+    """Raise ConfigError if a batch has no room for the measured sets, which the card would call training data."""
+    sets = len(config.real)
+    if sets and not series_of_each(config.batch, config.real_share, sets):
+        raise ConfigError(
+            f"real_share: {config.real_share:g} of a batch of {config.batch:,} has none of {sets} sets in `real`; "
+            "raise real_share or batch, or move sets to `test`"
+        )
+
+
+def _refuse_seen(measured: Sequence[Samples], tests: Sequence[Samples]) -> None:
+    """Raise ConfigError if a series is in two sets of which one is scored without the other, whatever its id."""
+    pairs = [*((one, other, "test") for one in tests for other in measured)]
+    pairs += [(one, other, "real") for one, other in combinations(measured, 2)]
+    for one, other, key in pairs:
+        if shared := int(one.shared(other).sum()):
             raise ConfigError(
-                f"test: {shared:,} of the {len(test):,} samples of {test.name} are in `real` too, which is trained on; "
-                "take them out of one of the two"
+                f"{key}: {shared:,} of {len(one):,} samples of {one.name} are in `real` too, which is trained on: in "
+                f"{other.name}; take them out of one of the two"
             )
 
 
@@ -147,8 +170,10 @@ def sources(config: TrainConfig, measured: Sequence[Samples]) -> tuple[TrainingS
     )  # fmt: skip
     licences = [LICENCES.get(name, "unknown: a file of those who trained") for name in config.real]
     return simulated, *(
-        TrainingSource(name=m.name, kind="measured", samples=len(m), licence=licence)
-        for m, licence in zip(measured, licences, strict=True)
+        TrainingSource(
+            name=m.name, kind="measured", samples=len(m), licence=licence, series="" if name in READERS else m.sketch()
+        )
+        for name, m, licence in zip(config.real, measured, licences, strict=True)
     )
 
 
@@ -161,11 +186,14 @@ def fit_encoder(
     progress: Progress = silent,
     stage: str = "train",
 ) -> PixelEncoder:
-    """Train an encoder for `steps` on simulated and measured series; returns the mean of later steps, in eval mode."""
+    """Train an encoder for `steps` on simulated and measured series; returns the mean of later steps, in eval mode.
+
+    Its embeddings are of the size of the levels' vectors. Raises GeomapError where training diverges.
+    """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 7])
     encoder = PixelEncoder(
-        replace(CONFIGS[config.encoder], dropout=config.dropout),
+        replace(CONFIGS[config.encoder], dropout=config.dropout, out=levels[0].vectors.shape[-1]),
         torch.tensor(Q_LOW),
         torch.tensor(Q_HIGH),
     ).train()
@@ -193,13 +221,21 @@ def fit_encoder(
         schedule.step()
         if step >= AVERAGED_FROM * steps:
             mean.update_parameters(encoder)
-        smooth = loss.item() if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss.item()
+        if not math.isfinite(now := loss.item()):
+            raise _diverged(stage, step)
+        smooth = now if step == 0 else 0.95 * smooth + 0.05 * now
         if step % LOG_EVERY == 0:
             log.info("step %d of %d: loss %.3f", step, steps, smooth)
         progress(stage, step + 1, steps)
     log.info("trained %d steps: loss %.3f, logit scale %.1f", steps, smooth, loss_of.scale.item())
     encoder.load_state_dict(mean.module.state_dict())
+    if not all(tensor.isfinite().all() for tensor in encoder.state_dict().values()):
+        raise _diverged(stage, steps - 1)
     return encoder.eval()
+
+
+def _diverged(stage: str, step: int) -> GeomapError:
+    return GeomapError(f"{stage}: the loss is not finite at step {step + 1}; try a lower learning_rate")
 
 
 def linear_rate(step: int, steps: int, warmup: int) -> float:

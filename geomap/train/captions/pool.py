@@ -109,11 +109,16 @@ def read_measured(name: str, path: Path) -> Samples:
     return replace(samples, labels={**dict.fromkeys((CLIMATE, *COVER_LEGENDS), nothing), **samples.labels}).rows(use)
 
 
+def series_of_each(size: int, share: float, sets: int) -> int:
+    """Series of a batch that come from each of the measured sets."""
+    return min(round(size * share / sets), size // sets) if sets else 0
+
+
 def draw_batch(
     rng: np.random.Generator, simulated: Pool, measured: Sequence[Pool], size: int, share: float, augment: Augment
 ) -> Batch:
     """Draw a batch: `share` of it from the measured sets in equal parts, the rest simulated."""
-    each = round(size * share / len(measured)) if measured else 0
+    each = series_of_each(size, share, len(measured))
     parts = [_pick(rng, pool, each, augment) for pool in measured]
     parts.append(_pick(rng, simulated, size - each * len(measured), augment))
     dn, valid, months, kind, climate = (np.concatenate([p[i] for p in parts]) for i in range(5))

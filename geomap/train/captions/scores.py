@@ -182,6 +182,8 @@ def _baselines(held: HeldOut, others: Sequence[Samples], legend: str) -> dict[st
         y_other = np.concatenate([o.labels[legend] for o in known])
         out["random_forest_on_other_real_sets"] = accuracy_and_f1(y, baselines.forest(x_other, y_other, x))
     groups, _ = samples.folds()
+    if baselines.fold_count(groups) < 2:
+        return out
     embeddings = embed_samples(held.encoder, samples).numpy()
     inside = "_inside_5_folds_of_fields"
     out["random_forest" + inside] = accuracy_and_f1(y, baselines.cross_validated(baselines.forest, x, y, groups))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +33,7 @@ from geomap.train.crossview import curves, masking
 from geomap.train.crossview.contrast import CrossView, Queue, info_nce
 from geomap.train.crossview.curves import Epoch
 from geomap.train.crossview.processes import Group, processes
-from geomap.train.crossview.resume import TrainingState, load_best, resume, write_state
+from geomap.train.crossview.resume import TrainingState, hold, load_best, resume, write_state
 from geomap.train.crossview.views import Views, digest, read_views
 from geomap.types import Progress, silent
 
@@ -57,7 +58,8 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
 
     Raises:
         ConfigError: a bad configuration, missing files, or photo vectors of another space.
-        OutputError: `out` holds another run.
+        BusyError: another run is training in `out`.
+        OutputError: `out` holds another run or weights of another name, or cannot be written.
         InputError: the device does not exist.
     """
     if isinstance(config, Path):
@@ -68,25 +70,34 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
     require_packages("training of method crossview", "h5py", "matplotlib")
     with process.threads(config.threads), processes(config.device) as group:
         train, val = read_views(config)
-        state = start(config, train.ground.shape[1], group.device)
-        same = identity(config, train, val)
-        resume(out, state, same)
-        stepper: nn.Module = state.model
-        if group.size > 1:
-            stepper = DistributedDataParallel(state.model, broadcast_buffers=False)
-        for epoch in range(len(state.history), config.epochs):
-            began = time.perf_counter()
-            loss = train_epoch(config, state, stepper, train, epoch, group, progress)
-            speed = len(train) / (time.perf_counter() - began)
-            if group.first:
-                _measure(config, state, val, loss, speed, group.device)
-                write_state(out, state, same)
-                curves.write_metrics(out, state.history)
-            group.wait()
         if group.first:
-            _save(config, state, train, val, out)
-        group.wait()
+            weights.prepare(out, config.name)
+        with hold(out) if group.first else nullcontext():
+            _train(config, train, val, out, group, progress)
     return read_card(out)
+
+
+def _train(config: CrossViewConfig, train: Views, val: Views, out: Path, group: Group, progress: Progress) -> None:
+    """Train the epochs that `out` does not have yet, and write the weights there."""
+    state = start(config, train.ground.shape[1], group.device)
+    same = identity(config, train, val)
+    resume(out, state, same)
+    stepper: nn.Module = state.model
+    if group.size > 1:
+        stepper = DistributedDataParallel(state.model, broadcast_buffers=False)
+    for epoch in range(len(state.history), config.epochs):
+        began = time.perf_counter()
+        loss = train_epoch(config, state, stepper, train, epoch, group, progress)
+        speed = len(train) / (time.perf_counter() - began)
+        if group.first:
+            _measure(config, state, val, loss, speed, group.device)
+            write_state(out, state, same)
+            curves.write_metrics(out, state.history)
+        group.wait()
+    if group.first:
+        load_best(out, state.model, same)
+        _save(config, state, train, val, out)
+    group.wait()
 
 
 def start(config: CrossViewConfig, dim: int, device: torch.device) -> TrainingState:
@@ -234,8 +245,7 @@ def _measure(
 
 
 def _save(config: CrossViewConfig, state: TrainingState, train: Views, val: Views, out: Path) -> None:
-    """Write the weights of the best epoch."""
-    load_best(out, state.model)
+    """Write the weights of the best epoch, whose parameters the state has."""
     best = state.best
     data = config.data
     source = TrainingSource(

@@ -6,7 +6,12 @@ old and half new. Nothing is pickled. No random state is stored: every epoch see
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +22,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from geomap import files
-from geomap.errors import OutputError
+from geomap.errors import BusyError, OutputError
 from geomap.train.crossview.contrast import CrossView, Queue
 from geomap.train.crossview.curves import Epoch
 
 CHECKPOINT_FOLDER: Final = "checkpoints"
 LAST: Final = "last.safetensors"
 BEST: Final = "best.safetensors"
+LOCK_FILE: Final = "lock"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,7 +54,7 @@ def write_state(out: Path, state: TrainingState, identity: dict[str, Any]) -> No
     folder = out / CHECKPOINT_FOLDER
     model = {f"model.{k}": v for k, v in state.model.state_dict().items()}
     if state.best is state.history[-1]:  # first: a crash in between repeats this epoch and rewrites it
-        _save(folder / BEST, model, {"epoch": state.best.epoch})
+        _save(folder / BEST, model, {"identity": identity, "epoch": state.best.epoch})
     moments = {f"adam.{i}.{k}": v for i, s in state.optimiser.state_dict()["state"].items() for k, v in s.items()}
     queue = {"queue.vectors": state.queue.vectors, "queue.samples": state.queue.samples}
     values = {
@@ -57,20 +65,32 @@ def write_state(out: Path, state: TrainingState, identity: dict[str, Any]) -> No
     _save(folder / LAST, model | moments | queue, values)
 
 
+@contextmanager
+def hold(out: Path) -> Iterator[None]:
+    """Hold a folder, so that one run at a time trains in it. Raises BusyError, OutputError, DiskFullError."""
+    folder = out / CHECKPOINT_FOLDER
+    with files.disk_errors(out):
+        folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(f"another run is training in {out}; wait for it or choose another --out") from None
+        except OSError as e:
+            log.warning("the disk of %s cannot lock files (%s); start one run at a time there", out, e.strerror)
+        yield
+    finally:
+        os.close(fd)  # releases the lock
+
+
 def resume(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
     """Resume from the state in `out`, if there is one. Raises OutputError if it is another run's or unreadable."""
     path = out / CHECKPOINT_FOLDER / LAST
     if not path.is_file():
         return
     tensors, values = _load(path)
-    if values["identity"] != identity:
-        odd = sorted(
-            k for k in identity.keys() | values["identity"].keys() if identity.get(k) != values["identity"].get(k)
-        )
-        raise OutputError(
-            f"{out} holds a run with another configuration or data ({', '.join(odd)}); choose another --out, or remove "
-            f"{out / CHECKPOINT_FOLDER} to start again"
-        )
+    _require(out, values["identity"], identity)
     state.model.load_state_dict(_part(tensors, "model."))
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in _part(tensors, "adam.").items():
@@ -84,10 +104,20 @@ def resume(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
     state.history[:] = [Epoch(**e) for e in values["history"]]
 
 
-def load_best(out: Path, model: CrossView) -> None:
-    """Load the parameters of the best epoch into the model. Raises OutputError."""
-    tensors, _ = _load(out / CHECKPOINT_FOLDER / BEST)
+def load_best(out: Path, model: CrossView, identity: dict[str, Any]) -> None:
+    """Load the parameters of the best epoch into the model. Raises OutputError, also if they are another run's."""
+    tensors, values = _load(out / CHECKPOINT_FOLDER / BEST)
+    _require(out, values.get("identity", identity), identity)  # files of earlier versions have none
     model.load_state_dict(_part(tensors, "model."))
+
+
+def _require(out: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raise OutputError if a checkpoint is another run's."""
+    if odd := sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k)):
+        raise OutputError(
+            f"{out} holds a run with another configuration or data ({', '.join(odd)}); choose another --out, or remove "
+            f"{out / CHECKPOINT_FOLDER} to start again"
+        )
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
