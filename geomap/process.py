@@ -159,18 +159,30 @@ def threads(count: int) -> Iterator[None]:
         set_threads(before)
 
 
+_POOLS_LOCK: Final = threading.Lock()
+_before: list[int] = []  # torch's threads before the first of the pools that are in use, once for each of these
+
+
 @contextmanager
 def side_by_side(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads, in each of which torch uses one thread; jobs still queued at the end are dropped."""
+    """A pool of threads, in each of which torch uses one thread; jobs still queued at the end are dropped.
+
+    The threads of a pool change what later threads start with. So callers at the same time put back what the first of
+    them found: a thread of a caller that started meanwhile would find the 1 of the pools.
+    """
     import torch
 
-    before = torch.get_num_threads()
+    with _POOLS_LOCK:
+        before = _before[0] if _before else torch.get_num_threads()
+        _before.append(before)
     pool = ThreadPoolExecutor(workers, name, set_threads, (1,))
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        set_threads(before)  # the pool's threads changed what later threads start with
+        with _POOLS_LOCK:
+            _before.pop()
+            set_threads(before)
 
 
 def result(job: Future[T]) -> T:

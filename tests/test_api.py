@@ -19,15 +19,18 @@ import rasterio
 import shapely
 import torch
 import xarray as xr
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 
 import geomap
 from geomap import legends, simulate
+from geomap.api import checks
+from geomap.composite.mask import Mask
 from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.encode.model import PixelEncoder
 from geomap.encode.weights import Weights
 from geomap.errors import InputError, LegendError, NoScenesError, WeightsError
 from geomap.simulate import Archive
+from tests.support import REPOSITORY
 
 LEGENDS = ("landcover", "crops", "scenicness")
 
@@ -225,6 +228,32 @@ def banded(name: str, *latitudes: tuple[float, float] | None) -> geomap.Legend:
     return geomap.Legend(name=name, title=name, classes=classes)
 
 
+@pytest.mark.parametrize("name", ["crs", "other"])
+def test_the_coordinate_system_may_have_any_name(series: xr.DataArray, name: str) -> None:
+    """The results are where `.rio.crs` says, whatever else lies beside it."""
+    part = series.isel(y=slice(20, 24), x=slice(20, 24))
+    code = 32631 if name == "crs" else 32632  # of the one beside it, which does not count
+    named = (part.drop_vars("spatial_ref") if name == "crs" else part).rio.write_crs(code, name)
+    made = geomap.embed(named, device="cpu")
+    maps = geomap.label(made, legends=banded("farm", (-10, 10)))
+    for found in (named, made, maps.farm, maps):
+        assert found.rio.crs.to_epsg() == code
+        assert found.rio.bounds() == part.rio.bounds()
+    again = made.drop_vars("spatial_ref").rio.write_crs(code, name)
+    found = geomap.label(again, legends=banded("farm", (-10, 10)))
+    assert found.rio.crs.to_epsg() == code
+    assert len(maps.farm.attrs["class_names"]) == len(found.farm.attrs["class_names"]) == 7
+    by_attribute = part.drop_vars("spatial_ref").assign_attrs(crs=f"EPSG:{code}")
+    assert geomap.embed(by_attribute, device="cpu").rio.crs.to_epsg() == code
+
+
+def test_latitudes_are_those_of_the_pixels_in_any_order(embeddings: xr.DataArray) -> None:
+    box = checks.box_of(embeddings.isel(y=[30, 2, 50, 20], x=[9, 40, 1, 8]))
+    assert box is not None
+    ends = checks.box_of(embeddings.isel(y=[2, 50], x=[1, 40]))
+    assert box == ends
+
+
 def test_latitudes_that_leave_too_few_classes_are_named(embeddings: xr.DataArray) -> None:
     tropical = banded("farm", *[(-10.0, 10.0)] * 7)
     names = [c.name for c in tropical.classes]
@@ -327,6 +356,90 @@ def test_points_teach_by_the_coordinates_of_an_array(
             geomap.label(window.drop_vars("spatial_ref"), **options)
 
 
+def test_points_that_cannot_be_placed_are_told(embeddings: xr.DataArray, points: Path, tmp_path: Path) -> None:
+    part = embeddings.isel(y=slice(10, 40), x=slice(5, 35))
+    swapped = pd.read_csv(points).rename(columns={"lon": "lat", "lat": "lon"})
+    swapped.to_csv(tmp_path / "swapped.csv", index=False)
+    unnamed = "+proj=utm +zone=31 +ellps=GRS80 +units=m"
+    for odd, file, why in (
+        (part, tmp_path / "swapped.csv", "no point lies in the area of .*longitude and latitude look swapped"),
+        (part.drop_vars("x"), points, "which lack x; keep those of embed"),
+        (part.drop_vars("spatial_ref"), points, "name no coordinate system; keep the coordinate spatial_ref"),
+        (
+            part.rio.write_crs(unnamed),
+            points,
+            "UTM zones of WGS 84, and the embeddings are in .*; keep the system that",
+        ),
+        (part.rio.write_crs(25831), points, "the embeddings are in EPSG:25831; keep the system that embed gave them"),
+        (part.assign_coords(x=part.x.astype(str)), points, "the coordinate x must hold metres, not <U"),
+    ):
+        with pytest.raises(InputError, match=why) as e:
+            geomap.label(odd, legends="crops", within="none", points=file, column="crop")
+        assert "\n" not in str(e.value)
+
+
+def test_of_many_pixels_some_are_learned_from_as_in_a_run(
+    embeddings: xr.DataArray, points: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that a run draws (run.pixels.at_most), in the order of its pixels: by column, then from the south."""
+    table = pd.read_csv(points)
+    to_metres = Transformer.from_crs(4326, embeddings.rio.crs, always_xy=True)
+    x, y = to_metres.transform(table.lon, table.lat)
+    table = table.iloc[np.lexsort([np.floor(y / 10), np.floor(x / 10)])]
+    rows = np.sort(np.random.default_rng(0).permutation(len(table))[:60])
+    table.iloc[rows].to_csv(tmp_path / "some.csv", index=False)
+    options: dict[str, Any] = {"legends": "crops", "within": "none", "column": "crop"}
+    wanted = geomap.label(embeddings, points=tmp_path / "some.csv", **options)
+    monkeypatch.setattr(geomap.api, "MOST", 60)
+    made = geomap.label(embeddings, points=points, points_crs=CRS(4326), **options)
+    np.testing.assert_array_equal(made.crops, wanted.crops)
+    np.testing.assert_array_equal(made.crops_confidence, wanted.crops_confidence)
+    line = f"; more than 60 pixels: 60 of {len(table):,} are drawn at random to learn from"
+    assert made.crops.attrs["comment"] == wanted.crops.attrs["comment"] + line
+
+
+def test_windows_need_every_pixel_beside_its_neighbours(embeddings: xr.DataArray) -> None:
+    """An axis may be reversed; an array that is thinned or shuffled has other neighbours."""
+    part = embeddings.isel(y=slice(20, 40), x=slice(10, 30))
+    smooth = geomap.label(part, legends="landcover", smooth=3)
+    for steps in ({"y": slice(None, None, -1)}, {"x": slice(None, None, -1)}):
+        turned = geomap.label(part.isel(steps), legends="landcover", smooth=3)
+        xr.testing.assert_equal(turned.landcover.sel(y=part.y, x=part.x), smooth.landcover)
+    bare = geomap.label(part.drop_vars(["x", "y"]), legends="landcover", smooth=3, everywhere=True)
+    np.testing.assert_array_equal(bare.landcover, smooth.landcover)
+    for axis, taken in (("x", slice(None, None, 2)), ("y", [3, 1, 2, 5]), ("y", [0, 1, 3])):
+        odd = part.isel({axis: taken})
+        with pytest.raises(
+            InputError, match=f"smooth=3 takes 3 x 3 pixels: y and x must go on by 10 m .*, and {axis} d"
+        ):
+            geomap.label(odd, legends="landcover", smooth=3)
+        geomap.label(odd, legends="landcover")
+
+
+def test_the_recipe_of_embeddings_at_points_gives_each_its_pixel(
+    embeddings: xr.DataArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines of docs/python.md, on points outside, in pairs, without a place, and on an index with equal numbers."""
+    page = (REPOSITORY / "docs/python.md").read_text()
+    (code,) = re.findall(r"^## Embeddings at points\n+```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    x, y = (embeddings[axis].values for axis in ("x", "y"))
+    inside = shapely.MultiPoint([(x[3] + 4, y[20] - 4), (x[9], y[30])])
+    far = shapely.Point(x[-1] + 6, y[20])
+    table = geopandas.GeoDataFrame(
+        {"name": ["far", "pair", "none", "empty", "one"]},
+        geometry=[far, inside, None, shapely.Point(), shapely.Point(x[12] - 4, y[8] + 4)],
+        crs=embeddings.rio.crs,
+        index=[7, 7, 8, 8, 7],
+    )
+    table.to_crs(4326).to_parquet(tmp_path / "visited.parquet", index=True)
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace('read_file("visited.gpkg")', 'read_parquet("visited.parquet")'), {"embeddings": embeddings})
+    made = geopandas.read_parquet("visited_embeddings.parquet")
+    assert made.name.tolist() == ["pair", "pair", "one"]
+    wanted = embeddings.values[:, [20, 30, 8], [3, 9, 12]].T
+    np.testing.assert_array_equal(made.filter(regex=r"^e\d+$").to_numpy(), wanted)
+
+
 def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataArray, embeddings: xr.DataArray) -> None:
     """What arithmetic, files and selections make of a composite is the same input, or is refused."""
     part = {"y": slice(20, 30), "x": slice(20, 40)}
@@ -352,6 +465,10 @@ def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataAr
         (window.values, "not ndarray"),
         (window > 0, "whole numbers 0..65535"),
         (window.isel(month=[0, 1]).assign_coords(month=[window.month.values[0], np.datetime64("NaT")]), "hold dates"),
+        (window.drop_vars("band"), r"lacks the coordinate band; add \.assign_coords\(band=list\(geomap\.sent"),
+        (window.drop_vars("month"), r"lacks the coordinate month; add \.assign_coords\(month=pandas\.date_range"),
+        (window.astype("int16").where(window > 0, -9999), r"there is -9999; if that is nodata, .*series\.where\("),
+        (window.assign_coords(inside=window.inside.astype(str)), "inside must hold True and False, as geomap gives it"),
         (
             window.assign_coords(inside=window.inside.expand_dims(month=window.month)),
             r"inside must be of \(y, x\), not",
@@ -382,6 +499,8 @@ def test_pixels_that_reindex_and_pad_add_lie_outside_the_area(series: xr.DataArr
     assert (wide.clear_months[:, -1] == 255).all()
     for name in plain:
         np.testing.assert_array_equal(wide[name][:, :-1], plain[name])
+    with pytest.raises(InputError, match="the coordinate clear_months must hold numbers, as geomap gives it, not <U"):
+        geomap.label(embeddings.assign_coords(clear_months=embeddings.clear_months.astype(str)), "maize, grass")
     months = embeddings.clear_months.expand_dims(component=len(embeddings))
     with pytest.raises(InputError, match=r"clear_months must be of \(y, x\), not of \(component, y, x\)"):
         geomap.label(embeddings.assign_coords(clear_months=months), "maize, grass")
@@ -436,6 +555,8 @@ def test_only_whole_unit_vectors_are_labelled(embeddings: xr.DataArray) -> None:
         ({"min_confidence": 50}, "share 0..1"),
         ({"min_confidence": float("nan")}, "share 0..1"),
         ({"within": "landcover"}, "LEGEND=CLASS"),
+        ({"within": 3}, r"within: must be \(legend, class\), such as .*, not 3$"),
+        ({"points_crs": "EPSG:4326"}, "points_crs: it goes with points"),
         ({"classes": ["water, deep", "forest"]}, "without a comma"),
         ({"classes": [1, 2]}, "must be a list of names"),
         ({"classes": {"maize", "grass"}}, "must be a list of names"),
@@ -505,7 +626,13 @@ def test_areas_are_corners_and_tables_too(scenes: Archive) -> None:
 
 
 def test_wrong_words_to_search_and_composite_are_told(scenes: Archive, area: str, series: xr.DataArray) -> None:
-    for wrong in ({"offset": "Applied"}, {"max_cloud": float("nan")}, {"allow_hosts": "example.org"}):
+    for wrong in (
+        {"offset": "Applied"},
+        {"max_cloud": float("nan")},
+        {"allow_hosts": "example.org"},
+        {"allow_hosts": None},
+        {"exclude": None},
+    ):
         with pytest.raises(InputError, match=next(iter(wrong))):
             geomap.search(area, "2023", scenes.items, **wrong)
     found = geomap.search(area, 2023, scenes.items)  # a path and a number will do
@@ -513,8 +640,52 @@ def test_wrong_words_to_search_and_composite_are_told(scenes: Archive, area: str
         geomap.composite(found, "10,50.9,10.002,50.902")
     with pytest.raises(InputError, match=r"all that geomap\.search returned"):
         geomap.composite(found.scenes, area)
+    with pytest.raises(InputError, match=r"not all of these scenes are of 2023-04_2023-06; search that period"):
+        geomap.composite(replace(found, period=geomap.Period(2023, 4, 3)), area)
+    with pytest.raises(InputError, match="mask: dilate: unknown key; did you mean dilation"):
+        geomap.composite(found, area, mask={"dilate": 2})
     with pytest.raises(InputError, match=r"whole number 1..12"):
         geomap.embed(series, min_clear_months=13)
+    for device in (None, 0, "gpu"):
+        with pytest.raises(InputError, match=f"unknown device '{device}'; use auto, cpu"):
+            geomap.embed(series, device=device)
+
+
+def test_a_mask_may_be_its_keys_and_a_device_that_of_torch(
+    scenes: Archive, area: str, series: xr.DataArray, embeddings: xr.DataArray
+) -> None:
+    found = geomap.search(area, "2023-07", scenes.items)
+    plain, keys, value = (geomap.composite(found, area, mask=m) for m in ({}, {"dilation": 2}, Mask(dilation=2)))
+    xr.testing.assert_identical(keys, value)
+    xr.testing.assert_identical(plain, geomap.composite(found, area))
+    assert (keys.clear <= plain.clear).all()
+    assert (keys.clear < plain.clear).any()
+    part = {"y": slice(20, 24), "x": slice(20, 24)}
+    np.testing.assert_array_equal(geomap.embed(series.isel(part), device=torch.device("cpu")), embeddings.isel(part))
+
+
+def test_earlier_runs_may_be_text_and_other_options_of_a_run_are_checked_first(
+    run: Path, area: str, tmp_path: Path
+) -> None:
+    request = geomap.Request(area=area, period="2023", composites=run, device="cpu")
+    for wrong in (
+        {"earlier": [3]},
+        {"earlier": 3},
+        {"resources": None},
+        {"resources": 4},
+        {"refresh": "no"},
+        {"retry_quarantined": 1},
+        {"keep_items": None},
+    ):
+        (name,) = wrong
+        with pytest.raises(InputError, match=f"^{name} must be ") as e:
+            geomap.map_area(request, tmp_path / "out", **wrong)
+        assert "\n" not in str(e.value)
+    assert not (tmp_path / "out").exists()
+    geomap.map_area(request, tmp_path / "out", earlier=[str(run)])
+    assert '"before":[{' in (tmp_path / "out/index.html").read_text().replace(" ", "")
+    for one in (run, str(run)):
+        assert checks.checked_run({"earlier": one}) == {"earlier": (run,)}
 
 
 def test_an_area_over_two_zones_is_for_a_run(scenes: Archive) -> None:
@@ -533,12 +704,15 @@ def test_the_door_is_light_and_complete() -> None:
         "import geomap.composite.median as median, geomap.label.classify\n"
         "assert median.median_np\n"
         "import pickle; assert pickle.loads(pickle.dumps(geomap.label)) is geomap.label\n"
+        "assert pickle.loads(pickle.dumps(geomap.map_area)) is geomap.map_area\n"
         "assert all(callable(getattr(geomap, name)) for name in geomap.__all__)\n"
         "import pydoc; page = pydoc.render_doc(geomap.label, renderer=pydoc.plaintext)\n"
         "assert geomap.label.__doc__ == geomap.api.label.__doc__, geomap.label.__doc__\n"
         "assert geomap.composite.__doc__ == geomap.api.composite.__doc__\n"
         "assert 'geomap.label - Map each embedding to the class' in page and 'embeddings: (component, y, x)' in page\n"
-        "import inspect; print(*inspect.signature(geomap.composite).parameters)\n"
+        "import geomap.run.map as run; assert geomap.map_area.__doc__ == run.map_area.__doc__\n"
+        "import inspect; assert inspect.signature(geomap.map_area) == inspect.signature(run.map_area)\n"
+        "print(*inspect.signature(geomap.composite).parameters)\n"
         "try: geomap.nothing\n"
         "except AttributeError as e: print(e)\n"
     )

@@ -54,6 +54,33 @@ def test_a_pool_computes_on_one_thread_in_each_and_drops_what_waits():
     assert torch.get_num_threads() == before
 
 
+def test_pools_at_the_same_time_put_back_what_the_first_found():
+    """A later caller finds the 1 that the first one's pool wrote, whichever of them leaves first."""
+    before = torch.get_num_threads()
+
+    def encode(inside: threading.Event, leave: threading.Event) -> int:
+        with process.side_by_side(1, "test") as pool:
+            pool.submit(torch.get_num_threads).result()
+            inside.set()
+            leave.wait(10)
+        return torch.get_num_threads()
+
+    with process.threads(3):
+        for order in ((0, 1), (1, 0)):
+            with ThreadPoolExecutor(2) as callers:
+                inside, leave = ([threading.Event(), threading.Event()] for _ in range(2))
+                jobs = []
+                for i in range(2):
+                    jobs.append(callers.submit(encode, inside[i], leave[i]))
+                    inside[i].wait(10)
+                for i in order:
+                    leave[i].set()
+                    assert jobs[i].result() == 3
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == 3
+    assert torch.get_num_threads() == before
+
+
 @pytest.fixture
 def log():
     """A log of its own, with the records that its handler got."""

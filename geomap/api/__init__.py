@@ -13,8 +13,9 @@ that do not fit, or work that must survive a crash, use a run: `geomap.map_area`
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from geomap import pipeline
 from geomap.aoi import Area
 from geomap.api.checks import (
     Pixels,
+    box_of,
     checked_embeddings,
     checked_finish,
     checked_flag,
@@ -38,13 +40,15 @@ from geomap.api.checks import (
     checked_names,
     checked_path,
     checked_points,
+    checked_run,
     checked_series,
     checked_share,
     checked_within,
     class_dimension,
-    latitudes_of,
     require_free,
     require_neighbours,
+    require_windows,
+    zone_of,
 )
 from geomap.catalog import offset_check
 from geomap.catalog.offset import OffsetPolicy
@@ -62,10 +66,10 @@ from geomap.label.learn import Examples, learn
 from geomap.legends import Legend, with_others
 from geomap.read.access import DEADLINE
 from geomap.read.header import Headers
+from geomap.run import map as runs
 from geomap.run import record
-from geomap.run.learning import Base, base_of, off, questions_of, rows_of, scatter_of, with_taught
-from geomap.run.lesson import Lesson, require_classes, taught_legends
-from geomap.run.map import map_area
+from geomap.run.learning import MOST, Base, base_of, off, questions_of, rows_of, scatter_of, with_taught
+from geomap.run.lesson import Lesson, require_classes, require_in, taught_legends
 from geomap.run.pixels import distinct
 from geomap.run.prepare import competing, find_scenes, with_base
 from geomap.run.request import Request
@@ -138,18 +142,23 @@ def search(
         collection=collection,
         max_cloud=max_cloud,
         offset=offset,
-        allow_hosts=allow_hosts if isinstance(allow_hosts, str) else tuple(allow_hosts),  # type: ignore[arg-type]
-        exclude=exclude if isinstance(exclude, str) else tuple(exclude),  # type: ignore[arg-type]
+        allow_hosts=_names(allow_hosts),
+        exclude=_names(exclude),
         max_missed=max_missed,
     )
     return find_scenes(asked, silent)
+
+
+def _names(value: Any) -> Any:
+    """A collection as a tuple; text, which is none, and None as they are, for Request to refuse."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
 def composite(
     scenes: Found,
     area: Area | str,
     *,
-    mask: Mask = DEFAULT_MASK,
+    mask: Mask | Mapping[str, Any] = DEFAULT_MASK,
     max_missed: float = MAX_MISSED,
     deadline: float = DEADLINE,
     progress: Progress = silent,
@@ -159,7 +168,7 @@ def composite(
     Args:
         scenes: the result of `search`.
         area: as for `search`; must lie within one UTM zone.
-        mask: which observations are clear.
+        mask: which observations are clear: `Mask`, or such as {"classes": [3, 8, 9], "dilation": 2}.
         max_missed: share of the scenes that may be left out because a file is missing or damaged; Python's log names
             each.
         deadline: seconds for which a server may refuse a file.
@@ -178,6 +187,10 @@ def composite(
         raise InputError(f"give composite all that geomap.search returned, not {type(scenes).__name__}")
     asked = Request(area=area, period=scenes.period, mask=mask, max_missed=max_missed, deadline=deadline)
     where, period = asked.area, asked.period
+    if any(period.step(scene.time) is None for scene in scenes.scenes):
+        raise InputError(
+            f"not all of these scenes are of {period}; search that period: geomap.search(area, '{period}')"
+        )
     parts = tiles(where)
     if len(zones := {tile.grid.epsg for tile in parts}) > 1:
         names = ", ".join(f"EPSG:{epsg}" for epsg in sorted(zones))
@@ -192,7 +205,7 @@ def composite(
         for done, tile in enumerate(parts, 1):
             near = over(scenes.scenes, tile.grid)
             seen = seen or bool(near)
-            made = pipeline.compose(near, tile.grid, period, mask, max_missed, deadline, kept=kept)
+            made = pipeline.compose(near, tile.grid, period, asked.mask, asked.max_missed, asked.deadline, kept=kept)
             missed |= {m.scene: m for m in made.missed}
             dark = offset_check.total([dark, made.dark])
             offset_check.weigh(scenes.scenes, dark, allowed, so_far=True)
@@ -207,7 +220,7 @@ def composite(
         for evidence in wrong.values():
             log.warning("left out: %s", evidence)
         rest = replace(scenes, scenes=tuple(scene for scene in scenes.scenes if scene.id not in wrong))
-        return composite(rest, area, mask=mask, max_missed=max_missed, deadline=deadline, progress=progress)
+        return composite(rest, area, mask=asked.mask, max_missed=max_missed, deadline=deadline, progress=progress)
     if not seen:
         raise NoScenesError("none of these scenes lies over the area; give composite the area that was searched")
     return _composite_array(dn, clear, within, whole, period)
@@ -218,7 +231,7 @@ def embed(
     weights: Weights | str = "default",
     *,
     min_clear_months: int | None = None,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     progress: Progress = silent,
 ) -> xr.DataArray:
     """Encode the months of every pixel into a unit vector in the space of the text embeddings.
@@ -230,7 +243,7 @@ def embed(
         series: (month, band, y, x) from `composite` or `open_store`, or a window of it.
         weights: name or folder, or the result of `load_weights`.
         min_clear_months: pixels with fewer months are NaN; by default 3, or all months of a shorter period.
-        device: auto, cpu or cuda.
+        device: auto, cpu, cuda, or a torch.device.
         progress: callback with ("encode", pixels done, total pixels).
 
     Returns:
@@ -278,7 +291,7 @@ def label(
     layers: str | Sequence[str] = PLAIN.layers,
     points: Path | str | Sequence[Path | str] | None = None,
     column: str | None = None,
-    points_crs: str | None = None,
+    points_crs: object = None,
     learned: Path | str | None = None,
     series: xr.DataArray | None = None,
 ) -> xr.Dataset:
@@ -300,7 +313,7 @@ def label(
         points: file of labelled points or polygons, or several, which teach the legend that knows most of their
             classes.
         column: its column with the classes.
-        points_crs: its coordinate system, where it names none.
+        points_crs: its coordinate system, where it names none: "EPSG:32631", or a CRS.
         learned: run directory or learned.json: what another run learned.
         series: (month, band, y, x), the composite of the same pixels: with 20 points or more, and for `learned`, the
             monthly series join the embeddings, as in a run. Without it the embeddings alone are learned from.
@@ -327,6 +340,7 @@ def label(
     pixels = checked_embeddings(embeddings, loaded.card.config().out, series)
     warn_of_words(chosen, loaded)
     finish = checked_finish(smooth, layers)
+    require_windows(embeddings, finish.smooth)
     everywhere, names = checked_flag("everywhere", everywhere), checked_names("without", without)
     gone = competing(asked, base, names, None if everywhere else _latitudes(embeddings, asked))
     questions = questions_of(asked, loaded, least, known, pixels.steps, finish.layers, gone)
@@ -355,6 +369,12 @@ def _map_array(pixels: NDArray[Any], layer: Layer, place: dict[str, Any]) -> xr.
     name = class_dimension(layer)
     bands = {name: list(layer.bands)}
     return xr.DataArray(pixels, dims=(name, "y", "x"), coords=place | bands, attrs=_layer_attrs(layer))
+
+
+@wraps(runs.map_area, assigned=("__doc__", "__annotations__"))
+def map_area(*asked: Any, **options: Any) -> runs.Result:
+    """`geomap.run.map.map_area`, with its docstring; options that it would only miss late are checked."""
+    return runs.map_area(*asked, **checked_run(options))
 
 
 def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
@@ -459,15 +479,15 @@ def _require_named(name: str) -> None:
 
 def _latitudes(embeddings: xr.DataArray, asked: Sequence[Legend]) -> tuple[float, float] | None:
     """(south, north) of embeddings in degrees. Where they do not tell, a warning names the legends that ask for it."""
-    found = latitudes_of(embeddings)
+    box = box_of(embeddings)
     bounded = [legend.name for legend in asked if any(c.latitudes is not None for c in legend.classes)]
-    if found is None and bounded:
+    if box is None and bounded:
         log.warning(
             "the embeddings name no coordinate system, so classes of %s that do not occur at their latitudes compete "
             "too; keep spatial_ref, x and y, or give everywhere=True",
             ", ".join(bounded),
         )
-    return found
+    return None if box is None else (box.south, box.north)
 
 
 def _learned(
@@ -485,24 +505,29 @@ def _learned(
     Raises InputError for too few points.
     """
     place, ids, groups, lines = distinct(lesson.points, lesson.ids)
-    if (crs := embeddings.rio.crs) is None:
-        raise InputError("the embeddings name no coordinate system; keep the coordinate spatial_ref that embed sets")
+    zone = zone_of(embeddings)
+    if (box := box_of(embeddings)) is not None:
+        require_in(lesson.points, box.polygons)
     columns, rows = (_index(embeddings[axis].values, place[:, i]) for axis, i in (("x", 1), ("y", 2)))
-    here = (place[:, 0] == crs.to_epsg()) & (columns >= 0) & (rows >= 0)
+    here = (place[:, 0] == zone) & (columns >= 0) & (rows >= 0)
     here[here] = ~np.isnan(pixels.vectors[0, rows[here], columns[here]])
     if not here.any():
         raise InputError(f"no point of {lesson.points.called} is on a pixel with an embedding; give points inside them")
     require_classes(ids[here], lesson.legend, lesson.points.called)
     prompts = pipeline.vectors_of(lesson.legend, loaded).numpy()
-    rows, columns = rows[here], columns[here]
+    if outside := int((~here).sum()):
+        lines = (*lines, f"not on a pixel with an embedding: {plural(outside, 'pixel')}, left out")
+    taught = np.flatnonzero(here)
+    if (count := len(taught)) > MOST:
+        taught = taught[np.sort(np.random.default_rng(0).permutation(count)[:MOST])]  # as run.pixels.at_most
+        lines = (*lines, f"more than {MOST:,} pixels: {MOST:,} of {count:,} are drawn at random to learn from")
+    ids, groups, rows, columns = ids[taught], groups[taught], rows[taught], columns[taught]
     found = np.ascontiguousarray(pixels.vectors[:, rows, columns].T)
     shown = None if base is None else base.holds(found)
     dn = None if pixels.dn is None else pixels.dn[:, :, rows, columns].transpose(2, 0, 1)
-    examples = Examples(found, rows_of(lesson.legend, ids[here]), groups[here], dn, pixels.steps, shown)
+    examples = Examples(found, rows_of(lesson.legend, ids), groups, dn, pixels.steps, shown)
     made = learn(examples, prompts, loaded.card.logit_scale, scatter_of(loaded))
-    if outside := int((~here).sum()):
-        lines = (*lines, f"not on a pixel with an embedding: {plural(outside, 'pixel')}, left out")
-    lines = (*lines, *off(base, shown, ids[here], lesson.legend))
+    lines = (*lines, *off(base, shown, ids, lesson.legend))
     comment = "; ".join((made.says.removesuffix("."), *lesson.lines, *lines))
     log.info("%s", comment)
     return Question.learned(lesson.legend, made.with_series or made.head, min_confidence, pixels.steps), comment
@@ -552,8 +577,13 @@ def _composite_array(
 
 
 def _place(array: xr.DataArray) -> dict[str, Any]:
-    """The coordinates of an array's pixels, and its CRS."""
-    return {name: array.coords[name] for name in ("y", "x", "spatial_ref") if name in array.coords}
+    """The coordinates of an array's pixels, and its CRS, whatever the coordinate that holds it is called."""
+    found: dict[str, Any] = {name: array.coords[name] for name in ("y", "x") if name in array.coords}
+    if (crs := array.rio.crs) is None:
+        return found
+    name = array.rio.grid_mapping
+    kept = array.coords if name in array.coords else xr.DataArray(0).rio.write_crs(crs, name).coords
+    return found | {"spatial_ref": kept[name].variable}
 
 
 def _layer_attrs(layer: Layer) -> dict[str, Any]:

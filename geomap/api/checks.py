@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from geomap.composite.median import observed_np
 from geomap.errors import InputError, LegendError
 from geomap.grid import RESOLUTION
 from geomap.legends import Legend
+from geomap.lonlat import Box
 from geomap.points.read import PointFiles
 from geomap.run.keys import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, FinishKeys, Restriction, require_points, several
-from geomap.run.request import class_of
+from geomap.run.request import restriction_of
+from geomap.run.workers import Resources
 from geomap.sentinel2 import BANDS
 from geomap.text import shown
 from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Finish
@@ -36,6 +38,10 @@ RESERVED = frozenset({"x", "y", "spatial_ref", CLEAR_MONTHS})
 """Names in a Dataset of maps that no legend may have."""
 LONGEST = 80
 """Most characters of a value in a message."""
+HALF = RESOLUTION / 2
+"""Metres from a pixel's centre to its edges."""
+UTM = frozenset({*range(32601, 32661), *range(32701, 32761)})
+"""EPSG codes of the UTM zones of WGS 84."""
 LENGTH_WITHIN = 0.01
 """Tolerance of an embedding's length; stored embeddings are unit vectors to 1e-6."""
 
@@ -48,6 +54,9 @@ def checked_series(series: xr.DataArray) -> tuple[NDArray[np.uint16], tuple[int,
     Raises InputError.
     """
     _require_dims(series, SERIES, "a composite, as geomap.composite gives it")
+    if lost := [name for name in ("band", "month") if name not in series.coords]:
+        like = {"band": "list(geomap.sentinel2.BANDS)", "month": 'pandas.date_range("2023-01", periods=12, freq="MS")'}
+        raise InputError(f"the composite lacks the coordinate {lost[0]}; add .assign_coords({lost[0]}={like[lost[0]]})")
     if sorted(names := [str(band) for band in series.coords["band"].values]) != sorted(BANDS):
         raise InputError(f"embed needs the bands {', '.join(BANDS)}, each once, not {', '.join(names)}")
     dates = series.coords["month"].values
@@ -59,7 +68,7 @@ def checked_series(series: xr.DataArray) -> tuple[NDArray[np.uint16], tuple[int,
     ordered = series.assign_coords(band=names).sel(band=list(BANDS)).transpose(*SERIES)
     inside = np.ones(ordered.shape[2:], bool)
     if "inside" in series.coords:
-        inside = _of_pixels(series, "inside", missing=False).astype(bool)
+        inside = _of_pixels(series, "inside", False, np.bool_)
     return _digital_numbers(ordered.values), months, inside
 
 
@@ -94,6 +103,20 @@ def require_neighbours(series: xr.DataArray, patch: int) -> None:
             )
 
 
+def require_windows(embeddings: xr.DataArray, size: int) -> None:
+    """Refuse, for windows of several pixels, an array in which neighbours are not 10 m apart; an axis may be reversed.
+
+    Raises InputError. An axis without coordinates is taken as it is.
+    """
+    for axis in ("y", "x"):
+        steps = np.diff(embeddings.coords[axis].values) if size > 1 and axis in embeddings.coords else np.zeros(0)
+        if not any(np.allclose(steps, step) for step in (RESOLUTION, -RESOLUTION)):
+            raise InputError(
+                f"smooth={size} takes {size} x {size} pixels: y and x must go on by {RESOLUTION} m from pixel to "
+                f"pixel, and {axis} does not; label the embeddings as they were made, then select"
+            )
+
+
 def _digital_numbers(values: NDArray[Any]) -> NDArray[np.uint16]:
     """Whole numbers as DNs, 0 where they are NaN or SATURATED. Raises InputError."""
     if values.dtype == np.uint16:
@@ -102,15 +125,26 @@ def _digital_numbers(values: NDArray[Any]) -> NDArray[np.uint16]:
         plain = np.nan_to_num(np.asarray(values, np.float64), nan=0.0)
         if ((plain >= 0) & (plain <= 65535) & (plain == np.floor(plain))).all():
             return np.ascontiguousarray(observed_np(plain.astype(np.uint16)))
+        if (plain < 0).any():
+            raise InputError(
+                f"embed needs reflectance x 10000 as whole numbers 0..65535, and there is {plain.min():g}; if that is "
+                "nodata, give series.where(series > 0, 0)"
+            )
     raise InputError("embed needs reflectance x 10000 as whole numbers 0..65535, as geomap.composite gives it")
 
 
-def _of_pixels(array: xr.DataArray, name: str, missing: int) -> NDArray[Any]:
+def _of_pixels(array: xr.DataArray, name: str, missing: int, dtype: type[np.generic]) -> NDArray[Any]:
     """(y, x) values of a coordinate, `missing` where reindex or pad left them empty. Raises InputError."""
     found = array.coords[name]
     if sorted(map(str, found.dims)) != ["x", "y"]:
         raise InputError(f"the coordinate {name} must be of (y, x), not of ({', '.join(map(str, found.dims))})")
-    placed: NDArray[Any] = found.where(found.notnull(), missing).transpose("y", "x").values
+    try:
+        if found.dtype.kind not in "biufO":  # O: whole numbers and the NaN of reindex
+            raise ValueError
+        placed: NDArray[Any] = found.where(found.notnull(), missing).transpose("y", "x").values.astype(dtype)
+    except ValueError as e:
+        what = "True and False" if dtype is np.bool_ else "numbers"
+        raise InputError(f"the coordinate {name} must hold {what}, as geomap gives it, not {found.dtype}") from e
     return placed
 
 
@@ -142,7 +176,7 @@ def checked_embeddings(embeddings: xr.DataArray, dimensions: int, series: xr.Dat
     vectors[:, ~np.isfinite(length)] = np.nan
     if (np.abs(length[np.isfinite(length)] - 1) > LENGTH_WITHIN).any():
         raise InputError("label needs unit vectors; divide each pixel's vector by its length")
-    months = _of_pixels(embeddings, CLEAR_MONTHS, missing=NOT_MAPPED).astype(np.uint8)
+    months = _of_pixels(embeddings, CLEAR_MONTHS, NOT_MAPPED, np.uint8)
     return Pixels(vectors, months, *_beside(series, embeddings))
 
 
@@ -156,6 +190,9 @@ def _require_dims(array: object, dims: Sequence[str], what: str) -> None:
         raise InputError(f"give {what}: an xarray.DataArray of ({', '.join(dims)}), not {found}")
     if 0 in array.shape:
         raise InputError(f"there is no pixel in {what.partition(',')[0]} of shape {array.shape}")
+    for axis in ("y", "x"):
+        if axis in array.coords and (kind := array.coords[axis].dtype).kind not in "iuf":
+            raise InputError(f"the coordinate {axis} must hold metres, not {kind}")
 
 
 def checked_least(least: int | None, months: int) -> int:
@@ -207,14 +244,9 @@ def checked_names(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
 def checked_within(within: str | Restriction) -> Restriction:
     """(legend, class), from text as the command takes it too. Raises InputError."""
     try:
-        given = class_of(within) if isinstance(within, str) else within
-        if given is None or not len(given):
-            return None if given is None else ()
-        if len(given) == 2 and all(isinstance(part, str) for part in given):
-            return given[0], given[1]
-    except (ValueError, TypeError) as e:
+        return restriction_of(within)
+    except ValueError as e:
         raise InputError(f"within: {e}") from e
-    raise InputError(f'within must be (legend, class), such as ("landcover", "Cropland"), not {_what(within)}')
 
 
 def checked_finish(smooth: int | np.integer[Any], layers: str | Sequence[str]) -> Finish:
@@ -226,15 +258,28 @@ def checked_finish(smooth: int | np.integer[Any], layers: str | Sequence[str]) -
         raise InputError("; ".join(config.problems(e, FinishKeys))) from e
 
 
-def latitudes_of(embeddings: xr.DataArray) -> tuple[float, float] | None:
-    """(south, north) of an array in degrees; None if it does not tell where it lies."""
-    if "spatial_ref" not in embeddings.coords or not {"x", "y"} <= set(embeddings.coords):
+def box_of(embeddings: xr.DataArray) -> Box | None:
+    """The box in degrees around the pixels of an array; None if it does not tell where it lies."""
+    if not {"x", "y"} <= set(embeddings.coords) or (crs := embeddings.rio.crs) is None:
         return None
-    crs = embeddings.rio.crs
-    if crs is None or 0 in (embeddings.sizes["x"], embeddings.sizes["y"]):
-        return None
-    _, south, _, north = transform_bounds(crs, "EPSG:4326", *embeddings.rio.bounds())
-    return south, north
+    x, y = embeddings.x.values, embeddings.y.values
+    bounds = np.nanmin(x) - HALF, np.nanmin(y) - HALF, np.nanmax(x) + HALF, np.nanmax(y) + HALF
+    return Box(*transform_bounds(crs, "EPSG:4326", *bounds))
+
+
+def zone_of(embeddings: xr.DataArray) -> int:
+    """The EPSG code of the UTM zone of an array, which has its coordinates. Raises InputError."""
+    if lost := [axis for axis in ("x", "y") if axis not in embeddings.coords]:
+        raise InputError(f"points go by the coordinates of the embeddings, which lack {lost[0]}; keep those of embed")
+    if (crs := embeddings.rio.crs) is None:
+        raise InputError("the embeddings name no coordinate system; keep the coordinate spatial_ref that embed sets")
+    if not (code := crs.to_epsg()) or code not in UTM:
+        named = f"EPSG:{code}" if code else shown(crs.to_string())
+        raise InputError(
+            f"points go by UTM zones of WGS 84, and the embeddings are in {named}; keep the system that embed gave "
+            "them, such as EPSG:32631"
+        )
+    return int(code)
 
 
 def checked_legends(
@@ -273,7 +318,7 @@ def class_dimension(layer: Layer) -> str:
 def checked_points(
     points: Path | str | Sequence[Path | str] | None,
     column: str | None,
-    crs: str | None,
+    crs: object,
     learned: Path | str | None,
     others: bool,
 ) -> PointFiles | None:
@@ -285,8 +330,28 @@ def checked_points(
         )
     if not isinstance(learned, str | Path | None):
         raise InputError(f"learned must be the path of a run or of its learned.json, not {_what(learned)}")
+    if crs is not None and not named:
+        raise InputError("points_crs: it goes with points")
     try:
         require_points(named, column, None if learned is None else str(learned), others)
     except ValueError as e:
         raise InputError(str(e)) from e
-    return PointFiles(tuple(map(str, named)), column, crs) if named and column is not None else None
+    system = None if crs is None else str(crs)
+    return PointFiles(tuple(map(str, named)), column, system) if named and column is not None else None
+
+
+def checked_run(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run by name, with paths for text. Raises InputError."""
+    found = dict(options)
+    for name in {"refresh", "retry_quarantined", "keep_items"} & found.keys():
+        found[name] = checked_flag(name, found[name])
+    if not isinstance(found.get("resources", Resources()), Resources):
+        raise InputError(
+            "resources must be such as geomap.run.workers.Resources(workers=2), not " + _what(found["resources"])
+        )
+    if "earlier" in found:
+        named = several(found["earlier"])
+        if not isinstance(named, list | tuple) or not all(isinstance(run, str | Path) for run in named):
+            raise InputError(f"earlier must be directories of runs, not {_what(found['earlier'])}")
+        found["earlier"] = tuple(map(Path, named))
+    return found

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -178,6 +180,18 @@ def common(seen: slice, part: slice) -> tuple[slice, slice]:
     """What two ranges of rows have in common: counted from the start of `part`, and from that of `seen`."""
     first, last = max(seen.start, part.start), max(min(seen.stop, part.stop), seen.start, part.start)
     return slice(first - part.start, last - part.start), slice(first - seen.start, last - seen.start)
+
+
+def _forget_pools() -> None:
+    """Let a forked process make pools of its own: those of dask came without their threads, and tasks would wait."""
+    threaded.default_pool = None
+    threaded.pools.clear()
+    threaded.pools_lock = threading.Lock()  # another thread may have held it
+    threaded.main_thread = threading.current_thread()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pools)
 
 
 def _threads(workers: int | None) -> dict[str, Any]:

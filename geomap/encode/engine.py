@@ -72,7 +72,11 @@ class Engine:
     """
 
     def __init__(
-        self, encoder: PixelEncoder, device: str = "auto", batch: int | None = None, dtype: torch.dtype | None = None
+        self,
+        encoder: PixelEncoder,
+        device: str | torch.device = "auto",
+        batch: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.device = pick_device(device)
         self.dtype = dtype or pick_dtype(self.device)
@@ -245,8 +249,9 @@ def valid_months(composite: Composite) -> NDArray[np.bool_]:
     return np.stack([(composite.month(step) != 0).all(axis=0) for step in range(len(composite.held))])
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str | torch.device) -> torch.device:
     """The device for a name; `auto` is the first CUDA device, else the CPU. Raises InputError if it does not exist."""
+    name = str(name)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):

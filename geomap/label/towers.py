@@ -13,10 +13,11 @@ import importlib.util
 import json
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -181,15 +182,24 @@ def _minilm_folder() -> Path:
     return folder
 
 
+_LOADING: Final = threading.Lock()
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the loader's progress bars and notices off the terminal."""
+    """Keep the loader's progress bars and notices off the terminal; one thread at a time, since they are global."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from transformers.utils import logging as hf
 
-    level = hf.get_verbosity()
-    hf.set_verbosity_error()
-    hf.disable_progress_bar()
-    try:
-        yield
-    finally:
-        hf.set_verbosity(level)
+    with _LOADING:
+        level, bars, of_hub = hf.get_verbosity(), hf.is_progress_bar_enabled(), not are_progress_bars_disabled()
+        hf.set_verbosity_error()
+        hf.disable_progress_bar()  # and those of the hub
+        try:
+            yield
+        finally:
+            hf.set_verbosity(level)
+            if bars:
+                hf.enable_progress_bar()
+            if of_hub != bars:
+                (enable_progress_bars if of_hub else disable_progress_bars)()

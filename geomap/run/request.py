@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from operator import index
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
+    SupportsIndex,
     TypeVar,
     cast,
     get_origin,
@@ -33,6 +35,7 @@ from geomap.run.keys import (
     Flag,
     GridKeys,
     Line,
+    MaskKeys,
     Percent,
     Place,
     RequestKeys,
@@ -46,6 +49,7 @@ from geomap.run.keys import (
     require_points,
     several,
 )
+from geomap.text import shown
 from geomap.types import Finish, OwnGrid, Period
 
 if TYPE_CHECKING:
@@ -102,26 +106,37 @@ def _period(_: Request, value: Period | str) -> Period:
     return period
 
 
-def _legends(_: Request, value: Legend | str | Iterable[Legend | str]) -> tuple[Legend, ...]:
-    named = (value,) if isinstance(value, Legend | str) else tuple(value)
-    if odd := [one for one in named if not isinstance(one, Legend | str)]:
-        raise ValueError(f"must be names, .toml files or Legends, not {odd[0]!r}")
-    return tuple(legends.load(one) if isinstance(one, str) else one for one in named)
+def _legends(_: Request, value: Legend | str | Path | Iterable[Legend | str | Path]) -> tuple[Legend, ...]:
+    alone = isinstance(value, Legend | str) or not isinstance(value, Iterable)
+    named = (value,) if alone else tuple(cast("Iterable[Legend | str | Path]", value))
+    if odd := [one for one in named if not isinstance(one, Legend | str | Path)]:
+        raise ValueError(f"must be names, .toml files or Legends, not {shown(repr(odd[0]))}")
+    return tuple(one if isinstance(one, Legend) else legends.load(str(one)) for one in named)
 
 
-def _min_clear_months(request: Request, value: int | None) -> int:
+def _min_clear_months(request: Request, value: SupportsIndex | None) -> int:
     most = request.period.months
     if value is None:
         return min(MIN_CLEAR_MONTHS, most)
-    if not isinstance(value, int) or not 1 <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or not 1 <= index(value) <= most:
         raise ValueError(f"must be 1..{most}, the months of the period")
-    return value
+    return index(value)
 
 
 def _within(_: Request, value: str | Restriction) -> Restriction:
-    if not (value is None or isinstance(value, str | tuple | list)):
-        raise ValueError(f'must be (legend, class), such as ("landcover", "Cropland"), not {value!r}')
-    return class_of(value) if isinstance(value, str) else value
+    return restriction_of(value)
+
+
+def restriction_of(value: object) -> Restriction:
+    """(legend, class), as such or as "landcover=Cropland"; () of "none" and of (); None of None. Raises ValueError."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return class_of(value)
+    parts = tuple(value) if isinstance(value, tuple | list) else (value,)
+    if len(parts) in (0, 2) and all(isinstance(part, str) for part in parts):
+        return cast(Restriction, parts)
+    raise ValueError(f'must be (legend, class), such as ("landcover", "Cropland"), not {shown(repr(value))}')
 
 
 def class_of(text: str) -> Restriction:
@@ -134,6 +149,19 @@ def _points(_: Request, value: str | Path | Iterable[str | Path] | None) -> tupl
     if odd := [file for file in files if not isinstance(file, str | Path)]:
         raise ValueError(f'must be the path of a file, or several, not {odd[0]!r}; write one: .to_file("points.gpkg")')
     return TypeAdapter(tuple[Line, ...]).validate_python(tuple(map(str, files)))
+
+
+def _mask(_: Request, value: Mask | Mapping[str, Any]) -> Mask:
+    if isinstance(value, Mask):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f'must be a Mask, or such as {{"classes": [3, 8, 9], "dilation": 2}}, not {shown(repr(value))}'
+        )
+    try:
+        return MaskKeys.model_validate(value).mask
+    except ValidationError as e:
+        raise ValueError("; ".join(config.problems(e, MaskKeys))) from e
 
 
 def _finish(_: Request, value: Finish | Mapping[str, Any]) -> Finish:
@@ -171,13 +199,15 @@ class Request:
     area: Converted[Area | str | Path, Area] = Converted(_area)
     period: Converted[Period | str, Period] = Converted(_period)
     stac: Line = CatalogueKeys().stac  # preset, URL or item file
-    legends: Converted[Legend | str | Iterable[Legend | str], tuple[Legend, ...]] = Converted(_legends, DEFAULT_LEGEND)
+    legends: Converted[Legend | str | Path | Iterable[Legend | str | Path], tuple[Legend, ...]] = Converted(
+        _legends, DEFAULT_LEGEND
+    )
     weights: Line = WeightsKeys().name  # name or folder
     collection: Line | None = None
     max_cloud: Percent = CatalogueKeys().max_cloud  # percent of a scene
     offset: OffsetPolicy = CatalogueKeys().offset
     allow_hosts: tuple[Line, ...] = ()
-    min_clear_months: Converted[int | None, int] = Converted(_min_clear_months, None)
+    min_clear_months: Converted[SupportsIndex | None, int] = Converted(_min_clear_months, None)
     min_confidence: Share = RequestKeys().min_confidence / 100  # 0..1
     within: Converted[str | Restriction, Restriction] = Converted(_within, None)
     # ^ (legend, class): the other maps cover only this class; () or "none": all pixels; None: as each legend says
@@ -185,7 +215,7 @@ class Request:
     everywhere: Flag = False  # keep classes that do not occur at these latitudes
     finish: Converted[Finish | Mapping[str, Any], Finish] = Converted(_finish, Finish())
     device: Line = ResourceKeys().device
-    mask: Mask = DEFAULT_MASK
+    mask: Converted[Mask | Mapping[str, Any], Mask] = Converted(_mask, DEFAULT_MASK)
     max_missed: Share = CatalogueKeys().max_missed / 100  # share of the scenes, of the search and of each tile
     deadline: Seconds = CatalogueKeys().deadline  # how long a server may refuse a file
     save_composites: Flag = False  # keep the monthly composites beside the maps, in composites.zarr
@@ -209,9 +239,8 @@ class Request:
 
     def __post_init__(self) -> None:
         """Raises InputError that begins with the field's name."""
-        given: Any = self.learned
-        if isinstance(given, Path):
-            object.__setattr__(self, "learned", str(given))
+        for name in ("stac", "weights", "learned", "points_crs"):
+            object.__setattr__(self, name, _as_text(getattr(self, name)))
         for name, check in _checks().items():
             try:
                 object.__setattr__(self, name, check.validate_python(getattr(self, name)))
@@ -226,6 +255,11 @@ class Request:
         if self.true_colour not in (None, CLEAREST, *self.period.month_names):
             first, last = self.period.month_names[0], self.period.month_names[-1]
             raise InputError(f"true_colour: {self.true_colour} is not mapped; give a month of {first} to {last}")
+
+
+def _as_text(value: Any) -> Any:
+    """A path or a coordinate system as text; anything else as it is."""
+    return str(value) if isinstance(value, Path) or hasattr(value, "to_wkt") else value
 
 
 def point_files(request: Request) -> PointFiles | None:

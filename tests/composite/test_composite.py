@@ -1,6 +1,7 @@
 """Monthly medians and clear counts: kernels against numpy, whole tiles bit for bit against plain rasterio reads."""
 
 import json
+import multiprocessing
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -212,6 +213,26 @@ def test_chunks_do_not_show(hard_archive, monkeypatch):
     for fused in (False, True):
         for bands, expected in ((BANDS_10M, whole.held), (BANDS_20M, whole.coarse)):
             np.testing.assert_array_equal(monthly.monthly(stack, 2, bands, fused=fused).compute(), expected)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_a_forked_process_reads_too(hard_archive):
+    """It has the pools of dask without their threads: a task for them would wait for ever."""
+    area, period = aoi.parse_area(PATCH), Period(2019, 1, 1)
+    scenes = search(area.geometry, period, str(hard_archive / "items.json")).scenes
+    (tile,) = grid.tiles(area)
+    whole = pipeline.compose(scenes, tile.grid, period)
+
+    def child() -> None:
+        np.testing.assert_array_equal(pipeline.compose(scenes, tile.grid, period).dn, whole.dn)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    hangs = process.is_alive()
+    process.kill()
+    process.join()
+    assert (hangs, process.exitcode) == (False, 0)
 
 
 def test_scenes_without_a_clear_pixel_cost_no_band_read(hard_archive, tmp_path):

@@ -1,5 +1,7 @@
 """Text towers: real all-MiniLM-L6-v2, and open_clip's real ViT-B/32 code on weights made here."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,50 @@ def test_minilm_gives_unit_vectors_that_know_meaning(minilm):
     assert v.shape == (3, 384)
     torch.testing.assert_close(v.norm(dim=1), torch.ones(3))
     assert v[0] @ v[1] > v[0] @ v[2] + 0.2
+
+
+@pytest.mark.parametrize("shown", [(True, True), (True, False), (False, True), (False, False)])
+def test_the_loader_s_bars_and_notices_are_put_back(shown):
+    """As the user had those of transformers and of the hub, of which each can be turned off."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging as hf
+
+    def set_(bars: bool, of_hub: bool) -> None:
+        (hf.enable_progress_bar if bars else hf.disable_progress_bar)()
+        (enable_progress_bars if of_hub else disable_progress_bars)()
+
+    before, level = (hf.is_progress_bar_enabled(), not are_progress_bars_disabled()), hf.get_verbosity()
+    try:
+        set_(*shown)
+        hf.set_verbosity_info()
+        with towers._quiet():
+            assert (hf.is_progress_bar_enabled(), hf.get_verbosity()) == (False, hf.ERROR)
+        assert (hf.is_progress_bar_enabled(), not are_progress_bars_disabled()) == shown
+        assert hf.get_verbosity() == hf.INFO
+    finally:
+        set_(*before)
+        hf.set_verbosity(level)
+
+
+def test_towers_loaded_at_the_same_time_put_the_notices_back():
+    from transformers.utils import logging as hf
+
+    before = hf.get_verbosity(), hf.is_progress_bar_enabled()
+    first, last = threading.Event(), threading.Event()
+
+    def load(inside: threading.Event, until: threading.Event) -> None:
+        with towers._quiet():
+            inside.set()
+            until.wait(0.2)
+
+    one = threading.Thread(target=load, args=(first, last))
+    other = threading.Thread(target=load, args=(last, threading.Event()))
+    one.start()
+    first.wait(10)
+    other.start()
+    one.join()
+    other.join()
+    assert (hf.get_verbosity(), hf.is_progress_bar_enabled()) == before
 
 
 def test_a_class_vector_is_the_normalised_mean_of_its_prompts(minilm):

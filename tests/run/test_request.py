@@ -6,7 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyproj
 import pytest
+import rasterio
 import shapely
 
 from geomap import legends
@@ -37,6 +40,31 @@ def test_text_stands_for_values() -> None:
     assert made(allow_hosts=["a.example"], composites="m/composites.zarr") == made(
         allow_hosts=("a.example",), composites=Path("m/composites.zarr")
     )
+
+
+def test_a_mask_may_be_its_keys() -> None:
+    assert made(mask={"classes": [3, 8], "dilation": 2}).mask == Mask((0, 3, 8), dilation=2)
+    assert made(mask={}) == made()
+
+
+def test_values_that_python_has_for_text_and_numbers_do(tmp_path: Path) -> None:
+    """Paths, integers of numpy and coordinate systems of pyproj and rasterio."""
+    own = tmp_path / "own.toml"
+    own.write_text(
+        'name = "own"\ntitle = "Own"\n'
+        + "".join(
+            f'[[classes]]\nid = {i}\nname = "{n}"\ncolour = "#00000{i}"\nprompts = ["a {n}"]\n'
+            for i, n in ((1, "wood"), (2, "lake"))
+        )
+    )
+    request = made(legends=own, stac=tmp_path / "items.json", weights=Path("mine"), min_clear_months=np.int64(2))
+    assert (request.stac, request.weights, request.min_clear_months) == (str(tmp_path / "items.json"), "mine", 2)
+    assert [c.name for c in request.legends[0].classes] == ["wood", "lake"]
+    assert type(request.min_clear_months) is int  # it goes into run.json
+    for crs in (pyproj.CRS(32631), rasterio.CRS.from_epsg(32631), "EPSG:32631"):
+        assert made(points="a.gpkg", column="crop", points_crs=crs).points_crs == "EPSG:32631"
+    assert made(within=["landcover", "Cropland"]).within == ("landcover", "Cropland")
+    assert made(within=[]).within == made(within="none").within == ()
 
 
 def test_layers_are_a_list_or_text_and_a_last_comma_does_no_harm() -> None:
@@ -85,13 +113,23 @@ def test_a_short_period_needs_fewer_clear_months(months: int, least: int) -> Non
         ({"offset": "maybe"}, "'unapplied'"),
         ({"allow_hosts": "a.example"}, "must be a list"),
         ({"legends": ["landcover", 5]}, "must be names"),
-        ({"legends": 5}, "iterable"),
+        ({"legends": 5}, "must be names, .toml files or Legends, not 5"),
+        ({"legends": None}, "must be names, .toml files or Legends, not None"),
+        ({"legends": Path("nowhere.toml")}, "no legend file nowhere.toml"),
         ({"within": 5}, "must be (legend, class)"),
+        ({"within": ("landcover",)}, "must be (legend, class)"),
+        ({"within": ("landcover", "Cropland", "crops")}, "must be (legend, class)"),
+        ({"within": ("landcover", 3)}, "must be (legend, class)"),
         ({"grid": 5}, "EPSG:3035"),
         ({"points_crs": "EPSG:32631"}, "goes with points"),
         ({"min_clear_months": 0}, "1..12"),
+        ({"min_clear_months": True}, "1..12"),
+        ({"min_clear_months": 3.0}, "1..12"),
         ({"period": "2023-04", "min_clear_months": 2}, "1..1"),
         ({"mask": (0, 1)}, "Mask"),
+        ({"mask": {"dilate": 2}}, "dilate: unknown key; did you mean dilation?"),
+        ({"mask": {"classes": [12]}}, "SCL has no class 12"),
+        ({"mask": {"dilation": 51}}, "less than or equal to 50"),
         ({"save_composites": "yes"}, "boolean"),
         ({"stac": ""}, "must not be empty"),
     ],
