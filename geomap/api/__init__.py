@@ -70,7 +70,7 @@ from geomap.run import map as runs
 from geomap.run import record
 from geomap.run.learning import MOST, Base, base_of, off, questions_of, rows_of, scatter_of, with_taught
 from geomap.run.lesson import Lesson, require_classes, require_in, taught_legends
-from geomap.run.pixels import distinct
+from geomap.run.pixels import distinct, drawn
 from geomap.run.prepare import competing, find_scenes, with_base
 from geomap.run.request import Request
 from geomap.run.wording import warn_of_words
@@ -517,10 +517,8 @@ def _learned(
     prompts = pipeline.vectors_of(lesson.legend, loaded).numpy()
     if outside := int((~here).sum()):
         lines = (*lines, f"not on a pixel with an embedding: {plural(outside, 'pixel')}, left out")
-    taught = np.flatnonzero(here)
-    if (count := len(taught)) > MOST:
-        taught = taught[np.sort(np.random.default_rng(0).permutation(count)[:MOST])]  # as run.pixels.at_most
-        lines = (*lines, f"more than {MOST:,} pixels: {MOST:,} of {count:,} are drawn at random to learn from")
+    chosen, said = drawn(int(here.sum()), MOST)
+    taught, lines = np.flatnonzero(here)[chosen], (*lines, *said)
     ids, groups, rows, columns = ids[taught], groups[taught], rows[taught], columns[taught]
     found = np.ascontiguousarray(pixels.vectors[:, rows, columns].T)
     shown = None if base is None else base.holds(found)

@@ -114,10 +114,7 @@ def distinct(
 
 def at_most(found: Found, most: int) -> Found:
     """At most so many of the pixels, drawn at random, the same ones each time."""
-    if len(found) <= most:
-        return found
-    rows = np.sort(np.random.default_rng(0).permutation(len(found))[:most])
-    line = f"more than {most:,} pixels: {most:,} of {len(found):,} are drawn at random to learn from"
+    rows, lines = drawn(len(found), most)
     return Found(
         found.place[rows],
         found.ids[rows],
@@ -125,8 +122,16 @@ def at_most(found: Found, most: int) -> Found:
         found.codes[rows],
         found.around[rows],
         None if found.dn is None else found.dn[rows],
-        (*found.lines, line),
+        (*found.lines, *lines),
     )
+
+
+def drawn(count: int, most: int) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+    """At most so many of a count of rows, drawn at random, the same ones each time; and what to say of it."""
+    if count <= most:
+        return np.arange(count), ()
+    rows = np.sort(np.random.default_rng(0).permutation(count)[:most])
+    return rows, (f"more than {most:,} pixels: {most:,} of {count:,} are drawn at random to learn from",)
 
 
 def candidates(kept: Store, known: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
