@@ -45,7 +45,8 @@ _DATA: Final[Mapping[str, tuple[str, ...]]] = {
 
 _BENDS: Final = (
     "GTIFF_IGNORE_READ_ERRORS", "COMPRESS_OVERVIEW", "CPL_TMPDIR", "GDAL_TIFF_OVR_BLOCKSIZE",
-    "GDAL_TIFF_DEFLATE_SUBCODEC", "OGR_SQLITE_JOURNAL",
+    "GDAL_TIFF_DEFLATE_SUBCODEC", "GDAL_TIFF_ENDIANNESS", "GDAL_GEOREF_SOURCES", "OGR_SQLITE_JOURNAL",
+    "OGR_SQLITE_PRAGMA",
 )  # fmt: skip
 """Variables of GDAL by which damaged blocks read as nodata, and files get other bytes or lie where no space is left."""
 

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from io import BytesIO
 from typing import Any, Final
 
 _EPOCH: Final = "1970-01-01T00:00:00.000Z"
+
+
+_VISIT: Final = re.compile(r"geomap \d+")
+
+
+def visit(rank: int) -> str:
+    """What a place to visit is called, until somebody has been there and writes what it is."""
+    return f"geomap {rank}"
+
+
+def is_visit(name: str) -> bool:
+    """Whether a name is that of a place where nobody has been."""
+    return _VISIT.fullmatch(name) is not None
 
 
 def gpx(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -32,9 +45,8 @@ def gpkg(rows: Sequence[Mapping[str, Any]], layer: str) -> bytes:
     before = pyogrio.get_gdal_config_option("OGR_CURRENT_DATE")
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": _EPOCH})  # else the file holds the time
     try:
-        with TemporaryDirectory(prefix="geomap-") as folder:
-            path = Path(folder) / "points.gpkg"
-            table.to_file(path, layer=layer, driver="GPKG", engine="pyogrio")
-            return path.read_bytes()
+        made = BytesIO()  # in memory: where a disk is full, GDAL may leave out the index without a word
+        table.to_file(made, layer=layer, driver="GPKG", engine="pyogrio")
+        return made.getvalue()
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})

@@ -353,6 +353,7 @@ def test_classes_that_a_legend_lacks_are_added_with_an_id_and_a_colour_of_their_
         ("citrus", "Other citrus fruit"),
         ("Quarry", ""),
         ("Hemp", ""),
+        ("Rop", ""),  # within "crops"
     ],
 )
 def test_a_slip_in_a_name_is_warned_of(slip, meant, tmp_path):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from geomap import legends
+from geomap import files, legends
 from geomap.evaluate.results import Score, SetResult
 from geomap.evaluate.tables import main_score
 
@@ -25,7 +26,9 @@ def plot_all(result: SetResult, out: Path) -> list[Path]:
     paths = []
     for stem, figure in _figures(result):
         paths.append(out / f"{result.name}_{stem}.png")
-        figure.savefig(paths[-1], dpi=DPI, bbox_inches="tight")
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=DPI, bbox_inches="tight")
+        files.write_bytes(paths[-1], picture.getvalue())
     return paths
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from geomap import legends
+from geomap import files, legends
 from geomap.encode.weights import Weights
 from geomap.evaluate import metrics, plots, tables
 from geomap.evaluate.prompt_kinds import GENERIC, KINDS
@@ -22,12 +23,12 @@ from geomap.evaluate.results import Score, SetResult
 def write_report(out: Path, weights: Weights, results: Sequence[SetResult]) -> list[Path]:
     """Write the report into a folder, created if it does not exist; files of the same names are replaced.
 
-    Returns the paths of the written files.
+    Returns the paths of the written files. Raises DiskFullError, OutputError.
     """
-    out.mkdir(parents=True, exist_ok=True)
     text, values = out / "results.md", out / "results.json"
-    text.write_text(markdown(weights, results), encoding="utf-8")
-    values.write_text(json.dumps(as_json(weights, results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    files.write_bytes(text, markdown(weights, results).encode())
+    values_text = json.dumps(as_json(weights, results), indent=1, allow_nan=False) + "\n"
+    files.write_bytes(values, values_text.encode())
     paths = [text, values]
     for result in results:
         paths += [_write_confusion(out, result, name) for name in dict.fromkeys(s.legend for s in result.scores)]
@@ -115,10 +116,11 @@ def _write_confusion(out: Path, result: SetResult, legend: str) -> Path:
     """Write the main score's counts: one line per true class, one column per predicted class."""
     path = out / f"{result.name}_confusion_{legend}.csv"
     names = [c.name for c in legends.load(legend).classes]
-    with path.open("w", encoding="utf-8", newline="") as f:
-        lines = csv.writer(f, lineterminator="\n")
-        lines.writerow(["truth", *names])
-        lines.writerows(
-            [n, *row] for n, row in zip(names, tables.main_score(result, legend).confusion.tolist(), strict=True)
-        )
+    table = io.StringIO(newline="")
+    lines = csv.writer(table, lineterminator="\n")
+    lines.writerow(["truth", *names])
+    lines.writerows(
+        [n, *row] for n, row in zip(names, tables.main_score(result, legend).confusion.tolist(), strict=True)
+    )
+    files.write_bytes(path, table.getvalue().encode())
     return path

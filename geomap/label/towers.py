@@ -163,9 +163,12 @@ def _cached(content: str, rows: int, make: Callable[[], Tensor]) -> Tensor:
     with contextlib.suppress(OSError):  # without a cache, only seconds are lost
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as f:
-            np.save(f, vectors.numpy())
-        part.replace(path)
+        try:
+            with part.open("wb") as f:
+                np.save(f, vectors.numpy())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     return vectors
 
 

@@ -22,6 +22,10 @@ ALIKE: Final = 0.8
 """How alike two names are, 0..1 (difflib), from which one may be a slip of the other: Barly is Barley to .91."""
 
 
+LONG: Final = 4
+"""Letters of a name from which it may be the beginning of a word."""
+
+
 @dataclass(frozen=True, slots=True)
 class Matched:
     """The classes of points in a legend."""
@@ -87,11 +91,12 @@ def _worded(legend: Legend) -> dict[frozenset[str], list[tuple[int, str]]]:
 
 
 def _near(name: str, legend: Legend) -> list[str]:
-    """Classes that a name may stand for: those whose name holds it, or that are written nearly so."""
+    """Classes that a name may stand for: those with such a word, or that are written nearly so."""
     key = name_key(name)
     written = {name_key(text): c.name for c in legend.classes for text in (c.name, *c.synonyms)}
     alike = get_close_matches(key, written, n=1, cutoff=ALIKE)
-    found = [c.name for c in legend.classes if key in name_key(c.name)]
+    part = re.compile(r"\b" + re.escape(key) + ("" if len(key) >= LONG else r"\b"))
+    found = [c.name for c in legend.classes if part.search(name_key(c.name))]
     return list(dict.fromkeys((*found, *(written[text] for text in alike))))
 
 

@@ -26,6 +26,7 @@ from geomap.legends import LONGEST_TYPED, MAX_CLASSES
 from geomap.points.pixels import inner_pixels
 from geomap.points.source import MAX_ROWS, TABLES, located, missing, require_rows, shapes_of
 from geomap.text import listed, one_line, plain, shown
+from geomap.waypoints import is_visit
 
 if TYPE_CHECKING:
     import geopandas
@@ -104,6 +105,8 @@ def read_files(source: PointFiles) -> Points:
     A coordinate system is for tables, and for those of several files that name none. Raises InputError as read_points.
     """
     alone = len(source.files) == 1
+    if source.crs is not None:
+        _crs(source.crs)  # also where every file names its own
     read = [
         read_points(file, source.column, crs=source.crs, date_column=source.date_column, own_crs=not alone)
         for file in source.files
@@ -319,7 +322,7 @@ def _composed(text: str) -> str:
 
 def _missing(value: object) -> bool:
     if isinstance(value, str):
-        return value.strip().casefold() in _EMPTY
+        return value.strip().casefold() in _EMPTY or is_visit(value.strip())
     return missing(value)
 
 

@@ -16,14 +16,14 @@ from geomap import files, legends
 from geomap.assess.class_map import ClassMap, blocks, class_at, classes_and_zones, confidence_at, find_map
 from geomap.assess.draw import RESOLUTION, count
 from geomap.assess.estimate import NORMAL_95, UNKNOWN, Estimate, Estimates, Sample, Trust, estimate, trust
-from geomap.errors import BusyError, InputError
+from geomap.errors import InputError
 from geomap.legends import Legend, LegendClass
 from geomap.points.match import match, name_key
 from geomap.points.pixels import in_pixels, pixels
 from geomap.points.read import Points, read_points
 from geomap.run import learned, record
 from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, design_of, reach, tell
-from geomap.run.directory import held
+from geomap.run.directory import holding
 from geomap.run.record import Record
 from geomap.run.totals import ASSESSED
 from geomap.text import listed, shown
@@ -76,12 +76,15 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
 
     Raises:
         InputError: no such map, points that cannot be read or used, or that the map learned from, a damaged folder.
-        BusyError: a run is writing the directory.
+        BusyError: a run, or another assessment, is writing the directory.
         ReadError, DiskFullError, OutputError: the map cannot be read, or the files cannot be written.
     """
     of = find_map(directory, asked.legend)
-    if held(directory):
-        raise BusyError(f"a run is writing {directory}; wait for it")
+    with holding(directory):
+        return _assess(directory, of, asked)
+
+
+def _assess(directory: Path, of: ClassMap, asked: AssessRequest) -> Assessed:
     files.finish_added(directory)
     _require_whole(directory)
     recorded = record.read_record(directory)

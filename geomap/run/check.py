@@ -53,6 +53,8 @@ def check(directory: Path) -> Checked:
     """Compare the files of a finished run with SHA256SUMS, and SHA256SUMS with run.json."""
     if not (directory / files.SUMS).is_file():
         return Checked((f"{files.SUMS}: missing, so the run did not finish; {RESUME}",))
+    if (directory / files.ADDED / files.SUMS).is_file():
+        return Checked(("an assessment was stopped while it was put in place; type geomap assess again",))
     known = files.sums(directory)
     trusted = FILE not in known or not files.problem(directory, FILE, known[FILE])
     problems, side = list(_guard(directory, known)) if trusted else [], []

@@ -160,6 +160,22 @@ def held(directory: Path) -> bool:
     return False
 
 
+@contextmanager
+def holding(directory: Path) -> Iterator[None]:
+    """Hold a finished run's directory while files are added to it: its lock, or, where it has none, the folder.
+
+    Raises BusyError if a run, or another one that adds files, holds it; OutputError.
+    """
+    lock = directory / files.STATE / LOCK_FILE
+    with files.disk_errors(directory):
+        fd = os.open(lock if lock.is_file() else directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _acquire(fd, directory)
+        yield
+    finally:
+        os.close(fd)
+
+
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
     """The directory of a run: what is known about the run, and the tiles that it keeps."""

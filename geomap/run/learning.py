@@ -42,7 +42,7 @@ MOSTLY = 0.5
 """Share of a class's points outside the class to which a map is restricted, above which the class is named."""
 
 
-_TAKEN: Final = ("", "fid", "geom", "geometry", "name", "lon", "lat", "likeliest", "second", "confidence")
+_TAKEN: Final = ("", "fid", "geom", "geometry", "lon", "lat")
 """What the points' column cannot be called in places.gpkg and doubtful.gpkg."""
 
 
@@ -296,12 +296,19 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """Pixels (n, 3) as rows of a file of points, with the points' own column: their class, "" where it is asked for."""
     classes, rows = lesson.legend.classes, list[dict[str, Any]]()
+    column = "class" if lesson.column.casefold() in _TAKEN else lesson.column
     for rank, (lon, lat) in enumerate(lonlat_of(place).tolist()):
         first, second = np.argsort(-probability[rank], kind="stable")[:2]
-        own = {"name": f"{rank + 1}", "lon": round(lon, 7), "lat": round(lat, 7)}
-        told = {"likeliest": classes[first].name, "second": classes[second].name}
-        column = "class" if lesson.column.casefold() in _TAKEN else lesson.column
-        rows.append(own | {column: names[rank]} | told | {"confidence": round(100 * float(probability[rank, first]))})
+        told = {
+            "name": waypoints.visit(rank + 1),
+            "lon": round(lon, 7),
+            "lat": round(lat, 7),
+            "likeliest": classes[first].name,
+            "second": classes[second].name,
+            "confidence": round(100 * float(probability[rank, first])),
+        }
+        own = {f"geomap_{key}" if key == column.casefold() else key: value for key, value in told.items()}
+        rows.append({column: names[rank], **own})
     return rows
 
 
@@ -311,4 +318,5 @@ def place_files(places: Sequence[Mapping[str, Any]], doubtful: Sequence[Mapping[
     for stem, rows in ((learned.PLACES, places), (learned.DOUBTFUL, doubtful)):
         if rows:
             found[f"{stem}.gpkg"] = waypoints.gpkg(rows, stem)
-    return found | ({f"{learned.PLACES}.gpx": waypoints.gpx(places)} if places else {})
+    visits = [{**row, "name": waypoints.visit(rank)} for rank, row in enumerate(places, start=1)]
+    return found | ({f"{learned.PLACES}.gpx": waypoints.gpx(visits)} if places else {})

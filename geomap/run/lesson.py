@@ -174,6 +174,11 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
             f"of legend {legend.name} ({_ranges(c.id for c in legend.classes)}); choose a column with names as "
             f"--column, or write the ids that `geomap legends show {legend.name}` lists"
         )
+    if known and (numbers := [name for name in found.unknown if name.isdecimal()]):
+        raise InputError(
+            f"the column {shown(column)} of {points.called} holds numbers ({listed(numbers)}) beside names of legend "
+            f"{legend.name}; write names in every row, and leave those without one empty"
+        )
     others = {name: _knows(points, legends.load(name)) for name in legends.builtin_names() if name != legend.name}
     best = max(others, key=lambda name: others[name])
     if known:

@@ -185,6 +185,8 @@ def _read_back(path: Path, layer: Layer, grid: Grid | OwnGrid, written: list[_Wr
     with rasterio.open(path.absolute(), driver="GTiff") as source:
         if source.shape != grid.shape:
             raise RasterioIOError(f"{source.shape} pixels were written of {grid.shape}")
+        if source.crs is None or not source.transform.almost_equals(rasterio.Affine(*grid.transform[:6])):
+            raise RasterioIOError("the file does not tell where it lies (GDAL is told to write that elsewhere)")
         if any(_crc(_read(source, layer, w.window)) != w.crc for w in written):
             raise RasterioIOError("pixels read back differ from those written (a failing disk, or tiles that overlap)")
         blocks = (_read(source, layer, window) for _, window in source.block_windows(1))

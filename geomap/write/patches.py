@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,9 @@ import rasterio
 import rasterio.features
 import shapely
 from numpy.typing import NDArray
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 from scipy import ndimage
 from scipy.sparse import coo_array
@@ -29,6 +32,7 @@ from scipy.sparse.csgraph import connected_components
 from shapely.geometry import shape
 
 from geomap import files
+from geomap.errors import OutputError
 from geomap.legends import UNCLASSIFIED_ID
 from geomap.types import Grid
 from geomap.write.layer import Layer
@@ -129,14 +133,34 @@ def write_polygons(path: Path, name: str, layer: Layer, classes: Path, confidenc
         DiskFullError, OutputError: it cannot be written.
     """
     ids = path.with_name(f".{path.name}.ids.part")
-    with files.disk_errors(path.parent):
+    with _vector_errors(path.parent, 8 * grid.width * grid.height):  # two rasters of numbers, uncompressed
         try:
             patches = _number(classes, confidence, grid, ids)
             with _opened(ids) as source:
                 _write(path, name, layer, patches, _polygons(source), grid)
+            _require_index(path, name)
         finally:
             ids.unlink(missing_ok=True)
     return len(patches.value) - 1
+
+
+@contextmanager
+def _vector_errors(directory: Path, needed: int) -> Iterator[None]:
+    """Translate errors of GDAL and SQLite, which lack the cause, by asking the disk for the cause."""
+    with files.disk_errors(directory, needed):
+        try:
+            yield
+        except (DataSourceError, DataLayerError, FeatureError, sqlite3.Error, RasterioError, CPLE_BaseError) as e:
+            files.probe(directory, needed)
+            raise OutputError(f"cannot write polygons to {directory}: {e}; choose another output directory") from e
+
+
+def _require_index(path: Path, name: str) -> None:
+    """Raise sqlite3.Error if a layer lacks its spatial index: GDAL leaves it out in silence where the disk is full."""
+    with closing(sqlite3.connect(path)) as database:
+        asked = "SELECT count(*) FROM gpkg_extensions WHERE table_name = ? AND extension_name = 'gpkg_rtree_index'"
+        if database.execute(asked, (name,)).fetchone() == (0,):
+            raise sqlite3.OperationalError(f"{path.name} lacks its spatial index")
 
 
 def _number(classes: Path, confidence: Path, grid: Grid, out: Path) -> Patches:

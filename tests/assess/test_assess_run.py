@@ -16,12 +16,13 @@ import shapely
 
 from geomap import files, legends
 from geomap.assess.class_map import class_at, find_map
-from geomap.errors import InputError
+from geomap.errors import BusyError, InputError
 from geomap.points.pixels import pixels
 from geomap.points.read import read_points
 from geomap.run import check, learned
 from geomap.run.assess import assess_map
 from geomap.run.design import AssessRequest
+from geomap.run.directory import holding
 from geomap.run.record import add_files
 from geomap.run.sample import SampleRequest, sample_map
 from tests.support.maps import finished
@@ -246,6 +247,19 @@ def test_an_assessment_stopped_at_any_step_is_made_whole_by_the_next(
                 assess_map(run, asked)
         assess_map(run, asked)
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == whole
+    assert check.check(run).problems == ()
+
+
+def test_one_assessment_at_a_time_writes_a_folder(run: Path, answered: Path) -> None:
+    with holding(run), pytest.raises(BusyError, match=r"is writing .* wait for it"):
+        assess_map(run, AssessRequest(answered, "class"))
+    assert not (run / "assessment.json").exists()
+    assess_map(run, AssessRequest(answered, "class"))
+    files.write_bytes(run / files.ADDED / files.SUMS, (run / files.SUMS).read_bytes())  # killed before the last move
+    assert check.check(run).problems == (
+        "an assessment was stopped while it was put in place; type geomap assess again",
+    )
+    assess_map(run, AssessRequest(answered, "class"))
     assert check.check(run).problems == ()
 
 

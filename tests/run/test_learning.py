@@ -12,7 +12,7 @@ import pytest
 import rasterio
 from rasterio.windows import from_bounds
 
-from geomap import files, legends, simulate
+from geomap import files, legends, simulate, waypoints
 from geomap.api import label
 from geomap.api import open_store as open_saved
 from geomap.demo import write_points
@@ -484,6 +484,26 @@ def test_wrong_labels_are_among_the_points_to_look_at_again(run, points, tmp_pat
     near = [metres.distance(p).min() < 10 for p in table.geometry[wrong].to_crs(32631)]
     assert sum(near) >= 0.5 * len(wrong) > 2
     assert (told.landcover != told.likeliest).all()
+
+
+def test_waypoints_are_learned_from_and_those_not_visited_are_no_class(scenes, run, points, tmp_path):
+    table = geopandas.read_file(points)
+    visited = [{"lon": p.x, "lat": p.y, "name": c} for p, c in zip(table.geometry, table.landcover, strict=True)]
+    (tmp_path / "v.gpx").write_bytes(waypoints.gpx(visited))
+    line = ("label", run, "--legend", "landcover", "--points", tmp_path / "v.gpx", "--column", "name")
+    done = geomap(*line, "--out", tmp_path / "first")
+    assert done.exit_code == 0, done.stderr
+    places = geopandas.read_file(tmp_path / "first/places.gpkg")
+    assert places["name"].fillna("").eq("").all()  # the column of the points, to be filled in
+    assert places["geomap_name"].tolist()[:2] == ["geomap 1", "geomap 2"]
+    phone = (tmp_path / "first/places.gpx").read_text().replace(">geomap 1<", ">Woodland<")
+    (tmp_path / "phone.gpx").write_text(phone)
+    done = geomap(*line, "--points", tmp_path / "phone.gpx", "--out", tmp_path / "again")
+    assert "without a class: 19, left out" in done.stdout, done.stderr
+    table.assign(landcover="3").iloc[:2].to_file(tmp_path / "ids.gpkg")
+    both = ("--points", points, "--points", tmp_path / "ids.gpkg", "--column", "landcover")
+    done = geomap("label", run, "--legend", "landcover", *both, "--out", tmp_path / "third")
+    refused(done, 2, "holds numbers (3) beside names of legend landcover; write names in every row")
 
 
 def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
