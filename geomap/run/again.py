@@ -126,8 +126,11 @@ def _require_points(request: Request, directory: Path, record: Record) -> None:
     """Raise InputError unless the points, or what was learned, are those of a run."""
     told = {name: record.request[name]["sha256"] for name in ("points", "learned") if name in record.request}
     source = point_files(request)
-    taught = source and lesson_of(source, request.legends, request.period)
-    if source and taught and taught.digest != told.get("points", taught.digest):
+    if (
+        source is not None
+        and "points" in told
+        and lesson_of(source, request.legends, request.period).digest != told["points"]
+    ):
         raise InputError(
             f"the places or classes of {listed(map(shown, source.files))} are not those that {directory} learned from; "
             "give what it learned from as --points, in the same order"

@@ -93,7 +93,7 @@ def write_map(
             _remove(tiled, part)
         with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
             written = _gather(tiled, layer, grid, tiles, tags)
-            with _gdal_errors(path.parent, needed):
+            with gdal_errors(path.parent, needed):
                 resampling = "MODE" if layer.kind == "classes" else "AVERAGE"
                 rasterio.shutil.copy(tiled.absolute(), part.absolute(), OVERVIEW_RESAMPLING=resampling, **_COG)
                 statistics = _read_back(part, layer, grid, written)
@@ -120,18 +120,18 @@ def _gather(
     """Write the tiles into a plain tiled GeoTIFF. Errors of GDAL are translated, errors of `tiles` are not."""
     needed = space_needed(layer, grid)
     written: list[_Written] = []
-    with _gdal_errors(path.parent, needed):
+    with gdal_errors(path.parent, needed):
         target = rasterio.open(path.absolute(), "w", **_profile(layer, grid))
     try:
-        with _gdal_errors(path.parent, needed):
+        with gdal_errors(path.parent, needed):
             _describe(target, layer, tags)
         for part, pixels in tiles:
             window = _window(part, pixels, layer, grid)
-            with _gdal_errors(path.parent, needed):
+            with gdal_errors(path.parent, needed):
                 target.write(pixels, None if layer.bands else 1, window=window)
             written.append(_Written(window, _crc(pixels), int(_is_valid(pixels, layer).sum())))
     finally:
-        with _gdal_errors(path.parent, needed):
+        with gdal_errors(path.parent, needed):
             target.close()
     return written
 
@@ -185,7 +185,7 @@ def _read_back(path: Path, layer: Layer, grid: Grid | OwnGrid, written: list[_Wr
     with rasterio.open(path.absolute(), driver="GTiff") as source:
         if source.shape != grid.shape:
             raise RasterioIOError(f"{source.shape} pixels were written of {grid.shape}")
-        if source.crs is None or not source.transform.almost_equals(rasterio.Affine(*grid.transform[:6])):
+        if source.crs is None or not source.transform.almost_equals(rasterio.Affine(*grid.transform)):
             raise RasterioIOError("the file does not tell where it lies (GDAL is told to write that elsewhere)")
         if any(_crc(_read(source, layer, w.window)) != w.crc for w in written):
             raise RasterioIOError("pixels read back differ from those written (a failing disk, or tiles that overlap)")
@@ -246,11 +246,11 @@ def _remove(*paths: Path) -> None:
 
 
 @contextmanager
-def _gdal_errors(directory: Path, needed: int) -> Iterator[None]:
-    """Translate GDAL's write errors, which lack the cause, by asking the disk for the cause."""
+def gdal_errors(directory: Path, needed: int, *more: type[Exception]) -> Iterator[None]:
+    """Translate GDAL's write errors, and `more`, which lack the cause, by asking the disk for the cause."""
     with files.disk_errors(directory, needed):
         try:
             yield
-        except (RasterioError, CPLE_BaseError) as e:
+        except (RasterioError, CPLE_BaseError, *more) as e:
             files.probe(directory, needed)
             raise OutputError(f"cannot write to {directory}: {e}; choose another output directory") from e

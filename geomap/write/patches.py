@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,8 +23,6 @@ import rasterio.features
 import shapely
 from numpy.typing import NDArray
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
-from rasterio._err import CPLE_BaseError
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 from scipy import ndimage
 from scipy.sparse import coo_array
@@ -32,9 +30,9 @@ from scipy.sparse.csgraph import connected_components
 from shapely.geometry import shape
 
 from geomap import files
-from geomap.errors import OutputError
 from geomap.legends import UNCLASSIFIED_ID
 from geomap.types import Grid
+from geomap.write.cog import gdal_errors
 from geomap.write.layer import Layer
 
 STRIP: Final = 512
@@ -133,7 +131,8 @@ def write_polygons(path: Path, name: str, layer: Layer, classes: Path, confidenc
         DiskFullError, OutputError: it cannot be written.
     """
     ids = path.with_name(f".{path.name}.ids.part")
-    with _vector_errors(path.parent, 8 * grid.width * grid.height):  # two rasters of numbers, uncompressed
+    needed = 8 * grid.width * grid.height  # two rasters of numbers, uncompressed
+    with gdal_errors(path.parent, needed, DataSourceError, DataLayerError, FeatureError, sqlite3.Error):
         try:
             patches = _number(classes, confidence, grid, ids)
             with _opened(ids) as source:
@@ -142,17 +141,6 @@ def write_polygons(path: Path, name: str, layer: Layer, classes: Path, confidenc
         finally:
             ids.unlink(missing_ok=True)
     return len(patches.value) - 1
-
-
-@contextmanager
-def _vector_errors(directory: Path, needed: int) -> Iterator[None]:
-    """Translate errors of GDAL and SQLite, which lack the cause, by asking the disk for the cause."""
-    with files.disk_errors(directory, needed):
-        try:
-            yield
-        except (DataSourceError, DataLayerError, FeatureError, sqlite3.Error, RasterioError, CPLE_BaseError) as e:
-            files.probe(directory, needed)
-            raise OutputError(f"cannot write polygons to {directory}: {e}; choose another output directory") from e
 
 
 def _require_index(path: Path, name: str) -> None:
