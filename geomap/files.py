@@ -120,16 +120,24 @@ def write_bytes(path: Path, data: bytes, private: bool = False) -> None:
 
     A `private` file can be read by its owner alone, from its first byte on.
     """
-    part = temporary(path)
-    with disk_errors(path.parent, len(data)):
+    write_together({path.name: data}, path.parent, private)
+
+
+def write_together(contents: Mapping[str, bytes], directory: Path, private: bool = False) -> None:
+    """Write files as write_bytes does, all of them whole before the first takes its place, in their order."""
+    parts = {directory / name: temporary(directory / name) for name in contents}
+    with disk_errors(directory, sum(map(len, contents.values()))):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)
-            with open(part, "xb", opener=_private if private else None) as f:  # x: never through a link put there
-                f.write(data)
-            commit(part, path)
+            directory.mkdir(parents=True, exist_ok=True)
+            for part, data in zip(parts.values(), contents.values(), strict=True):
+                part.unlink(missing_ok=True)
+                with open(part, "xb", opener=_private if private else None) as f:  # x: never through a link put there
+                    f.write(data)
+            for path, part in parts.items():
+                commit(part, path)
         finally:
-            part.unlink(missing_ok=True)
+            for part in parts.values():
+                part.unlink(missing_ok=True)
 
 
 def _private(name: str, flags: int) -> int:

@@ -109,7 +109,7 @@ def save(
     card = card.model_copy(update={"files": {name: _sha256(content) for name, content in contents.items()}})
     contents[CARD_FILE] = (card.model_dump_json(indent=2) + "\n").encode()
     _refuse_others(folder, card.name)
-    _write(folder, contents)
+    files.write_together(contents, folder)  # the last, the card, describes the others
     return card
 
 
@@ -126,24 +126,6 @@ def _refuse_others(folder: Path, name: str) -> None:
     path = folder / CARD_FILE
     if path.is_file() and (held := read_card(folder).name) != name:
         raise OutputError(f"{folder} holds the weights {held}, not {name}; choose another --out, or remove {path}")
-
-
-def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files whole before any replaces an older one; the last, the card, describes the others."""
-    paths = {folder / name: content for name, content in contents.items()}
-    parts = {path: files.temporary(path) for path in paths}
-    with files.disk_errors(folder, sum(map(len, contents.values()))):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for path, part in parts.items():
-                part.unlink(missing_ok=True)
-                with part.open("xb") as f:  # x: never through a link put there
-                    f.write(paths[path])
-            for path, part in parts.items():
-                files.commit(part, path)
-        finally:
-            for part in parts.values():
-                part.unlink(missing_ok=True)
 
 
 def card_fields(cfg: EncoderConfig) -> dict[str, Any]:
