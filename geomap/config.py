@@ -139,9 +139,16 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
             meant |= {(*where[:-1], *close)} if close else set()
             hint = f"did you mean {close[0]}? The" if close else "the"
             what = f"unknown key; {hint} keys here are {', '.join(known)}"
+        if problem["type"].endswith("_type"):
+            what += f", not {_given(problem['input'])}"
         key = ".".join(str(part + 1) if isinstance(part, int) else _printable(part) for part in where)
         lines.append(" ".join((f"{key}: {what}" if key else what).split()))
     return lines
+
+
+def _given(value: object) -> str:
+    """A value of a wrong type, for a message: a number as it is, all else by its type."""
+    return repr(value) if isinstance(value, int | float | None) else f"a {type(value).__name__}"
 
 
 def _printable(key: str) -> str:

@@ -166,9 +166,12 @@ def find_encoder(tensors: Mapping[str, Tensor], path: Path, heads: int = HEADS) 
         raise WeightsError(f"{path} holds {len(prefixes)} TimeSenCLIP encoders (tensors ...{EMBEDDING}), not one")
     prefix = prefixes[0]
     names = NAMES if f"{prefix}time_token" in tensors else NAMES | {"class_token": "cls"}
-    found = {
-        _renamed(n.removeprefix(prefix), names): t.float() for n, t in tensors.items() if n.startswith(prefix)
-    }  # unknown names stay as they are
+    own = {n: t for n, t in tensors.items() if n.startswith(prefix)}
+    if odd := next((n for n, t in own.items() if not t.is_floating_point()), None):
+        kind = str(own[odd].dtype).removeprefix("torch.")
+        raise WeightsError(f"{path}: tensor {odd} is of {kind}, not of floating-point numbers")
+    found = {_renamed(n.removeprefix(prefix), names): t.float() for n, t in own.items()}
+    # ^ unknown names stay as they are
     if "position" in found:
         found["position"] = found["position"].squeeze(0)  # (1, 12, dim)
     if "cls" in found:

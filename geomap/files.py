@@ -7,6 +7,7 @@ Whatever stops the program, no half-written file has a final name; `SHA256SUMS`,
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -21,7 +23,7 @@ from typing import Any, Final
 
 from rich.filesize import decimal
 
-from geomap.errors import DiskFullError, OutputError
+from geomap.errors import BusyError, DiskFullError, OutputError
 from geomap.paths import real
 
 SUMS: Final = "SHA256SUMS"
@@ -39,6 +41,9 @@ ADDED: Final = ".added.part"
 
 RECORDS: Final = "composites_from"
 """The folder that records what stored composites were made from: a file for each tile."""
+
+LOCK_S: Final = 0.25
+"""Seconds to wait for a lock: `geomap status` holds that of a run for a moment."""
 
 _LINE: Final = re.compile(r"([0-9a-f]{64}) [ *](.+)")
 _PROBE: Final = 1 << 20
@@ -61,7 +66,11 @@ def temporary(path: Path, step: str = "") -> Path:
 
 
 def clean_temporary(directory: Path) -> None:
-    """Remove what an interrupted run left under temporary names, GDAL's `.<name>.part.ovr.tmp` included."""
+    """Remove what an interrupted run left under temporary names, GDAL's `.<name>.part.ovr.tmp` included.
+
+    Files that were written whole to be added are moved to their place instead: some may be there already.
+    """
+    finish_added(directory)
     with disk_errors(directory):
         for path in (*directory.rglob(".*.part"), *directory.rglob(".*.part.*")):
             log.info("removing %s, left by an interrupted run", path)
@@ -169,6 +178,23 @@ def disk_errors(directory: Path, needed: int = 0) -> Iterator[None]:
             raise _full(directory, needed) from e
         reason = f"{directory}: {e.strerror or e}"
         raise OutputError(f"cannot write to {reason}; make it writable or choose another output directory") from e
+
+
+def lock(fd: int, directory: Path, doing: str) -> None:
+    """Lock an open file of a directory until it is closed. `doing`: what another run that holds it does there.
+
+    Raises BusyError if another one holds it, OutputError if the disk has no locks.
+    """
+    end = time.monotonic() + LOCK_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise BusyError(f"another run is {doing} {directory}; wait for it or choose another --out") from None
+            time.sleep(0.02)
+        except OSError as e:
+            raise OutputError(f"the disk of {directory} cannot lock files ({e.strerror}); choose another --out") from e
 
 
 def require_space(directory: Path, needed: int) -> None:

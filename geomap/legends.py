@@ -14,7 +14,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from itertools import islice
 from math import cbrt, dist
@@ -60,8 +60,12 @@ _APART: Final = 10
 """Least distance of the colours of typed classes in CIELAB, where a lightness gives it: that of the crops."""
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Unicode's category Cc."""
+
+
 def _one_line(text: str) -> str:
-    if any(unicodedata.category(c) == "Cc" for c in text):  # they would break the XML beside the maps
+    if _CONTROL.search(text):  # they would break the XML beside the maps
         raise ValueError("must be one line without control characters")
     return text
 
@@ -246,6 +250,7 @@ def load(name_or_file: str) -> Legend:
     return parse((_home() / f"{name_or_file}.toml").read_bytes(), name_or_file)
 
 
+@lru_cache(maxsize=64)
 def parse(content: bytes, where: str) -> Legend:
     """A legend from TOML; `where` names it in error messages. Raises LegendError."""
     if len(content) > MAX_BYTES:

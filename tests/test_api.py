@@ -155,6 +155,7 @@ def test_stores_open_lazily_and_label_as_the_command_does(run: Path, series: xr.
 
     store = geomap.open_store(run)
     assert all(store[name].chunks is not None for name in ("composite", "embedding"))
+    assert sum(store.chunks["month"]) == 12  # one chunking for all arrays: xarray raises where they differ
     assert store.rio.crs == series.rio.crs
     np.testing.assert_array_equal(store["composite"].where(series.inside, 0), series)
     label_store(LabelRequest(run, (legends.load("crops"),)), tmp_path / "crops")

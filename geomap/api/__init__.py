@@ -47,7 +47,6 @@ from geomap.api.checks import (
     class_dimension,
     require_free,
     require_neighbours,
-    require_windows,
     zone_of,
 )
 from geomap.catalog import offset_check
@@ -256,7 +255,7 @@ def embed(
     """
     loaded = weights if isinstance(weights, Weights) else load_weights(str(weights))
     dn, steps, inside = checked_series(series)
-    require_neighbours(series, loaded.encoder.cfg.patch)
+    require_neighbours(series, loaded.encoder.cfg.patch, "these weights take patches of", "embed composites")
     least = checked_least(min_clear_months, len(steps))
     engine = Engine(loaded.encoder, device)
     made = Composite(dn, np.zeros((0, *dn.shape[2:]), np.uint8))
@@ -340,7 +339,7 @@ def label(
     pixels = checked_embeddings(embeddings, loaded.card.config().out, series)
     warn_of_words(chosen, loaded)
     finish = checked_finish(smooth, layers)
-    require_windows(embeddings, finish.smooth)
+    require_neighbours(embeddings, finish.smooth, f"smooth={finish.smooth} takes", "label embeddings", reversible=True)
     everywhere, names = checked_flag("everywhere", everywhere), checked_names("without", without)
     gone = competing(asked, base, names, None if everywhere else _latitudes(embeddings, asked))
     questions = questions_of(asked, loaded, least, known, pixels.steps, finish.layers, gone)
@@ -401,7 +400,8 @@ def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
     for kept in stores:
         if lost := kept.lost():
             raise InputError(f"{kept.path} lacks {lost}; copy the whole store again, or type its run's command again")
-    return xr.merge([_opened(kept, epsg, folder) for kept in stores], compat="override", combine_attrs="drop_conflicts")
+    opened = [_opened(kept, epsg, folder) for kept in stores]
+    return xr.merge(opened, compat="override", combine_attrs="drop_conflicts").unify_chunks()
 
 
 def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:

@@ -90,30 +90,21 @@ def _beside(series: xr.DataArray | None, embeddings: xr.DataArray) -> tuple[NDAr
     return dn, months
 
 
-def require_neighbours(series: xr.DataArray, patch: int) -> None:
-    """Refuse, for patches, an array in which neighbours are not 10 m apart, from north to south and west to east.
+def require_neighbours(array: xr.DataArray, size: int, what: str, instead: str, reversible: bool = False) -> None:
+    """Refuse, for windows of `size` > 1 pixels, an array in which neighbours are not 10 m apart.
 
-    Raises InputError. An axis without coordinates is taken as it is.
+    y falls and x rises from pixel to pixel, or, where `reversible`, either does either. An axis without coordinates is
+    taken as it is. `what` takes the windows, and `instead` is what to do, for the message. Raises InputError.
     """
     for axis, step in (("y", -RESOLUTION), ("x", RESOLUTION)):
-        if patch > 1 and axis in series.coords and not np.allclose(np.diff(series.coords[axis].values), step):
+        if size == 1 or axis not in array.coords:
+            continue
+        steps = np.diff(array.coords[axis].values)
+        if not (np.allclose(steps, step) or (reversible and np.allclose(steps, -step))):
+            must = "y and x must go on" if reversible else "y must fall and x rise"
             raise InputError(
-                f"these weights take patches of {patch} x {patch} pixels: y must fall and x rise by {RESOLUTION} m "
-                f"from pixel to pixel, and {axis} does not; embed the composite as it was made, then select"
-            )
-
-
-def require_windows(embeddings: xr.DataArray, size: int) -> None:
-    """Refuse, for windows of several pixels, an array in which neighbours are not 10 m apart; an axis may be reversed.
-
-    Raises InputError. An axis without coordinates is taken as it is.
-    """
-    for axis in ("y", "x"):
-        steps = np.diff(embeddings.coords[axis].values) if size > 1 and axis in embeddings.coords else np.zeros(0)
-        if not any(np.allclose(steps, step) for step in (RESOLUTION, -RESOLUTION)):
-            raise InputError(
-                f"smooth={size} takes {size} x {size} pixels: y and x must go on by {RESOLUTION} m from pixel to "
-                f"pixel, and {axis} does not; label the embeddings as they were made, then select"
+                f"{what} {size} x {size} pixels: {must} by {RESOLUTION} m from pixel to pixel, and {axis} does not; "
+                f"{instead} as they were made, then select"
             )
 
 

@@ -81,6 +81,8 @@ def evaluate(
     asked = prompt_kinds.kinds(prompts)
     loaded = load_weights(weights)
     patch = loaded.card.config().patch
+    if run is not None and patch > 1:
+        raise InputError(f"--run gives single pixels; these weights take {patch} x {patch}: use --data with a cut file")
     with progress_bars() as progress:
         if run is None:
             tests = [read_set(source, patch, photos, labels, scenicness, progress) for source in data]

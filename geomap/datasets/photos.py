@@ -166,7 +166,9 @@ class _ImageTower:
             with Image.open(photo.path) as image:
                 prepared: torch.Tensor = self._prepare(image)
                 return prepared
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:  # what Pillow raises
+        except MemoryError:
+            raise
+        except Exception as e:  # of a damaged file each of Pillow's formats raises what it likes
             log.warning("%s cannot be decoded and is left out: %s", photo.path, e)
             return None
 

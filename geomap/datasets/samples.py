@@ -9,6 +9,8 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from geomap import legends
 from geomap.errors import InputError
@@ -75,16 +77,28 @@ class Samples:
     def folds(self) -> tuple[NDArray[np.intp], str]:
         """(n,) groups that folds must not split, and what a group is in words.
 
-        The samples' own groups, else cells of one degree; a sample without a place is its own group.
+        The samples' own groups, else cells of one degree; a sample without a place is its own group. Groups that share
+        a series are one: a pixel that was sampled twice is no test of what learned from it.
         """
         if self.groups is not None:
-            return self.groups, self.grouped_by
+            return self._joined(self.groups), self.grouped_by
         if self.lonlat is None or not (known := np.isfinite(self.lonlat).all(1)).any():
-            return np.arange(len(self)), "sample (their places are unknown)"
+            return self._joined(np.arange(len(self))), "sample (their places are unknown)"
         cells = np.floor(self.lonlat[known] / CELL).astype(np.intp)
         groups = len(self) + np.arange(len(self))
         groups[known] = np.unique(cells, axis=0, return_inverse=True)[1].reshape(-1)
-        return groups, "cells of one degree"
+        return self._joined(groups), "cells of one degree"
+
+    def _joined(self, groups: NDArray[np.intp]) -> NDArray[np.intp]:
+        """(n,) the groups, of which those that share a series are one."""
+        prints = self.prints()
+        known = np.flatnonzero(prints != "")
+        _, group = np.unique(groups, return_inverse=True)
+        _, series = np.unique(prints[known], return_inverse=True)
+        nodes = len(self) + len(known)  # groups, then series
+        links = coo_array((np.ones(len(known), bool), (group[known], len(self) + series)), (nodes, nodes))
+        found: NDArray[np.intp] = connected_components(links, directed=False)[1][group]
+        return found
 
     def prints(self) -> NDArray[np.str_]:
         """(n,) a digest of what each sample's valid months hold; "" for a sample without one."""

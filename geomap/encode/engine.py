@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -48,6 +49,9 @@ AHEAD = 2
 """Number of windows in the queue."""
 TRIAL = 8
 """Batches per thread in a round of the speed trial; starting and ending a round is then a few percent of it."""
+
+_speeds: Final[dict[tuple[Any, ...], float]] = {}
+"""Pixels per second by all that decides them, as measured in this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,14 @@ class Engine:
         window.out[at[:real]] = self.execution(dn, window.calendar[steps])[:real]
 
     def pixels_per_second(self, steps: int) -> float:
-        """Speed on artificial pixels without gaps, measured for about half a second, for estimates."""
+        """Speed on artificial pixels without gaps, for estimates: measured for about half a second, once a process."""
+        sizes = self.execution.cfg, self.device, self.dtype, self.batch, self.threads, steps
+        if sizes not in _speeds:
+            _speeds[sizes] = self._trial(steps)
+        return _speeds[sizes]
+
+    def _trial(self, steps: int) -> float:
+        """Pixels per second, on artificial ones."""
         rng = np.random.default_rng(0)
         side = TRIAL * self.threads if self.device.type == "cpu" else 16  # batches
         dn = rng.integers(1, 5000, (steps, self.execution.cfg.bands, side, self.batch)).astype(np.uint16)

@@ -56,12 +56,15 @@ def measure(weights: Weights, test: Samples, options: Options, train: Samples | 
     """Measure everything that a set's labels, photos and scores allow.
 
     Raises:
-        InputError: an unknown device, no valid month in any sample, photo vectors of another size than the embeddings.
+        InputError: an unknown device, no valid month in any sample, photo vectors of another size than the embeddings,
+            nothing to measure.
         WeightsError: the prompts need a text tower that cannot be loaded.
     """
     total, test = len(test), test.usable()
     _check_photos(weights, test)
     known = [legends.load(name) for name in PAPER_LEGENDS if name in test.labelled]
+    if not known and test.photos is None and test.scores is None:
+        raise InputError(f"no sample of {test.name} has a class, a photo or a score; there is nothing to evaluate")
     vectors = {e.name: {kind: prompt_kinds.vectors(weights, e, kind) for kind in options.kinds} for e in known}
     of_length = {length: _embed(weights, test, length, options) for length in LENGTHS}
     scale = weights.card.logit_scale

@@ -12,13 +12,11 @@ is somebody else's. A run makes no links, so a directory that holds one is refus
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import logging
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import StringConstraints, TypeAdapter
 
 from geomap import files
-from geomap.errors import BusyError, InputError, OutputError, ReadError
+from geomap.errors import InputError, OutputError, ReadError
 from geomap.run.tile_file import (
     DAMAGED,
     About,
@@ -55,8 +53,6 @@ QUARANTINE_FILE: Final = "quarantine.json"
 RUNNING_FILE: Final = "running.json"
 LOCK_FILE: Final = "lock"
 
-LOCK_S: Final = 0.25
-"""Seconds to wait for the lock: `geomap status` holds it for a moment."""
 MARK: Final = b"state of a run of geomap\n"
 """What the lock file says."""
 
@@ -170,7 +166,7 @@ def holding(directory: Path) -> Iterator[None]:
     with files.disk_errors(directory):
         fd = os.open(lock if lock.is_file() else directory, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        _acquire(fd, directory)
+        files.lock(fd, directory, "writing")
         yield
     finally:
         os.close(fd)
@@ -218,7 +214,7 @@ class RunDirectory:
             self.home.mkdir(parents=True, exist_ok=True)
             fd = os.open(self.home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         try:
-            _acquire(fd, self.path)
+            files.lock(fd, self.path, "writing")
             with files.disk_errors(self.path):
                 _mark(fd, self.home / LOCK_FILE)
             yield
@@ -387,22 +383,6 @@ def _own(home: Path, names: Sequence[str]) -> bool:
         return request.is_file() and bool(_begun.validate_json(request.read_bytes()))
     except ValueError:
         return False
-
-
-def _acquire(fd: int, directory: Path) -> None:
-    """Lock an open lock file. Raises BusyError if another run holds it, OutputError if the disk has no locks."""
-    end = time.monotonic() + LOCK_S
-    while True:
-        try:
-            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise BusyError(f"another run is writing {directory}; wait for it or choose another --out") from None
-            time.sleep(0.02)
-        except OSError as e:
-            if e.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            raise OutputError(f"the disk of {directory} cannot lock files ({e.strerror}); choose another --out") from e
 
 
 def _mark(fd: int, path: Path) -> None:

@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 from safetensors.numpy import load_file
 
 from geomap.datasets import lucas, photos
@@ -99,6 +100,18 @@ def test_vectors_are_those_of_the_model_and_the_corrupt_photo_is_named(folder, e
         cosine = float(want @ torch.from_numpy(vector) / want.norm() / np.linalg.norm(vector))
         assert cosine > 0.9999, key
         assert np.linalg.norm(vector) == pytest.approx(float(want.norm()), rel=0.001)  # as the model gives it
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow was built without AVIF")
+def test_a_photo_is_left_out_whatever_its_format_raises(folder, tmp_path) -> None:
+    """Pillow goes by a file's content, and raises RuntimeError for a damaged AVIF."""
+    path = tmp_path / "34622836N.jpg"
+    Image.open(folder / f"{VIEWS[0]}.jpg").save(path, "AVIF")
+    content = path.read_bytes()
+    begin = content.index(b"mdat") + 4
+    path.write_bytes(content[:begin] + bytes(len(content) - begin))
+    tower = SimpleNamespace(_prepare=lambda image: torch.from_numpy(np.asarray(image)))
+    assert photos._ImageTower._decode(tower, photos.Photo("FR_34622836N", path, 1)) is None
 
 
 def test_training_reads_the_file(embedded) -> None:

@@ -302,6 +302,12 @@ def test_the_learners_encoder_is_taken_not_the_copy_of_the_last_validation():
         ("spectral_embedding.1.weight", torch.zeros(30, 10), "30 values a token cannot be split among 8 heads"),
         ("time_pos_encoding", torch.zeros(1, 1, 32), "positions for 1 steps"),
         ("mlp_head.1.weight", torch.zeros(1024, 32), "vectors of 1024 values; the space of CLIP ViT-B/32 has 512"),
+        ("mlp_head.0.bias", torch.zeros(32, dtype=torch.int8), r"a\.mlp_head\.0\.bias is of int8, not of floating"),
+        (
+            "mlp_head.0.bias",
+            torch.zeros(32, dtype=torch.cfloat),
+            r"bias is of complex64, not of floating-point numbers",
+        ),
         ("mlp_head.1.weight", torch.zeros(512), r"a\.mlp_head\.1\.weight is missing or not of two dimensions"),
     ],
 )

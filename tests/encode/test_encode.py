@@ -198,6 +198,7 @@ def test_speed_is_that_of_the_rounds_after_the_warm_up(encoder, monkeypatch):
     """By a clock on which the first round takes a minute, and every other an eighth of a second."""
     engine, now, pixels = encode.Engine(encoder, "cpu"), [0.0], []
     embed = engine.embed
+    monkeypatch.setattr(encode, "_speeds", {})
 
     def counted(made, usable, months):
         yield from embed(made, usable, months)
@@ -208,6 +209,8 @@ def test_speed_is_that_of_the_rounds_after_the_warm_up(encoder, monkeypatch):
     monkeypatch.setattr(encode.time, "perf_counter", lambda: now[0])
     assert engine.pixels_per_second(12) == 8 * pixels[1]
     assert len(pixels) == 5  # the warm-up, and rounds until 0.4 s are over
+    assert encode.Engine(encoder, "cpu").pixels_per_second(12) == 8 * pixels[1]
+    assert len(pixels) == 5  # measured once
 
 
 @pytest.mark.parametrize(

@@ -358,6 +358,24 @@ def test_folds_part_groups(rng: np.random.Generator) -> None:
         baselines.cross_validated(seen, groups[:, None].astype(float), y, np.zeros(100, int))
 
 
+def test_folds_never_part_a_series_that_occurs_twice(rng: np.random.Generator) -> None:
+    once = made(rng, 30, {"landcover": np.full(30, 2)})
+    blank = replace(once.rows(np.arange(2)), valid=np.zeros((2, 12), bool))
+    sets = [once, once.rows(np.arange(20)), blank]
+    twice = replace(once, **{name: np.concatenate([getattr(s, name) for s in sets]) for name in ("id", "dn", "valid")})
+    alone, _ = twice.folds()
+    assert (alone[30:50] == alone[:20]).all()
+    assert len(set(alone.tolist())) == 32  # series without a month have nothing in common
+    fields, _ = replace(twice, groups=np.arange(52) // 10).folds()
+    assert len(set(fields[:50].tolist())) == 3  # 0 to 9 with 30 to 39, 10 to 19 with 40 to 49, and 20 to 29
+    assert (fields[:20] == fields[30:50]).all()
+
+
+def test_a_set_without_classes_photos_and_scores_is_refused(loaded: Weights, rng: np.random.Generator) -> None:
+    with pytest.raises(InputError, match="no sample of made has a class, a photo or a score; there is nothing to"):
+        protocol.measure(loaded, made(rng, 5, {"landcover": np.zeros(5, int)}), QUIET)
+
+
 @pytest.mark.parametrize("name", ["random forest", "linear probe"])
 def test_fitted_baselines_learn(name: str, rng: np.random.Generator) -> None:
     y = rng.choice([3, 8], 120)

@@ -133,3 +133,8 @@ def test_saved_composites_are_refused_in_one_line(option, tiled, nine_by_nine, t
     )
     refused(done, 2, "patches of 9 x 9 pixels", f"without {option}")
     assert not (tmp_path / "out").exists()
+
+
+def test_points_on_a_run_are_no_test_set_of_patches(nine_by_nine, tmp_path):
+    line = ("--data", tmp_path / "points.gpkg", "--column", "crop", "--run", tmp_path, "--out", tmp_path / "out")
+    refused(geomap("evaluate", nine_by_nine, *line), 2, "--run gives single pixels; these weights take 9 x 9")

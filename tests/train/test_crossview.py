@@ -385,11 +385,15 @@ def test_the_best_epoch_is_of_the_run_that_the_card_describes(tiny: CrossViewCon
             crossview.train_crossview(tiny.model_copy(update={"epochs": 2, "seed": seed}), out, stop_at(4))
     best = f"{resume.CHECKPOINT_FOLDER}/{resume.BEST}"
     (one / best).write_bytes((two / best).read_bytes())
-    model = crossview.start(tiny, DIM, CPU).model
     same = crossview.identity(tiny.model_copy(update={"epochs": 2}), *views.read_views(tiny))
+    state = crossview.start(tiny, DIM, CPU)
+    resume.resume(two, state, same | {"seed": 1})
     with pytest.raises(OutputError, match=r"another configuration or data \(seed\)"):
-        resume.load_best(one, model, same)
-    resume.load_best(two, model, same | {"seed": 1})
+        resume.load_best(one, state, same)
+    resume.load_best(two, state, same | {"seed": 1})
+    state.history.append(replace(state.history[-1], epoch=9, val_loss=-1.0))
+    with pytest.raises(OutputError, match=r"is of epoch \d, and epoch 9 was the best; remove"):
+        resume.load_best(two, state, same | {"seed": 1})
 
 
 def test_training_masks_and_validation_does_not(

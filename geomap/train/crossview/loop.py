@@ -95,7 +95,7 @@ def _train(config: CrossViewConfig, train: Views, val: Views, out: Path, group: 
             curves.write_metrics(out, state.history)
         group.wait()
     if group.first:
-        load_best(out, state.model, same)
+        load_best(out, state, same)
         _save(config, state, train, val, out)
     group.wait()
 

@@ -6,9 +6,7 @@ old and half new. Nothing is pickled. No random state is stored: every epoch see
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from geomap import files
-from geomap.errors import BusyError, OutputError
+from geomap.errors import OutputError
 from geomap.train.crossview.contrast import CrossView, Queue
 from geomap.train.crossview.curves import Epoch
 
@@ -30,8 +28,6 @@ CHECKPOINT_FOLDER: Final = "checkpoints"
 LAST: Final = "last.safetensors"
 BEST: Final = "best.safetensors"
 LOCK_FILE: Final = "lock"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -73,12 +69,7 @@ def hold(out: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(f"another run is training in {out}; wait for it or choose another --out") from None
-        except OSError as e:
-            log.warning("the disk of %s cannot lock files (%s); start one run at a time there", out, e.strerror)
+        files.lock(fd, out, "training in")
         yield
     finally:
         os.close(fd)  # releases the lock
@@ -104,11 +95,20 @@ def resume(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
     state.history[:] = [Epoch(**e) for e in values["history"]]
 
 
-def load_best(out: Path, model: CrossView, identity: dict[str, Any]) -> None:
-    """Load the parameters of the best epoch into the model. Raises OutputError, also if they are another run's."""
+def load_best(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
+    """Load the parameters of the best epoch into the model.
+
+    Raises OutputError, also if they are another run's, or of another epoch: one that was stopped and went otherwise
+    when it was trained again.
+    """
     tensors, values = _load(out / CHECKPOINT_FOLDER / BEST)
     _require(out, values.get("identity", identity), identity)  # files of earlier versions have none
-    model.load_state_dict(_part(tensors, "model."))
+    if (found := values["epoch"]) != state.best.epoch:
+        raise OutputError(
+            f"{out / CHECKPOINT_FOLDER / BEST} is of epoch {found}, and epoch {state.best.epoch} was the best; remove "
+            f"{out / CHECKPOINT_FOLDER} to start again"
+        )
+    state.model.load_state_dict(_part(tensors, "model."))
 
 
 def _require(out: Path, found: dict[str, Any], identity: dict[str, Any]) -> None:
