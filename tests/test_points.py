@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from pyproj import Transformer
-from shapely.geometry import LineString, MultiPoint, Point, box
+from shapely import unary_union
+from shapely.affinity import translate
+from shapely.geometry import LineString, MultiPoint, Point, Polygon, box
 
 from geomap import legends
 from geomap.errors import InputError, LegendError
@@ -80,6 +82,48 @@ def test_a_small_polygon_gives_its_pixel_and_a_huge_one_is_bounded(tmp_path):
     assert time.perf_counter() - start < 2
     assert [points.name.count(name) for name in "abc"] == [1, 20, 2]
     assert shapes[0].distance(Point(points.lonlat[0])) < 1e-4
+
+
+@pytest.mark.parametrize(("lon", "lat"), [(6.0, 50.9), (180.0, -17.0)])
+def test_every_pixel_of_a_polygon_over_two_zones_is_that_of_its_zone(tmp_path, lon, lat):
+    """Counted beside: the centres of each zone's own grid, of those places that it owns."""
+    side = 0.002
+    geopandas.GeoDataFrame({"c": ["a"]}, geometry=[box(lon - side, lat, lon + side, lat + side)], crs=4326).to_file(
+        tmp_path / "p.gpkg"
+    )
+    found = read_points(tmp_path / "p.gpkg", "c", every_pixel=True).lonlat
+    wanted = 0
+    for there in {
+        int(code) for code in zone_epsg(np.array([lon - side, lon + side - 360 * (lon > 90)]), np.full(2, lat))
+    }:
+        to_zone = Transformer.from_crs(4326, there, always_xy=True)
+        x, y = to_zone.transform([lon - side, lon + side] * 2, [lat, lat, lat + side, lat + side])
+        grid = np.meshgrid(*(np.arange(np.floor(min(v) / 10) * 10 - 45, max(v) + 50, 10) for v in (x, y)))
+        a, b = to_zone.transform(*map(np.ravel, grid), direction="INVERSE")
+        inside = (np.abs((a - lon + 180) % 360 - 180) < side) & (b > lat) & (b < lat + side)
+        wanted += int((inside & (zone_epsg(a, b) == there)).sum())
+    assert len(found) == len(np.unique(pixels(found), axis=0)) == wanted > 500
+
+
+def test_shapes_across_180_are_those_that_are_cut_there(tmp_path):
+    """With longitudes beyond 180, and with an edge that goes the short way round, as GPS tracks are closed."""
+    whole = box(179.999, -17, 180.001, -16.999)
+    cut = unary_union([box(179.999, -17, 180, -16.999), box(-180, -17, -179.999, -16.999)])
+    short = Polygon([(179.999, -17), (-179.999, -17), (-179.999, -16.999), (179.999, -16.999)])
+    below = translate(whole, -360)
+    shapes = [cut, whole, short, below, Point(180.0005, -17), Point(-179.9995, -17)]
+    geopandas.GeoDataFrame({"c": list("abcdef")}, geometry=shapes, crs=4326).to_file(tmp_path / "p.geojson")
+    points = read_points(tmp_path / "p.geojson", "c", every_pixel=True)
+    of = {name: points.lonlat[[n == name for n in points.name]] for name in "abcdef"}
+    assert len(of["a"]) > 200
+    for name in "bcd":
+        np.testing.assert_allclose(of[name], of["a"], atol=1e-9)
+    np.testing.assert_allclose(of["e"], of["f"], atol=1e-9)
+    geopandas.GeoDataFrame({"c": ["a"]}, geometry=[Polygon([(0, 80), (120, 80), (-120, 80)])], crs=4326).to_file(
+        tmp_path / "pole.geojson"
+    )
+    with pytest.raises(InputError, match="goes round a pole or over half the globe; cut it at 180"):
+        read_points(tmp_path / "pole.geojson", "c")
 
 
 def test_places_and_pixels_are_those_of_the_zones(tmp_path):
@@ -232,7 +276,7 @@ def test_bad_vector_files_are_one_clear_line(table, tmp_path):
     )
     lines = geopandas.GeoDataFrame({"c": ["a"]}, geometry=[LineString([(0, 50), (1, 51)])], crs=4326)
     lines.to_file(tmp_path / "lines.gpkg")
-    beyond = geopandas.GeoDataFrame({"c": ["a"]}, geometry=[Point(200, 50)], crs=4326)
+    beyond = geopandas.GeoDataFrame({"c": ["a"]}, geometry=[Point(400, 50)], crs=4326)
     beyond.to_file(tmp_path / "beyond.gpkg")
     (tmp_path / "text.gpkg").write_text("hello")
     (tmp_path / "vrt.geojson").write_text("<OGRVRTDataSource><OGRVRTLayer name='a'/></OGRVRTDataSource>")
@@ -243,7 +287,7 @@ def test_bad_vector_files_are_one_clear_line(table, tmp_path):
     for name, says in {
         "no.gpkg": "has no coordinate system; say which: --points-crs",
         "lines.gpkg": "holds LineString shapes; give points or polygons",
-        "beyond.gpkg": "coordinates 200..200, 50..50, which lie outside WGS 84",
+        "beyond.gpkg": "coordinates 400..400, 50..50, which lie outside WGS 84",
         "text.gpkg": "not what its name says",
         "vrt.geojson": "not what its name says",
         "odd.geojson": "cannot be read",

@@ -18,35 +18,54 @@ _CELLS: Final = 40_000  # candidates looked at at once; for inner pixels in all,
 
 
 def inner_pixels(polygon: BaseGeometry, every_pixel: bool = False) -> NDArray[np.float64]:
-    """(n, 2) longitude and latitude of pixel centres inside a polygon in degrees, on its zone's 10 m grid.
+    """(n, 2) longitude and latitude of pixel centres inside a polygon in degrees, on the 10 m grids of its zones.
 
     At most POLYGON_PIXELS, spread evenly over it from north to south. Those within EDGE_M of its border are left out if
     others are left. With `every_pixel` all pixels. A polygon without a pixel's centre gives one point inside it.
     """
     import shapely
+
+    bent = shapely.segmentize(polygon, _EDGE_DEGREES)
+    codes = np.unique(_zones(shapely.get_coordinates(bent)))
+    for edge in (0.0,) if every_pixel else (EDGE_M, 0.0):
+        parts = [_centres(bent, int(epsg), edge, every_pixel) for epsg in codes]
+        if len(codes) > 1:  # each zone has the pixels of its own ground alone
+            parts = [part[_zones(part) == epsg] for part, epsg in zip(parts, codes, strict=True)]
+        found = np.concatenate(parts)
+        if len(found):
+            most = len(found) if every_pixel else POLYGON_PIXELS
+            chosen: NDArray[np.float64] = found[
+                np.linspace(0, len(found) - 1, min(len(found), most)).round().astype(int)
+            ]
+            return chosen
+    return np.array(polygon.representative_point().coords)
+
+
+def _zones(lonlat: NDArray[np.float64]) -> NDArray[np.int32]:
+    """(n,) EPSG codes of the zones that own places; beyond 80 S and 84 N those of the last latitude that has one."""
+    from geomap.grid import zone_epsg
+
+    return zone_epsg(lonlat[:, 0], np.clip(lonlat[:, 1], -80, 84))
+
+
+def _centres(polygon: BaseGeometry, epsg: int, edge: float, every_pixel: bool) -> NDArray[np.float64]:
+    """(n, 2) degrees: the centres of a zone's pixels at least `edge` m inside a polygon in degrees, from the north."""
+    import shapely
     from pyproj import Transformer
 
-    from geomap.grid import RESOLUTION, zone_epsg
+    from geomap.grid import RESOLUTION
 
-    inside = polygon.representative_point()
-    epsg = int(zone_epsg(np.array(inside.x), np.array(np.clip(inside.y, -80, 84))))
     there, back = (Transformer.from_crs(*pair, always_xy=True) for pair in ((4326, epsg), (epsg, 4326)))
-    bent = shapely.segmentize(polygon, _EDGE_DEGREES)
-    drawn = shapely.transform(bent, lambda xy: np.column_stack(there.transform(xy[:, 0], xy[:, 1])))
+    drawn = shapely.transform(polygon, lambda xy: np.column_stack(there.transform(xy[:, 0], xy[:, 1])))
     west, south, east, north = drawn.bounds
     if not np.isfinite([west, south, east, north]).all():
-        return np.array([[inside.x, inside.y]])
+        return np.zeros((0, 2))
     cells = max(east - west, RESOLUTION) * max(north - south, RESOLUTION) / RESOLUTION**2
     step = RESOLUTION * (1 if every_pixel else max(1, int(np.ceil(np.sqrt(cells / _CELLS)))))
     x = np.arange(west // RESOLUTION * RESOLUTION + RESOLUTION / 2, east, step)
     y = np.arange(north // RESOLUTION * RESOLUTION + RESOLUTION / 2, south, -step)
-    for shape in (drawn,) if every_pixel else (drawn.buffer(-EDGE_M), drawn):
-        found = _held(shape, x, y)
-        if len(found):
-            most = len(found) if every_pixel else POLYGON_PIXELS
-            chosen = np.linspace(0, len(found) - 1, min(len(found), most)).round().astype(int)
-            return np.column_stack(back.transform(*found[chosen].T))
-    return np.array([[inside.x, inside.y]])
+    found = _held(drawn.buffer(-edge) if edge else drawn, x, y)
+    return np.column_stack(back.transform(*found.T))
 
 
 def _held(shape: BaseGeometry, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -31,6 +31,7 @@ from geomap.waypoints import is_visit
 if TYPE_CHECKING:
     import geopandas
     import pandas as pd
+    from shapely.geometry.base import BaseGeometry
 
 _WHOLE: Final = re.compile(r"\d+(\.0+)?")
 _EMPTY: Final = ("", "nan", "null", "<na>", "n/a", "#n/a", "-")  # how programs write an empty cell
@@ -370,14 +371,33 @@ def _in_degrees(path: Path, shapes: geopandas.GeoSeries, wrong: str) -> geopanda
     except ProjError as e:
         raise InputError(f"{shown(path)} cannot be brought to degrees: {one_line(e)}; check --points-crs") from e
     west, south, east, north = bounds = moved.total_bounds
-    if not np.isfinite(bounds).all() or west < -180 or east > 180 or south < -90 or north > 90:
+    if not np.isfinite(bounds).all() or west < -360 or east > 360 or south < -90 or north > 90:
         swapped = np.abs(drawn[[0, 2]]).max() <= 90 and np.abs(drawn).max() <= 180
         hint = SWAPPED if swapped else wrong
         raise InputError(
             f"{shown(path)} has coordinates {drawn[0]:g}..{drawn[2]:g}, {drawn[1]:g}..{drawn[3]:g}, which lie outside "
             f"{shapes.crs.name}; {hint}"
         )
+    edges = moved.bounds
+    odd = (edges.minx < -180) | (edges.maxx > 180) | (edges.maxx - edges.minx > 180)
+    moved[odd] = moved[odd].map(lambda shape: _on_the_globe(path, shape))
     return moved
+
+
+def _on_the_globe(path: Path, shape: BaseGeometry) -> BaseGeometry:
+    """Points with longitudes in -180..180; polygons the shorter way round, cut there. Raises InputError."""
+    import shapely
+
+    from geomap.lonlat import cut, followed, turns, wrapped
+
+    if not shape.geom_type.endswith("Polygon"):
+        return shapely.transform(shape, lambda xy: np.column_stack([[wrapped(lon) for lon in xy[:, 0]], xy[:, 1]]))
+    whole = [followed(part) if turns(part) else part for part in shapely.get_parts(shape)]
+    if None in whole:
+        raise InputError(
+            f"{shown(path)} holds a polygon that goes round a pole or over half the globe; cut it at 180 degrees"
+        )
+    return shapely.union_all([side for part in whole for side in cut(part)])
 
 
 def _swapped(
