@@ -52,6 +52,14 @@ class Evaluation(Strict):
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 600
 
 
+class Teachers(Strict):
+    """Encoders of other seeds, trained first; their mean embedding is learned beside the labels."""
+
+    count: Annotated[int, Field(ge=1, le=10)] = 3
+    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 600  # of each
+    weight: Weight = 30.0  # of the distance 1 - cosine from their mean, beside the loss of the labels
+
+
 def _sets(paths: dict[str, str]) -> dict[str, str]:
     """Check the measured sets: names of worldcereal mean its sets, any other name means a user's table."""
     for name, path in paths.items():
@@ -94,6 +102,7 @@ class TrainConfig(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.01
     warmup: Annotated[int, Field(ge=0, le=10_000_000)] = 60  # steps
     augment: Augment = Augment()
+    teachers: Teachers | None = None
     levels: Levels = Levels()
     held_out: Annotated[int, Field(ge=10, le=1_000_000)] = 4000  # simulated series from another seed, for a first score
     evaluation: Evaluation | None = None

@@ -23,6 +23,7 @@ from geomap.datasets.simulated import cover_labels, simulated_samples
 from geomap.datasets.worldcereal import B8A_FROM, fill_b8a_np, read_corsica, read_east_africa, read_flanders
 from geomap.encode import weights
 from geomap.encode.card import MODEL_FILE
+from geomap.encode.model import PixelEncoder
 from geomap.errors import ConfigError, GeomapError, InputError, OutputError, ReadError
 from geomap.evaluate import baselines
 from geomap.label import towers
@@ -32,6 +33,7 @@ from geomap.train import config
 from geomap.train.captions import levels as captions
 from geomap.train.captions import loop, pool, scores
 from geomap.train.captions.loss import OTHER_SHARE, CaptionLoss, origin_bias
+from geomap.train.captions.teachers import Teachers
 from geomap.train.captions.vocabulary import Vocabulary
 from geomap.train.config import Augment, TrainConfig
 from geomap.train.scale import MAX_SCALE
@@ -174,6 +176,32 @@ def test_the_encoder_is_the_mean_of_its_later_steps(monkeypatch: pytest.MonkeyPa
     made = loop.fit_encoder(short, made_pool, [], levels, 10)
     for parameter, *steps in zip(made.parameters(), *seen[4:], strict=False):  # the loss has a parameter besides
         torch.testing.assert_close(parameter, torch.stack(steps).mean(0))
+
+
+def test_an_encoder_learns_the_mean_of_its_teachers() -> None:
+    """Of encoders of other seeds, trained on the same series; the one that learns from them has a seed of its own."""
+    asked = TrainConfig(
+        name="x", title="x", licence="x", batch=32, warmup=2, simulated=200, teachers=config.Teachers(count=2, steps=6)
+    )
+    made_pool = pool.simulated_pool(np.random.default_rng(0), 200)
+    levels = captions.make_levels(LetterTower())
+    told: list[tuple[str, int]] = []
+    made = loop.fit(asked, made_pool, [], levels, 30, lambda stage, done, total: told.append((stage, total)))
+    assert Counter(told) == {("train: teacher 1", 6): 6, ("train: teacher 2", 6): 6, ("train", 30): 30}
+
+    def plain(seed: int, steps: int) -> PixelEncoder:
+        alone = asked.model_copy(update={"seed": seed, "teachers": None})
+        return loop.fit(alone, made_pool, [], levels, steps, lambda *_: None)
+
+    batch = pool.draw_batch(np.random.default_rng(5), made_pool, [], 64, 0, asked.augment)
+    one, two, other = plain(0, 6), plain(1, 6), plain(10, 30)
+    with torch.no_grad():
+        of_one, of_two, taught, alone = (e(batch.dn, batch.valid, batch.months) for e in (one, two, made, other))
+    mean = torch.nn.functional.normalize(of_one + of_two, dim=1)
+    teachers = Teachers([one, two], 30.0)
+    torch.testing.assert_close(teachers.mean(batch), mean)
+    torch.testing.assert_close(teachers.loss(alone, batch), 30 * (1 - (alone * mean).sum(1)).mean())
+    assert teachers.loss(taught, batch) < 0.5 * teachers.loss(alone, batch)
 
 
 def test_loss_is_that_of_a_softmax_over_cosines() -> None:

@@ -27,7 +27,7 @@ from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.errors import ConfigError, GeomapError
 from geomap.label import towers
 from geomap.label.scatter import Scatter
-from geomap.train.captions import scores
+from geomap.train.captions import scores, teachers
 from geomap.train.captions.levels import Level, make_levels
 from geomap.train.captions.loss import CaptionLoss, origin_bias
 from geomap.train.captions.pool import (
@@ -39,6 +39,7 @@ from geomap.train.captions.pool import (
     series_of_each,
     simulated_pool,
 )
+from geomap.train.captions.teachers import Teachers
 from geomap.train.captions.vocabulary import Vocabulary
 from geomap.train.config import TrainConfig, read_captions
 from geomap.types import Progress, silent
@@ -99,7 +100,7 @@ def _train(config: TrainConfig, out: Path, progress: Progress) -> Card:
     metrics: dict[str, Any] = {}
     if config.evaluation and measured:
         metrics = _left_out(config, pool, measured, levels, words, progress)
-    encoder = fit_encoder(config, pool, measured, levels, config.steps, progress)
+    encoder = fit(config, pool, measured, levels, config.steps, progress)
     held = simulated_samples(np.random.default_rng([config.seed, 1]), config.held_out)
     metrics["simulated_held_out"] = scores.score_samples(encoder, held, words)
     if unseen:
@@ -156,7 +157,7 @@ def _left_out(
     held = []
     for samples in measured:
         others = [o for o in measured if o is not samples]
-        encoder = fit_encoder(config, pool, others, levels, steps, progress, f"evaluate without {samples.name}")
+        encoder = fit(config, pool, others, levels, steps, progress, f"evaluate without {samples.name}")
         held.append(scores.held_out(samples, encoder, words))
     return scores.card_metrics(held, words)
 
@@ -177,6 +178,26 @@ def sources(config: TrainConfig, measured: Sequence[Samples]) -> tuple[TrainingS
     )
 
 
+def fit(
+    config: TrainConfig,
+    pool: Pool,
+    measured: Sequence[Samples],
+    levels: Sequence[Level],
+    steps: int,
+    progress: Progress,
+    stage: str = "train",
+) -> PixelEncoder:
+    """Train an encoder as `fit_encoder` does; with `teachers` in the config, after these and from them too."""
+    if (asked := config.teachers) is None:
+        return fit_encoder(config, pool, measured, levels, steps, progress, stage)
+    made = []
+    for n in range(asked.count):
+        seeded = config.model_copy(update={"seed": config.seed + n})
+        made.append(fit_encoder(seeded, pool, measured, levels, asked.steps, progress, f"{stage}: teacher {n + 1}"))
+    seeded = config.model_copy(update={"seed": config.seed + teachers.MOST})
+    return fit_encoder(seeded, pool, measured, levels, steps, progress, stage, Teachers(made, asked.weight))
+
+
 def fit_encoder(
     config: TrainConfig,
     pool: Pool,
@@ -185,10 +206,12 @@ def fit_encoder(
     steps: int,
     progress: Progress = silent,
     stage: str = "train",
+    taught: Teachers | None = None,
 ) -> PixelEncoder:
     """Train an encoder for `steps` on simulated and measured series; returns the mean of later steps, in eval mode.
 
-    Its embeddings are of the size of the levels' vectors. Raises GeomapError where training diverges.
+    Its embeddings are of the size of the levels' vectors. `taught`: encoders that it learns from beside the labels.
+    Raises GeomapError where training diverges.
     """
     torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 7])
@@ -214,6 +237,8 @@ def fit_encoder(
         bias = {name: b[batch.pool] for name, b in biases.items()}
         embeddings = encoder(batch.dn, batch.valid, batch.months)
         loss = loss_of(embeddings, vectors, allowed, config.levels.model_dump(), bias)
+        if taught is not None:
+            loss = loss + taught.loss(embeddings, batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), MAX_GRADIENT)
