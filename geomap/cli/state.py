@@ -16,6 +16,7 @@ from geomap.cli.console import out_console, say, say_json, warn
 from geomap.cli.options import AsJson
 from geomap.cli.show import duration
 from geomap.errors import GeomapError, InputError
+from geomap.text import plural
 
 if TYPE_CHECKING:
     from geomap.run.status import Status
@@ -57,7 +58,7 @@ def verify_command(directory: Directory, as_json: AsJson = False) -> None:
     for line in () if as_json else found.side:
         say(line)
     if found.problems:
-        raise GeomapError(f"{len(found.problems)} problems in {directory}")
+        raise GeomapError(f"{plural(len(found.problems), 'problem')} in {directory}")
     if not as_json:
         say(f"{directory}: every file of the run is as it was written")
 

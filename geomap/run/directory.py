@@ -39,6 +39,7 @@ from geomap.run.tile_file import (
     read_layers,
     whole,
 )
+from geomap.text import shown
 from geomap.types import TILE_NAME, Layers, LeftOut, Scene, Searched, Tile
 
 if TYPE_CHECKING:
@@ -310,8 +311,13 @@ def open_directory(
     searches again and its tiles are checked.
 
     Raises:
-        OutputError: the directory holds the run of another request or unrelated files, or cannot be read.
+        OutputError: the directory holds the run of another request or unrelated files, cannot be read, or has a path of
+            bytes that are not UTF-8, where GDAL cannot write.
     """
+    try:
+        str(directory.absolute()).encode()
+    except UnicodeEncodeError:
+        raise OutputError(f"{shown(directory.absolute())} is no path in UTF-8; choose another --out") from None
     if not require_run(directory):
         return RunDirectory(directory, None)
     try:

@@ -53,7 +53,7 @@ def test_other_commands_say_one_document(made: tuple[Path, Any], untrained: str,
     }  # fmt: skip
     (tmp_path / "l" / "landcover.tif").write_bytes(b"")
     done = geomap("verify", tmp_path / "l", "--json")
-    refused(done, 1, "1 problems")
+    refused(done, 1, "1 problem in")
     assert json.loads(done.stdout)["problems"][0].startswith("landcover.tif: changed")
 
 

@@ -308,6 +308,11 @@ def test_a_lock_is_held_by_one_run_and_a_killed_run_lets_go(tmp_path: Path) -> N
     begun(tmp_path)
 
 
+def test_a_path_of_bytes_that_are_not_utf_8_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"caf\\udce9/out is no path in UTF-8; choose another --out"):
+        open_directory(tmp_path / os.fsdecode(b"caf\xe9") / "out", ASKED)
+
+
 def test_a_disk_without_locks_is_not_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(fd: int, how: int) -> None:
         raise OSError(37, "No locks available")
