@@ -441,6 +441,26 @@ def test_the_recipe_of_embeddings_at_points_gives_each_its_pixel(
     np.testing.assert_array_equal(made.filter(regex=r"^e\d+$").to_numpy(), wanted)
 
 
+def test_the_recipe_of_a_picture_draws_each_pixel_in_the_colour_of_its_class(
+    embeddings: xr.DataArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plt = pytest.importorskip("matplotlib.pyplot")
+    page = (REPOSITORY / "docs/python.md").read_text()
+    (code,) = re.findall(r"^## A picture\n.*?```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    shown = geomap.label(embeddings, legends="landcover")["landcover"]
+    monkeypatch.chdir(tmp_path)
+    exec(code, {"maps": {"landcover": shown}})
+    (mesh,) = plt.gca().collections
+    drawn = (255 * mesh.to_rgba(mesh.get_array())).round().astype(np.uint8).reshape(*shown.shape, 4)
+    for c in legends.load("landcover").classes:
+        assert (drawn[shown.values == c.id] == [*bytes.fromhex(c.colour[1:]), 255]).all()
+    assert (drawn[shown.values == 0][:, 3] == 0).all()
+    named = [text.get_text() for text in plt.gca().get_legend().get_texts()]
+    assert named == [c.name for c in legends.load("landcover").classes if (shown == c.id).any()]
+    assert (tmp_path / "landcover.png").is_file()
+    plt.close("all")
+
+
 def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataArray, embeddings: xr.DataArray) -> None:
     """What arithmetic, files and selections make of a composite is the same input, or is refused."""
     part = {"y": slice(20, 30), "x": slice(20, 40)}

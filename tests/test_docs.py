@@ -86,6 +86,14 @@ def test_commands_that_a_page_tells_to_type_are_taken_by_the_parser(page: Path) 
             command.make_context(" ".join(words), [*rest])
 
 
+def test_the_readme_asks_again_of_what_it_has_mapped_with_embeddings() -> None:
+    commands = line_commands(REPOSITORY / "README.md")
+    kept = {words[words.index("--out") + 1] for words in commands if "--save-embeddings" in words}
+    asked = {words[2] for words in commands if words[1] in ("label", "similar")}
+    assert len(asked) > 1
+    assert asked <= kept
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if inline_commands(p)], ids=lambda p: p.name)
 def test_commands_within_a_sentence_exist_with_their_options(page: Path) -> None:
     for words in inline_commands(page):

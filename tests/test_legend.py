@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from geomap import legends
 from geomap.errors import LegendError
 from geomap.legends import Legend
+from tests.support import REPOSITORY
 
 CLASS_COUNTS = {"landcover": 8, "landuse": 16, "habitat": 44, "crops": 40, "bioregion": 12}
 LANDCOVER = {
@@ -163,6 +165,13 @@ def test_a_legend_file(tmp_path: Path) -> None:
     loaded = legends.load(str(file))
     assert [(c.id, c.name, c.code) for c in loaded.classes] == [(7, "Vineyard", None), (3, "Olive grove", None)]
     assert loaded.classes[0].prompts == ("a vineyard", "vines on wires")
+
+
+def test_the_legend_in_the_docs_shows_every_key_of_a_class() -> None:
+    page = (REPOSITORY / "docs/legends.md").read_text()
+    example = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[0]
+    shown = parse(re.sub(r"^# (?=[a-z]+ = )", "", example, flags=re.MULTILINE))
+    assert shown.classes[0].model_fields_set == legends.LegendClass.model_fields.keys()
 
 
 def test_a_score_legend_file() -> None:

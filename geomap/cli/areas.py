@@ -75,11 +75,12 @@ def _runs(directories: list[Path]) -> list[Path]:
             continue
         from geomap.jobs import catalog, file
 
-        maps = [directory for _, directory in catalog.finished(file.read_job(path))]
-        if not maps:
-            raise InputError(
-                f"{path} has no finished map in a directory with {file.PERIOD}; name its directory instead"
-            )
+        job = file.read_job(path)
+        directory = job.keys.outputs.directory
+        if file.PERIOD not in directory:
+            raise InputError(f"{path} makes one map, so name its directory: geomap areas {job.file(directory)}")
+        if not (maps := [made for _, made in catalog.finished(job)]):
+            raise InputError(f"{path} has no finished map yet; make one: geomap run {path}")
         found += maps
     return found
 
@@ -148,8 +149,8 @@ def _beside(runs: list[Areas]) -> None:
         for name in sorted(filter(most.get, most), key=lambda n: (-most[n], n)):
             table.add_row(escape(name), *(f"{of[name]:,.2f}" if name in of else "" for of in hectares))
         out_console.print(table)
-        if len({run.made_by[stem] for run in shown if stem in run.maps}) > 1:
-            say(f"{stem} was made in different ways: area, months, weights, classes, points or options differ")
+        if differs := history.differing(run.made_by[stem] for run in shown if stem in run.maps):
+            say(f"{stem} was made in different ways (differs in: {', '.join(differs)})")
     if len(shown) < len(runs):
         say(f"the last {len(shown)} of {len(runs)} runs; --out areas.csv or --json gives all")
 

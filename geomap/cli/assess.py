@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MATRIX = 10
 """Most classes of a confusion matrix that fits a terminal of 80 columns."""
 PAIRS = 5  # confusions shown of a larger one
+RARE = 0.01  # share of the map below which a class is a speck
+MANY = 0.25  # share of the points that specks may take without a word
 
 Stem = Annotated[str | None, typer.Option("--legend", help="The map, where DIR holds several: landcover, crops, ...")]
 
@@ -45,7 +47,7 @@ def sample_command(
     ] = 0.02,
     legend: Stem = None,
     design: Annotated[
-        Literal["stratified", "random"], typer.Option(help="By mapped class, or simply at random.")
+        Literal["stratified", "random"], typer.Option(help="By mapped class, or simply at random, by area alone.")
     ] = "stratified",
     allocation: Annotated[
         Literal["olofsson", "neyman", "equal", "proportional"],
@@ -112,6 +114,7 @@ def _print_sample(directory: Path, made: Made, asked: SampleRequest) -> None:
     if made.least is not None:
         fewest = f"at least {made.least} points a class instead of {asked.least} (--min)"
         say(f"{fewest}, for {len(made.pixels)} classes share the points")
+    _tell_of_specks(made)
     if made.standard_error is not None:
         say(f"if accuracies are as --expected, the standard error of the overall one will be {made.standard_error:.3f}")
     whole = [f"{made.of.names.get(c, c)} ({n:,})" for c, n in made.pixels.items() if n and n == made.points[c]]
@@ -125,6 +128,18 @@ def _print_sample(directory: Path, made: Made, asked: SampleRequest) -> None:
         typed = ["geomap", "assess", str(directory), "--points", str(fill), "--column", "class"]
         typed += ["--legend", asked.legend] if asked.legend else []
         say(f"fill in the column `class`, then type: {shlex.join(typed)}")
+
+
+def _tell_of_specks(made: Made) -> None:
+    """Say what to type where classes of next to no area take many of the points."""
+    total, drawn = sum(made.pixels.values()), sum(made.points.values())
+    rare = [c for c, pixels in made.pixels.items() if pixels < RARE * total]
+    taken = sum(made.points[c] for c in rare)
+    if len(rare) > 1 and taken > MANY * drawn:
+        hectares = sum(made.pixels[c] for c in rare) * HECTARES_PER_PIXEL
+        spent = f"{taken} of {drawn} points go to {len(rare)} classes with {hectares:,.2f} ha together"
+        first = "first map without them (--without CLASS) or without small patches (--min-area 0.1)"
+        say(f"{spent}; to draw by area alone, type --design random; or {first}")
 
 
 def assess_command(

@@ -91,6 +91,7 @@ def legends_check(
     if (name is None) == (classes is None):
         raise InputError('give a legend to check, or --classes "vineyard, olive grove, maize field"')
     found = legends.load(name) if name is not None else legends.typed(classes or "")
+    _check_within(found)
     from geomap.encode.card import locate, read_card
     from geomap.label import towers
     from geomap.label.check import check_classes, check_ratings
@@ -105,6 +106,20 @@ def legends_check(
     for line in doubts(found, card.text_space):
         say(line)
     say(CAVEAT)
+
+
+def _check_within(legend: Legend) -> None:
+    """Raise LegendError if the class to which a legend is restricted is not there."""
+    from geomap import legends
+    from geomap.run.prepare import with_base
+
+    if legend.within is None:
+        return
+    base, _ = legends.restriction(legend.within)
+    if base in (*legends.builtin_names(), legend.name) or base.endswith(".toml"):
+        with_base((legend,), None)
+    else:
+        say(f"within {legend.within}: {base} is no built-in legend, so map with its file as one more --legend")
 
 
 def _print_classes(legend: Legend, check: ClassesCheck) -> None:

@@ -46,7 +46,7 @@ def label_command(
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Map other legends, or classes of your own, from stored embeddings.
+    """Map other legends, or classes of your own, from the embeddings that `geomap map --save-embeddings` kept.
 
     Takes seconds: no scene is read, no encoder runs. Writes the same files as `geomap map` over the pixels that the
     store holds. Without --legend and --classes, the legends are those of DIR. With --points, labelled points teach one

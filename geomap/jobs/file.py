@@ -280,7 +280,10 @@ class JobKeys(RequestKeys):
         if self.outputs.update and self.period.last is None:
             raise ValueError("outputs.update goes with period.last: each map is made from the one before")
         if self.outputs.update and self.points.file:
-            raise ValueError("outputs.update does not go with points.file: learn once, and give it as points.learned")
+            raise ValueError(
+                "outputs.update does not go with points.file: learn once, by `geomap label DIR --points FILE --column "
+                "NAME --out learned`, and write points: {learned: learned}"
+            )
         return self
 
 
@@ -343,4 +346,4 @@ def _in_job(differs: re.Match[str]) -> str:
 
 
 def _keys_for_options(message: str) -> str:
-    return re.sub(r"--[a-z][a-z-]*", lambda option: KEYS.get(option[0], option[0]), message)
+    return re.sub(r"`geomap [^`]*`|--[a-z][a-z-]*", lambda found: KEYS.get(found[0], found[0]), message)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from geomap.errors import InputError, PeriodError
+from geomap.run.learned import read_learned
 from geomap.run.record import Record, read_record
 from geomap.run.totals import Row, read_totals
 from geomap.types import EXCLUDE, Period
@@ -25,6 +26,8 @@ DECIDE: Final = (
     "smooth", "min_area",
 )  # fmt: skip
 """Keys of a request that decide areas of one landscape, besides its legends and how many months it has."""
+_IF_ASKED: Final = (EXCLUDE, "points", "smooth", "min_area")
+"""Those that run.json tells only if they were asked for. Others that it lacks are not known: the run was by a store."""
 _OF_STORE: Final = ("area", "weights", "min_clear_months", "mask", EXCLUDE)
 """Those that a run by stored embeddings has from the run that made them."""
 COLUMNS: Final = ("directory", "period", "map", "id", "name", "pixels", "ha", "share", "adjusted_ha", "ci95_ha")
@@ -39,7 +42,7 @@ class Areas:
     directory: Path
     period: Period
     maps: Mapping[str, Sequence[Row]]  # by map stem
-    made_by: Mapping[str, str]  # by map stem: what decides its areas besides the land, as JSON
+    made_by: Mapping[str, Mapping[str, str]]  # by map stem: what decides its areas besides the land, each as JSON
 
 
 def read_areas(directory: Path) -> Areas:
@@ -49,16 +52,29 @@ def read_areas(directory: Path) -> Areas:
         period = _period(record)
     except PeriodError as e:
         raise InputError(f"{directory}/run.json names no months; geomap verify {directory} tells more") from e
-    return Areas(directory, period, maps, {stem: _made_by(record, stem) for stem in maps})
+    taught = _taught(directory)
+    return Areas(directory, period, maps, {stem: _made_by(record, stem, taught) for stem in maps})
 
 
-def before(directories: Iterable[Path], made: Record, layers: Sequence[Layer]) -> list[dict[str, Any]]:
+def differing(made_by: Iterable[Mapping[str, str]]) -> list[str]:
+    """The keys in which the ways that maps were made differ; what a run does not tell differs from nothing."""
+    told: dict[str, set[str]] = {}
+    for made in made_by:
+        for key, value in made.items():
+            told.setdefault(key, set()).add(value)
+    return [key for key, values in told.items() if len(values) > 1]
+
+
+def before(
+    directories: Iterable[Path], made: Record, layers: Sequence[Layer], taught: str | None
+) -> list[dict[str, Any]]:
     """The areas of earlier runs as the page takes them, oldest first, of at most MOST runs.
 
     Args:
         directories: finished runs; one that cannot be read is logged and left out.
         made: the record of the run whose page it is.
         layers: its layers; a map of an earlier run with other classes is left out.
+        taught: the legend that its own points taught, if they did.
 
     Returns:
         For each run `months` (first, last), by map stem `pixels` (class id -> pixels), and `other`: the stems of maps
@@ -72,7 +88,7 @@ def before(directories: Iterable[Path], made: Record, layers: Sequence[Layer]) -
             {
                 "months": [areas.period.month_names[0], areas.period.month_names[-1]],
                 "pixels": {stem: {str(row.id): row.pixels for row in areas.maps[stem]} for stem in same},
-                "other": [stem for stem in same if areas.made_by[stem] != _made_by(made, stem)],
+                "other": [stem for stem in same if differing([areas.made_by[stem], _made_by(made, stem, taught)])],
             }
         )
     return told
@@ -100,16 +116,32 @@ def _period(record: Record) -> Period:
     return Period.parse(str(record.request.get("period")))
 
 
-def _made_by(record: Record, stem: str) -> str:
-    """Raises PeriodError."""
-    made = record.request.get("made", {})
-    asked = {**{key: made[key] for key in _OF_STORE if key in made}, **record.request}
-    learned = (asked.get("learned") or {}).get("sha256")
-    classes = [
-        (within, asked.get("legends", {}).get(name), record.vectors.get(name))
-        for name, within in _bases(asked.get("within") or {}, stem).items()
-    ]
-    return json.dumps([_period(record).months, *(asked.get(key) for key in DECIDE), learned, classes], sort_keys=True)
+def _taught(directory: Path) -> str | None:
+    """The legend that a run's own points taught; None if none, or if learned.json is damaged."""
+    try:
+        learned = read_learned(directory)
+    except InputError:
+        return None
+    return learned.legend["name"] if learned else None
+
+
+def _made_by(record: Record, stem: str, taught: str | None) -> dict[str, str]:
+    """What decides the areas of a map, by key, as far as run.json tells; points decide those of the legend they taught.
+
+    Raises PeriodError.
+    """
+    stored = record.request.get("made", {})
+    asked = {**{key: stored[key] for key in _OF_STORE if key in stored}, **record.request}
+    bases = _bases(asked.get("within") or {}, stem)
+    decides: dict[str, Any] = {"months": _period(record).months}
+    decides |= {key: asked.get(key) for key in DECIDE if key in asked or key in _IF_ASKED}
+    decides["learned"] = (asked.get("learned") or {}).get("sha256")
+    if taught not in (None, *bases):
+        decides["points"] = None
+    decides["within"] = bases
+    decides |= {f"legend {name}": asked.get("legends", {}).get(name) for name in bases}
+    decides |= {f"class vectors of {name}": record.vectors[name] for name in bases if name in record.vectors}
+    return {key: json.dumps(value, sort_keys=True) for key, value in decides.items()}
 
 
 def _bases(within: Mapping[str, str], stem: str) -> dict[str, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from geomap.run.record import FILE, Record, UsedScene
 from geomap.run.words import command
 from geomap.store.store import Store
 from geomap.write.areas import CSV as AREAS_CSV
+from geomap.write.layer import Layer
 from geomap.write.picture import write_picture
 from geomap.write.report import Extras, Picture, write_report, zones_of
 from geomap.write.stac import MapFile
@@ -74,6 +75,7 @@ def write_page(
         DiskFullError, OutputError: the page cannot be written.
         ReadError: the composites are damaged.
     """
+    maps, product = _asked_first(maps, product)
     seen = pictures.Seen()
     if composites is not None:
         tiles = [tile for tile in product.tiles if tile.name not in record.quarantined]
@@ -83,6 +85,17 @@ def write_page(
     pictured = (*seen.pictures, *_imagery(maps, seen))
     extras = Extras(pictured, seen.curves, told, product.places, product.taught or "")
     write_report(staging, maps, record.maps, title(product), product.period.month_names, extras)
+
+
+def _asked_first(maps: Sequence[MapFile], product: Product) -> tuple[list[MapFile], Product]:
+    """The maps and the product with the legend first that was asked for first, before those within which it lies."""
+    asked = product.told.get("legends") or ()
+    first = asked[0]["name"] if asked else product.taught
+
+    def later(layer: Layer) -> bool:
+        return layer.stem != first and not layer.stem.startswith(f"{first}_")
+
+    return sorted(maps, key=lambda m: later(m.layer)), replace(product, layers=tuple(sorted(product.layers, key=later)))
 
 
 def _imagery(maps: Sequence[MapFile], seen: pictures.Seen) -> list[Picture]:
@@ -115,6 +128,7 @@ def facts(
 ) -> dict[str, Any]:
     """The facts of a run, as JSON that the page takes."""
     words, learned = command(product.told), read_learned(directory)
+    taught = learned.legend["name"] if learned else None
     return {
         "place": place(maps, record),
         "warning": record.mapped.note if record.mapped else "",
@@ -124,7 +138,7 @@ def facts(
         "validation": validations(product, learned),
         "confidence": CONFIDENCE if any(layer.legend for layer in product.layers) else "",
         "trust": _trust(learned),
-        "before": history.before(product.earlier, record, product.layers),
+        "before": history.before(product.earlier, record, product.layers, taught),
         "limits": list(product.card.limits) if product.card else [],
         "cite": cite(product),
         "account": summary(record.account) if record.account else "",
@@ -188,7 +202,7 @@ def _taught(legend: Legend, card: Card | None, learned: LearnedRecord | None) ->
 
 
 def validation(legend: Legend, card: Card | None) -> str:
-    """How a legend was compared with the ground: the card's figures of places that its training left out."""
+    """How a legend was compared with the ground: the card's figures, in each place by an encoder without it."""
     name = f"“{legend.title}”"
     if not _is_builtin(legend):
         return f"{name} has classes of your own: no figures of other places tell how well they are mapped."
@@ -197,7 +211,8 @@ def validation(legend: Legend, card: Card | None) -> str:
         return f"{name} was not validated: these weights were never compared with measurements of it."
     shares = (f"{100 * share:.0f} % of {samples:,} samples in {where}" for where, (share, samples) in measured.items())
     said = ", ".join(shares)
-    return f"{name} was right for {said}: places that the training left out. Another place can differ as much."
+    by = "in each place by an encoder trained without it; these weights were trained on all of them"
+    return f"{name} was right for {said}: {by}. Another place can differ as much."
 
 
 def _is_builtin(legend: Legend) -> bool:

@@ -265,7 +265,9 @@ def open_store(path: Path, kind: str | None = None) -> Store:
         path = path / kind
     flag = f"--save-{kind.removesuffix('.zarr')}" if kind else "--save-embeddings"
     if not (path / "zarr.json").is_file():
-        raise InputError(f"{path} holds no {kind or 'store'}; make one with: geomap map AOI {flag}")
+        ran = (path / files.SUMS).is_file()
+        make = "type the command that made it once more, with" if ran else "make one with: geomap map AOI"
+        raise InputError(f"{path} holds no {kind or 'store'}; {make} {flag} --out NEW")
     try:
         if (path / "zarr.json").stat().st_size > MOST_METADATA:
             raise ValueError(f"zarr.json has over {MOST_METADATA >> 20} MB")

@@ -47,7 +47,7 @@ PLACES: Final = 20
 APART: Final = 20
 """Least distance of two such places, in pixels along either axis: 200 m, another field in most landscapes."""
 LEAST_SURE: Final = (
-    "Places where the first map is least sure, class by class and apart from each other. They show where it may fail; "
+    "Places where “{}” is least sure, class by class and apart from each other. They show where it may fail; "
     "they are no sample from which accuracy can be estimated."
 )
 WANTED: Final = (
@@ -146,8 +146,7 @@ def write_report(
         "ramp": RAMP,
         "zones": [_described(zone, extras.curves) for zone in zones.values()],
         "maps": told,
-        "places": _wanted(extras, zones, maps) if extras.wanted else _places(told, zones, maps),
-        "places_are": WANTED.format(extras.taught) if extras.wanted else LEAST_SURE,
+        **_looked_at(extras, told, zones, maps),
         "changes": _changes(maps),
         "assessed": {},
         "facts": extras.facts,
@@ -289,8 +288,8 @@ def _described(zone: Zone, curves: Sequence[Curves]) -> dict[str, Any]:
 
 
 def _rank(layer: Layer) -> int:
-    """Maps of classes first, then scores, then what belongs to them."""
-    return ["classes", "score", "likeness", "percent", "count"].index(layer.kind)
+    """Maps of classes and scores first, then what belongs to them."""
+    return {"classes": 0, "score": 0, "likeness": 1, "percent": 2, "count": 3}[layer.kind]
 
 
 def _told(layer: Layer, maps: Sequence[MapFile], statistics: Mapping[str, Statistics]) -> dict[str, Any]:
@@ -354,16 +353,22 @@ def _changes(maps: Sequence[MapFile]) -> list[dict[str, Any]]:
     return made
 
 
-def _places(
-    told: Sequence[Mapping[str, Any]], zones: Mapping[int, Zone], maps: Sequence[MapFile]
-) -> list[dict[str, Any]]:
-    """The places to look at first in the first map of classes, over all zones; as JSON."""
-    first = next((entry for entry in told if entry.get("confidence")), None)
-    if first is None:
-        return []
+def _looked_at(
+    extras: Extras, told: Sequence[Mapping[str, Any]], zones: Mapping[int, Zone], maps: Sequence[MapFile]
+) -> dict[str, Any]:
+    """The places to look at first, and what they are: where points would help, or of the first map of classes."""
+    if extras.wanted:
+        return {"places": _wanted(extras, zones, maps), "places_are": WANTED.format(extras.taught)}
+    if (first := next((entry for entry in told if entry.get("confidence")), None)) is None:
+        return {"places": [], "places_are": ""}
+    return {"places": _places(first["stem"], zones, maps), "places_are": LEAST_SURE.format(first["title"])}
+
+
+def _places(stem: str, zones: Mapping[int, Zone], maps: Sequence[MapFile]) -> list[dict[str, Any]]:
+    """The places where a map of classes is least sure, over all zones; as JSON."""
     made: list[dict[str, Any]] = []
     for zone in zones.values():
-        seen = _Seen.of(first["stem"], zone, maps)
+        seen = _Seen.of(stem, zone, maps)
         for row, column in places(seen.ids, seen.sure, math.ceil(PLACES / len(zones))):
             east, north = zone.west + (column + 0.5) * zone.metres, zone.north - (row + 0.5) * zone.metres
             (lon,), (lat,) = transform(f"EPSG:{zone.epsg}", "EPSG:4326", [east], [north])

@@ -143,6 +143,18 @@ def test_a_sample_that_is_the_whole_map_or_all_of_a_class_says_so(run: Path, tmp
     assert f"every pixel of these classes is a point, for they have no more: {name} ({rare:,})" in done.stdout
 
 
+def test_points_spent_on_specks_are_told_with_what_to_type(tmp_path: Path) -> None:
+    ids = np.full((100, 100), 2)
+    ids[0, :12] = np.repeat([1, 3, 4, 5, 6, 7], 2)
+    run = finished(tmp_path / "run", {"landcover": {32631: ids}})
+    told = "points go to 6 classes with 0.12 ha together; to draw by area alone, type --design random"
+    for words, points in (("40", 12), ("60", None)):
+        said = geomap("sample", run, "--n", words, "--out", tmp_path / f"{words}.csv", columns=200).stdout
+        assert (f"{points} of {words} {told}" in said) == (points is not None)
+    drawn = geomap("sample", run, "--n", "40", "--design", "random", "--out", tmp_path / "random.csv").stdout
+    assert "points go to" not in drawn
+
+
 # --- assess
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from geomap.jobs.catalog import write_catalog
 from geomap.jobs.due import run_job
 from geomap.jobs.file import MapJob, read_job
 from geomap.run import history
+from geomap.run.learned import LearnedRecord, Taught
 from tests.support.archive import PATCH
 from tests.support.maps import finished as run_of
 from tests.support.pages import content
@@ -107,6 +109,7 @@ def test_one_map_needs_no_list(tmp_path: Path) -> None:
     finished(tmp_path / "maps")
     assert write_catalog(job) is None
     assert not list(tmp_path.rglob("*catalog.json"))
+    refused(geomap("areas", job.path), 2, f"name its directory: geomap areas {tmp_path / 'maps'}")
 
 
 def test_the_areas_of_a_job_lie_side_by_side(
@@ -117,7 +120,7 @@ def test_the_areas_of_a_job_lie_side_by_side(
     keys: dict[str, Any] = {"catalogue": stac, "weights": {"name": untrained}, "min_clear_months": 1}
     days = [datetime.date(2018, month, 5) for month in (9, 10, 11)]
     job = job_in(tmp_path, "out/{period}", **keys)
-    refused(geomap("areas", job.path), 2, "no finished map")
+    refused(geomap("areas", job.path), 2, f"no finished map yet; make one: geomap run {job.path}")
     made = [next(run_job(job, day)).directory for day in days[:2]]
     first = (made[0] / "index.html").read_bytes()
     made += [next(run_job(job_in(tmp_path, "out/{period}", **keys, min_confidence=1), days[2])).directory]
@@ -141,11 +144,11 @@ def test_the_areas_of_a_job_lie_side_by_side(
     assert geomap("areas", *made, "--out", out).exit_code == 0
     assert [row["pixels"] for row in csv.DictReader(out.open(newline=""))] == [str(row["pixels"]) for row in found]
     table = geomap("areas", *made).stdout
-    assert all(month in table for month in ("2018-08", "2018-09", "2018-10", "made in different ways"))
+    assert all(month in table for month in ("2018-08", "2018-09", "2018-10", "(differs in: min_confidence)"))
     assert f"{areas[0][0]['ha']:,.2f}" in table
     refused(geomap("areas", *made, "--zones", "x.gpkg"), 2, "name one directory")
     recorded = json.loads((made[0] / "run.json").read_text())["request"]
-    assert set(history.DECIDE) - recorded.keys() == {"points", "exclude", "smooth", "min_area"}  # if asked for
+    assert set(history.DECIDE) - recorded.keys() == {"points", "exclude", "smooth", "min_area"} == {*history._IF_ASKED}
     (made[0] / "areas.json").write_text("{")
     with caplog.at_level(logging.WARNING):
         (again,) = run_job(job_in(tmp_path, "out/{period}", **keys), datetime.date(2018, 12, 5))
@@ -163,28 +166,33 @@ ASKED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("change", "others"),
+    ("change", "differs"),
     [
-        ({}, set()),
-        ({"max_cloud": 20.0}, {"landcover", "crops"}),
-        ({"offset_policy": "harmonised"}, {"landcover", "crops"}),
-        ({"exclude": ["S2A_1"]}, {"landcover", "crops"}),
-        ({"within": None}, {"crops"}),
-        ({"within": {"crops": "landcover=5"}}, {"crops"}),
-        ({"legends": {"landcover": "a", "crops": "d"}}, {"crops"}),
-        ({"legends": {"landcover": "d", "crops": "b"}}, {"landcover", "crops"}),
-        ({"legends": {"landcover": "a", "crops": "b", "habitat": "d"}}, set()),
+        ({}, {}),
+        ({"max_cloud": 20.0}, {"landcover": ["max_cloud"], "crops": ["max_cloud"]}),
+        ({"offset_policy": "harmonised"}, {"landcover": ["offset_policy"], "crops": ["offset_policy"]}),
+        ({"exclude": ["S2A_1"]}, {"landcover": ["exclude"], "crops": ["exclude"]}),
+        ({"within": None}, {"crops": ["within"]}),
+        ({"within": {"crops": "landcover=5"}}, {"crops": ["within"]}),
+        ({"legends": {"landcover": "a", "crops": "d"}}, {"crops": ["legend crops"]}),
+        (
+            {"legends": {"landcover": "d", "crops": "b"}},
+            {"landcover": ["legend landcover"], "crops": ["legend landcover"]},
+        ),
+        ({"legends": {"landcover": "a", "crops": "b", "habitat": "d"}}, {}),
+        ({"points": {"sha256": "e"}}, {"landcover": ["points"], "crops": ["points"]}),  # whichever they taught
     ],
 )
 def test_maps_made_in_different_ways_are_those_whose_areas_that_decides(
-    tmp_path: Path, change: dict[str, Any], others: set[str]
+    tmp_path: Path, change: dict[str, Any], differs: dict[str, list[str]]
 ) -> None:
     pixels = {name: {32631: np.full((9, 9), 2)} for name in ("landcover", "crops")}
     a, b = (
         history.read_areas(run_of(tmp_path / name, pixels, asked)).made_by
         for name, asked in (("a", ASKED), ("b", {**ASKED, **change}))
     )
-    assert {stem for stem in a if a[stem] != b[stem]} == others
+    found = {stem: history.differing([a[stem], b[stem]]) for stem in a}
+    assert {stem: keys for stem, keys in found.items() if keys} == differs
 
 
 def test_labelled_maps_are_made_in_different_ways_where_their_embeddings_are(tmp_path: Path) -> None:
@@ -196,7 +204,21 @@ def test_labelled_maps_are_made_in_different_ways_where_their_embeddings_are(tmp
         for i, change in enumerate(changes)
     ]
     first, *rest = (history.read_areas(run).made_by["landcover"] for run in runs)
-    assert [other == first for other in rest] == [False, False, True]
+    assert [history.differing([first, other]) for other in rest] == [["weights"], ["min_clear_months"], []]
+
+
+def test_a_map_is_as_one_by_its_embeddings_but_for_what_points_taught(tmp_path: Path) -> None:
+    """The search is not told with embeddings, so it differs from none; points of crops decide no land cover."""
+    pixels = {name: {32631: np.full((9, 9), 2)} for name in ("landcover", "crops")}
+    told = {key: ASKED[key] for key in ("legends", "within")}
+    labelled = {**told, "made": {"weights": ASKED["weights"]}, "points": {"sha256": "e"}}
+    one, other = (run_of(tmp_path / f"{len(asked)}", pixels, asked) for asked in (ASKED, labelled))
+    about = Taught("e", 2, {}, ())
+    record = LearnedRecord("0", {"name": "crops"}, {}, about, "", "", (), False, True, "", None)
+    (other / "learned.json").write_text(json.dumps(asdict(record)))
+    table = geomap("areas", one, other, columns=120).stdout
+    assert "crops was made in different ways (differs in: points)" in table
+    assert "landcover was made" not in table
 
 
 @pytest.mark.parametrize("text", ['{"type": "Catalog", "id": "mine"}', "[]", "{", "[" * 100_000])

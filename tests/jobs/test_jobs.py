@@ -474,7 +474,8 @@ def test_points_of_a_job_lie_beside_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"points\.file needs points\.column"):
         read_job(write(tmp_path, MINIMAL | {"points": {"file": "visited.gpkg"}}))
     rolling = {"period": {"last": 12}, "outputs": {"directory": "maps/{period}", "update": True}}
-    with pytest.raises(ConfigError, match=r"outputs\.update does not go with points\.file"):
+    typed = "learn once, by `geomap label DIR --points FILE --column NAME --out learned`, and write points: {learned: "
+    with pytest.raises(ConfigError, match=rf"outputs\.update does not go with points\.file: {re.escape(typed)}"):
         read_job(write(tmp_path, MINIMAL | rolling | {"points": {"file": "visited.gpkg", "column": "crop"}}))
     assert read_job(write(tmp_path, MINIMAL | rolling | {"points": {"learned": "../farm"}})).keys.outputs.update
 

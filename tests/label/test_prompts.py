@@ -17,7 +17,7 @@ from geomap.evaluate.zero_shot import nearest_class
 from geomap.label import check as prompts
 from geomap.label import towers
 from geomap.legends import Legend, LegendClass, RatedPrompt
-from tests.support.runner import geomap
+from tests.support.runner import geomap, refused
 
 SCALE = 19.0
 
@@ -194,6 +194,18 @@ def test_the_command_checks_rated_prompts(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert "3 prompts" in done.stdout
     assert done.stdout.index("a car park") < done.stdout.index("a mountain lake")  # the furthest from the others
+
+
+@pytest.mark.usefixtures("loaded_once")
+def test_the_command_refuses_a_restriction_to_what_is_not_there(tmp_path: Path) -> None:
+    """As `map` does; another legend of one's own may come with it."""
+    file, text = tmp_path / "mine.toml", legends.source("landuse")
+    file.write_text(text.replace('name = "landuse"', 'name = "mine"\nwithin = "landcover=Crops"', 1))
+    refused(geomap("legends", "check", file), 2, "legend landcover has no class 'Crops'; its classes are: Artificial")
+    file.write_text(text.replace('name = "landuse"', 'name = "mine"\nwithin = "theirs=Crops"', 1))
+    done = geomap("legends", "check", file)
+    assert done.exit_code == 0
+    assert "theirs is no built-in legend, so map with its file as one more --legend" in " ".join(done.stdout.split())
 
 
 @pytest.mark.parametrize("args", [[], ["crops", "--classes", "a, b"], ["no-such"], ["crops", "--weights", "no-such"]])

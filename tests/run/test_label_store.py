@@ -218,8 +218,12 @@ def test_a_place_without_an_embedding_is_one_clear_line(run, tmp_path, place, ma
 
 
 def test_no_store_and_no_legend(ask, run, tmp_path):
-    with pytest.raises(InputError, match="--save-embeddings"):
+    with pytest.raises(InputError, match="make one with: geomap map AOI --save-embeddings"):
         label_store(ask("landcover", store=tmp_path), tmp_path / "out")
+    (tmp_path / "SHA256SUMS").touch()  # a finished run: its command again, which needs another folder
+    with pytest.raises(InputError, match="type the command that made it once more, with --save-embeddings --out NEW"):
+        label_store(ask("landcover", store=tmp_path), tmp_path / "out")
+    (tmp_path / "SHA256SUMS").unlink()
     with pytest.raises(InputError, match="give --legend or --classes"):
         label_store(ask(), tmp_path / "out")
     with pytest.raises(LegendError, match="two maps would be called"):

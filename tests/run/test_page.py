@@ -154,6 +154,11 @@ def test_curves_and_pictures_are_those_of_the_stored_composites(run: Path) -> No
 def test_maps_from_a_store_have_a_page_with_their_command(run: Path, untrained: str, tmp_path: Path) -> None:
     chosen = (legends.load("crops"),)
     label_store(LabelRequest(run, chosen, untrained), tmp_path / "a")
+    told = content(tmp_path / "a" / files.PAGE)  # opens on crops, though land cover is mapped before them
+    assert told["maps"][0]["stem"] == "crops"
+    assert "<title>Crops, Land cover" in (tmp_path / "a" / files.PAGE).read_text()
+    assert {place["stem"] for place in told["places"]} <= {"crops"}
+    assert told["places_are"].startswith("Places where “Crops” is least sure")
     assert content(tmp_path / "a" / files.PAGE)["facts"]["command"] == "geomap label DIR --legend crops --out labels"
     label_store(LabelRequest(run, chosen, untrained, report=False), tmp_path / "b")
     assert not (tmp_path / "b" / files.PAGE).exists()
@@ -274,7 +279,7 @@ def test_what_does_not_fit_a_command_is_named(tmp_path: Path) -> None:
 
 def test_a_legend_is_said_to_be_validated_only_where_it_was_measured() -> None:
     known = card.read_card(card.locate("default"))
-    assert "was right for" in validation(legends.load("landcover"), known)
+    assert "in each place by an encoder trained without it" in validation(legends.load("landcover"), known)
     for name in ("habitat", "landuse", "bioregion", "scenicness"):
         assert "was not validated" in validation(legends.load(name), known)
     here = legends.load("habitat")
