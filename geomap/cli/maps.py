@@ -57,9 +57,9 @@ def map_command(
     QGIS style beside each map, run.json, STAC items and SHA256SUMS into --out. Open the .tif files in QGIS.
 
     Examples:
-    `geomap map "4.40,50.85,4.45,50.88" --year 2023 --legend landcover --legend crops --out brussels`
+    `geomap map "4.40,50.85,4.45,50.88" --year 2023 --legend crops --save-embeddings --out brussels`
 
-    `geomap map farm.geojson --start 2022-10 --classes "vineyard, olive grove, maize field" --out farm`
+    `geomap map farm.geojson --start 2022-10 --classes "vineyard, olive grove, maize field" --out vines`
 
     `geomap map farm.geojson --year 2023 --legend crops --points visited.gpkg --column crop --out farm`
     """

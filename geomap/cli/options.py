@@ -25,7 +25,7 @@ AreaText = Annotated[
     str,
     typer.Argument(
         metavar="AOI",
-        help='"minx,miny,maxx,maxy" in degrees (longitude first), WKT, or a .geojson, .gpkg or .shp file.',
+        help='"minx,miny,maxx,maxy" in degrees (longitude first), WKT, or a .geojson, .gpkg, .shp or .parquet file.',
     ),
 ]
 MaybeArea = Annotated[str | None, *AreaText.__metadata__]

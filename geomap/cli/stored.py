@@ -54,7 +54,7 @@ def label_command(
 
     Examples: `geomap label brussels --classes "allotment garden, park, sports field" --out brussels-green`
 
-    `geomap label farm --legend crops --points visited.gpkg --column crop --out farm-learned`
+    `geomap label brussels --legend crops --points visited.gpkg --column crop --out brussels-learned`
     """
     log_to_stderr(verbose)
     chosen = keys.chosen() or (() if keys.points.learned else _those_of(store))
