@@ -348,8 +348,8 @@ def test_points_teach_by_the_coordinates_of_an_array(
         np.testing.assert_array_equal(made[name], wanted[name])
     comment = made.crops.attrs["comment"]
     assert comment == wanted.crops.attrs["comment"]
-    assert comment.startswith("in cross-validation ")
-    outside = len(pd.read_csv(points)) - int(re.search(r"(\d+) points (?:are right|did not beat)", comment)[1])
+    assert re.match(r"(Learned from \d+ pixels with points|Not learned): in cross-validation ", comment)
+    outside = len(pd.read_csv(points)) - int(re.search(r"(\d+) points are right", comment)[1])
     assert f"embedding: {outside} pixel" in comment or not outside
     assert "comment" not in geomap.label(window, "maize, grass").classes.attrs
     if "x" in part and part["x"] == slice(0, None, 2):
@@ -395,7 +395,7 @@ def test_of_many_pixels_some_are_learned_from_as_in_a_run(
     made = geomap.label(embeddings, points=points, points_crs=CRS(4326), **options)
     np.testing.assert_array_equal(made.crops, wanted.crops)
     np.testing.assert_array_equal(made.crops_confidence, wanted.crops_confidence)
-    line = f"; more than 60 pixels: 60 of {len(table):,} are drawn at random to learn from"
+    line = f"\nmore than 60 pixels: 60 of {len(table):,} are drawn at random to learn from"
     assert made.crops.attrs["comment"] == wanted.crops.attrs["comment"] + line
 
 

@@ -396,7 +396,8 @@ def test_classes_that_a_legend_lacks_are_added_with_an_id_and_a_colour_of_their_
         ("sugar beats", "Sugar beet"),
         ("citrus", "Other citrus fruit"),
         ("Quarry", ""),
-        ("Hemp", ""),
+        ("Flint", ""),
+        ("hemp", "Other fibre and oleaginous crops"),  # by its prompts
         ("Rop", ""),  # within "crops"
     ],
 )
@@ -405,6 +406,21 @@ def test_a_slip_in_a_name_is_warned_of(slip, meant, tmp_path):
     lines = with_unknown(read_points(path, "c"), legends.load("crops"))[1].lines
     warned = [line for line in lines if line.startswith(f"WARNING: {slip} (1) is mapped as a class of its own")]
     assert [f"if {meant} is meant, write that" in line for line in warned] == ([True] if meant else [])
+
+
+def test_a_name_of_ones_own_legend_that_its_prompts_tell_is_warned_of_with_the_synonym_to_add(tmp_path):
+    """Names in Dutch, prompts and points in English."""
+    prompts = {"Suikerbiet": ("a sugar beet field",), "Tarwe": ("wheat stubble",)}
+    about = enumerate(prompts.items(), start=1)
+    classes = [{"id": i, "name": name, "colour": f"#00000{i}", "prompts": own} for i, (name, own) in about]
+    own = legends.Legend(name="agri", title="Agri", classes=classes)
+    table = csv(tmp_path, f"lon,lat,c\n{LON},{LAT},sugar beets\n{LON},{LAT},Tarwe\n{LON},{LAT},rye\n")
+    (warned,) = [line for line in with_unknown(read_points(table, "c"), own)[1].lines if "WARNING" in line]
+    assert warned.startswith("WARNING: sugar beets (1) is mapped as a class of its own; if Suikerbiet is meant, ")
+    assert warned.endswith('write that, or add synonyms = ["sugar beets"] to it in the file of agri')
+    typed = legends.typed("winter barley, rye")
+    table = csv(tmp_path, f"lon,lat,c\n{LON},{LAT},barley\n{LON},{LAT},rye\n")
+    assert with_unknown(read_points(table, "c"), typed)[1].lines[-1].endswith("if winter barley is meant, write that")
 
 
 def test_synonyms_are_unique_within_a_built_in_legend():

@@ -67,6 +67,7 @@ from geomap.read.access import DEADLINE
 from geomap.read.header import Headers
 from geomap.run import map as runs
 from geomap.run import record
+from geomap.run.learned import verdict
 from geomap.run.learning import MOST, Base, base_of, off, questions_of, rows_of, scatter_of, with_taught
 from geomap.run.lesson import Lesson, require_classes, require_in, taught_legends
 from geomap.run.pixels import distinct, drawn
@@ -525,9 +526,12 @@ def _learned(
     dn = None if pixels.dn is None else pixels.dn[:, :, rows, columns].transpose(2, 0, 1)
     examples = Examples(found, rows_of(lesson.legend, ids), groups, dn, pixels.steps, shown)
     made = learn(examples, prompts, loaded.card.logit_scale, scatter_of(loaded))
-    lines = (*lines, *off(base, shown, ids, lesson.legend))
-    comment = "; ".join((made.says.removesuffix("."), *lesson.lines, *lines))
-    log.info("%s", comment)
+    lines = (*lesson.lines, *lines, *off(base, shown, ids, lesson.legend, made.moved))
+    for warning in (line for line in lines if line.startswith("WARNING")):
+        log.warning("%s", warning)
+    told = verdict(made.moved, len(ids), lesson.says(made))
+    comment = "\n".join((told[0].upper() + told[1:], *lines))
+    log.info("%s", told)
     return Question.learned(lesson.legend, made.with_series or made.head, min_confidence, pixels.steps), comment
 
 

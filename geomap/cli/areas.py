@@ -55,6 +55,8 @@ def areas_command(
     if column is not None:
         raise InputError("--column goes with --zones")
     runs = [history.read_areas(directory) for directory in _runs(directories)]
+    if as_json or out is not None:
+        _warn_of_points(runs)
     if as_json:
         say_json(history.rows(runs))
     elif out is not None:
@@ -115,23 +117,35 @@ def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path
 
 def _whole(run: Areas) -> None:
     quality = read_quality(run.directory)
+    doubtful = {stem for stem, found in quality.items() if not found.probability_sample}
     table = Table("map", "class", number("pixels"), number("ha"), number("share"))
     if quality:
         table.add_column("estimated ha", justify="right")
     for stem, rows in run.maps.items():
         for row in rows:
             if row.pixels or row.adjusted_ha:
-                estimated = [_estimated(row)] if quality else []
+                estimated = [_estimated(row, stem in doubtful) if stem in quality else ""] if quality else []
                 table.add_row(stem, escape(row.name), *_cells(row.pixels, row.ha, row.share), *estimated)
     out_console.print(table)
     print_quality(quality)
+    if doubtful:
+        say("*: of such points; estimates for the map only if they are a random sample of it")
 
 
-def _estimated(row: Row) -> str:
-    """The area by points with half its interval of 95 %; ?: they leave none."""
+def _warn_of_points(runs: list[Areas]) -> None:
+    """Say on stderr which estimated areas are of points of which nobody knows how they were drawn."""
+    for run in runs:
+        if stems := [stem for stem, found in read_quality(run.directory).items() if not found.probability_sample]:
+            what = f"adjusted_ha of {', '.join(stems)} in {run.directory}"
+            warn(f"{what}: by points that are not known to be drawn by chance", style="yellow")
+
+
+def _estimated(row: Row, doubtful: bool) -> str:
+    """The area by points with half its interval of 95 %; ?: they leave none; *: they may not be drawn by chance."""
     if row.adjusted_ha is None:
         return ""
-    return f"{row.adjusted_ha:,.2f} +-{'?' if row.ci95_ha is None else f'{row.ci95_ha:,.2f}'}"
+    mark = " *" if doubtful else ""
+    return f"{row.adjusted_ha:,.2f} +-{'?' if row.ci95_ha is None else f'{row.ci95_ha:,.2f}'}{mark}"
 
 
 def _beside(runs: list[Areas]) -> None:

@@ -238,7 +238,7 @@ def _print_confusion(made: Assessed) -> None:
             wrong, right = (made.names[found.classes[k]] for k in (i, j))
             say(f"mapped as {wrong}, on the ground {right}: {plural(n, 'point')}")
         if (rest := len(pairs) - PAIRS) > 0:
-            say(f"and {rest} more kinds of error, in assessment.json")
+            say(f"and {plural(rest, 'more kind')} of error, in assessment.json")
         return
     table = Table("", "mapped as", title="Points by class: rows the map, columns the ground")
     for i in range(len(names)):

@@ -55,7 +55,6 @@ def print_result(result: map.Result) -> None:
     out_console.print(table)
     if result.update:
         _print_update(result, result.update)
-    print_learned(result.directory, read_record(result.directory).request)
     polygons = [result.directory / f"{layer.name}.gpkg" for layer in result.layers]  # of --vector
     for path in (*result.paths, *(path for path in polygons if path.is_file())):
         say(str(path))
@@ -65,6 +64,7 @@ def print_result(result: map.Result) -> None:
         say(f"{summary(result.account)}; geomap explain {result.directory} names those of the area and period")
     if bound := bound_by(result.seconds):
         say(bound)
+    print_learned(result.directory, read_record(result.directory).request)
     if (result.directory / files.PAGE).is_file():
         say(f"to look at the maps: geomap view {result.directory}")
     warn_of_holes(result)

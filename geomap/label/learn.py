@@ -208,8 +208,9 @@ class Validated:
 
     fold: NDArray[np.intp]  # (n,)
     strengths: Strengths
-    probability: NDArray[np.float64]  # (n, K)
+    probability: NDArray[np.float64]  # (n, K); where the words are kept, by these
     loss: float  # mean log loss of the pixels that the map shows; NaN if it shows none
+    rejected: NDArray[np.float64] | None = None  # (n, K) what the points reached, where the words are kept for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +222,12 @@ class Learned:
     validated: Validated  # of `with_series` where there is one, else of `head`
     zero_shot: NDArray[np.float64]  # (n, K) probabilities by the prompts alone
     helps: bool
-    says: str  # one sentence: what the points do for the map, or why they do not help
+    says: str  # one or two sentences: what the points do for the map, or why they do not help
+
+    @property
+    def moved(self) -> bool:
+        """Whether the points move the classes; else the map is by the words alone."""
+        return math.isfinite(self.validated.strengths.penalty)
 
 
 def learn(
@@ -300,7 +306,7 @@ def _validate(
     groups = examples.groups[judged]
     decides = kept is None and (n >= DECISIVE or n >= CLUMPED * len(np.unique(groups)) or _trusted(n, right))
     if decides and not _gains(own[judged], words[judged], groups):
-        return by_words
+        return replace(by_words, rejected=np.exp(log_softmax(logits)))
     scale = temperature(logits[judged], classes[judged], SCALES) if n >= SCALED else 1.0
     return _validated(scale * logits, fold, examples, Strengths(penalty, scale))
 
@@ -446,16 +452,15 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
     n = int(judged.sum())
     if best.fold.max() == 0 or not n:
         why = "all points lie in one group" if n else "no point lies where the map shows these classes"
-        return False, f"{why}: nothing could be tested, and the classes stay as their words have them."
-    own, words = (p.argmax(axis=1)[judged] == examples.classes[judged] for p in (best.probability, zero))
+        return False, f"{why}, so nothing could be tested, and the words alone are kept."
+    reached = best.probability if best.rejected is None else best.rejected
+    own, words = (p.argmax(axis=1)[judged] == examples.classes[judged] for p in (reached, zero))
     of = f"{n} points" if n == len(judged) else f"the {n} points that the map shows"
     says = f"in cross-validation {own.mean():.0%} of {of} are right, {words.mean():.0%} by the words alone."
-    if math.isinf(best.strengths.penalty):
-        return False, (
-            f"in cross-validation {of} did not beat the words alone, right for {words.mean():.0%}: the classes "
-            "stay as their words have them; give more points, in other places."
-        )
     ahead, error = _ahead(own, words, examples.groups[judged])
+    if best.rejected is not None:
+        why = "Of so few places, that gain is within chance" if ahead > 0 else "That is no gain"
+        return False, f"{says} {why}: the words alone are kept. Give more points, in other places."
     if ahead < 0:
         if -ahead > error:
             return False, f"{says} They do not help, and the map is made from them: give others, or map without them."

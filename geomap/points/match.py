@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap.errors import InputError
-from geomap.legends import Legend, added, telling_words
+from geomap.legends import Legend, added, builtin_names, telling_words
 from geomap.points.read import Points
 from geomap.text import listed, shown
 
@@ -24,6 +25,9 @@ ALIKE: Final = 0.8
 
 LONG: Final = 4
 """Letters of a name from which it may be the beginning of a word."""
+
+TYPED: Final = "classes"
+"""Name of the legend of typed classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +95,18 @@ def _worded(legend: Legend) -> dict[frozenset[str], list[tuple[int, str]]]:
 
 
 def _near(name: str, legend: Legend) -> list[str]:
-    """Classes that a name may stand for: those with such a word, or that are written nearly so."""
+    """Classes that a name may stand for: those with such a word, or that are written nearly so.
+
+    Or else those whose prompts have its words: of a legend in another language, these alone are in English.
+    """
     key = name_key(name)
     written = {name_key(text): c.name for c in legend.classes for text in (c.name, *c.synonyms)}
     alike = get_close_matches(key, written, n=1, cutoff=ALIKE)
     part = re.compile(r"\b" + re.escape(key) + ("" if len(key) >= LONG else r"\b"))
     found = [c.name for c in legend.classes if part.search(name_key(c.name))]
-    return list(dict.fromkeys((*found, *(written[text] for text in alike))))
+    near = list(dict.fromkeys((*found, *(written[text] for text in alike))))
+    words = telling_words(name)
+    return near or [c.name for c in legend.classes if words and any(words <= telling_words(p) for p in c.prompts)]
 
 
 def name_key(name: str) -> str:
@@ -120,8 +129,15 @@ def with_unknown(points: Points, legend: Legend) -> tuple[Legend, Matched]:
     counts = Counter(points.name)
     lines += [
         f"WARNING: {shown(name)} ({counts[name]:,}) is mapped as a class of its own; if {listed(near)} is meant, write "
-        "that"
+        f"that{_or_synonym(name, legend)}"
         for name in first.unknown
         if (near := _near(name, legend))
     ]
     return whole, replace(again, lines=(*first.lines, *lines))
+
+
+def _or_synonym(name: str, legend: Legend) -> str:
+    """What to add to a legend of one's own file instead; nothing for one that has no file to edit."""
+    if legend.name in builtin_names() or legend.name == TYPED:
+        return ""
+    return f", or add synonyms = [{json.dumps(shown(name), ensure_ascii=False)}] to it in the file of {legend.name}"

@@ -75,7 +75,8 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
         asked: the points and how they were drawn.
 
     Raises:
-        InputError: no such map, points that cannot be read or used, or that the map learned from, a damaged folder.
+        InputError: no such map, points that cannot be read or used, that the map learned from, or that were drawn
+            nobody knows how where a probability sample has assessed it; a damaged folder.
         BusyError: a run, or another assessment, is writing the directory.
         ReadError, DiskFullError, OutputError: the map cannot be read, or the files cannot be written.
     """
@@ -101,6 +102,8 @@ def _assess(directory: Path, of: ClassMap, asked: AssessRequest) -> Assessed:
     mapped, zone = classes_and_zones(of, points.lonlat)
     labelled = Labelled(of, points, mapped, reference)
     drawn = design_of(labelled, asked, whole)
+    if not drawn.known:
+        _require_unknown(directory, of.stem, points.called)
     sample = drawn.sample
     sure = np.where(sample.mapped == legends.UNCLASSIFIED_ID, -1, confidence_at(of, points.lonlat, zone)[drawn.kept])
     present = sorted({*whole, *(int(r) for r in sample.reference)})
@@ -112,6 +115,17 @@ def _assess(directory: Path, of: ClassMap, asked: AssessRequest) -> Assessed:
     )
     _write(directory, made)
     return made
+
+
+def _require_unknown(directory: Path, stem: str, called: str) -> None:
+    """Raise InputError if a probability sample has assessed a map: points of unknown origin shall not replace it."""
+    before = _read(directory / JSON).get(stem)
+    if isinstance(before, dict) and before.get("probability_sample"):
+        raise InputError(
+            f"{stem} was assessed with {before.get('points')} points of a probability sample, and nobody knows how "
+            f"those of {called} were drawn: if by chance, add --design random (or stratified, or cluster); to replace "
+            f"the assessment all the same, remove {directory / JSON} first"
+        )
 
 
 def _population(sample: Sample, found: Estimates, mapped: int) -> tuple[int, list[str]]:

@@ -17,6 +17,7 @@ from geomap import files
 from geomap.errors import InputError
 from geomap.legends import Legend
 from geomap.paths import own, there
+from geomap.text import plural
 
 if TYPE_CHECKING:  # numpy and torch: `geomap explain` reads the JSON alone
     import numpy as np
@@ -74,12 +75,15 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """How the classes did in cross-validation, whose folds never part a field or cell."""
+    """How the classes did in cross-validation, whose folds never part a field or cell.
+
+    All but `accuracy` and `macro_f1` is of the answers that the map is made by: the words, where these are kept.
+    """
 
     folds: int
     classes: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...]  # by class of the legend; rows: the points say; columns: predicted
-    accuracy: Mapping[str, float]  # method -> share of pixels, 0..1: learned, zero-shot, forest
+    accuracy: Mapping[str, float]  # method -> share of pixels, 0..1: learned (if rejected too), zero-shot, forest
     macro_f1: Mapping[str, float]  # method -> mean F1 of the classes that have points
     calibration: float | None  # expected calibration error, 0..1
     reliability: tuple[Trust, ...] = ()  # by confidence, low to high: metrics.reliability without its empty bins
@@ -98,16 +102,22 @@ class LearnedRecord:
     months: tuple[int, ...]  # calendar month 0..11 of each step
     series: bool  # whether the monthly series are used beside the embeddings
     helps: bool  # whether cross-validation finds it better than the prompts alone
-    says: str  # a sentence about that
+    says: str  # sentences about that
     scores: Scores | None  # None: too few points for folds
     tensors: str = ""  # sha256 of learned.safetensors
     settings: dict[str, float] = field(default_factory=dict)  # strengths chosen by cross-validation
+    places: int = 0  # in places.gpkg; 0 also from versions that did not tell
     format: int = FORMAT
 
     @property
     def moved(self) -> bool:
         """Whether the points moved the classes; else the settings have no penalty, and the words alone are kept."""
         return "penalty" in self.settings
+
+    @property
+    def verdict(self) -> str:
+        """Whether something was learned, and why: as `verdict` says."""
+        return verdict(self.moved, self.points.pixels, self.says)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +152,11 @@ class Loaded:
         transferred = (self.record.area, self.record.period) != (area, period)
         told = {"sha256": self.digest, "points": self.record.points.sha256, "transferred": transferred}
         return told if self.record.moved else {**told, "moved": False}
+
+
+def verdict(moved: bool, pixels: int, says: str) -> str:
+    """Whether something was learned from so many pixels, and what that does for the map, in sentences."""
+    return f"learned from {plural(pixels, 'pixel')} with points: {says}" if moved else f"not learned: {says}"
 
 
 _record: Final = TypeAdapter(LearnedRecord)

@@ -24,19 +24,21 @@ LEARNED, ZERO_SHOT, FOREST = "learned", "zero-shot", "forest"
 def scores(made: Learned, examples: Examples, legend: Legend) -> Scores | None:
     """The scores of the pixels that the map shows; None if there is none, or all lie in one group that is never parted.
 
+    Where the words are kept, the accuracies tell what the points reached too; the rest is of the words, as the map is.
     The forest takes the series where they are at hand, else the embeddings; it needs scikit-learn.
     """
     fold, judged = made.validated.fold, examples.judged
     if fold.max() == 0 or not judged.any():
         return None
     truth, probability = examples.classes[judged], made.validated.probability[judged]
-    found = {LEARNED: probability.argmax(axis=1), ZERO_SHOT: made.zero_shot.argmax(axis=1)[judged]}
+    reached = probability if made.validated.rejected is None else made.validated.rejected[judged]
+    found = {LEARNED: reached.argmax(axis=1), ZERO_SHOT: made.zero_shot.argmax(axis=1)[judged]}
     if find_spec("sklearn") is not None and len(fold) <= MOST_FOREST:
         found[FOREST] = _forest(examples, fold)[judged]
     rows = range(len(legend.classes))
     tables = {name: metrics.confusion(truth, predicted, rows) for name, predicted in found.items()}
-    own = tables[LEARNED]
-    trust = metrics.reliability(probability.max(axis=1), found[LEARNED] == truth)
+    own = tables[LEARNED if made.moved else ZERO_SHOT]
+    trust = metrics.reliability(probability.max(axis=1), probability.argmax(axis=1) == truth)
     return Scores(
         folds=int(fold.max()) + 1,
         classes=tuple(_class(c.name, own, i) for i, c in enumerate(legend.classes) if own[i].any() or own[:, i].any()),

@@ -123,9 +123,12 @@ def teach(
     made = learn(examples, prompts, weights.card.logit_scale, scatter)
     head = made.head if made.with_series is None else made.with_series
     doubtful = _doubtful(made, examples, found, lesson)
-    lines = (*lesson.lines, *found.lines, *_mixed(made.head, found), *off(base, shown, found.ids, lesson.legend))
+    lines = (*lesson.lines, *found.lines, *_mixed(made.head, found))
+    lines = (*lines, *off(base, shown, found.ids, lesson.legend, made.moved))
     if doubtful:
-        lines = (*lines, f"contradicted by the other points: {plural(len(doubtful), 'pixel')}, kept")
+        others, again = "the other points" if made.moved else "the words", f"{learned.DOUBTFUL}.gpkg"
+        lines = (*lines, f"contradicted by {others}: {plural(len(doubtful), 'pixel')}, kept; look again: {again}")
+    places = tuple(wanted(made.head, found, embeddings, lesson, base))
     record = LearnedRecord(
         geomap=__version__,
         legend=lesson.legend.model_dump(mode="json"),
@@ -136,13 +139,13 @@ def teach(
         months=months,
         series=head.series is not None,
         helps=made.helps,
-        says=made.says,
+        says=lesson.says(made),
         scores=scores(made, examples, lesson.legend),
         settings=_settings(made),
+        places=len(places),
     )
     full = None if made.with_series is None else _whole(made.with_series, codec)
     record, files = learned.contents(record, _whole(made.head, codec), full, found.place)
-    places = tuple(wanted(made.head, found, embeddings, lesson, base))
     question = Question.learned(lesson.legend, head, min_confidence, months)
     return Teaching(question, record, places, files | place_files(places, doubtful))
 
@@ -236,17 +239,20 @@ def _on_edges(head: Head, around: NDArray[np.int8], least: int) -> NDArray[np.bo
     return edges
 
 
-def off(base: Base | None, shown: NDArray[np.bool_] | None, ids: NDArray[np.uint8], legend: Legend) -> tuple[str, ...]:
+def off(
+    base: Base | None, shown: NDArray[np.bool_] | None, ids: NDArray[np.uint8], legend: Legend, moved: bool
+) -> tuple[str, ...]:
     """What to say about points where the legend is not mapped, since another legend's map has another class there.
 
-    `shown`: (n,) pixels of the base's class; `ids`: (n,) class of each.
+    `shown`: (n,) pixels of the base's class; `ids`: (n,) class of each; `moved`: whether the points teach.
     """
     if base is None or shown is None or shown.all():
         return ()
+    of = base.question.legend.name
     line = (
-        f"outside {base.called}, where {legend.name} is nodata: {int((~shown).sum()):,} of {len(shown):,} pixels; "
-        "they teach but do not count in the figures; --within none maps it everywhere, and points of "
-        f"{base.question.legend.name} mend that map"
+        f"outside {base.called}, where {legend.name} is nodata: {int((~shown).sum()):,} of {len(shown):,} pixels; they "
+        f"{'teach but ' if moved else ''}do not count in the figures; to map {legend.name} everywhere, type --within "
+        f"none; to correct {of} itself, give points of its classes: --legend {of}"
     )
     mostly = [c.name for c in legend.classes if (of := ids == c.id).any() and (~shown)[of].mean() > MOSTLY]
     return (line, f"so the map will show little of {listed(mostly)}") if mostly else (line,)
@@ -282,7 +288,10 @@ def wanted(
 
 
 def _doubtful(made: Learned, examples: Examples, found: Found, lesson: Lesson) -> list[dict[str, Any]]:
-    """The points that the others contradict in cross-validation, of those that the map shows, as `wanted`."""
+    """The points that the others contradict in cross-validation, of those that the map shows, as `wanted`.
+
+    Where the words are kept, those that these contradict.
+    """
     if made.validated.fold.max() == 0:
         return []
     rows = np.flatnonzero(examples.judged)

@@ -16,6 +16,7 @@ from geomap import legends
 from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.label.choose import named
+from geomap.label.learn import Learned
 from geomap.legends import Legend
 from geomap.points.match import match, with_unknown
 from geomap.points.read import SWAPPED, PointFiles, Points, read_files
@@ -36,6 +37,7 @@ class Lesson:
     lines: tuple[str, ...]  # what matched how, and what is left out, for the user
     digest: str  # sha256 of the places and their classes, of those that do not compete too
     column: str = ""  # of the file, with the classes
+    added: frozenset[int] = frozenset()  # ids of the classes that the legend lacked
 
     def without(self, gone: frozenset[int]) -> Lesson:
         """The lesson without the points of classes that do not compete in the map. Raises InputError if one is left."""
@@ -46,7 +48,18 @@ class Lesson:
         count = plural(int(out.sum()), "point")
         line = f"of classes that --without or the latitude leaves out ({names}): {count}, left out"
         require_classes(self.ids[~out], self.legend, self.points.called)
-        return replace(self, points=self.points.rows(~out), ids=self.ids[~out], lines=(*self.lines, line))
+        kept = self.points.rows(~out)
+        return replace(self, points=kept, ids=self.ids[~out], lines=(*self.lines, line), added=self.added - gone)
+
+    def says(self, made: Learned) -> str:
+        """What the points do for the map, in sentences, and which classes they added to it though nothing was learned.
+
+        `made`: what was learned from the lesson.
+        """
+        if made.moved or not self.added:
+            return made.says
+        names = listed(named(self.legend, self.added))
+        return f"{made.says} Classes that the points added are mapped by their names alone: {names}."
 
 
 def lesson_of(source: PointFiles, asked: Sequence[Legend], period: Period | None) -> Lesson:
@@ -76,7 +89,8 @@ def lesson_of(source: PointFiles, asked: Sequence[Legend], period: Period | None
         raise InputError(f"no point of {points.called} is of {period}; choose other points or leave --date-column")
     taught = points.rows(kept)
     require_classes(matched.ids[kept], whole, points.called)
-    return Lesson(whole, taught, matched.ids[kept], tuple(lines), taught.digest, source.column)
+    added = frozenset(c.id for c in whole.classes) - {c.id for c in legend.classes}
+    return Lesson(whole, taught, matched.ids[kept], tuple(lines), taught.digest, source.column, added)
 
 
 def taught_legends(

@@ -258,6 +258,7 @@ def _publish(
     product = replace(
         prepared.product,
         lineage=prepared.product.lineage + by_points(taught.record),
+        moved=prepared.product.moved if taught.record is None else taught.record.moved,
         places=taught.places,
         layers=shown,
         earlier=tuple(dict.fromkeys(past)),

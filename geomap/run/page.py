@@ -34,6 +34,11 @@ ESTIMATED: Final = (
     "after ± (? where the points leave none): these are the areas to quote."
 )
 """What is said beneath areas that were assessed."""
+NOT_BY_CHANCE: Final = (
+    "Hectares are counts of pixels. Estimates are from points that are not known to be drawn by chance, with half "
+    "their interval of 95 % after ±: they are areas of the map only if these are a random sample of it."
+)
+"""What is said beneath areas that were assessed with such points."""
 TAUGHT: Final = "“{}” was learned from labelled points: {}"
 """What is said where points moved the classes: the legend, and what learned.json says."""
 BY_WORDS: Final = "Points were given for “{}”, but it is mapped by its words alone: {}"
@@ -135,6 +140,7 @@ def facts(
         "sky": list(record.mapped.sky) if record.mapped else [],
         "honest": HONEST,
         "estimated": ESTIMATED,
+        "not_by_chance": NOT_BY_CHANCE,
         "validation": validations(product, learned),
         "confidence": CONFIDENCE if any(layer.legend for layer in product.layers) else "",
         "trust": _trust(learned),
@@ -155,12 +161,16 @@ def facts(
 
 
 def _trust(record: LearnedRecord | None) -> dict[str, Any] | None:
-    """How often what was learned from points was right, by its confidence, as JSON; None if none was scored."""
+    """How often a legend was right at its points, by its confidence, as JSON; None if none was scored.
+
+    By what was learned from other points, or by the words where these are `kept`.
+    """
     if record is None or record.scores is None or not record.scores.reliability:
         return None
     scores = record.scores
     bins = [[trust.pixels, trust.confidence, trust.right] for trust in scores.reliability]
-    return {"title": record.legend["title"], "folds": scores.folds, "error": scores.calibration, "bins": bins}
+    about = {"title": record.legend["title"], "folds": scores.folds, "kept": not record.moved}
+    return {**about, "error": scores.calibration, "bins": bins}
 
 
 def place(maps: Sequence[MapFile], record: Record) -> str:

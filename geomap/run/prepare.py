@@ -62,6 +62,7 @@ class Product:
     card: Card | None = None  # of the weights; None if no text was compared
     report: bool = True  # write the report page
     taught: str | None = None  # the legend that was learned from points
+    moved: bool = False  # whether the points moved its classes; else it is by its words alone
     places: tuple[Mapping[str, Any], ...] = ()  # where more of these would help most
     own: OwnGrid | None = None  # the maps are written once more on this grid, which has a size
     earlier: tuple[Path, ...] = ()  # finished runs whose areas the page shows
@@ -112,6 +113,7 @@ class Prepared:
             card,
             report=asked.report,
             taught=taught_legend(self.lesson, self.known),
+            moved=self.known is not None and self.known.record.moved,
             own=self.own,
         )
 

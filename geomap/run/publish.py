@@ -20,6 +20,7 @@ from geomap.errors import ReadError
 from geomap.run import account, page, stores
 from geomap.run.account import Account, Mapped
 from geomap.run.directory import RunDirectory
+from geomap.run.learned import transferred
 from geomap.run.prepare import Product
 from geomap.run.record import (
     FILE,
@@ -95,7 +96,7 @@ def publish_maps(
         ReadError: a store changed after a tile was written to it.
     """
     ready = [task for task in tasks if task.tile.name not in missing]
-    staging = run.staging()
+    staging, product = run.staging(), _with_learned(product, asked)
     maps = _files(product, staging)
     statistics = _write_maps(maps, [task.tile for task in ready], run, _tags(product), progress, derived)
     beside(staging)
@@ -354,6 +355,19 @@ def _load(run: RunDirectory, layer: Layer, tile: Tile) -> NDArray[Any]:
 def map_path(directory: Path, layer: Layer, epsg: int, zones: Sequence[int]) -> Path:
     """Path of a map: `<name>.tif`, or `<name>_<epsg>.tif` if the area spans zones."""
     return directory / f"{file_stem(layer.stem, layer.place, epsg if len(zones) > 1 else None)}.tif"
+
+
+def _with_learned(product: Product, asked: Mapping[str, Any]) -> Product:
+    """A product whose maps of a legend that points moved say so in their metadata, by digests of `asked`."""
+    name, taken = product.taught, asked.get("learned")
+    if name is None or not product.moved:
+        return product
+    how = "transferred" if transferred(asked) else "points"
+    digest = asked["points"]["sha256"] if taken is None else taken["sha256" if how == "transferred" else "points"]
+    own = {name, f"{name}_confidence", *(f"{name}_{extra}" for extra in product.finish.layers)}
+    tag = ("GEOMAP_LEARNED", f"{how} {digest[:12]}")
+    layers = (replace(m, tags=(*m.tags, tag)) if m.stem in own else m for m in product.layers)
+    return replace(product, layers=tuple(layers))
 
 
 def _tags(product: Product) -> dict[str, str]:

@@ -120,6 +120,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         finish=finish,
         report=request.report,
         taught=taught_legend(lesson, known),
+        moved=source is not None and source.record.moved,
         places=teaching.places if teaching else (),
         own=own_grid(request.grid, kept.tiles, layers),
     )

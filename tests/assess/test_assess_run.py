@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,6 +218,15 @@ def test_a_drawn_sample_leads_to_intervals_and_a_folder_that_verifies(run: Path,
     assert {row["id"]: (row["adjusted_ha"], row["ci95_ha"]) for row in rows} == {
         c: (area["value"], area["ci95"]) for c, area in by_id.items()
     }
+    assert "*" not in listed
+    (run / "assessment.json").unlink()
+    plain = write(geopandas.read_file(answered)[["class", "geometry"]], answered.with_name("plain.gpkg"))
+    assess_map(run, AssessRequest(plain, "class"))
+    listed = geomap("areas", run, columns=120).stdout
+    assert len(re.findall(r" \+-[\d.?]+ \*", listed)) == 4
+    assert "300 points, which are not known to be drawn by chance" in listed
+    assert "*: of such points" in listed
+    assert "by points that are not known to be drawn by chance" in geomap("areas", run, "--json").stderr
 
 
 def test_the_same_points_give_the_same_bytes_and_a_lost_file_is_found(run: Path, answered: Path) -> None:
@@ -415,6 +425,19 @@ def test_points_of_unknown_origin_are_told_and_the_user_may_vouch_for_them(run: 
     vouched = assess_map(run, AssessRequest(plain, "class", design="stratified"))
     assert vouched.probability
     assert vouched.estimates.overall == assess_map(run, AssessRequest(answered, "class")).estimates.overall
+
+
+def test_points_of_unknown_origin_do_not_replace_a_probability_sample(run: Path, answered: Path) -> None:
+    assess_map(run, AssessRequest(answered, "class"))
+    before = (run / "assessment.json").read_bytes()
+    plain = write(geopandas.read_file(answered)[["class", "geometry"]], answered.with_name("plain.gpkg"))
+    asked = ("assess", run, "--points", plain, "--column", "class")
+    refused(geomap(*asked), 2, "landcover was assessed with 300 points of a probability sample", "add --design random")
+    assert (run / "assessment.json").read_bytes() == before
+    assert geomap(*asked, "--design", "random").exit_code == 0
+    (run / "assessment.json").unlink()
+    assert geomap(*asked).exit_code == 0  # as the refusal says
+    assert geomap(*asked).exit_code == 0  # one of the same kind is replaced
 
 
 def test_what_cannot_count_is_left_out_and_told(run: Path, answered: Path) -> None:

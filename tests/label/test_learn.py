@@ -120,7 +120,12 @@ def test_good_words_are_kept_where_points_do_not_beat_them_in_cross_validation()
             assert made.with_series is not None
             assert np.allclose(made.with_series.logits(examples.embeddings, dn), words, atol=1e-4)
             assert not made.helps
-            assert "as their words have them" in made.says
+            assert "the words alone are kept" in made.says
+            assert made.validated.rejected is not None  # what the points reached is told beside the words
+            reached = (made.validated.rejected.argmax(1) == classes).mean()
+            right = (words.argmax(1) == classes).mean()
+            assert f"{reached:.0%} of 24 points are right, {right:.0%} by the words alone. " in made.says
+            assert ("That is no gain" in made.says) == (reached <= right)  # else it is within chance, in 8 fields
         kept.append(own == pytest.approx(zero))
     assert all(kept)
 

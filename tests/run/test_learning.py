@@ -119,6 +119,10 @@ def test_points_make_the_map_better_and_the_run_says_how_well(scenes, run, tmp_p
     assert {f"{learned.PLACES}.gpkg", f"{learned.PLACES}.gpx", learned.FILE, learned.TENSORS} <= files.sums(run).keys()
     told = json.loads((run / "run.json").read_text())
     assert told["request"]["points"] == {"sha256": record.points.sha256, "column": "landcover"}
+    points = f"points {record.points.sha256[:12]}"
+    for stem in ("landcover", "landcover_confidence", "landcover_second"):
+        assert tags(run / f"{stem}.tif")["GEOMAP_LEARNED"] == points
+    assert not any("GEOMAP_LEARNED" in tags(run / f"{stem}.tif") for stem in ("crops", "clear_months"))
     assert (run / COMPOSITES).is_dir()  # for the series: there are 100 points or more
     assert not (tmp_path / "zero" / learned.FILE).exists()
 
@@ -149,6 +153,7 @@ def test_what_was_learned_maps_other_places_and_is_marked_as_transferred(scenes,
     taken = json.loads((tmp_path / "half/run.json").read_text())["request"]["learned"]
     assert taken["transferred"] is True
     assert taken["points"] == learned.read_learned(run).points.sha256
+    assert tags(tmp_path / "half/landcover.tif")["GEOMAP_LEARNED"] == f"transferred {taken['sha256'][:12]}"
     with rasterio.open(tmp_path / "half/landcover.tif") as a, rasterio.open(run / "landcover.tif") as b:
         found = a.read(1)
         there = b.read(1, window=from_bounds(*a.bounds, b.transform), boundless=True, fill_value=0)
@@ -183,7 +188,7 @@ def test_points_that_move_no_class_are_told_on_the_page(run, points, ask, tmp_pa
     assert "is mapped by the learned.json of another run" in told  # which was not looked into
     shown = " ".join(geomap("explain", tmp_path / "same", columns=200).stdout.split())  # long paths wrap
     assert "made from the embeddings that another run kept (2023-04_2023-09); geomap explain with" in shown
-    assert "the classes were kept as their words have them, by points here" in shown
+    assert "nothing was learned there; the map is by the words alone" in shown
     assert "0 scenes" not in shown
     assert "left out" not in shown
     said = {
@@ -196,6 +201,51 @@ def test_points_that_move_no_class_are_told_on_the_page(run, points, ask, tmp_pa
         assert "learned from" not in (done := geomap(*line)).stdout + done.stderr
         assert done.exit_code == 0
     refused(geomap("assess", run, *line[2:], "--legend", "landcover"), 2, "the map learned from")
+
+
+def test_points_that_do_not_beat_the_words_are_told_beside_them(run, points, ask, tmp_path):
+    """Labels as the words have them, but for some by chance, of a class that the legend lacks."""
+    label_store(LabelRequest(run, (COVER,)), tmp_path / "words")
+    table = geopandas.read_file(points)
+    names = {c.id: c.name for c in COVER.classes}
+    with rasterio.open(tmp_path / "words/landcover.tif") as m:
+        at = [(p.x, p.y) for p in table.to_crs(m.crs).geometry]
+        table["landcover"] = [names[int(v[0])] for v in m.sample(at)]
+    table.loc[::10, "landcover"] = "solar park"
+    table.to_file(tmp_path / "p.gpkg")
+    asked = ("--points", tmp_path / "p.gpkg", "--column", "landcover")
+    done = geomap("label", run, *asked, "--out", tmp_path / "out")
+    record = learned.read_learned(tmp_path / "out")
+    accuracy, table = record.scores.accuracy, np.array(record.scores.confusion)
+    assert not record.moved
+    assert accuracy["learned"] < accuracy["zero-shot"]
+    assert f"{accuracy['learned']:.0%} of 120 points are right, {accuracy['zero-shot']:.0%} by the words" in record.says
+    assert np.trace(table) / 120 == pytest.approx(accuracy["zero-shot"], abs=1e-3)  # the table is of what the map is by
+    right = sum(t.pixels * t.right for t in record.scores.reliability) / 120
+    assert right == pytest.approx(accuracy["zero-shot"], abs=1e-3)
+    assert content(tmp_path / "out/index.html")["facts"]["trust"]["kept"] is True
+    lines = done.stdout.splitlines()
+    (at,) = [i for i, line in enumerate(lines) if line.startswith("not learned: ")]
+    assert lines[at] == f"not learned: {record.says}"
+    assert lines[at + 1].startswith("to look at the maps")
+    assert lines[at].endswith("Classes that the points added are mapped by their names alone: solar park.")
+    assert (
+        f"learned {accuracy['learned']:.2f} / {record.scores.macro_f1['learned']:.2f} (rejected: the words"
+        in done.stdout
+    )
+    assert "The words alone, which are kept, at the points" in done.stdout
+    assert "--learned" not in done.stdout
+    made = label(open_saved(run)["embedding"], legends="landcover", points=asked[1], column="landcover")
+    assert made["landcover"].attrs["comment"].splitlines()[0].startswith("Not learned: in cross-validation ")
+    taken = geomap("label", run, "--learned", tmp_path / "out", "--out", tmp_path / "taken")
+    assert "nothing was learned there; the map is by the words alone" in taken.stdout, taken.stderr
+    for directory in (tmp_path / "out", tmp_path / "taken"):
+        assert "GEOMAP_LEARNED" not in tags(directory / "landcover.tif")
+
+
+def tags(path):
+    with rasterio.open(path) as source:
+        return source.tags()
 
 
 def lineage(directory):
@@ -404,7 +454,9 @@ def test_points_of_classes_left_out_and_off_cropland_are_counted_and_places_lie_
         at = [(p.x, p.y) for p in places.to_crs(cover.crs)]
         count = sum(int(v[0]) != COVER.id_of("Cropland") for v in cover.sample(at))
         assert count >= woods / 2 > 5
-        assert f"{count} of {len(places)} pixels; they teach but do not count in the figures; --within none" in off
+        assert f"{count} of {len(places)} pixels; they teach but do not count in the figures; to map crops" in off
+        assert off.endswith("everywhere, type --within none; to correct landcover itself, give points of its classes: "
+                            "--legend landcover")  # fmt: skip
         assert "so the map will show little of Barley" in done.stdout
         visit = geopandas.read_file(tmp_path / "out/places.gpkg").to_crs(cover.crs)
         assert {int(v[0]) for v in cover.sample([(p.x, p.y) for p in visit.geometry])} == {COVER.id_of("Cropland")}
@@ -424,8 +476,11 @@ def test_points_of_classes_left_out_and_off_cropland_are_counted_and_places_lie_
 def test_the_command_learns_and_says_so(run, points, tmp_path):
     done = geomap("label", run, "--points", points, "--column", "landcover", "--out", tmp_path / "out")
     assert done.exit_code == 0, done.stderr
-    for text in ("learned from 120 pixels", "user's", "accuracy / macro F1: learned", "places.gpkg"):
+    for text in ("user's", "accuracy / macro F1: learned", "places.gpx: the 20 places", "learned.json: for --learned"):
         assert text in done.stdout
+    verdict, last = done.stdout.splitlines()[-2:]
+    assert verdict.startswith("learned from 120 pixels with points: in cross-validation ")
+    assert last.startswith("to look at the maps")
     assert "learned from 120 pixels" in geomap("explain", tmp_path / "out").stdout
     places = geopandas.read_file(tmp_path / "out/places.gpkg")
     assert len(places) == 20
@@ -476,9 +531,8 @@ def test_wrong_labels_are_among_the_points_to_look_at_again(run, points, tmp_pat
     table.loc[wrong, "landcover"] = table.landcover[wrong].map({"Cropland": "Woodland", "Woodland": "Cropland"})
     table.to_file(tmp_path / "p.gpkg")
     done = geomap("label", run, "--points", tmp_path / "p.gpkg", "--column", "landcover", "--out", tmp_path / "out")
-    assert "doubtful.gpkg: points to look at again" in done.stdout
     told = geopandas.read_file(tmp_path / "out/doubtful.gpkg")
-    assert f"contradicted by the other points: {len(told)} pixels, kept" in done.stdout
+    assert f"contradicted by the other points: {len(told)} pixels, kept; look again: doubtful.gpkg" in done.stdout
     assert 0 < len(told) <= 20
     metres = told.to_crs(32631).geometry
     near = [metres.distance(p).min() < 10 for p in table.geometry[wrong].to_crs(32631)]

@@ -33,6 +33,7 @@ FACTS: dict[str, Any] = {
     "limits": [HOSTILE[0]], "cite": ["Copernicus"], "account": "",
     "scenes": [],
     "left_out": [], "missed": [], "sky": [], "quarantined": [], "estimated": "Estimates.",
+    "not_by_chance": "Of some points.",
     "before": [], "command": f"geomap map --classes '{HOSTILE[0]}'", "needs": "", "made": [], "software": [],
     "files": [["a b#c.tif", 1234, "5e" * 32]],
 }  # fmt: skip

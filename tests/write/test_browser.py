@@ -349,7 +349,7 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
         )
         page.get_by_text("Assessment: Land cover").click()
         text = page.locator("#facts").inner_text()
-        assert "1,234 points, overall accuracy 50.0 ± 12.5 %" in text
+        assert "1,234 points: overall accuracy 50.0 ± 12.5 %" in text
         assert HOSTILE[0] in text
         assert "expected calibration error): 13.0\u00a0%" in text
         table = page.locator("#facts details", has_text="Assessment").locator("table").last
@@ -357,6 +357,14 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
         assert cells == [["25.0", "50.0 ± 20.0", "30", "40.0"], ["95.0", "100.0 ± ?", "40", "60.0"]]
         dots = page.locator("#trust-landcover circle").all()
         assert [float(dot.get_attribute("r")) for dot in dots] == pytest.approx([2 + 6 * 0.75**0.5, 8])
+    unknown = {**whole, "confusion_points": np.eye(4).tolist(), "probability_sample": False}
+    made.write_bytes(assessed(plain.read_bytes(), {"landcover": unknown}))
+    with shown(browser, made) as seen:
+        assert seen.page.locator("#honest").inner_text() == "Of some points."
+        seen.page.get_by_text("Assessment: Land cover").click()
+        told = "1,234 points, which are not known to be drawn by chance: overall accuracy"
+        assert seen.page.locator("#facts").inner_text().count(told) == 1
+        assert told in seen.page.locator("#not li").first.inner_text()
 
 
 @script
@@ -378,6 +386,12 @@ def test_what_was_learned_shows_how_far_its_confidence_can_be_trusted(browser: A
         low, high = ([float(d.get_attribute(name)) for name in ("cx", "cy", "r")] for d in dots)
         assert low[0] < high[0]
         assert low[1] > high[1]
+        assert "in 5 parts, each judged by what was learned from the others" in text
+    facts["trust"]["kept"] = True
+    with shown(browser, write_page(tmp_path / "kept", NAMES, **facts)) as seen:
+        seen.page.get_by_text("How far its confidence can be trusted").click()
+        text = seen.page.locator("#facts").inner_text()
+        assert "From the labelled points, by the words alone, which are kept." in text
         assert high[2] == 8  # the most pixels
         assert high[0] - low[0] == pytest.approx(0.65 * 232)
 

@@ -365,7 +365,8 @@
     at("least-box").hidden = !(classes && map.confidence);
     at("areas-csv").parentElement.hidden = !classes;
     at("honest").hidden = !classes;
-    at("honest").textContent = map.stem in data.assessed ? data.facts.estimated : data.facts.honest;
+    const found = data.assessed[map.stem];
+    at("honest").textContent = !found ? data.facts.honest : byChance(found) ? data.facts.estimated : data.facts.not_by_chance;
     box.classList.toggle("long", classes && map.classes.length > 10);
     if (classes) box.append(classTable(map));
     else if (map.kind !== "picture") box.append(...rampLegend(map));
@@ -576,9 +577,10 @@
     for (const [cx, cy] of at_) made.append(svg("circle", { cx, cy, r: 2, fill: "#0a53a8" }));
     return made;
   }
-  function taught({ title, folds, error, bins }) { // of what was learned from points
+  function taught({ title, folds, kept, error, bins }) { // of the legend that points were given for
+    const judged = kept ? "by the words alone, which are kept" : `in ${folds} parts, each judged by what was learned from the others`;
     folded(`How far its confidence can be trusted: ${title}`,
-      el("p", {}, `From the labelled points, in ${folds} parts, each judged by what was learned from the others. ${meaning("more pixels", error)} Points that were not drawn by chance say this of themselves alone.`),
+      el("p", {}, `From the labelled points, ${judged}. ${meaning("more pixels", error)} Points that were not drawn by chance say this of themselves alone.`),
       diagram("trust", bins, "pixels"), grid(["Confidence", "Right", "Pixels"], bins.map(([n, sure, right]) => [percent(sure), percent(right), whole(n)]), [0, 1, 2]));
   }
   function trust({ reliability: bins, calibration_error: error }, stem) { // of an assessment
@@ -611,18 +613,23 @@
     made.append(svg("text", { x: x(0) + 5, y: 18 }, "right, %"));
     return made;
   }
+  function byChance(found) { // whether an assessment is by points that are known to be drawn so
+    return found.probability_sample !== false;
+  }
+  function drawn(found) {
+    return byChance(found) ? "" : ", which are not known to be drawn by chance";
+  }
   function validated({ stem, says, open }) { // how a legend was validated, and what points that were looked at say of its map
     const found = data.assessed[stem];
     if (!found) return `${says} ${open}`.trim();
-    const drawn = found.probability_sample === false ? ", which are not known to be drawn by chance" : "";
-    return `${says} This map was assessed with ${whole(found.points)} points${drawn}: overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. More below.`;
+    return `${says} This map was assessed with ${whole(found.points)} points${drawn(found)}: overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. More below.`;
   }
   function assessment(map, found) {
     const classes = found.classes.map((c) => [c.name, withInterval(c.users_accuracy, 1, 100), withInterval(c.producers_accuracy, 1, 100),
       withInterval(c.area_ha, 2), whole(c.points_reference)]);
     const names = found.classes.map((c) => c.name);
     folded(`Assessment: ${map.title}`,
-      el("p", {}, `${whole(found.points)} points, overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. Half intervals of 95 % follow ±; ?: the points leave none; blank: nothing is known.`),
+      el("p", {}, `${whole(found.points)} points${drawn(found)}: overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. Half intervals of 95 % follow ±; ?: the points leave none; blank: nothing is known.`),
       grid(["Class", "User's accuracy, %", "Producer's accuracy, %", "Hectares", "Points on the ground"], classes, [1, 2, 3, 4]),
       el("h3", {}, "Confusion: mapped in rows, on the ground in columns, in points"),
       grid(["", ...names], found.confusion_points.map((row, i) => [names[i], ...row.map(whole)]), names.map((_, i) => i + 1)),
