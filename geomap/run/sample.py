@@ -15,6 +15,7 @@ from geomap.assess.class_map import ClassMap, blocks, find_map
 from geomap.assess.draw import Drawn, count, draw
 from geomap.assess.sample_file import require_new, write_sample
 from geomap.errors import InputError
+from geomap.points.match import name_key
 from geomap.types import Progress, silent
 
 EXPECTED = 0.8
@@ -101,10 +102,10 @@ def sample_map(directory: Path, out: Sequence[Path], asked: SampleRequest, progr
 
 def _expected(of: ClassMap, pixels: Mapping[int, int], asked: SampleRequest) -> dict[int, float]:
     """Class id -> expected user's accuracy. Raises InputError for a class that the map lacks."""
-    by_name = {name.casefold(): c for c, name in of.names.items()}
+    by_name = {name_key(name): c for c, name in of.names.items()}
     given = {}
     for name, value in asked.expected.items():
-        if name.casefold() not in by_name:
+        if name_key(name) not in by_name:
             raise InputError(f"--expected: {of.stem} has no class {name!r}; choose from {', '.join(of.names.values())}")
-        given[by_name[name.casefold()]] = value
+        given[by_name[name_key(name)]] = value
     return {c: given.get(c, asked.expected_else) for c in pixels}

@@ -106,7 +106,8 @@ def test_the_size_follows_from_a_standard_error(run: Path, tmp_path: Path) -> No
     variance = sum(w**2 * 0.8 * 0.2 / plain.points[c] for c, w in shares.items())
     assert plain.standard_error == pytest.approx(variance**0.5)
     assert plain.standard_error > 0.02  # rare classes take points from the common ones
-    sure = SampleRequest(standard_error=0.02, design="random", expected={"Cropland": 1.0}, expected_else=0.8)
+    shares_right = {"CROPLAND": 1.0, "bare_land": 0.8}  # as people write names
+    sure = SampleRequest(standard_error=0.02, design="random", expected=shares_right, expected_else=0.8)
     right = shares[2] + 0.8 * (1 - shares[2])
     spread, total = right * (1 - right), sum(plain.pixels.values())
     drawn = sample_map(run, [tmp_path / "c.csv"], sure).drawn.lonlat
