@@ -46,11 +46,11 @@ def label_command(
     as_json: options.AsJson = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Map other legends, or classes of your own, from the embeddings that `geomap map --save-embeddings` kept.
+    """Map other legends, or classes of your own, from stored embeddings.
 
-    Takes seconds: no scene is read, no encoder runs. Writes the same files as `geomap map` over the pixels that the
-    store holds. Without --legend and --classes, the legends are those of DIR. With --points, labelled points teach one
-    of them; docs/points.md leads through it.
+    `geomap map --save-embeddings` keeps them. Takes seconds: no scene is read, no encoder runs. Writes the same files
+    as `geomap map` over the pixels that the store holds. Without --legend and --classes, the legends are those of DIR.
+    With --points, labelled points teach one of them; docs/points.md leads through it.
 
     Examples: `geomap label brussels --classes "allotment garden, park, sports field" --out brussels-green`
 

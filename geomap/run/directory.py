@@ -317,7 +317,7 @@ def open_directory(
     try:
         str(directory.absolute()).encode()
     except UnicodeEncodeError:
-        raise OutputError(f"{shown(directory.absolute())} is no path in UTF-8; choose another --out") from None
+        raise OutputError(f"{shown(directory)} is no path in UTF-8; choose another --out") from None
     if not require_run(directory):
         return RunDirectory(directory, None)
     try:

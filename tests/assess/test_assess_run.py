@@ -225,7 +225,7 @@ def test_a_drawn_sample_leads_to_intervals_and_a_folder_that_verifies(run: Path,
     assess_map(run, AssessRequest(plain, "class"))
     listed = geomap("areas", run, columns=120).stdout
     assert len(re.findall(r" \+-[\d.?]+ \*", listed)) == 4
-    assert "300 points, which are not known to be drawn by chance" in listed
+    assert "300 points, which are not known to be drawn by chance" in " ".join(listed.split())
     assert "*: of such points" in listed
     assert "by points that are not known to be drawn by chance" in geomap("areas", run, "--json").stderr
 

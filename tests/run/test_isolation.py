@@ -308,9 +308,12 @@ def test_a_lock_is_held_by_one_run_and_a_killed_run_lets_go(tmp_path: Path) -> N
     begun(tmp_path)
 
 
-def test_a_path_of_bytes_that_are_not_utf_8_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_a_path_of_bytes_that_are_not_utf_8_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(OutputError, match=r"caf\\udce9/out is no path in UTF-8; choose another --out"):
-        open_directory(tmp_path / os.fsdecode(b"caf\xe9") / "out", ASKED)
+        open_directory(Path(os.fsdecode(b"caf\xe9"), "out"), ASKED)
 
 
 def test_a_disk_without_locks_is_not_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -464,7 +464,7 @@ def test_other_weights_and_other_requests_are_refused(whole, before, untrained, 
         with pytest.raises(UpdateError, match=says):
             map_area(replace(whole.request(NOW, update=earlier(before)), **changed), tmp_path / "out")
     for folder in (tmp_path, whole.cogs):
-        with pytest.raises(UpdateError, match="--save-composites; or map without --update-from"):
+        with pytest.raises(UpdateError, match="--save-composites --out NEW; or map without --update-from"):
             earlier(folder)
     assert not (tmp_path / "out").exists()
 
