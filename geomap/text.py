@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
+from pathlib import PurePath
 from typing import Final
 
 SHOWN: Final = 12
 """Names in a message."""
 
 
+LONGEST: Final = 80
+"""Most characters of a user's text in a message."""
+
+
 def shown(text: object) -> str:
-    """Text of a user as one short line, with what does not print escaped."""
+    """Text of a user as one short line, with what does not print escaped; of a long path the end, which tells most."""
     plain = str(text).encode("utf-8", "backslashreplace").decode()
     plain = plain if plain.isprintable() else ascii(plain)[1:-1]
-    return plain if len(plain) <= 80 else f"{plain[:77]}..."
+    if len(plain) <= LONGEST:
+        return plain
+    return f"...{plain[3 - LONGEST :]}" if isinstance(text, PurePath) else f"{plain[: LONGEST - 3]}..."
 
 
 def plural(count: int, what: str) -> str:

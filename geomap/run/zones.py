@@ -126,7 +126,7 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
         raise InputError(f"{source} is in {table.crs.name}, which has no place on Earth; export it in a known system")
     if without := [name for name, polygon in zip(names, kept, strict=True) if not polygon]:
         log.warning(
-            "%s: %s without a polygon, left out: %s", shown(source), plural(len(without), "row"), listed(without)
+            "%s: %s without a polygon, left out: %s", shown(Path(source)), plural(len(without), "row"), listed(without)
         )
     shapes = type(table.geometry)([surface for surface in surfaces if surface is not None], crs=table.crs)
     return shapes, [name for name, polygon in zip(names, kept, strict=True) if polygon]
