@@ -133,8 +133,7 @@ def _require_points(request: Request, directory: Path, record: Record) -> None:
     ):
         raise InputError(
             f"the places or classes of {listed(shown(Path(file)) for file in source.files)} are not those that "
-            f"{directory} learned from; "
-            "give what it learned from as --points, in the same order"
+            f"{directory} learned from; give what it learned from as --points, in the same order"
         )
     if request.learned is not None and "learned" in told and digest_of(request.learned) != told["learned"]:
         raise InputError(
