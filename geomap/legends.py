@@ -43,6 +43,8 @@ MAX_BYTES: Final = 4_000_000
 OTHERS_ID = 254
 """Class id of pixels that are none of a legend's own classes, if that is asked for."""
 
+TYPED: Final = "classes"
+"""Name of the legend of typed classes."""
 TYPED_TEMPLATES = ("{}", "land covered by {}", "a place with {}", "{} seen from above", "{} in the countryside")
 """Prompts made for each class that the user types; the class vector is their mean."""
 LONGEST_TYPED: Final = LONGEST - max(len(template.format("")) for template in TYPED_TEMPLATES)
@@ -269,7 +271,7 @@ def parse(content: bytes, where: str) -> Legend:
         raise LegendError(f"legend {where} is not valid TOML: {cause}") from e
 
 
-def typed(classes: str, name: str = "classes") -> Legend:
+def typed(classes: str, name: str = TYPED) -> Legend:
     """A legend of typed classes, such as "vineyard, olive grove, maize field", with ids from 1 in that order.
 
     Each takes the colour of the built-in class whose words fit best.

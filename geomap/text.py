@@ -9,7 +9,6 @@ from typing import Final
 SHOWN: Final = 12
 """Names in a message."""
 
-
 LONGEST: Final = 80
 """Most characters of a user's text in a message."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from geomap.cli.show import print_quality
 from geomap.errors import InputError
 from geomap.run import history
 from geomap.run.history import Areas
-from geomap.run.totals import Row, read_quality
+from geomap.run.totals import Quality, Row, read_quality
 from geomap.text import plural
 from geomap.write.areas import write_rows
 
@@ -117,7 +118,7 @@ def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path
 
 def _whole(run: Areas) -> None:
     quality = read_quality(run.directory)
-    doubtful = {stem for stem, found in quality.items() if not found.probability_sample}
+    doubtful = _doubtful(quality)
     table = Table("map", "class", number("pixels"), number("ha"), number("share"))
     if quality:
         table.add_column("estimated ha", justify="right")
@@ -132,10 +133,15 @@ def _whole(run: Areas) -> None:
         say("*: of such points; estimates for the map only if they are a random sample of it")
 
 
+def _doubtful(quality: Mapping[str, Quality]) -> list[str]:
+    """The maps that were assessed with points of which nobody knows how they were drawn."""
+    return [stem for stem, found in quality.items() if not found.probability_sample]
+
+
 def _warn_of_points(runs: list[Areas]) -> None:
     """Say on stderr which estimated areas are of points of which nobody knows how they were drawn."""
     for run in runs:
-        if stems := [stem for stem, found in read_quality(run.directory).items() if not found.probability_sample]:
+        if stems := _doubtful(read_quality(run.directory)):
             what = f"adjusted_ha of {', '.join(stems)} in {run.directory}"
             warn(f"{what}: by points that are not known to be drawn by chance", style="yellow")
 

@@ -40,10 +40,10 @@ def how_folds(test: Samples, known: Sequence[Legend]) -> str:
 
 def by_folds(test: Samples, known: Sequence[Legend], embeddings: Tensor, progress: Progress) -> Iterator[Score]:
     """Scores by folds inside the test set, except the majority class: the whole set's. `embeddings`: (n, D)."""
-    features = _features(test, embeddings)
+    features, (parted, _) = _features(test, embeddings), test.folds()
     for done, legend in enumerate(known):
         y, rows = _labelled(test, legend)
-        groups = test.folds()[0][rows]
+        groups = parted[rows]
         for name, method in METHODS.items():
             x = features[name][rows]
             if name == "majority":

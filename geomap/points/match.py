@@ -15,19 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap.errors import InputError
-from geomap.legends import Legend, added, builtin_names, telling_words
+from geomap.legends import TYPED, Legend, added, builtin_names, telling_words
 from geomap.points.read import Points
 from geomap.text import listed, shown
 
 ALIKE: Final = 0.8
 """How alike two names are, 0..1 (difflib), from which one may be a slip of the other: Barly is Barley to .91."""
 
-
 LONG: Final = 4
 """Letters of a name from which it may be the beginning of a word."""
-
-TYPED: Final = "classes"
-"""Name of the legend of typed classes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,16 +28,12 @@ def inner_pixels(polygon: BaseGeometry, every_pixel: bool = False) -> NDArray[np
     bent = shapely.segmentize(polygon, _EDGE_DEGREES)
     codes = np.unique(_zones(shapely.get_coordinates(bent)))
     for edge in (0.0,) if every_pixel else (EDGE_M, 0.0):
-        parts = [_centres(bent, int(epsg), edge, every_pixel) for epsg in codes]
+        found = np.concatenate([_inside(bent, int(epsg), edge, every_pixel) for epsg in codes])
         if len(codes) > 1:  # each zone has the pixels of its own ground alone
-            parts = [part[_zones(part) == epsg] for part, epsg in zip(parts, codes, strict=True)]
-        found = np.concatenate(parts)
+            found = found[_zones(lonlat_of(found)) == found[:, 0]]
         if len(found):
             most = len(found) if every_pixel else POLYGON_PIXELS
-            chosen: NDArray[np.float64] = found[
-                np.linspace(0, len(found) - 1, min(len(found), most)).round().astype(int)
-            ]
-            return chosen
+            return lonlat_of(found[np.linspace(0, len(found) - 1, min(len(found), most)).round().astype(int)])
     return np.array(polygon.representative_point().coords)
 
 
@@ -48,24 +44,27 @@ def _zones(lonlat: NDArray[np.float64]) -> NDArray[np.int32]:
     return zone_epsg(lonlat[:, 0], np.clip(lonlat[:, 1], -80, 84))
 
 
-def _centres(polygon: BaseGeometry, epsg: int, edge: float, every_pixel: bool) -> NDArray[np.float64]:
-    """(n, 2) degrees: the centres of a zone's pixels at least `edge` m inside a polygon in degrees, from the north."""
+def _inside(polygon: BaseGeometry, epsg: int, edge: float, every_pixel: bool) -> NDArray[np.int64]:
+    """(n, 3) a zone's pixels, as `pixels` gives them, whose centres lie `edge` m inside a polygon, from the north.
+
+    The polygon is in degrees; of a large one, not every pixel unless asked for.
+    """
     import shapely
     from pyproj import Transformer
 
     from geomap.grid import RESOLUTION
 
-    there, back = (Transformer.from_crs(*pair, always_xy=True) for pair in ((4326, epsg), (epsg, 4326)))
+    there = Transformer.from_crs(4326, epsg, always_xy=True)
     drawn = shapely.transform(polygon, lambda xy: np.column_stack(there.transform(xy[:, 0], xy[:, 1])))
     west, south, east, north = drawn.bounds
     if not np.isfinite([west, south, east, north]).all():
-        return np.zeros((0, 2))
+        return np.zeros((0, 3), np.int64)
     cells = max(east - west, RESOLUTION) * max(north - south, RESOLUTION) / RESOLUTION**2
     step = RESOLUTION * (1 if every_pixel else max(1, int(np.ceil(np.sqrt(cells / _CELLS)))))
     x = np.arange(west // RESOLUTION * RESOLUTION + RESOLUTION / 2, east, step)
     y = np.arange(north // RESOLUTION * RESOLUTION + RESOLUTION / 2, south, -step)
-    found = _held(drawn.buffer(-edge) if edge else drawn, x, y)
-    return np.column_stack(back.transform(*found.T))
+    found = np.floor(_held(drawn.buffer(-edge) if edge else drawn, x, y) / RESOLUTION).astype(np.int64)
+    return np.column_stack([np.full(len(found), epsg), found])
 
 
 def _held(shape: BaseGeometry, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -52,10 +52,14 @@ class Evaluation(Strict):
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 600
 
 
+MOST_TEACHERS = 10
+"""The teachers' seeds begin with that of a run; the encoder that learns from them has this one more than the run."""
+
+
 class Teachers(Strict):
     """Encoders of other seeds, trained first; their mean embedding is learned beside the labels."""
 
-    count: Annotated[int, Field(ge=1, le=10)] = 3
+    count: Annotated[int, Field(ge=1, le=MOST_TEACHERS)] = 3
     steps: Annotated[int, Field(ge=1, le=10_000_000)] = 600  # of each
     weight: Weight = 30.0  # of the distance 1 - cosine from their mean, beside the loss of the labels
 

@@ -27,7 +27,7 @@ from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.errors import ConfigError, GeomapError
 from geomap.label import towers
 from geomap.label.scatter import Scatter
-from geomap.train.captions import scores, teachers
+from geomap.train.captions import scores
 from geomap.train.captions.levels import Level, make_levels
 from geomap.train.captions.loss import CaptionLoss, origin_bias
 from geomap.train.captions.pool import (
@@ -41,7 +41,7 @@ from geomap.train.captions.pool import (
 )
 from geomap.train.captions.teachers import Teachers
 from geomap.train.captions.vocabulary import Vocabulary
-from geomap.train.config import TrainConfig, read_captions
+from geomap.train.config import MOST_TEACHERS, TrainConfig, read_captions
 from geomap.types import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def fit(
     for n in range(asked.count):
         seeded = config.model_copy(update={"seed": config.seed + n})
         made.append(fit_encoder(seeded, pool, measured, levels, asked.steps, progress, f"{stage}: teacher {n + 1}"))
-    seeded = config.model_copy(update={"seed": config.seed + teachers.MOST})
+    seeded = config.model_copy(update={"seed": config.seed + MOST_TEACHERS})
     return fit_encoder(seeded, pool, measured, levels, steps, progress, stage, Teachers(made, asked.weight))
 
 

@@ -11,9 +11,6 @@ from torch import Tensor
 from geomap.encode.model import PixelEncoder
 from geomap.train.captions.pool import Batch
 
-MOST = 10
-"""Most teachers; the seed of the encoder that learns from them is that of a run and this."""
-
 
 class Teachers:
     """Encoders that differ in their seed: their mean is steadier than each, and one encoder can learn it.
