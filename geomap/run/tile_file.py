@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,13 @@ if TYPE_CHECKING:  # numpy takes 0.15 s to load; `geomap status` reads the JSON 
 
 _LAYER: Final = "layer "
 """Prefix of layers in a file: without it, a legend could have the name of one of numpy's arguments."""
+_SUFFIX: Final = ".npy"
 _ABOUT: Final = "about.json"
 _DIGEST: Final = hashlib.sha256().digest_size
+_HEADERS: Final = threading.Lock()
+"""Held while a header is read. Numpy reads it as a Python literal, and CPython 3.11 builds the trees of literals of all
+threads in one state: where a thread is stopped amid one, as by dask's callback on garbage collection, another raises
+SystemError (python/cpython issue 106905)."""
 DAMAGED: Final = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 """Exceptions from reading a file that is missing, truncated or changed."""
 
@@ -121,19 +127,28 @@ def encode(layers: bytes, about: About) -> bytes:
 
 def read_layer(path: Path, stem: str) -> NDArray[Any]:
     """(y, x) pixels of one layer. Raises DAMAGED."""
-    import numpy as np
-
-    with np.load(path, allow_pickle=False) as f:
-        pixels: NDArray[Any] = f[f"{_LAYER}{stem}"]
-    return pixels
+    with zipfile.ZipFile(path) as z:
+        return _array(z, f"{_LAYER}{stem}{_SUFFIX}")
 
 
 def read_layers(path: Path, prefix: str = "") -> dict[str, NDArray[Any]]:
     """The layers whose stems begin so, by stem. Raises DAMAGED."""
-    import numpy as np
+    with zipfile.ZipFile(path) as z:
+        names = [name for name in z.namelist() if name.startswith(f"{_LAYER}{prefix}")]
+        return {name.removeprefix(_LAYER).removesuffix(_SUFFIX): _array(z, name) for name in names}
 
-    with np.load(path, allow_pickle=False) as f:
-        return {name.removeprefix(_LAYER): f[name] for name in f.files if name.startswith(f"{_LAYER}{prefix}")}
+
+def _array(z: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """An array of numpy's npy format, version 1.0, in a zip."""
+    import numpy as np
+    from numpy.lib import format as npy
+
+    with z.open(name) as f:
+        with _HEADERS:
+            npy.read_magic(f)
+            shape, by_column, dtype = npy.read_array_header_1_0(f)
+        content = bytearray(f.read())
+    return np.frombuffer(content, dtype).reshape(shape, order="F" if by_column else "C")
 
 
 def read_about(path: Path) -> About:

@@ -1,11 +1,14 @@
 """Reads that fail, over real HTTP on loopback: what is waited for, what is left out, what stops a run."""
 
+import gc
 import json
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +425,24 @@ def test_a_finished_tile_remembers_what_it_missed(tmp_path: Path) -> None:
     about = tile_file.About({"a": Dark(4, 2)}, missed, {"encode": 0.25}, reused, "print")
     (tmp_path / "tile.npz").write_bytes(tile_file.encode(tile_file.pack({}), about))
     assert tile_file.read_about(tmp_path / "tile.npz") == about
+
+
+def test_threads_read_layers_while_python_code_runs_on_garbage_collection(tmp_path: Path) -> None:
+    """As dask's callback does. CPython 3.11 raised SystemError out of numpy (tile_file._HEADERS)."""
+    path, pixels = tmp_path / "tile.npz", np.arange(20, dtype=np.uint8).reshape(4, 5)
+    path.write_bytes(tile_file.encode(tile_file.pack({"a": pixels, "b": pixels.T}), tile_file.About()))
+    often, generations = sys.getswitchinterval(), gc.get_threshold()
+    gc.callbacks.append(pause := lambda *_: time.sleep(0))
+    try:
+        sys.setswitchinterval(1e-6)
+        gc.set_threshold(5)
+        with ThreadPoolExecutor(4) as pool:
+            read = list(pool.map(lambda _: tile_file.read_layers(path), range(2000)))
+    finally:
+        sys.setswitchinterval(often)
+        gc.set_threshold(*generations)
+        gc.callbacks.remove(pause)
+    assert all((r["a"] == pixels).all() and (r["b"] == pixels.T).all() for r in read)
 
 
 def test_run_json_the_item_and_explain_name_what_was_missed(
