@@ -25,7 +25,7 @@ from geomap.run import learned, record
 from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, design_of, reach, tell
 from geomap.run.directory import holding
 from geomap.run.record import Record
-from geomap.run.totals import ASSESSED
+from geomap.run.totals import ASSESSED, ESTIMATED
 from geomap.text import listed, shown
 from geomap.write.areas import CSV as AREAS_CSV
 from geomap.write.areas import JSON as AREAS
@@ -433,11 +433,12 @@ def _table(content: Mapping[str, Any]) -> bytes:
 
 
 def _add_intervals(entries: list[Any], made: Assessed) -> None:
-    """Add the estimated area and half its interval, in hectares, to the entries of areas.json."""
+    """Add the estimated area and half its interval, in hectares, to the entries of areas.json, and of which points."""
     place = {c: i for i, c in enumerate(made.estimates.classes)}
     for entry in entries:
         area = _numbers(_area(made, place[entry["id"]]), 2) if entry.get("id") in place else None
-        entry["adjusted_ha"], entry["ci95_ha"] = (area["value"], area["ci95"]) if area else (None, None)
+        told = (area["value"], area["ci95"], made.probability) if area else (None, None, None)
+        entry |= dict(zip(ESTIMATED, told, strict=True))
 
 
 def _with_intervals(content: bytes, areas: Mapping[str, Any]) -> bytes:
@@ -446,7 +447,7 @@ def _with_intervals(content: bytes, areas: Mapping[str, Any]) -> bytes:
     rows = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
     for row in rows:
         entry = by_class.get((row.get("map", ""), row.get("id", "")), {})
-        row |= {key: entry.get(key, "") for key in ("adjusted_ha", "ci95_ha")}
+        row |= {key: entry.get(key, "") for key in ESTIMATED}
     return as_csv([*rows[0]], rows) if rows else content
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from geomap.errors import InputError, PeriodError
 from geomap.run.learned import read_learned
 from geomap.run.record import Record, read_record
-from geomap.run.totals import Row, read_totals
+from geomap.run.totals import ESTIMATED, Row, read_totals
 from geomap.types import EXCLUDE, Period
 from geomap.write.layer import Layer
 
@@ -30,7 +30,7 @@ _IF_ASKED: Final = (EXCLUDE, "points", "smooth", "min_area")
 """Those that run.json tells only if they were asked for. Others that it lacks are not known: the run was by a store."""
 _OF_STORE: Final = ("area", "weights", "min_clear_months", "mask", EXCLUDE)
 """Those that a run by stored embeddings has from the run that made them."""
-COLUMNS: Final = ("directory", "period", "map", "id", "name", "pixels", "ha", "share", "adjusted_ha", "ci95_ha")
+COLUMNS: Final = ("directory", "period", "map", "id", "name", "pixels", "ha", "share", *ESTIMATED)
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def rows(runs: Sequence[Areas]) -> list[dict[str, Any]]:
     """A row for each class of each map of each run, with the keys of COLUMNS."""
     return [
         {"directory": str(run.directory), "period": str(run.period), "map": stem, "id": row.id, "name": row.name,
-         "pixels": row.pixels, "ha": row.ha, "share": row.share, "adjusted_ha": row.adjusted_ha, "ci95_ha": row.ci95_ha}
+         "pixels": row.pixels, "ha": row.ha, "share": row.share, **{key: getattr(row, key) for key in ESTIMATED}}
         for run in runs for stem, found in run.maps.items() for row in found
     ]  # fmt: skip
 

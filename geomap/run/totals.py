@@ -13,6 +13,8 @@ from geomap.errors import InputError
 from geomap.write.areas import JSON as FILE
 
 ASSESSED: Final = "assessment.json"
+ESTIMATED: Final = ("adjusted_ha", "ci95_ha", "probability_sample")
+"""Keys of an area that an assessment adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class Row:
     colour: str
     adjusted_ha: float | None = None  # estimated from points, where the map was assessed
     ci95_ha: float | None = None  # half its interval of 95 %; None: the points leave none
+    probability_sample: bool | None = None  # whether these points were drawn by chance, as their file or the user says
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -420,11 +421,19 @@ def test_points_from_which_another_run_learned_the_classes_are_refused(run: Path
 def test_points_of_unknown_origin_are_told_and_the_user_may_vouch_for_them(run: Path, answered: Path) -> None:
     table = geopandas.read_file(answered)[["class", "geometry"]]
     plain = write(table, answered.with_name("plain.gpkg"))
+
+    def told() -> tuple[Any, str]:
+        areas = json.loads((run / "areas.json").read_bytes())["landcover"]
+        listed = csv.DictReader((run / "areas.csv").read_text().splitlines())
+        return areas[0]["probability_sample"], next(r for r in listed if r["map"] == "landcover")["probability_sample"]
+
     made = assess_map(run, AssessRequest(plain, "class"))
     assert (made.design, made.probability) == ("random", False)
     assert any(note.startswith("WARNING: the file does not tell that the points were drawn") for note in made.notes)
+    assert told() == (False, "False")
     vouched = assess_map(run, AssessRequest(plain, "class", design="stratified"))
     assert vouched.probability
+    assert told() == (True, "True")
     assert vouched.estimates.overall == assess_map(run, AssessRequest(answered, "class")).estimates.overall
 
 
