@@ -323,7 +323,8 @@ def label(
         nodata; by `layers`, `<legend>_second` ids, `<legend>_margin` percent, and `<legend>_probabilities` percent
         (`<legend>_class`, y, x). For a legend of scores, `<legend>` float32, NaN = nodata. Also `clear_months`. The
         attributes `flag_values`, `flag_meanings`, `class_names` and `class_colours` describe the classes; `comment`, of
-        the legend that points taught, says what they do for the map and which were left out.
+        the legend that points taught, says what they do for the map and which were left out, or what they did where
+        `learned` comes from.
 
     Raises:
         LegendError: the legend does not exist, or two classes have the same name.
@@ -344,10 +345,10 @@ def label(
     everywhere, names = checked_flag("everywhere", everywhere), checked_names("without", without)
     gone = competing(asked, base, names, None if everywhere else _latitudes(embeddings, asked))
     questions = questions_of(asked, loaded, least, known, pixels.steps, finish.layers, gone)
-    comment = ""
+    comments = {} if known is None else {known.legend.name: f"As {learned} has it: {known.record.verdict}"}
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
-        taught, comment = _learned(
+        taught, comments[lesson.legend.name] = _learned(
             lesson, pixels, embeddings, loaded, least, base_of(lesson.legend.name, questions, base)
         )
         questions = with_taught(questions, taught)
@@ -357,8 +358,8 @@ def label(
     labels = TileLabels(questions, months.shape, smooth, None if pixels.dn is None else pixels.series)
     made = pipeline.label_pixels(_windows(pixels.vectors), labels, months, base)
     maps = xr.Dataset({layer.stem: _map_array(made[layer.stem], layer, _place(embeddings)) for layer in wanted})
-    if lesson is not None:
-        maps[lesson.legend.name].attrs["comment"] = comment
+    for name, comment in comments.items():
+        maps[name].attrs["comment"] = comment
     return maps
 
 

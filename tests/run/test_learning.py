@@ -237,6 +237,9 @@ def test_points_that_do_not_beat_the_words_are_told_beside_them(run, points, ask
     assert "--learned" not in done.stdout
     made = label(open_saved(run)["embedding"], legends="landcover", points=asked[1], column="landcover")
     assert made["landcover"].attrs["comment"].splitlines()[0].startswith("Not learned: in cross-validation ")
+    same = label(open_saved(run)["embedding"], learned=tmp_path / "out")["landcover"]
+    assert same.attrs["comment"].startswith(f"As {tmp_path / 'out'} has it: not learned: in cross-validation ")
+    np.testing.assert_array_equal(same, made["landcover"])
     taken = geomap("label", run, "--learned", tmp_path / "out", "--out", tmp_path / "taken")
     assert "nothing was learned there; the map is by the words alone" in taken.stdout, taken.stderr
     for directory in (tmp_path / "out", tmp_path / "taken"):
