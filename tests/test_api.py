@@ -391,7 +391,7 @@ def test_of_many_pixels_some_are_learned_from_as_in_a_run(
     table.iloc[rows].to_csv(tmp_path / "some.csv", index=False)
     options: dict[str, Any] = {"legends": "crops", "within": "none", "column": "crop"}
     wanted = geomap.label(embeddings, points=tmp_path / "some.csv", **options)
-    monkeypatch.setattr(geomap.api, "MOST", 60)
+    monkeypatch.setattr(geomap.api.labels, "MOST", 60)
     made = geomap.label(embeddings, points=points, points_crs=CRS(4326), **options)
     np.testing.assert_array_equal(made.crops, wanted.crops)
     np.testing.assert_array_equal(made.crops_confidence, wanted.crops_confidence)
