@@ -42,7 +42,7 @@ def measure(masking: bool, steps: int, simulated: int) -> list[dict[str, Any]]:
     from geomap.datasets.sets import read_set
     from geomap.encode import weights
     from geomap.evaluate import protocol
-    from geomap.train.captions.loop import train_captions
+    from geomap.train.captions.run import train_captions
     from geomap.train.config import Augment, read_captions
 
     config = read_captions(PIPELINE)

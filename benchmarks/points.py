@@ -50,7 +50,7 @@ from geomap.label.learn import Examples, learn
 from geomap.label.scatter import Scatter
 from geomap.run.learning import scatter_of
 from geomap.sentinel2 import BANDS, MONTHS
-from geomap.train.captions.loop import train_captions
+from geomap.train.captions.run import train_captions
 from geomap.train.config import read_captions
 
 COUNTS = (5, 10, 20, 50, 100, 300)

@@ -23,7 +23,7 @@ from geomap.encode.card import CARD_FILE, MODEL_FILE, Q_HIGH, Q_LOW
 from geomap.errors import BusyError, ConfigError, GeomapError, InputError, OutputError, WeightsError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
-from geomap.train import config
+from geomap.train import checkpoints, config
 from geomap.train.config import CrossViewConfig
 from geomap.train.crossview import curves, masking, resume, views
 from geomap.train.crossview import loop as crossview
@@ -348,7 +348,7 @@ def test_stopped_and_resumed_runs_equal_a_whole_one_to_the_bit(tiny: CrossViewCo
     crossview.train_crossview(tiny, parts)
     assert metrics(parts) == metrics(whole)
     assert weights.load_weights(str(parts)).class_vectors == {}  # without CLIP there are none to store
-    for file in (MODEL_FILE, CARD_FILE, f"{resume.CHECKPOINT_FOLDER}/{resume.BEST}"):
+    for file in (MODEL_FILE, CARD_FILE, f"{checkpoints.FOLDER}/{resume.BEST}"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     before = (parts / curves.METRICS_FILE).read_bytes()
     crossview.train_crossview(tiny, parts)  # finished: nothing is trained again
@@ -363,14 +363,14 @@ def test_another_configuration_or_other_data_are_refused(tiny: CrossViewConfig, 
     swapped = tiny.data.model_copy(update={"train": tiny.data.validation, "validation": tiny.data.train})
     with pytest.raises(OutputError, match="samples"):
         crossview.train_crossview(tiny.model_copy(update={"data": swapped}), tmp_path)
-    last = tmp_path / resume.CHECKPOINT_FOLDER / resume.LAST
+    last = tmp_path / checkpoints.FOLDER / resume.LAST
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(OutputError, match="cannot read the checkpoint"):
         crossview.train_crossview(tiny, tmp_path)
 
 
 def test_one_run_at_a_time_trains_in_a_folder(tiny: CrossViewConfig, tmp_path: Path) -> None:
-    with resume.hold(tmp_path), pytest.raises(BusyError, match="another run is training in"):
+    with checkpoints.hold(tmp_path), pytest.raises(BusyError, match="another run is training in"):
         crossview.train_crossview(tiny, tmp_path)
     assert not (tmp_path / CARD_FILE).exists()
     crossview.train_crossview(tiny.model_copy(update={"epochs": 1}), tmp_path)
@@ -383,7 +383,7 @@ def test_the_best_epoch_is_of_the_run_that_the_card_describes(tiny: CrossViewCon
     for out, seed in ((one, 0), (two, 1)):
         with pytest.raises(KeyboardInterrupt):
             crossview.train_crossview(tiny.model_copy(update={"epochs": 2, "seed": seed}), out, stop_at(4))
-    best = f"{resume.CHECKPOINT_FOLDER}/{resume.BEST}"
+    best = f"{checkpoints.FOLDER}/{resume.BEST}"
     (one / best).write_bytes((two / best).read_bytes())
     same = crossview.identity(tiny.model_copy(update={"epochs": 2}), *views.read_views(tiny))
     state = crossview.start(tiny, DIM, CPU)

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import multiprocessing
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +23,16 @@ from geomap.datasets.sets import read_set
 from geomap.datasets.simulated import cover_labels, simulated_samples
 from geomap.datasets.worldcereal import B8A_FROM, fill_b8a_np, read_corsica, read_east_africa, read_flanders
 from geomap.encode import weights
-from geomap.encode.card import MODEL_FILE
+from geomap.encode.card import CARD_FILE, MODEL_FILE
 from geomap.encode.model import PixelEncoder
-from geomap.errors import ConfigError, GeomapError, InputError, OutputError, ReadError
+from geomap.errors import BusyError, ConfigError, GeomapError, InputError, OutputError, ReadError
 from geomap.evaluate import baselines
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
 from geomap.simulate.covers import cover_index, table
-from geomap.train import config
+from geomap.train import checkpoints, config
+from geomap.train.captions import fits, loop, pool, run, scores
 from geomap.train.captions import levels as captions
-from geomap.train.captions import loop, pool, scores
 from geomap.train.captions.loss import OTHER_SHARE, CaptionLoss, origin_bias
 from geomap.train.captions.teachers import Teachers
 from geomap.train.captions.vocabulary import Vocabulary
@@ -124,7 +125,7 @@ def test_absent_files_are_named(tmp_path: Path, tiny: TrainConfig) -> None:
         config.read_captions(tmp_path / "none.yaml")
     lost = tiny.model_copy(update={"real": {"corsica": str(tmp_path / "lost.parquet")}})
     with pytest.raises(ConfigError, match=r"lost\.parquet"):
-        loop.train_captions(lost, tmp_path / "w")
+        run.train_captions(lost, tmp_path / "w")
     assert not (tmp_path / "w").exists()
 
 
@@ -134,10 +135,10 @@ def test_short_training_learns_repeats_and_loads(
     steps: list[int] = []
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     with caplog.at_level(logging.INFO, logger="geomap.train.captions.loop"):
-        loop.train_captions(tiny, tmp_path / "a", lambda stage, done, total: steps.append(done))
+        run.train_captions(tiny, tmp_path / "a", lambda stage, done, total: steps.append(done))
     losses = [r.args[2] for r in caplog.records if len(r.args) == 3 and "step %d of" in r.msg]
     assert steps == list(range(1, 26))
-    loop.train_captions(tiny, tmp_path / "b")
+    run.train_captions(tiny, tmp_path / "b")
     assert len(losses) == 25
     assert losses[-1] < losses[0] - 0.2  # from about the logarithm of the number of classes
     one, two = ((tmp_path / d / MODEL_FILE).read_bytes() for d in "ab")
@@ -178,20 +179,22 @@ def test_the_encoder_is_the_mean_of_its_later_steps(monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(parameter, torch.stack(steps).mean(0))
 
 
-def test_an_encoder_learns_the_mean_of_its_teachers() -> None:
+def test_an_encoder_learns_the_mean_of_its_teachers(tmp_path: Path) -> None:
     """Of encoders of other seeds, trained on the same series; the one that learns from them has a seed of its own."""
     asked = TrainConfig(
-        name="x", title="x", licence="x", batch=32, warmup=2, simulated=200, teachers=config.Teachers(count=2, steps=6)
-    )
+        name="x", title="x", licence="x", batch=32, warmup=2, simulated=200, steps=30,
+        teachers=config.Teachers(count=2, steps=6),
+    )  # fmt: skip
     made_pool = pool.simulated_pool(np.random.default_rng(0), 200)
     levels = captions.make_levels(LetterTower())
     told: list[tuple[str, int]] = []
-    made = loop.fit(asked, made_pool, [], levels, 30, lambda stage, done, total: told.append((stage, total)))
+    material, wanted = fits.Material(asked, made_pool, [], levels), fits.fits_of(asked, [])
+    found = fits.train_all(material, wanted, tmp_path, 1, lambda stage, done, total: told.append((stage, total)))
     assert Counter(told) == {("train: teacher 1", 6): 6, ("train: teacher 2", 6): 6, ("train", 30): 30}
+    made = found["train"]
 
     def plain(seed: int, steps: int) -> PixelEncoder:
-        alone = asked.model_copy(update={"seed": seed, "teachers": None})
-        return loop.fit(alone, made_pool, [], levels, steps, lambda *_: None)
+        return loop.fit_encoder(asked.model_copy(update={"seed": seed}), made_pool, [], levels, steps)
 
     batch = pool.draw_batch(np.random.default_rng(5), made_pool, [], 64, 0, asked.augment)
     one, two, other = plain(0, 6), plain(1, 6), plain(10, 30)
@@ -202,6 +205,62 @@ def test_an_encoder_learns_the_mean_of_its_teachers() -> None:
     torch.testing.assert_close(teachers.mean(batch), mean)
     torch.testing.assert_close(teachers.loss(alone, batch), 30 * (1 - (alone * mean).sum(1)).mean())
     assert teachers.loss(taught, batch) < 0.5 * teachers.loss(alone, batch)
+
+
+def test_a_training_that_was_stopped_goes_on_and_equals_one_by_processes(
+    tmp_path: Path, tiny: TrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two teachers and an encoder that learns from them, and the same without the set: six encoders."""
+    mine = write_table(tmp_path / "mine.csv", simulated_samples(np.random.default_rng(4), 90))
+    asked = tiny.model_copy(
+        update={
+            "real": {"mine": str(mine)},
+            "teachers": config.Teachers(count=2, steps=5),
+            "evaluation": config.Evaluation(steps=5),
+            "steps": 5,
+        }
+    )
+    told: list[str] = []
+
+    def stop(stage: str, done: int, total: int) -> None:
+        told.append(stage)
+        if stage == "evaluate without mine: teacher 2" and done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.train_captions(asked, tmp_path / "one", stop)
+    kept = sorted((tmp_path / "one/checkpoints").glob("*.safetensors"))
+    assert len(kept) == 4  # all that were finished
+    with checkpoints.hold(tmp_path / "one"), pytest.raises(BusyError, match="another run is training in"):
+        run.train_captions(asked, tmp_path / "one")
+    kept[0].write_bytes(kept[0].read_bytes()[:500])
+    told.clear()
+    with caplog.at_level(logging.INFO, logger="geomap.train.captions.fits"):
+        run.train_captions(asked, tmp_path / "one", lambda stage, done, total: told.append(stage))
+    assert "3 of 6 encoders were trained before" in caplog.text
+    assert f"{kept[0].name} cannot be read" in caplog.text
+    assert set(Counter(told).values()) == {5}  # the damaged one, the one that was stopped, and the last
+    assert len(set(told)) == 3
+    steps: dict[str, int] = {}
+    run.train_captions(asked, tmp_path / "two", lambda stage, done, total: steps.update({stage: done}), workers=2)
+    assert [*steps.values()] == [5] * 6
+    for file in (MODEL_FILE, CARD_FILE):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+    assert not (tmp_path / "one/checkpoints").exists()
+    changed = tiny.model_copy(update={"learning_rate": 0.002, "steps": 5})
+    material = [fits.Material(c, pool.simulated_pool(np.random.default_rng(0), 100), [], []) for c in (tiny, changed)]
+    assert len({m.key(fits.fits_of(tiny, [])[0]) for m in material}) == 2  # other settings, other files
+
+
+def test_a_process_that_dies_ends_the_training_with_a_line(tmp_path: Path, tiny: TrainConfig) -> None:
+    asked = tiny.model_copy(update={"teachers": config.Teachers(count=2, steps=400), "steps": 400})
+
+    def kill(stage: str, done: int, total: int) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    with pytest.raises(GeomapError, match="a process of the training died"):
+        run.train_captions(asked, tmp_path / "w", kill, workers=2)
 
 
 def test_loss_is_that_of_a_softmax_over_cosines() -> None:
@@ -360,7 +419,7 @@ def test_typed_names_are_not_training_captions() -> None:
 def test_training_without_measured_sets_needs_no_evaluation_of_them(tmp_path: Path, tiny: TrainConfig) -> None:
     """The default configuration of somebody who has none of the three files."""
     config_ = tiny.model_copy(update={"evaluation": config.Evaluation(steps=5)})
-    card = loop.train_captions(config_, tmp_path / "w")
+    card = run.train_captions(config_, tmp_path / "w")
     assert "left_out" not in card.metrics
     assert card.logit_scale > 0
 
@@ -386,7 +445,7 @@ def test_a_users_table_is_trained_on_as_the_set_that_it_was_written_from(tmp_pat
     other = simulated_samples(np.random.default_rng(5), 80)
     sets = {"mine": str(tmp_path / "mine.csv")}, {"other": str(write_table(tmp_path / "other.csv", other))}
     with_mine = {"real": sets[0], "test": sets[1], "evaluation": config.Evaluation(steps=5), "steps": 5}
-    card = loop.train_captions(tiny.model_copy(update=with_mine), tmp_path / "w")
+    card = run.train_captions(tiny.model_copy(update=with_mine), tmp_path / "w")
     assert card.metrics["left_out"]["mine"]["landcover"]["samples"] == (made.labels["landcover"] > 0).sum()
     assert card.metrics["unseen"]["other"]["landcover"]["samples"] == (other.labels["landcover"] > 0).sum()
     assert [(s.name, s.kind, s.samples) for s in card.training[1:]] == [("mine", "measured", 90)]
@@ -418,7 +477,7 @@ def test_a_table_with_one_column_of_labels_is_trained_on_left_out_and_tested(
         frame = pd.DataFrame({legend: made.labels[legend], **columns}).replace(0, "")
         frame.to_csv(sets[name][name], index=False)
     asked = {"steps": 2, "real": sets["mine"], "test": sets["other"], "evaluation": config.Evaluation(steps=2)}
-    metrics = loop.train_captions(tiny.model_copy(update=asked), tmp_path / "w").metrics
+    metrics = run.train_captions(tiny.model_copy(update=asked), tmp_path / "w").metrics
     scored = [metrics["left_out"]["mine"], metrics["unseen"]["other"]]
     assert all(0 <= found[legend]["accuracy"] <= 1 for found in scored)
     assert all({"landcover", "crops"} & set(found) == {legend} for found in scored)
@@ -432,12 +491,10 @@ def test_what_is_trained_on_is_no_test_whatever_it_is_called(tmp_path: Path, tin
     steps: list[int] = []
     again = asked | {"test": {"again": str(write_table(tmp_path / "some.csv", some))}}
     with pytest.raises(ConfigError, match="20 of 20 samples of again are in `real` too"):
-        loop.train_captions(
-            tiny.model_copy(update=again), tmp_path / "w", lambda stage, done, total: steps.append(done)
-        )
+        run.train_captions(tiny.model_copy(update=again), tmp_path / "w", lambda stage, done, total: steps.append(done))
     assert steps == []  # before hours of training
     new = asked | {"test": {"mine": str(write_table(tmp_path / "old" / "mine.csv", others))}}  # both have the id mine/0
-    assert "unseen" in loop.train_captions(tiny.model_copy(update=new), tmp_path / "w").metrics
+    assert "unseen" in run.train_captions(tiny.model_copy(update=new), tmp_path / "w").metrics
 
 
 def test_no_series_is_in_two_sets_of_which_one_is_left_out(tmp_path: Path, tiny: TrainConfig) -> None:
@@ -445,7 +502,7 @@ def test_no_series_is_in_two_sets_of_which_one_is_left_out(tmp_path: Path, tiny:
     paths = {n: str(write_table(tmp_path / f"{n}.csv", made.rows(rows))) for n, rows in (
         ("a", np.arange(40)), ("b", np.arange(30, 60)))}  # fmt: skip
     with pytest.raises(ConfigError, match=r"real: 10 of 40 samples of a are in `real` too, .* in b; take them out"):
-        loop.train_captions(tiny.model_copy(update={"real": paths}), tmp_path / "w")
+        run.train_captions(tiny.model_copy(update={"real": paths}), tmp_path / "w")
 
 
 @pytest.mark.parametrize(("share", "batch", "sets"), [(0.01, 32, 1), (0.0, 64, 1), (1.0, 8, 9)])
@@ -454,7 +511,7 @@ def test_a_batch_has_room_for_every_set_that_the_card_names(
 ) -> None:
     asked = {"real_share": share, "batch": batch, "real": {f"m{i}": "none.csv" for i in range(sets)}}
     with pytest.raises(ConfigError, match=rf"real_share: .* none of {sets} sets in `real`; raise real_share or batch"):
-        loop.train_captions(tiny.model_copy(update=asked), tmp_path / "w")
+        run.train_captions(tiny.model_copy(update=asked), tmp_path / "w")
 
 
 def test_a_batch_may_be_of_measured_series_alone() -> None:
@@ -469,7 +526,7 @@ def test_a_batch_may_be_of_measured_series_alone() -> None:
 def test_training_that_diverges_is_told_and_writes_nothing(tmp_path: Path, tiny: TrainConfig) -> None:
     wild = tiny.model_copy(update={"learning_rate": 1e30, "warmup": 0})
     with pytest.raises(GeomapError, match=r"not finite at step .*; try a lower learning_rate"):
-        loop.train_captions(wild, tmp_path / "w")
+        run.train_captions(wild, tmp_path / "w")
     assert not any((tmp_path / "w").iterdir())
 
 
@@ -478,7 +535,7 @@ def test_a_folder_that_cannot_be_written_shows_before_training(tmp_path: Path, t
     steps: list[int] = []
     for out in (tmp_path / "file", tmp_path / "file" / "w"):
         with pytest.raises(OutputError, match="choose another output"):
-            loop.train_captions(tiny, out, lambda stage, done, total: steps.append(done))
+            run.train_captions(tiny, out, lambda stage, done, total: steps.append(done))
     assert steps == []
 
 
@@ -502,9 +559,9 @@ def test_a_set_of_one_group_has_no_folds() -> None:
 def test_a_table_that_is_trained_on_is_known_by_its_series(tmp_path: Path, tiny: TrainConfig) -> None:
     made = simulated_samples(np.random.default_rng(4), 90)
     read = pool.read_measured("mine", write_table(tmp_path / "mine.csv", made))
-    simulated, mine = loop.sources(tiny.model_copy(update={"real": {"mine": "mine.csv"}}), [read])
+    simulated, mine = run.sources(tiny.model_copy(update={"real": {"mine": "mine.csv"}}), [read])
     assert (simulated.series, mine.series) == ("", made.sketch())
-    assert loop.sources(tiny.model_copy(update={"real": {"corsica": "c.parquet"}}), [read])[1].series == ""
+    assert run.sources(tiny.model_copy(update={"real": {"corsica": "c.parquet"}}), [read])[1].series == ""
 
 
 def test_a_table_without_a_label_of_land_cannot_be_trained_on(tmp_path: Path) -> None:

@@ -28,12 +28,13 @@ from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource, read_card
 from geomap.encode.model import CONFIGS, PixelEncoder
 from geomap.errors import ConfigError, GeomapError, WeightsError
 from geomap.label import towers
+from geomap.train import checkpoints
 from geomap.train.config import PATHS, CrossViewConfig, read_config
 from geomap.train.crossview import curves, masking
 from geomap.train.crossview.contrast import CrossView, Queue, info_nce
 from geomap.train.crossview.curves import Epoch
 from geomap.train.crossview.processes import Group, processes
-from geomap.train.crossview.resume import TrainingState, hold, load_best, resume, write_state
+from geomap.train.crossview.resume import TrainingState, load_best, resume, write_state
 from geomap.train.crossview.views import Views, digest, read_views
 from geomap.types import Progress, silent
 
@@ -72,7 +73,7 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
         train, val = read_views(config)
         if group.first:
             weights.prepare(out, config.name)
-        with hold(out) if group.first else nullcontext():
+        with checkpoints.hold(out) if group.first else nullcontext():
             _train(config, train, val, out, group, progress)
     return read_card(out)
 

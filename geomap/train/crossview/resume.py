@@ -7,9 +7,6 @@ old and half new. Nothing is pickled. No random state is stored: every epoch see
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,13 +18,12 @@ from torch import Tensor
 
 from geomap import files
 from geomap.errors import OutputError
+from geomap.train import checkpoints
 from geomap.train.crossview.contrast import CrossView, Queue
 from geomap.train.crossview.curves import Epoch
 
-CHECKPOINT_FOLDER: Final = "checkpoints"
 LAST: Final = "last.safetensors"
 BEST: Final = "best.safetensors"
-LOCK_FILE: Final = "lock"
 
 
 @dataclass
@@ -47,7 +43,7 @@ class TrainingState:
 
 def write_state(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
     """Write the state, and the model if this epoch is the best so far; `identity` must match on resume."""
-    folder = out / CHECKPOINT_FOLDER
+    folder = out / checkpoints.FOLDER
     model = {f"model.{k}": v for k, v in state.model.state_dict().items()}
     if state.best is state.history[-1]:  # first: a crash in between repeats this epoch and rewrites it
         _save(folder / BEST, model, {"identity": identity, "epoch": state.best.epoch})
@@ -61,23 +57,9 @@ def write_state(out: Path, state: TrainingState, identity: dict[str, Any]) -> No
     _save(folder / LAST, model | moments | queue, values)
 
 
-@contextmanager
-def hold(out: Path) -> Iterator[None]:
-    """Hold a folder, so that one run at a time trains in it. Raises BusyError, OutputError, DiskFullError."""
-    folder = out / CHECKPOINT_FOLDER
-    with files.disk_errors(out):
-        folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        files.lock(fd, out, "training in")
-        yield
-    finally:
-        os.close(fd)  # releases the lock
-
-
 def resume(out: Path, state: TrainingState, identity: dict[str, Any]) -> None:
     """Resume from the state in `out`, if there is one. Raises OutputError if it is another run's or unreadable."""
-    path = out / CHECKPOINT_FOLDER / LAST
+    path = out / checkpoints.FOLDER / LAST
     if not path.is_file():
         return
     tensors, values = _load(path)
@@ -101,12 +83,12 @@ def load_best(out: Path, state: TrainingState, identity: dict[str, Any]) -> None
     Raises OutputError, also if they are another run's, or of another epoch: one that was stopped and went otherwise
     when it was trained again.
     """
-    tensors, values = _load(out / CHECKPOINT_FOLDER / BEST)
+    tensors, values = _load(out / checkpoints.FOLDER / BEST)
     _require(out, values.get("identity", identity), identity)  # files of earlier versions have none
     if (found := values["epoch"]) != state.best.epoch:
         raise OutputError(
-            f"{out / CHECKPOINT_FOLDER / BEST} is of epoch {found}, and epoch {state.best.epoch} was the best; remove "
-            f"{out / CHECKPOINT_FOLDER} to start again"
+            f"{out / checkpoints.FOLDER / BEST} is of epoch {found}, and epoch {state.best.epoch} was the best; remove "
+            f"{out / checkpoints.FOLDER} to start again"
         )
     state.model.load_state_dict(_part(tensors, "model."))
 
@@ -116,7 +98,7 @@ def _require(out: Path, found: dict[str, Any], identity: dict[str, Any]) -> None
     if odd := sorted(k for k in identity.keys() | found.keys() if identity.get(k) != found.get(k)):
         raise OutputError(
             f"{out} holds a run with another configuration or data ({', '.join(odd)}); choose another --out, or remove "
-            f"{out / CHECKPOINT_FOLDER} to start again"
+            f"{out / checkpoints.FOLDER} to start again"
         )
 
 

@@ -1,0 +1,213 @@
+"""The encoders of a training: which there are, in what order, and how processes share them.
+
+Each is kept in a file as soon as it is trained. Its name is a digest of all that decides it, so a run that was stopped
+goes on with those that it has, and one that was changed trains others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import pickle
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from geomap import __version__, files, process
+from geomap.datasets.samples import Samples
+from geomap.encode.model import PixelEncoder
+from geomap.errors import GeomapError
+from geomap.train.captions.levels import Level
+from geomap.train.captions.loop import fit_encoder, new_encoder
+from geomap.train.captions.pool import Pool
+from geomap.train.captions.teachers import Teachers
+from geomap.train.config import MOST_TEACHERS, TrainConfig
+from geomap.types import Progress
+
+log = logging.getLogger(__name__)
+
+ALL: Final = "train"
+"""The encoder that sees all measured sets."""
+_IN_OTHER_WORDS: Final = {
+    "name", "title", "version", "licence", "recipe", "limits", "real", "test", "steps", "evaluation", "held_out",
+    "seed", "teachers",
+}  # fmt: skip
+"""Keys of a config that decide no encoder, or do so by a Fit or by the series."""
+_POLL_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """An encoder to train."""
+
+    stage: str  # as progress names it
+    seed: int
+    steps: int
+    without: int | None = None  # the place among the measured sets of the one that it does not see
+    taught: tuple[Fit, ...] = ()  # encoders that it learns from
+    weight: float = 0.0  # of these (config.Teachers)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the encoders of a run are trained with."""
+
+    config: TrainConfig
+    pool: Pool
+    measured: Sequence[Samples]
+    levels: Sequence[Level]
+
+    def key(self, fit: Fit) -> str:
+        """A digest of all that decides an encoder, on one kind of machine."""
+        told = [self._digest, fit.without, {k: v for k, v in asdict(fit).items() if k != "taught"}]
+        told += [self.key(teacher) for teacher in fit.taught]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
+
+    @cached_property
+    def _digest(self) -> str:
+        found = hashlib.sha256(f"{__version__} {torch.__version__}".encode())
+        found.update(self.config.model_dump_json(exclude=_IN_OTHER_WORDS).encode())
+        for samples in (self.pool.samples, *self.measured):
+            found.update(samples.dn.tobytes() + samples.valid.tobytes())
+            for name, ids in sorted(samples.labels.items()):
+                found.update(name.encode() + ids.tobytes())
+        for level in self.levels:
+            found.update(level.vectors.numpy().tobytes())
+        return found.hexdigest()
+
+    def train(self, fit: Fit, folder: Path, progress: Progress) -> None:
+        """Train an encoder from those of its teachers that are in a folder, and keep it there."""
+        teachers = [self.read(teacher, folder) for teacher in fit.taught]
+        seen = [samples for i, samples in enumerate(self.measured) if i != fit.without]
+        seeded = self.config.model_copy(update={"seed": fit.seed})
+        taught = Teachers([t for t in teachers if t is not None], fit.weight) if fit.taught else None
+        made = fit_encoder(seeded, self.pool, seen, self.levels, fit.steps, progress, fit.stage, taught)
+        files.write_bytes(self._file(fit, folder), save(made.state_dict()))
+
+    def read(self, fit: Fit, folder: Path) -> PixelEncoder | None:
+        """The encoder that a folder keeps; None if it is not there or damaged."""
+        encoder = new_encoder(self.config, self.levels)
+        try:
+            encoder.load_state_dict(load(self._file(fit, folder).read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, SafetensorError, RuntimeError, KeyError) as e:
+            log.warning("trained again: %s cannot be read: %s", self._file(fit, folder), e)
+            return None
+        return encoder.eval()
+
+    def forget(self, fits: Sequence[Fit], folder: Path) -> None:
+        """Remove the files of encoders."""
+        for fit in fits:
+            self._file(fit, folder).unlink(missing_ok=True)
+
+    def _file(self, fit: Fit, folder: Path) -> Path:
+        return folder / f"{self.key(fit)}.safetensors"
+
+
+def fits_of(config: TrainConfig, measured: Sequence[Samples]) -> list[Fit]:
+    """The encoders of a run, each after its teachers: the one that is wanted, then those for the card's figures."""
+    made = [*_with_teachers(config, ALL, None, config.steps)]
+    for i, samples in enumerate(measured if config.evaluation else ()):
+        assert config.evaluation is not None
+        made += _with_teachers(config, f"evaluate without {samples.name}", i, config.evaluation.steps)
+    return made
+
+
+def _with_teachers(config: TrainConfig, stage: str, without: int | None, steps: int) -> Iterator[Fit]:
+    if (asked := config.teachers) is None:
+        yield Fit(stage, config.seed, steps, without)
+        return
+    teachers = tuple(
+        Fit(f"{stage}: teacher {n + 1}", config.seed + n, asked.steps, without) for n in range(asked.count)
+    )
+    yield from teachers
+    yield Fit(stage, config.seed + MOST_TEACHERS, steps, without, teachers, asked.weight)
+
+
+def train_all(
+    material: Material, fits: Sequence[Fit], folder: Path, workers: int, progress: Progress
+) -> Mapping[str, PixelEncoder]:
+    """The encoders by stage, in eval mode: read from a folder, or trained and kept there.
+
+    `workers`: processes; every encoder is the same to the bit for any number.
+    """
+    if kept := [fit for fit in fits if material.read(fit, folder) is not None]:
+        log.info("%d of %d encoders were trained before, and are kept in %s", len(kept), len(fits), folder)
+    missing = [fit for fit in fits if fit not in kept]
+    if min(workers, len(missing)) > 1:
+        _side_by_side(material, missing, folder, workers, progress)
+    else:
+        for fit in missing:
+            material.train(fit, folder, progress)
+    made = {fit.stage: material.read(fit, folder) for fit in fits}
+    return {stage: encoder for stage, encoder in made.items() if encoder is not None}
+
+
+def _side_by_side(material: Material, fits: Sequence[Fit], folder: Path, workers: int, progress: Progress) -> None:
+    """Train encoders in processes, teachers first. Raises GeomapError if a process dies."""
+    context = get_context("spawn")  # a fork would copy the locks of torch's threads
+    steps, stop = context.Queue(), context.Event()
+    waiting, running = list(fits), dict[Future[None], Fit]()
+    with ProcessPoolExecutor(workers, context, _begin, (pickle.dumps(material), folder, steps, stop)) as processes:
+        try:
+            while waiting or running:
+                undone = {*waiting, *running.values()}
+                ready = [fit for fit in waiting if not undone.intersection(fit.taught)]
+                for fit in ready[: workers - len(running)]:
+                    waiting.remove(fit)
+                    running[processes.submit(_work, fit)] = fit
+                done, _ = wait(running, _POLL_S, FIRST_COMPLETED)
+                _tell(steps, progress)
+                for future in done:
+                    future.result()
+                    del running[future]
+        except BrokenProcessPool as e:
+            raise GeomapError(
+                "a process of the training died, of too little memory or a crash in a library; the same command goes "
+                "on with the encoders that are finished, with fewer --workers if memory was short"
+            ) from e
+        finally:
+            stop.set()
+    _tell(steps, progress)
+
+
+def _tell(steps: Any, progress: Progress) -> None:
+    while not steps.empty():
+        progress(*steps.get())
+
+
+_of_worker: dict[str, Any] = {}
+
+
+def _begin(material: bytes, folder: Path, steps: Any, stop: Any) -> None:
+    """Prepare a process: what `_work` takes."""
+    _of_worker.update(material=pickle.loads(material), folder=folder, steps=steps, stop=stop)
+
+
+def _work(fit: Fit) -> None:
+    """Train an encoder in a process; its steps are told at most once in _POLL_S."""
+    material, parent = _of_worker["material"], parent_process()
+    told = 0.0
+
+    def progress(stage: str, done: int, total: int) -> None:
+        nonlocal told
+        if _of_worker["stop"].is_set() or (parent is not None and not parent.is_alive()):
+            raise KeyboardInterrupt
+        if done == total or time.monotonic() - told > _POLL_S:
+            told = time.monotonic()
+            _of_worker["steps"].put((stage, done, total))
+
+    with process.threads(material.config.threads):
+        material.train(fit, _of_worker["folder"], progress)
