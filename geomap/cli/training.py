@@ -23,15 +23,15 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder of the new weights.")] = Path("geomap-weights"),
     workers: Annotated[
         int,
-        typer.Option(min=1, max=MOST_WORKERS, help="Processes for several encoders of method captions."),
+        typer.Option(min=1, max=MOST_WORKERS, help="Encoders trained at once, by captions."),
     ] = 1,
 ) -> None:
     """Train an encoder as a configuration says, and write its weights and card.
 
     The configuration's `method` is captions (class names, no photos needed) or crossview (the paper's: ground photos).
     A run that was stopped resumes when you type the same command again. With teachers or an evaluation, captions trains
-    several encoders: `--workers 2` makes them in two processes, the same to the bit. On several GPUs, start crossview
-    with `torchrun --nproc-per-node 4 -m geomap.cli train CONFIG --out DIR`.
+    several encoders: `--workers 2` makes two at once, the same to the bit. On several GPUs, start crossview with
+    `torchrun --nproc-per-node 4 -m geomap.cli train CONFIG --out DIR`.
     """
     first = os.environ.get("RANK", "0") == "0"  # torchrun's other processes print nothing
     log_to_stderr(first)

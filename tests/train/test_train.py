@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import multiprocessing
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -207,7 +206,7 @@ def test_an_encoder_learns_the_mean_of_its_teachers(tmp_path: Path) -> None:
     assert teachers.loss(taught, batch) < 0.5 * teachers.loss(alone, batch)
 
 
-def test_a_training_that_was_stopped_goes_on_and_equals_one_by_processes(
+def test_a_training_that_was_stopped_goes_on_and_equals_one_by_two_threads(
     tmp_path: Path, tiny: TrainConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Two teachers and an encoder that learns from them, and the same without the set: six encoders."""
@@ -252,15 +251,18 @@ def test_a_training_that_was_stopped_goes_on_and_equals_one_by_processes(
     assert len({m.key(fits.fits_of(tiny, [])[0]) for m in material}) == 2  # other settings, other files
 
 
-def test_a_process_that_dies_ends_the_training_with_a_line(tmp_path: Path, tiny: TrainConfig) -> None:
-    asked = tiny.model_copy(update={"teachers": config.Teachers(count=2, steps=400), "steps": 400})
+def test_the_first_error_stops_all_encoders_that_are_trained_at_once(tmp_path: Path, tiny: TrainConfig) -> None:
+    asked = tiny.model_copy(update={"teachers": config.Teachers(count=3, steps=100_000)})
+    told: list[str] = []
 
-    def kill(stage: str, done: int, total: int) -> None:
-        for process in multiprocessing.active_children():
-            process.kill()
+    def stop(stage: str, done: int, total: int) -> None:
+        told.append(stage)
+        if {*told} == {"train: teacher 1", "train: teacher 2"}:
+            raise KeyboardInterrupt
 
-    with pytest.raises(GeomapError, match="a process of the training died"):
-        run.train_captions(asked, tmp_path / "w", kill, workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        run.train_captions(asked, tmp_path / "w", stop, workers=2)
+    assert not (tmp_path / "w/checkpoints").exists()  # nothing was finished
 
 
 def test_loss_is_that_of_a_softmax_over_cosines() -> None:

@@ -1,4 +1,4 @@
-"""The encoders of a training: which there are, in what order, and how processes share them.
+"""The encoders of a training: which there are, in what order, and how threads share them.
 
 Each is kept in a file as soon as it is trained. Its name is a digest of all that decides it, so a run that was stopped
 goes on with those that it has, and one that was changed trains others.
@@ -9,16 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import pickle
-import time
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +24,6 @@ from safetensors.torch import load, save
 from geomap import __version__, files, process
 from geomap.datasets.samples import Samples
 from geomap.encode.model import PixelEncoder
-from geomap.errors import GeomapError
 from geomap.train.captions.levels import Level
 from geomap.train.captions.loop import fit_encoder, new_encoder
 from geomap.train.captions.pool import Pool
@@ -44,7 +40,6 @@ _IN_OTHER_WORDS: Final = {
     "seed", "teachers",
 }  # fmt: skip
 """Keys of a config that decide no encoder, or do so by a Fit or by the series."""
-_POLL_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +136,15 @@ def train_all(
 ) -> Mapping[str, PixelEncoder]:
     """The encoders by stage, in eval mode: read from a folder, or trained and kept there.
 
-    `workers`: processes; every encoder is the same to the bit for any number.
+    `workers`: threads that train; every encoder is the same to the bit for any number.
     """
     if kept := [fit for fit in fits if material.read(fit, folder) is not None]:
         log.info("%d of %d encoders were trained before, and are kept in %s", len(kept), len(fits), folder)
     missing = [fit for fit in fits if fit not in kept]
-    if min(workers, len(missing)) > 1:
+    if workers > 1 and (material.config.threads > 1 or material.config.dropout):
+        log.warning("one encoder is trained at a time: several at once need threads: 1 and dropout: 0")
+        workers = 1
+    if workers > 1:
         _side_by_side(material, missing, folder, workers, progress)
     else:
         for fit in missing:
@@ -156,58 +154,26 @@ def train_all(
 
 
 def _side_by_side(material: Material, fits: Sequence[Fit], folder: Path, workers: int, progress: Progress) -> None:
-    """Train encoders in processes, teachers first. Raises GeomapError if a process dies."""
-    context = get_context("spawn")  # a fork would copy the locks of torch's threads
-    steps, stop = context.Queue(), context.Event()
+    """Train encoders in threads, teachers first; torch computes without Python's lock. The first error stops all."""
+    stop, one_at_a_time = threading.Event(), threading.Lock()
+
+    def told(stage: str, done: int, total: int) -> None:
+        if stop.is_set():
+            raise CancelledError
+        with one_at_a_time:
+            progress(stage, done, total)
+
     waiting, running = list(fits), dict[Future[None], Fit]()
-    with ProcessPoolExecutor(workers, context, _begin, (pickle.dumps(material), folder, steps, stop)) as processes:
+    with process.side_by_side(workers, "train") as threads:
         try:
             while waiting or running:
                 undone = {*waiting, *running.values()}
                 ready = [fit for fit in waiting if not undone.intersection(fit.taught)]
                 for fit in ready[: workers - len(running)]:
                     waiting.remove(fit)
-                    running[processes.submit(_work, fit)] = fit
-                done, _ = wait(running, _POLL_S, FIRST_COMPLETED)
-                _tell(steps, progress)
-                for future in done:
+                    running[threads.submit(material.train, fit, folder, told)] = fit
+                for future in wait(running, process.SIGNAL_STEP, FIRST_COMPLETED).done:
                     future.result()
                     del running[future]
-        except BrokenProcessPool as e:
-            raise GeomapError(
-                "a process of the training died, of too little memory or a crash in a library; the same command goes "
-                "on with the encoders that are finished, with fewer --workers if memory was short"
-            ) from e
         finally:
             stop.set()
-    _tell(steps, progress)
-
-
-def _tell(steps: Any, progress: Progress) -> None:
-    while not steps.empty():
-        progress(*steps.get())
-
-
-_of_worker: dict[str, Any] = {}
-
-
-def _begin(material: bytes, folder: Path, steps: Any, stop: Any) -> None:
-    """Prepare a process: what `_work` takes."""
-    _of_worker.update(material=pickle.loads(material), folder=folder, steps=steps, stop=stop)
-
-
-def _work(fit: Fit) -> None:
-    """Train an encoder in a process; its steps are told at most once in _POLL_S."""
-    material, parent = _of_worker["material"], parent_process()
-    told = 0.0
-
-    def progress(stage: str, done: int, total: int) -> None:
-        nonlocal told
-        if _of_worker["stop"].is_set() or (parent is not None and not parent.is_alive()):
-            raise KeyboardInterrupt
-        if done == total or time.monotonic() - told > _POLL_S:
-            told = time.monotonic()
-            _of_worker["steps"].put((stage, done, total))
-
-    with process.threads(material.config.threads):
-        material.train(fit, _of_worker["folder"], progress)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -35,6 +37,8 @@ Averages over the path of training lie in flatter minima and generalise better t
 arXiv:1803.05407; averaging every step, for other domains: Cha et al. 2021, arXiv:2102.08405)."""
 LAST_RATE = 0.4
 """Share of the learning rate at the last step: it stays high, so that the averaged weights differ."""
+_SEEDED: Final = threading.Lock()
+"""Held while an encoder draws its first values from torch's one generator."""
 
 
 def fit_encoder(
@@ -52,11 +56,12 @@ def fit_encoder(
     Its embeddings are of the size of the levels' vectors. `taught`: encoders that it learns from beside the labels.
     Raises GeomapError where training diverges.
     """
-    torch.manual_seed(config.seed)
     rng = np.random.default_rng([config.seed, 7])
-    encoder = new_encoder(config, levels).train()
-    torch.nn.init.normal_(encoder.position, std=0.02)
-    torch.nn.init.normal_(encoder.cls, std=0.02)
+    with _SEEDED:
+        torch.manual_seed(config.seed)
+        encoder = new_encoder(config, levels).train()
+        torch.nn.init.normal_(encoder.position, std=0.02)
+        torch.nn.init.normal_(encoder.cls, std=0.02)
     loss_of = CaptionLoss()
     optimiser = torch.optim.AdamW(
         [*encoder.parameters(), *loss_of.parameters()], lr=config.learning_rate, weight_decay=config.weight_decay

@@ -47,8 +47,7 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
         config: the run, or the path of its YAML file.
         out: folder of the weights, made before training and written at the end; it may hold those of the same name.
         progress: called after every step.
-        workers: processes that train encoders side by side, where there are several: teachers, and those for the card.
-            A script that gives more than one needs the guard `if __name__ == "__main__":`, as all of Python's do.
+        workers: threads that train encoders side by side, where there are several: teachers, and those for the card.
 
     Results repeat to the bit on the same machine with the same number of threads, for any number of workers. With
     `evaluation` in the config, extra encoders are trained, each without one measured set; the logit scale is fitted on
@@ -59,7 +58,7 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
         BusyError: another run is training in `out`.
         ConfigError: an unknown key, a value out of range, a measured set whose file is missing, sets that no batch has
             room for, or a set of `real` or `test` that shares samples with one of `real`.
-        GeomapError: the loss is not finite, or a process died.
+        GeomapError: the loss is not finite.
         OutputError: `out` cannot be written, or holds weights of another name.
         InputError: a package is not installed.
         ReadError: a measured set breaks its format.
