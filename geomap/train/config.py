@@ -57,10 +57,9 @@ MOST_TEACHERS = 10
 
 
 class Teachers(Strict):
-    """Encoders of other seeds, trained first; their mean embedding is learned beside the labels."""
+    """Encoders of other seeds, trained first, for as many steps; their mean embedding is learned beside the labels."""
 
     count: Annotated[int, Field(ge=1, le=MOST_TEACHERS)] = 3
-    steps: Annotated[int, Field(ge=1, le=10_000_000)] = 600  # of each
     weight: Weight = 30.0  # of the distance 1 - cosine from their mean, beside the loss of the labels
 
 

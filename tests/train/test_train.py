@@ -182,21 +182,21 @@ def test_an_encoder_learns_the_mean_of_its_teachers(tmp_path: Path) -> None:
     """Of encoders of other seeds, trained on the same series; the one that learns from them has a seed of its own."""
     asked = TrainConfig(
         name="x", title="x", licence="x", batch=32, warmup=2, simulated=200, steps=30,
-        teachers=config.Teachers(count=2, steps=6),
+        teachers=config.Teachers(count=2),
     )  # fmt: skip
     made_pool = pool.simulated_pool(np.random.default_rng(0), 200)
     levels = captions.make_levels(LetterTower())
     told: list[tuple[str, int]] = []
     material, wanted = fits.Material(asked, made_pool, [], levels), fits.fits_of(asked, [])
     found = fits.train_all(material, wanted, tmp_path, 1, lambda stage, done, total: told.append((stage, total)))
-    assert Counter(told) == {("train: teacher 1", 6): 6, ("train: teacher 2", 6): 6, ("train", 30): 30}
+    assert Counter(told) == {("train: teacher 1", 30): 30, ("train: teacher 2", 30): 30, ("train", 30): 30}
     made = found["train"]
 
-    def plain(seed: int, steps: int) -> PixelEncoder:
-        return loop.fit_encoder(asked.model_copy(update={"seed": seed}), made_pool, [], levels, steps)
+    def plain(seed: int) -> PixelEncoder:
+        return loop.fit_encoder(asked.model_copy(update={"seed": seed}), made_pool, [], levels, 30)
 
     batch = pool.draw_batch(np.random.default_rng(5), made_pool, [], 64, 0, asked.augment)
-    one, two, other = plain(0, 6), plain(1, 6), plain(10, 30)
+    one, two, other = plain(0), plain(1), plain(10)
     with torch.no_grad():
         of_one, of_two, taught, alone = (e(batch.dn, batch.valid, batch.months) for e in (one, two, made, other))
     mean = torch.nn.functional.normalize(of_one + of_two, dim=1)
@@ -214,7 +214,7 @@ def test_a_training_that_was_stopped_goes_on_and_equals_one_by_two_threads(
     asked = tiny.model_copy(
         update={
             "real": {"mine": str(mine)},
-            "teachers": config.Teachers(count=2, steps=5),
+            "teachers": config.Teachers(count=2),
             "evaluation": config.Evaluation(steps=5),
             "steps": 5,
         }
@@ -252,7 +252,7 @@ def test_a_training_that_was_stopped_goes_on_and_equals_one_by_two_threads(
 
 
 def test_the_first_error_stops_all_encoders_that_are_trained_at_once(tmp_path: Path, tiny: TrainConfig) -> None:
-    asked = tiny.model_copy(update={"teachers": config.Teachers(count=3, steps=100_000)})
+    asked = tiny.model_copy(update={"teachers": config.Teachers(count=3), "steps": 100_000})
     told: list[str] = []
 
     def stop(stage: str, done: int, total: int) -> None:

@@ -124,9 +124,7 @@ def _with_teachers(config: TrainConfig, stage: str, without: int | None, steps: 
     if (asked := config.teachers) is None:
         yield Fit(stage, config.seed, steps, without)
         return
-    teachers = tuple(
-        Fit(f"{stage}: teacher {n + 1}", config.seed + n, asked.steps, without) for n in range(asked.count)
-    )
+    teachers = tuple(Fit(f"{stage}: teacher {n + 1}", config.seed + n, steps, without) for n in range(asked.count))
     yield from teachers
     yield Fit(stage, config.seed + MOST_TEACHERS, steps, without, teachers, asked.weight)
 
