@@ -115,8 +115,14 @@ def spilled() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob("geomap-*/dask-scratch-space"))
 
 
-def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone(asked, here, tmp_path):
-    """Every port is on loopback and takes no client without the certificate of this run; spilled data is private."""
+def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone(asked, here, tmp_path, monkeypatch):
+    """Every port is on loopback and takes no client without the certificate of this run; spilled data is private.
+
+    Nor do they run what lies in the folder where the command is typed under the name of one of Python's modules.
+    """
+    (tmp_path / "typed_here").mkdir()
+    (tmp_path / "typed_here/re.py").write_text("raise SystemExit('this is not the module that was asked for')")
+    monkeypatch.chdir(tmp_path / "typed_here")
     listening: set[tuple[str, int]] = set()
     children: set[int] = set()
     answers: dict[int, str] = {}
@@ -143,6 +149,7 @@ def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone
     assert not any(folder.exists() for folder in folders)
     assert len(children) == 2
     assert not any(psutil.pid_exists(pid) for pid in children)
+    assert "PYTHONSAFEPATH" not in os.environ  # commands of the user's own may rely on their folder
 
 
 def ports(me: psutil.Process) -> set[tuple[str, int]]:
