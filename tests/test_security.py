@@ -296,7 +296,7 @@ def test_no_code_is_read_from_data() -> None:
     assert imported["yaml"] == {"config.py"}
     loads = [(name, text) for name, text in called if text.startswith(("np.load(", "torch.load(", "yaml."))]
     safe = {"np.load(": "allow_pickle=False", "torch.load(": "weights_only=True", "yaml.load(": "Loader=_Loader"}
-    assert len(loads) > 5
+    assert len(loads) >= 5
     for name, text in loads:
         assert safe[text[: text.index("(") + 1]] in text, (name, text)
     assert issubclass(config._Loader, yaml.SafeLoader | getattr(yaml, "CSafeLoader", yaml.SafeLoader))
