@@ -37,8 +37,8 @@ Averages over the path of training lie in flatter minima and generalise better t
 arXiv:1803.05407; averaging every step, for other domains: Cha et al. 2021, arXiv:2102.08405)."""
 LAST_RATE = 0.4
 """Share of the learning rate at the last step: it stays high, so that the averaged weights differ."""
-_SEEDED: Final = threading.Lock()
-"""Held while an encoder draws its first values from torch's one generator."""
+_SEEDED: Final = threading.RLock()
+"""Held while an encoder draws its first values: torch has one generator for all threads."""
 
 
 def fit_encoder(
@@ -102,7 +102,8 @@ def fit_encoder(
 def new_encoder(config: TrainConfig, levels: Sequence[Level]) -> PixelEncoder:
     """An encoder that nothing has trained, with embeddings of the size of the levels' vectors."""
     shape = replace(CONFIGS[config.encoder], dropout=config.dropout, out=levels[0].vectors.shape[-1])
-    return PixelEncoder(shape, torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
+    with _SEEDED:
+        return PixelEncoder(shape, torch.tensor(Q_LOW), torch.tensor(Q_HIGH))
 
 
 def _diverged(stage: str, step: int) -> GeomapError:
