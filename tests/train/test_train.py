@@ -233,6 +233,7 @@ def test_a_training_that_was_stopped_goes_on_and_equals_one_by_two_threads(
     with checkpoints.hold(tmp_path / "one"), pytest.raises(BusyError, match="another run is training in"):
         run.train_captions(asked, tmp_path / "one")
     kept[0].write_bytes(kept[0].read_bytes()[:500])
+    kept[0].with_name(f"{'0' * 24}.safetensors").write_bytes(b"of another configuration")
     told.clear()
     with caplog.at_level(logging.INFO, logger="geomap.train.captions.fits"):
         run.train_captions(asked, tmp_path / "one", lambda stage, done, total: told.append(stage))

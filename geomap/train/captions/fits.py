@@ -33,6 +33,8 @@ from geomap.types import Progress
 
 log = logging.getLogger(__name__)
 
+_DIGITS: Final = 24
+_SUFFIX: Final = ".safetensors"
 ALL: Final = "train"
 """The encoder that sees all measured sets."""
 _IN_OTHER_WORDS: Final = {
@@ -67,7 +69,7 @@ class Material:
         """A digest of all that decides an encoder, on one kind of machine."""
         told = [self._digest, fit.without, {k: v for k, v in asdict(fit).items() if k != "taught"}]
         told += [self.key(teacher) for teacher in fit.taught]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:_DIGITS]
 
     @cached_property
     def _digest(self) -> str:
@@ -81,34 +83,32 @@ class Material:
             found.update(level.vectors.numpy().tobytes())
         return found.hexdigest()
 
-    def train(self, fit: Fit, folder: Path, progress: Progress) -> None:
-        """Train an encoder from those of its teachers that are in a folder, and keep it there."""
-        teachers = [self.read(teacher, folder) for teacher in fit.taught]
+    def train(self, fit: Fit, teachers: Sequence[PixelEncoder], folder: Path, progress: Progress) -> PixelEncoder:
+        """Train an encoder and keep it in a folder."""
         seen = [samples for i, samples in enumerate(self.measured) if i != fit.without]
         seeded = self.config.model_copy(update={"seed": fit.seed})
-        taught = Teachers([t for t in teachers if t is not None], fit.weight) if fit.taught else None
+        taught = Teachers(teachers, fit.weight) if teachers else None
         made = fit_encoder(seeded, self.pool, seen, self.levels, fit.steps, progress, fit.stage, taught)
-        files.write_bytes(self._file(fit, folder), save(made.state_dict()))
+        files.write_bytes(folder / f"{self.key(fit)}{_SUFFIX}", save(made.state_dict()))
+        return made
 
-    def read(self, fit: Fit, folder: Path) -> PixelEncoder | None:
+    def kept(self, fit: Fit, folder: Path) -> PixelEncoder | None:
         """The encoder that a folder keeps; None if it is not there or damaged."""
-        encoder = new_encoder(self.config, self.levels)
+        path, encoder = folder / f"{self.key(fit)}{_SUFFIX}", new_encoder(self.config, self.levels)
         try:
-            encoder.load_state_dict(load(self._file(fit, folder).read_bytes()))
+            encoder.load_state_dict(load(path.read_bytes()))
         except FileNotFoundError:
             return None
         except (OSError, SafetensorError, RuntimeError, KeyError) as e:
-            log.warning("trained again: %s cannot be read: %s", self._file(fit, folder), e)
+            log.warning("trained again: %s cannot be read: %s", path, e)
             return None
         return encoder.eval()
 
-    def forget(self, fits: Sequence[Fit], folder: Path) -> None:
-        """Remove the files of encoders."""
-        for fit in fits:
-            self._file(fit, folder).unlink(missing_ok=True)
 
-    def _file(self, fit: Fit, folder: Path) -> Path:
-        return folder / f"{self.key(fit)}.safetensors"
+def forget(folder: Path) -> None:
+    """Remove what a folder keeps, also of other configurations."""
+    for path in folder.glob("[0-9a-f]" * _DIGITS + _SUFFIX):
+        path.unlink()
 
 
 def fits_of(config: TrainConfig, measured: Sequence[Samples]) -> list[Fit]:
@@ -136,24 +136,32 @@ def train_all(
 
     `workers`: threads that train; every encoder is the same to the bit for any number.
     """
-    if kept := [fit for fit in fits if material.read(fit, folder) is not None]:
-        log.info("%d of %d encoders were trained before, and are kept in %s", len(kept), len(fits), folder)
-    missing = [fit for fit in fits if fit not in kept]
+    made = {fit: encoder for fit in fits if (encoder := material.kept(fit, folder)) is not None}
+    if made:
+        log.info("%d of %d encoders were trained before, and are kept in %s", len(made), len(fits), folder)
     if workers > 1 and (material.config.threads > 1 or material.config.dropout):
         log.warning("one encoder is trained at a time: several at once need threads: 1 and dropout: 0")
         workers = 1
+    missing = [fit for fit in fits if fit not in made]
     if workers > 1:
-        _side_by_side(material, missing, folder, workers, progress)
+        _side_by_side(material, missing, made, folder, workers, progress)
     else:
         for fit in missing:
-            material.train(fit, folder, progress)
-    made = {fit.stage: material.read(fit, folder) for fit in fits}
-    return {stage: encoder for stage, encoder in made.items() if encoder is not None}
+            made[fit] = material.train(fit, [made[t] for t in fit.taught], folder, progress)
+    return {fit.stage: encoder for fit, encoder in made.items()}
 
 
-def _side_by_side(material: Material, fits: Sequence[Fit], folder: Path, workers: int, progress: Progress) -> None:
+def _side_by_side(
+    material: Material,
+    waiting: list[Fit],
+    made: dict[Fit, PixelEncoder],
+    folder: Path,
+    workers: int,
+    progress: Progress,
+) -> None:
     """Train encoders in threads, teachers first; torch computes without Python's lock. The first error stops all."""
     stop, one_at_a_time = threading.Event(), threading.Lock()
+    running = dict[Future[PixelEncoder], Fit]()
 
     def told(stage: str, done: int, total: int) -> None:
         if stop.is_set():
@@ -161,17 +169,15 @@ def _side_by_side(material: Material, fits: Sequence[Fit], folder: Path, workers
         with one_at_a_time:
             progress(stage, done, total)
 
-    waiting, running = list(fits), dict[Future[None], Fit]()
     with process.side_by_side(workers, "train") as threads:
         try:
             while waiting or running:
-                undone = {*waiting, *running.values()}
-                ready = [fit for fit in waiting if not undone.intersection(fit.taught)]
+                ready = [fit for fit in waiting if made.keys() >= {*fit.taught}]
                 for fit in ready[: workers - len(running)]:
                     waiting.remove(fit)
-                    running[threads.submit(material.train, fit, folder, told)] = fit
+                    teachers = [made[t] for t in fit.taught]
+                    running[threads.submit(material.train, fit, teachers, folder, told)] = fit
                 for future in wait(running, process.SIGNAL_STEP, FIRST_COMPLETED).done:
-                    future.result()
-                    del running[future]
+                    made[running.pop(future)] = future.result()
         finally:
             stop.set()

@@ -26,7 +26,7 @@ from geomap.label import towers
 from geomap.label.scatter import Scatter
 from geomap.train import checkpoints
 from geomap.train.captions import scores
-from geomap.train.captions.fits import ALL, Fit, Material, fits_of, train_all
+from geomap.train.captions.fits import ALL, Fit, Material, fits_of, forget, train_all
 from geomap.train.captions.levels import make_levels
 from geomap.train.captions.pool import (
     read_measured,
@@ -87,7 +87,7 @@ def _train(config: TrainConfig, out: Path, progress: Progress, workers: int) -> 
         made = train_all(material, fits, folder, workers, progress)
         metrics = _left_out(fits, made, measured, words)
         card = _save(config, out, made[ALL], words, measured, unseen, metrics)
-        material.forget(fits, folder)
+        forget(folder)
     return card
 
 
