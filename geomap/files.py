@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -42,6 +42,9 @@ ADDED: Final = ".added.part"
 RECORDS: Final = "composites_from"
 """The folder that records what stored composites were made from: a file for each tile."""
 
+LOCK_FILE: Final = "lock"
+"""The file by which a run holds a folder: see `hold`."""
+
 LOCK_S: Final = 0.25
 """Seconds to wait for a lock: `geomap status` holds that of a run for a moment."""
 
@@ -63,6 +66,11 @@ log = logging.getLogger(__name__)
 def temporary(path: Path, step: str = "") -> Path:
     """Where a file lies until it is complete: `.<name>.part`, or `.<name>.<step>.part`, in the same directory."""
     return path.with_name(f".{path.name}.{step}.part" if step else f".{path.name}.part")
+
+
+def parts(path: Path) -> Path:
+    """The folder of what is finished of a file until it is complete, `.<name>.parts` beside it: see `hold`."""
+    return path.with_name(f".{path.name}.parts")
 
 
 def clean_temporary(directory: Path) -> None:
@@ -181,7 +189,7 @@ def disk_errors(directory: Path, needed: int = 0) -> Iterator[None]:
 
 
 def lock(fd: int, directory: Path, doing: str) -> None:
-    """Lock an open file of a directory until it is closed. `doing`: what another run that holds it does there.
+    """Lock an open file of a directory, or beside a file, until it is closed. `doing`: what another run does there.
 
     Raises BusyError if another one holds it, OutputError if the disk has no locks.
     """
@@ -195,6 +203,49 @@ def lock(fd: int, directory: Path, doing: str) -> None:
             time.sleep(0.02)
         except OSError as e:
             raise OutputError(f"the disk of {directory} cannot lock files ({e.strerror}); choose another --out") from e
+
+
+@contextmanager
+def hold(folder: Path, out: Path, doing: str) -> Iterator[None]:
+    """Hold the folder of what is not yet finished of `out`, so that one run at a time works there; it is made.
+
+    At the end the folder is removed if nothing was left in it. `doing`: what another run that holds it does to, or in,
+    `out`. Raises BusyError, OutputError, DiskFullError.
+    """
+    fd = _held(folder, out, doing)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if os.listdir(folder) == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+                folder.rmdir()
+        os.close(fd)  # releases the lock
+
+
+def _held(folder: Path, out: Path, doing: str) -> int:
+    """The locked file of a folder; again if another run, as it ended, removed either before it was locked."""
+    path = folder / LOCK_FILE
+    while True:
+        with disk_errors(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                folder.mkdir()
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            except FileNotFoundError:
+                if folder.is_symlink():  # to nothing
+                    raise
+                continue
+        try:
+            lock(fd, out, doing)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), path.stat()):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
 
 
 def require_space(directory: Path, needed: int) -> None:

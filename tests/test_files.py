@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from geomap import files
 from geomap.catalog import stac
 from geomap.encode import card
-from geomap.errors import DiskFullError, InputError, OutputError, ReadError, WeightsError
+from geomap.errors import BusyError, DiskFullError, InputError, OutputError, ReadError, WeightsError
 from geomap.store import store
 
 
@@ -109,6 +110,35 @@ def test_clean_temporary_removes_only_temporary_files(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     files.clean_temporary(tmp_path)
     assert sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_one_run_at_a_time_holds_a_folder_which_goes_when_it_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "new" / "a.h5"
+    parts = files.parts(out)
+    lock = files.lock
+
+    def late(fd: int, of: Path, doing: str) -> None:
+        """Lock a file that another run has removed since it was opened."""
+        monkeypatch.setattr(files, "lock", lock)
+        shutil.rmtree(parts)
+        lock(fd, of, doing)
+
+    monkeypatch.setattr(files, "lock", late)
+    with files.hold(parts, out, "writing"):
+        assert [p.name for p in parts.iterdir()] == [files.LOCK_FILE]
+        with pytest.raises(BusyError, match=r"another run is writing .*a\.h5"), files.hold(parts, out, "writing"):
+            pass
+    assert not parts.exists()
+    with files.hold(parts, out, "writing"):
+        (parts / "kept").touch()
+    with files.hold(parts, out, "writing"):
+        assert (parts / "kept").exists()
+    nowhere = tmp_path / "nowhere"
+    nowhere.symlink_to(tmp_path / "gone")
+    with pytest.raises(OutputError, match="cannot write to"), files.hold(nowhere, out, "writing"):
+        pass
 
 
 def test_sums_are_those_of_sha256sum(tmp_path: Path) -> None:
