@@ -108,32 +108,38 @@ def cut_file(
     """Write the monthly composites of an original file's centres as a cut file; returns the number of points.
 
     Images are uint16 (12, 10, patch, patch), 0 = missing; all attributes but Image_ID are kept. The file appears whole
-    or not at all. Arguments and errors as in `read_original`; also raises DiskFullError, OutputError.
+    or not at all. Arguments and errors as in `read_original`; also raises DiskFullError, OutputError, and BusyError if
+    another run writes `out`.
     """
     _check(patch, composite)
-    n = 0
-    part = files.temporary(out)
+    parts = files.parts(out)
+    part = parts / "cut.h5"
     with _open(original) as f, files.disk_errors(out.parent):
-        import h5py
-
         if out.exists() and out.samefile(original):
             raise OutputError(f"{out} is the file to cut from; choose another --out")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with h5py.File(part, "w") as target:
-                target.attrs["composite"] = composite
-                composed = _points(f, original, lambda g: _compose(g, patch, composite, year), progress, "points")
-                for point in composed:
-                    group = target.create_group(f"Lucas_Point_{point.id}")
-                    group.create_dataset("image", data=point.image)
-                    for key, value in point.attributes.items():
-                        if key != "Image_ID":
-                            group.attrs.create(key, value, dtype=_text_type(value))
-                    n += 1
-            files.commit(part, out)
-        finally:
-            part.unlink(missing_ok=True)
+        with files.hold(parts, out, "writing"):
+            try:
+                points = _points(f, original, lambda g: _compose(g, patch, composite, year), progress, "points")
+                n = _write(part, points, composite)
+                files.commit(part, out)
+            finally:
+                part.unlink(missing_ok=True)
     return n
+
+
+def _write(path: Path, points: Iterator[_Point], composite: str) -> int:
+    """Write points as a cut file; returns their number. Raises OSError."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.attrs["composite"] = composite
+        for point in points:
+            group = file.create_group(f"Lucas_Point_{point.id}")
+            group.create_dataset("image", data=point.image)
+            for key, value in point.attributes.items():
+                if key != "Image_ID":
+                    group.attrs.create(key, value, dtype=_text_type(value))
+        return len(file)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Sen4Map's files: composites against plain loops, both layouts, and what breaks them."""
 
 import logging
+import signal
 from pathlib import Path
 
 import h5py
@@ -8,9 +9,9 @@ import numpy as np
 import pytest
 
 from geomap.datasets import sen4map
-from geomap.errors import ConfigError, InputError, ReadError
+from geomap.errors import BusyError, ConfigError, InputError, ReadError
 from tests.support import layouts
-from tests.support.runner import geomap
+from tests.support.runner import geomap, refused, start, typed
 
 POINTS = ["34622836", "55082360", "40683280"]
 ATTRIBUTES = {"lc1": ["B11", "A22", ""], "lu1": ["U111", "U312", "U420"], "nuts0": ["FR", "BG", "NL"]}
@@ -164,6 +165,29 @@ def test_the_command_cuts_and_refuses_other_patches(original: Path, tmp_path: Pa
     same = geomap("samples", "cut", original, "--out", original)
     assert same.exit_code == 2
     assert sen4map.read_original(original).id.tolist() == sorted(POINTS)
+
+
+def test_one_process_at_a_time_cuts_into_a_file(original: Path, tmp_path: Path) -> None:
+    def again(stage: str, done: int, total: int) -> None:
+        if done == 2:
+            second = typed("samples", "cut", original, "--out", "c.h5", cwd=tmp_path)
+            refused(second, BusyError.exit_code, "another run is writing c.h5")
+
+    assert sen4map.cut_file(original, tmp_path / "c.h5", progress=again) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["c.h5"]
+    np.testing.assert_array_equal(sen4map.read_cut(tmp_path / "c.h5").dn, sen4map.read_original(original).dn)
+
+
+def test_a_killed_cut_is_in_nobodys_way(original: Path, tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from geomap.datasets.sen4map import cut_file\n"
+        "cut_file(Path(sys.argv[1]), Path(sys.argv[2]), progress=lambda *_: os.kill(os.getpid(), signal.SIGKILL))"
+    )
+    out = tmp_path / "c.h5"
+    assert start(code, original, out).wait() == -signal.SIGKILL
+    assert not out.exists()
+    assert sen4map.cut_file(original, out) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["c.h5"]
 
 
 @pytest.mark.parametrize("composite", ["masked", "official"])
