@@ -4,7 +4,7 @@ is the nearest folder named by a NUTS 0 code; directions are N, E, S and W. Othe
 itself (P), are ignored.
 
 Each batch becomes its own file beside the result, named by a digest of its inputs; a second run resumes with the files
-that are there. Batches do not depend on interruptions, so neither do the bytes of the result.
+that are there and lack no photo. Batches do not depend on interruptions, so neither do the bytes of the result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ class Photo:
 
     key: str  # FR_34622836N
     path: Path
-    size: int  # bytes
+    state: tuple[int, int, int]  # size in bytes; when the content and when the file changed last, in ns
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ def find_photos(folder: Path) -> list[Photo]:
         key = f"{country}_{match[1].upper()}"
         if key in found:
             raise InputError(f"{found[key].path} and {path} show the same view; embed one survey at a time")
-        found[key] = Photo(key, path, path.stat().st_size)
+        stat = path.stat()
+        found[key] = Photo(key, path, (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     if not found:
         raise InputError(f"no photo in {folder}; photos are named by point and direction, such as FR/34622836N.jpg")
     return [found[key] for key in sorted(found)]
@@ -106,25 +106,34 @@ def embed_photos(
     Raises:
         InputError: see `find_photos`; an unknown device.
         OutputError: `out` exists, or cannot be written; DiskFullError.
+        BusyError: another run writes `out`.
         WeightsError: CLIP cannot be loaded.
         ReadError: no photo can be decoded.
     """
+    _require_new(out)
+    photos = find_photos(folder)
+    parts = files.parts(out)
+    with files.hold(parts, out, "writing"):
+        _require_new(out)  # another run may have written it since
+        tower = _ImageTower(device)
+        done = []
+        for i in range(0, len(photos), batch):
+            group = photos[i : i + batch]
+            path = parts / f"{tower.digest(group)}.safetensors"
+            if not _whole(path):
+                _write_part(path, *tower.embed(group), folder)
+            done.append(path)
+            progress("photos", min(i + batch, len(photos)), len(photos))
+        result = _join(done, out, tower)
+        for path in parts.iterdir():
+            if path.name != files.LOCK_FILE:
+                files.remove(path)
+    return result
+
+
+def _require_new(out: Path) -> None:
     if out.exists():
         raise OutputError(f"{out} exists already; remove it to embed again, or choose another --out")
-    photos = find_photos(folder)
-    tower = _ImageTower(device)
-    parts = out.with_name(f".{out.name}.parts")
-    done = []
-    for i in range(0, len(photos), batch):
-        group = photos[i : i + batch]
-        path = parts / f"{tower.digest(group)}.safetensors"
-        if not _whole(path):
-            _write_part(path, *tower.embed(group), folder)
-        done.append(path)
-        progress("photos", min(i + batch, len(photos)), len(photos))
-    result = _join(done, out, tower)
-    shutil.rmtree(parts)
-    return result
 
 
 class _ImageTower:
@@ -145,8 +154,8 @@ class _ImageTower:
         self.identity = {"space": towers.CLIP_SPACE, "sha256": weights.hexdigest(), "device": self._device.type}
 
     def digest(self, photos: Sequence[Photo]) -> str:
-        """Digest of all that a batch's vectors depend on: weights, kind of device, and the photos' keys and sizes."""
-        content = [self.identity, [(p.key, p.size) for p in photos]]
+        """Digest of all that a batch's vectors depend on: weights, kind of device, and the photos' keys and states."""
+        content = [self.identity, [(p.key, p.state) for p in photos]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @torch.inference_mode()
@@ -210,9 +219,8 @@ def _read_part(path: Path) -> tuple[NDArray[np.uint8], list[str], NDArray[np.flo
 
 
 def _whole(path: Path) -> bool:
-    """Whether a part exists and can be read."""
+    """Whether a part exists, can be read and lacks no photo: one that was left out may be readable now."""
     try:
-        _read_part(path)
+        return not _read_part(path)[1]
     except (OSError, SafetensorError):
         return False
-    return True

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from PIL import Image, features
 from safetensors.numpy import load_file
 
 from geomap.datasets import lucas, photos
-from geomap.errors import InputError, OutputError, ReadError
+from geomap.errors import BusyError, InputError, OutputError, ReadError
 from geomap.label import towers
-from tests.support.runner import geomap
+from tests.support.runner import geomap, refused
 
 VIEWS = ["FR/346/283/34622836" + d for d in "NESW"] + ["BG/550/236/55082360" + d for d in "NE"]
 CORRUPT = "BG/550/236/55082360S"
@@ -111,7 +112,7 @@ def test_a_photo_is_left_out_whatever_its_format_raises(folder, tmp_path) -> Non
     begin = content.index(b"mdat") + 4
     path.write_bytes(content[:begin] + bytes(len(content) - begin))
     tower = SimpleNamespace(_prepare=lambda image: torch.from_numpy(np.asarray(image)))
-    assert photos._ImageTower._decode(tower, photos.Photo("FR_34622836N", path, 1)) is None
+    assert photos._ImageTower._decode(tower, photos.Photo("FR_34622836N", path, (1, 0, 0))) is None
 
 
 def test_training_reads_the_file(embedded) -> None:
@@ -130,16 +131,17 @@ def test_a_killed_run_resumes_to_the_same_bytes(folder, small, embedded, tmp_pat
         "import open_clip, os, signal, sys; from pathlib import Path; from geomap.datasets.photos import embed_photos\n"
         "from geomap.label import towers; open_clip.add_model_config(sys.argv[3]); towers.CLIP_MODEL = 'small'\n"
         "embed_photos(Path(sys.argv[1]), Path(sys.argv[2]), 2, 'cpu',"
-        " lambda stage, n, total: n == 4 and os.kill(os.getpid(), signal.SIGKILL))"
+        " lambda stage, n, total: n == 6 and os.kill(os.getpid(), signal.SIGKILL))"
     )
     # a process of its own, which loads the file
     killed = subprocess.run([sys.executable, "-c", code, *map(str, (folder, out, small))], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not out.exists()
     parts = tmp_path / ".photos.safetensors.parts"
-    made = sorted(parts.iterdir())
-    assert len(made) == 2
-    made[0].write_bytes(made[0].read_bytes()[:100])  # a damaged part is made again
+    made = sorted(parts.glob("*.safetensors"))
+    assert len(made) == 3
+    whole = [path for path in made if not photos._read_part(path)[1]]  # the third lacks the corrupt photo
+    whole[0].write_bytes(whole[0].read_bytes()[:100])
     calls: list[int] = []
     embed = photos._ImageTower.embed
 
@@ -153,10 +155,89 @@ def test_a_killed_run_resumes_to_the_same_bytes(folder, small, embedded, tmp_pat
     assert done.exit_code == 0
     assert "6 photos of 2 points" in done.output
     assert f"{CORRUPT}.jpg" in done.output
-    assert sorted(calls) == [1, 2, 2]
+    assert sorted(calls) == [1, 2, 2]  # the last, the damaged one, and the one that lacks a photo
     assert out.read_bytes() == embedded[0].read_bytes()
     assert not parts.exists()
     assert geomap(*command).exit_code == OutputError.exit_code  # it is there
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the photos, to change."""
+    return shutil.copytree(folder, tmp_path / "own")
+
+
+def stopped(folder: Path, out: Path) -> None:
+    """Stop a run after three of its four batches."""
+
+    def stop(stage: str, done: int, total: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        photos.embed_photos(folder, out, 2, "cpu", stop)
+
+
+@pytest.mark.parametrize("dated", [True, False])
+def test_a_photo_that_became_another_is_embedded_again(own: Path, tmp_path: Path, dated: bool) -> None:
+    """Of the same length, and even of the same date."""
+    out, fresh = tmp_path / "p.safetensors", tmp_path / "fresh.safetensors"
+    first, second = own / f"{VIEWS[0]}.jpg", own / f"{VIEWS[4]}.jpg"
+    size = max(path.stat().st_size for path in (first, second))
+    for path in (first, second):
+        path.write_bytes(path.read_bytes().ljust(size, b"\0"))  # decoders ignore what follows the image
+    stopped(own, out)
+    then = second.stat()
+    second.write_bytes(first.read_bytes())
+    if dated:
+        os.utime(second, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert photos.embed_photos(own, out, 2, "cpu") == photos.embed_photos(own, fresh, 2, "cpu")
+    assert out.read_bytes() == fresh.read_bytes()
+    assert not np.array_equal(load_file(out)["vectors"][1], load_file(out)["vectors"][0])
+
+
+def test_a_photo_that_could_not_be_decoded_is_tried_again(own: Path, embedded, tmp_path: Path, monkeypatch) -> None:
+    """Even if it is the same file: a disk may have failed for a moment."""
+    out = tmp_path / "p.safetensors"
+    opened = Image.open
+
+    def failing(path: Path) -> Image.Image:
+        if path.name == f"{VIEWS[5][-9:]}.jpg":
+            raise OSError("Input/output error")
+        return opened(path)
+
+    with monkeypatch.context() as m:
+        m.setattr(Image, "open", failing)
+        stopped(own, out)
+    assert photos.embed_photos(own, out, 2, "cpu") == embedded[1]
+    assert out.read_bytes() == embedded[0].read_bytes()
+
+
+def test_one_run_at_a_time_writes_a_file(folder: Path, embedded, tmp_path: Path) -> None:
+    out = tmp_path / "p.safetensors"
+    command = ("photos", "embed", folder, "--out", out, "--batch", "2", "--device", "cpu")
+
+    def again(stage: str, done: int, total: int) -> None:
+        refused(geomap(*command), BusyError.exit_code, "another run is writing", out.name)
+
+    assert photos.embed_photos(folder, out, 2, "cpu", again) == embedded[1]
+    assert out.read_bytes() == embedded[0].read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_file_that_another_run_wrote_meanwhile_stays(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "p.safetensors"
+    find = photos.find_photos
+
+    def slowly(folder: Path) -> list[photos.Photo]:
+        out.write_bytes(b"another run's")
+        return find(folder)
+
+    monkeypatch.setattr(photos, "find_photos", slowly)
+    with pytest.raises(OutputError, match="exists already"):
+        photos.embed_photos(folder, out, 2, "cpu")
+    assert out.read_bytes() == b"another run's"
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
 def test_folders_without_usable_photos_are_refused(folder, tmp_path) -> None:
