@@ -41,6 +41,10 @@ class ConfigError(InputError):
     """A configuration file with an unknown key or a value out of range."""
 
 
+class DataError(InputError):
+    """A file of labelled series, labels or photos is damaged, or breaks its layout."""
+
+
 class PeriodError(InputError, ValueError):
     """Months that are no period: a month beyond 1..12, or more than twelve of them."""
 

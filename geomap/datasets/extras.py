@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from geomap.errors import InputError, ReadError, install_hint
+from geomap.errors import DataError, InputError, install_hint
 from geomap.text import one_line
 
 PACKAGES: Final = {"sklearn": "scikit-learn"}
@@ -25,8 +25,8 @@ def require_packages(what: str, *modules: str) -> None:
 
 @contextmanager
 def csv_errors(path: Path) -> Iterator[None]:
-    """Raise ReadError, which says what to do, where a CSV file is in another encoding than UTF-8, or is none."""
+    """Raise DataError, which says what to do, where a CSV file is in another encoding than UTF-8, or is none."""
     try:
         yield
     except (UnicodeDecodeError, csv.Error) as e:
-        raise ReadError(f"{path} is no table that can be read: {one_line(e)}; save it as CSV UTF-8") from e
+        raise DataError(f"{path} is no table that can be read: {one_line(e)}; save it as CSV UTF-8") from e

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from geomap import legends
 from geomap.datasets.extras import csv_errors
 from geomap.datasets.samples import Samples
-from geomap.errors import ConfigError, ReadError
+from geomap.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def label_ids(name: str, values: Sequence[Any], where: str) -> NDArray[np.intp]:
     the published code itself spells "Bare Land" and "Bareland".
 
     Raises:
-        ReadError: there are labels, and none of them is in the legend.
+        DataError: there are labels, and none of them is in the legend.
     """
     keys = [_text(v) for v in values]
     found = {k: _id_of(name, k) for k in set(keys)}
@@ -73,7 +73,7 @@ def label_ids(name: str, values: Sequence[Any], where: str) -> NDArray[np.intp]:
     if unknown:
         listed = ", ".join(f"{k!r} ({n})" for k, n in unknown.most_common(5))
         if not any(i or (i == 0 and _plain(k) not in NO_LABEL) for k, i in found.items()):
-            raise ReadError(f"{where}: no label is known to the legend {name}, for example {listed}; check the column")
+            raise DataError(f"{where}: no label is known to the legend {name}, for example {listed}; check the column")
         log.warning("%s: %d labels are unknown to the legend %s: %s", where, unknown.total(), name, listed)
     return np.array([found[k] or 0 for k in keys], np.intp)
 
@@ -99,7 +99,7 @@ def places(ids: Sequence[str]) -> NDArray[np.float64]:
 def lonlat_of(pairs: NDArray[np.float64], where: str) -> NDArray[np.float64]:
     """Longitude and latitude (n, 2) of pairs in either order. All pairs have one order; the extent of LUCAS decides it.
 
-    Rows of NaN stay NaN. Raises ReadError if both orders or neither put every point into the extent.
+    Rows of NaN stay NaN. Raises DataError if both orders or neither put every point into the extent.
     """
     known = pairs[np.isfinite(pairs).all(1)]
     west, south, east, north = EXTENT
@@ -110,7 +110,7 @@ def lonlat_of(pairs: NDArray[np.float64], where: str) -> NDArray[np.float64]:
     straight, swapped = inside(known[:, 0], known[:, 1]), inside(known[:, 1], known[:, 0])
     if len(known) and straight == swapped:
         order = "either order" if straight else "neither order"
-        raise ReadError(
+        raise DataError(
             f"{where}: coordinates lie in the extent of LUCAS {EXTENT} in {order} of the axes; correct them"
         )
     if swapped and len(known):
@@ -136,7 +136,7 @@ def read_label_csv(path: Path) -> LabelTable:
 
     Raises:
         ConfigError: no such file.
-        ReadError: a missing column, a name that is not a point, a repeated point, coordinates outside LUCAS.
+        DataError: a missing column, a name that is not a point, a repeated point, coordinates outside LUCAS.
     """
     if not path.is_file():
         raise ConfigError(f"no label table {path}; give the path of Sen4Map_Test_all_labels.csv or one in its layout")
@@ -144,18 +144,18 @@ def read_label_csv(path: Path) -> LabelTable:
         reader = csv.DictReader(f)
         missing = {"im_id", "lat", "lon", "nuts_label", *CSV_LABELS.values()} - set(reader.fieldnames or ())
         if missing:
-            raise ReadError(f"{path} has no column {', '.join(sorted(missing))}; see docs/training-data.md")
+            raise DataError(f"{path} has no column {', '.join(sorted(missing))}; see docs/training-data.md")
         rows = list(reader)
     if not rows:
-        raise ReadError(f"{path} has no rows; it may have been cut short, so fetch it again")
+        raise DataError(f"{path} has no rows; it may have been cut short, so fetch it again")
     try:
         ids = np.array(point_ids([r["im_id"] for r in rows]), np.str_)
         pairs = np.array([(float(r["lon"]), float(r["lat"])) for r in rows], np.float64).reshape(-1, 2)
     except (ValueError, TypeError) as e:
-        raise ReadError(f"{path}: {e}") from e
+        raise DataError(f"{path}: {e}") from e
     if len(np.unique(ids)) < len(ids):
         twice = Counter(ids.tolist()).most_common(1)[0][0]
-        raise ReadError(f"{path} has point {twice} twice; keep one of its rows")
+        raise DataError(f"{path} has point {twice} twice; keep one of its rows")
     labels = {name: label_ids(name, [r[column] for r in rows], str(path)) for name, column in CSV_LABELS.items()}
     return LabelTable(ids, lonlat_of(pairs, str(path)), labels, country_codes([r["nuts_label"] for r in rows]))
 
@@ -196,7 +196,7 @@ def read_photos(path: Path, ids: Sequence[str]) -> NDArray[np.float32]:
 
     Raises:
         WeightsError: the file cannot be read.
-        ReadError: no photo key in the file, vectors of different lengths, or more than four photos of a point.
+        DataError: no photo key in the file, vectors of different lengths, or more than four photos of a point.
     """
     row = {i: k for k, i in enumerate(dict.fromkeys(map(str, ids)))}
     sums: NDArray[np.float32] | None = None
@@ -208,14 +208,14 @@ def read_photos(path: Path, ids: Sequence[str]) -> NDArray[np.float32]:
         if sums is None:
             sums = np.zeros((len(row), vector.size), np.float32)
         if vector.size != sums.shape[1]:
-            raise ReadError(f"{path}: {key} has {vector.size} values, others have {sums.shape[1]}")
+            raise DataError(f"{path}: {key} has {vector.size} values, others have {sums.shape[1]}")
         if (k := row.get(match[2])) is not None:
             sums[k] += vector
             count[k] += 1
     if sums is None:
-        raise ReadError(f"{path} holds no photo; its keys must look like FR_34622836N")
+        raise DataError(f"{path} holds no photo; its keys must look like FR_34622836N")
     if count.max(initial=0) > 4:
-        raise ReadError(f"{path} has more than four photos of point {list(row)[int(count.argmax())]}")
+        raise DataError(f"{path} has more than four photos of point {list(row)[int(count.argmax())]}")
     log.info("%s: photos of %d of %d points", path, (count > 0).sum(), len(row))
     mean = sums / np.where(count > 0, count, math.nan).astype(np.float32)[:, None]  # 0 / NaN is NaN
     return mean[[row[str(i)] for i in ids]]

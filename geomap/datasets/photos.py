@@ -30,7 +30,7 @@ from safetensors.numpy import save, save_file
 from geomap import files
 from geomap.datasets.lucas import COUNTRIES
 from geomap.encode.engine import pick_device
-from geomap.errors import InputError, OutputError, ReadError
+from geomap.errors import DataError, InputError, OutputError
 from geomap.label import towers
 from geomap.types import Progress, silent
 
@@ -108,7 +108,7 @@ def embed_photos(
         OutputError: `out` exists, or cannot be written; DiskFullError.
         BusyError: another run writes `out`.
         WeightsError: CLIP cannot be loaded.
-        ReadError: no photo can be decoded.
+        DataError: no photo can be decoded.
     """
     _require_new(out)
     photos = find_photos(folder)
@@ -183,12 +183,12 @@ class _ImageTower:
 
 
 def _join(parts: Sequence[Path], out: Path, tower: _ImageTower) -> Embedded:
-    """Write the parts as one file. Raises ReadError where they hold no photo."""
+    """Write the parts as one file. Raises DataError where they hold no photo."""
     contents = [_read_part(path)[:2] for path in parts]
     keys = np.concatenate([k for k, _ in contents])
     unreadable = tuple(name for _, names in contents for name in names)
     if not len(keys):
-        raise ReadError(f"none of {len(unreadable)} photos can be decoded, such as {unreadable[0]}; unpack them again")
+        raise DataError(f"none of {len(unreadable)} photos can be decoded, such as {unreadable[0]}; unpack them again")
     vectors = np.empty((len(keys), towers.OpenClipTower.dim), np.float32)
     at = 0
     for path, (part_keys, _) in zip(parts, contents, strict=True):  # only one part in memory beside the result

@@ -30,7 +30,7 @@ out."""
 def read_rondonia(path: Path) -> Samples:
     """3,477 points of Rondonia in eleven steps of 32 days of 2022 (points/rondonia_2022.npz); February has none.
 
-    Groups are cells of 0.1 degree; the climate is left unknown. Raises ConfigError (no such file), ReadError.
+    Groups are cells of 0.1 degree; the climate is left unknown. Raises ConfigError (no such file), DataError.
     """
     made = arrays(path, "x", "month", "label", "lon", "lat", "group")
     known = np.isin(made["label"], list(RONDONIA))
@@ -48,7 +48,7 @@ def read_africa(path: Path) -> Samples:
     """30,065 points of Africa, crop or not (points/africa_crop_mask_2019.npz): two steps, the halves of 2019.
 
     B8A is filled from other bands. Groups are the set's eight regions (in the order of their names): points have no
-    coordinates. Raises ConfigError (no such file), ReadError.
+    coordinates. Raises ConfigError (no such file), DataError.
     """
     made = arrays(path, "x", "crop", "region")
     dn = fill_b8a_np(made["x"].astype(np.float64)).round().clip(0, 65534).astype(np.uint16)

@@ -28,7 +28,7 @@ from geomap.datasets import lucas
 from geomap.datasets.extras import require_packages
 from geomap.datasets.months import COMPOSE, MASKED, OFFICIAL, time_of, tokens_np
 from geomap.datasets.samples import Samples
-from geomap.errors import ConfigError, InputError, OutputError, ReadError
+from geomap.errors import ConfigError, DataError, InputError, OutputError
 from geomap.sentinel2 import BANDS, MONTHS, SCL
 from geomap.types import Progress, silent
 
@@ -69,7 +69,7 @@ def read_original(
     Raises:
         ConfigError: no such file.
         InputError: another patch or composite.
-        ReadError: a file or a point that breaks the layout. Points of EXCLUDED that break it are left out.
+        DataError: a file or a point that breaks the layout. Points of EXCLUDED that break it are left out.
     """
     _check(patch, composite)
     with _open(path) as f:
@@ -88,7 +88,7 @@ def read_cut(path: Path, patch: int | None = None, progress: Progress = silent) 
     Raises:
         ConfigError: no such file.
         InputError: another patch, or one larger than the file's.
-        ReadError: as in `read_original`.
+        DataError: as in `read_original`.
     """
     with _open(path) as f:
         composite = _attribute(f, "composite", OFFICIAL)
@@ -162,7 +162,7 @@ def _points(
         except (KeyError, ValueError, TypeError, OSError, RuntimeError) as e:  # what h5py and numpy raise
             reason = e.args[0] if isinstance(e, KeyError) and e.args else e
             if name.removeprefix("Lucas_Point_") not in EXCLUDED:
-                raise ReadError(f"{path}: {name} cannot be read: {reason}; docs/training-data.md has the layout") from e
+                raise DataError(f"{path}: {name} cannot be read: {reason}; docs/training-data.md has the layout") from e
             log.warning("%s: %s is left out, as in the published training (%s)", path, name, reason)
         progress(stage, done, total)
 
@@ -217,13 +217,13 @@ def _samples(path: Path, points: Iterator[_Point], size: int, composite: str) ->
         if dn is None or valid is None:
             dn, valid = np.zeros((size, *tokens.shape), np.uint16), np.zeros((size, MONTHS), bool)
         if tokens.shape != dn.shape[1:]:
-            raise ReadError(f"{path}: the patch of point {point.id} differs in size from others; give a --patch")
+            raise DataError(f"{path}: the patch of point {point.id} differs in size from others; give a --patch")
         dn[k], valid[k] = tokens, known
         ids.append(point.id)
         for key, values in attributes.items():
             values.append(point.attributes.get(key))
     if dn is None or valid is None:
-        raise ReadError(f"{path} holds no point; its groups must be named as Lucas_Point_34622836")
+        raise DataError(f"{path} holds no point; its groups must be named as Lucas_Point_34622836")
     n = len(ids)
     labels = {
         legend: lucas.label_ids(legend, attributes[key], f"{path}, attribute {key}")
@@ -262,7 +262,7 @@ def _attribute(file: Any, name: str, default: str) -> str:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """An HDF5 file for reading. Raises ConfigError, ReadError."""
+    """An HDF5 file for reading. Raises ConfigError, DataError."""
     require_packages("an HDF5 file", "h5py")
     import h5py
 
@@ -271,6 +271,6 @@ def _open(path: Path) -> Iterator[Any]:
     try:
         file = h5py.File(path, "r")
     except OSError as e:
-        raise ReadError(f"{path} is no HDF5 file, or is cut short: {e}") from e
+        raise DataError(f"{path} is no HDF5 file, or is cut short: {e}") from e
     with file:
         yield file

@@ -48,7 +48,7 @@ def read_set(
     Raises:
         InputError: an unknown source, points or polygons, a patch that the file lacks, steps that span months, a file
             that is missing or breaks its format.
-        ReadError: a table, an HDF5 file or photo vectors that break their layout.
+        DataError: a table, an HDF5 file or photo vectors that break their layout.
     """
     kind, sep, path = source.partition("=")
     if sep and "/" not in kind:
@@ -80,7 +80,7 @@ def read_set(
 def read_pixels(name: str, path: Path, patch: int = 1) -> Samples:
     """A set of single pixels: a measured set if `name` is in READERS, else a user's table with that name.
 
-    Raises InputError, ConfigError, ReadError.
+    Raises InputError, ConfigError, DataError.
     """
     if patch != 1:
         raise InputError(f"{name or path} holds single pixels; these weights take {patch} x {patch}")
@@ -90,7 +90,7 @@ def read_pixels(name: str, path: Path, patch: int = 1) -> Samples:
 def _scores(path: Path, samples: Samples) -> NDArray[np.float64] | None:
     """(n,) score of each sample, found by its id, NaN where the file has none; None, with a warning, if it has none.
 
-    Raises InputError, ReadError.
+    Raises InputError, DataError.
     """
     of: dict[str, float] = {}
     if not path.is_file():

@@ -17,7 +17,7 @@ from geomap import legends
 from geomap.datasets.extras import csv_errors, require_packages
 from geomap.datasets.samples import CLIMATE, COVER, Samples
 from geomap.datasets.simulated import COVER_LEGENDS, cover_labels
-from geomap.errors import InputError, ReadError
+from geomap.errors import DataError, InputError
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.simulate import covers
 from geomap.text import plain, shown
@@ -44,12 +44,12 @@ def read_table(path: Path, name: str | None = None) -> Samples:
 
     Raises:
         InputError: no such file, or pyarrow is not installed.
-        ReadError: the file is not a table, lacks columns, repeats an id, or has a value that its column does not take.
+        DataError: the file is not a table, lacks columns, repeats an id, or has a value that its column does not take.
     """
     table = _frame(path)
     labels = _labels(table, path)
     if not labels:
-        raise ReadError(f"{path} has no column of labels; add one of {', '.join((*LABEL_COLUMNS, COVER))}")
+        raise DataError(f"{path} has no column of labels; add one of {', '.join((*LABEL_COLUMNS, COVER))}")
     dn = _dn(table, path)
     valid: NDArray[np.bool_] = np.asarray((dn > 0).all(-1))
     groups, group_names = _groups(table)
@@ -79,9 +79,9 @@ def _frame(path: Path) -> DataFrame:
             with csv_errors(path):
                 table = _from_csv(path, texts, known)
     except (ValueError, OSError) as e:  # errors of pandas and pyarrow derive from the first two
-        raise ReadError(f"cannot read {path} as a table: {' '.join(str(e).split())}") from e
+        raise DataError(f"cannot read {path} as a table: {' '.join(str(e).split())}") from e
     if not len(table):
-        raise ReadError(f"{path} has no rows")
+        raise DataError(f"{path} has no rows")
     unread = [str(c) for c in table.columns if c not in known]
     _refuse_misspelt(unread, path)
     if unread:
@@ -92,7 +92,7 @@ def _frame(path: Path) -> DataFrame:
 def _from_csv(path: Path, texts: Mapping[str, type[str]], known: Collection[str]) -> DataFrame:
     """A table with commas, semicolons or tabs between its columns, those of `texts` as text.
 
-    Raises ReadError for a column of `known` that is there twice and for cells beyond the first line's, and what pandas
+    Raises DataError for a column of `known` that is there twice and for cells beyond the first line's, and what pandas
     raises.
     """
     import pandas as pd
@@ -102,7 +102,7 @@ def _from_csv(path: Path, texts: Mapping[str, type[str]], known: Collection[str]
     separator = max((",", ";", "\t"), key=first.count)
     header = next(csv.reader([first], delimiter=separator), [])
     if twice := next((name for name in header if name in known and header.count(name) > 1), None):
-        raise ReadError(f"{path} has the column {twice} twice; rename one")
+        raise DataError(f"{path} has the column {twice} twice; rename one")
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", pd.errors.ParserWarning)
         table = pd.read_csv(  # where semicolons separate, numbers may have commas; those with points are read as well
@@ -111,7 +111,7 @@ def _from_csv(path: Path, texts: Mapping[str, type[str]], known: Collection[str]
         )  # fmt: skip
     cut = any(issubclass(w.category, pd.errors.ParserWarning) for w in said)  # rows longer than the first line
     if cut and not _nothing_beyond(path, separator):
-        raise ReadError(
+        raise DataError(
             f"{path} has rows with more cells than its first line; name every column there, and quote what holds a "
             f'separator, as "maize{separator} late"'
         )
@@ -132,14 +132,14 @@ def _column(band: str, month: int) -> str:
 
 
 def _refuse_misspelt(columns: Iterable[str], path: Path) -> None:
-    """Raise ReadError for the column of a band and a month that is not spelt as those that are read, such as B02_1."""
+    """Raise DataError for the column of a band and a month that is not spelt as those that are read, such as B02_1."""
     bands = {band[1:].lstrip("0"): band for band in BANDS}
     for column in columns:
         match = _BAND_MONTH.fullmatch(column.strip())
         band, month = (bands.get(match[1].upper()), int(match[2])) if match else (None, 0)
         if band and month <= MONTHS:
             meant = f"write {_column(band, month - 1)}" if month else f"months count from {_column(band, 0)}, January"
-            raise ReadError(f"{path} has the column {shown(column)!r}, which is not read; {meant}")
+            raise DataError(f"{path} has the column {shown(column)!r}, which is not read; {meant}")
 
 
 def _dn(table: DataFrame, path: Path) -> NDArray[np.uint16]:
@@ -147,16 +147,16 @@ def _dn(table: DataFrame, path: Path) -> NDArray[np.uint16]:
     dn = np.zeros((len(table), MONTHS, len(BANDS)), np.uint16)
     there = [m for m in range(MONTHS) if any(_column(b, m) in table for b in BANDS)]
     if not there:
-        raise ReadError(f"{path} has no column of series, such as {_column('B02', 0)} (band B02 of January)")
+        raise DataError(f"{path} has no column of series, such as {_column('B02', 0)} (band B02 of January)")
     for month in there:
         columns = [_column(b, month) for b in BANDS]
         if lacking := [c for c in columns if c not in table]:
-            raise ReadError(f"{path} has no column {lacking[0]}; a month needs all ten bands, {', '.join(BANDS)}")
+            raise DataError(f"{path} has no column {lacking[0]}; a month needs all ten bands, {', '.join(BANDS)}")
         values = np.nan_to_num(_numbers(table, columns, path), nan=0.0)
         odd = (values != np.round(values)) | (values < 0) | (values > LARGEST_DN)
         if odd.any():
             row, column = np.argwhere(odd)[0]
-            raise ReadError(
+            raise DataError(
                 f"{path}, row {row + 1}: {columns[column]} = {values[row, column]:g} is no DN "
                 f"(reflectance x 10000, a whole number of 0..{LARGEST_DN})"
             )
@@ -169,12 +169,12 @@ def _numbers(table: DataFrame, columns: Sequence[str], path: Path) -> NDArray[np
     try:
         values: NDArray[np.float64] = table[list(columns)].to_numpy(np.float64)
     except (ValueError, TypeError) as e:
-        raise ReadError(f"{path}: one of the columns {columns[0]} to {columns[-1]} holds what is no number") from e
+        raise DataError(f"{path}: one of the columns {columns[0]} to {columns[-1]} holds what is no number") from e
     return values
 
 
 def _lonlat(table: DataFrame, path: Path) -> NDArray[np.float64] | None:
-    """(n, 2) degrees, NaN where a cell is empty; None without both columns. Raises ReadError for other units."""
+    """(n, 2) degrees, NaN where a cell is empty; None without both columns. Raises DataError for other units."""
     if not set(PLACE) <= set(table):
         return None
     lonlat = _numbers(table, tuple(PLACE), path)
@@ -182,7 +182,7 @@ def _lonlat(table: DataFrame, path: Path) -> NDArray[np.float64] | None:
     if beyond.any():
         row, column = np.argwhere(beyond)[0]
         name, most = list(PLACE.items())[column]
-        raise ReadError(
+        raise DataError(
             f"{path}, row {row + 1}: {name} = {lonlat[row, column]:.10g} is not in degrees (-{most}..{most}); "
             "write lon and lat in decimal degrees, such as 4.35 and 50.85"
         )
@@ -199,16 +199,16 @@ def _groups(table: DataFrame) -> tuple[NDArray[np.intp] | None, NDArray[np.str_]
 
 
 def _ids(table: DataFrame, path: Path) -> NDArray[np.str_] | None:
-    """Ids of the samples; None if the table has none. Raises ReadError for one that is empty or there twice."""
+    """Ids of the samples; None if the table has none. Raises DataError for one that is empty or there twice."""
     ids = np.array(_texts(table, "id") if "id" in table else [""])
     if not ids.any():
         return None
     if not (ids != "").all():
         row = int((ids == "").argmax()) + 1
-        raise ReadError(f"{path}, row {row}: the id is empty; give each sample its own, or none of them one")
+        raise DataError(f"{path}, row {row}: the id is empty; give each sample its own, or none of them one")
     names, count = np.unique(ids, return_counts=True)
     if len(names) < len(ids):
-        raise ReadError(f"{path} has the id {shown(names[count.argmax()])} twice; give each sample its own")
+        raise DataError(f"{path} has the id {shown(names[count.argmax()])} twice; give each sample its own")
     return ids
 
 
@@ -233,13 +233,13 @@ def _labels(table: DataFrame, path: Path) -> dict[str, NDArray[np.intp]]:
 
 
 def _looked_up(table: DataFrame, column: str, ids: Mapping[str, int], path: Path) -> NDArray[np.intp]:
-    """(n,) ids of a column's values, ignoring case; 0 where a cell is empty. Raises ReadError."""
+    """(n,) ids of a column's values, ignoring case; 0 where a cell is empty. Raises DataError."""
     known = {key.casefold(): value for key, value in ids.items()} | {"": 0}
     texts = [text.casefold() for text in _texts(table, column)]
     for row, text in enumerate(texts, start=1):
         if text not in known:
             listed = ", ".join(list(ids)[-4:])
-            raise ReadError(f"{path}, row {row}: {column} has no {text!r}; it takes values such as {listed}")
+            raise DataError(f"{path}, row {row}: {column} has no {text!r}; it takes values such as {listed}")
     return np.array([known[t] for t in texts], np.intp)
 
 

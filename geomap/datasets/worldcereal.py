@@ -20,7 +20,7 @@ from geomap.composite.median import median_np
 from geomap.datasets.extras import require_packages
 from geomap.datasets.samples import Samples
 from geomap.datasets.simulated import cover_labels
-from geomap.errors import ConfigError, ReadError
+from geomap.errors import ConfigError, DataError
 from geomap.sentinel2 import BANDS, BANDS_10M, MONTHS, SCL
 from geomap.simulate import covers
 from geomap.text import listed, one_line
@@ -61,7 +61,7 @@ WORLDCEREAL: Final = {
 def read_flanders(path: Path) -> Samples:
     """The Flemish series (patch_belgium_2019/series.npz): medians of December 2018 .. November 2019, 3,725 pixels.
 
-    Raises ConfigError (no such file), ReadError.
+    Raises ConfigError (no such file), DataError.
     """
     made = arrays(path, "time", "CT", SCL, *BANDS)
     month = made["time"].astype("datetime64[s]").astype("datetime64[M]").astype(int)
@@ -96,7 +96,7 @@ def fields_np(label: NDArray[np.integer[Any]]) -> NDArray[np.intp]:
 def read_corsica(path: Path) -> Samples:
     """Parcels of Corsica (points/corsica_2022.parquet), January to December 2022; B8A is filled from other bands.
 
-    Raises ConfigError (no such file), ReadError.
+    Raises ConfigError (no such file), DataError.
     """
     bands = [f"S2-L2A-{b}" for b in BANDS]
     table = _parquet(path, ["sample_id", "timestamp", "ewoc_code", *bands]).sort_values(["sample_id", "timestamp"])
@@ -111,7 +111,7 @@ def read_corsica(path: Path) -> Samples:
 def read_east_africa(path: Path) -> Samples:
     """Points of East Africa (points/east_africa_2017.parquet), December 2016 to November 2017.
 
-    Raises ConfigError (no such file), ReadError.
+    Raises ConfigError (no such file), DataError.
     """
 
     def column(band: str, month: int) -> str:  # step 0 is December
@@ -156,13 +156,13 @@ def _labelled(
 
 
 def arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
-    """Arrays of an npz file. Raises ConfigError (no such file), ReadError."""
+    """Arrays of an npz file. Raises ConfigError (no such file), DataError."""
     with _reading(existing(path), "arrays", names), np.load(path, allow_pickle=False) as f:
         return {name: f[name] for name in names}
 
 
 def _parquet(path: Path, columns: Sequence[str]) -> DataFrame:
-    """Columns of a Parquet file. Raises ConfigError (no such file), InputError (no pyarrow), ReadError."""
+    """Columns of a Parquet file. Raises ConfigError (no such file), InputError (no pyarrow), DataError."""
     require_packages("a Parquet file", "pyarrow")
     import pandas as pd
 
@@ -172,11 +172,11 @@ def _parquet(path: Path, columns: Sequence[str]) -> DataFrame:
 
 @contextmanager
 def _reading(path: Path, what: str, names: Sequence[str]) -> Iterator[None]:
-    """Raise ReadError, which names what is needed, where a file is another than it should be, or is cut short."""
+    """Raise DataError, which names what is needed, where a file is another than it should be, or is cut short."""
     try:
         yield
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as e:  # of numpy, pandas, pyarrow
-        raise ReadError(f"cannot read {path}: {one_line(e)}; it needs the {what} {listed(names)}") from e
+        raise DataError(f"cannot read {path}: {one_line(e)}; it needs the {what} {listed(names)}") from e
 
 
 def existing(path: Path) -> Path:

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from geomap import legends
 from geomap.datasets import lucas
 from geomap.datasets.samples import Samples
-from geomap.errors import ConfigError, ReadError, WeightsError
+from geomap.errors import ConfigError, DataError, WeightsError
 from tests.support import layouts
 
 
@@ -71,7 +71,7 @@ def test_no_label_is_zero_and_the_unknown_is_told(caplog: pytest.LogCaptureFixtu
     assert lucas.label_ids("bioregion", [-1, 0], "a.h5").tolist() == [0, 1]
     assert lucas.label_ids("habitat", [43, 44, "G1", "J2 "], "a.h5").tolist() == [44, 0, 4, 2]
     for name, values in (("landcover", ["8", "7"]), ("landuse", ["B11"]), ("habitat", ["Mars"])):
-        with pytest.raises(ReadError, match=f"known to the legend {name}"):
+        with pytest.raises(DataError, match=f"known to the legend {name}"):
             lucas.label_ids(name, values, "a.h5")
     assert lucas.label_ids("landuse", ["", "NA"], "a.h5").tolist() == [0, 0]
 
@@ -130,14 +130,14 @@ def test_the_label_table_has_its_axes_set_right(tmp_path: Path, rows: list) -> N
 )
 def test_a_broken_label_table_is_refused(tmp_path: Path, rows: list, told: str) -> None:
     path = layouts.write_label_csv(tmp_path / "t.csv", rows)
-    with pytest.raises(ReadError, match=told):
+    with pytest.raises(DataError, match=told):
         lucas.read_label_csv(path)
 
 
 def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("im_id,lat,lon,lc_label\nLucas_Point_55082360,24.7,43.3,Cropland\n")
-    with pytest.raises(ReadError, match="bioregion_class, crop_label"):
+    with pytest.raises(DataError, match="bioregion_class, crop_label"):
         lucas.read_label_csv(path)
     with pytest.raises(ConfigError, match=r"none\.csv"):
         lucas.read_label_csv(tmp_path / "none.csv")
@@ -147,7 +147,7 @@ def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
 def test_a_label_table_in_another_encoding_is_to_be_saved_anew(tmp_path: Path, encoding: str) -> None:
     path = layouts.write_label_csv(tmp_path / "t.csv", [ROWS[0] | {"nuts_label": "Österreich"}])
     path.write_bytes(path.read_text(encoding="utf-8").encode(encoding))
-    with pytest.raises(ReadError, match="save it as CSV UTF-8"):
+    with pytest.raises(DataError, match="save it as CSV UTF-8"):
         lucas.read_label_csv(path)
 
 
@@ -203,7 +203,7 @@ def test_what_is_no_dictionary_of_photos_is_refused(tmp_path: Path, caplog: pyte
     }
     for i, (told, vectors) in enumerate(cases.items()):
         save_file(vectors, tmp_path / f"{i}.safetensors")
-        with pytest.raises(ReadError, match=told):
+        with pytest.raises(DataError, match=told):
             lucas.read_photos(tmp_path / f"{i}.safetensors", ["34622836"])
     with pytest.raises(WeightsError, match=r"none\.pt"):
         lucas.read_photos(tmp_path / "none.pt", ["34622836"])

@@ -16,7 +16,7 @@ from PIL import Image, features
 from safetensors.numpy import load_file
 
 from geomap.datasets import lucas, photos
-from geomap.errors import BusyError, InputError, OutputError, ReadError
+from geomap.errors import BusyError, DataError, InputError, OutputError
 from geomap.label import towers
 from tests.support.runner import geomap, refused
 
@@ -258,7 +258,7 @@ def test_folders_without_usable_photos_are_refused(folder, tmp_path) -> None:
             photos.find_photos(place(*names))
     with pytest.raises(InputError, match="no folder"):
         photos.find_photos(tmp_path / "none")
-    with pytest.raises(ReadError, match="none of 1 photos"):
+    with pytest.raises(DataError, match="none of 1 photos"):
         photos.embed_photos(place("FR/34622836N.jpg"), out, device="cpu")
     assert not out.exists()
     assert [p.key for p in photos.find_photos(folder / "FR")] == [f"FR_34622836{d}" for d in "ENSW"]

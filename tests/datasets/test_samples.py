@@ -16,7 +16,7 @@ from geomap.datasets.samples import Samples
 from geomap.datasets.sets import read_set
 from geomap.datasets.simulated import cover_labels
 from geomap.encode import weights
-from geomap.errors import GeomapError, InputError, ReadError
+from geomap.errors import DataError, GeomapError, InputError
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
 from geomap.simulate.covers import table
@@ -112,7 +112,7 @@ def test_empty_cells_beyond_the_first_line_move_no_column(tmp_path: Path, frame:
     for k, more in ((0, "9"), (30, "9")):
         cells = [f"{row},{more if i == k else ''}" for i, row in enumerate(rows)]
         (tmp_path / "more.csv").write_text("\n".join([head, *cells]))
-        with pytest.raises(ReadError, match="more cells than its first line"):
+        with pytest.raises(DataError, match="more cells than its first line"):
             read_set(str(tmp_path / "more.csv"), 1)
 
 
@@ -120,7 +120,7 @@ def test_empty_cells_beyond_the_first_line_move_no_column(tmp_path: Path, frame:
 def test_a_column_that_is_read_may_be_there_once(tmp_path: Path, frame: pd.DataFrame, column: str) -> None:
     frame = frame.assign(lon=4.2, lat=50.5, note=1)
     twice = pd.concat([frame, frame[[column, "note"]]], axis=1)
-    with pytest.raises(ReadError, match=f"has the column {column} twice"):
+    with pytest.raises(DataError, match=f"has the column {column} twice"):
         read_set(str(written(twice, tmp_path / "mine.csv")), 1)
     assert len(read_set(str(written(pd.concat([frame, frame[["note"]]], axis=1), tmp_path / "mine.csv")), 1)) == 40
 
@@ -194,7 +194,7 @@ def test_broken_tables_are_refused_by_column_and_row(
     tmp_path: Path, frame: pd.DataFrame, change: Any, said: str
 ) -> None:
     path = written(change(frame), tmp_path / "mine.csv")
-    with pytest.raises(ReadError, match=said) as e:
+    with pytest.raises(DataError, match=said) as e:
         read_set(str(path), 1)
     assert "\n" not in str(e.value)
 
@@ -249,7 +249,7 @@ def test_labels_of_bytes_are_text(tmp_path: Path, frame: pd.DataFrame) -> None:
 @pytest.mark.parametrize("name", ["mine.csv", "mine.parquet"])
 def test_a_table_names_all_of_its_samples_or_none(tmp_path: Path, frame: pd.DataFrame, name: str) -> None:
     path = written(frame.assign(id=[None, *frame["id"][1:]]), tmp_path / name)
-    with pytest.raises(ReadError, match="row 1: the id is empty; give each sample its own, or none of them one"):
+    with pytest.raises(DataError, match="row 1: the id is empty; give each sample its own, or none of them one"):
         read_set(str(path), 1)
     read = read_set(str(written(frame.assign(id=None), tmp_path / name)), 1)
     assert (read.id[39], read.own_ids) == ("mine/39", False)
@@ -265,7 +265,7 @@ def test_a_table_in_another_encoding_is_to_be_saved_anew(tmp_path: Path, frame: 
         (tmp_path / "mine.csv", lambda: read_set(str(tmp_path / "mine.csv"), 1)),
         (scores, lambda: read_set(good, 1, scenicness=scores)),
     ):
-        with pytest.raises(ReadError, match=f"{path.name} is no table .*; save it as CSV UTF-8") as e:
+        with pytest.raises(DataError, match=f"{path.name} is no table .*; save it as CSV UTF-8") as e:
             read()
         assert "\n" not in str(e.value)
 
@@ -313,7 +313,7 @@ def test_a_measured_set_in_another_file_is_refused(tmp_path: Path, frame: pd.Dat
             path.touch()
         elif path.suffix == ".npy":
             np.save(path, np.arange(3))
-        with pytest.raises(ReadError, match=rf"cannot read .*{path.name}: .*; it needs the (arrays|columns) ") as e:
+        with pytest.raises(DataError, match=rf"cannot read .*{path.name}: .*; it needs the (arrays|columns) ") as e:
             read_set(f"{name}={path}", 1)
         assert "\n" not in str(e.value)
 

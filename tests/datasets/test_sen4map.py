@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from geomap.datasets import sen4map
-from geomap.errors import BusyError, ConfigError, InputError, ReadError
+from geomap.errors import BusyError, ConfigError, DataError, InputError
 from tests.support import layouts
 from tests.support.runner import geomap, refused, start, typed
 
@@ -256,9 +256,9 @@ def test_a_broken_point_stops_the_reader_unless_the_publication_excludes_it(
     assert "45281654" in caplog.text
     with h5py.File(path, "a") as f:
         del f["Lucas_Point_34622836"]["SCL"]
-    with pytest.raises(ReadError, match=r"Lucas_Point_34622836.*SCL"):
+    with pytest.raises(DataError, match=r"Lucas_Point_34622836.*SCL"):
         sen4map.read_original(path)
-    with pytest.raises(ReadError, match="Lucas_Point_34622836"):
+    with pytest.raises(DataError, match="Lucas_Point_34622836"):
         sen4map.cut_file(path, tmp_path / "c.h5")
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
 
@@ -267,22 +267,23 @@ def test_what_is_no_such_file_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.h5"):
         sen4map.read_original(tmp_path / "none.h5")
     (tmp_path / "torn.h5").write_bytes(b"\x89HDF\r\n\x1a\n torn")
-    with pytest.raises(ReadError, match=r"torn\.h5"):
+    with pytest.raises(DataError, match=r"torn\.h5"):
         sen4map.read_cut(tmp_path / "torn.h5")
+    refused(geomap("samples", "cut", tmp_path / "torn.h5", "--out", tmp_path / "c.h5"), 2, "is cut short")
     good = np.full((1, 12, 10), 500, np.uint16)
     scaled = layouts.write_cut(tmp_path / "s.h5", POINTS[:1], good / 10_000)
-    with pytest.raises(ReadError, match="no DNs"):
+    with pytest.raises(DataError, match="no DNs"):
         sen4map.read_cut(scaled)
     gap = layouts.write_cut(tmp_path / "g.h5", POINTS[:1], np.where(good == 500, np.nan, good))
-    with pytest.raises(ReadError, match="no DNs"):
+    with pytest.raises(DataError, match="no DNs"):
         sen4map.read_cut(gap)
     short = layouts.write_cut(tmp_path / "t.h5", POINTS[:1], good[:, :11])
-    with pytest.raises(ReadError, match="not \\(12, 10"):
+    with pytest.raises(DataError, match="not \\(12, 10"):
         sen4map.read_cut(short)
     other_year = layouts.write_original(
         tmp_path / "y.h5", POINTS[:1], [layouts.image_ids(["20190501"])], [np.full((1, 10), 9)], [np.array([4])]
     )
-    with pytest.raises(ReadError, match="2018"):
+    with pytest.raises(DataError, match="2018"):
         sen4map.read_original(other_year)
     assert sen4map.read_original(other_year, year=2019).valid[0, 4]
     with pytest.raises(InputError, match="3"):

@@ -24,7 +24,7 @@ from geomap.datasets.worldcereal import B8A_FROM, fill_b8a_np, read_corsica, rea
 from geomap.encode import weights
 from geomap.encode.card import CARD_FILE, MODEL_FILE
 from geomap.encode.model import PixelEncoder
-from geomap.errors import BusyError, ConfigError, GeomapError, InputError, OutputError, ReadError
+from geomap.errors import BusyError, ConfigError, DataError, GeomapError, InputError, OutputError
 from geomap.evaluate import baselines
 from geomap.label import towers
 from geomap.sentinel2 import BANDS
@@ -628,7 +628,7 @@ def test_readers_of_the_larger_sets(shared: Path) -> None:
     assert set(LICENCES) == set(READERS)
     with pytest.raises(InputError, match="2 steps a year"):
         read_set(f"africa={shared / 'data' / 'points' / 'africa_crop_mask_2019.npz'}", patch=1)
-    with pytest.raises(ReadError, match="needs the arrays"):
+    with pytest.raises(DataError, match="needs the arrays"):
         read_africa(shared / "data" / "points" / "rondonia_2022.npz")
 
 

@@ -61,7 +61,7 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
         GeomapError: the loss is not finite.
         OutputError: `out` cannot be written, or holds weights of another name.
         InputError: a package is not installed.
-        ReadError: a measured set breaks its format.
+        DataError: a measured set breaks its format.
         WeightsError: an unknown text space.
     """
     if isinstance(config, Path):
