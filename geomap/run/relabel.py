@@ -26,7 +26,7 @@ from geomap.run import log as runlog
 from geomap.run.again import words_of
 from geomap.run.directory import Begun, RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
-from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
+from geomap.run.identity import finish_of, legends_digests, within_as_json
 from geomap.run.label_request import LabelRequest
 from geomap.run.learning import base_of, in_store, questions_of, teach, with_taught
 from geomap.run.lesson import by_points, require_in, taught_legend, taught_legends, told
@@ -207,7 +207,7 @@ def _described(kept: Store) -> dict[str, Any]:
     """What maps from a store are made from, as run.json holds it."""
     return {
         "geomap": __version__,
-        STORE: store_digest(kept.path),
+        STORE: store.digest_of(kept.path),
         "made": dict(kept.about),
         "period": str(kept.period),
     }

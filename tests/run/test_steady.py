@@ -42,12 +42,14 @@ class Run:
     """A finished run that another process makes anew when told to."""
 
     path: Path
-    new: Path  # its next state
+    old: Path  # its state
+    new: Path  # its next one
     request: Request
 
     def renew(self) -> None:
         """What a refresh does at its end."""
         staging = self.path / files.STATE / "maps"
+        shutil.rmtree(staging, ignore_errors=True)
         shutil.copytree(self.new, staging, ignore=shutil.ignore_patterns(files.STATE))
         files.publish(staging, self.path)
 
@@ -74,7 +76,7 @@ def states(archive: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
 def run(states: tuple[Path, Path, Request], tmp_path: Path) -> Run:
     old, new, asked = states
     shutil.copytree(old, tmp_path / "run")
-    return Run(tmp_path / "run", new, asked)
+    return Run(tmp_path / "run", old, new, asked)
 
 
 @pytest.fixture
@@ -139,12 +141,17 @@ def test_maps_from_composites_that_were_made_anew_are_refused_and_come_when_type
         map_area(asked, tmp_path / "out")
         map_area(replace(asked, composites=run.new), tmp_path / "wanted")
     assert digests(tmp_path / "out") == digests(tmp_path / "wanted")
+    shutil.copytree(tmp_path / "out", tmp_path / "first")
+    Run(run.path, run.old, run.old, run.request).renew()
+    again = ("map", "--again", tmp_path / "first", "--from-composites", run.path, "--out", tmp_path / "again")
+    refused(geomap(*again, "--stac", run.request.stac), 2, "does not hold the composites that", "give those as --from-composites")
+    assert not (tmp_path / "again").exists()
 
 
 def test_workers_read_no_composites_that_were_made_anew(run: Run, when: Callable[..., None], tmp_path: Path) -> None:
     asked = replace(run.request, composites=run.path, save_composites=False, save_embeddings=False)
     when(mapping, "tasks", run.renew)
-    with tiles_of(64), pytest.raises(RenewedError):
+    with tiles_of(32), pytest.raises(RenewedError):
         map_area(asked, tmp_path / "out", resources=Resources(workers=1))
 
 
