@@ -46,15 +46,17 @@ from geomap.run.prepare import (
 )
 from geomap.run.progress import Tracker
 from geomap.run.publish import Maps, publish_maps, published
-from geomap.run.record import Update
+from geomap.run.record import Update, read_record
 from geomap.run.request import Request
 from geomap.run.retries import Make, may_leave_out, try_tiles
 from geomap.run.steady import Reading, run_of, steady
 from geomap.run.tile_file import Outcome, Task
 from geomap.run.tiles import Here
+from geomap.run.totals import ASSESSED
 from geomap.run.wording import warn_of_words
 from geomap.run.workers import Resources, Workers
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
+from geomap.text import plural
 from geomap.types import EXCLUDE, UPDATE, LeftOut, Progress, Scene, Tile, silent
 from geomap.write.layer import Layer, Statistics
 
@@ -98,6 +100,7 @@ class Result:
     account: Account | None = None  # what became of the scenes; None if none were searched
     mapped: Mapped | None = None  # how much of the area; None of runs of earlier versions
     own: str = ""  # how the names of the maps on a grid of the user's own end; empty without one
+    renewed: str = ""  # how a finished run that was made again differs from what it was, in words; empty of others
 
     def __repr__(self) -> str:
         return f"Result({str(self.directory)!r}: {', '.join(self.statistics)})"
@@ -189,6 +192,8 @@ def map_area(
                 pending += _with_gaps(run, all_tasks, pending)
             if run.complete and not pending:
                 return _finished(prepared.product, run)
+            before = _scenes_of(out) if run.complete else None
+            assessed = ASSESSED in files.sums(out)
             run = run.begin(asked, found.scenes, found.left_out, all_tasks, found.searched)
             on_estimate(estimate(prepared, crew, found.scenes, pending))
             resumed = len(all_tasks) - len(pending)
@@ -200,7 +205,24 @@ def map_area(
             made.run.finish(asked, made.tasks, keep=refresh or bool(made.missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
-            return result(product, made.run, maps, resumed, seconds)
+            done = result(product, made.run, maps, resumed, seconds)
+            now = _scenes_of(out)
+            return done if before is None or now is None else replace(done, renewed=_renewal(before, now, assessed))
+
+
+def _scenes_of(directory: Path) -> frozenset[str] | None:
+    """The ids of the scenes of a finished run; None of a run of another version, whose record cannot be read."""
+    try:
+        return frozenset(scene.id for scene in read_record(directory).scenes)
+    except InputError:
+        return None
+
+
+def _renewal(before: frozenset[str], now: frozenset[str], assessed: bool) -> str:
+    """How the scenes of a run that was made again differ from those that it had, and what is gone with its old maps."""
+    new, gone = len(now - before), len(before - now)
+    lost = "; the assessment of the old maps is removed: type geomap assess again" if assessed else ""
+    return f"made anew: {plural(new, 'scene')} new, {gone} gone{lost}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from geomap import aoi, grid, legends
 from geomap.catalog.search import search
 from geomap.errors import OutputError
 from geomap.run.identity import tasks
-from geomap.run.map import map_area
+from geomap.run.map import _renewal, map_area
 from geomap.run.prepare import Prepared, prepare
 from geomap.run.request import Request
 from geomap.types import Period, Scene
@@ -49,11 +49,16 @@ def test_a_new_scene_makes_only_the_tiles_anew_that_it_touches(asked, tmp_path):
     with pytest.raises(OutputError, match=r"another request \(differs in: stac\)"):
         map_area(asked, out)  # without being told to look again, the finished map stays
     again = map_area(asked, out, refresh=True)
-    assert (again.resumed, again.tiles) == (1, 2)
+    assert (again.resumed, again.tiles, again.renewed) == (1, 2, "made anew: 1 scene new, 0 gone")
     assert west.stat().st_mtime_ns == made[west]
     assert east.stat().st_mtime_ns != made[east]
     map_area(asked, tmp_path / "fresh")
     assert digests(out) == digests(tmp_path / "fresh")
+
+
+def test_what_goes_with_the_old_maps_is_told():
+    told = _renewal(frozenset("ab"), frozenset("bcd"), True)
+    assert told.startswith("made anew: 2 scenes new, 1 gone; the assessment of the old maps is removed")
 
 
 def test_a_file_that_its_item_says_was_written_anew_makes_its_tile_anew(asked, tmp_path):

@@ -144,7 +144,12 @@ def test_maps_from_composites_that_were_made_anew_are_refused_and_come_when_type
     shutil.copytree(tmp_path / "out", tmp_path / "first")
     Run(run.path, run.old, run.old, run.request).renew()
     again = ("map", "--again", tmp_path / "first", "--from-composites", run.path, "--out", tmp_path / "again")
-    refused(geomap(*again, "--stac", run.request.stac), 2, "does not hold the composites that", "give those as --from-composites")
+    refused(
+        geomap(*again, "--stac", run.request.stac),
+        2,
+        "does not hold the composites that",
+        "give those as --from-composites",
+    )
     assert not (tmp_path / "again").exists()
 
 
