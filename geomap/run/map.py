@@ -192,8 +192,8 @@ def map_area(
                 pending += _with_gaps(run, all_tasks, pending)
             if run.complete and not pending:
                 return _finished(prepared.product, run)
-            before = _scenes_of(out) if run.complete else None
-            assessed = ASSESSED in files.sums(out)
+            listed = files.sums(out)
+            before = _scenes_of(out) if listed else None
             run = run.begin(asked, found.scenes, found.left_out, all_tasks, found.searched)
             on_estimate(estimate(prepared, crew, found.scenes, pending))
             resumed = len(all_tasks) - len(pending)
@@ -207,7 +207,11 @@ def map_area(
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
             done = result(product, made.run, maps, resumed, seconds)
             now = _scenes_of(out)
-            return done if before is None or now is None else replace(done, renewed=_renewal(before, now, assessed))
+            return (
+                done
+                if before is None or now is None
+                else replace(done, renewed=_renewal(before, now, ASSESSED in listed))
+            )
 
 
 def _scenes_of(directory: Path) -> frozenset[str] | None:
