@@ -114,6 +114,10 @@ class BusyError(TemporaryError):
     """Another run holds the output directory."""
 
 
+class RenewedError(TemporaryError):
+    """A finished run was made anew while it was read."""
+
+
 class CatalogUnavailableError(TemporaryError):
     """The catalogue does not answer, or answers with a server error."""
 

@@ -246,6 +246,7 @@ class SceneAsset:
     reason: str  # why this offset was chosen
     transform: tuple[float, ...] | None = None  # affine coefficients in the scene's CRS
     shape: tuple[int, int] | None = None  # (rows, columns)
+    content: str | None = None  # digest of what the item states of its bytes, if it does; another one: other pixels
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,6 +62,7 @@ class GranuleAsset:
     stated: int | None  # offset in DN
     transform: tuple[float, ...] | None  # affine coefficients
     shape: tuple[int, int] | None  # (rows, columns)
+    content: str | None  # digest of the size and checksum of its file
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,15 @@ def _asset(asset: Mapping[str, Any]) -> GranuleAsset:
         stated=stated_offset(asset),
         transform=checked_transform(asset.get("proj:transform")),
         shape=checked_shape(asset.get("proj:shape")),
+        content=_content(asset),
     )
+
+
+def _content(asset: Mapping[str, Any]) -> str | None:
+    """A digest of what the file extension of STAC states of an asset's bytes, whatever that is; None of nothing."""
+    stated = [asset.get("file:checksum"), asset.get("file:size")]
+    known = any(value is not None for value in stated)
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest() if known else None
 
 
 def _rasters(properties: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> dict[Bounds, str]:

@@ -361,7 +361,7 @@ def _asset(band: str, granule: Granule, policy: HrefPolicy, offset_policy: Offse
         stated=asset.stated,
         policy=offset_policy,
     )
-    return SceneAsset(band, href, offset, reason, asset.transform, asset.shape)
+    return SceneAsset(band, href, offset, reason, asset.transform, asset.shape, asset.content)
 
 
 def _nothing(source: str, sieve: _Sieve) -> str:

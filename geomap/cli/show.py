@@ -135,6 +135,9 @@ def _warn_of_reuse(result: map.Result) -> None:
     if not result.seconds:
         note = "was complete already and is left as it is; for new scenes choose another --out (a job: --refresh)"
         warn(f"{result.directory} {note}")
+    elif result.renewed:
+        kept = f"; {result.resumed} of {result.tiles} tiles stay as they were" if result.resumed else ""
+        warn(f"{result.directory}: {result.renewed}{kept}")
     elif result.resumed:
         warn(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run")
     if result.missed:

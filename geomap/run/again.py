@@ -10,8 +10,8 @@ import shapely
 
 from geomap import __version__, files
 from geomap.composite.mask import Mask
-from geomap.encode.card import weight_names
-from geomap.errors import GeomapError, InputError
+from geomap.encode.card import CARD_FILE, locate, weight_names
+from geomap.errors import GeomapError, InputError, WeightsError
 from geomap.legends import Legend
 from geomap.paths import there
 from geomap.points.read import PointFiles
@@ -92,6 +92,7 @@ def read_again(directory: Path, **places: str | Path | tuple[str, ...] | Earlier
     Raises:
         InputError: no finished run of this version that was made from scenes or composites, or a file is not at hand
             or not the one that the run read.
+        WeightsError: no such weights, or not those of the run.
     """
     record = read_record(directory)
     if not (directory / files.SUMS).is_file():
@@ -118,8 +119,32 @@ def read_again(directory: Path, **places: str | Path | tuple[str, ...] | Earlier
     if " sha256:" in asked["stac"]:
         given["stac"] = _same(given["stac"], directory, asked["stac"])
     request = Request(**given)
+    _require_weights(request, directory, record)
     _require_points(request, directory, record)
     return request
+
+
+def _require_weights(request: Request, directory: Path, record: Record) -> None:
+    """Raise unless the weights, and the composites if it was made from these, are those of a run.
+
+    Raises WeightsError, InputError.
+    """
+    of = record.request.get("weights")
+    if of and (digest := files.sha256(locate(request.weights) / CARD_FILE)) != of["sha256"]:
+        raise WeightsError(
+            f"{shown(request.weights)} holds weights {digest[:12]}, and {directory} was made with {of['name']} "
+            f"{of['sha256'][:12]}; give those as --weights"
+        )
+    if request.composites is None or "composites" not in record.request:
+        return
+    from geomap.store.store import COMPOSITES, digest_of  # loads zarr
+
+    path = request.composites
+    if digest_of(path / COMPOSITES if (path / COMPOSITES).is_dir() else path) != record.request["composites"]:
+        raise InputError(
+            f"{shown(path)} does not hold the composites that {directory} was made from, or was made anew since; give "
+            "those as --from-composites, or type the command of the map without --again"
+        )
 
 
 def _require_points(request: Request, directory: Path, record: Record) -> None:

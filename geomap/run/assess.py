@@ -25,6 +25,7 @@ from geomap.run import learned, record
 from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, design_of, reach, tell
 from geomap.run.directory import holding
 from geomap.run.record import Record
+from geomap.run.steady import steady
 from geomap.run.totals import ASSESSED, ESTIMATED
 from geomap.text import listed, shown
 from geomap.write.areas import CSV as AREAS_CSV
@@ -78,10 +79,13 @@ def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
         InputError: no such map, points that cannot be read or used, that the map learned from, or that were drawn
             nobody knows how where a probability sample has assessed it; a damaged folder.
         BusyError: a run, or another assessment, is writing the directory.
+        RenewedError: a run has written it since its map was found.
         ReadError, DiskFullError, OutputError: the map cannot be read, or the files cannot be written.
     """
-    of = find_map(directory, asked.legend)
+    with steady(directory) as reading:
+        of = find_map(directory, asked.legend)
     with holding(directory):
+        reading.require()
         return _assess(directory, of, asked)
 
 

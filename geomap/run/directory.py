@@ -302,12 +302,12 @@ class RunDirectory:
 
 
 def open_directory(
-    directory: Path, request: Mapping[str, Any], renews: Callable[[str, bool], bool] = lambda key, finished: False
+    directory: Path, request: Mapping[str, Any], renews: Callable[[str, Begun], bool] = lambda key, before: False
 ) -> RunDirectory:
     """The run of `request` in a directory: new, unfinished or complete. Nothing is written.
 
     A run that stopped before its first tile counts as new: it searches again, whatever its request was. If the request
-    differs from the previous one only in keys of which `renews` (key, whether that run is finished) is true, the run
+    differs from the previous one only in keys of which `renews` (key, that run) is true, the run
     searches again and its tiles are checked.
 
     Raises:
@@ -326,7 +326,7 @@ def open_directory(
         path = directory / files.STATE / REQUEST_FILE
         raise OutputError(f"{path} is damaged; remove {directory} or choose another --out") from e
     differs = differing(before.request, request)
-    if not all(renews(key, before.finished) for key in differs):
+    if not all(renews(key, before) for key in differs):
         raise OutputError(
             f"{directory} holds a run of another request (differs in: {', '.join(differs)}); choose another --out"
         )

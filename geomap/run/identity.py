@@ -3,7 +3,8 @@
 A tile counts as done only if its file was made with the same fingerprint. The fingerprint covers the request without
 its search options (so area, period, weights, legends, masks, thresholds and device type), the class vectors, the
 versions of geomap and torch, and what is read of every scene over the tile: where its files are, their grids, and the
-offset added to their DNs. Query strings of addresses are not included: tokens change, pixels do not.
+offset added to their DNs, and what items state of the files' bytes (`file:checksum`, `file:size`). Query strings of
+addresses are not included: tokens change, pixels do not.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
-from geomap import __version__, files
+from geomap import __version__
 from geomap.catalog.over import made_in, over
 from geomap.label.classify import Within
 from geomap.legends import Legend
@@ -27,7 +27,7 @@ from geomap.run.prepare import Prepared
 from geomap.run.request import Request
 from geomap.run.tile_file import Task
 from geomap.sources.hrefs import redact
-from geomap.store.store import COMPOSITES, EMBEDDINGS, store_files
+from geomap.store.store import COMPOSITES, EMBEDDINGS, digest_of
 from geomap.types import EXCLUDE, GRID, IMAGERY, NAME, UPDATE, Finish, Grid, Period, Scene
 
 SEARCH: Final = frozenset({"stac", "collection", "max_cloud", "offset_policy", "bounds", EXCLUDE})
@@ -71,7 +71,10 @@ def _shared(prepared: Prepared) -> Mapping[str, Any]:
 
 def _scene(scene: Scene) -> str:
     """Hash of one scene: what decides its pixels, its month, and its rank among the granules of one pass."""
-    assets = {band: (redact(a.href), a.offset, a.transform, a.shape) for band, a in sorted(scene.assets.items())}
+    assets = {
+        band: (redact(a.href), a.offset, a.transform, a.shape, *([a.content] if a.content else []))
+        for band, a in sorted(scene.assets.items())
+    }
     plain = dataclasses.asdict(dataclasses.replace(scene, assets={}, cloud_cover=None))
     del plain["link"]
     return _digest([{**plain, "time": scene.time.isoformat()}, assets])
@@ -109,7 +112,7 @@ def identity_of(prepared: Prepared) -> dict[str, Any]:
 def _input(r: Request) -> dict[str, Any]:
     """Where the composites come from: a search, or an earlier run's store."""
     if r.composites is not None:
-        return {"composites": store_digest(r.composites)}
+        return {"composites": digest_of(r.composites)}
     return {
         "stac": source(r.stac),
         "collection": r.collection,
@@ -141,13 +144,6 @@ def saved_kinds(request: Request) -> list[str]:
     """Names of the stores that a request fills."""
     wanted = {COMPOSITES: request.save_composites, EMBEDDINGS: request.save_embeddings}
     return [kind for kind, asked in wanted.items() if asked]
-
-
-def store_digest(path: Path) -> str:
-    """sha256 over the names and contents of a store's files, taken from SHA256SUMS if the run is finished."""
-    listed = files.listed_sums(path.parent, path.name)
-    known = listed or {f"{path.name}/{name}": files.sha256(path / name) for name in store_files(path)}
-    return _sha256(json.dumps(sorted(known.items())).encode())
 
 
 def _sha256(content: bytes) -> str:

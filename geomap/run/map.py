@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from geomap.label.classify import Question
 from geomap.run import check, edges, imagery, publish, stores, update
 from geomap.run import log as runlog
 from geomap.run.account import Account, Mapped
-from geomap.run.directory import RunDirectory, differing, open_directory, read_begun, require_run
+from geomap.run.directory import Begun, RunDirectory, differing, open_directory, read_begun, require_run
 from geomap.run.from_store import label_stored
 from geomap.run.identity import identity_of, tasks
 from geomap.run.learned import LearnedRecord
@@ -43,15 +44,19 @@ from geomap.run.prepare import (
     prepare,
     read_bytes,
 )
+from geomap.run.progress import Tracker
 from geomap.run.publish import Maps, publish_maps, published
-from geomap.run.record import Update
+from geomap.run.record import Update, read_record
 from geomap.run.request import Request
 from geomap.run.retries import Make, may_leave_out, try_tiles
-from geomap.run.tile_file import Task
+from geomap.run.steady import Reading, run_of, steady
+from geomap.run.tile_file import Outcome, Task
 from geomap.run.tiles import Here
+from geomap.run.totals import ASSESSED
 from geomap.run.wording import warn_of_words
 from geomap.run.workers import Resources, Workers
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
+from geomap.text import plural
 from geomap.types import EXCLUDE, UPDATE, LeftOut, Progress, Scene, Tile, silent
 from geomap.write.layer import Layer, Statistics
 
@@ -59,7 +64,7 @@ log = logging.getLogger(__name__)
 
 SOURCE: Final = frozenset({"stac"})
 """Request keys that may differ when quarantined tiles are retried: the item file may have been corrected."""
-UNFINISHED: Final = frozenset({EXCLUDE, UPDATE, "geomap"})
+UNFINISHED: Final = frozenset({EXCLUDE, UPDATE, "composites", "geomap"})
 """Request keys that may differ from those of an unfinished run, whose tiles count by their fingerprints alone."""
 FIXED: Final = frozenset({"area", "bounds"})
 """Request keys that must stay the same whatever is redone."""
@@ -95,6 +100,7 @@ class Result:
     account: Account | None = None  # what became of the scenes; None if none were searched
     mapped: Mapped | None = None  # how much of the area; None of runs of earlier versions
     own: str = ""  # how the names of the maps on a grid of the user's own end; empty without one
+    renewed: str = ""  # how a finished run that was made again differs from what it was, in words; empty of others
 
     def __repr__(self) -> str:
         return f"Result({str(self.directory)!r}: {', '.join(self.statistics)})"
@@ -110,11 +116,12 @@ class Again:
     def __bool__(self) -> bool:
         return self.refresh or self.retry
 
-    def renews(self, key: str, finished: bool) -> bool:
-        """Whether a key of the request may differ from that of the previous run, which is finished or not."""
+    def renews(self, asked: Mapping[str, Any], key: str, before: Begun) -> bool:
+        """Whether a key of a request may differ from that of the previous run."""
         if self.refresh:
             return key not in FIXED
-        return (self.retry and key in SOURCE) or (not finished and key in UNFINISHED)
+        goes_on = key in UNFINISHED or (key in SOURCE and _rewritten(asked, before.request))
+        return (self.retry and key in SOURCE) or (not before.finished and goes_on)
 
 
 def map_area(
@@ -149,19 +156,20 @@ def map_area(
 
     Raises:
         InputError: the request cannot be met (the subclasses say why).
+        RenewedError: a run that this one takes composites or labels from was made anew meanwhile.
         TemporaryError: a failure of the catalogue, the pixel server, the cluster or the disk; run again later.
         ReadError: no tile could be read, because files of scenes are missing or damaged.
     """
     if not (isinstance(request, Request) and isinstance(out, str | Path)):
         raise InputError("give map_area a geomap.Request and the path of the directory for the maps")
     out, again = Path(out), Again(refresh, retry_quarantined)
-    with _crew(resources, request.device) as crew:
+    with steady(*_runs_read(request)) as reading, _crew(resources, request.device) as crew:
         prepared = prepare(request, crew.device, crew.dtype)
         warn_of_words(request.legends, prepared.weights)
         asked = identity_of(prepared)
         if keep_items and not again:
             prepared, asked = _as_read(out, prepared, asked)
-        open_run = partial(open_directory, out, asked, again.renews)
+        open_run = partial(open_directory, out, asked, partial(again.renews, asked))
         run = open_run()
         if again or not run.complete:
             update.require(prepared, asked)
@@ -184,17 +192,41 @@ def map_area(
                 pending += _with_gaps(run, all_tasks, pending)
             if run.complete and not pending:
                 return _finished(prepared.product, run)
+            listed = files.sums(out)
+            before = _scenes_of(out) if listed else None
             run = run.begin(asked, found.scenes, found.left_out, all_tasks, found.searched)
             on_estimate(estimate(prepared, crew, found.scenes, pending))
             resumed = len(all_tasks) - len(pending)
             log.info("%d scenes; %d of %d tiles to make", len(found.scenes), len(pending), len(all_tasks))
-            made = _made(prepared, asked, run, all_tasks, pending, partial(crew.work, prepared), progress)
+            make = _steadily(reading, partial(crew.work, prepared))
+            made = _made(prepared, asked, run, all_tasks, pending, make, progress)
             start = time.perf_counter()
-            product, maps = _publish(prepared, asked, made, earlier, progress)
+            product, maps = _publish(prepared, asked, made, reading, earlier, progress)
             made.run.finish(asked, made.tasks, keep=refresh or bool(made.missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
-            return result(product, made.run, maps, resumed, seconds)
+            done = result(product, made.run, maps, resumed, seconds)
+            now = _scenes_of(out)
+            return (
+                done
+                if before is None or now is None
+                else replace(done, renewed=_renewal(before, now, ASSESSED in listed))
+            )
+
+
+def _scenes_of(directory: Path) -> frozenset[str] | None:
+    """The ids of the scenes of a finished run; None of a run of another version, whose record cannot be read."""
+    try:
+        return frozenset(scene.id for scene in read_record(directory).scenes)
+    except InputError:
+        return None
+
+
+def _renewal(before: frozenset[str], now: frozenset[str], assessed: bool) -> str:
+    """How the scenes of a run that was made again differ from those that it had, and what is gone with its old maps."""
+    new, gone = len(now - before), len(before - now)
+    lost = "; the assessment of the old maps is removed: type geomap assess again" if assessed else ""
+    return f"made anew: {plural(new, 'scene')} new, {gone} gone{lost}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +271,16 @@ def _made(
 
 
 def _publish(
-    prepared: Prepared, asked: Mapping[str, Any], made: _Made, earlier: Sequence[Path], progress: Progress
+    prepared: Prepared,
+    asked: Mapping[str, Any],
+    made: _Made,
+    reading: Reading,
+    earlier: Sequence[Path],
+    progress: Progress,
 ) -> tuple[Product, Maps]:
     """Write the maps of the tiles that were made: learned from points, smoothed across tiles, compared with an update.
 
-    Other arguments as `map_area`; raises as `teach`.
+    Other arguments as `map_area`; raises as `teach`, and RenewedError.
     """
     run, request = made.run, prepared.request
     ready = [task.tile for task in made.tasks if task.tile.name not in made.missing]
@@ -263,7 +300,9 @@ def _publish(
         layers=shown,
         earlier=tuple(dict.fromkeys(past)),
     )
-    return product, publish_maps(product, run, made.tasks, asked, made.missing, progress, derived, lost, beside)
+    return product, publish_maps(
+        product, run, made.tasks, asked, made.missing, progress, derived, lost, beside, reading.require
+    )
 
 
 def _rounded(seconds: Mapping[str, float]) -> str:
@@ -313,6 +352,25 @@ def _inside(request: Request, task: Task) -> int:
     return int(grid.inside(request.area, task.tile.grid).sum())
 
 
+def _runs_read(request: Request) -> tuple[Path, ...]:
+    """The directories of the runs whose pixels a request takes."""
+    composites = () if request.composites is None else (run_of(request.composites, COMPOSITES),)
+    return composites if request.update is None else (*composites, request.update.directory)
+
+
+def _steadily(reading: Reading, make: Make) -> Make:
+    """A function that makes tiles and gives no outcome if a run that they are made from is another now."""
+
+    def made(tasks: Sequence[Task], tracker: Tracker, alone: bool) -> Generator[Outcome]:
+        with closing(make(tasks, tracker, alone)) as outcomes:
+            for outcome in outcomes:
+                reading.require()
+                yield outcome
+                del outcome  # the tile after next is already being read
+
+    return made
+
+
 def _crew(resources: Resources, device: str) -> Workers:
     """The workers that make the tiles; `device` is auto, cpu or cuda, optionally with a number."""
     if resources.scheduler or resources.workers:
@@ -333,18 +391,18 @@ def _as_read(out: Path, prepared: Prepared, asked: dict[str, Any]) -> tuple[Prep
         begun = read_begun(out)
     except InputError:
         return prepared, asked  # `open_directory` tells
-    (name, now, _), (old, before, _) = (_item_file(of) for of in (asked, begun.request))
-    rewritten = now and before and name == old and differing(begun.request, asked) == ["stac"]
+    rewritten = _rewritten(asked, begun.request) and differing(begun.request, asked) == ["stac"]
     if not rewritten or not (begun.scenes or (begun.finished and files.sums(out) and not check.damaged(out))):
         return prepared, asked
-    log.info("%s was rewritten since %s read it, and is not read again", name, out)
     stac = begun.request["stac"]
+    log.info("%s was rewritten since %s read it, and is not read again", stac.partition(" sha256:")[0], out)
     return replace(prepared, told={**prepared.told, "stac": stac}), {**asked, "stac": stac}
 
 
-def _item_file(asked: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Name, mark and sha256 of the item file of a request, as `again.source` writes them; no mark of a catalogue."""
-    return str(asked.get("stac")).partition(" sha256:")
+def _rewritten(asked: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether two requests are of item files of one name, as `again.source` writes them."""
+    (name, now, _), (old, then, _) = (str(of.get("stac")).partition(" sha256:") for of in (asked, before))
+    return bool(now and then) and name == old
 
 
 def _unmark_damaged(prepared: Prepared, run: RunDirectory) -> RunDirectory:

@@ -15,6 +15,7 @@ from geomap.points.match import match
 from geomap.points.pixels import lonlat_of
 from geomap.points.read import PointFiles, Points, read_files
 from geomap.run.pixels import by_block, by_tile, distinct
+from geomap.run.steady import run_of, steady
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.store.store import COMPOSITES, open_store
 from geomap.text import listed, shown
@@ -31,19 +32,22 @@ def samples_at(source: PointFiles, run: Path) -> Samples:
     Raises:
         InputError: the points cannot be read, no legend knows their classes, ids fit several, or no point lies on a
             pixel with data.
+        RenewedError: the run was made anew meanwhile.
         ReadError: the store is damaged.
     """
     points = read_files(source)
-    kept = open_store(run, COMPOSITES)
-    legend = nearest_legend(points, source.column)
-    matched = match(points, legend)
-    known = matched.ids > 0
-    place, ids, groups, _ = distinct(points.rows(known), matched.ids[known])
-    dn = np.zeros((len(place), MONTHS, len(BANDS)), np.uint16)
-    for tile, rows, at in by_tile(kept, place):
-        for mine, where, local in by_block(tile, at):
-            series = kept.read("composite", where, tile)[:, :, local[:, 0], local[:, 1]]
-            dn[np.ix_(rows[mine], np.array(kept.period.calendar_months))] = series.transpose(2, 0, 1)
+    with steady(run_of(run, COMPOSITES)) as reading:
+        kept = open_store(run, COMPOSITES)
+        legend = nearest_legend(points, source.column)
+        matched = match(points, legend)
+        known = matched.ids > 0
+        place, ids, groups, _ = distinct(points.rows(known), matched.ids[known])
+        dn = np.zeros((len(place), MONTHS, len(BANDS)), np.uint16)
+        for tile, rows, at in by_tile(kept, place):
+            for mine, where, local in by_block(tile, at):
+                series = kept.read("composite", where, tile)[:, :, local[:, 0], local[:, 1]]
+                dn[np.ix_(rows[mine], np.array(kept.period.calendar_months))] = series.transpose(2, 0, 1)
+        reading.require()
     valid: NDArray[np.bool_] = np.asarray((dn > 0).all(axis=2))
     some: NDArray[np.bool_] = np.asarray(valid.any(axis=1))
     if not some.any():

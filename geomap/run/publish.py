@@ -76,6 +76,7 @@ def publish_maps(
     derived: Derived = MappingProxyType({}),
     not_made: int = 0,
     beside: Callable[[Path], None] = lambda staging: None,
+    require: Callable[[], None] = lambda: None,
 ) -> Maps:
     """Write one COG per layer and zone and the metadata, all in staging; then move everything into place.
 
@@ -89,6 +90,7 @@ def publish_maps(
         derived: layers of the product that are computed, not kept by the run.
         not_made: pixels of the area in the tiles that are missing.
         beside: writes further files beside the finished maps, given their directory.
+        require: raises if the maps are not to take their place: what they were made from may be another now.
 
     Raises:
         DiskFullError, OutputError: the maps cannot be written.
@@ -125,6 +127,7 @@ def publish_maps(
     _check_stores(run, ready, abouts, sums)
     write_record(staging, replace(recorded, files=len(sums), seal=files.seal(sums)))
     files.write_sums(staging, {**sums, FILE: files.sha256(staging / FILE)})
+    require()
     files.publish(staging, run.path)
     return _maps(product, run.path, recorded)
 

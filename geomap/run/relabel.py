@@ -24,15 +24,16 @@ from geomap.lonlat import Box
 from geomap.run import check, edges, publish
 from geomap.run import log as runlog
 from geomap.run.again import words_of
-from geomap.run.directory import RunDirectory, open_directory
+from geomap.run.directory import Begun, RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
-from geomap.run.identity import finish_of, legends_digests, store_digest, within_as_json
+from geomap.run.identity import finish_of, legends_digests, within_as_json
 from geomap.run.label_request import LabelRequest
 from geomap.run.learning import base_of, in_store, questions_of, teach, with_taught
 from geomap.run.lesson import by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, competing, latitudes_of, own_grid, with_base
 from geomap.run.publish import publish_maps, published
+from geomap.run.steady import Reading, run_of, steady
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
 from geomap.run.wording import warn_of_words
 from geomap.store import codec as codes
@@ -56,6 +57,8 @@ log = logging.getLogger(__name__)
 
 SIMILARITY: Final = "similarity"
 """Stem of the similarity map."""
+STORE: Final = "embeddings"
+"""Key of the request: the digest of the store."""
 Maker: TypeAlias = Callable[[Tile, Callable[[int], None]], Layers]
 """(tile, callback with pixels done) -> the tile's layers."""
 
@@ -67,8 +70,14 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         WeightsError: the embeddings come from another model.
         InputError: no store, no legend, or a legend that does not fit.
         ReadError: the store is damaged.
+        RenewedError: the run of the store was made anew meanwhile.
         TemporaryError: another run is writing `out`, or the disk is full.
     """
+    with steady(run_of(request.store, EMBEDDINGS)) as reading:
+        return _label_store(request, out, reading, progress)
+
+
+def _label_store(request: LabelRequest, out: Path, reading: Reading, progress: Progress) -> Result:
     kept = store.open_store(request.store, EMBEDDINGS)
     if out.resolve() in (kept.path.resolve(), kept.path.resolve().parent):
         raise InputError(f"{out} holds the embeddings that are labelled; choose another --out")
@@ -125,7 +134,7 @@ def label_store(request: LabelRequest, out: Path, progress: Progress = silent) -
         own=own_grid(request.grid, kept.tiles, layers),
     )
     beside = teaching.files if teaching else known.beside() if known else {}
-    return _map(kept, product, described, make, out, progress, beside, smoothed)
+    return _map(kept, reading, product, described, make, out, progress, beside, smoothed)
 
 
 def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progress = silent) -> Result:
@@ -139,8 +148,13 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
 
     Raises:
         InputError: no store, or the place is not one of its mapped pixels.
-        ReadError, TemporaryError: as in label_store.
+        ReadError, RenewedError, TemporaryError: as in label_store.
     """
+    with steady(run_of(path, EMBEDDINGS)) as reading:
+        return _map_similar(path, lon, lat, out, reading, progress)
+
+
+def _map_similar(path: Path, lon: float, lat: float, out: Path, reading: Reading, progress: Progress) -> Result:
     kept = store.open_store(path, EMBEDDINGS)
     wanted = _code_at(kept, lon, lat)
     layer = Layer(SIMILARITY, f"Likeness to the place at {lon:g}, {lat:g} (cosine of embeddings)", "likeness")
@@ -161,7 +175,7 @@ def map_similar(path: Path, lon: float, lat: float, out: Path, progress: Progres
 
     words = {"command": "similar", "period": str(kept.period), "at": [lon, lat]}
     product = replace(_product(kept, (layer,), lineage), told=words)
-    return _map(kept, product, {**_described(kept), "at": [lon, lat]}, make, out, progress)
+    return _map(kept, reading, product, {**_described(kept), "at": [lon, lat]}, make, out, progress)
 
 
 def _weights_of(kept: Store, name: str | None) -> weights.Weights:
@@ -193,7 +207,7 @@ def _described(kept: Store) -> dict[str, Any]:
     """What maps from a store are made from, as run.json holds it."""
     return {
         "geomap": __version__,
-        "embeddings": store_digest(kept.path),
+        STORE: store.digest_of(kept.path),
         "made": dict(kept.about),
         "period": str(kept.period),
     }
@@ -206,6 +220,7 @@ def _product(kept: Store, layers: tuple[Layer, ...], lineage: str) -> Product:
 
 def _map(
     kept: Store,
+    reading: Reading,
     product: Product,
     asked: Mapping[str, Any],
     make: Maker,
@@ -215,11 +230,11 @@ def _map(
     smoothed: Callable[[RunDirectory, Sequence[Tile]], None] | None = None,
 ) -> Result:
     """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
-    tasks = [Task(tile) for tile in kept.tiles]
+    tasks = [Task(tile, fingerprint=asked[STORE]) for tile in kept.tiles]
     missing = dict.fromkeys(kept.missing, "not in the store")
-    run = open_directory(out, asked)
+    run = open_directory(out, asked, _renews)
     with run.lock(), runlog.kept(out):
-        run = open_directory(out, asked)
+        run = open_directory(out, asked, _renews)
         files.clean_temporary(out)
         if run.complete and not check.damaged(out):
             return result(product, run, published(product, out), len(tasks), {})
@@ -229,23 +244,39 @@ def _map(
             log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))
         start = time.perf_counter()
         ready = [task for task in tasks if task.tile.name not in missing]
-        resumed = _make(kept, run, ready, [layer.stem for layer in product.layers], make, progress)
+        resumed = _make(kept, reading, run, ready, [layer.stem for layer in product.layers], make, progress)
         if smoothed is not None:
             smoothed(run, [task.tile for task in ready])
         labelled = time.perf_counter()
         merged = publish.merged(product, run, [task.tile for task in ready], progress)
         beside_maps = partial(files.write_all, beside)
-        maps = publish_maps(product, run, tasks, asked, missing, progress, merged, beside=beside_maps)
+        maps = publish_maps(
+            product, run, tasks, asked, missing, progress, merged, beside=beside_maps, require=reading.require
+        )
         run.finish(asked, tasks)
         log.info("finished: %d maps", len(maps.paths))
         seconds = {"label": labelled - start, "write": time.perf_counter() - labelled}
         return result(product, run, maps, resumed, seconds)
 
 
+def _renews(key: str, before: Begun) -> bool:
+    """Whether a key of the request may differ from that of the run before: an unfinished one whose store was renewed.
+
+    Its tiles count by their fingerprints, which are the store's digest.
+    """
+    return not before.finished and key in (STORE, "made", "period")
+
+
 def _make(
-    kept: Store, run: RunDirectory, tasks: Sequence[Task], stems: Sequence[str], make: Maker, progress: Progress
+    kept: Store,
+    reading: Reading,
+    run: RunDirectory,
+    tasks: Sequence[Task],
+    stems: Sequence[str],
+    make: Maker,
+    progress: Progress,
 ) -> int:
-    """Make the tiles that are not finished; returns how many already were."""
+    """Make the tiles that are not finished; returns how many already were. Raises RenewedError."""
     pending = [task for task in tasks if not run.has(task, stems)]
     done, total = 0, sum(task.pixels for task in pending)
 
@@ -254,7 +285,9 @@ def _make(
 
     for task in pending:
         layers = make(task.tile, advance)
-        run.save(task, Finished(pack(layers), About(seen=_seen(kept, task.tile))))
+        about = About(fingerprint=task.fingerprint, seen=_seen(kept, task.tile))
+        reading.require()
+        run.save(task, Finished(pack(layers), about))
         done += task.pixels
         progress("label", done, total)
     return len(tasks) - len(pending)

@@ -16,6 +16,7 @@ from geomap.assess.draw import Drawn, count, draw
 from geomap.assess.sample_file import require_new, write_sample
 from geomap.errors import InputError
 from geomap.points.match import name_key
+from geomap.run.steady import steady
 from geomap.types import Progress, silent
 
 EXPECTED = 0.8
@@ -66,30 +67,33 @@ def sample_map(directory: Path, out: Sequence[Path], asked: SampleRequest, progr
 
     Raises:
         InputError: no such map, a file that is there, or numbers that do not fit.
+        RenewedError: the run was made anew meanwhile.
         ReadError, DiskFullError, OutputError: the map cannot be read, or the files cannot be written.
     """
     require_new([*out])
-    of = find_map(directory, asked.legend)
-    progress("sample", 0, 2)
-    pixels = count(blocks(of))
-    progress("sample", 1, 2)
-    if not pixels:
-        raise InputError(f"{of.stem} holds no mapped pixel; there is nothing to sample")
-    expected = _expected(of, pixels, asked)
-    needed = points_at_random if asked.design == "random" else points_needed
-    n = asked.n if asked.n is not None else needed(pixels, expected, asked.standard_error)
-    rng = np.random.default_rng(asked.seed)
-    if asked.design == "random":
-        stratum_of, shares = dict.fromkeys(pixels, 1), {1: min(n, sum(pixels.values()))}
-    else:
-        shares_of = allocate(pixels, n, asked.allocation, asked.least, expected)
-        numbers = rng.permutation(len(pixels)) + 1
-        stratum_of = dict(zip(pixels, map(int, numbers), strict=True))
-        shares = {stratum_of[c]: points for c, points in shares_of.items()}
-    sizes = dict.fromkeys(stratum_of.values(), 0)
-    for c, size in pixels.items():
-        sizes[stratum_of[c]] += size
-    drawn = draw(blocks(of), stratum_of, sizes, shares, rng, asked.spread)
+    with steady(directory) as reading:
+        of = find_map(directory, asked.legend)
+        progress("sample", 0, 2)
+        pixels = count(blocks(of))
+        progress("sample", 1, 2)
+        if not pixels:
+            raise InputError(f"{of.stem} holds no mapped pixel; there is nothing to sample")
+        expected = _expected(of, pixels, asked)
+        needed = points_at_random if asked.design == "random" else points_needed
+        n = asked.n if asked.n is not None else needed(pixels, expected, asked.standard_error)
+        rng = np.random.default_rng(asked.seed)
+        if asked.design == "random":
+            stratum_of, shares = dict.fromkeys(pixels, 1), {1: min(n, sum(pixels.values()))}
+        else:
+            shares_of = allocate(pixels, n, asked.allocation, asked.least, expected)
+            numbers = rng.permutation(len(pixels)) + 1
+            stratum_of = dict(zip(pixels, map(int, numbers), strict=True))
+            shares = {stratum_of[c]: points for c, points in shares_of.items()}
+        sizes = dict.fromkeys(stratum_of.values(), 0)
+        for c, size in pixels.items():
+            sizes[stratum_of[c]] += size
+        drawn = draw(blocks(of), stratum_of, sizes, shares, rng, asked.spread)
+        reading.require()
     for path in out:
         write_sample(path, drawn, of.names if asked.show_mapped else None)
     progress("sample", 2, 2)

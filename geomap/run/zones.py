@@ -28,6 +28,7 @@ from geomap.aoi import polygons_of
 from geomap.errors import InputError, ReadError
 from geomap.points.source import missing, read_shapes
 from geomap.run.record import Record, map_files, read_record
+from geomap.run.steady import steady
 from geomap.run.totals import read_totals
 from geomap.text import listed, plain, plural, shown
 from geomap.types import Progress, silent
@@ -73,28 +74,31 @@ def zonal(directory: Path, source: str, column: str | None = None, progress: Pro
 
     Raises:
         InputError: no finished run, no such file, layer or column, no polygon.
+        RenewedError: the run was made anew meanwhile.
         ReadError: a map cannot be read.
     """
-    totals, record = read_totals(directory), read_record(directory)
-    shapes, names = read_zones(source, column)
-    paths = {stem: _paths(directory, record, stem) for stem in totals}
-    moved: dict[int, Any] = {}
-    zones = []
-    for i, name in enumerate(names):
-        rows: list[Mapping[str, Any]] = []
-        for stem, classes in totals.items():
-            counts: Counter[int] = Counter()
-            for path in paths[stem]:
-                counts += _counted(path, shapes, moved, i)
-            total = sum(counts.values())
-            found = ((row.id, row.name, counts[row.id]) for row in classes if counts[row.id])
-            for number, called, n in sorted(found, key=lambda row: (-row[2], row[0])):
-                area = {"pixels": n, "ha": round(n * HECTARES, 2), "share": round(n / total, 6)}
-                rows.append({"zone": name, "map": stem, "id": number, "name": called, **area})
-            if not total:
-                rows.append({"zone": name, "map": stem, **NOTHING})
-        zones.append(Zone(name, tuple(rows)))
-        progress("zones", i + 1, len(names))
+    with steady(directory) as reading:
+        totals, record = read_totals(directory), read_record(directory)
+        shapes, names = read_zones(source, column)
+        paths = {stem: _paths(directory, record, stem) for stem in totals}
+        moved: dict[int, Any] = {}
+        zones = []
+        for i, name in enumerate(names):
+            rows: list[Mapping[str, Any]] = []
+            for stem, classes in totals.items():
+                counts: Counter[int] = Counter()
+                for path in paths[stem]:
+                    counts += _counted(path, shapes, moved, i)
+                total = sum(counts.values())
+                found = ((row.id, row.name, counts[row.id]) for row in classes if counts[row.id])
+                for number, called, n in sorted(found, key=lambda row: (-row[2], row[0])):
+                    area = {"pixels": n, "ha": round(n * HECTARES, 2), "share": round(n / total, 6)}
+                    rows.append({"zone": name, "map": stem, "id": number, "name": called, **area})
+                if not total:
+                    rows.append({"zone": name, "map": stem, **NOTHING})
+            zones.append(Zone(name, tuple(rows)))
+            progress("zones", i + 1, len(names))
+        reading.require()
     return tuple(zones)
 
 

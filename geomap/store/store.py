@@ -20,6 +20,8 @@ rioxarray read. Large arrays are sharded (zarr-specs, codec sharding_indexed), w
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -327,6 +329,13 @@ def name_missing(path: Path, tiles: Collection[str]) -> None:
 def damaged(path: Path, what: str) -> ReadError:
     """The error for a store whose content is not what it should be."""
     return ReadError(f"{path} is damaged ({what}); copy the whole store again, or make it again")
+
+
+def digest_of(path: Path) -> str:
+    """sha256 over the names and contents of a store's files, taken from SHA256SUMS if its run is finished."""
+    listed = files.listed_sums(path.parent, path.name)
+    known = listed or {f"{path.name}/{name}": files.sha256(path / name) for name in store_files(path)}
+    return hashlib.sha256(json.dumps(sorted(known.items())).encode()).hexdigest()
 
 
 def store_files(path: Path) -> Iterator[Path]:

@@ -10,6 +10,7 @@ import shapely
 
 from geomap import files, legends
 from geomap.aoi import Area
+from geomap.encode import weights
 from geomap.errors import InputError
 from geomap.run.again import compared, read_again, words_of
 from geomap.run.map import map_area
@@ -110,6 +111,18 @@ def test_what_cannot_be_repeated_is_one_line(first: Path, untrained: str, tmp_pa
         (tmp_path / "run.json").write_text(json.dumps(record | change))
         with pytest.raises(InputError, match=r"type its command again|install that version"):
             read_again(tmp_path)
+
+
+def test_other_weights_of_the_same_name_are_refused_before_a_pixel_is_read(
+    first: Path, archive: Callable[..., Path], untrained: str, tmp_path: Path
+) -> None:
+    known = weights.load_weights(untrained)
+    known.encoder.position.data += 1
+    weights.save(tmp_path / "untrained", known.encoder, known.card, known.class_vectors)
+    words = ("--stac", archive(dates=9) / "items.json", "--weights", tmp_path / "untrained")
+    done = geomap("map", "--again", first, *words, "--out", tmp_path / "new")
+    refused(done, 2, f"{first} was made with untrained", "give those as --weights")
+    assert not (tmp_path / "new").exists()
 
 
 def test_an_unfinished_run_is_not_repeated(first: Path, tmp_path: Path) -> None:

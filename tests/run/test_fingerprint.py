@@ -1,6 +1,7 @@
 """A tile is done only if its file was made from what the request and the catalogue say now."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from geomap import aoi, grid, legends
 from geomap.catalog.search import search
 from geomap.errors import OutputError
 from geomap.run.identity import tasks
-from geomap.run.map import map_area
+from geomap.run.map import _renewal, map_area
 from geomap.run.prepare import Prepared, prepare
 from geomap.run.request import Request
 from geomap.types import Period, Scene
@@ -48,11 +49,29 @@ def test_a_new_scene_makes_only_the_tiles_anew_that_it_touches(asked, tmp_path):
     with pytest.raises(OutputError, match=r"another request \(differs in: stac\)"):
         map_area(asked, out)  # without being told to look again, the finished map stays
     again = map_area(asked, out, refresh=True)
-    assert (again.resumed, again.tiles) == (1, 2)
+    assert (again.resumed, again.tiles, again.renewed) == (1, 2, "made anew: 1 scene new, 0 gone")
     assert west.stat().st_mtime_ns == made[west]
     assert east.stat().st_mtime_ns != made[east]
     map_area(asked, tmp_path / "fresh")
     assert digests(out) == digests(tmp_path / "fresh")
+
+
+def test_what_goes_with_the_old_maps_is_told():
+    told = _renewal(frozenset("ab"), frozenset("bcd"), True)
+    assert told.startswith("made anew: 2 scenes new, 1 gone; the assessment of the old maps is removed")
+
+
+def test_a_file_that_its_item_says_was_written_anew_makes_its_tile_anew(asked, tmp_path):
+    items, out = Path(asked.stac), tmp_path / "out"
+    map_area(asked, out, refresh=True)
+    content = json.loads(items.read_text())
+    blue = next(item["assets"] for item in content["features"] if "_31UES_20180923" in item["id"])["blue"]
+    made = []
+    for stated in ({"file:checksum": "1220" + "ab" * 32}, {"file:size": 1234}, {"file:size": 1235}, {}):
+        blue |= stated
+        items.write_text(json.dumps(content))
+        made.append(map_area(asked, out, refresh=True).resumed)
+    assert made == [1, 1, 1, 2]  # of two tiles
 
 
 def test_maps_stay_whole_while_new_ones_are_made_and_layers_that_are_gone_go(asked, tmp_path):
@@ -72,6 +91,28 @@ def test_maps_stay_whole_while_new_ones_are_made_and_layers_that_are_gone_go(ask
     assert map_area(asked, out, refresh=True).resumed == 2  # the tiles were done
     assert not (out / "crops.tif").exists()
     assert problems(out) == ()
+    map_area(asked, tmp_path / "fresh")
+    assert digests(out) == digests(tmp_path / "fresh")
+
+
+def test_a_stopped_run_goes_on_where_its_item_file_was_rewritten(asked, tmp_path):
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "write":
+            raise KeyboardInterrupt
+
+    items, out = Path(asked.stac), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        map_area(asked, out, stop)
+    content = json.loads(items.read_text())
+    items.write_text(json.dumps(content | {"features": content["features"][::-1]}))
+    with pytest.raises(KeyboardInterrupt):
+        map_area(asked, out, stop)
+    west = next(item["id"] for item in content["features"] if "_31UES_20180923" in item["id"])
+    without(items, west)
+    shutil.copy(items, tmp_path / "others.json")
+    with pytest.raises(OutputError, match=r"another request \(differs in: stac\)"):
+        map_area(replace(asked, stac=str(tmp_path / "others.json")), out)
+    assert map_area(asked, out).resumed == 1
     map_area(asked, tmp_path / "fresh")
     assert digests(out) == digests(tmp_path / "fresh")
 
@@ -104,6 +145,7 @@ def asset(scene: Scene, **changes: object) -> Scene:
         (lambda s: asset(s, offset=-1000), True),
         (lambda s: asset(s, transform=(10.0, 0.0, 0.0, 0.0, -10.0, 0.0)), True),
         (lambda s: replace(s, generated="2024-01-01T00:00:00+00:00"), True),  # processed again: other pixels
+        (lambda s: asset(s, content="0123"), True),  # its file was written anew
         (lambda s: replace(s, baseline="05.10"), True),  # decides which granule of a pass comes first
         (lambda s: replace(s, acquisition="other"), True),
         (lambda s: asset(s, reason="otherwise"), False),
