@@ -206,12 +206,7 @@ def map_area(
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
             done = result(product, made.run, maps, resumed, seconds)
-            now = _scenes_of(out)
-            return (
-                done
-                if before is None or now is None
-                else replace(done, renewed=_renewal(before, now, ASSESSED in listed))
-            )
+            return replace(done, renewed=_renewal(before, _scenes_of(out), ASSESSED in listed))
 
 
 def _scenes_of(directory: Path) -> frozenset[str] | None:
@@ -222,8 +217,13 @@ def _scenes_of(directory: Path) -> frozenset[str] | None:
         return None
 
 
-def _renewal(before: frozenset[str], now: frozenset[str], assessed: bool) -> str:
-    """How the scenes of a run that was made again differ from those that it had, and what is gone with its old maps."""
+def _renewal(before: frozenset[str] | None, now: frozenset[str] | None, assessed: bool) -> str:
+    """How the scenes of a run that was made again differ from those that it had, and what is gone with its old maps.
+
+    Empty where one of the two is not known.
+    """
+    if before is None or now is None:
+        return ""
     new, gone = len(now - before), len(before - now)
     lost = "; the assessment of the old maps is removed: type geomap assess again" if assessed else ""
     return f"made anew: {plural(new, 'scene')} new, {gone} gone{lost}"
