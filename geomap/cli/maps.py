@@ -45,7 +45,10 @@ def map_command(
     ] = None,
     again: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Repeat the finished run in this folder; only --out and where things are."),
+        typer.Option(
+            metavar="DIR",
+            help="Repeat the finished run in this folder: give --out, and --stac, --points, ... where it read files.",
+        ),
     ] = None,
     retry_quarantined: options.RetryQuarantined = False,
     as_json: options.AsJson = False,

@@ -132,7 +132,9 @@ def show_result(result: map.Result, as_json: bool) -> None:
 
 def _warn_of_reuse(result: map.Result) -> None:
     """Say on stderr what is of an earlier run, and what is left out."""
-    if not result.seconds:
+    if not result.seconds and result.renewed:
+        warn(f"{result.directory}: {result.renewed}")
+    elif not result.seconds:
         note = "was complete already and is left as it is; for new scenes choose another --out (a job: --refresh)"
         warn(f"{result.directory} {note}")
     elif result.renewed:

@@ -123,6 +123,12 @@ def _print_card(card: Card) -> None:
             share = (score.get("accuracy"), score.get("macro_f1"), _part(score, "majority").get("accuracy"))
             table.add_row(escape(where), f"{score['samples']:,}", *map(_figure, share))
         out_console.print(table)
+        out_console.print("cropland: cropland or not; typed: in words that training did not use")
+    if errors := _part(_part(card.metrics, "calibration"), "expected_calibration_error"):
+        told = ", ".join(f"{name} {_figure(error)}" for name, error in errors.items())
+        out_console.print(
+            f"Expected calibration error of land cover where left out: {told}", highlight=False, soft_wrap=False
+        )
     out_console.print("Where they fail", style="bold")
     for limit in card.limits:
         out_console.print(Padding(Text(f"- {limit}"), (0, 0, 0, 2)))

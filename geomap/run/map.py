@@ -46,7 +46,7 @@ from geomap.run.prepare import (
 )
 from geomap.run.progress import Tracker
 from geomap.run.publish import Maps, publish_maps, published
-from geomap.run.record import Update, read_record
+from geomap.run.record import Record, Update, read_record
 from geomap.run.request import Request
 from geomap.run.retries import Make, may_leave_out, try_tiles
 from geomap.run.steady import Reading, run_of, steady
@@ -191,9 +191,12 @@ def map_area(
             if refresh:
                 pending += _with_gaps(run, all_tasks, pending)
             if run.complete and not pending:
-                return _finished(prepared.product, run)
+                done = _finished(prepared.product, run)
+                return (
+                    replace(done, renewed="searched again; nothing changed, it is left as it is") if refresh else done
+                )
             listed = files.sums(out)
-            before = _scenes_of(out) if listed else None
+            before = _record_of(out) if listed else None
             run = run.begin(asked, found.scenes, found.left_out, all_tasks, found.searched)
             on_estimate(estimate(prepared, crew, found.scenes, pending))
             resumed = len(all_tasks) - len(pending)
@@ -206,27 +209,29 @@ def map_area(
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
             done = result(product, made.run, maps, resumed, seconds)
-            return replace(done, renewed=_renewal(before, _scenes_of(out), ASSESSED in listed))
+            return replace(done, renewed=_renewal(before, _record_of(out), ASSESSED in listed))
 
 
-def _scenes_of(directory: Path) -> frozenset[str] | None:
-    """The ids of the scenes of a finished run; None of a run of another version, whose record cannot be read."""
+def _record_of(directory: Path) -> Record | None:
+    """The record of a finished run; None of a run of another version, whose record cannot be read."""
     try:
-        return frozenset(scene.id for scene in read_record(directory).scenes)
+        return read_record(directory)
     except InputError:
         return None
 
 
-def _renewal(before: frozenset[str] | None, now: frozenset[str] | None, assessed: bool) -> str:
+def _renewal(before: Record | None, now: Record | None, assessed: bool) -> str:
     """How the scenes of a run that was made again differ from those that it had, and what is gone with its old maps.
 
     Empty where one of the two is not known.
     """
     if before is None or now is None:
         return ""
-    new, gone = len(now - before), len(before - now)
+    had, has = ({scene.id for scene in record.scenes} for record in (before, now))
+    was, still = ({missed.scene for missed in record.missed} for record in (before, now))
+    read = f", {len(mended)} read that could not be read before" if (mended := (was - still) & has) else ""
     lost = "; the assessment of the old maps is removed: type geomap assess again" if assessed else ""
-    return f"made anew: {plural(new, 'scene')} new, {gone} gone{lost}"
+    return f"made anew: {plural(len(has - had), 'scene')} new, {len(had - has)} gone{read}{lost}"
 
 
 @dataclass(frozen=True, slots=True)

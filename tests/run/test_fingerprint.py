@@ -4,6 +4,8 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -42,7 +44,8 @@ def test_a_new_scene_makes_only_the_tiles_anew_that_it_touches(asked, tmp_path):
     map_area(asked, out, refresh=True)
     west, east = (out / f"tiles/{tile.name}.npz" for tile in grid.tiles(asked.area))
     made = {p: p.stat().st_mtime_ns for p in (west, east, out / "landcover.tif")}
-    assert map_area(asked, out, refresh=True).resumed == 2  # nothing new: all is left as it is
+    same = map_area(asked, out, refresh=True)
+    assert (same.resumed, same.renewed) == (2, "searched again; nothing changed, it is left as it is")
     assert {p: p.stat().st_mtime_ns for p in made} == made
 
     items.write_text(later)
@@ -57,8 +60,14 @@ def test_a_new_scene_makes_only_the_tiles_anew_that_it_touches(asked, tmp_path):
 
 
 def test_what_goes_with_the_old_maps_is_told():
-    told = _renewal(frozenset("ab"), frozenset("bcd"), True)
-    assert told.startswith("made anew: 2 scenes new, 1 gone; the assessment of the old maps is removed")
+    def record(scenes: str, missed: str) -> Any:
+        left_out = [SimpleNamespace(scene=s) for s in missed]
+        return SimpleNamespace(scenes=[SimpleNamespace(id=s) for s in scenes], missed=left_out)
+
+    told = _renewal(record("abe", "ae"), record("bcde", ""), True)
+    lost = "; the assessment of the old maps is removed: type geomap assess again"
+    assert told == f"made anew: 2 scenes new, 1 gone, 1 read that could not be read before{lost}"
+    assert _renewal(None, record("a", ""), True) == ""
 
 
 def test_a_file_that_its_item_says_was_written_anew_makes_its_tile_anew(asked, tmp_path):

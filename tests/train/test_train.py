@@ -135,7 +135,7 @@ def test_short_training_learns_repeats_and_loads(
     monkeypatch.setattr(loop, "LOG_EVERY", 1)
     with caplog.at_level(logging.INFO, logger="geomap.train.captions.loop"):
         run.train_captions(tiny, tmp_path / "a", lambda stage, done, total: steps.append(done))
-    losses = [r.args[2] for r in caplog.records if len(r.args) == 3 and "step %d of" in r.msg]
+    losses = [r.args[3] for r in caplog.records if len(r.args) == 4 and "step %d of" in r.msg]
     assert steps == list(range(1, 26))
     run.train_captions(tiny, tmp_path / "b")
     assert len(losses) == 25

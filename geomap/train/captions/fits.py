@@ -89,12 +89,16 @@ class Material:
         seeded = self.config.model_copy(update={"seed": fit.seed})
         taught = Teachers(teachers, fit.weight) if teachers else None
         made = fit_encoder(seeded, self.pool, seen, self.levels, fit.steps, progress, fit.stage, taught)
-        files.write_bytes(folder / f"{self.key(fit)}{_SUFFIX}", save(made.state_dict()))
+        files.write_bytes(self.file(fit, folder), save(made.state_dict()))
         return made
+
+    def file(self, fit: Fit, folder: Path) -> Path:
+        """Where a folder keeps an encoder."""
+        return folder / f"{self.key(fit)}{_SUFFIX}"
 
     def kept(self, fit: Fit, folder: Path) -> PixelEncoder | None:
         """The encoder that a folder keeps; None if it is not there or damaged."""
-        path, encoder = folder / f"{self.key(fit)}{_SUFFIX}", new_encoder(self.config, self.levels)
+        path, encoder = self.file(fit, folder), new_encoder(self.config, self.levels)
         try:
             encoder.load_state_dict(load(path.read_bytes()))
         except FileNotFoundError:
@@ -107,8 +111,12 @@ class Material:
 
 def forget(folder: Path) -> None:
     """Remove what a folder keeps, also of other configurations."""
-    for path in folder.glob("[0-9a-f]" * _DIGITS + _SUFFIX):
+    for path in _files(folder):
         path.unlink()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [*folder.glob("[0-9a-f]" * _DIGITS + _SUFFIX)]
 
 
 def fits_of(config: TrainConfig, measured: Sequence[Samples]) -> list[Fit]:
@@ -139,6 +147,8 @@ def train_all(
     made = {fit: encoder for fit in fits if (encoder := material.kept(fit, folder)) is not None}
     if made:
         log.info("%d of %d encoders were trained before, and are kept in %s", len(made), len(fits), folder)
+    if others := len({*_files(folder)} - {material.file(fit, folder) for fit in fits}):
+        log.warning("%d encoders in %s are of another configuration, data or version, and are not used", others, folder)
     if workers > 1 and (material.config.threads > 1 or material.config.dropout):
         log.warning("one encoder is trained at a time: several at once need threads: 1 and dropout: 0")
         workers = 1

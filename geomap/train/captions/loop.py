@@ -90,9 +90,9 @@ def fit_encoder(
             raise _diverged(stage, step)
         smooth = now if step == 0 else 0.95 * smooth + 0.05 * now
         if step % LOG_EVERY == 0:
-            log.info("step %d of %d: loss %.3f", step, steps, smooth)
+            log.info("%s: step %d of %d: loss %.3f", stage, step, steps, smooth)
         progress(stage, step + 1, steps)
-    log.info("trained %d steps: loss %.3f, logit scale %.1f", steps, smooth, loss_of.scale.item())
+    log.info("%s: trained %d steps: loss %.3f, logit scale %.1f", stage, steps, smooth, loss_of.scale.item())
     encoder.load_state_dict(mean.module.state_dict())
     if not all(tensor.isfinite().all() for tensor in encoder.state_dict().values()):
         raise _diverged(stage, steps - 1)

@@ -19,7 +19,7 @@ from geomap.datasets.samples import CLIMATE, COVER, Samples
 from geomap.datasets.series import embed_samples
 from geomap.datasets.simulated import simulated_samples
 from geomap.encode import weights
-from geomap.encode.card import Card, TrainingSource
+from geomap.encode.card import CARD_FILE, Card, TrainingSource
 from geomap.encode.model import PixelEncoder
 from geomap.errors import ConfigError
 from geomap.label import towers
@@ -79,6 +79,9 @@ def _train(config: TrainConfig, out: Path, progress: Progress, workers: int) -> 
     _refuse_seen(measured, unseen)
     weights.prepare(out, config.name)
     with checkpoints.hold(out) as folder:
+        if (out / CARD_FILE).exists():
+            log.warning("%s holds finished weights, which are replaced at the end", out)
+        log.info("simulating %d series and encoding the captions", config.simulated)
         tower = towers.tower(config.text_space)
         levels = make_levels(tower)
         words = Vocabulary.of(levels, tower)

@@ -161,7 +161,12 @@ def card_metrics(held: Sequence[HeldOut], words: Vocabulary) -> dict[str, Any]:
         for name in COVER_LEGENDS:
             if name in out[h.samples.name]:
                 out[h.samples.name][name] |= _baselines(h, others, name)
-        log.info("left out %s: %s", h.samples.name, out[h.samples.name])
+        told = {
+            legend: (found["accuracy"], found["macro_f1"])
+            for legend, found in out[h.samples.name].items()
+            if found["samples"]
+        }
+        log.info("left out %s: accuracy, macro F1: %s", h.samples.name, told)
     judged = [h for h in held if "landcover" in out[h.samples.name]]
     if not judged:
         return {"left_out": out}
