@@ -229,7 +229,8 @@ def _renewal(before: Record | None, now: Record | None, assessed: bool) -> str:
         return ""
     had, has = ({scene.id for scene in record.scenes} for record in (before, now))
     was, still = ({missed.scene for missed in record.missed} for record in (before, now))
-    read = f", {len(mended)} read that could not be read before" if (mended := (was - still) & has) else ""
+    mended = (was - still) & has if not now.quarantined else ()  # a tile that is left out misses no scene
+    read = f", {len(mended)} read that could not be read before" if mended else ""
     lost = "; the assessment of the old maps is removed: type geomap assess again" if assessed else ""
     return f"made anew: {plural(len(has - had), 'scene')} new, {len(had - has)} gone{read}{lost}"
 

@@ -238,7 +238,8 @@ def _map(
         files.clean_temporary(out)
         if run.complete and not check.damaged(out):
             return result(product, run, published(product, out), len(tasks), {})
-        (out / files.SUMS).unlink(missing_ok=True)
+        if (out / files.SUMS).is_file():
+            files.unmark(out)  # its list tells which files of another period are to go
         run = run.begin(asked, (), (), tasks)
         if missing:
             log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))

@@ -62,7 +62,7 @@ def test_a_new_scene_makes_only_the_tiles_anew_that_it_touches(asked, tmp_path):
 def test_what_goes_with_the_old_maps_is_told():
     def record(scenes: str, missed: str) -> Any:
         left_out = [SimpleNamespace(scene=s) for s in missed]
-        return SimpleNamespace(scenes=[SimpleNamespace(id=s) for s in scenes], missed=left_out)
+        return SimpleNamespace(scenes=[SimpleNamespace(id=s) for s in scenes], missed=left_out, quarantined={})
 
     told = _renewal(record("abe", "ae"), record("bcde", ""), True)
     lost = "; the assessment of the old maps is removed: type geomap assess again"

@@ -19,9 +19,11 @@ from geomap.run import assess, from_store, relabel, sample, update, zones
 from geomap.run import map as mapping
 from geomap.run.assess import assess_map
 from geomap.run.design import AssessRequest
+from geomap.run.directory import RunDirectory
 from geomap.run.label_request import LabelRequest
 from geomap.run.map import map_area
 from geomap.run.point_samples import samples_at
+from geomap.run.relabel import label_store
 from geomap.run.request import Request
 from geomap.run.sample import SampleRequest, sample_map
 from geomap.run.update import earlier
@@ -121,6 +123,28 @@ def test_tiles_that_were_labelled_before_the_store_was_made_anew_are_labelled_ag
     relabel.map_similar(run.path, *PLACE, tmp_path / "out")
     relabel.map_similar(run.new, *PLACE, tmp_path / "wanted")
     assert digests(tmp_path / "out") == digests(tmp_path / "wanted")
+
+
+def test_labels_of_another_period_leave_no_map_of_the_one_before(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first were stopped after their maps had taken their place; then the store was made anew for other months."""
+    asked, out = LabelRequest(run.path, (legends.load("landcover"),), name="mine"), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(RunDirectory, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            label_store(asked, out)
+    shutil.rmtree(run.path)
+    with tiles_of(32):
+        map_area(replace(run.request, period=NEXT), run.path)
+    label_store(asked, out)
+    label_store(asked, tmp_path / "fresh")
+    assert digests(out) == digests(tmp_path / "fresh")
+    assert problems(out) == ()
+
+
+def stop(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_labels_go_on_where_the_run_is_assessed_meanwhile(run: Run, when: Callable[..., None], tmp_path: Path) -> None:
