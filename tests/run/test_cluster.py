@@ -123,6 +123,8 @@ def test_workers_of_this_machine_give_the_same_bytes_and_are_reached_by_it_alone
     (tmp_path / "typed_here").mkdir()
     (tmp_path / "typed_here/re.py").write_text("raise SystemExit('this is not the module that was asked for')")
     monkeypatch.chdir(tmp_path / "typed_here")
+    (tmp_path / "spilled").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spilled"))  # other tests have workers at the same time
     listening: set[tuple[str, int]] = set()
     children: set[int] = set()
     answers: dict[int, str] = {}
