@@ -148,6 +148,20 @@ def set_threads(count: int) -> None:
 
 
 @contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable inside, for libraries and processes that read it, and as it was afterwards."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+
+@contextmanager
 def threads(count: int) -> Iterator[None]:
     """Let torch use `count` threads of the CPU inside, and as many as before afterwards."""
     import torch

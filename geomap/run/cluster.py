@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import torch
 
-from geomap import __version__, grid
+from geomap import __version__, grid, process
 from geomap.encode.engine import pick_device, pick_dtype
 from geomap.errors import ClusterError, InputError, WorkerLostError
 from geomap.run.prepare import Prepared
@@ -199,7 +199,8 @@ class Cluster:
         security = Security.temporary()  # a certificate for this run; its key stays in memory
         try:
             spill = self._exit.enter_context(tempfile.TemporaryDirectory(prefix="geomap-"))  # for this user alone
-            self._exit.enter_context(_safe_path())
+            # a new process of Python runs no re.py that lies in the folder of the command
+            self._exit.enter_context(process.variable("PYTHONSAFEPATH", "1"))
             with dask.config.set(LOCAL_CONFIG):
                 cluster = LocalCluster(
                     n_workers=r.workers,
@@ -329,18 +330,6 @@ def _errors(where: str) -> Iterator[None]:
 def _line(error: BaseException) -> str:
     """What an error says and what caused it, on one line."""
     return " ".join(f"{error} {error.__cause__ or ''}".split())[:200]
-
-
-@contextmanager
-def _safe_path() -> Iterator[None]:
-    """Processes of Python that are started inside do not run a re.py that lies in the folder of the command."""
-    name = "PYTHONSAFEPATH"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
 def _forget(client: Client, plugin: str) -> None:

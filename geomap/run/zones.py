@@ -29,7 +29,7 @@ from geomap.errors import InputError, ReadError
 from geomap.points.source import missing, read_shapes
 from geomap.run.record import Record, map_files, read_record
 from geomap.run.steady import steady
-from geomap.run.totals import read_totals
+from geomap.run.totals import Row, read_totals
 from geomap.text import listed, plain, plural, shown
 from geomap.types import Progress, silent
 from geomap.write.areas import HECTARES
@@ -89,17 +89,23 @@ def zonal(directory: Path, source: str, column: str | None = None, progress: Pro
                 counts: Counter[int] = Counter()
                 for path in paths[stem]:
                     counts += _counted(path, shapes, moved, i)
-                total = sum(counts.values())
-                found = ((row.id, row.name, counts[row.id]) for row in classes if counts[row.id])
-                for number, called, n in sorted(found, key=lambda row: (-row[2], row[0])):
-                    area = {"pixels": n, "ha": round(n * HECTARES, 2), "share": round(n / total, 6)}
-                    rows.append({"zone": name, "map": stem, "id": number, "name": called, **area})
-                if not total:
-                    rows.append({"zone": name, "map": stem, **NOTHING})
+                rows += [{"zone": name, "map": stem, **area} for area in _areas(classes, counts)]
             zones.append(Zone(name, tuple(rows)))
             progress("zones", i + 1, len(names))
         reading.require()
     return tuple(zones)
+
+
+def _areas(classes: Sequence[Row], counts: Counter[int]) -> list[Mapping[str, Any]]:
+    """The classes of a map that occur in a polygon, by area, largest first; of none, NOTHING."""
+    total = sum(counts.values())
+    found = sorted((row for row in classes if counts[row.id]), key=lambda row: (-counts[row.id], row.id))
+    areas: list[Mapping[str, Any]] = [
+        {"id": row.id, "name": row.name, "pixels": n, "ha": round(n * HECTARES, 2), "share": round(n / total, 6)}
+        for row in found
+        for n in [counts[row.id]]
+    ]
+    return areas if total else [NOTHING]
 
 
 def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:

@@ -15,6 +15,7 @@ from urllib.request import getproxies_environment
 
 import certifi
 
+from geomap import process
 from geomap.errors import NetworkError, install_hint
 from geomap.sources.hrefs import without_secrets
 
@@ -80,17 +81,11 @@ def gdal_authorities() -> dict[str, str]:
 def shared_authorities() -> Iterator[None]:
     """Let libraries that know only OpenSSL's own variables trust the same authorities inside. Raises NetworkError."""
     found = authorities()
-    name = "SSL_CERT_DIR" if found and Path(found[1]).is_dir() else "SSL_CERT_FILE"
-    before = os.environ.get(name)
-    if found:
-        os.environ[name] = found[1]
-    try:
+    if found is None:
         yield
-    finally:
-        if found and before is None:
-            del os.environ[name]
-        elif found and before is not None:
-            os.environ[name] = before
+        return
+    with process.variable("SSL_CERT_DIR" if Path(found[1]).is_dir() else "SSL_CERT_FILE", found[1]):
+        yield
 
 
 def lasting(error: str, url: str) -> NetworkError | None:
