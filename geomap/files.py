@@ -28,6 +28,8 @@ from geomap.paths import real
 
 SUMS: Final = "SHA256SUMS"
 """The list of a finished run's files, in the format of sha256sum (GNU coreutils)."""
+RUN: Final = "run.json"
+"""The record of a run."""
 PAGE: Final = "index.html"
 """The report page of a run."""
 STATE: Final = "tiles"
@@ -393,6 +395,11 @@ def _real(directory: Path, folder: Path) -> None:
 def sums(directory: Path) -> dict[str, str]:
     """By name, the sha256 that SHA256SUMS lists; a broken line is a name without one. Empty without a list."""
     return dict(_sums(directory)) if (directory / SUMS).is_file() else {}
+
+
+def sums_before(directory: Path) -> dict[str, str]:
+    """By name, the sha256 of the files of a run that was finished and is not now: damaged, or half replaced."""
+    return _lines_of(directory / BEFORE)
 
 
 def listed_sums(directory: Path, folder: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -188,8 +188,8 @@ def map_area(
             found = found or Found(run.scenes or (), run.left_out, request.period, run.searched)
             all_tasks = tasks(prepared, found.scenes)
             pending = _pending(prepared, run, all_tasks, retry_quarantined)
-            if refresh:
-                pending += _with_gaps(run, all_tasks, pending)
+            gaps = _with_gaps(run, all_tasks, pending) if refresh else []
+            pending += gaps
             if run.complete and not pending:
                 done = _finished(prepared.product, run)
                 return (
@@ -197,19 +197,20 @@ def map_area(
                 )
             listed = files.sums(out)
             before = _record_of(out) if listed else None
+            assessed = ASSESSED in (listed or files.sums_before(out))
             run = run.begin(asked, found.scenes, found.left_out, all_tasks, found.searched)
             on_estimate(estimate(prepared, crew, found.scenes, pending))
             resumed = len(all_tasks) - len(pending)
             log.info("%d scenes; %d of %d tiles to make", len(found.scenes), len(pending), len(all_tasks))
             make = _steadily(reading, partial(crew.work, prepared))
-            made = _made(prepared, asked, run, all_tasks, pending, make, progress)
+            made = _made(prepared, asked, run, all_tasks, pending, make, progress, {task.tile.name for task in gaps})
             start = time.perf_counter()
             product, maps = _publish(prepared, asked, made, reading, earlier, progress)
             made.run.finish(asked, made.tasks, keep=refresh or bool(made.missing))
             seconds = {**made.seconds, "write": time.perf_counter() - start}
             log.info("finished: %d maps; seconds by stage: %s", len(maps.paths), _rounded(seconds))
             done = result(product, made.run, maps, resumed, seconds)
-            return replace(done, renewed=_renewal(before, _record_of(out), ASSESSED in listed))
+            return replace(done, renewed=_renewal(before, _record_of(out), assessed))
 
 
 def _record_of(directory: Path) -> Record | None:
@@ -223,16 +224,17 @@ def _record_of(directory: Path) -> Record | None:
 def _renewal(before: Record | None, now: Record | None, assessed: bool) -> str:
     """How the scenes of a run that was made again differ from those that it had, and what is gone with its old maps.
 
-    Empty where one of the two is not known.
+    Empty where there were no finished maps; where these were damaged, or not all in place, scenes are not compared.
     """
+    lost = "; the assessment of the old maps is removed: type geomap assess again" if assessed else ""
     if before is None or now is None:
-        return ""
+        return lost and f"made anew{lost}"
     had, has = ({scene.id for scene in record.scenes} for record in (before, now))
     was, still = ({missed.scene for missed in record.missed} for record in (before, now))
     mended = (was - still) & has if not now.quarantined else ()  # a tile that is left out misses no scene
+    told = "the same scenes" if had == has else f"{plural(len(has - had), 'scene')} new, {len(had - has)} gone"
     read = f", {len(mended)} read that could not be read before" if mended else ""
-    lost = "; the assessment of the old maps is removed: type geomap assess again" if assessed else ""
-    return f"made anew: {plural(len(has - had), 'scene')} new, {len(had - has)} gone{read}{lost}"
+    return f"made anew: {told}{read}{lost}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,14 +255,15 @@ def _made(
     pending: Sequence[Task],
     make: Make,
     progress: Progress,
+    kept: Collection[str],
 ) -> _Made:
     """Make the pending tiles; if a scene's pixels contradict its offset, unlike the others', make its tiles without it.
 
-    Raises as try_tiles.
+    Arguments and exceptions as `try_tiles`.
     """
     limit, seconds = prepared.request.max_missed, Counter[str]()
     while True:
-        tried = try_tiles(run, all_tasks, pending, make, progress, limit)
+        tried = try_tiles(run, all_tasks, pending, make, progress, limit, kept)
         seconds.update(tried.seconds)
         missing = {name: q.kind for name, q in tried.quarantined.items()}
         dark = offset_check.total(run.about(task.tile).dark for task in all_tasks if task.tile.name not in missing)

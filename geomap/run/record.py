@@ -28,7 +28,7 @@ from geomap.sentinel2 import BANDS
 from geomap.types import GRID, NAME, UPDATE, Dark, LeftOut, Missed, OwnGrid, Period, Scene, zone_of
 from geomap.write.layer import Statistics, file_stem, place_of
 
-FILE: Final = "run.json"
+FILE: Final = files.RUN
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -13,7 +13,7 @@ from geomap.catalog import offset_check
 from geomap.errors import GeomapError, TemporaryError
 from geomap.run.directory import Quarantined, RunDirectory
 from geomap.run.progress import Tracker
-from geomap.run.tile_file import Outcome, Task
+from geomap.run.tile_file import Finished, Outcome, Task
 from geomap.sources.hrefs import redacted
 from geomap.types import FAULTS, MAX_MISSED, Progress, may_miss
 
@@ -44,6 +44,7 @@ def try_tiles(
     make: Make,
     progress: Progress,
     max_missed: float = MAX_MISSED,
+    kept: Collection[str] = (),
 ) -> Tried:
     """Make the pending tiles and keep each one as soon as it is finished; quarantine the tiles that fail twice.
 
@@ -54,6 +55,8 @@ def try_tiles(
         make: does the tasks.
         progress: callback for tiles read and pixels encoded.
         max_missed: share of the scenes that may be left out for a fault.
+        kept: names of pending tiles that are finished and lack a scene, which may be readable now; they stay as they
+            are if a scene that they have cannot be read any more.
 
     Raises:
         TemporaryError: raised by the first tile that meets one; run again later.
@@ -77,12 +80,15 @@ def try_tiles(
                     if not done and len(failed) >= HOPELESS:
                         raise failed[0][1]
                     continue
+                done += 1
+                tracker.done(outcome.task)
+                if outcome.task.tile.name in kept and (lost := _lost(run, outcome.task, outcome.finished)):
+                    log.warning("tile %s stays as it was: %s cannot be read now", outcome.task.tile.name, lost)
+                    continue
                 dark = offset_check.total([dark, outcome.finished.about.dark])
                 offset_check.weigh(run.scenes or (), dark, may_leave_out(run, max_missed), so_far=True)
                 run.save(outcome.task, outcome.finished)
-                tracker.done(outcome.task)
                 log.info("tile %s is made", outcome.task.tile.name)
-                done += 1
                 seconds.update(outcome.finished.about.seconds)
                 del outcome  # the tile after next is already being read
         if missing:
@@ -90,7 +96,11 @@ def try_tiles(
         again = [task for task, _ in failed]
     if failed and not done:
         raise failed[0][1]
-    left_out |= {task.tile.name: Quarantined(cause(error), task.fingerprint) for task, error in failed}
+    for task, error in failed:
+        if task.tile.name in kept:
+            log.warning("tile %s stays as it was: %s", task.tile.name, cause(error))
+        else:
+            left_out[task.tile.name] = Quarantined(cause(error), task.fingerprint)
     run.quarantine(left_out)
     return Tried(left_out, seconds)
 
@@ -104,6 +114,12 @@ def _before(
     before = run.quarantined().items()
     left_out = {name: q for name, q in before if name not in todo and q.fingerprint == prints.get(name)}
     return left_out, [task for task in all_tasks if task.tile.name not in todo | left_out.keys()]
+
+
+def _lost(run: RunDirectory, task: Task, made: Finished) -> str:
+    """The ids of the scenes that a kept tile has and that could not be read for it now; empty if there is none."""
+    before = {missed.scene for missed in run.about(task.tile).missed}
+    return ", ".join(sorted({missed.scene for missed in made.about.missed} - before))
 
 
 def may_leave_out(run: RunDirectory, limit: float) -> int:

@@ -41,15 +41,13 @@ class Status:
 
 def status(directory: Path) -> Status:
     """The progress of a run. Raises InputError if there is none."""
+    if _copied(directory):
+        return _finished(directory, read_record(directory).quarantined)
     begun = read_begun(directory)
     tiles, busy = begun.tiles, held(directory)
     quarantined = {name: q.cause for name, q in read_quarantine(directory).items() if name in tiles}
     if begun.finished and (directory / files.SUMS).is_file() and not busy:
-        left = len(tiles) - len(quarantined)
-        scenes = len(read_record(directory).scenes)
-        return Status(
-            str(directory), "finished", len(tiles), left, (), {}, quarantined, 0, 0.0, scenes, _size(directory)
-        )
+        return _finished(directory, quarantined)
     now = read_running(directory)
     home = directory / files.STATE
     done = {name for name, tile in tiles.items() if _print(home / f"{name}.npz") == tile.fingerprint}
@@ -77,6 +75,8 @@ def verified(directory: Path) -> Checked:
     Maps and the files beside them are checked against SHA256SUMS, kept tiles against their own checksums. Raises
     InputError if there is no run.
     """
+    if _copied(directory):
+        return check(directory)
     begun, checked = read_begun(directory), check(directory)
     found = list(checked.problems)
     for name, tile in begun.tiles.items():
@@ -88,6 +88,19 @@ def verified(directory: Path) -> Checked:
         elif _print(path) != tile.fingerprint:
             found.append(f"tile {name}: made from other scenes or settings; type the run's command again to remake it")
     return Checked(tuple(found), checked.side)
+
+
+def _finished(directory: Path, quarantined: Mapping[str, str]) -> Status:
+    """The state of a finished run."""
+    record, size = read_record(directory), _size(directory)
+    tiles = len(record.tiles)
+    made = tiles - len(quarantined)
+    return Status(str(directory), "finished", tiles, made, (), {}, quarantined, 0, 0.0, len(record.scenes), size)
+
+
+def _copied(directory: Path) -> bool:
+    """Whether a directory holds a finished run without its state, which is no part of the result: a copy."""
+    return not (directory / files.STATE).exists() and (directory / files.SUMS).is_file()
 
 
 def _print(path: Path) -> str | None:

@@ -300,12 +300,17 @@ def open_store(path: Path, kind: str | None = None) -> Store:
 def _listed(path: Path) -> dict[str, str]:
     """By file in the store, the sha256 that the run's SHA256SUMS lists; empty if the store lies alone.
 
-    Raises InputError in the folder of a run without that list: its files may be of two states.
+    Raises InputError in the folder of a run without that list, or a copy of one: its files may be of two states.
     """
-    listed = files.listed_sums(path.parent, path.name)
-    if not listed and (path.parent / files.STATE).is_dir() and not (path.parent / files.SUMS).is_file():
+    listed, whole = files.listed_sums(path.parent, path.name), (path.parent / files.SUMS).is_file()
+    if not whole and (path.parent / files.STATE).is_dir():
         raise InputError(f"{path.parent} is not finished; type the run's command again, which resumes it")
-    if not listed and (path.parent / files.SUMS).is_file():
+    if not whole and (path.parent / files.RUN).is_file():
+        raise InputError(
+            f"{path.parent} holds the {files.RUN} of a run without its {files.SUMS}: it is not finished, or not all of "
+            "it was copied; copy the finished run again, or its store into a folder of its own"
+        )
+    if not listed and whole:
         raise InputError(
             f"{path} is not listed in the {files.SUMS} beside it; geomap verify {path.parent} tells more, or copy the "
             "store into a folder of its own"

@@ -325,3 +325,10 @@ def test_a_store_that_lies_alone_is_read_and_one_missing_from_its_list_is_not(ru
     without(run, store.EMBEDDINGS)
     with pytest.raises(InputError, match="not listed in the SHA256SUMS beside it"):
         store.open_store(run, store.EMBEDDINGS)
+
+
+def test_a_copy_of_a_run_that_is_half_replaced_is_no_store(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns(files.STATE, files.SUMS))
+    with pytest.raises(InputError, match=r"holds the run\.json of a run without its SHA256SUMS.*copy the finished run"):
+        store.open_store(copy, store.EMBEDDINGS)

@@ -67,7 +67,9 @@ def test_what_goes_with_the_old_maps_is_told():
     told = _renewal(record("abe", "ae"), record("bcde", ""), True)
     lost = "; the assessment of the old maps is removed: type geomap assess again"
     assert told == f"made anew: 2 scenes new, 1 gone, 1 read that could not be read before{lost}"
-    assert _renewal(None, record("a", ""), True) == ""
+    assert _renewal(record("ab", ""), record("ab", ""), False) == "made anew: the same scenes"
+    assert _renewal(None, record("a", ""), True) == f"made anew{lost}"
+    assert _renewal(None, record("a", ""), False) == ""
 
 
 def test_a_file_that_its_item_says_was_written_anew_makes_its_tile_anew(asked, tmp_path):
@@ -79,8 +81,10 @@ def test_a_file_that_its_item_says_was_written_anew_makes_its_tile_anew(asked, t
     for stated in ({"file:checksum": "1220" + "ab" * 32}, {"file:size": 1234}, {"file:size": 1235}, {}):
         blue |= stated
         items.write_text(json.dumps(content))
-        made.append(map_area(asked, out, refresh=True).resumed)
-    assert made == [1, 1, 1, 2]  # of two tiles
+        again = map_area(asked, out, refresh=True)
+        made.append((again.resumed, again.renewed))
+    anew = (1, "made anew: the same scenes")  # one of two tiles
+    assert made == [anew, anew, anew, (2, "searched again; nothing changed, it is left as it is")]
 
 
 def test_maps_stay_whole_while_new_ones_are_made_and_layers_that_are_gone_go(asked, tmp_path):

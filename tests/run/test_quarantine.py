@@ -73,6 +73,39 @@ def test_an_unfinished_run_skips_what_is_in_quarantine_until_its_scenes_change(a
     assert not map_area(asked, tmp_path / "out", refresh=True).quarantined
 
 
+def test_a_refresh_for_a_missing_scene_loses_no_scene_that_the_tile_has(asked, tmp_path, caplog):
+    """The tile was made with one scene missing; when it is tried again, others cannot be read, or all of them."""
+    out, east = tmp_path / "out", sorted((tmp_path / "east").glob("*_201809*"))
+    asked, away = replace(asked, max_missed=0.5), tmp_path / "away"
+    away.mkdir()
+    east[0].rename(away / east[0].name)
+    map_area(asked, out, refresh=True)
+    before = digests(out)
+
+    away_now = [away / path.name for path in east]
+    east[1].rename(away_now[1])  # another one now, and the first
+    again = map_area(asked, out, refresh=True)
+    assert (again.quarantined, again.missed, digests(out)) == ({}, 1, before)
+    assert f"stays as it was: {east[1].name} cannot be read now" in caplog.text
+    for path, gone in zip(east[2:], away_now[2:], strict=True):
+        path.rename(gone)
+    content = json.loads(Path(asked.stac).read_text())
+    western = next(item for item in content["features"] if "31UES_20180923" in item["id"])
+    western["assets"]["blue"]["file:size"] = 1  # so its tile is made anew
+    Path(asked.stac).write_text(json.dumps(content))
+    again = map_area(asked, out, refresh=True)
+    assert (again.resumed, again.quarantined, again.missed) == (0, {}, 1)
+    maps = (out / "landcover.tif").read_bytes()
+    for path, gone in zip(east[1:], away_now[1:], strict=True):
+        gone.rename(path)
+    assert map_area(asked, out, refresh=True).missed == 1  # the first is still missing
+    assert (out / "landcover.tif").read_bytes() == maps
+    away_now[0].rename(east[0])
+    assert map_area(asked, out, refresh=True).missed == 0
+    map_area(asked, tmp_path / "fresh")
+    assert digests(out) == digests(tmp_path / "fresh")
+
+
 @pytest.mark.parametrize("broken", [{0}, {1}, {2}, {0, 1}, {0, 2}], ids=str)
 def test_tiles_that_fail_stop_no_other_whichever_they_are(broken, archive, untrained, tmp_path):
     items = places.more_places(archive(dates=3), tmp_path, 3, broken)

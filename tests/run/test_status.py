@@ -1,6 +1,7 @@
 """`geomap status` and `geomap verify` on runs that are going, stopped, finished and damaged."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,18 @@ def test_status_writes_nothing_and_refuses_what_is_no_run(tmp_path):
     with pytest.raises(InputError, match="holds no run"):
         status(tmp_path / "nothing")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_without_the_state_is_compared_with_its_list(asked, tmp_path):
+    out, copy = tmp_path / "out", tmp_path / "copy"
+    map_area(asked, out)
+    shutil.copytree(out, copy, ignore=shutil.ignore_patterns(files.STATE))
+    assert verified(copy).problems == ()
+    told, of = status(copy), status(out)
+    assert (told.state, told.tiles, told.done, told.scenes) == ("finished", of.tiles, of.done, of.scenes)
+    flip(copy / "landcover.tif", 0.5)
+    (problem,) = verified(copy).problems
+    assert problem.startswith("landcover.tif: changed")
 
 
 def test_a_flipped_byte_in_a_kept_tile_is_found_and_that_tile_alone_made_again(asked, tmp_path):
