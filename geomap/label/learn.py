@@ -55,6 +55,9 @@ DECISIVE: Final = 50
 CLUMPED: Final = 2
 """Points for each group from which cross-validation decides so with fewer points too: they tell of few fields."""
 
+FEW_GROUPS: Final = 3
+"""Groups of points up to which it does so however few the points are: of five points in three fields, two are of one."""
+
 MANY_GROUPS: Final = 20
 """Fewest groups of points in which a gain in cross-validation is taken as it is. In fewer, points must be right more
 often than words by a standard error, or the words are kept.
@@ -304,7 +307,7 @@ def _validate(
     own = logits.argmax(axis=1) == classes
     n, right = int(judged.sum()), float(words[judged].mean())
     groups = examples.groups[judged]
-    decides = kept is None and (n >= DECISIVE or n >= CLUMPED * len(np.unique(groups)) or _trusted(n, right))
+    decides = kept is None and (n >= DECISIVE or _clumped(groups) or _trusted(n, right))
     if decides and not _gains(own[judged], words[judged], groups):
         return replace(by_words, rejected=np.exp(log_softmax(logits)))
     scale = temperature(logits[judged], classes[judged], SCALES) if n >= SCALED else 1.0
@@ -315,6 +318,12 @@ def _validated(logits: Floats, fold: NDArray[np.intp], examples: Examples, stren
     judged = examples.judged
     loss = log_loss(logits[judged], examples.classes[judged]) if judged.any() else math.nan
     return Validated(fold, strengths, np.exp(log_softmax(logits)), loss)
+
+
+def _clumped(groups: NDArray[np.intp]) -> bool:
+    """Whether (n,) points lie in few groups, or several of them in each."""
+    count = len(np.unique(groups))
+    return count <= FEW_GROUPS or len(groups) >= CLUMPED * count
 
 
 def _trusted(n: int, right: float) -> bool:
