@@ -16,6 +16,7 @@ from geomap.cli.console import number, out_console, say, say_json, tell, warn
 from geomap.cli.learned import print_learned
 from geomap.errors import NothingMappedError, QuarantineError
 from geomap.run.account import summary
+from geomap.run.directory import NOT_STORED
 from geomap.run.record import read_record
 from geomap.text import plural
 
@@ -177,9 +178,14 @@ def refuse_gaps(results: Sequence[map.Result]) -> None:
         if result.quarantined:
             lost = [*result.quarantined]
             named = ", ".join(lost[:MANY_TILES]) + (", ..." if len(lost) > MANY_TILES else "")
+            lacks = f"{result.directory} lacks {len(lost)} of {result.tiles} tiles, nodata in the maps"
+            if (why := result.quarantined[lost[0]]) == NOT_STORED:
+                raise QuarantineError(
+                    f"{lacks}, which are {why}: {named}; type the command that made the store once more, with "
+                    "--retry-quarantined, and then this one, with another --out"
+                )
             raise QuarantineError(
-                f"{result.directory} lacks {len(lost)} of {result.tiles} tiles, nodata in the maps, which failed "
-                f"twice: {named}; the first: {result.quarantined[lost[0]]}; once that is mended, type the same command "
+                f"{lacks}, which failed twice: {named}; the first: {why}; once that is mended, type the same command "
                 "with --retry-quarantined"
             )
         if result.mapped is not None and not result.mapped.mapped:

@@ -10,7 +10,7 @@ import typer
 from geomap import legends
 from geomap.cli import options
 from geomap.cli.console import log_to_stderr, progress_bars, starting
-from geomap.cli.show import print_result, show_result
+from geomap.cli.show import print_result, refuse_gaps, show_result
 from geomap.errors import InputError
 from geomap.run.keys import DEFAULT_LEGEND, RequestKeys
 from geomap.run.request import class_of
@@ -85,6 +85,7 @@ def label_command(
     with progress_bars() as progress:
         result = relabel.label_store(asked, out, progress)
     show_result(result, as_json)
+    refuse_gaps([result])
 
 
 def _those_of(store: Path) -> tuple[legends.Legend, ...]:
@@ -116,3 +117,4 @@ def similar_command(
     with progress_bars() as progress:
         result = relabel.map_similar(store, lon, lat, out, progress)
     print_result(result)
+    refuse_gaps([result])

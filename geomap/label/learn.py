@@ -56,7 +56,7 @@ CLUMPED: Final = 2
 """Points for each group from which cross-validation decides so with fewer points too: they tell of few fields."""
 
 FEW_GROUPS: Final = 3
-"""Groups of points up to which it does so however few the points are: of five points in three fields, two are of one."""
+"""Groups of points up to which it does so however few the points are."""
 
 MANY_GROUPS: Final = 20
 """Fewest groups of points in which a gain in cross-validation is taken as it is. In fewer, points must be right more

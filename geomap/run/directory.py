@@ -54,6 +54,9 @@ QUARANTINE_FILE: Final = "quarantine.json"
 RUNNING_FILE: Final = "running.json"
 LOCK_FILE: Final = "lock"
 
+NOT_STORED: Final = "not in the store"
+"""Why a tile of maps from a store is left out: the run of the store could not make it."""
+
 MARK: Final = b"state of a run of geomap\n"
 """What the lock file says."""
 
@@ -89,7 +92,7 @@ class Running:
 
 @dataclass(frozen=True, slots=True)
 class Quarantined:
-    """A tile that is left out because it failed twice."""
+    """A tile that is left out because it failed twice, or is NOT_STORED."""
 
     cause: str  # kind of error and its message, one line, without tokens
     fingerprint: str  # of the tile that failed; with another fingerprint the tile is tried

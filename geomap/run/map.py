@@ -298,7 +298,7 @@ def _publish(
     merged = publish.merged(prepared.product, run, ready, progress)
     shown, views = imagery.resolved(prepared.product.layers, request, prepared.tiles, run, ready)
     derived = {**merged, **update.changes(prepared, run, merged), **views}
-    lost = sum(_inside(request, task) for task in made.tasks if task.tile.name in made.missing)
+    lost = {name: _inside(request, task) for task in made.tasks if (name := task.tile.name) in made.missing}
     beside = partial(_write_beside, prepared, taught.files)
     past = (*earlier, *([request.update.directory] if request.update else []))
     product = replace(

@@ -74,7 +74,7 @@ def publish_maps(
     missing: Mapping[str, str],
     progress: Progress,
     derived: Derived = MappingProxyType({}),
-    not_made: int = 0,
+    not_made: Mapping[str, int] = MappingProxyType({}),
     beside: Callable[[Path], None] = lambda staging: None,
     require: Callable[[], None] = lambda: None,
 ) -> Maps:
@@ -88,7 +88,7 @@ def publish_maps(
         missing: tile name -> kind of error, for tiles that are nodata in the maps.
         progress: callback for maps written.
         derived: layers of the product that are computed, not kept by the run.
-        not_made: pixels of the area in the tiles that are missing.
+        not_made: tile name -> pixels of the area, for the same tiles.
         beside: writes further files beside the finished maps, given their directory.
         require: raises if the maps are not to take their place: what they were made from may be another now.
 
@@ -112,13 +112,14 @@ def publish_maps(
     abouts = {task.tile.name: run.about(task.tile) for task in ready}
     recorded = replace(_recorded(product, run, tasks, asked, missing, abouts), maps=statistics)
     least = asked.get("min_clear_months")
-    seen = account.mapped((a.seen for a in abouts.values()), not_made, product.period, least, recorded.account)
+    lost = sum(not_made.values())
+    seen = account.mapped((a.seen for a in abouts.values()), lost, product.period, least, recorded.account)
     recorded = replace(recorded, mapped=seen)
     pictures = page.write_pictures(maps, product, recorded) if product.report else []
     _write_stac(staging, maps, owned, product, recorded, _used(tasks, recorded), pictures)
     if run.scenes and any(kept.kind == COMPOSITES for kept in run.stores):
         stores.write_made_from(staging, ready, product.period, abouts)
-    stores.link(run.stores, staging, missing)
+    stores.link(run.stores, staging, not_made)
     sums = files.digests(staging)
     if product.report:
         composites = next((kept for kept in run.stores if kept.kind == COMPOSITES), None)

@@ -24,7 +24,7 @@ from geomap.lonlat import Box
 from geomap.run import check, edges, publish
 from geomap.run import log as runlog
 from geomap.run.again import words_of
-from geomap.run.directory import Begun, RunDirectory, open_directory
+from geomap.run.directory import NOT_STORED, Begun, Quarantined, RunDirectory, open_directory
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, within_as_json
 from geomap.run.label_request import LabelRequest
@@ -231,7 +231,7 @@ def _map(
 ) -> Result:
     """Make the layers of every stored tile and publish the maps; resumes a run that was stopped."""
     tasks = [Task(tile, fingerprint=asked[STORE]) for tile in kept.tiles]
-    missing = dict.fromkeys(kept.missing, "not in the store")
+    missing = dict.fromkeys(kept.missing, NOT_STORED)
     run = open_directory(out, asked, _renews)
     with run.lock(), runlog.kept(out):
         run = open_directory(out, asked, _renews)
@@ -241,6 +241,7 @@ def _map(
         if (out / files.SUMS).is_file():
             files.unmark(out)  # its list tells which files of another period are to go
         run = run.begin(asked, (), (), tasks)
+        run.quarantine({name: Quarantined(why, asked[STORE]) for name, why in missing.items()})
         if missing:
             log.warning("%s lacks %d tiles, which could not be made: nodata in the maps", kept.path, len(missing))
         start = time.perf_counter()
@@ -252,7 +253,7 @@ def _map(
         merged = publish.merged(product, run, [task.tile for task in ready], progress)
         beside_maps = partial(files.write_all, beside)
         maps = publish_maps(
-            product, run, tasks, asked, missing, progress, merged, beside=beside_maps, require=reading.require
+            product, run, tasks, asked, missing, progress, merged, kept.missing, beside_maps, reading.require
         )
         run.finish(asked, tasks)
         log.info("finished: %d maps", len(maps.paths))

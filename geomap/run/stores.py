@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -41,10 +41,10 @@ def attach(prepared: Prepared, asked: Mapping[str, Any], run: RunDirectory) -> R
     return replace(run, stores=tuple(_ready(prepared, asked, run.home / kind) for kind in kinds))
 
 
-def link(stores: Iterable[Store], staging: Path, missing: Collection[str]) -> None:
+def link(stores: Iterable[Store], staging: Path, missing: Mapping[str, int]) -> None:
     """Link the files of the stores into the staging directory; the state directory keeps its own names for them.
 
-    `missing` names the quarantined tiles, for which the stores hold no data.
+    `missing`: by name of the quarantined tiles, for which the stores hold no data, their pixels of the area.
     """
     with files.disk_errors(staging):
         for kept in stores:

@@ -24,7 +24,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,7 @@ FORMAT: Final = 3
 EMBEDDINGS: Final = "embeddings.zarr"
 COMPOSITES: Final = "composites.zarr"
 MISSING: Final = "missing"
-"""Key of the names of tiles that could not be made."""
+"""Key of the tiles that could not be made, no data: by name, how many pixels of the area lie there."""
 MOST_METADATA: Final = 2**26
 """Most bytes of a store's `zarr.json`, which holds 100 for each tile."""
 
@@ -71,7 +71,7 @@ class Store:
     squares: Mapping[str, Grid]  # by name: the whole tiles of a square of 100 km, which its arrays cover
     period: Period
     about: Mapping[str, Any]  # what the run says about it: weights, masks ...
-    missing: frozenset[str] = frozenset()  # names of tiles that could not be made: no data
+    missing: Mapping[str, int] = field(default_factory=dict)  # name of a tile that could not be made -> its pixels
     listed: Mapping[str, str] = field(default_factory=dict)  # file -> sha256, as its run's SHA256SUMS has it, if any
 
     def group(self, square: str) -> str | None:
@@ -283,7 +283,7 @@ def open_store(path: Path, kind: str | None = None) -> Store:
         if found not in _ARRAYS or (kind or found) != found:
             raise InputError(f"{path} holds {content['kind']}; make what you ask for with: geomap map AOI {flag}")
         tiles = tuple(_tile(name, *place) for name, place in content["tiles"].items())
-        missing = frozenset(content.get(MISSING, ()))
+        missing = _missing(content.get(MISSING, {}), tiles)
         side, period = content["side"], Period(*content["period"])
         kept = Store(path, found, side, tiles, _squares(tiles, side), period, content["about"], missing, _listed(path))
     except GeomapError:
@@ -318,14 +318,21 @@ def _listed(path: Path) -> dict[str, str]:
     return {name.removeprefix(f"{path.name}/"): digest for name, digest in listed.items()}
 
 
-def name_missing(path: Path, tiles: Collection[str]) -> None:
-    """Write the tiles that could not be made into a store's attributes.
+def _missing(named: Mapping[str, int] | Sequence[str], tiles: Sequence[Tile]) -> dict[str, int]:
+    """The tiles that could not be made; stores of earlier versions name them alone: then all of a tile counts."""
+    if isinstance(named, Mapping):
+        return {name: int(pixels) for name, pixels in named.items()}
+    return {tile.name: tile.grid.width * tile.grid.height for tile in tiles if tile.name in named}
+
+
+def name_missing(path: Path, tiles: Mapping[str, int]) -> None:
+    """Write the tiles that could not be made, and their pixels of the area, into a store's attributes.
 
     Raises DiskFullError, OutputError, ReadError.
     """
     try:
         content = files.read_json(path / "zarr.json", MOST_METADATA)
-        content["attributes"]["geomap"][MISSING] = sorted(tiles)
+        content["attributes"]["geomap"][MISSING] = dict(tiles)
     except (OSError, ValueError, LookupError, TypeError) as e:
         raise damaged(path, f"zarr.json: {e}") from None
     files.write_json(path / "zarr.json", content)  # under a new inode: the state's own file stays as it is

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
+from pyproj import Transformer
 
 from geomap import files, grid, legends
 from geomap.encode import weights
@@ -18,10 +19,12 @@ from geomap.run.assess import assess_map
 from geomap.run.design import AssessRequest
 from geomap.run.learned import TAUGHT, learned_pixels
 from geomap.run.map import map_area
+from geomap.run.record import read_record
 from geomap.run.relabel import LabelRequest, label_store, map_similar
 from geomap.run.sample import SampleRequest, sample_map
+from geomap.run.status import status
 from geomap.store import store
-from geomap.types import Grid, Period
+from geomap.types import NOT_MAPPED, Grid, Period
 from geomap.write.layer import Layer
 from tests.support.outputs import problems
 from tests.support.requests import request_for, tiles_of
@@ -162,9 +165,29 @@ def test_a_store_with_a_lost_shard_is_an_error_not_a_hole(ask, run, tmp_path):
 def test_tiles_that_could_not_be_made_are_nodata(ask, run, tmp_path):
     copy = tmp_path / store.EMBEDDINGS
     shutil.copytree(run / store.EMBEDDINGS, copy)
-    lost = max(store.open_store(copy).tiles, key=lambda tile: tile.grid.width * tile.grid.height)
-    store.name_missing(copy, [lost.name])
-    label_store(ask("landcover", store=copy), tmp_path / "out")
+    kept = store.open_store(copy)
+    *_, other, lost = sorted(kept.tiles, key=lambda tile: tile.grid.width * tile.grid.height)
+    there = int((kept.read("clear_months", lost.grid, lost) != NOT_MAPPED).sum())
+    store.name_missing(copy, {lost.name: 4000})
+    made = label_store(ask("landcover", store=copy), tmp_path / "out")
+    of_run = read_record(run).mapped
+    assert made.mapped is not None
+    assert of_run is not None
+    assert (made.mapped.pixels, made.mapped.mapped) == (
+        of_run.pixels - there + 4000,
+        made.statistics["landcover"].valid,
+    )
+    assert made.quarantined == {lost.name: "not in the store"}
+    assert label_store(ask("landcover", store=copy), tmp_path / "out").quarantined == made.quarantined
+    shown = status(tmp_path / "out")
+    assert (shown.done, shown.quarantined) == (shown.tiles - 1, made.quarantined)
+    row, column = np.argwhere(kept.read("embedding", other.grid, other).any(axis=0))[0]
+    east, north = other.grid.west + 10 * column + 5, other.grid.north - 10 * row - 5
+    lon, lat = Transformer.from_crs(other.grid.epsg, 4326, always_xy=True).transform(east, north)
+    for words in (["label", copy, "--within", "none"], ["similar", copy, "--at", f"{lon},{lat}"]):
+        told = geomap(*words, "--out", tmp_path / words[0], columns=4000)
+        assert told.exit_code == 3, told.output
+        assert f"nodata in the maps, which are not in the store: {lost.name}; type the command that" in told.output
     whole, holed = pixels(run / "landcover.tif"), pixels(tmp_path / "out/landcover.tif")
     row, column = lost.grid.offset_in(grid.mosaic_grid(tuple(t.grid for t in store.open_store(copy).tiles)))
     hole = np.zeros(whole.shape, bool)
