@@ -157,7 +157,7 @@ def _nearest(sources: Sequence[_Source], part: OwnGrid) -> NDArray[Any] | None:
     """The pixels that contain the centres of cells; None if none has a value.
 
     At a border of zones, a centre can lie in a pixel that belongs to the other zone, in both of them. There the cell
-    takes a pixel of the other zone, else a neighbour.
+    takes a pixel of the other zone, else a neighbour. Where the pixel belongs to its own zone, nodata stays nodata.
     """
     made = _empty(sources[0].layer, part)
     places = [_pixels_at(s, part) for s in sources]
@@ -165,10 +165,22 @@ def _nearest(sources: Sequence[_Source], part: OwnGrid) -> NDArray[Any] | None:
         return made if _take(made, sources[0], *places[0], np.ones(part.shape, bool)) else None
     owner, border = _owners(part, sources)
     taken = [_take(made, s, *at, owner == s.grid.epsg) for s, at in zip(sources, places, strict=True)]
+    for s, (row, column) in zip(sources, places, strict=True):
+        inside = border & (owner == s.grid.epsg)
+        border[inside] = ~_own(s, row[inside], column[inside])
     for rows, columns in ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)) if border.any() else ():
         for s, (row, column) in zip(sources, places, strict=True):
             taken.append(_take(made, s, row + rows, column + columns, border & ~_valid(made, s.layer)))
     return made if any(taken) else None
+
+
+def _own(source: _Source, row: NDArray[np.intp], column: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """(n,) whether pixels of a zone's grid belong to the zone: their centres lie in it."""
+    where = source.grid
+    x, y = where.west + (column + 0.5) * where.resolution, where.north - (row + 0.5) * where.resolution
+    to = Transformer.from_crs(where.epsg, 4326, always_xy=True)
+    own: NDArray[np.bool_] = zone_epsg(*to.transform(x, y)) == where.epsg
+    return own
 
 
 def _pixels_at(source: _Source, part: OwnGrid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -177,6 +177,32 @@ def test_one_map_over_zones_has_no_seam_and_no_hole(bbox: str, own: tuple[str, f
     np.testing.assert_array_equal(values[one], stripes(lon, lat)[one])
 
 
+def test_nodata_beside_a_border_of_zones_stays_nodata(tmp_path: Path) -> None:
+    """As of crops, which are mapped within cropland alone: a cell is the pixel of its own zone that contains it."""
+    area, maps, pixels = aoi.parse_area("5.97,50.0,6.03,50.02"), [], {}
+    for epsg in (32631, 32632):
+        where = grid.mosaic_grid(tuple(t.grid for t in grid.tiles(area) if t.grid.epsg == epsg))
+        crops = np.where(grid.inside(area, where), patches(where.shape, 3, 0, 3), 0).astype(np.uint8)
+        more, _ = written(tmp_path, CLASSES, crops, where)
+        maps += more
+        pixels[epsg] = where, crops
+    to = placed(grid_in("4326", 0.0001), [m.grid for m in maps])
+    made = regrid.write_own(tmp_path, maps, to, Statistics(1, dict.fromkeys(range(1, 3), 1)), {})
+    with rasterio.open(made.path) as source:
+        values = source.read(1)
+    lon, lat = lonlats(to.crs, to.west, to.north, (to.step_x, to.step_y), to.shape)
+    for epsg, (where, crops) in pixels.items():
+        to_lonlat = Transformer.from_crs(epsg, 4326, always_xy=True)
+        x, y = to_lonlat.transform(lon, lat, direction="INVERSE")
+        column, row = np.floor((x - where.west) / 10), np.floor((where.north - y) / 10)
+        centre, _ = to_lonlat.transform(where.west + 10 * column + 5, where.north - 10 * row - 5)
+        own = ((lon < 6) == (epsg == 32631)) & ((centre < 6) == (epsg == 32631)) & (np.abs(lon - 6) < 0.01)
+        own &= (row >= 0) & (row < where.height) & (column >= 0) & (column < where.width)
+        truth = crops[row[own].astype(int), column[own].astype(int)]
+        assert (truth == 0).any()
+        assert (values[own] == truth).mean() > 0.999  # centres within some millimetres of a border
+
+
 def cells(own: OwnGrid, maps: Sequence[MapFile]) -> dict[tuple[int, int], int]:
     """The classes of cells by row and column, of a grid that is never held as a whole."""
     found = Statistics(1, dict.fromkeys(range(1, 10), 1))
