@@ -56,6 +56,7 @@ def areas_command(
     if column is not None:
         raise InputError("--column goes with --zones")
     runs = [history.read_areas(directory) for directory in _runs(directories)]
+    _warn_of_gaps(runs)
     if as_json or out is not None:
         _warn_of_points(runs)
     if as_json:
@@ -91,7 +92,7 @@ def _runs(directories: list[Path]) -> list[Path]:
 def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path | None, as_json: bool) -> None:
     if len(directories) > 1 or directories[0].suffix in (".yaml", ".yml"):
         raise InputError("--zones takes one run: name one directory")
-    history.read_areas(directories[0])
+    _warn_of_gaps([history.read_areas(directories[0])])
     from geomap.run.zones import COLUMNS, zonal
 
     with progress_bars() as progress:
@@ -128,6 +129,8 @@ def _whole(run: Areas) -> None:
                 estimated = [_estimated(row, stem in doubtful) if stem in quality else ""] if quality else []
                 table.add_row(stem, escape(row.name), *_cells(row.pixels, row.ha, row.share), *estimated)
     out_console.print(table)
+    if run.mapped is not None:
+        say(f"{run.mapped.mapped:,} of the area's {run.mapped.pixels:,} pixels are mapped ({run.mapped.share:.1%})")
     print_quality(quality)
     if doubtful:
         say("*: of such points; estimates for the map only if they are a random sample of it")
@@ -136,6 +139,13 @@ def _whole(run: Areas) -> None:
 def _doubtful(quality: Mapping[str, Quality]) -> list[str]:
     """The maps that were assessed with points of which nobody knows how they were drawn."""
     return [stem for stem, found in quality.items() if not found.probability_sample]
+
+
+def _warn_of_gaps(runs: list[Areas]) -> None:
+    """Say on stderr which runs lack tiles, whose areas are those of the rest."""
+    for run in runs:
+        if run.gap:
+            warn(f"warning: {run.gap}: the areas are those of the rest", style="yellow")
 
 
 def _warn_of_points(runs: list[Areas]) -> None:
@@ -162,12 +172,17 @@ def _beside(runs: list[Areas]) -> None:
         run.directory.name if several else "\n".join(run.period.month_names[:: max(1, run.period.months - 1)])
         for run in shown
     ]
+    mapped = [run.mapped for run in shown]
+    part = mapped if history.unlike(mapped) else []
     for stem in dict.fromkeys(stem for run in shown for stem in run.maps):
         hectares = [{row.name: row.ha for row in run.maps.get(stem, ())} for run in shown]
         most = {name: max(of.get(name, 0.0) for of in hectares) for found in hectares for name in found}
         table = Table("class", *map(number, map(escape, heads)), title=f"{stem}: hectares")
         for name in sorted(filter(most.get, most), key=lambda n: (-most[n], n)):
             table.add_row(escape(name), *(f"{of[name]:,.2f}" if name in of else "" for of in hectares))
+        if part:
+            table.add_section()
+            table.add_row("mapped share of the area", *("" if m is None else f"{m.share:.1%}" for m in part))
         out_console.print(table)
         if differs := history.differing(run.made_by[stem] for run in shown if stem in run.maps):
             say(f"{stem} was made in different ways (differs in: {', '.join(differs)})")

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from geomap.errors import InputError, PeriodError
+from geomap.run.account import Mapped
 from geomap.run.learned import read_learned
 from geomap.run.record import Record, read_record
 from geomap.run.totals import ESTIMATED, Row, read_totals
+from geomap.text import plural
 from geomap.types import EXCLUDE, Period
 from geomap.write.layer import Layer
 
@@ -30,7 +32,9 @@ _IF_ASKED: Final = (EXCLUDE, "points", "smooth", "min_area")
 """Those that run.json tells only if they were asked for. Others that it lacks are not known: the run was by a store."""
 _OF_STORE: Final = ("area", "weights", "min_clear_months", "mask", EXCLUDE)
 """Those that a run by stored embeddings has from the run that made them."""
-COLUMNS: Final = ("directory", "period", "map", "id", "name", "pixels", "ha", "share", *ESTIMATED)
+COLUMNS: Final = ("directory", "period", "map", "id", "name", "pixels", "ha", "share", "mapped_share", *ESTIMATED)
+SAME_SHARE: Final = 0.02
+"""Difference between the mapped shares of an area up to which its hectares are compared without a remark."""
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +47,17 @@ class Areas:
     period: Period
     maps: Mapping[str, Sequence[Row]]  # by map stem
     made_by: Mapping[str, Mapping[str, str]]  # by map stem: what decides its areas besides the land, each as JSON
+    mapped: Mapped | None  # how much of the area is mapped; None of runs of earlier versions
+    tiles: int
+    missing: int  # of these, nodata because they could not be made
+
+    @property
+    def gap(self) -> str:
+        """What the maps lack, in words; empty if all tiles were made."""
+        if not self.missing:
+            return ""
+        part = "" if self.mapped is None else f", and {self.mapped.share:.1%} of the area is mapped"
+        return f"{self.directory} lacks {self.missing} of {plural(self.tiles, 'tile')}{part}"
 
 
 def read_areas(directory: Path) -> Areas:
@@ -53,7 +68,14 @@ def read_areas(directory: Path) -> Areas:
     except PeriodError as e:
         raise InputError(f"{directory}/run.json names no months; geomap verify {directory} tells more") from e
     taught = _taught(directory)
-    return Areas(directory, period, maps, {stem: _made_by(record, stem, taught) for stem in maps})
+    made_by = {stem: _made_by(record, stem, taught) for stem in maps}
+    return Areas(directory, period, maps, made_by, record.mapped, len(record.tiles), len(record.quarantined))
+
+
+def unlike(mapped: Iterable[Mapped | None]) -> bool:
+    """Whether runs of one area map so different shares of it that their hectares differ for that."""
+    shares = [one.share for one in mapped if one is not None]
+    return bool(shares) and max(shares) - min(shares) > SAME_SHARE
 
 
 def differing(made_by: Iterable[Mapping[str, str]]) -> list[str]:
@@ -78,17 +100,20 @@ def before(
 
     Returns:
         For each run `months` (first, last), by map stem `pixels` (class id -> pixels), and `other`: the stems of maps
-        that were made in another way (DECIDE).
+        that were made in another way (DECIDE), or of another share of the area.
     """
     names = {layer.stem: {c.value: c.name for c in layer.classes} for layer in layers if layer.of_legend}
     told = []
     for areas in sorted(_readable(directories), key=lambda a: (a.period.end, a.period.start))[-MOST:]:
+        part = unlike([areas.mapped, made.mapped])
         same = [stem for stem, rows in areas.maps.items() if names.get(stem) == {row.id: row.name for row in rows}]
         told.append(
             {
                 "months": [areas.period.month_names[0], areas.period.month_names[-1]],
                 "pixels": {stem: {str(row.id): row.pixels for row in areas.maps[stem]} for stem in same},
-                "other": [stem for stem in same if differing([areas.made_by[stem], _made_by(made, stem, taught)])],
+                "other": [
+                    stem for stem in same if part or differing([areas.made_by[stem], _made_by(made, stem, taught)])
+                ],
             }
         )
     return told
@@ -98,7 +123,9 @@ def rows(runs: Sequence[Areas]) -> list[dict[str, Any]]:
     """A row for each class of each map of each run, with the keys of COLUMNS."""
     return [
         {"directory": str(run.directory), "period": str(run.period), "map": stem, "id": row.id, "name": row.name,
-         "pixels": row.pixels, "ha": row.ha, "share": row.share, **{key: getattr(row, key) for key in ESTIMATED}}
+         "pixels": row.pixels, "ha": row.ha, "share": row.share,
+         "mapped_share": None if run.mapped is None else run.mapped.share,
+         **{key: getattr(row, key) for key in ESTIMATED}}
         for run in runs for stem, found in run.maps.items() for row in found
     ]  # fmt: skip
 

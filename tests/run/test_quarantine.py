@@ -2,22 +2,27 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import rasterio
 
-from geomap import files, grid
+from geomap import files, grid, legends
 from geomap.errors import ReadError, SourceUnavailableError
-from geomap.run import retries
+from geomap.run import history, retries
 from geomap.run.map import map_area
+from geomap.run.record import read_record
 from geomap.run.request import Request
 from geomap.types import Period
+from geomap.write.layer import Layer
 from tests.support import places
 from tests.support.outputs import digests, problems
 from tests.support.requests import request_for
 from tests.support.runner import geomap
+
+LANDCOVER = Layer("landcover", "Land cover", "classes", legends.load("landcover"))
 
 
 @pytest.fixture
@@ -162,4 +167,17 @@ def test_the_command_line_says_which_tile_is_missing_and_exits_with_3(asked, tmp
     shown = geomap("status", tmp_path / "out", "--json")
     assert json.loads(shown.stdout)["quarantined"][east].startswith("ReadError")
     places.mend_east(tmp_path)
+    whole = tmp_path / "whole"
+    assert geomap(*asking[:-1], whole).exit_code == 0
+    share, gap = read_record(tmp_path / "out").mapped.share, f"{tmp_path / 'out'} lacks 1 of 2 tiles, and"
+    beside = geomap("areas", whole, tmp_path / "out", columns=200)
+    assert f"{gap} {share:.1%} of the area is mapped: the areas are those of the rest" in beside.stderr
+    (line,) = [line for line in beside.stdout.splitlines() if "mapped share of the area" in line]
+    assert [*re.findall(r"[\d.]+%", line)] == [f"{read_record(whole).mapped.share:.1%}", f"{share:.1%}"]
+    one = geomap("areas", tmp_path / "out", "--json", columns=200)
+    assert gap in one.stderr
+    assert {row["mapped_share"] for row in json.loads(one.stdout)} == {share}
+    assert [run["other"] for run in history.before([whole], read_record(tmp_path / "out"), [LANDCOVER], None)] == [
+        ["landcover"]
+    ]
     assert geomap(*asking, "--retry-quarantined").exit_code == 0

@@ -566,7 +566,7 @@
     const rows = map.known.filter((c) => columns.some((of) => of[c.id])).map((c) => [c, columns.map((of) => of[c.id] ?? 0)]);
     rows.sort(([, a], [, b]) => b.at(-1) - a.at(-1));
     folded(`Areas over the runs: ${map.title}`,
-      el("p", {}, `Hectares by this map and ${runs.length === 1 ? "the map" : `the ${runs.length} maps`} before it; each line runs from 0 to its largest area. Pixels were counted: part of what changes is error of the maps.${other.some(Boolean) ? " * Made in another way: area, weights, classes, points or options differ." : ""}`),
+      el("p", {}, `Hectares by this map and ${runs.length === 1 ? "the map" : `the ${runs.length} maps`} before it; each line runs from 0 to its largest area. Pixels were counted: part of what changes is error of the maps.${other.some(Boolean) ? " * Made in another way: area, weights, classes, points or options differ, or how much of the area is mapped." : ""}`),
       grid(["Class", "", ...heads], rows.map(([c, counts]) => [c.name, spark(c, counts), ...counts.map((n) => fixed(hectares(n), 2))]), heads.map((_, i) => i + 2)));
   }
   function spark(c, counts) {
