@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -16,11 +16,15 @@ from geomap.cli.show import print_quality
 from geomap.errors import InputError
 from geomap.run import history
 from geomap.run.history import Areas
-from geomap.run.totals import Quality, Row, read_quality
+from geomap.run.totals import Quality, read_quality
 from geomap.text import plural
 from geomap.write.areas import write_rows
 
+if TYPE_CHECKING:
+    from geomap.run.zones import Zone
+
 LEAST_COLUMNS = 3  # runs side by side, however narrow the terminal is
+ESTIMATED_HA = "estimated ha"
 
 
 def areas_command(
@@ -42,7 +46,7 @@ def areas_command(
 
     A pixel counts for a polygon if its centre lies in it. These are mapped areas: a map has errors, and a class that is
     mapped too often has too large an area. Of a map that `geomap assess` has compared with points, the area that these
-    estimate stands beside them, for whole maps.
+    estimate stands beside them, with half its interval of 95 %; in polygons too, where enough of the points lie.
 
     Example: `geomap areas brussels --zones districts.gpkg --column name --out districts.csv`
     """
@@ -92,29 +96,58 @@ def _runs(directories: list[Path]) -> list[Path]:
 def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path | None, as_json: bool) -> None:
     if len(directories) > 1 or directories[0].suffix in (".yaml", ".yml"):
         raise InputError("--zones takes one run: name one directory")
-    _warn_of_gaps([history.read_areas(directories[0])])
+    directory = directories[0]
+    whole = history.read_areas(directory)
+    _warn_of_gaps([whole])
     from geomap.run.zones import COLUMNS, zonal
 
     with progress_bars() as progress:
-        found = zonal(directories[0], zones, column, progress)
+        found = zonal(directory, zones, column, progress)
     rows = [row for zone in found for row in zone.rows]
+    if any(row["adjusted_ha"] is not None for row in rows) and (as_json or out is not None):
+        _warn_of_points([whole])
     if out is not None:
         write_rows(out, COLUMNS, rows)
         say(f"{plural(len(found), 'polygon')} in {out}")
     elif as_json:
         say_json(rows)
     else:
-        table = Table("zone", "map", "class", number("pixels"), number("ha"), number("share"))
-        for zone in found:
-            for row in zone.rows:
-                cells = _cells(row["pixels"], row["ha"], row["share"])
-                table.add_row(escape(zone.name), row["map"], escape(row["name"]), *cells)
-        out_console.print(table)
-        if read_quality(directories[0]):
-            say(f"counts of pixels: the assessed intervals are of the whole map (geomap areas {directories[0]})")
+        _print_zones(rows)
+    for line in _without(directory, found):
+        warn(line)
     if empty := [zone.name for zone in found if zone.empty]:
         named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
         warn(f"without a mapped pixel: {len(empty):,} of {len(found):,} polygons: {named}")
+
+
+def _print_zones(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table("zone", "map", "class", number("pixels"), number("ha"), number("share"))
+    any_estimated = any(row["adjusted_ha"] is not None for row in rows)
+    if any_estimated:
+        table.add_column(ESTIMATED_HA, justify="right")
+    for row in rows:
+        cells = _cells(row["pixels"], row["ha"], row["share"])
+        doubtful = row["probability_sample"] is False
+        estimated = [_estimated(row["adjusted_ha"], row["ci95_ha"], doubtful)] if any_estimated else []
+        table.add_row(escape(row["zone"]), row["map"], escape(row["name"]), *cells, *estimated)
+    out_console.print(table)
+    if any(row["probability_sample"] is False for row in rows):
+        say("*: of points that are not known to be drawn by chance; estimates only if a random sample of the map")
+
+
+def _without(directory: Path, found: Sequence[Zone]) -> Iterator[str]:
+    """What to say of polygons without an estimate, though their map was assessed."""
+    for stem, quality in read_quality(directory).items():
+        few = sum(stem in zone.few for zone in found)
+        if quality.sample is None:
+            yield f"{stem}: counts of pixels, for an older version assessed it; assess it again for estimates here"
+        elif not quality.sample.x:
+            yield f"{stem}: counts of pixels, for such points tell of the whole map alone (geomap areas {directory})"
+        elif few:
+            yield (
+                f"{stem}: too few points for an estimate in {few:,} of {plural(len(found), 'polygon')}; more points of "
+                f"the map help (geomap sample {directory})"
+            )
 
 
 def _whole(run: Areas) -> None:
@@ -122,11 +155,12 @@ def _whole(run: Areas) -> None:
     doubtful = _doubtful(quality)
     table = Table("map", "class", number("pixels"), number("ha"), number("share"))
     if quality:
-        table.add_column("estimated ha", justify="right")
+        table.add_column(ESTIMATED_HA, justify="right")
     for stem, rows in run.maps.items():
         for row in rows:
             if row.pixels or row.adjusted_ha:
-                estimated = [_estimated(row, stem in doubtful) if stem in quality else ""] if quality else []
+                by_points = _estimated(row.adjusted_ha, row.ci95_ha, stem in doubtful) if stem in quality else ""
+                estimated = [by_points] if quality else []
                 table.add_row(stem, escape(row.name), *_cells(row.pixels, row.ha, row.share), *estimated)
     out_console.print(table)
     if run.mapped is not None:
@@ -156,12 +190,12 @@ def _warn_of_points(runs: list[Areas]) -> None:
             warn(f"{what}: by points that are not known to be drawn by chance", style="yellow")
 
 
-def _estimated(row: Row, doubtful: bool) -> str:
+def _estimated(hectares: float | None, ci95: float | None, doubtful: bool) -> str:
     """The area by points with half its interval of 95 %; ?: they leave none; *: they may not be drawn by chance."""
-    if row.adjusted_ha is None:
+    if hectares is None:
         return ""
     mark = " *" if doubtful else ""
-    return f"{row.adjusted_ha:,.2f} +-{'?' if row.ci95_ha is None else f'{row.ci95_ha:,.2f}'}{mark}"
+    return f"{hectares:,.2f} +-{'?' if ci95 is None else f'{ci95:,.2f}'}{mark}"
 
 
 def _beside(runs: list[Areas]) -> None:

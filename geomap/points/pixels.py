@@ -81,8 +81,8 @@ def _held(shape: BaseGeometry, x: NDArray[np.float64], y: NDArray[np.float64]) -
     return np.concatenate(parts)
 
 
-def pixels(lonlat: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(n, 3) EPSG code of the zone that owns each place, and (column, row) of its 10 m pixel.
+def pixels(lonlat: NDArray[np.float64], zones: NDArray[np.integer[Any]] | None = None) -> NDArray[np.int64]:
+    """(n, 3) EPSG code of the zone that owns each place, or of `zones`, and (column, row) of its 10 m pixel.
 
     Counted from the zone's origin eastward and northward: x = 10 * column, y = 10 * row at the south-west corner.
     """
@@ -90,7 +90,7 @@ def pixels(lonlat: NDArray[np.float64]) -> NDArray[np.int64]:
 
     from geomap.grid import RESOLUTION, zone_epsg
 
-    codes = zone_epsg(lonlat[:, 0], lonlat[:, 1])
+    codes = zone_epsg(lonlat[:, 0], lonlat[:, 1]) if zones is None else zones
     found = np.zeros((len(lonlat), 3), np.int64)
     for epsg in np.unique(codes):
         mine = codes == epsg

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,11 +22,11 @@ from geomap.points.match import match, name_key
 from geomap.points.pixels import in_pixels, pixels
 from geomap.points.read import Points, read_points
 from geomap.run import learned, record
-from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, design_of, reach, tell
+from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, design_of, even, reach, tell
 from geomap.run.directory import holding
 from geomap.run.record import Record
 from geomap.run.steady import steady
-from geomap.run.totals import ASSESSED, ESTIMATED
+from geomap.run.totals import ASSESSED, ESTIMATED, Places
 from geomap.text import listed, shown
 from geomap.write.areas import CSV as AREAS_CSV
 from geomap.write.areas import JSON as AREAS
@@ -42,6 +42,11 @@ FEW: Final = 50
 """Points of a mapped class below which intervals are called too narrow (simulated: docs/assessment.md)."""
 _MOST_JSON: Final = 256 << 20
 _MANY: Final = 5  # names in a note
+
+SAMPLE: Final = "sample"
+"""Key of the points by pixel, for estimates in polygons (run/zones.py); not on the page."""
+MOST_POINTS: Final = 100_000
+"""Most points that are kept so: 7 MB of JSON."""
 
 BY_CHANCE: Final = 0.05
 """Share of points on pixels that the map learned from up to which these are left out; more are refused."""
@@ -64,6 +69,7 @@ class Assessed:
     probability: bool  # whether the points were drawn by probability, as the file or the user says
     digest: str  # sha256 of the points
     notes: tuple[str, ...]  # what is assumed or was left out, one line each
+    places: Places  # of the points, where estimates for parts of the map follow from them
 
 
 def assess_map(directory: Path, asked: AssessRequest) -> Assessed:
@@ -115,10 +121,33 @@ def _assess(directory: Path, of: ClassMap, asked: AssessRequest) -> Assessed:
     population, part = _population(sample, found, sum(whole.values()))
     notes += [*part, *_elsewhere(directory, recorded, labelled, whole), *drawn.notes, *_notes(drawn, found, names)]
     made = Assessed(
-        of, names, whole, population, found, trust(sample, sure), drawn.design, drawn.known, points.digest, tuple(notes)
+        of,
+        names,
+        whole,
+        population,
+        found,
+        trust(sample, sure),
+        drawn.design,
+        drawn.known,
+        points.digest,
+        tuple(notes),
+        _places(drawn, points.lonlat, zone, whole),
     )
     _write(directory, made)
     return made
+
+
+def _places(drawn: Drawn, lonlat: NDArray[np.float64], zone: NDArray[np.intp], whole: Mapping[int, int]) -> Places:
+    """The pixels of the points on the map, if all pixels of a class were as likely to be drawn; else none.
+
+    `lonlat` (n, 2) and `zone` (n,): of all points of the file.
+    """
+    here = zone[drawn.kept] > 0
+    if not even(drawn, whole) or here.sum() > MOST_POINTS:
+        return Places([], [], [], [])
+    epsg, column, row = pixels(lonlat[drawn.kept][here], zone[drawn.kept][here]).T
+    x, y = (RESOLUTION * at + RESOLUTION // 2 for at in (column, row))
+    return Places(epsg.tolist(), x.tolist(), y.tolist(), drawn.sample.reference[here].tolist())
 
 
 def _require_unknown(directory: Path, stem: str, called: str) -> None:
@@ -351,7 +380,8 @@ def _write(directory: Path, made: Assessed) -> None:
         if AREAS_CSV in there:
             out[AREAS_CSV] = _with_intervals((directory / AREAS_CSV).read_bytes(), areas)
     if files.PAGE in there:
-        out[files.PAGE] = assessed((directory / files.PAGE).read_bytes(), content)
+        told = {stem: {k: v for k, v in found.items() if k != SAMPLE} for stem, found in content.items()}
+        out[files.PAGE] = assessed((directory / files.PAGE).read_bytes(), told)
     record.add_files(directory, out)
 
 
@@ -396,6 +426,7 @@ def as_json(made: Assessed) -> dict[str, Any]:
         "confusion_points": found.counts.tolist(),  # rows: map, columns: reference, in the order of classes
         "confusion_shares": [[round(v, 9) for v in row] for row in found.shares.tolist()],
         "notes": list(made.notes),
+        SAMPLE: asdict(made.places),
     }
 
 

@@ -112,6 +112,19 @@ def design_of(labelled: Labelled, asked: AssessRequest, whole: Mapping[int, int]
     return Drawn(made, kept, design, known, classes, notes)
 
 
+def even(drawn: Drawn, whole: Mapping[int, int]) -> bool:
+    """Whether all pixels of a mapped class were as likely as each other to be drawn, one by one.
+
+    So it is in a random sample, and in one whose strata are the classes of this map, with all their pixels. `whole`:
+    class id -> pixels of the map.
+    """
+    sizes, cluster = drawn.sample.sizes, drawn.sample.cluster
+    if drawn.design == "stratified":
+        by_class = {drawn.classes.get(h, 0): size for h, size in sizes.items()}
+        return len(sizes) == len(whole) and by_class == whole and len(np.unique(cluster)) == len(cluster)
+    return drawn.design == "random"
+
+
 def reach(sample: Sample) -> tuple[float, float]:
     """Pixels of the map in the strata of a sample, by the share of its points on the map; and the standard error."""
     total = variance = 0.0

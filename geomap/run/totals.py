@@ -40,6 +40,24 @@ class Estimate:
     ci95: float | None
 
 
+_Metres = Annotated[int, Field(ge=-(10**8), le=10**8)]
+_Id = Annotated[int, Field(ge=1, le=10**6)]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Points by pixel, for estimates in parts of a map; none where the sample allows none (run/assess.py)."""
+
+    epsg: list[_Id]  # (n,) of the map's file that holds the pixel
+    x: list[_Metres]  # (n,) of the pixel's centre
+    y: list[_Metres]
+    reference: list[_Id]  # (n,) class on the ground; from 1000 on for classes that the map lacks
+
+    def __post_init__(self) -> None:
+        if len({len(self.epsg), len(self.x), len(self.y), len(self.reference)}) > 1:
+            raise ValueError("the columns of the points differ in length")
+
+
 @dataclass(frozen=True, slots=True)
 class Quality:
     """What the assessment of a map found."""
@@ -47,6 +65,7 @@ class Quality:
     points: int
     overall_accuracy: Estimate
     probability_sample: bool
+    sample: Places | None = None  # None: an older version kept none
 
 
 _Stem = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,60}$")]

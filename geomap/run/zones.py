@@ -2,6 +2,7 @@
 
 A pixel counts for a polygon if its centre lies in it. Each polygon is counted by itself: a pixel in two overlapping
 polygons counts for both. Maps are read by blocks, and one polygon at a time, so memory does not grow with the area.
+Where a map was assessed, its points in a polygon, by the same rule, give estimates for it (assess/part.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.features import rasterize
 from rasterio.warp import transform_bounds
@@ -25,11 +27,13 @@ from rasterio.windows import Window, from_bounds
 from shapely import MultiPolygon, get_coordinates, make_valid, union_all
 
 from geomap.aoi import polygons_of
+from geomap.assess.estimate import Estimates
+from geomap.assess.part import estimate_part
 from geomap.errors import InputError, ReadError
 from geomap.points.source import missing, read_shapes
 from geomap.run.record import Record, map_files, read_record
 from geomap.run.steady import steady
-from geomap.run.totals import Row, read_totals
+from geomap.run.totals import ESTIMATED, Quality, Row, read_quality, read_totals
 from geomap.text import listed, plain, plural, shown
 from geomap.types import Progress, silent
 from geomap.write.areas import HECTARES
@@ -45,8 +49,9 @@ BLOCK: Final = 2048
 BESIDE: Final = Affine.translation(1e-6, 1e-6)
 """Moves centres by a millionth of a pixel: of two polygons whose common edge runs through them, GDAL counts both."""
 GLOBE: Final = "EPSG:4326"
-COLUMNS: Final = ("zone", "map", "id", "name", "pixels", "ha", "share")
-NOTHING: Final = {"id": 0, "name": "not mapped", "pixels": 0, "ha": 0.0, "share": 0.0}
+COLUMNS: Final = ("zone", "map", "id", "name", "pixels", "ha", "share", *ESTIMATED)
+UNKNOWN: Final[dict[str, Any]] = dict.fromkeys(ESTIMATED)
+NOTHING: Final = {"id": 0, "name": "not mapped", "pixels": 0, "ha": 0.0, "share": 0.0, **UNKNOWN}
 """The row of a map without a pixel in a polygon, so that no polygon is lost where tables are joined."""
 
 
@@ -56,6 +61,7 @@ class Zone:
 
     name: str
     rows: tuple[Mapping[str, Any], ...]  # COLUMNS; classes that occur, by map and area; of none, NOTHING
+    few: tuple[str, ...] = ()  # maps whose points could give estimates, but too few lie in it
 
     @property
     def empty(self) -> bool:
@@ -63,8 +69,19 @@ class Zone:
         return not any(row["pixels"] for row in self.rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What lies in a polygon."""
+
+    pixels: Counter[int]  # by class id on the map
+    points: Counter[tuple[int, int]]  # by class id on the map, and on the ground
+
+    def __add__(self, other: Counted) -> Counted:
+        return Counted(self.pixels + other.pixels, self.points + other.points)
+
+
 def zonal(directory: Path, source: str, column: str | None = None, progress: Progress = silent) -> tuple[Zone, ...]:
-    """The areas of classes in each polygon of a file, in the file's order.
+    """The areas of classes in each polygon of a file, in the file's order, with estimates by the points in it.
 
     Args:
         directory: of a finished run.
@@ -78,34 +95,64 @@ def zonal(directory: Path, source: str, column: str | None = None, progress: Pro
         ReadError: a map cannot be read.
     """
     with steady(directory) as reading:
-        totals, record = read_totals(directory), read_record(directory)
+        totals, record, assessed = read_totals(directory), read_record(directory), read_quality(directory)
         shapes, names = read_zones(source, column)
         paths = {stem: _paths(directory, record, stem) for stem in totals}
+        points = {stem: _points(assessed.get(stem)) for stem in totals}
         moved: dict[int, Any] = {}
         zones = []
         for i, name in enumerate(names):
-            rows: list[Mapping[str, Any]] = []
+            rows, few = list[Mapping[str, Any]](), list[str]()
             for stem, classes in totals.items():
-                counts: Counter[int] = Counter()
+                found = Counted(Counter(), Counter())
                 for path in paths[stem]:
-                    counts += _counted(path, shapes, moved, i)
-                rows += [{"zone": name, "map": stem, **area} for area in _areas(classes, counts)]
-            zones.append(Zone(name, tuple(rows)))
+                    found += _counted(path, shapes, moved, i, points[stem])
+                made = estimate_part(found.pixels, found.points)
+                by_points = _by_points(made, found.pixels, assessed[stem]) if made else {}
+                rows += [{"zone": name, "map": stem, **area} for area in _areas(classes, found.pixels, by_points)]
+                if found.pixels and len(points[stem]) and not made:
+                    few.append(stem)
+            zones.append(Zone(name, tuple(rows), tuple(few)))
             progress("zones", i + 1, len(names))
         reading.require()
     return tuple(zones)
 
 
-def _areas(classes: Sequence[Row], counts: Counter[int]) -> list[Mapping[str, Any]]:
-    """The classes of a map that occur in a polygon, by area, largest first; of none, NOTHING."""
+def _areas(
+    classes: Sequence[Row], counts: Counter[int], by_points: Mapping[int, dict[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """The classes of a map that occur in a polygon, mapped or by points, by mapped area, largest first; of none,
+    NOTHING.
+    """
     total = sum(counts.values())
-    found = sorted((row for row in classes if counts[row.id]), key=lambda row: (-counts[row.id], row.id))
+    here = (row for row in classes if counts[row.id] or row.id in by_points)
     areas: list[Mapping[str, Any]] = [
         {"id": row.id, "name": row.name, "pixels": n, "ha": round(n * HECTARES, 2), "share": round(n / total, 6)}
-        for row in found
+        | by_points.get(row.id, UNKNOWN)
+        for row in sorted(here, key=lambda row: (-counts[row.id], row.id))
         for n in [counts[row.id]]
     ]
     return areas if total else [NOTHING]
+
+
+def _points(found: Quality | None) -> NDArray[np.int64]:
+    """(n, 4) the points of an assessment: EPSG code, x and y of the pixel's centre, class; none if it kept none."""
+    kept = found.sample if found else None
+    return np.array([kept.epsg, kept.x, kept.y, kept.reference] if kept else [[]] * 4, np.int64).T
+
+
+def _by_points(made: Estimates, counts: Counter[int], found: Quality) -> dict[int, dict[str, Any]]:
+    """Class id -> ESTIMATED in a polygon, as run/assess.py gives them of a whole map."""
+    hectares = sum(n for c, n in counts.items() if c not in made.empty) * HECTARES
+    return {
+        c: {
+            "adjusted_ha": round(area.value * hectares, 2),
+            "ci95_ha": round(area.ci95 * hectares, 2) if area.error else None,
+            "probability_sample": found.probability_sample,
+        }
+        for c, area in zip(made.classes, made.areas, strict=True)
+        if c not in made.empty
+    }
 
 
 def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
@@ -177,24 +224,37 @@ def _paths(directory: Path, record: Record, stem: str) -> list[Path]:
     return paths
 
 
-def _counted(path: Path, shapes: Any, moved: dict[int, Any], index: int) -> Counter[int]:
-    """Class id -> pixels of a map whose centres lie in a polygon."""
-    counts = np.zeros(256, np.int64)
+def _counted(
+    path: Path, shapes: Any, moved: dict[int, Any], index: int, points: NDArray[np.int64] | None = None
+) -> Counted:
+    """The pixels of a map whose centres lie in a polygon, and the points (n, 4) on them."""
+    counts, found = np.zeros(256, np.int64), Counter[tuple[int, int]]()
     try:
         with rasterio.open(path.absolute(), driver="GTiff", sharing=False) as source:
             epsg = source.crs.to_epsg()
             if epsg not in moved:
                 moved[epsg] = _bent(shapes, source)
             polygon = moved[epsg].iloc[index]
+            here = None if points is None else points[points[:, 0] == epsg, 1:]
             for window in _blocks(source, polygon.bounds):
                 size, place = (window.height, window.width), source.window_transform(window)
                 inside = rasterize([(polygon, 1)], size, transform=place @ BESIDE, dtype="uint8")
                 if inside.any():
-                    counts += np.bincount(source.read(1, window=window)[inside == 1], minlength=256)
+                    ids = source.read(1, window=window) * inside
+                    counts += np.bincount(ids.ravel(), minlength=256)
+                    found += _on(ids, place, here) if here is not None and len(here) else Counter()
     except RasterioError as e:
         raise ReadError(f"cannot read {path}: {e}; geomap verify {path.parent} tells more") from e
     counts[0] = 0
-    return Counter({int(v): int(counts[v]) for v in np.flatnonzero(counts)})
+    return Counted(Counter({int(v): int(counts[v]) for v in np.flatnonzero(counts)}), found)
+
+
+def _on(ids: NDArray[np.uint8], place: Affine, points: NDArray[np.int64]) -> Counter[tuple[int, int]]:
+    """(class id on the map, class on the ground) -> points, (n, 3) x, y and class, on the pixels that have one."""
+    columns, rows = (np.floor(v).astype(np.intp) for v in ~place @ (points[:, 0], points[:, 1]))
+    held = (rows >= 0) & (rows < ids.shape[0]) & (columns >= 0) & (columns < ids.shape[1])
+    mapped = ids[rows[held], columns[held]]
+    return Counter((m, r) for m, r in zip(mapped.tolist(), points[held, 2].tolist(), strict=True) if m)
 
 
 def _bent(shapes: Any, source: Any) -> Any:

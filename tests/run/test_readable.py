@@ -233,9 +233,9 @@ def test_longitudes_beyond_180_and_wide_polygons_hold_their_pixels(tmp_path, eps
     with rasterio.open(tmp_path / "m.tif", "w", driver="GTiff", count=1, dtype="uint8", **place) as made:
         made.write(np.ones((1, 100, 100), np.uint8))
     shapes = zones._polygons(geopandas.GeoSeries([shape], crs=4326).make_valid())
-    assert zones._counted(tmp_path / "m.tif", shapes, {}, 0) == {1: 10_000}
+    assert zones._counted(tmp_path / "m.tif", shapes, {}, 0).pixels == {1: 10_000}
     far = geopandas.GeoSeries([shapely.affinity.translate(shape, 0, 5)], crs=4326)
-    assert not zones._counted(tmp_path / "m.tif", far, {}, 0)
+    assert not zones._counted(tmp_path / "m.tif", far, {}, 0).pixels
 
 
 def test_polygons_of_collections_count_and_rows_without_one_are_named(tmp_path, caplog) -> None:
@@ -263,7 +263,7 @@ def test_polygons_of_collections_count_and_rows_without_one_are_named(tmp_path, 
     table.to_file(tmp_path / "own.gpkg")
     shapes, names = zones.read_zones(str(tmp_path / "own.gpkg"), "name")
     assert names == ["a", "row 3", "collection", "overlap", "flat"]
-    counts = [zones._counted(tmp_path / "m.tif", shapes, {}, i)[1] for i in range(len(names))]
+    counts = [zones._counted(tmp_path / "m.tif", shapes, {}, i).pixels[1] for i in range(len(names))]
     assert counts == [n for _, n in rows.values() if n is not None]
     assert "own.gpkg: 3 rows without a polygon, left out: line, none, collected" in caplog.text
     assert zones.read_zones(str(tmp_path / "own.gpkg"), None)[1] == ["1", "3", "4", "5", "6"]

@@ -45,7 +45,7 @@ def finished(
         tables.append((layers[0], statistics[name].counts))
     write_areas(folder, tables)
     write_stac(folder, maps, Period(2023, 1), software={}, lineage="test", provenance={})
-    tiles = tuple(f"{epsg}_000_0000" for epsg in zones)
+    tiles = tuple(f"{epsg % 100}UDS_00_00" for epsg in zones)
     sums = files.digests(folder)
     sealed = {"files": len(sums), "seal": files.seal(sums)}
     asked = {"period": "2023-01_2023-12", **(request or {})}
