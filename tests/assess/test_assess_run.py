@@ -512,6 +512,7 @@ def test_a_class_whose_stratum_is_gone_has_no_area_and_the_others_are_for_the_ma
             error[c] += (size / total) ** 2 * p * (1 - p) / (n - 1)
     assert made.population == total
     found = json.loads((run / "assessment.json").read_text())["landcover"]
+    assert len(found["sample"]["x"]) == found["points"]  # in parts of the map, the others are known
     assert found["area_ha"] == pytest.approx(total / 100)
     by_id = {c["id"]: c for c in found["classes"]}
     for c in expected:
@@ -542,6 +543,7 @@ def test_a_sample_of_a_part_of_the_map_tells_how_much_it_leaves_out(run: Path, t
     assert made.population == size
     told = f"the part of the map in no stratum of the file ({(total - size) / 100:,.2f} ha, {1 - size / total:.1%})"
     assert sum(note.startswith(f"{told} has no point") for note in made.notes) == 1
+    assert made.places.x == []  # in the west nothing is known
     assert sum(a.value for a in made.estimates.areas) == pytest.approx(1)
 
 
@@ -555,6 +557,7 @@ def test_a_sample_of_one_map_assesses_another_whose_classes_are_not_the_strata(
     made = assess_map(better, AssessRequest(points, "class"))
     assert made.estimates.overall.value == 1
     assert made.population == 240 * 150
+    assert made.places.x == []
     assert sum(a.value for a in made.estimates.areas) == pytest.approx(1)
     assert any("points lie where nothing is mapped" in note for note in made.notes)
 
@@ -576,7 +579,7 @@ def test_polygons_are_clusters_with_all_their_pixels(run: Path) -> None:
     assert made.estimates.overall.value == pytest.approx(np.mean(right), abs=0.005)
     assert made.estimates.overall.error == pytest.approx(np.std(right, ddof=1) / np.sqrt(30), rel=0.1)
     assert made.estimates.quantile == pytest.approx(2.045, abs=1e-3)  # t of 29 degrees of freedom: any table
-    assert made.design == "cluster"
+    assert (made.design, made.places.x) == ("cluster", [])
 
 
 def test_a_polygon_counts_with_all_its_pixels_however_large_or_thin(run: Path) -> None:

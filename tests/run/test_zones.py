@@ -39,6 +39,7 @@ def test_each_pixel_lies_in_one_of_the_cells_that_cover_it(tmp_path: Path, shift
     assert {zones._counted(tmp_path / "m.tif", shapes, moved, i).pixels[1] for i in range(400)} == {100}
     x, y = (v.ravel() for v in np.meshgrid(west + 5 + 10 * np.arange(300), north - 5 - 10 * np.arange(300)))
     points = np.column_stack([np.full(len(x), 32631), x, y, np.full(len(x), 7)])  # one on each pixel
+    points = np.concatenate([points, points + np.array([1, 0, 0, 0])])  # and at the same numbers in another zone
     assert all(
         zones._counted(tmp_path / "m.tif", shapes, moved, i, points).points == {(1, 7): 100} for i in range(0, 400, 21)
     )
