@@ -18,7 +18,6 @@ from geomap.errors import NothingMappedError, QuarantineError
 from geomap.run.account import summary
 from geomap.run.directory import NOT_STORED
 from geomap.run.record import read_record
-from geomap.text import plural
 
 if TYPE_CHECKING:
     from geomap.run import map, record
@@ -228,7 +227,8 @@ def print_quality(found: Mapping[str, Quality]) -> None:
         overall = quality.overall_accuracy
         interval = "?" if overall.ci95 is None else f"{overall.ci95:.2f}"
         drawn = "" if quality.probability_sample else ", which are not known to be drawn by chance"
+        of = f" of {quality.part}" if quality.part else ""
         tell(
-            f"{stem} was assessed with {plural(quality.points, 'point')}{drawn}: overall accuracy "
-            f"{overall.value:.2f} +-{interval} (assessment.json)"
+            f"{stem} was assessed with {quality.by}{drawn}: overall accuracy{of} {overall.value:.2f} +-{interval} "
+            "(assessment.json)"
         )

@@ -26,11 +26,12 @@ from geomap.run.design import NOWHERE, AssessRequest, Design, Drawn, Labelled, d
 from geomap.run.directory import holding
 from geomap.run.record import Record
 from geomap.run.steady import steady
-from geomap.run.totals import ASSESSED, ESTIMATED, Places
+from geomap.run.totals import ASSESSED, ESTIMATED, WHOLE, Places
 from geomap.text import listed, shown
 from geomap.write.areas import CSV as AREAS_CSV
 from geomap.write.areas import JSON as AREAS
 from geomap.write.areas import as_csv
+from geomap.write.layer import UNCLASSIFIED
 from geomap.write.report import assessed
 
 JSON: Final = ASSESSED
@@ -63,6 +64,7 @@ class Assessed:
     names: Mapping[int, str]  # id -> name, of the map's classes and of others that points have
     pixels: Mapping[int, int]  # id -> pixels of the map
     population: int  # pixels that the estimates are about
+    polygons: int | None  # that were drawn, and whose pixels count; None: points were
     estimates: Estimates
     trust: tuple[Trust, ...]  # how often it is right, by its confidence
     design: Design
@@ -125,6 +127,7 @@ def _assess(directory: Path, of: ClassMap, asked: AssessRequest) -> Assessed:
         names,
         whole,
         population,
+        _polygons(drawn),
         found,
         trust(sample, sure),
         drawn.design,
@@ -135,6 +138,12 @@ def _assess(directory: Path, of: ClassMap, asked: AssessRequest) -> Assessed:
     )
     _write(directory, made)
     return made
+
+
+def _polygons(drawn: Drawn) -> int | None:
+    """How many polygons the points are the pixels of, if these were drawn; else None."""
+    sample = drawn.sample
+    return len(np.unique(sample.cluster[sample.mapped > 0])) if drawn.design == "cluster" else None
 
 
 def _places(drawn: Drawn, lonlat: NDArray[np.float64], zone: NDArray[np.intp], whole: Mapping[int, int]) -> Places:
@@ -166,12 +175,17 @@ def _population(sample: Sample, found: Estimates, mapped: int) -> tuple[int, lis
     sampled = sum(size for h, size in sample.sizes.items() if h not in found.empty)
     most = min(sampled, mapped)  # strata of another map may reach beyond this one
     reached, error = reach(sample)
+    lists = "no estimated areas are listed beside those of the map"
     if reached + NORMAL_95 * error >= most:
-        return most, []
+        of = f"{most * HECTARES:,.2f} of the map's {mapped * HECTARES:,.2f} ha"
+        return most, [] if most >= WHOLE * mapped else [f"WARNING: the figures are for {of}: {lists}"]
     part = (
         f"about {reached * HECTARES:,.0f} of {most * HECTARES:,.0f} ha of the map, as where it was drawn from another"
     )
-    return round(reached), [f"WARNING: the sample reaches {part} one: the figures are for that part"]
+    figures = (
+        f"the figures are for that part, and {lists}" if reached < WHOLE * mapped else "the figures are for that part"
+    )
+    return round(reached), [f"WARNING: the sample reaches {part} one: {figures}"]
 
 
 def _elsewhere(directory: Path, recorded: Record, labelled: Labelled, whole: Mapping[int, int]) -> Iterator[str]:
@@ -211,7 +225,7 @@ def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[n
     names, reference = dict(of.names), matched.ids.astype(np.intp)
     numbers = dict[str, int]()
     for name in matched.unknown:
-        if name_key(name) == name_key(of.names.get(legends.UNCLASSIFIED_ID, "")):
+        if name_key(name) == name_key(UNCLASSIFIED):
             continue  # nothing is known of the place
         number = numbers.setdefault(name_key(name), 1000 + len(numbers))
         names.setdefault(number, name)
@@ -306,9 +320,11 @@ def _notes(drawn: Drawn, found: Estimates, names: Mapping[int, str]) -> list[str
     if doubtful:
         notes.append(f"{doubtful} points lie on unclassified pixels, which count as wrong in the overall accuracy")
     real = [c != legends.UNCLASSIFIED_ID for c in found.classes]
-    few = [names.get(c, str(c)) for c, n in zip(found.classes, rows.tolist(), strict=True) if 0 < n < FEW]
+    cluster, mapped = drawn.sample.cluster, drawn.sample.mapped
+    few = [names.get(c, str(c)) for c in found.classes if 0 < len(np.unique(cluster[mapped == c])) < FEW]
     if few:
-        notes.append(f"fewer than {FEW} points, which makes intervals too narrow: {_some(few)}")
+        units = "polygons" if drawn.design == "cluster" else "points"
+        notes.append(f"fewer than {FEW} {units}, which makes intervals too narrow: {_some(few)}")
     sure = [
         names.get(c, str(c))
         for c, n, user, is_real in zip(found.classes, rows.tolist(), found.users, real, strict=True)
@@ -408,8 +424,10 @@ def as_json(made: Assessed) -> dict[str, Any]:
         "design": made.design,
         "probability_sample": made.probability,
         "points": int(found.counts.sum()),
+        "polygons": made.polygons,
         "points_sha256": made.digest,
         "area_ha": round(hectares, 2),
+        "map_ha": round(sum(made.pixels.values()) * HECTARES, 2),
         "overall_accuracy": _numbers(found.overall),
         "reliability": [
             {
@@ -468,10 +486,14 @@ def _table(content: Mapping[str, Any]) -> bytes:
 
 
 def _add_intervals(entries: list[Any], made: Assessed) -> None:
-    """Add the estimated area and half its interval, in hectares, to the entries of areas.json, and of which points."""
+    """Add the estimated area and half its interval, in hectares, to the entries of areas.json, and of which points.
+
+    Of points that tell of a part of the map there is none: it would stand beside the pixels of the whole.
+    """
+    whole = made.population >= WHOLE * sum(made.pixels.values())
     place = {c: i for i, c in enumerate(made.estimates.classes)}
     for entry in entries:
-        area = _numbers(_area(made, place[entry["id"]]), 2) if entry.get("id") in place else None
+        area = _numbers(_area(made, place[entry["id"]]), 2) if whole and entry.get("id") in place else None
         told = (area["value"], area["ci95"], made.probability) if area else (None, None, None)
         entry |= dict(zip(ESTIMATED, told, strict=True))
 

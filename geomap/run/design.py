@@ -76,7 +76,7 @@ def design_of(labelled: Labelled, asked: AssessRequest, whole: Mapping[int, int]
         sizes |= rest
         classes = _one_class(stratum, labelled.mapped) | {h: NOWHERE - h for h in rest if h != NOWHERE}
         kept = (labelled.reference > 0) & (stratum >= 0)
-        design: Design = "stratified"
+        design: Design = "stratified" if len(sizes) > 1 else "random"  # as the file of a random sample says
         tell(notes, stratum < 0, "points have no stratum, so they are not of the sample; left out")
     else:
         design = asked.design or ("cluster" if polygons else "random")
@@ -119,10 +119,11 @@ def even(drawn: Drawn, whole: Mapping[int, int]) -> bool:
     class id -> pixels of the map.
     """
     sizes, cluster = drawn.sample.sizes, drawn.sample.cluster
+    one_by_one = len(np.unique(cluster)) == len(cluster)
     if drawn.design == "stratified":
         by_class = {drawn.classes.get(h, 0): size for h, size in sizes.items()}
-        return len(sizes) == len(whole) and by_class == whole and len(np.unique(cluster)) == len(cluster)
-    return drawn.design == "random"
+        return len(sizes) == len(whole) and by_class == whole and one_by_one
+    return drawn.design == "random" and one_by_one
 
 
 def reach(sample: Sample) -> tuple[float, float]:

@@ -39,6 +39,11 @@ NOT_BY_CHANCE: Final = (
     "their interval of 95 % after ±: they are areas of the map only if these are a random sample of it."
 )
 """What is said beneath areas that were assessed with such points."""
+OF_PART: Final = (
+    "Hectares are counts of pixels. The points that were looked at tell of a part of the map, as is said below, so no "
+    "estimates stand beside them."
+)
+"""What is said beneath areas that were assessed with points of less than 95 % of the map."""
 TAUGHT: Final = "“{}” was learned from labelled points: {}"
 """What is said where points moved the classes: the legend, and what learned.json says."""
 BY_WORDS: Final = "Points were given for “{}”, but it is mapped by its words alone: {}"
@@ -140,6 +145,7 @@ def facts(
         "sky": list(record.mapped.sky) if record.mapped else [],
         "honest": HONEST,
         "estimated": ESTIMATED,
+        "of_part": OF_PART,
         "not_by_chance": NOT_BY_CHANCE,
         "validation": validations(product, learned),
         "confidence": CONFIDENCE if any(layer.legend for layer in product.layers) else "",

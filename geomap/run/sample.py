@@ -10,7 +10,16 @@ from typing import Literal
 
 import numpy as np
 
-from geomap.assess.allocation import Allocation, allocate, expected_error, fewest, points_at_random, points_needed
+from geomap import legends
+from geomap.assess.allocation import (
+    LEAST,
+    Allocation,
+    allocate,
+    expected_error,
+    fewest,
+    points_at_random,
+    points_needed,
+)
 from geomap.assess.class_map import ClassMap, blocks, find_map
 from geomap.assess.draw import Drawn, count, draw
 from geomap.assess.sample_file import require_new, write_sample
@@ -81,6 +90,8 @@ def sample_map(directory: Path, out: Sequence[Path], asked: SampleRequest, progr
         expected = _expected(of, pixels, asked)
         needed = points_at_random if asked.design == "random" else points_needed
         n = asked.n if asked.n is not None else needed(pixels, expected, asked.standard_error)
+        if asked.n is None and asked.design == "stratified":
+            n = max(n, LEAST * len(pixels))
         rng = np.random.default_rng(asked.seed)
         if asked.design == "random":
             stratum_of, shares = dict.fromkeys(pixels, 1), {1: min(n, sum(pixels.values()))}
@@ -112,4 +123,5 @@ def _expected(of: ClassMap, pixels: Mapping[int, int], asked: SampleRequest) -> 
         if name_key(name) not in by_name:
             raise InputError(f"--expected: {of.stem} has no class {name!r}; choose from {', '.join(of.names.values())}")
         given[by_name[name_key(name)]] = value
-    return {c: given.get(c, asked.expected_else) for c in pixels}
+    wrong = {legends.UNCLASSIFIED_ID: 0.0}  # as `assess` counts these pixels
+    return {c: given.get(c, wrong.get(c, asked.expected_else)) for c in pixels}

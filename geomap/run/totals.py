@@ -10,11 +10,15 @@ from pydantic import Field, StringConstraints, TypeAdapter
 
 from geomap import files
 from geomap.errors import InputError
+from geomap.text import plural
 from geomap.write.areas import JSON as FILE
 
 ASSESSED: Final = "assessment.json"
 ESTIMATED: Final = ("adjusted_ha", "ci95_ha", "probability_sample")
 """Keys of an area that an assessment adds."""
+
+WHOLE: Final = 0.95
+"""Share of a map from which on figures of a part of it count as those of the whole, as in polygons (assess/part.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,23 @@ class Quality:
     overall_accuracy: Estimate
     probability_sample: bool
     sample: Places | None = None  # None: an older version kept none
+    polygons: int | None = None  # that the points are the pixels of, where these were drawn
+    area_ha: float | None = None  # that the figures are about; None: an older version
+    map_ha: float | None = None  # of the whole map
+
+    @property
+    def by(self) -> str:
+        """By how many points the map was assessed, in words."""
+        if self.polygons is None:
+            return plural(self.points, "point")
+        return f"{plural(self.polygons, 'polygon')} ({plural(self.points, 'pixel')})"
+
+    @property
+    def part(self) -> str:
+        """Of which part of the map the figures are, in words; empty if of all of it."""
+        if self.area_ha is None or self.map_ha is None or self.area_ha >= WHOLE * self.map_ha:
+            return ""
+        return f"{self.area_ha:,.1f} of its {self.map_ha:,.1f} ha"
 
 
 _Stem = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,60}$")]

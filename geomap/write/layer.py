@@ -21,6 +21,8 @@ _NODATA: Final[dict[Kind, float]] = {
     "classes": NODATA_ID, "percent": 255, "score": float("nan"), "count": 255, "likeness": float("nan"),
     "colour": 0, "ndvi": -32768,
 }  # fmt: skip
+UNCLASSIFIED: Final = "Unclassified"
+"""Name of the class of pixels that are too doubtful for one of the legend."""
 _UNCLASSIFIED_COLOUR: Final = "#9b9b9b"
 
 _NOT_XML: Final = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -102,7 +104,7 @@ class Layer:
         entries = sorted(Entry(c.id, plain(c.name), c.colour.lower(), plain(c.code or "")) for c in found)
         return (
             *entries,
-            *([Entry(UNCLASSIFIED_ID, "Unclassified", _UNCLASSIFIED_COLOUR)] if self.unclassified else []),
+            *([Entry(UNCLASSIFIED_ID, UNCLASSIFIED, _UNCLASSIFIED_COLOUR)] if self.unclassified else []),
         )
 
     @property

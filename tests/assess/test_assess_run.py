@@ -113,6 +113,24 @@ def test_the_size_follows_from_a_standard_error(run: Path, tmp_path: Path) -> No
     spread, total = right * (1 - right), sum(plain.pixels.values())
     drawn = sample_map(run, [tmp_path / "c.csv"], sure).drawn.lonlat
     assert len(drawn) == np.ceil(spread / (0.02**2 + spread / total))
+    none = sample_map(run, [tmp_path / "d.csv"], SampleRequest(expected_else=1.0))  # none is needed, but for variances
+    assert {*none.points.values()} == {2}
+
+
+def test_a_random_sample_is_told_as_one(run: Path, truth: Path, tmp_path: Path) -> None:
+    sample_map(run, [tmp_path / "p.gpkg"], SampleRequest(n=150, design="random"))
+    made = assess_map(run, AssessRequest(write(filled(tmp_path / "p.gpkg", truth), tmp_path / "a.gpkg"), "class"))
+    assert (made.design, made.probability, made.polygons) == ("random", True, None)
+    assert len(made.places.x) == 150
+
+
+def test_pixels_without_a_class_are_expected_to_be_wrong_as_they_count(tmp_path: Path) -> None:
+    doubtful = np.where(np.indices(MAP.shape)[0] < 60, 255, MAP)
+    run = finished(tmp_path / "doubtful", {"landcover": {32631: doubtful}})
+    made = sample_map(run, [tmp_path / "a.csv"], SampleRequest())
+    shares = {c: size / sum(made.pixels.values()) for c, size in made.pixels.items()}
+    variance = sum(w**2 * 0.8 * 0.2 / made.points[c] for c, w in shares.items() if c != 255)
+    assert made.standard_error == pytest.approx(variance**0.5)
 
 
 @pytest.mark.parametrize(
@@ -467,6 +485,9 @@ def test_what_cannot_count_is_left_out_and_told(run: Path, answered: Path) -> No
     assert "classes that the map does not have, so it is wrong there: Moon (1)" in told
     assert len(made.estimates.classes) == len(whole.estimates.classes) + 1
     assert made.population == whole.population
+    table.loc[6:8, "class"] = "unclassified"  # on a map without such pixels
+    again = assess_map(run, AssessRequest(write(table, answered.with_name("doubt.gpkg")), "class"))
+    assert again.estimates.counts.sum() == made.estimates.counts.sum() - 3
 
 
 def test_points_without_a_class_have_no_stratum_where_the_sample_has_none(run: Path, answered: Path) -> None:
@@ -528,8 +549,13 @@ def test_a_class_whose_stratum_is_gone_has_no_area_and_the_others_are_for_the_ma
     known = {a["id"]: a for a in json.loads((run / "areas.json").read_text())["landcover"]}
     assert (known[3]["adjusted_ha"], known[3]["ci95_ha"]) == (None, None)
     rows = {row["id"]: row for row in csv.DictReader((run / "areas.csv").open())}
-    assert (rows["3"]["adjusted_ha"], rows["3"]["ci95_ha"]) == ("", "")
-    assert float(rows["2"]["adjusted_ha"]) == by_id[2]["area_ha"]["value"]
+    assert {row["adjusted_ha"] for row in rows.values()} == {""}  # estimates of a part do not stand beside the whole
+    part = f"{total / 100:,.2f} of the map's {(total + size) / 100:,.2f} ha"
+    assert f"WARNING: the figures are for {part}: no estimated areas are listed beside those of the map" in made.notes
+    assert (
+        f"overall accuracy of {total / 100:,.1f} of its {(total + size) / 100:,.1f} ha 0."
+        in geomap("explain", run, columns=200).stdout
+    )
     assert check.check(run).problems == ()
 
 
@@ -579,7 +605,11 @@ def test_polygons_are_clusters_with_all_their_pixels(run: Path) -> None:
     assert made.estimates.overall.value == pytest.approx(np.mean(right), abs=0.005)
     assert made.estimates.overall.error == pytest.approx(np.std(right, ddof=1) / np.sqrt(30), rel=0.1)
     assert made.estimates.quantile == pytest.approx(2.045, abs=1e-3)  # t of 29 degrees of freedom: any table
-    assert (made.design, made.places.x) == ("cluster", [])
+    assert (made.design, made.places.x, made.polygons) == ("cluster", [], 30)
+    told = f"landcover was assessed with {made.polygons} polygons ({made.estimates.counts.sum():,} pixels): overall"
+    assert told in geomap("explain", run, columns=200).stdout
+    (few,) = [note for note in made.notes if note.startswith("fewer than 50 polygons")]
+    assert "Cropland" in few  # of thousands of pixels
 
 
 def test_a_polygon_counts_with_all_its_pixels_however_large_or_thin(run: Path) -> None:

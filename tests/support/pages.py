@@ -33,7 +33,7 @@ FACTS: dict[str, Any] = {
     "limits": [HOSTILE[0]], "cite": ["Copernicus"], "account": "",
     "scenes": [],
     "left_out": [], "missed": [], "sky": [], "quarantined": [], "estimated": "Estimates.",
-    "not_by_chance": "Of some points.",
+    "not_by_chance": "Of some points.", "of_part": "Of a part.",
     "before": [], "command": f"geomap map --classes '{HOSTILE[0]}'", "needs": "", "made": [], "software": [],
     "files": [["a b#c.tif", 1234, "5e" * 32]],
 }  # fmt: skip

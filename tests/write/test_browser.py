@@ -365,6 +365,13 @@ def test_an_assessed_map_shows_its_estimates_and_confusion(browser: Any, plain: 
         told = "1,234 points, which are not known to be drawn by chance: overall accuracy"
         assert seen.page.locator("#facts").inner_text().count(told) == 1
         assert told in seen.page.locator("#not li").first.inner_text()
+    part = {**whole, "confusion_points": np.eye(4).tolist(), "area_ha": 40.0, "map_ha": 108.0, "polygons": 39}
+    made.write_bytes(assessed(plain.read_bytes(), {"landcover": part}))
+    with shown(browser, made) as seen:
+        assert seen.page.locator("#honest").inner_text() == "Of a part."
+        assert not seen.page.locator("#legend .estimate").count()
+        told = "39 polygons (1,234 pixels): overall accuracy of 40.0 of its 108.0 ha 50.0 ± 12.5 %"
+        assert told in seen.page.locator("#not li").first.inner_text()
 
 
 @script

@@ -366,13 +366,14 @@
     at("areas-csv").parentElement.hidden = !classes;
     at("honest").hidden = !classes;
     const found = data.assessed[map.stem];
-    at("honest").textContent = !found ? data.facts.honest : byChance(found) ? data.facts.estimated : data.facts.not_by_chance;
+    at("honest").textContent = !found ? data.facts.honest : ofPart(found) ? data.facts.of_part : byChance(found) ? data.facts.estimated : data.facts.not_by_chance;
     box.classList.toggle("long", classes && map.classes.length > 10);
     if (classes) box.append(classTable(map));
     else if (map.kind !== "picture") box.append(...rampLegend(map));
   }
   function classTable(map) {
-    const estimated = new Map((data.assessed[map.stem]?.classes ?? []).map((c) => [c.id, c.area_ha]));
+    const found = data.assessed[map.stem];
+    const estimated = new Map((found && !ofPart(found) ? found.classes : []).map((c) => [c.id, c.area_ha]));
     const intervals = estimated.size > 0;
     const run = past(map).at(-1);
     const before = run?.pixels[map.stem];
@@ -616,20 +617,29 @@
   function byChance(found) { // whether an assessment is by points that are known to be drawn so
     return found.probability_sample !== false;
   }
+  function ofPart(found) { // whether its figures are of less than 95 % of the map
+    return found.area_ha < 0.95 * (found.map_ha ?? 0);
+  }
+  function part(found) {
+    return ofPart(found) ? ` of ${fixed(found.area_ha, 1)} of its ${fixed(found.map_ha, 1)} ha` : "";
+  }
+  function units(found) {
+    return found.polygons ? `${whole(found.polygons)} polygons (${whole(found.points)} pixels)` : `${whole(found.points)} points`;
+  }
   function drawn(found) {
     return byChance(found) ? "" : ", which are not known to be drawn by chance";
   }
   function validated({ stem, says, open }) { // how a legend was validated, and what points that were looked at say of its map
     const found = data.assessed[stem];
     if (!found) return `${says} ${open}`.trim();
-    return `${says} This map was assessed with ${whole(found.points)} points${drawn(found)}: overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. More below.`;
+    return `${says} This map was assessed with ${units(found)}${drawn(found)}: overall accuracy${part(found)} ${withInterval(found.overall_accuracy, 1, 100)} %. More below.`;
   }
   function assessment(map, found) {
     const classes = found.classes.map((c) => [c.name, withInterval(c.users_accuracy, 1, 100), withInterval(c.producers_accuracy, 1, 100),
       withInterval(c.area_ha, 2), whole(c.points_reference)]);
     const names = found.classes.map((c) => c.name);
     folded(`Assessment: ${map.title}`,
-      el("p", {}, `${whole(found.points)} points${drawn(found)}: overall accuracy ${withInterval(found.overall_accuracy, 1, 100)} %. Half intervals of 95 % follow ±; ?: the points leave none; blank: nothing is known.`),
+      el("p", {}, `${units(found)}${drawn(found)}: overall accuracy${part(found)} ${withInterval(found.overall_accuracy, 1, 100)} %. Half intervals of 95 % follow ±; ?: the points leave none; blank: nothing is known.`),
       grid(["Class", "User's accuracy, %", "Producer's accuracy, %", "Hectares", "Points on the ground"], classes, [1, 2, 3, 4]),
       el("h3", {}, "Confusion: mapped in rows, on the ground in columns, in points"),
       grid(["", ...names], found.confusion_points.map((row, i) => [names[i], ...row.map(whole)]), names.map((_, i) => i + 1)),
