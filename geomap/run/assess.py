@@ -65,6 +65,7 @@ class Assessed:
     pixels: Mapping[int, int]  # id -> pixels of the map
     population: int  # pixels that the estimates are about
     polygons: int | None  # that were drawn, and whose pixels count; None: points were
+    few: tuple[str, ...]  # classes with fewer than FEW points, or polygons
     estimates: Estimates
     trust: tuple[Trust, ...]  # how often it is right, by its confidence
     design: Design
@@ -128,6 +129,7 @@ def _assess(directory: Path, of: ClassMap, asked: AssessRequest) -> Assessed:
         whole,
         population,
         _polygons(drawn),
+        tuple(names.get(c, str(c)) for c in _few(drawn, found)),
         found,
         trust(sample, sure),
         drawn.design,
@@ -320,9 +322,7 @@ def _notes(drawn: Drawn, found: Estimates, names: Mapping[int, str]) -> list[str
     if doubtful:
         notes.append(f"{doubtful} points lie on unclassified pixels, which count as wrong in the overall accuracy")
     real = [c != legends.UNCLASSIFIED_ID for c in found.classes]
-    cluster, mapped = drawn.sample.cluster, drawn.sample.mapped
-    few = [names.get(c, str(c)) for c in found.classes if 0 < len(np.unique(cluster[mapped == c])) < FEW]
-    if few:
+    if few := [names.get(c, str(c)) for c in _few(drawn, found)]:
         units = "polygons" if drawn.design == "cluster" else "points"
         notes.append(f"fewer than {FEW} {units}, which makes intervals too narrow: {_some(few)}")
     sure = [
@@ -342,6 +342,12 @@ def _notes(drawn: Drawn, found: Estimates, names: Mapping[int, str]) -> list[str
     if never:
         notes.append(f"the class of no point, so its area is estimated as 0, without an interval: {_some(never)}")
     return notes
+
+
+def _few(drawn: Drawn, found: Estimates) -> list[int]:
+    """The mapped classes with fewer than FEW points, or polygons, but some."""
+    cluster, mapped = drawn.sample.cluster, drawn.sample.mapped
+    return [c for c in found.classes if 0 < len(np.unique(cluster[mapped == c])) < FEW]
 
 
 def _called(stratum: int, drawn: Drawn, names: Mapping[int, str]) -> str:
@@ -425,6 +431,7 @@ def as_json(made: Assessed) -> dict[str, Any]:
         "probability_sample": made.probability,
         "points": int(found.counts.sum()),
         "polygons": made.polygons,
+        "few": list(made.few),
         "points_sha256": made.digest,
         "area_ha": round(hectares, 2),
         "map_ha": round(sum(made.pixels.values()) * HECTARES, 2),

@@ -70,6 +70,7 @@ class Quality:
     overall_accuracy: Estimate
     probability_sample: bool
     sample: Places | None = None  # None: an older version kept none
+    few: tuple[str, ...] = ()  # classes with so few points that their intervals are too narrow
     polygons: int | None = None  # that the points are the pixels of, where these were drawn
     area_ha: float | None = None  # that the figures are about; None: an older version
     map_ha: float | None = None  # of the whole map

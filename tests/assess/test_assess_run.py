@@ -607,7 +607,9 @@ def test_polygons_are_clusters_with_all_their_pixels(run: Path) -> None:
     assert made.estimates.quantile == pytest.approx(2.045, abs=1e-3)  # t of 29 degrees of freedom: any table
     assert (made.design, made.places.x, made.polygons) == ("cluster", [], 30)
     told = f"landcover was assessed with {made.polygons} polygons ({made.estimates.counts.sum():,} pixels): overall"
-    assert told in geomap("explain", run, columns=200).stdout
+    said = geomap("explain", run, columns=200).stdout
+    assert told in said
+    assert "its intervals are too narrow for classes with few points: Cropland" in said
     (few,) = [note for note in made.notes if note.startswith("fewer than 50 polygons")]
     assert "Cropland" in few  # of thousands of pixels
 
