@@ -249,10 +249,24 @@ def test_the_coordinate_system_may_have_any_name(series: xr.DataArray, name: str
 
 
 def test_latitudes_are_those_of_the_pixels_in_any_order(embeddings: xr.DataArray) -> None:
-    box = checks.box_of(embeddings.isel(y=[30, 2, 50, 20], x=[9, 40, 1, 8]))
+    box = checks.box_of(embeddings.isel(y=[30, 2, 50, 49], x=[9, 40, 1, 8]))
     assert box is not None
-    ends = checks.box_of(embeddings.isel(y=[2, 50], x=[1, 40]))
+    ends = checks.box_of(embeddings.isel(y=[2, 3, 50], x=[1, 40, 39]))
     assert box == ends
+
+
+def test_latitudes_of_pixels_in_degrees_are_their_own(embeddings: xr.DataArray) -> None:
+    """The edges lie half a step of the array away, and not 5 degrees, half the metres of a pixel."""
+    step = 0.0001
+    x, y = 4.42 + step * np.arange(embeddings.sizes["x"]), 50.9 - step * np.arange(embeddings.sizes["y"])
+    there = embeddings.assign_coords(x=x, y=y).rio.write_crs(4326)
+    for part, beyond in ((there, step / 2), (there.isel(x=[0], y=[0]), 0)):
+        box, (x, y) = checks.box_of(part), (part.x.values, part.y.values)
+        edges = x[0] - beyond, y[-1] - beyond, x[-1] + beyond, y[0] + beyond
+        assert box is not None
+        np.testing.assert_allclose((box.west, box.south, box.east, box.north), edges, rtol=0, atol=1e-9)
+    made = geomap.label(there, legends=banded("farm", (-10, 47), (55, 70), (47, 55)))
+    assert len(made.farm.attrs["class_names"]) == 6
 
 
 def test_latitudes_that_leave_too_few_classes_are_named(embeddings: xr.DataArray) -> None:

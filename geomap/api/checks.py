@@ -38,8 +38,6 @@ RESERVED = frozenset({"x", "y", "spatial_ref", CLEAR_MONTHS})
 """Names in a Dataset of maps that no legend may have."""
 LONGEST = 80
 """Most characters of a value in a message."""
-HALF = RESOLUTION / 2
-"""Metres from a pixel's centre to its edges."""
 UTM = frozenset({*range(32601, 32661), *range(32701, 32761)})
 """EPSG codes of the UTM zones of WGS 84."""
 LENGTH_WITHIN = 0.01
@@ -253,9 +251,19 @@ def box_of(embeddings: xr.DataArray) -> Box | None:
     """The box in degrees around the pixels of an array; None if it does not tell where it lies."""
     if not {"x", "y"} <= set(embeddings.coords) or (crs := embeddings.rio.crs) is None:
         return None
-    x, y = embeddings.x.values, embeddings.y.values
-    bounds = np.nanmin(x) - HALF, np.nanmin(y) - HALF, np.nanmax(x) + HALF, np.nanmax(y) + HALF
-    return Box(*transform_bounds(crs, "EPSG:4326", *bounds))
+    alone = RESOLUTION if crs.is_projected else 0.0
+    (west, east), (south, north) = (_ends(embeddings[axis].values, alone) for axis in ("x", "y"))
+    return Box(*transform_bounds(crs, "EPSG:4326", west, south, east, north))
+
+
+def _ends(centres: NDArray[np.float64], alone: float) -> tuple[float, float]:
+    """The outer edges of pixels along an axis, in its units: half a step beyond their centres, in whatever order.
+
+    `alone`: the step of a single pixel, which does not tell its own.
+    """
+    known = np.unique(centres[~np.isnan(centres)])
+    half = (np.diff(known).min() if len(known) > 1 else alone) / 2
+    return float(known[0] - half), float(known[-1] + half)
 
 
 def zone_of(embeddings: xr.DataArray) -> int:
