@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -672,7 +673,7 @@ def test_wrong_words_to_search_and_composite_are_told(scenes: Archive, area: str
             geomap.search(area, "2023", scenes.items, **wrong)
     found = geomap.search(area, 2023, scenes.items)  # a path and a number will do
     with pytest.raises(NoScenesError, match="the area that was searched"):
-        geomap.composite(found, "10,50.9,10.002,50.902")
+        geomap.composite(replace(found, area=shapely.box(0, 40, 20, 60)), "10,50.9,10.002,50.902")
     with pytest.raises(InputError, match=r"all that geomap\.search returned"):
         geomap.composite(found.scenes, area)
     with pytest.raises(InputError, match=r"not all of these scenes are of 2023-04_2023-06; search that period"):
@@ -684,6 +685,38 @@ def test_wrong_words_to_search_and_composite_are_told(scenes: Archive, area: str
     for device in (None, 0, "gpu"):
         with pytest.raises(InputError, match=f"unknown device '{device}'; use auto, cpu"):
             geomap.embed(series, device=device)
+
+
+def test_an_area_beyond_the_one_searched_is_refused(scenes: Archive) -> None:
+    """Scenes that lie over its rest alone were never searched for."""
+    west, south, east, north = scenes.bbox
+    middle = (west + east) / 2
+    found = geomap.search((west, south, middle, north), "2023-07", scenes.items)
+    whole = geomap.composite(found, (west, south, middle, north))
+    again = pickle.loads(pickle.dumps(found))
+    rounded = (west - 4e-5, south - 4e-5, middle + 4e-5, north + 4e-5)
+    for inside in (rounded, f"{west},{south},{(west + middle) / 2},{north}"):
+        assert geomap.composite(again, inside).any()
+    assert whole.any()
+    for beyond in ((west, south, middle + 2e-4, north), "10,50.9,10.002,50.902", scenes.bbox):
+        with pytest.raises(
+            InputError, match=r"beyond the one that was searched; .* geomap\.search\(area, '(.*)'\)"
+        ) as e:
+            geomap.composite(found, beyond)
+        named = re.search("'(.*)'", str(e.value))
+        assert named
+        assert geomap.Request(area=scenes.bbox, period=named[1], stac=str(scenes.items)).period == found.period
+
+
+def test_areas_across_the_antimeridian_are_inside_themselves(scenes: Archive) -> None:
+    found = geomap.search(scenes.bbox, "2023-07", scenes.items)
+    wide = replace(found, area=geomap.Area("179.9,-17,-179.9,-16.9").geometry)
+    for area, why in (
+        ("179.95,-17,180,-16.9", "none of these scenes lies over"),
+        ("179.8,-17,180,-16.9", "reaches beyond"),
+    ):
+        with pytest.raises(InputError, match=why):
+            geomap.composite(wide, area)
 
 
 def test_a_mask_may_be_its_keys_and_a_device_that_of_torch(
