@@ -493,8 +493,12 @@ def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataAr
     few, rest = (geomap.embed(s, min_clear_months=1, device="cpu") for s in (summer, masked))
     np.testing.assert_array_equal(few, rest)
     for odd, why in (
-        (window / 10_000, "whole numbers 0..65535"),
+        (window / 10_000, r"fractions up to 0\.\d+; give \(series \* 10000\)\.round\(\)$"),
+        (window.astype("float32") / 10_000 * 1.1, r"give \(series \* 10000\)\.round\(\)$"),
+        (window.astype("float32") + 0.01, r"fractions up to \d{4,}\.?\d*; give series\.round\(\)$"),
         (window.astype("int32") + 70_000, "whole numbers 0..65535"),
+        ((window / 100).round().astype("uint8"), "8 bits cannot hold; give series as geomap.composite gives it"),
+        ((window / 100).round().astype("int8"), "8 bits cannot hold"),
         (window.isel(band=[0, 1, 2]), "needs the bands"),
         (window.isel(month=[0, 0]), "each calendar month at most once"),
         (window.isel(month=0), "of \\(month, band, y, x\\)"),
@@ -512,6 +516,21 @@ def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataAr
     ):
         with pytest.raises(InputError, match=why):
             geomap.embed(odd, device="cpu")
+
+
+def test_percent_and_bytes_are_told_from_reflectance_x_10000(
+    series: xr.DataArray, caplog: pytest.LogCaptureFixture
+) -> None:
+    window = series.isel(y=slice(20, 30), x=slice(20, 40))
+    for dim in ((window / 100).round(), (window / 100).round().astype("uint16"), window * 0 + 255):
+        caplog.clear()
+        assert geomap.embed(dim, device="cpu").notnull().any()
+        (said,) = caplog.messages
+        assert f"largest value of the series is {int(dim.max())}, where reflectance x 10000" in said
+    caplog.clear()
+    for well in (window, window * 0, window * 0 + 256, window.where(window > 0)):
+        geomap.embed(well, device="cpu")
+    assert not caplog.messages
 
 
 def test_saturated_values_are_nodata_as_in_a_composite(series: xr.DataArray) -> None:
