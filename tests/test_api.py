@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import pickle
 import re
 import shutil
@@ -30,6 +31,7 @@ from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.encode.model import PixelEncoder
 from geomap.encode.weights import Weights
 from geomap.errors import InputError, LegendError, NoScenesError, WeightsError
+from geomap.run.workers import Resources
 from geomap.simulate import Archive
 from tests.support import REPOSITORY
 
@@ -773,6 +775,37 @@ def test_earlier_runs_may_be_text_and_other_options_of_a_run_are_checked_first(
     assert '"before":[{' in (tmp_path / "out/index.html").read_text().replace(" ", "")
     for one in (run, str(run)):
         assert checks.checked_run({"earlier": one}) == {"earlier": (run,)}
+
+
+def test_workers_of_a_script_without_a_guard_are_told(run: Path, area: str, tmp_path: Path) -> None:
+    """Each of them runs the script first, up to its own map_area."""
+    script = tmp_path / "script.py"
+    lines = (
+        "import geomap",
+        "from geomap.run.workers import Resources",
+        f"request = geomap.Request(area={area!r}, period='2023', composites={str(run)!r}, device='cpu')",
+        "print('once more')",
+        "geomap.map_area(request, 'out', resources=Resources(workers=1))",
+    )
+    script.write_text("\n".join(lines))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    guard = 'if __name__ == "__main__":'
+    assert f"each worker runs the script that starts it, and would start workers too; put map_area under {guard}" in (
+        done.stderr
+    )
+    assert done.stderr.rstrip().endswith(f"a script of Python must call map_area under {guard}")
+    script.write_text("\n".join((*lines[:-1], guard, f"    {lines[-1]}")))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/landcover.tif").exists()
+
+
+def test_workers_of_a_process_that_may_have_none_are_told(run: Path, area: str, tmp_path: Path) -> None:
+    request = geomap.Request(area=area, period="2023", composites=run, device="cpu")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        job = pool.apply_async(geomap.map_area, (request, tmp_path / "out"), {"resources": Resources(workers=1)})
+        with pytest.raises(InputError, match=r"may start none; use concurrent\.futures\.ProcessPoolExecutor"):
+            job.get(timeout=100)
 
 
 def test_an_area_over_two_zones_is_for_a_run(scenes: Archive) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import multiprocessing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from geomap.lonlat import Box
 from geomap.points.read import PointFiles
 from geomap.run.keys import DEFAULT_LEGEND, MIN_CLEAR_MONTHS, FinishKeys, Restriction, require_points, several
 from geomap.run.request import restriction_of
-from geomap.run.workers import Resources
+from geomap.run.workers import GUARD, Resources
 from geomap.sentinel2 import BANDS
 from geomap.text import shown
 from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Finish
@@ -366,13 +367,27 @@ def checked_run(options: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(options)
     for name in {"refresh", "retry_quarantined", "keep_items"} & found.keys():
         found[name] = checked_flag(name, found[name])
-    if not isinstance(found.get("resources", Resources()), Resources):
-        raise InputError(
-            "resources must be such as geomap.run.workers.Resources(workers=2), not " + _what(found["resources"])
-        )
+    if not isinstance(resources := found.get("resources", Resources()), Resources):
+        raise InputError(f"resources must be such as geomap.run.workers.Resources(workers=2), not {_what(resources)}")
+    if resources.workers:
+        _require_parent()
     if "earlier" in found:
         named = several(found["earlier"])
         if not isinstance(named, list | tuple) or not all(isinstance(run, str | Path) for run in named):
             raise InputError(f"earlier must be directories of runs, not {_what(found['earlier'])}")
         found["earlier"] = tuple(map(Path, named))
     return found
+
+
+def _require_parent() -> None:
+    """Raise InputError in a process that cannot start workers."""
+    me = multiprocessing.current_process()
+    if getattr(me, "_inheriting", False):  # it is still importing the script, as multiprocessing itself checks too
+        raise InputError(
+            f"each worker runs the script that starts it, and would start workers too; put map_area under {GUARD}"
+        )
+    if me.daemon:
+        raise InputError(
+            "workers cannot start from a process of multiprocessing.Pool, which may start none; use "
+            "concurrent.futures.ProcessPoolExecutor, or leave resources out"
+        )
