@@ -80,6 +80,24 @@ def run(scenes: Archive, area: str, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its stores over more pixels than a chunk of theirs has, in three months."""
+    folder = tmp_path_factory.mktemp("wide")
+    scenes = simulate.write_archive(folder / "scenes", size=280)
+    west, south, east, north = scenes.bbox
+    request = geomap.Request(
+        area=(west + 0.0005, south, east, north - 0.0003),
+        period="2023-06/2023-08",
+        stac=str(scenes.items),
+        device="cpu",
+        save_composites=True,
+        save_embeddings=True,
+    )
+    geomap.map_area(request, folder / "run")
+    return folder / "run"
+
+
 def mapped(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     for file in sorted(path.glob("*.tif")):
         with rasterio.open(file) as source:
@@ -165,6 +183,26 @@ def test_stores_open_lazily_and_label_as_the_command_does(run: Path, series: xr.
     maps = geomap.label(store["embedding"], legends="crops")
     for stem, pixels in mapped(tmp_path / "crops"):
         assert (maps[stem].values == pixels).mean() > 0.999, stem  # cosines in 384 dimensions and in 128
+
+
+@pytest.mark.parametrize("names", [["composite"], ["embedding"], ["composite", "embedding"]])
+def test_arrays_of_a_store_can_be_written_to_zarr(tmp_path: Path, wide: Path, names: list[str]) -> None:
+    """The area begins in the midst of the store's chunks, and the arrays have several."""
+    store = geomap.open_store(wide)
+    assert all(len(store.chunks[axis]) > 1 for axis in ("y", "x"))
+    part = store[names]
+    part.to_zarr(tmp_path / "copy.zarr", consolidated=False)
+    again = xr.open_zarr(tmp_path / "copy.zarr", decode_coords="all", consolidated=False)
+    assert again.rio.crs == store.rio.crs
+    for name in {*names, "clear", "clear_months"} & set(again.variables):
+        np.testing.assert_array_equal(again[name].fillna(0), part[name].where(again[name].notnull(), 0), err_msg=name)
+    few = {"y": slice(250, 262), "x": slice(250, 262)}
+    if "composite" in names:
+        made, wanted = (geomap.embed(a["composite"].isel(few), device="cpu") for a in (again, store))
+        np.testing.assert_array_equal(made, wanted)
+        np.testing.assert_array_equal(made.clear_months, wanted.clear_months)
+    if "embedding" in names:
+        np.testing.assert_array_equal(*(geomap.label(a["embedding"].isel(few)).landcover for a in (again, store)))
 
 
 def test_composites_of_a_store_are_embedded_as_those_of_scenes(run: Path, embeddings: xr.DataArray) -> None:
