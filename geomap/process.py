@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -141,10 +142,10 @@ def give_back() -> None:
 
 
 def set_threads(count: int) -> None:
-    """Let torch use `count` threads of the CPU from now on."""
+    """Let torch use `count` threads of the CPU from now on; one in a process forked from one that had loaded it."""
     import torch
 
-    torch.set_num_threads(count)
+    torch.set_num_threads(1 if _forked else count)
 
 
 @contextmanager
@@ -174,7 +175,7 @@ def threads(count: int) -> Iterator[None]:
         set_threads(before)
 
 
-_POOLS_LOCK: Final = threading.Lock()
+_pools_lock = threading.Lock()
 _before: list[int] = []  # torch's threads before the first of the pools that are in use, once for each of these
 
 
@@ -187,7 +188,7 @@ def side_by_side(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
     """
     import torch
 
-    with _POOLS_LOCK:
+    with _pools_lock:
         before = _before[0] if _before else torch.get_num_threads()
         _before.append(before)
     pool = ThreadPoolExecutor(workers, name, set_threads, (1,))
@@ -195,9 +196,25 @@ def side_by_side(workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        with _POOLS_LOCK:
+        with _pools_lock:
             _before.pop()
             set_threads(before)
+
+
+_forked = False  # from a process that had loaded torch
+
+
+def _settle_fork() -> None:
+    """Let torch use one thread in a forked process: its pool came without its threads, and work would wait for ever."""
+    global _forked, _pools_lock
+    _pools_lock = threading.Lock()  # another thread may have held it
+    if "torch" in sys.modules:
+        _forked = True
+        set_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_settle_fork)
 
 
 def result(job: Future[T]) -> T:

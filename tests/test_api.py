@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import multiprocessing
+import pickle
 import re
 import shutil
 import subprocess
@@ -29,6 +31,7 @@ from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.encode.model import PixelEncoder
 from geomap.encode.weights import Weights
 from geomap.errors import InputError, LegendError, NoScenesError, WeightsError
+from geomap.run.workers import Resources
 from geomap.simulate import Archive
 from tests.support import REPOSITORY
 
@@ -75,6 +78,24 @@ def run(scenes: Archive, area: str, tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("run") / "out"
     geomap.map_area(request, out)
     return out
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its stores over more pixels than a chunk of theirs has, in three months."""
+    folder = tmp_path_factory.mktemp("wide")
+    scenes = simulate.write_archive(folder / "scenes", size=280)
+    west, south, east, north = scenes.bbox
+    request = geomap.Request(
+        area=(west + 0.0005, south, east, north - 0.0003),
+        period="2023-06/2023-08",
+        stac=str(scenes.items),
+        device="cpu",
+        save_composites=True,
+        save_embeddings=True,
+    )
+    geomap.map_area(request, folder / "run")
+    return folder / "run"
 
 
 def mapped(path: Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -162,6 +183,28 @@ def test_stores_open_lazily_and_label_as_the_command_does(run: Path, series: xr.
     maps = geomap.label(store["embedding"], legends="crops")
     for stem, pixels in mapped(tmp_path / "crops"):
         assert (maps[stem].values == pixels).mean() > 0.999, stem  # cosines in 384 dimensions and in 128
+        if stem.endswith("confidence"):
+            assert np.abs(maps[stem].values.astype(int) - pixels).max() <= 1
+
+
+@pytest.mark.parametrize("names", [["composite"], ["embedding"], ["composite", "embedding"]])
+def test_arrays_of_a_store_can_be_written_to_zarr(tmp_path: Path, wide: Path, names: list[str]) -> None:
+    """The area begins in the midst of the store's chunks, and the arrays have several."""
+    store = geomap.open_store(wide)
+    assert all(len(store.chunks[axis]) > 1 for axis in ("y", "x"))
+    part = store[names]
+    part.to_zarr(tmp_path / "copy.zarr", consolidated=False)
+    again = xr.open_zarr(tmp_path / "copy.zarr", decode_coords="all", consolidated=False)
+    assert again.rio.crs == store.rio.crs
+    for name in {*names, "clear", "clear_months"} & set(again.variables):
+        np.testing.assert_array_equal(again[name].fillna(0), part[name].where(again[name].notnull(), 0), err_msg=name)
+    few = {"y": slice(250, 262), "x": slice(250, 262)}
+    if "composite" in names:
+        made, wanted = (geomap.embed(a["composite"].isel(few), device="cpu") for a in (again, store))
+        np.testing.assert_array_equal(made, wanted)
+        np.testing.assert_array_equal(made.clear_months, wanted.clear_months)
+    if "embedding" in names:
+        np.testing.assert_array_equal(*(geomap.label(a["embedding"].isel(few)).landcover for a in (again, store)))
 
 
 def test_composites_of_a_store_are_embedded_as_those_of_scenes(run: Path, embeddings: xr.DataArray) -> None:
@@ -249,10 +292,24 @@ def test_the_coordinate_system_may_have_any_name(series: xr.DataArray, name: str
 
 
 def test_latitudes_are_those_of_the_pixels_in_any_order(embeddings: xr.DataArray) -> None:
-    box = checks.box_of(embeddings.isel(y=[30, 2, 50, 20], x=[9, 40, 1, 8]))
+    box = checks.box_of(embeddings.isel(y=[30, 2, 50, 49], x=[9, 40, 1, 8]))
     assert box is not None
-    ends = checks.box_of(embeddings.isel(y=[2, 50], x=[1, 40]))
+    ends = checks.box_of(embeddings.isel(y=[2, 3, 50], x=[1, 40, 39]))
     assert box == ends
+
+
+def test_latitudes_of_pixels_in_degrees_are_their_own(embeddings: xr.DataArray) -> None:
+    """The edges lie half a step of the array away, and not 5 degrees, half the metres of a pixel."""
+    step = 0.0001
+    x, y = 4.42 + step * np.arange(embeddings.sizes["x"]), 50.9 - step * np.arange(embeddings.sizes["y"])
+    there = embeddings.assign_coords(x=x, y=y).rio.write_crs(4326)
+    for part, beyond in ((there, step / 2), (there.isel(x=[0], y=[0]), 0)):
+        box, (x, y) = checks.box_of(part), (part.x.values, part.y.values)
+        edges = x[0] - beyond, y[-1] - beyond, x[-1] + beyond, y[0] + beyond
+        assert box is not None
+        np.testing.assert_allclose((box.west, box.south, box.east, box.north), edges, rtol=0, atol=1e-9)
+    made = geomap.label(there, legends=banded("farm", (-10, 47), (55, 70), (47, 55)))
+    assert len(made.farm.attrs["class_names"]) == 6
 
 
 def test_latitudes_that_leave_too_few_classes_are_named(embeddings: xr.DataArray) -> None:
@@ -478,8 +535,12 @@ def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataAr
     few, rest = (geomap.embed(s, min_clear_months=1, device="cpu") for s in (summer, masked))
     np.testing.assert_array_equal(few, rest)
     for odd, why in (
-        (window / 10_000, "whole numbers 0..65535"),
+        (window / 10_000, r"fractions up to 0\.\d+; give \(series \* 10000\)\.round\(\)$"),
+        (window.astype("float32") / 10_000 * 1.1, r"give \(series \* 10000\)\.round\(\)$"),
+        (window.astype("float32") + 0.01, r"fractions up to \d{4,}\.?\d*; give series\.round\(\)$"),
         (window.astype("int32") + 70_000, "whole numbers 0..65535"),
+        ((window / 100).round().astype("uint8"), "8 bits cannot hold; give series as geomap.composite gives it"),
+        ((window / 100).round().astype("int8"), "8 bits cannot hold"),
         (window.isel(band=[0, 1, 2]), "needs the bands"),
         (window.isel(month=[0, 0]), "each calendar month at most once"),
         (window.isel(month=0), "of \\(month, band, y, x\\)"),
@@ -497,6 +558,21 @@ def test_bands_go_by_name_months_by_date_and_nodata_may_be_nan(series: xr.DataAr
     ):
         with pytest.raises(InputError, match=why):
             geomap.embed(odd, device="cpu")
+
+
+def test_percent_and_bytes_are_told_from_reflectance_x_10000(
+    series: xr.DataArray, caplog: pytest.LogCaptureFixture
+) -> None:
+    window = series.isel(y=slice(20, 30), x=slice(20, 40))
+    for dim in ((window / 100).round(), (window / 100).round().astype("uint16"), window * 0 + 255):
+        caplog.clear()
+        assert geomap.embed(dim, device="cpu").notnull().any()
+        (said,) = caplog.messages
+        assert f"largest value of the series is {int(dim.max())}, where reflectance x 10000" in said
+    caplog.clear()
+    for well in (window, window * 0, window * 0 + 256, window.where(window > 0)):
+        geomap.embed(well, device="cpu")
+    assert not caplog.messages
 
 
 def test_saturated_values_are_nodata_as_in_a_composite(series: xr.DataArray) -> None:
@@ -658,7 +734,7 @@ def test_wrong_words_to_search_and_composite_are_told(scenes: Archive, area: str
             geomap.search(area, "2023", scenes.items, **wrong)
     found = geomap.search(area, 2023, scenes.items)  # a path and a number will do
     with pytest.raises(NoScenesError, match="the area that was searched"):
-        geomap.composite(found, "10,50.9,10.002,50.902")
+        geomap.composite(replace(found, area=shapely.box(0, 40, 20, 60)), "10,50.9,10.002,50.902")
     with pytest.raises(InputError, match=r"all that geomap\.search returned"):
         geomap.composite(found.scenes, area)
     with pytest.raises(InputError, match=r"not all of these scenes are of 2023-04_2023-06; search that period"):
@@ -670,6 +746,38 @@ def test_wrong_words_to_search_and_composite_are_told(scenes: Archive, area: str
     for device in (None, 0, "gpu"):
         with pytest.raises(InputError, match=f"unknown device '{device}'; use auto, cpu"):
             geomap.embed(series, device=device)
+
+
+def test_an_area_beyond_the_one_searched_is_refused(scenes: Archive) -> None:
+    """Scenes that lie over its rest alone were never searched for."""
+    west, south, east, north = scenes.bbox
+    middle = (west + east) / 2
+    found = geomap.search((west, south, middle, north), "2023-07", scenes.items)
+    whole = geomap.composite(found, (west, south, middle, north))
+    again = pickle.loads(pickle.dumps(found))
+    rounded = (west - 4e-5, south - 4e-5, middle + 4e-5, north + 4e-5)
+    for inside in (rounded, f"{west},{south},{(west + middle) / 2},{north}"):
+        assert geomap.composite(again, inside).any()
+    assert whole.any()
+    for beyond in ((west, south, middle + 2e-4, north), "10,50.9,10.002,50.902", scenes.bbox):
+        with pytest.raises(
+            InputError, match=r"beyond the one that was searched; .* geomap\.search\(area, '(.*)'\)"
+        ) as e:
+            geomap.composite(found, beyond)
+        named = re.search("'(.*)'", str(e.value))
+        assert named
+        assert geomap.Request(area=scenes.bbox, period=named[1], stac=str(scenes.items)).period == found.period
+
+
+def test_areas_across_the_antimeridian_are_inside_themselves(scenes: Archive) -> None:
+    found = geomap.search(scenes.bbox, "2023-07", scenes.items)
+    wide = replace(found, area=geomap.Area("179.9,-17,-179.9,-16.9").geometry)
+    for area, why in (
+        ("179.95,-17,180,-16.9", "none of these scenes lies over"),
+        ("179.8,-17,180,-16.9", "reaches beyond"),
+    ):
+        with pytest.raises(InputError, match=why):
+            geomap.composite(wide, area)
 
 
 def test_a_mask_may_be_its_keys_and_a_device_that_of_torch(
@@ -707,6 +815,37 @@ def test_earlier_runs_may_be_text_and_other_options_of_a_run_are_checked_first(
     assert '"before":[{' in (tmp_path / "out/index.html").read_text().replace(" ", "")
     for one in (run, str(run)):
         assert checks.checked_run({"earlier": one}) == {"earlier": (run,)}
+
+
+def test_workers_of_a_script_without_a_guard_are_told(run: Path, area: str, tmp_path: Path) -> None:
+    """Each of them runs the script first, up to its own map_area."""
+    script = tmp_path / "script.py"
+    lines = (
+        "import geomap",
+        "from geomap.run.workers import Resources",
+        f"request = geomap.Request(area={area!r}, period='2023', composites={str(run)!r}, device='cpu')",
+        "print('once more')",
+        "geomap.map_area(request, 'out', resources=Resources(workers=1))",
+    )
+    script.write_text("\n".join(lines))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    guard = 'if __name__ == "__main__":'
+    assert f"each worker runs the script that starts it, and would start workers too; put map_area under {guard}" in (
+        done.stderr
+    )
+    assert done.stderr.rstrip().endswith(f"a script of Python must call map_area under {guard}")
+    script.write_text("\n".join((*lines[:-1], guard, f"    {lines[-1]}")))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/landcover.tif").exists()
+
+
+def test_workers_of_a_process_that_may_have_none_are_told(run: Path, area: str, tmp_path: Path) -> None:
+    request = geomap.Request(area=area, period="2023", composites=run, device="cpu")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        job = pool.apply_async(geomap.map_area, (request, tmp_path / "out"), {"resources": Resources(workers=1)})
+        with pytest.raises(InputError, match=r"may start none; use concurrent\.futures\.ProcessPoolExecutor"):
+            job.get(timeout=100)
 
 
 def test_an_area_over_two_zones_is_for_a_run(scenes: Archive) -> None:

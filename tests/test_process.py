@@ -3,7 +3,10 @@
 import errno
 import importlib.util
 import logging
+import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +82,49 @@ def test_pools_at_the_same_time_put_back_what_the_first_found():
             with ThreadPoolExecutor(1) as later:
                 assert later.submit(torch.get_num_threads).result() == 3
     assert torch.get_num_threads() == before
+
+
+FORKED = """
+import multiprocessing
+from contextlib import nullcontext
+import numpy as np, pandas as pd, torch, xarray as xr
+import geomap
+from geomap import process
+from geomap.sentinel2 import BANDS
+
+coords = {"month": pd.date_range("2023-01", periods=12, freq="MS"), "band": list(BANDS)}
+dn = np.random.default_rng(0).integers(200, 4000, (12, 10, 40, 50)).astype("uint16")
+series = xr.DataArray(dn, dims=("month", "band", "y", "x"), coords=coords)
+
+def mapped():
+    return geomap.label(geomap.embed(series, device="cpu")).landcover.values
+
+def child(whole):
+    np.testing.assert_array_equal(mapped(), whole)
+    with process.threads(4), process.side_by_side(2, "test"):
+        assert torch.get_num_threads() == 1
+        torch.randn(10**6).relu()
+
+process.set_threads(4)
+whole = mapped()
+for busy in nullcontext(), process._pools_lock:  # alone, and while another thread makes a pool
+    made = multiprocessing.get_context("fork").Process(target=child, args=(whole,))
+    with busy:
+        made.start()
+    made.join(60)
+    hangs = made.is_alive()
+    made.kill()
+    made.join()
+    assert (hangs, made.exitcode) == (False, 0)
+assert torch.get_num_threads() == 4
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_a_forked_process_maps_too():
+    """It has torch's pool without its threads: work for them would wait for ever."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from geomap.grid import RESOLUTION
 from geomap.label.classify import Question, TileLabels
 from geomap.label.learn import Examples, learn
 from geomap.legends import Legend, with_others
-from geomap.run.learned import verdict
+from geomap.run.learned import Loaded, verdict
 from geomap.run.learning import MOST, Base, base_of, off, questions_of, rows_of, scatter_of, with_taught
 from geomap.run.lesson import Lesson, require_classes, require_in, taught_legends
 from geomap.run.pixels import distinct, drawn
@@ -94,7 +94,8 @@ def label(
         points_crs: its coordinate system, where it names none: "EPSG:32631", or a CRS.
         learned: run directory or learned.json: what another run learned.
         series: (month, band, y, x), the composite of the same pixels: with 20 points or more, and for `learned`, the
-            monthly series join the embeddings, as in a run. Without it the embeddings alone are learned from.
+            monthly series join the embeddings, as in a run. Without it the embeddings alone count; where another
+            run learned with the series, the log warns.
 
     Returns:
         For each legend of classes, `<legend>` (y, x) uint8 ids, 0 = nodata, and `<legend>_confidence` in percent, 255 =
@@ -123,7 +124,7 @@ def label(
     everywhere, names = checked_flag("everywhere", everywhere), checked_names("without", without)
     gone = competing(asked, base, names, None if everywhere else _latitudes(embeddings, asked))
     questions = questions_of(asked, loaded, least, known, pixels.steps, finish.layers, gone)
-    comments = {} if known is None else {known.legend.name: f"As {learned} has it: {known.record.verdict}"}
+    comments = {} if known is None else {known.legend.name: _taken(known, str(learned), pixels.steps)}
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
         taught, comments[lesson.legend.name] = _learned(
@@ -233,6 +234,21 @@ def _learned(
     comment = "\n".join((told[0].upper() + told[1:], *lines))
     log.info("%s", told)
     return Question.learned(lesson.legend, made.with_series or made.head, min_confidence, pixels.steps), comment
+
+
+def _taken(known: Loaded, learned: str, steps: tuple[int, ...]) -> str:
+    """What to say of a map by what another run learned. Where it had months that are not at hand, the log warns."""
+    said = f"As {learned} has it: {known.record.verdict}"
+    lost = [month + 1 for month in known.record.months if month not in steps]
+    if known.full is None or not lost:
+        return said
+    if not steps:
+        lacks, instead = "the monthly series", "give series=, the composite of the same pixels"
+    else:
+        lacks = f"{plural(len(lost), 'month')} of the series ({', '.join(map(str, lost))})"
+        instead = "give the series of all its months, if you have them"
+    log.warning("%s learned with %s, which this map goes without; %s", learned, lacks, instead)
+    return f"{said}\nThis map goes without {lacks}, which was at hand there, so these figures are not its own."
 
 
 def _index(centres: NDArray[np.float64], wanted: NDArray[np.int64]) -> NDArray[np.intp]:

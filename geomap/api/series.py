@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import rioxarray  # noqa: F401  gives arrays their `.rio`
@@ -15,7 +15,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geomap import pipeline
-from geomap.aoi import Area
+from geomap.aoi import Area, polygons_of
 from geomap.api.checks import checked_least, checked_series, require_neighbours
 from geomap.catalog import offset_check
 from geomap.catalog.offset import OffsetPolicy
@@ -34,6 +34,9 @@ from geomap.sentinel2 import BANDS, NODATA_DN
 from geomap.types import CLEAR_MONTHS, MAX_MISSED, Composite, Grid, Missed, Period, Progress, may_miss, silent
 
 log = logging.getLogger(__name__)
+
+NEAR: Final = 5e-5
+"""Degrees, half a pixel of 10 m: an area may reach so far beyond the one searched, by rounded coordinates."""
 
 
 def search(
@@ -102,7 +105,7 @@ def composite(
 
     Args:
         scenes: the result of `search`.
-        area: as for `search`; must lie within one UTM zone.
+        area: that was searched, or one inside it; must lie within one UTM zone.
         mask: which observations are clear: `Mask`, or such as {"classes": [3, 8, 9], "dilation": 2}.
         max_missed: share of the scenes that may be left out because a file is missing or damaged; Python's log names
             each.
@@ -114,7 +117,7 @@ def composite(
         coordinates `clear` (month, y, x), number of clear observations, and `inside` (y, x), True in the area.
 
     Raises:
-        InputError: the area spans several UTM zones.
+        InputError: the area spans several UTM zones, or reaches beyond the one that was searched.
         ReadError, SourceUnavailableError: files cannot be read.
         OffsetError: the pixels of a scene contradict its radiometric offset.
     """
@@ -126,6 +129,7 @@ def composite(
         raise InputError(
             f"not all of these scenes are of {period}; search that period: geomap.search(area, '{period}')"
         )
+    _require_searched(scenes, where)
     parts = tiles(where)
     if len(zones := {tile.grid.epsg for tile in parts}) > 1:
         names = ", ".join(f"EPSG:{epsg}" for epsg in sorted(zones))
@@ -159,6 +163,18 @@ def composite(
     if not seen:
         raise NoScenesError("none of these scenes lies over the area; give composite the area that was searched")
     return _composite_array(dn, clear, within, whole, period)
+
+
+def _require_searched(scenes: Found, area: Area) -> None:
+    """Raise InputError if an area reaches beyond the one that was searched: scenes of the rest would be lacking."""
+    if scenes.area is None:
+        return
+    searched = scenes.area.buffer(NEAR, join_style="mitre")
+    if not all(searched.covers(part) for part in polygons_of(area.geometry)):
+        raise InputError(
+            "the area reaches beyond the one that was searched; give composite the area that was searched, or one "
+            f"inside it, or search this one: geomap.search(area, '{scenes.period}')"
+        )
 
 
 def embed(

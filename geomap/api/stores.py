@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import rasterio
@@ -18,6 +18,9 @@ from geomap.store import store as stored
 from geomap.store.store import COMPOSITES, EMBEDDINGS
 from geomap.text import plain, shown
 from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Grid
+
+CHUNK: Final = 256
+"""Pixels a side of the chunks of arrays: half of a composite's own chunks, and embeddings have 50 MB in one."""
 
 
 def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
@@ -45,7 +48,8 @@ def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
         if lost := kept.lost():
             raise InputError(f"{kept.path} lacks {lost}; copy the whole store again, or type its run's command again")
     opened = [_opened(kept, epsg, folder) for kept in stores]
-    return xr.merge(opened, compat="override", combine_attrs="drop_conflicts").unify_chunks()
+    merged = xr.merge(opened, compat="override", combine_attrs="drop_conflicts")
+    return merged.drop_encoding().chunk(y=CHUNK, x=CHUNK).unify_chunks()  # Zarr takes even chunks, and only their own
 
 
 def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:

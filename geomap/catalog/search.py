@@ -47,6 +47,7 @@ class Found:
     left_out: tuple[LeftOut, ...]  # in order of cause and id
     period: Period  # the months searched
     searched: Searched = field(default_factory=Searched)
+    area: BaseGeometry | None = None  # that was searched, in degrees, cut at the antimeridian; None: no search was made
 
     def __repr__(self) -> str:
         return f"Found({len(self.scenes)} scenes of {self.period}, {len(self.left_out)} items left out)"
@@ -112,7 +113,8 @@ def search(
     left_out = sorted(set(sieve.left_out), key=lambda item: (item.cause, item.id, item.detail))
     days = sum(day is not None for day in sieve.outside)
     repeated = items - len(sieve.outside) - len(scenes) - len(left_out)
-    return Found(scenes, tuple(left_out), period, Searched(items, len(sieve.outside) - days, days, repeated))
+    told = Searched(items, len(sieve.outside) - days, days, repeated)
+    return Found(scenes, tuple(left_out), period, told, area)
 
 
 def _usable(

@@ -28,7 +28,7 @@ from geomap.run.prepare import Prepared
 from geomap.run.progress import Tracker
 from geomap.run.tile_file import Finished, Outcome, Task
 from geomap.run.tiles import neighbours
-from geomap.run.workers import Resources
+from geomap.run.workers import GUARD, Resources
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -217,7 +217,8 @@ class Cluster:
             self._exit.enter_context(cluster)
         except (RuntimeError, OSError, TimeoutError) as e:
             raise ClusterError(
-                f"{self._name} do not start ({_line(e)}); give fewer --workers or more memory, or leave --workers out"
+                f"{self._name} do not start ({_line(e)}); give fewer --workers or more memory, or leave --workers out; "
+                f"a script of Python must call map_area under {GUARD}"
             ) from e
         return self._connect(cluster.scheduler_address, security)
 

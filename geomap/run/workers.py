@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from geomap.errors import InputError
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from geomap.run.prepare import Prepared
     from geomap.run.progress import Tracker
     from geomap.run.tile_file import Outcome, Task
+
+
+GUARD: Final = 'if __name__ == "__main__":'
+"""Under it stands what the processes that a script starts shall not do too."""
 
 
 @dataclass(frozen=True, slots=True)

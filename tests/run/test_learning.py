@@ -579,6 +579,24 @@ def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
     assert "landcover" in (tmp_path / "out/results.md").read_text()
 
 
+def test_arrays_without_the_series_of_what_was_learned_are_told(run, caplog):
+    """The figures are of a map with the series: without them, or some of their months, it is another one."""
+    embeddings, series = open_saved(run)["embedding"], open_saved(run)["composite"]
+    figures = learned.read_learned(run).verdict
+    for given, lacks, instead in (
+        (None, "the monthly series", "give series="),
+        (series[1:], "1 month of the series (4)", "give the series of all its months"),
+        (series[2:5], "3 months of the series (4, 5, 9)", "give the series of all its months"),
+    ):
+        caplog.clear()
+        comment = label(embeddings, learned=run, series=given)["landcover"].attrs["comment"]
+        assert comment.startswith(f"As {run} has it: {figures}\nThis map goes without {lacks}, ")
+        assert f"learned with {lacks}, which this map goes without; {instead}" in caplog.text
+    caplog.clear()
+    assert label(embeddings, learned=run, series=series)["landcover"].attrs["comment"].endswith(figures)
+    assert not caplog.text
+
+
 def test_arrays_in_python_learn_from_the_same_points(run, points):
     embeddings = open_saved(run)["embedding"]
     made = label(embeddings, legends="landcover", points=points, column="landcover")
