@@ -20,7 +20,7 @@ from geomap.text import plain, shown
 from geomap.types import CLEAR_MONTHS, NOT_MAPPED, Grid
 
 CHUNK: Final = 256
-"""Pixels a side of the chunks of arrays: half of a composite's own chunks, and embeddings have 50 MB in one."""
+"""Pixels a side of the chunks of arrays: embeddings of 384 dimensions have 100 MB in one."""
 
 
 def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
@@ -49,7 +49,13 @@ def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
             raise InputError(f"{kept.path} lacks {lost}; copy the whole store again, or type its run's command again")
     opened = [_opened(kept, epsg, folder) for kept in stores]
     merged = xr.merge(opened, compat="override", combine_attrs="drop_conflicts")
-    return merged.drop_encoding().chunk(y=CHUNK, x=CHUNK).unify_chunks()  # Zarr takes even chunks, and only their own
+    return _evenly(merged.drop_encoding())  # Zarr takes even chunks, and none that differ from an encoding
+
+
+def _evenly(arrays: Any) -> xr.Dataset:
+    """A Dataset in chunks of CHUNK x CHUNK pixels, whole along other dimensions."""
+    found: xr.Dataset = arrays.chunk({dim: CHUNK if dim in ("y", "x") else -1 for dim in arrays.dims})
+    return found
 
 
 def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
@@ -63,7 +69,7 @@ def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
         raise InputError(f"{kept.path} has no zone {shown(asked)}; give one of {', '.join(map(str, zones))}")
     where = mosaic_grid(tuple(tile.grid for tile in kept.tiles if tile.grid.epsg == zone))
     parts = [_square(kept, square, part) for square, part in by_square(where).items()]
-    found: Any = xr.combine_by_coords(parts, combine_attrs="override")
+    found = _evenly(xr.combine_by_coords(parts, combine_attrs="override"))
     if kept.kind == COMPOSITES:
         composites: xr.Dataset = found.drop_attrs(deep=False).assign_coords(clear=found["clear"])
         inside = _inside(run, zone, where)
