@@ -69,7 +69,7 @@ def _opened(kept: stored.Store, epsg: int | None, run: Path) -> xr.Dataset:
         raise InputError(f"{kept.path} has no zone {shown(asked)}; give one of {', '.join(map(str, zones))}")
     where = mosaic_grid(tuple(tile.grid for tile in kept.tiles if tile.grid.epsg == zone))
     parts = [_square(kept, square, part) for square, part in by_square(where).items()]
-    found = _evenly(xr.combine_by_coords(parts, combine_attrs="override"))
+    found: Any = _evenly(xr.combine_by_coords(parts, combine_attrs="override"))
     if kept.kind == COMPOSITES:
         composites: xr.Dataset = found.drop_attrs(deep=False).assign_coords(clear=found["clear"])
         inside = _inside(run, zone, where)
