@@ -43,6 +43,13 @@ and 100 points and worse at 50 and 300: the least log loss is at a larger penalt
 BY_WORDS: Final = ((0.8, 3.0), (0.5, 1.0), (0.0, PLAIN_PENALTY))
 """(least share of the points for which the words are right, penalty), for fewer points. Chosen at the same places."""
 
+WORDS_WORTH: Final = 3
+"""How many points the words are worth: of what n points add to the logits, the share n / (n + WORDS_WORTH) is taken.
+
+Five points that are mostly of one class add too much alone. Chosen among 2 to 10 on other draws of the same places and
+on Africa's crop mask, where the words are better than five points (benchmarks/RESULTS.md).
+"""
+
 TRUSTED: Final = 0.5
 """Share of fewer than DECISIVE points, not CLUMPED, for which kept words must be right, by over a standard error.
 
@@ -54,9 +61,6 @@ DECISIVE: Final = 50
 
 CLUMPED: Final = 2
 """Points for each group from which cross-validation decides so with fewer points too: they tell of few fields."""
-
-FEW_GROUPS: Final = 3
-"""Groups of points up to which it does so however few the points are."""
 
 MANY_GROUPS: Final = 20
 """Fewest groups of points in which a gain in cross-validation is taken as it is. In fewer, points must be right more
@@ -283,7 +287,8 @@ def _fitted(
     moved = np.zeros((rows.shape[1], len(vectors)))
     if math.isfinite(best.strengths.penalty):
         design, share = Design.of(rows), balanced(examples.classes)
-        moved = design.axes @ fit(design.rows, examples.classes, prior, best.strengths.penalty, share=share)
+        weights = fit(design.rows, examples.classes, prior, best.strengths.penalty, share=share)
+        moved = _taken(len(rows)) * (design.axes @ weights)
     return features.head(vectors, moved, best.strengths.scale, examples.months), best
 
 
@@ -307,7 +312,7 @@ def _validate(
     own = logits.argmax(axis=1) == classes
     n, right = int(judged.sum()), float(words[judged].mean())
     groups = examples.groups[judged]
-    decides = kept is None and (n >= DECISIVE or _clumped(groups) or _trusted(n, right))
+    decides = kept is None and (n >= DECISIVE or n >= CLUMPED * len(np.unique(groups)) or _trusted(n, right))
     if decides and not _gains(own[judged], words[judged], groups):
         return replace(by_words, rejected=np.exp(log_softmax(logits)))
     scale = temperature(logits[judged], classes[judged], SCALES) if n >= SCALED else 1.0
@@ -318,12 +323,6 @@ def _validated(logits: Floats, fold: NDArray[np.intp], examples: Examples, stren
     judged = examples.judged
     loss = log_loss(logits[judged], examples.classes[judged]) if judged.any() else math.nan
     return Validated(fold, strengths, np.exp(log_softmax(logits)), loss)
-
-
-def _clumped(groups: NDArray[np.intp]) -> bool:
-    """Whether (n,) points lie in few groups, or several of them in each."""
-    count = len(np.unique(groups))
-    return count <= FEW_GROUPS or len(groups) >= CLUMPED * count
 
 
 def _trusted(n: int, right: float) -> bool:
@@ -356,13 +355,18 @@ def _ahead(own: NDArray[np.bool_], words: NDArray[np.bool_], groups: NDArray[np.
     return ahead, math.sqrt(float(squares.sum()) * count / (count - 1)) * float(stdtrit(effective, ONE_ERROR))
 
 
+def _taken(n: int) -> float:
+    """The share of what n points add that is taken."""
+    return n / (n + WORDS_WORTH)
+
+
 def _held_out(rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalty: float) -> Floats:
     """(n, K) logits of every point by a fit without its fold."""
-    found, share = np.empty_like(prior), balanced(classes)
+    found, share, taken = np.empty_like(prior), balanced(classes), _taken(len(rows))
     for f in range(fold.max() + 1):
         out = fold == f
         weights = fit(rows[~out], classes[~out], prior[~out], penalty, share=share[~out])
-        found[out] = prior[out] + rows[out] @ weights
+        found[out] = prior[out] + taken * (rows[out] @ weights)
     return found
 
 

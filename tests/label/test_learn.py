@@ -213,16 +213,6 @@ def test_few_points_of_few_fields_that_gain_nothing_leave_words_that_are_not_tru
         assert np.isinf(made.validated.strengths.penalty) == kept
 
 
-@pytest.mark.parametrize(("groups", "kept"), [([0, 0, 1, 1, 2], True), ([0, 0, 1, 2, 3], False)])
-def test_a_handful_of_points_in_three_fields_must_gain(groups: list[int], kept: bool) -> None:
-    """Words are right for two of five."""
-    made_up, prompts = place(5, away=0.0)
-    words = (made_up.embeddings @ prompts.T).argmax(1)
-    classes = np.where([True, False, True, False, False], words, (words + 1) % 4)
-    made = learn(replace(made_up, classes=classes, groups=np.array(groups), dn=None), prompts, SCALE)
-    assert np.isinf(made.validated.strengths.penalty) == kept
-
-
 @pytest.mark.parametrize("wrong", [0.3, 0.8])
 def test_many_points_that_gain_nothing_leave_the_words_whether_these_are_trusted_or_not(wrong: float) -> None:
     """Labels by chance: nothing can be learned from them."""
