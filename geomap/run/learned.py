@@ -107,6 +107,7 @@ class LearnedRecord:
     tensors: str = ""  # sha256 of learned.safetensors
     settings: dict[str, float] = field(default_factory=dict)  # strengths chosen by cross-validation
     places: int = 0  # in places.gpkg; 0 also from versions that did not tell
+    added: tuple[int, ...] | None = None  # ids of classes that the points added to the legend; None: not told either
     format: int = FORMAT
 
     @property

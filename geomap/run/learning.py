@@ -143,6 +143,7 @@ def teach(
         scores=scores(made, examples, lesson.legend),
         settings=_settings(made),
         places=len(places),
+        added=tuple(sorted(lesson.added)),
     )
     full = None if made.with_series is None else _whole(made.with_series, codec)
     record, files = learned.contents(record, _whole(made.head, codec), full, found.place)

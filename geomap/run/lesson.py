@@ -98,10 +98,10 @@ def taught_legends(
 ) -> tuple[tuple[Legend, ...], Lesson | None, Loaded | None]:
     """The legends of a request with the one that points teach, or taught in another run, as it is then.
 
-    What another run learned comes first; a legend of its name that is asked for is left out.
+    What another run learned comes first, in the place of its legend where that is asked for.
 
     Raises:
-        InputError: the points, or what was learned, cannot be used.
+        InputError: the points, or what was learned, cannot be used, or another legend of its name is asked for.
     """
     if points is not None:
         lesson = lesson_of(points, asked, period)
@@ -110,9 +110,27 @@ def taught_legends(
     if learned_from is not None:
         weights = {"name": loaded.card.name, "sha256": loaded.digest}
         known = load(learned_from, weights, loaded.card.config().out)
+        for legend in asked:
+            _require_same(legend, known, learned_from)
         others = tuple(legend for legend in asked if legend.name != known.legend.name)
         return (known.legend, *others), None, known
     return tuple(asked), None, None
+
+
+def _require_same(asked: Legend, known: Loaded, learned_from: str) -> None:
+    """Raise InputError if a legend has the name of a learned one, and not its classes as they were without points."""
+    if asked.name != known.legend.name:
+        return
+    added = known.record.added
+    before = [c for c in known.legend.classes if c.id not in (added or ())]
+    own, wanted = ({(c.id, c.name, c.prompts) for c in classes} for classes in (before, asked.classes))
+    if wanted != own and not (added is None and wanted < own):
+        names = listed([c.name for c in before])
+        raise InputError(
+            f"{learned_from} has a legend {asked.name!r} of its own ({names}), and yours has other classes; leave out "
+            "--legend or --classes to map the learned one (--without leaves classes of it out), or give your legend "
+            "another name"
+        )
 
 
 def taught_legend(lesson: Lesson | None, known: Loaded | None) -> str | None:

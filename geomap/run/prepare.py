@@ -238,14 +238,20 @@ def _covering(path: Path, tiles: Sequence[Tile], period: Period) -> Path:
 def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Legend, ...], dict[str, tuple[str, int]]]:
     """The legends to map, those that restrict others included; and legend -> (the one that restricts it, class id).
 
-    `within` restricts all other legends; (): none; None: each as it says itself, and so those that are added. Raises
-    LegendError.
+    `within` restricts all legends but the one that it names, and those that restrict that one: these stay as they say
+    themselves; (): none; None: each as it says itself, and so those that are added. Raises LegendError.
     """
     known = {legend.name: legend for legend in asked}
     found: dict[str, tuple[str, int]] = {}
-    every = list(asked)
+    every, bases = list(asked), _bases(within[0], known) if within else ()
+    if within and all(legend.name in bases for legend in asked):
+        raise LegendError(
+            f"--within {within[0]}={within[1]} restricts other legends, and none is asked for; add a --legend"
+        )
     for legend in every:  # also those that are added below
-        wanted = restriction(legend.within) if within is None and legend.within else within
+        wanted = within
+        if within is None or legend.name in bases:
+            wanted = restriction(legend.within) if legend.within else ()
         if not wanted:
             continue
         of, class_name = wanted
@@ -255,12 +261,22 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
         if base.name not in known:
             known[base.name] = base
             every.append(base)
-        number = known[base.name].id_of(class_name)
-        if within is None or base.name != legend.name:
-            found[legend.name] = base.name, number
-            _require_end(legend.name, found)
+        found[legend.name] = base.name, known[base.name].id_of(class_name)
+        _require_end(legend.name, found)
     added = sorted(every[len(asked) :], key=lambda legend: depth(legend.name, found))
     return (*added, *asked), found
+
+
+def _bases(name: str, known: Mapping[str, Legend]) -> tuple[str, ...]:
+    """The names of a legend, of the one that restricts it, and so on. Raises LegendError."""
+    found = list[str]()
+    while name not in found:
+        legend = known.get(name) or legends.load(name)
+        found.append(legend.name)
+        if not legend.within:
+            break
+        name, _ = restriction(legend.within)
+    return tuple(found)
 
 
 def _require_end(name: str, within: Within) -> None:

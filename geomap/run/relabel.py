@@ -20,6 +20,7 @@ from pyproj import Transformer
 from geomap import __version__, files, grid, legends
 from geomap.encode import weights
 from geomap.errors import InputError, WeightsError
+from geomap.label.learn import SERIES_FROM
 from geomap.lonlat import Box
 from geomap.run import check, edges, publish
 from geomap.run import log as runlog
@@ -28,8 +29,9 @@ from geomap.run.directory import NOT_STORED, Begun, Quarantined, RunDirectory, o
 from geomap.run.from_store import label_stored, mapped, over, require_codes
 from geomap.run.identity import finish_of, legends_digests, within_as_json
 from geomap.run.label_request import LabelRequest
+from geomap.run.learned import Loaded
 from geomap.run.learning import base_of, in_store, questions_of, teach, with_taught
-from geomap.run.lesson import by_points, require_in, taught_legend, taught_legends, told
+from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
 from geomap.run.prepare import Product, competing, latitudes_of, own_grid, with_base
 from geomap.run.publish import publish_maps, published
@@ -92,6 +94,8 @@ def _label_store(request: LabelRequest, out: Path, reading: Reading, progress: P
     codec, series = Codec(kept.basis()), _composites_beside(kept)
     months = () if series is None else kept.period.calendar_months
     warn_of_words(request.legends, loaded)
+    if series is None:
+        _warn_without_series(kept, lesson, known)
     questions = in_store(questions_of(asked, loaded, least, known, months, finish.layers, gone), codec)
     teaching = None
     if lesson is not None:
@@ -201,6 +205,15 @@ def _composites_beside(kept: Store) -> Store | None:
         return None
     found = store.open_store(kept.path.parent, COMPOSITES)
     return found if (found.tiles, found.period) == (kept.tiles, kept.period) else None
+
+
+def _warn_without_series(kept: Store, lesson: Lesson | None, known: Loaded | None) -> None:
+    """Say that classes are learned, or were, with monthly series that the run of a store did not keep."""
+    mend = f"{kept.path.parent} kept no composites: map it with --save-composites for a better map"
+    if known is not None and known.full is not None:
+        log.warning("what was learned with the monthly series maps by the embeddings alone, for %s", mend)
+    if lesson is not None and len(lesson.points) >= SERIES_FROM:
+        log.warning("classes are learned from the embeddings alone, without the monthly series, for %s", mend)
 
 
 def _described(kept: Store) -> dict[str, Any]:

@@ -106,6 +106,9 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
         return f"its maps are of weights {old}, not of {new}; they would differ even where the land did not change"
     if differs:
         return f"it is a run of another request (differs in: {', '.join(differs)})"
+    period = prepared.request.period
+    if {*update.period.calendar_months} != {*period.calendar_months}:
+        return f"it is of {update.period}, this run of {period}: maps of other months of the year differ for that"
     if recorded.software.get("torch") != version("torch") or recorded.vectors != prepared.vectors:
         return "it was made with another version of torch or other class vectors"
     if not (_holds(directory, COMPOSITES) and any((directory / files.RECORDS).glob("*.json"))):

@@ -552,10 +552,8 @@ def test_a_class_whose_stratum_is_gone_has_no_area_and_the_others_are_for_the_ma
     assert {row["adjusted_ha"] for row in rows.values()} == {""}  # estimates of a part do not stand beside the whole
     part = f"{total / 100:,.2f} of the map's {(total + size) / 100:,.2f} ha"
     assert f"WARNING: the figures are for {part}: no estimated areas are listed beside those of the map" in made.notes
-    assert (
-        f"overall accuracy of {total / 100:,.1f} of its {(total + size) / 100:,.1f} ha 0."
-        in geomap("explain", run, columns=200).stdout
-    )
+    said = " ".join(geomap("explain", run).stdout.split())
+    assert f"overall accuracy of {total / 100:,.1f} of its {(total + size) / 100:,.1f} ha 0." in said
     assert check.check(run).problems == ()
 
 
@@ -607,7 +605,7 @@ def test_polygons_are_clusters_with_all_their_pixels(run: Path) -> None:
     assert made.estimates.quantile == pytest.approx(2.045, abs=1e-3)  # t of 29 degrees of freedom: any table
     assert (made.design, made.places.x, made.polygons) == ("cluster", [], 30)
     told = f"landcover was assessed with {made.polygons} polygons ({made.estimates.counts.sum():,} pixels): overall"
-    said = geomap("explain", run, columns=200).stdout
+    said = " ".join(geomap("explain", run).stdout.split())
     assert told in said
     assert "its intervals are too narrow for classes with few points: Cropland" in said
     (few,) = [note for note in made.notes if note.startswith("fewer than 50 polygons")]

@@ -162,6 +162,10 @@ def test_what_was_learned_maps_other_places_and_is_marked_as_transferred(scenes,
     assert (found == there)[both].mean() >= 0.99  # the run's are from stored embeddings
     shown = geomap("explain", tmp_path / "half")
     assert "TRANSFERRED" in shown.stdout
+    other = legends.typed("forest, town").model_copy(update={"name": "landcover"})
+    for asked in (other, COVER.without(frozenset({1}))):
+        with pytest.raises(InputError, match=r"has a legend 'landcover' of its own .* and yours has other classes"):
+            label_store(LabelRequest(run, (asked,), learned=str(run)), tmp_path / "other")
     label_store(LabelRequest(run, (), learned=str(run / learned.FILE)), tmp_path / "same")
     told = json.loads((tmp_path / "same/run.json").read_text())["request"]["learned"]
     assert told["transferred"] is False
@@ -577,6 +581,16 @@ def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
     done = geomap(*line, "--run", run, "--prompts", "D", "--draws", "0", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     assert "landcover" in (tmp_path / "out/results.md").read_text()
+
+
+def test_a_store_without_the_series_of_what_was_learned_is_told(run, points, tmp_path, caplog):
+    alone = tmp_path / "alone"
+    shutil.copytree(run / EMBEDDINGS, alone / EMBEDDINGS)
+    label_store(LabelRequest(alone, (), learned=str(run)), tmp_path / "taken")
+    label_store(LabelRequest(alone, (COVER,), points=PointFiles((str(points),), "landcover")), tmp_path / "taught")
+    kept = f"{alone} kept no composites: map it with --save-composites for a better map"
+    assert f"what was learned with the monthly series maps by the embeddings alone, for {kept}" in caplog.text
+    assert f"classes are learned from the embeddings alone, without the monthly series, for {kept}" in caplog.text
 
 
 def test_arrays_without_the_series_of_what_was_learned_are_told(run, caplog):

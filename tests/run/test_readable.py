@@ -374,8 +374,13 @@ def test_bases_of_bases_are_added_before_what_they_restrict() -> None:
     found, within = with_base((own,), None)
     assert [legend.name for legend in found] == ["landcover", "crops", "own"]
     assert within == {"own": maize, "crops": cropland}
-    found, within = with_base((own,), ("crops", "Maize"))  # what is typed holds instead, for crops too
-    assert ([legend.name for legend in found], within) == (["crops", "own"], {"own": maize})
+    plain = own.model_copy(update={"within": None})
+    for one in (own, plain):  # what is typed holds for others, and crops stay on cropland
+        assert with_base((one,), ("crops", "Maize"))[1] == {"own": maize, "crops": cropland}
+    both = (legends.load("crops"), plain)
+    assert with_base(both, ("crops", "Maize"))[1] == {"own": maize, "crops": cropland}
+    with pytest.raises(LegendError, match="--within crops=Maize restricts other legends, and none is asked for"):
+        with_base(both[:1], ("crops", "Maize"))
 
 
 def test_second_class_margin_and_probabilities_agree(mapped) -> None:

@@ -194,22 +194,6 @@ def test_a_refresh_reads_again_what_could_not_be_read(two, tmp_path):
     assert map_area(request, out, refresh=True).seconds == {}  # nothing is missing, so nothing is made
 
 
-def test_a_tile_that_loses_a_scene_and_then_all_is_tried_again_on_request(two, tmp_path):
-    request, file = two
-    kept = tmp_path / "kept"
-    file.rename(kept)
-    map_area(request, tmp_path / "out", refresh=True)
-    place = file.parent.parent
-    place.rename(tmp_path / "gone")
-    failed = map_area(request, tmp_path / "out", refresh=True)
-    assert len(failed.quarantined) == 1
-    (tmp_path / "gone").rename(place)
-    kept.rename(file)
-    last = map_area(request, tmp_path / "out", retry_quarantined=True)
-    assert (last.resumed, last.quarantined, last.missed) == (1, {}, 0)
-    assert problems(tmp_path / "out") == ()
-
-
 # --- order
 
 

@@ -460,6 +460,7 @@ def test_other_weights_and_other_requests_are_refused(whole, before, untrained, 
         ({"weights": untrained}, "maps are of weights .*, not of untrained"),
         ({"min_clear_months": 5}, "differs in: min_clear_months"),
         ({"area": aoi.parse_area("4.0610,50.7445,4.0630,50.7460")}, "differs in: area, bounds"),
+        ({"period": replace(NOW, months=NOW.months - 1)}, "maps of other months of the year differ for that"),
     ):
         with pytest.raises(UpdateError, match=says):
             map_area(replace(whole.request(NOW, update=earlier(before)), **changed), tmp_path / "out")
