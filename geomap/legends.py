@@ -417,6 +417,8 @@ def _singular(word: str) -> str:
         return f"{word[:-3]}y"
     if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes")):
         return word[:-2]
+    if len(word) > 6 and word.endswith("oes"):  # potatoes, mangoes; not sloes, aloes, canoes
+        return word[:-2]
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
 
 

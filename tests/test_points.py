@@ -423,6 +423,21 @@ def test_a_name_of_ones_own_legend_that_its_prompts_tell_is_warned_of_with_the_s
     assert with_unknown(read_points(table, "c"), typed)[1].lines[-1].endswith("if winter barley is meant, write that")
 
 
+def test_a_name_with_the_words_of_a_class_and_more_is_warned_of(tmp_path):
+    typed = legends.typed("wheat field, field, other land, rye")
+    table = csv(tmp_path, f"lon,lat,c\n{LON},{LAT},Common wheat\n{LON},{LAT},rye\n{LON},{LAT},quarry\n")
+    (warned,) = [line for line in with_unknown(read_points(table, "c"), typed)[1].lines if "WARNING" in line]
+    assert warned.startswith("WARNING: Common wheat (1) is mapped as a class of its own; if wheat field is meant")
+
+
+def test_plurals_in_oes_are_the_same_words(tmp_path):
+    names = ["Potatoes", "tomatoes", "sloes", "canoes"]
+    typed = legends.typed("potato field, tomato field, sloe, canoe")
+    table = csv(tmp_path, "lon,lat,c\n" + "".join(f"{LON},{LAT},{name}\n" for name in names))
+    found = match(read_points(table, "c"), typed)
+    assert (found.ids.tolist(), found.unknown) == ([1, 2, 3, 4], ())
+
+
 def test_synonyms_are_unique_within_a_built_in_legend():
     for name in legends.builtin_names():
         names = [text.casefold() for c in legends.load(name).classes for text in (c.name, *c.synonyms)]

@@ -91,7 +91,7 @@ def _worded(legend: Legend) -> dict[frozenset[str], list[tuple[int, str]]]:
 
 
 def _near(name: str, legend: Legend) -> list[str]:
-    """Classes that a name may stand for: those with such a word, or that are written nearly so.
+    """Classes that a name may stand for: those with such a word or whose words it has, or that are written nearly so.
 
     Or else those whose prompts have its words: of a legend in another language, these alone are in English.
     """
@@ -99,10 +99,14 @@ def _near(name: str, legend: Legend) -> list[str]:
     written = {name_key(text): c.name for c in legend.classes for text in (c.name, *c.synonyms)}
     alike = get_close_matches(key, written, n=1, cutoff=ALIKE)
     part = re.compile(r"\b" + re.escape(key) + ("" if len(key) >= LONG else r"\b"))
-    found = [c.name for c in legend.classes if part.search(name_key(c.name))]
-    near = list(dict.fromkeys((*found, *(written[text] for text in alike))))
     words = telling_words(name)
+    found = [c.name for c in legend.classes if part.search(name_key(c.name)) or _within(telling_words(c.name), words)]
+    near = list(dict.fromkeys((*found, *(written[text] for text in alike))))
     return near or [c.name for c in legend.classes if words and any(words <= telling_words(p) for p in c.prompts)]
+
+
+def _within(some: frozenset[str], words: frozenset[str]) -> bool:
+    return bool(some) and some <= words
 
 
 def name_key(name: str) -> str:
