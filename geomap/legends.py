@@ -157,6 +157,7 @@ class Legend(Strict):
             ):
                 if len(set(values)) < len(values):
                     raise ValueError(f"each class needs its own {what}")
+            self._require_own_synonyms()
         else:
             if self.classes or len(self.prompts) < 2 or self.range is None:
                 raise ValueError("a score legend needs two or more rated [[prompts]] and a range, and no classes")
@@ -171,6 +172,15 @@ class Legend(Strict):
                     f"{self.min_prompts} prompts or more (min_prompts)"
                 )
         return self
+
+    def _require_own_synonyms(self) -> None:
+        """Raise ValueError for a synonym that is the name or a synonym of another class: points would teach one."""
+        known = {_folded(c.name): c for c in self.classes}
+        for c in self.classes:
+            for text in c.synonyms:
+                if (other := known.setdefault(_folded(text), c)) is not c:
+                    what = "name" if _folded(other.name) == _folded(text) else "synonym"
+                    raise ValueError(f"{text!r} is a synonym of {c.name} and a {what} of {other.name}; keep it in one")
 
     @property
     def ballots(self) -> tuple[tuple[int, ...], ...]:

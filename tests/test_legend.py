@@ -200,6 +200,11 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path: Path) -> None:
         ("title", 'licence = "mine"\ntitle', r"licence: unknown key; the keys here are name, title, kind"),
         ("id = 3", "id = 7", "its own id"),
         ("Olive grove", "VINEYARD", "its own name"),
+        (
+            "id = 3",
+            'id = 3\nsynonyms = ["olives", "vineyard"]',
+            "'vineyard' is a synonym of Olive grove and a name of Vineyard; keep it in one",
+        ),
         ("id = 3", "id = 0", r"classes\.2\.id: .*greater than or equal to 1"),
         ("id = 3", "id = 255", r"classes\.2\.id: .*less than or equal to 254"),
         ("#6d7a3c", "olive", r"classes\.2\.colour: "),
@@ -217,6 +222,14 @@ def test_a_broken_class_legend_is_refused(old: str, new: str, message: str) -> N
     with pytest.raises(LegendError, match=rf"^legend test\.toml.*{message}") as error:
         parse(TWO_CLASSES.replace(old, new, 1))
     assert "\n" not in str(error.value)
+
+
+def test_a_synonym_is_of_one_class() -> None:
+    """Points of that name would teach the first of several, silently."""
+    text = TWO_CLASSES.replace("id = 7", 'id = 7\nsynonyms = ["Vineyard", "grapes"]')
+    assert parse(text.replace("id = 3", 'id = 3\nsynonyms = ["olives"]')).classes[0].synonyms == ("Vineyard", "grapes")
+    with pytest.raises(LegendError, match="'Grapes' is a synonym of Olive grove and a synonym of Vineyard; keep it in"):
+        parse(text.replace("id = 3", 'id = 3\nsynonyms = ["olives", "Grapes"]'))
 
 
 def test_all_problems_of_a_legend_are_told() -> None:
