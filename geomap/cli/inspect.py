@@ -103,6 +103,8 @@ def explain_command(
         say_json({"directory": str(directory)} | asdict(found))
     else:
         _print_inputs(directory, found)
+        for line in found.elsewhere:
+            say(line, style="yellow")
         print_learned(directory, found.request)
         print_quality(read_quality(directory))
 

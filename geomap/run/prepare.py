@@ -66,6 +66,7 @@ class Product:
     places: tuple[Mapping[str, Any], ...] = ()  # where more of these would help most
     own: OwnGrid | None = None  # the maps are written once more on this grid, which has a size
     earlier: tuple[Path, ...] = ()  # finished runs whose areas the page shows
+    elsewhere: tuple[str, ...] = ()  # what `elsewhere` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Prepared:
     known: Loaded | None = None  # what another run learned from points
     own: OwnGrid | None = None  # the grid of the user's own, with its size
     imagery: tuple[Layer, ...] = ()  # true colour and NDVI
+    elsewhere: tuple[str, ...] = ()  # what `elsewhere` says
 
     @property
     def margin(self) -> int:
@@ -115,6 +117,7 @@ class Prepared:
             taught=taught_legend(self.lesson, self.known),
             moved=self.known is not None and self.known.record.moved,
             own=self.own,
+            elsewhere=self.elsewhere,
         )
 
     @property
@@ -181,6 +184,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         known,
         target,
         seen,
+        elsewhere(asked, gone, request.without),
     )
 
 
@@ -301,8 +305,9 @@ def competing(
 ) -> dict[str, frozenset[int]]:
     """The classes of each legend that do not compete: left out by name, or for the latitudes of the area.
 
-    Classes left out for their latitudes are logged. Raises LegendError for a name that no legend has, a class to which
-    other legends are restricted, or latitudes that leave fewer than two classes.
+    Classes left out for their latitudes are logged, with a warning for those of a user's own. Raises LegendError for a
+    name that no legend has, a class to which other legends are restricted, or latitudes that leave fewer than two
+    classes.
     """
     gone, by_name = choose.left_out(asked, without, latitudes), choose.left_out(asked, without, None)
     for name, (base, number) in within.items():
@@ -313,7 +318,27 @@ def competing(
         if names := choose.named(legend, choose.left_out([legend], (), latitudes)[legend.name]):
             _require_two(legend, gone[legend.name], by_name[legend.name])
             log.info("legend %s without %s, which do not occur at these latitudes", legend.name, ", ".join(names))
+    for line in elsewhere(asked, gone, without):
+        log.warning("%s", line)
     return gone
+
+
+def elsewhere(asked: Sequence[Legend], gone: Mapping[str, frozenset[int]], without: Sequence[str]) -> tuple[str, ...]:
+    """A line for each legend of which classes of a user's own do not compete, for the latitudes of the area alone.
+
+    `gone`: as `competing` gives them. Classes that come with the package are not told.
+    """
+    by_name = choose.left_out(asked, without, None)
+    known = {(c.name, c.latitudes) for name in legends.builtin_names() for c in legends.load(name).classes}
+    lines = []
+    for legend in asked:
+        own = frozenset(c.id for c in legend.classes if (c.name, c.latitudes) not in known)
+        if names := choose.named(legend, own & (gone[legend.name] - by_name[legend.name])):
+            lines.append(
+                f"legend {legend.name} leaves out {listed(names, len(names))}, by the latitudes in its file; "
+                "--everywhere maps all its classes"
+            )
+    return tuple(lines)
 
 
 def _require_two(legend: Legend, gone: frozenset[int], by_name: frozenset[int]) -> None:

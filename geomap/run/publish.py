@@ -186,6 +186,7 @@ def _recorded(
         maps={},
         asked=dict(product.told),
         vectors=dict(product.vectors),
+        elsewhere=product.elsewhere,
         update=updated(asked, (about.reused for about in abouts.values())),
         account=account.account(run.searched, run.left_out, fates) if run.searched.items else None,
     )

@@ -100,6 +100,7 @@ class Record:
     maps: dict[str, Statistics]  # by layer stem
     asked: dict[str, Any] = field(default_factory=dict)  # the request in words: again.words_of
     vectors: dict[str, str] = field(default_factory=dict)  # legend name -> sha256 of its class vectors
+    elsewhere: tuple[str, ...] = ()  # which classes the latitudes leave out: prepare.elsewhere
     update: Update | None = None
     account: Account | None = None  # None if no scene was searched
     mapped: Mapped | None = None
@@ -136,6 +137,7 @@ class Inputs:
     account: Account | None = None
     mapped: Mapped | None = None
     request: Mapping[str, Any] = field(default_factory=dict)  # identity.identity_of
+    elsewhere: tuple[str, ...] = ()  # as in Record
 
 
 _record: Final = TypeAdapter(Record)
@@ -150,7 +152,7 @@ def software() -> dict[str, str]:
 def write_record(directory: Path, record: Record) -> None:
     """Write run.json. Raises DiskFullError, OutputError."""
     content = _record.dump_python(record, mode="json", exclude={"maps": {"__all__": {"std"}}})
-    for key in ("asked", "vectors", "update", "account", "mapped", "files", "seal"):
+    for key in ("asked", "vectors", "elsewhere", "update", "account", "mapped", "files", "seal"):
         if not content[key]:  # left out if the run has none
             del content[key]
     files.write_json(directory / FILE, content)
@@ -207,8 +209,17 @@ def inputs(directory: Path) -> Inputs:
     if (directory / FILE).is_file():
         found = read_record(directory)
         odd = tuple(scene for scene in found.scenes if scene.fate.use in ("in part", "left out"))
-        groups = offset_groups(found.scenes)
-        return Inputs(groups, found.left_out, True, found.missed, odd, found.account, found.mapped, found.request)
+        return Inputs(
+            offset_groups(found.scenes),
+            found.left_out,
+            True,
+            found.missed,
+            odd,
+            found.account,
+            found.mapped,
+            found.request,
+            found.elsewhere,
+        )
     begun = read_begun(directory)
     return Inputs(offset_groups(used_scenes(begun.scenes, {})), begun.left_out, False)
 

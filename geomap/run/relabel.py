@@ -33,7 +33,7 @@ from geomap.run.learned import Loaded
 from geomap.run.learning import base_of, in_store, questions_of, teach, with_taught
 from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
-from geomap.run.prepare import Product, competing, latitudes_of, own_grid, with_base
+from geomap.run.prepare import Product, competing, elsewhere, latitudes_of, own_grid, with_base
 from geomap.run.publish import publish_maps, published
 from geomap.run.steady import Reading, run_of, steady
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
@@ -136,6 +136,7 @@ def _label_store(request: LabelRequest, out: Path, reading: Reading, progress: P
         moved=source is not None and source.record.moved,
         places=teaching.places if teaching else (),
         own=own_grid(request.grid, kept.tiles, layers),
+        elsewhere=elsewhere(asked, gone, request.without),
     )
     beside = teaching.files if teaching else known.beside() if known else {}
     return _map(kept, reading, product, described, make, out, progress, beside, smoothed)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,21 @@ def test_labels_from_the_store_are_those_of_the_run(run, series, ask, tmp_path):
     told = json.loads((tmp_path / "out/run.json").read_text())
     assert told["request"]["made"]["weights"]["sha256"] == weights.load_weights("default").digest
     assert result.tiles == len(told["tiles"]) > 1
+
+
+def test_classes_of_ones_own_that_the_latitudes_leave_out_are_told(ask, tmp_path, caplog):
+    """The area lies at 50.7 N. Those of the built-in legends are not told: they are as documented."""
+    text = legends.source("landcover").replace('name = "landcover"', 'name = "mine"', 1)
+    for name in ("Woodland", "Shrubland"):
+        text = text.replace(f'name = "{name}"', f'name = "{name}"\nlatitudes = [-40, 10]')
+    mine = legends.parse(text.encode(), "mine.toml")
+    asked = ask("crops", without=("Shrubland",))
+    label_store(replace(asked, legends=(*asked.legends, mine)), tmp_path / "out")
+    said = "legend mine leaves out Woodland, by the latitudes in its file; --everywhere maps all its classes"
+    assert [r.getMessage() for r in caplog.records if "latitudes" in r.getMessage() and r.levelname != "INFO"] == [said]
+    assert said in " ".join(geomap("explain", tmp_path / "out", columns=200).stdout.split())
+    label_store(replace(asked, legends=(mine,), everywhere=True), tmp_path / "all")
+    assert "elsewhere" not in json.loads((tmp_path / "all/run.json").read_text())
 
 
 def test_the_same_question_gives_the_same_bytes_and_is_not_asked_twice(ask, tmp_path):
