@@ -29,7 +29,7 @@ from geomap.legends import Legend, restriction
 from geomap.run.again import words_of
 from geomap.run.imagery import candidates, imagery_layers
 from geomap.run.keys import Restriction
-from geomap.run.learned import Loaded
+from geomap.run.learned import DOUBTFUL, PLACES, Loaded
 from geomap.run.learning import questions_of
 from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends
 from geomap.run.request import Request, point_files
@@ -38,7 +38,7 @@ from geomap.store.codec import SIZE, Codec
 from geomap.store.store import COMPOSITES, open_store
 from geomap.text import listed
 from geomap.types import PLAIN, Finish, Grid, OwnGrid, Period, Progress, Scene, Tile
-from geomap.write.layer import Layer, change_layers, layers_of, place_of, require_distinct
+from geomap.write.layer import Layer, change_layers, file_stem, layers_of, place_of, require_distinct
 from geomap.write.own_grid import placed
 
 PIXELS_PER_KM2 = 10_000
@@ -165,6 +165,7 @@ def prepare(request: Request, device: torch.device | None = None, dtype: torch.d
         request = replace(request, composites=_covering(request.composites, tiles, request.period))
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
+        require_polygons(asked, request.finish, place)
         require_in(lesson.points, request.area.geometry)
         kept = request.save_composites or (len(lesson.points) >= SERIES_FROM and request.composites is None)
         request = replace(request, save_embeddings=True, save_composites=kept)
@@ -199,6 +200,16 @@ def own_grid(asked: OwnGrid | None, tiles: Sequence[Tile], layers: Sequence[Laye
     if taken := sorted(stem for stem in stems if f"{stem}_{asked.name}" in stems):
         raise LegendError(f"two maps would be called {taken[0]}_{asked.name}.tif; rename one of the legends")
     return placed(asked, [grid.mosaic_grid(tuple(found)) for found in grid.by_zone(tiles)])
+
+
+def require_polygons(asked: Sequence[Legend], finish: Finish, place: str) -> None:
+    """Raise LegendError if the polygons of a legend would have the name of a list of points beside what is learned."""
+    stems = (file_stem(legend.name, place) for legend in asked if legend.classes)
+    if finish.vector and (taken := [stem for stem in stems if stem in (PLACES, DOUBTFUL)]):
+        raise LegendError(
+            f"the polygons of legend {taken[0]} would be called {taken[0]}.gpkg, as a list of points is that --points "
+            "gives; rename the legend, or leave out --vector"
+        )
 
 
 SAMPLE: Final = 4096

@@ -33,7 +33,7 @@ from geomap.run.learned import Loaded
 from geomap.run.learning import base_of, in_store, questions_of, teach, with_taught
 from geomap.run.lesson import Lesson, by_points, require_in, taught_legend, taught_legends, told
 from geomap.run.map import Result, result
-from geomap.run.prepare import Product, competing, elsewhere, latitudes_of, own_grid, with_base
+from geomap.run.prepare import Product, competing, elsewhere, latitudes_of, own_grid, require_polygons, with_base
 from geomap.run.publish import publish_maps, published
 from geomap.run.steady import Reading, run_of, steady
 from geomap.run.tile_file import About, Finished, Seen, Task, pack
@@ -97,16 +97,17 @@ def _label_store(request: LabelRequest, out: Path, reading: Reading, progress: P
     if series is None:
         _warn_without_series(kept, lesson, known)
     questions = in_store(questions_of(asked, loaded, least, known, months, finish.layers, gone), codec)
-    teaching = None
+    place, teaching = place_of(request.name, kept.period), None
     if lesson is not None:
         lesson = lesson.without(gone[lesson.legend.name])
+        require_polygons(asked, finish, place)
         require_in(lesson.points, shapely.union_all([grid.lonlat_box(tile.grid).polygons for tile in kept.tiles]))
         base = base_of(lesson.legend.name, questions, within)
         progress("learn", 0, 1)
         teaching = teach(lesson, loaded, kept, series, least, base)
         progress("learn", 1, 1)
         questions = with_taught(questions, teaching.question)
-    layers = layers_of([q.legend for q in questions], least, finish.layers, place_of(request.name, kept.period))
+    layers = layers_of([q.legend for q in questions], least, finish.layers, place)
     lineage = "Stored embeddings of Sentinel-2 L2A pixel series, compared with text embeddings."
     source = teaching or known
     described = {

@@ -17,7 +17,7 @@ from geomap.api import label
 from geomap.api import open_store as open_saved
 from geomap.demo import write_points
 from geomap.encode.weights import load_weights
-from geomap.errors import InputError, OutputError
+from geomap.errors import InputError, LegendError, OutputError
 from geomap.points.pixels import pixels
 from geomap.points.read import PointFiles
 from geomap.run import learned, learned_scores, words
@@ -31,7 +31,7 @@ from geomap.run.relabel import label_store
 from geomap.run.request import Request
 from geomap.simulate.archive import Archive
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
-from geomap.types import Period
+from geomap.types import Finish, Period
 from tests.support.outputs import problems
 from tests.support.pages import content
 from tests.support.runner import geomap, refused
@@ -125,6 +125,22 @@ def test_points_make_the_map_better_and_the_run_says_how_well(scenes, run, tmp_p
     assert not any("GEOMAP_LEARNED" in tags(run / f"{stem}.tif") for stem in ("crops", "clear_months"))
     assert (run / COMPOSITES).is_dir()  # for the series: there are 100 points or more
     assert not (tmp_path / "zero" / learned.FILE).exists()
+
+
+@pytest.mark.parametrize("name", ["places", "doubtful"])
+def test_polygons_are_not_called_like_the_lists_of_points(name, scenes, points, ask, tmp_path):
+    """One would overwrite the other. Nothing is read or learned before it is said; maps of that name are no harm."""
+    own = COVER.model_copy(update={"name": name})
+    told = f"the polygons of legend {name} would be called {name}.gpkg, .* leave out --vector"
+    with pytest.raises(LegendError, match=told):
+        map_area(
+            asking(scenes, points=points, column="landcover", legends=own, finish=Finish(vector=True)), tmp_path / "map"
+        )
+    with pytest.raises(LegendError, match=told):
+        label_store(ask(legends=(own,), finish=Finish(vector=True)), tmp_path / "label")
+    assert not list(tmp_path.iterdir())
+    label_store(ask(legends=(own,), finish=Finish(vector=True), name="farm"), tmp_path / "named")
+    assert {"places.gpkg", f"farm_2023-04_2023-09_{name}.gpkg"} <= files.sums(tmp_path / "named").keys()
 
 
 def test_labels_from_the_runs_stores_are_those_of_the_run_byte_for_byte(run, ask, tmp_path):
