@@ -119,7 +119,8 @@ def _check_within(legend: Legend) -> None:
     if base in (*legends.builtin_names(), legend.name) or base.endswith(".toml"):
         with_base((legend,), None)
     else:
-        say(f"within {legend.within}: {base} is no built-in legend, so map with its file as one more --legend")
+        give = "that class among those of --classes" if base == legends.TYPED else "its file as one more --legend"
+        say(f"within {legend.within}: {base} is no built-in legend, so map with {give}")
 
 
 def _print_classes(legend: Legend, check: ClassesCheck) -> None:

@@ -25,7 +25,7 @@ from geomap.errors import InputError, LegendError
 from geomap.label import choose
 from geomap.label.classify import Question, Within, depth
 from geomap.label.learn import SERIES_FROM
-from geomap.legends import Legend, restriction
+from geomap.legends import TYPED, Legend, restriction
 from geomap.run.again import words_of
 from geomap.run.imagery import candidates, imagery_layers
 from geomap.run.keys import Restriction
@@ -258,7 +258,7 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
     """
     known = {legend.name: legend for legend in asked}
     found: dict[str, tuple[str, int]] = {}
-    every, bases = list(asked), _bases(within[0], known) if within else ()
+    every, bases = list(asked), _bases(within, known) if within else ()
     if within and all(legend.name in bases for legend in asked):
         raise LegendError(
             f"--within {within[0]}={within[1]} restricts other legends, and none is asked for; add a --legend"
@@ -270,7 +270,7 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
         if not wanted:
             continue
         of, class_name = wanted
-        base = known.get(of) or legends.load(of)
+        base = known.get(of) or _restricting(of, _written(legend))  # that of --within is one of bases
         if base.kind == "score":
             raise LegendError(f"{base.name} gives scores, not classes; --within needs a legend of classes")
         if base.name not in known:
@@ -282,16 +282,30 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
     return (*added, *asked), found
 
 
-def _bases(name: str, known: Mapping[str, Legend]) -> tuple[str, ...]:
-    """The names of a legend, of the one that restricts it, and so on. Raises LegendError."""
+def _bases(within: tuple[str, str], known: Mapping[str, Legend]) -> tuple[str, ...]:
+    """The names of the legend of --within, of the one that restricts it, and so on. Raises LegendError."""
     found = list[str]()
+    name, why = within[0], f"--within {'='.join(within)}"
     while name not in found:
-        legend = known.get(name) or legends.load(name)
+        legend = known.get(name) or _restricting(name, why)
         found.append(legend.name)
         if not legend.within:
             break
-        name, _ = restriction(legend.within)
+        name, why = restriction(legend.within)[0], _written(legend)
     return tuple(found)
+
+
+def _written(legend: Legend) -> str:
+    return f"legend {legend.name} has within = {legend.within!r}"
+
+
+def _restricting(name: str, why: str) -> Legend:
+    """A legend that restricts another and is not asked for. Raises LegendError; `why`: what needs it."""
+    if name in legends.builtin_names() or name.endswith(".toml"):
+        return legends.load(name)
+    known = f"the file of that legend as one more --legend (built-in are {', '.join(legends.builtin_names())})"
+    give = "that class and others as --classes" if name == TYPED else known
+    raise LegendError(f"{why}, and no legend {name!r} is asked for; give {give}, or --within none")
 
 
 def _require_end(name: str, within: Within) -> None:

@@ -206,6 +206,9 @@ def test_the_command_refuses_a_restriction_to_what_is_not_there(tmp_path: Path) 
     done = geomap("legends", "check", file)
     assert done.exit_code == 0
     assert "theirs is no built-in legend, so map with its file as one more --legend" in " ".join(done.stdout.split())
+    file.write_text(text.replace('name = "landuse"', 'name = "mine"\nwithin = "classes=wheat field"', 1))
+    said = "classes is no built-in legend, so map with that class among those of --classes"
+    assert said in " ".join(geomap("legends", "check", file).stdout.split())
 
 
 @pytest.mark.parametrize("args", [[], ["crops", "--classes", "a, b"], ["no-such"], ["crops", "--weights", "no-such"]])

@@ -353,6 +353,21 @@ def test_stored_pixels_are_restricted_by_what_is_restricted_itself_also_where_ti
     assert 0 < (inner > 0).sum() < (crops > 0).sum()
 
 
+def test_a_restriction_to_a_legend_that_is_not_asked_for_says_who_asks_for_it() -> None:
+    of_typed, of_theirs = restricted("kind", "classes=wheat field"), restricted("kind", "theirs=Crops")
+    said = "legend kind has within = 'classes=wheat field', and no legend 'classes' is asked for; give .* as --classes"
+    with pytest.raises(LegendError, match=said):
+        with_base((of_typed,), None)
+    found, within = with_base((of_typed, legends.typed("rye, wheat field")), None)
+    assert ([legend.name for legend in found], within) == (["kind", "classes"], {"kind": ("classes", 2)})
+    with pytest.raises(LegendError, match=r"within = 'theirs=Crops', .* file of that legend as one more --legend"):
+        with_base((of_theirs,), None)
+    with pytest.raises(LegendError, match=r"^--within landcvoer=Cropland, and no legend 'landcvoer' .* landcover"):
+        with_base((of_theirs,), ("landcvoer", "Cropland"))
+    with pytest.raises(LegendError, match=said):
+        with_base((of_typed, restricted("use", None)), ("kind", "Agriculture"))
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
