@@ -36,12 +36,13 @@ from geomap.run.directory import RunDirectory
 from geomap.run.identity import SEARCH, month_keys
 from geomap.run.prepare import Prepared
 from geomap.run.publish import Derived, map_path
-from geomap.run.record import read_record
+from geomap.run.record import Record, read_record
 from geomap.run.request import Earlier
 from geomap.run.stores import medians, read_made_from
 from geomap.run.tile_file import Task
 from geomap.store import store
 from geomap.store.store import COMPOSITES, EMBEDDINGS, Store
+from geomap.text import listed
 from geomap.types import GRID, IMAGERY, UPDATE, Composite, Dark, Gave, Grid, Layers, Period, Tile
 from geomap.write.changes import matrix_path, transitions_np, write_matrix
 from geomap.write.layer import Layer, place_of
@@ -105,7 +106,8 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
         old, new = (f"{w['name']} {w['sha256'][:12]}" for w in (before["weights"], now["weights"]))
         return f"its maps are of weights {old}, not of {new}; they would differ even where the land did not change"
     if differs:
-        return f"it is a run of another request (differs in: {', '.join(differs)})"
+        why = _left_out(recorded, prepared) if "legends" in differs else ""
+        return f"it is a run of another request (differs in: {', '.join(differs)}){why}"
     period = prepared.request.period
     if {*update.period.calendar_months} != {*period.calendar_months}:
         return f"it is of {update.period}, this run of {period}: maps of other months of the year differ for that"
@@ -115,6 +117,13 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
         return "it kept no composites of its own (--save-composites)"
     damaged = check.damaged(directory, stores=False)
     return f"{damaged[0]}: run its command again" if damaged else None
+
+
+def _left_out(recorded: Record, prepared: Prepared) -> str:
+    """What to say of the classes that --without leaves out of legends that differ; nothing if these are the same."""
+    before, now = recorded.asked.get("without", ()), prepared.request.without
+    same = set(before) == set(now)
+    return "" if same else f"; --without left out {listed(before)} then, and {listed(now)} now"
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

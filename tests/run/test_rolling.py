@@ -458,7 +458,11 @@ def test_an_emptied_store_is_no_store(whole, before, scratch, tmp_path):
 def test_other_weights_and_other_requests_are_refused(whole, before, untrained, tmp_path):
     for changed, says in (
         ({"weights": untrained}, "maps are of weights .*, not of untrained"),
-        ({"min_clear_months": 5}, "differs in: min_clear_months"),
+        ({"min_clear_months": 5}, r"differs in: min_clear_months\); map without"),
+        (
+            {"without": ("landcover=Shrubland",)},
+            r"differs in: legends\); --without left out none then, and landcover=Shrubland now; map without --update",
+        ),
         ({"area": aoi.parse_area("4.0610,50.7445,4.0630,50.7460")}, "differs in: area, bounds"),
         ({"period": replace(NOW, months=NOW.months - 1)}, "maps of other months of the year differ for that"),
     ):
