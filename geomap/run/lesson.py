@@ -17,7 +17,7 @@ from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.label.choose import named
 from geomap.label.learn import Learned
-from geomap.legends import Legend
+from geomap.legends import TYPED, Legend
 from geomap.points.match import match, with_unknown
 from geomap.points.read import SWAPPED, PointFiles, Points, read_files
 from geomap.run.learned import LearnedRecord, Loaded, load
@@ -215,8 +215,10 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
     best = max(others, key=lambda name: others[name])
     if known:
         few = f"{others[best]:,} of {len(points.name):,}"
-        more = f"legend {best} has the classes of more points, {few}: type --legend {best}"
-        return (more,) if others[best] > known else ()
+        place = "--classes" if legend.name == TYPED else f"legend {legend.name}"
+        more = f"legend {best} has the classes of more points, {few}"
+        hint = f"{more}: if it is meant, type --legend {best} in place of {place}"
+        return (hint,) if others[best] > known else ()
     hint = f"type --legend {best}, or " if others[best] > 0 else ""
     plain = len(names) > 1 and not any(set(name) & set(',"') for name in names)
     typed = f'--classes "{listed(names, len(names))}"' if plain else "--classes"
