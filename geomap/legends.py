@@ -297,6 +297,8 @@ def typed(classes: str, name: str = TYPED) -> Legend:
             f"--classes: the name {long[:40]!r}... has {len(long)} characters, at most {LONGEST_TYPED} are taken; "
             "type a shorter one, such as 'vineyard'"
         )
+    if joined := next((n for n in names if ";" in n), None):
+        raise LegendError(f"--classes: {joined!r} is one name; separate names by commas, not by semicolons")
     repeated = sorted({n for n in names if [_folded(m) for m in names].count(_folded(n)) > 1})
     if repeated:
         raise LegendError(f"--classes names {repeated[0]!r} twice")

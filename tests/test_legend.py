@@ -376,6 +376,10 @@ def test_typed_classes_get_different_colours() -> None:
         (", ".join(f"class {i}" for i in range(300)), "at most 254 names, not 300"),
         ("vineyard, " + "very " * 60 + "long", "at most 281"),
         ("vineyard, bell\a", "control characters"),
+        (
+            "wood, grass; maize, potato field",
+            ": 'grass; maize' is one name; separate names by commas, not by semicolons",
+        ),
     ],
 )
 def test_typed_classes_that_make_no_legend(classes: str, message: str) -> None:

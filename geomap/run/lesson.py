@@ -220,7 +220,7 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
         hint = f"{more}: if it is meant, type --legend {best} in place of {place}"
         return (hint,) if others[best] > known else ()
     hint = f"type --legend {best}, or " if others[best] > 0 else ""
-    plain = len(names) > 1 and not any(set(name) & set(',"') for name in names)
+    plain = len(names) > 1 and not any(set(name) & set(',;"') for name in names)
     typed = f'--classes "{listed(names, len(names))}"' if plain else "--classes"
     raise InputError(
         f"no class of {points.called} ({listed(names)}) is in legend {legend.name}; {hint}write the names that `geomap "

@@ -230,7 +230,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "months": {"period": Period(2022, 10, 7), "min_clear_months": 2},
     "outline": {"area": WKT, "legends": ("crops", "landcover"), "within": ("landcover", "Cropland")},
-    "typed": {"legends": legends.typed("o'clock; $HOME, `id`, maize"), "others": True, "min_confidence": 0.355},
+    "typed": {"legends": legends.typed("o'clock && $HOME, `id`, maize"), "others": True, "min_confidence": 0.355},
     "scenes": {"max_cloud": 35.5, "exclude": ("a b", "-c"), "offset": "applied", "collection": "x", "max_missed": 0},
     "points": {"points": "points.gpkg:may", "column": "the class", "points_crs": "EPSG:4326", "date_column": "day"},
     "learned": {"learned": "farm-learned", "legends": ()},
