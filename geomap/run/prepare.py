@@ -260,9 +260,9 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
     found: dict[str, tuple[str, int]] = {}
     every, bases = list(asked), _bases(within, known) if within else ()
     if within and all(legend.name in bases for legend in asked):
-        raise LegendError(
-            f"--within {within[0]}={within[1]} restricts other legends, and none is asked for; add a --legend"
-        )
+        named = "=".join(within)
+        (known.get(within[0]) or _restricting(within[0], f"--within {named}")).id_of(within[1])  # a class that is there
+        raise LegendError(f"--within {named} restricts other legends, and none is asked for; add a --legend")
     for legend in every:  # also those that are added below
         wanted = within
         if within is None or legend.name in bases:

@@ -86,6 +86,9 @@ def require(prepared: Prepared, asked: Mapping[str, Any]) -> None:
     why = _obstacle(prepared, asked, prepared.request.update)
     if why:
         raise UpdateError(f"cannot update {prepared.request.update.directory}: {why}; map without --update-from")
+    before, now = prepared.request.update.period, prepared.request.period
+    if {*before.calendar_months} != {*now.calendar_months}:
+        log.warning("%s and %s are not of the same months of the year: part of what changes is the season", before, now)
 
 
 def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> str | None:
@@ -109,8 +112,8 @@ def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> 
         why = _left_out(recorded, prepared) if "legends" in differs else ""
         return f"it is a run of another request (differs in: {', '.join(differs)}){why}"
     period = prepared.request.period
-    if {*update.period.calendar_months} != {*period.calendar_months}:
-        return f"it is of {update.period}, this run of {period}: maps of other months of the year differ for that"
+    if update.period.months != period.months:
+        return f"it is of {update.period.months} months, this run of {period.months}: their maps would differ for that"
     if recorded.software.get("torch") != version("torch") or recorded.vectors != prepared.vectors:
         return "it was made with another version of torch or other class vectors"
     if not (_holds(directory, COMPOSITES) and any((directory / files.RECORDS).glob("*.json"))):

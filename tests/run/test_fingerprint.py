@@ -186,7 +186,6 @@ def test_tokens_do_not_matter(made):
     [
         ({"min_confidence": 0.5}, True),
         ({"legends": (legends.load("crops"),)}, True),
-        ({"within": ("landcover", "Woodland")}, False),  # there is no other legend to restrict
         ({"weights": "default"}, True),
         ({"period": Period(2018, 9, 2)}, True),
         ({"max_cloud": 50.0}, False),  # decides which scenes there are, and these are given

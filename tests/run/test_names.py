@@ -99,13 +99,19 @@ def test_the_name_changes_no_pixel_and_belongs_to_the_request(
         map_area(ask(), named)
 
 
-def test_label_and_update_take_a_name(named: Path, ask: Callable[..., Request], untrained: str, tmp_path: Path) -> None:
+def test_label_and_update_take_a_name(
+    named: Path, ask: Callable[..., Request], untrained: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     words = ("--weights", untrained, "--out", tmp_path / "label")
     done = geomap("label", named, "--legend", "landuse", "--name", "uses", *words)
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "label/uses_2018-08_2018-09_landuse.tif").is_file()
     assert check.check(tmp_path / "label").problems == ()
     update = map_area(ask(period=Period(2018, 9, 2), name="wallonie", update=earlier(named)), tmp_path / "update")
+    said = (
+        "2018-08_2018-09 and 2018-09_2018-10 are not of the same months of the year: part of what changes is the season"
+    )
+    assert said in caplog.text
     assert update.update is not None
     assert update.update.months == {"2018-09": 1}
     assert {p.name for p in update.paths} >= {f"wallonie_2018-09_2018-10_landcover{s}.tif" for s in ("", "_from")}
