@@ -17,7 +17,7 @@ from geomap.errors import InputError
 from geomap.run import history
 from geomap.run.history import Areas
 from geomap.run.totals import Quality, read_quality
-from geomap.text import plural
+from geomap.text import listed, plural
 from geomap.write.areas import write_rows
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path
         say_json(rows)
     else:
         _print_zones(rows)
-    for line in _without(directory, found):
+    for line in (*_without(directory, found), *_narrow(directory, rows)):
         warn(line)
     if empty := [zone.name for zone in found if zone.empty]:
         named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
@@ -148,6 +148,13 @@ def _without(directory: Path, found: Sequence[Zone]) -> Iterator[str]:
                 f"{stem}: too few points for an estimate in {few:,} of {plural(len(found), 'polygon')}; more points of "
                 f"the map help (geomap sample {directory})"
             )
+
+
+def _narrow(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Which classes have too narrow intervals in polygons, since few points of the whole map are of them."""
+    for stem, quality in read_quality(directory).items():
+        if quality.few and any(row["map"] == stem and row["adjusted_ha"] is not None for row in rows):
+            yield f"{stem}: intervals are too narrow for classes with few points: {listed(quality.few)}"
 
 
 def _whole(run: Areas) -> None:
@@ -220,6 +227,8 @@ def _beside(runs: list[Areas]) -> None:
         out_console.print(table)
         if differs := history.differing(run.made_by[stem] for run in shown if stem in run.maps):
             say(f"{stem} was made in different ways (differs in: {', '.join(differs)})")
+    if any(read_quality(run.directory) for run in shown):
+        say("counts of pixels; --out areas.csv or --json gives what assessments estimate too")
     if len(shown) < len(runs):
         say(f"the last {len(shown)} of {len(runs)} runs; --out areas.csv or --json gives all")
 

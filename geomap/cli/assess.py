@@ -127,7 +127,8 @@ def _print_sample(directory: Path, made: Made, asked: SampleRequest) -> None:
     if fill := next((path for path in made.paths if path.suffix.lower() != ".gpx"), None):
         typed = ["geomap", "assess", str(directory), "--points", str(fill), "--column", "class"]
         typed += ["--legend", asked.legend] if asked.legend else []
-        say(f"fill in the column `class`, then type: {shlex.join(typed)}")
+        none = "where none of the classes is, write a name, such as no crop; empty means not seen"
+        say(f"fill in the column `class` ({none}), then type: {shlex.join(typed)}")
 
 
 def _tell_of_specks(made: Made) -> None:

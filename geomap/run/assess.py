@@ -114,6 +114,7 @@ def _assess(directory: Path, of: ClassMap, asked: AssessRequest) -> Assessed:
     whole = count(blocks(of))
     mapped, zone = classes_and_zones(of, points.lonlat)
     labelled = Labelled(of, points, mapped, reference)
+    notes += _foreign(names, labelled)
     drawn = design_of(labelled, asked, whole)
     if not drawn.known:
         _require_unknown(directory, of.stem, points.called)
@@ -233,10 +234,15 @@ def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[n
         names.setdefault(number, name)
         reference[[called == name for called in points.name]] = number
     notes = [line for line in matched.lines if ", by " in line]
-    if numbers:
-        others = _some([f"{shown(names[c])} ({int((reference == c).sum())})" for c in numbers.values()])
-        notes.append(f"classes that the map does not have, so it is wrong there: {others}")
     return names, reference, notes
+
+
+def _foreign(names: Mapping[int, str], labelled: Labelled) -> list[str]:
+    """What to say of points on the map whose class it does not have."""
+    there = labelled.reference[labelled.mapped > 0]
+    counts = {c: int((there == c).sum()) for c in names if c > legends.UNCLASSIFIED_ID}
+    others = [f"{shown(names[c])} ({n})" for c, n in counts.items() if n]
+    return [f"classes that the map does not have, so it is wrong there: {_some(others)}"] if others else []
 
 
 def _legend(of: ClassMap) -> Legend:

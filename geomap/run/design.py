@@ -23,6 +23,9 @@ Design = Literal["stratified", "random", "cluster"]
 NOWHERE: Final = -1
 """Stratum of points without one, and of pixels in no stratum of the file; NOWHERE - c if they are those of class c."""
 
+NONE: Final = " (where none of the classes is, write a name, such as no crop)"
+"""What else to say of points without a class."""
+
 
 @dataclass(frozen=True, slots=True)
 class AssessRequest:
@@ -89,7 +92,7 @@ def design_of(labelled: Labelled, asked: AssessRequest, whole: Mapping[int, int]
         classes = {c: c for c in whole} if by_class else _one_class(stratum, labelled.mapped)
         kept = (labelled.reference > 0) & (labelled.mapped > 0)
     others = "the others of their stratum" if design == "stratified" else "the others"
-    tell(notes, labelled.reference == 0, f"points have no class; left out, as if like {others}")
+    tell(notes, labelled.reference == 0, f"points have no class; left out, as if like {others}{NONE}")
     off = (labelled.mapped == 0) & (labelled.reference > 0)
     tell(notes, off, "points lie where nothing is mapped; left out")
     if not (kept & (labelled.mapped > 0)).any():

@@ -246,7 +246,10 @@ def _covering(path: Path, tiles: Sequence[Tile], period: Period) -> Path:
         raise InputError(f"{kept.path} is of {kept.period}, not of {period}; ask for that period")
     lacking = [tile.name for tile in tiles if kept.holding(tile.grid) is None]
     if lacking:
-        raise InputError(f"{kept.path} does not cover the tile {lacking[0]}; choose an area inside that of its run")
+        raise InputError(
+            f"{kept.path} does not cover the tile {lacking[0]}; choose an area inside that of its run, which its "
+            "run.json tells (asked, area)"
+        )
     return kept.path
 
 

@@ -474,7 +474,7 @@ def test_what_cannot_count_is_left_out_and_told(run: Path, answered: Path) -> No
     table.loc[:4, "class"] = ""
     table.loc[5, "class"] = "Moon"
     extra = table.iloc[[10]].assign(stratum=np.nan, stratum_px=np.nan, probability=np.nan)
-    off = extra.set_geometry([shapely.Point(3.1, 45.0)], crs=4326)
+    off = extra.set_geometry([shapely.Point(3.1, 45.0)], crs=4326).assign(**{"class": "Moon"})
     both = pd.concat([table, extra, off]).pipe(geopandas.GeoDataFrame)
     made = assess_map(run, AssessRequest(write(both, answered.with_name("more.gpkg")), "class"))
     assert made.estimates.counts.sum() == 295
@@ -482,7 +482,7 @@ def test_what_cannot_count_is_left_out_and_told(run: Path, answered: Path) -> No
     assert "5 points have no class; left out, as if like the others of their stratum" in told
     assert "2 points have no stratum" in told
     assert "1 points lie where nothing is mapped" in told
-    assert "classes that the map does not have, so it is wrong there: Moon (1)" in told
+    assert "classes that the map does not have, so it is wrong there: Moon (1)" in told  # not those off the map
     assert len(made.estimates.classes) == len(whole.estimates.classes) + 1
     assert made.population == whole.population
     table.loc[6:8, "class"] = "unclassified"  # on a map without such pixels
@@ -495,7 +495,8 @@ def test_points_without_a_class_have_no_stratum_where_the_sample_has_none(run: P
     table.loc[:4, "class"] = ""
     plain = write(table, answered.with_name("plain.gpkg"))
     notes = assess_map(run, AssessRequest(plain, "class", design="random")).notes
-    assert "5 points have no class; left out, as if like the others" in notes
+    told = "(where none of the classes is, write a name, such as no crop)"
+    assert f"5 points have no class; left out, as if like the others {told}" in notes
 
 
 def test_a_mapped_class_without_points_is_left_out_of_the_estimates_and_told(run: Path, answered: Path) -> None:

@@ -240,6 +240,7 @@ def test_estimates_are_told_beside_the_counts_and_polygons_with_few_points_are_n
     assert f"{found['both'][2][0]:,.2f} +-{found['both'][2][1]:,.2f}" in done.stdout
     assert "*" not in done.stdout
     assert "landcover: too few points for an estimate in 1 of 4 polygons; more points of the map help" in done.stderr
+    assert "landcover: intervals are too narrow for classes with few points: " in done.stderr
     rows = json.loads(geomap(*words, "--json").stdout)
     assert {(row["zone"], row["id"]): (row["adjusted_ha"], row["ci95_ha"]) for row in rows} == {
         (name, c): told for name, classes in found.items() for c, told in classes.items()
