@@ -17,7 +17,7 @@ from geomap.errors import InputError
 from geomap.run import history
 from geomap.run.history import Areas
 from geomap.run.totals import Quality, read_quality
-from geomap.text import listed, plural
+from geomap.text import plural
 from geomap.write.areas import write_rows
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ def _in_zones(directories: list[Path], zones: str, column: str | None, out: Path
         say_json(rows)
     else:
         _print_zones(rows)
-    for line in (*_without(directory, found), *_narrow(directory, rows)):
+    quality = read_quality(directory)
+    for line in (*_without(directory, quality, found), *_narrow(quality, rows)):
         warn(line)
     if empty := [zone.name for zone in found if zone.empty]:
         named = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
@@ -135,9 +136,9 @@ def _print_zones(rows: Sequence[Mapping[str, Any]]) -> None:
         say("*: of points that are not known to be drawn by chance; estimates only if a random sample of the map")
 
 
-def _without(directory: Path, found: Sequence[Zone]) -> Iterator[str]:
+def _without(directory: Path, assessed: Mapping[str, Quality], found: Sequence[Zone]) -> Iterator[str]:
     """What to say of polygons without an estimate, though their map was assessed."""
-    for stem, quality in read_quality(directory).items():
+    for stem, quality in assessed.items():
         few = sum(stem in zone.few for zone in found)
         if quality.sample is None:
             yield f"{stem}: counts of pixels, for an older version assessed it; assess it again for estimates here"
@@ -150,11 +151,11 @@ def _without(directory: Path, found: Sequence[Zone]) -> Iterator[str]:
             )
 
 
-def _narrow(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _narrow(assessed: Mapping[str, Quality], rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Which classes have too narrow intervals in polygons, since few points of the whole map are of them."""
-    for stem, quality in read_quality(directory).items():
-        if quality.few and any(row["map"] == stem and row["adjusted_ha"] is not None for row in rows):
-            yield f"{stem}: intervals are too narrow for classes with few points: {listed(quality.few)}"
+    for stem, quality in assessed.items():
+        if quality.narrow and any(row["map"] == stem and row["adjusted_ha"] is not None for row in rows):
+            yield f"{stem}: {quality.narrow}"
 
 
 def _whole(run: Areas) -> None:
@@ -171,7 +172,7 @@ def _whole(run: Areas) -> None:
                 table.add_row(stem, escape(row.name), *_cells(row.pixels, row.ha, row.share), *estimated)
     out_console.print(table)
     if run.mapped is not None:
-        say(f"{run.mapped.mapped:,} of the area's {run.mapped.pixels:,} pixels are mapped ({run.mapped.share:.1%})")
+        say(run.mapped.says)
     print_quality(quality)
     if doubtful:
         say("*: of such points; estimates for the map only if they are a random sample of it")

@@ -212,7 +212,7 @@ def _print_account(directory: Path, found: Inputs) -> None:
     if found.mapped is not None:
         m = found.mapped
         months = f", {len(m.months)} months with a clear observation" if m.months else ""
-        tell(f"{m.mapped:,} of the area's {m.pixels:,} pixels are mapped ({m.share:.1%}){months}")
+        tell(f"{m.says}{months}")
         if m.note:
             tell(f"WARNING: {m.note}")
 

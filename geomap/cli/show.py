@@ -18,7 +18,6 @@ from geomap.errors import NothingMappedError, QuarantineError
 from geomap.run.account import summary
 from geomap.run.directory import NOT_STORED
 from geomap.run.record import read_record
-from geomap.text import listed
 
 if TYPE_CHECKING:
     from geomap.run import map, record
@@ -233,5 +232,5 @@ def print_quality(found: Mapping[str, Quality]) -> None:
             f"{stem} was assessed with {quality.by}{drawn}: overall accuracy{of} {overall.value:.2f} +-{interval} "
             "(assessment.json)"
         )
-        if quality.few:
-            tell(f"its intervals are too narrow for classes with few points: {listed(quality.few)}")
+        if quality.narrow:
+            tell(f"its {quality.narrow}")

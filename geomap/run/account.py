@@ -64,6 +64,11 @@ class Mapped:
     note: str = ""  # what is wrong with that, if something is
     sky: tuple[float, ...] = ()  # share of the area that was seen clear in each month, 0..1; none where it is not known
 
+    @property
+    def says(self) -> str:
+        """How much of the area is mapped, in words."""
+        return f"{self.mapped:,} of the area's {self.pixels:,} pixels are mapped ({self.share:.1%})"
+
 
 def fates(
     scenes: Sequence[Scene], tasks: Iterable[Task], abouts: Mapping[str, About], period: Period

@@ -123,14 +123,15 @@ def _assess(directory: Path, of: ClassMap, asked: AssessRequest) -> Assessed:
     present = sorted({*whole, *(int(r) for r in sample.reference)})
     found = _without_unseen(estimate(sample, present), drawn.classes)
     population, part = _population(sample, found, sum(whole.values()))
-    notes += [*part, *_elsewhere(directory, recorded, labelled, whole), *drawn.notes, *_notes(drawn, found, names)]
+    few = _few(drawn, found, names)
+    notes += [*part, *_elsewhere(directory, recorded, labelled, whole), *drawn.notes, *_notes(drawn, found, names, few)]
     made = Assessed(
         of,
         names,
         whole,
         population,
         _polygons(drawn),
-        tuple(names.get(c, str(c)) for c in _few(drawn, found)),
+        few,
         found,
         trust(sample, sure),
         drawn.design,
@@ -313,7 +314,7 @@ def _without_unseen(found: Estimates, classes: Mapping[int, int]) -> Estimates:
     return replace(found, producers=producers, areas=areas)
 
 
-def _notes(drawn: Drawn, found: Estimates, names: Mapping[int, str]) -> list[str]:
+def _notes(drawn: Drawn, found: Estimates, names: Mapping[int, str], few: Sequence[str]) -> list[str]:
     """What is assumed where a stratum or a class has few points."""
     sizes, unknown = drawn.sample.sizes, "nothing is known about it, and the estimates are for the map without it"
     total = sum(sizes.values())
@@ -328,7 +329,7 @@ def _notes(drawn: Drawn, found: Estimates, names: Mapping[int, str]) -> list[str
     if doubtful:
         notes.append(f"{doubtful} points lie on unclassified pixels, which count as wrong in the overall accuracy")
     real = [c != legends.UNCLASSIFIED_ID for c in found.classes]
-    if few := [names.get(c, str(c)) for c in _few(drawn, found)]:
+    if few:
         units = "polygons" if drawn.design == "cluster" else "points"
         notes.append(f"fewer than {FEW} {units}, which makes intervals too narrow: {_some(few)}")
     sure = [
@@ -350,10 +351,11 @@ def _notes(drawn: Drawn, found: Estimates, names: Mapping[int, str]) -> list[str
     return notes
 
 
-def _few(drawn: Drawn, found: Estimates) -> list[int]:
-    """The mapped classes with fewer than FEW points, or polygons, but some."""
+def _few(drawn: Drawn, found: Estimates, names: Mapping[int, str]) -> tuple[str, ...]:
+    """Names of the mapped classes with fewer than FEW points, or polygons, but some."""
     cluster, mapped = drawn.sample.cluster, drawn.sample.mapped
-    return [c for c in found.classes if 0 < len(np.unique(cluster[mapped == c])) < FEW]
+    few = (c for c in found.classes if 0 < len(np.unique(cluster[mapped == c])) < FEW)
+    return tuple(names.get(c, str(c)) for c in few)
 
 
 def _called(stratum: int, drawn: Drawn, names: Mapping[int, str]) -> str:

@@ -80,16 +80,16 @@ def try_tiles(
                     if not done and len(failed) >= HOPELESS:
                         raise failed[0][1]
                     continue
-                done += 1
-                tracker.done(outcome.task)
                 if outcome.task.tile.name in kept and (lost := _lost(run, outcome.task, outcome.finished)):
                     log.warning("tile %s stays as it was: %s cannot be read now", outcome.task.tile.name, lost)
-                    continue
-                dark = offset_check.total([dark, outcome.finished.about.dark])
-                offset_check.weigh(run.scenes or (), dark, may_leave_out(run, max_missed), so_far=True)
-                run.save(outcome.task, outcome.finished)
-                log.info("tile %s is made", outcome.task.tile.name)
-                seconds.update(outcome.finished.about.seconds)
+                else:
+                    dark = offset_check.total([dark, outcome.finished.about.dark])
+                    offset_check.weigh(run.scenes or (), dark, may_leave_out(run, max_missed), so_far=True)
+                    run.save(outcome.task, outcome.finished)
+                    log.info("tile %s is made", outcome.task.tile.name)
+                    seconds.update(outcome.finished.about.seconds)
+                tracker.done(outcome.task)
+                done += 1
                 del outcome  # the tile after next is already being read
         if missing:
             raise GeomapError(f"{len(missing)} tiles were not tried, such as {min(missing)}; the same command resumes")

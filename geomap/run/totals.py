@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, TypeAdapter
 
 from geomap import files
 from geomap.errors import InputError
-from geomap.text import plural
+from geomap.text import listed, plural
 from geomap.write.areas import JSON as FILE
 
 ASSESSED: Final = "assessment.json"
@@ -81,6 +81,11 @@ class Quality:
         if self.polygons is None:
             return plural(self.points, "point")
         return f"{plural(self.polygons, 'polygon')} ({plural(self.points, 'pixel')})"
+
+    @property
+    def narrow(self) -> str:
+        """Which of its intervals are too narrow, in words; empty if none is known to be."""
+        return f"intervals are too narrow for classes with few points: {listed(self.few)}" if self.few else ""
 
     @property
     def part(self) -> str:

@@ -165,10 +165,12 @@ def _nearest(sources: Sequence[_Source], part: OwnGrid) -> NDArray[Any] | None:
         return made if _take(made, sources[0], *places[0], np.ones(part.shape, bool)) else None
     owner, border = _owners(part, sources)
     taken = [_take(made, s, *at, owner == s.grid.epsg) for s, at in zip(sources, places, strict=True)]
+    if not border.any():
+        return made if any(taken) else None
     for s, (row, column) in zip(sources, places, strict=True):
         inside = border & (owner == s.grid.epsg)
         border[inside] = ~_own(s, row[inside], column[inside])
-    for rows, columns in ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)) if border.any() else ():
+    for rows, columns in ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)):
         for s, (row, column) in zip(sources, places, strict=True):
             taken.append(_take(made, s, row + rows, column + columns, border & ~_valid(made, s.layer)))
     return made if any(taken) else None
