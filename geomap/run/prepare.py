@@ -261,11 +261,11 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
     """
     known = {legend.name: legend for legend in asked}
     found: dict[str, tuple[str, int]] = {}
-    every, bases = list(asked), _bases(within, known) if within else ()
+    every, chain = list(asked), _bases(within, known) if within else ()
+    bases = {legend.name for legend in chain}
     if within and all(legend.name in bases for legend in asked):
-        named = "=".join(within)
-        (known.get(within[0]) or _restricting(within[0], f"--within {named}")).id_of(within[1])  # a class that is there
-        raise LegendError(f"--within {named} restricts other legends, and none is asked for; add a --legend")
+        chain[0].id_of(within[1])  # a class that is there
+        raise LegendError(f"--within {'='.join(within)} restricts other legends, and none is asked for; add a --legend")
     for legend in every:  # also those that are added below
         wanted = within
         if within is None or legend.name in bases:
@@ -285,17 +285,17 @@ def with_base(asked: tuple[Legend, ...], within: Restriction) -> tuple[tuple[Leg
     return (*added, *asked), found
 
 
-def _bases(within: tuple[str, str], known: Mapping[str, Legend]) -> tuple[str, ...]:
-    """The names of the legend of --within, of the one that restricts it, and so on. Raises LegendError."""
-    found = list[str]()
+def _bases(within: tuple[str, str], known: Mapping[str, Legend]) -> tuple[Legend, ...]:
+    """The legend of --within, the one that restricts it, and so on. Raises LegendError."""
+    found = dict[str, Legend]()
     name, why = within[0], f"--within {'='.join(within)}"
     while name not in found:
         legend = known.get(name) or _restricting(name, why)
-        found.append(legend.name)
+        found[legend.name] = legend
         if not legend.within:
             break
         name, why = restriction(legend.within)[0], _written(legend)
-    return tuple(found)
+    return tuple(found.values())
 
 
 def _written(legend: Legend) -> str:
