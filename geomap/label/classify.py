@@ -16,7 +16,7 @@ from torch import Tensor
 
 from geomap.errors import LegendError
 from geomap.label import smooth
-from geomap.label.learn import Head, SeriesPart
+from geomap.label.head import Head, SeriesPart
 from geomap.legends import UNCLASSIFIED_ID, Legend
 from geomap.rowwise import ROWS_CPU, blocks
 from geomap.types import CLEAR_MONTHS, Labels, Layers

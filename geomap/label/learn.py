@@ -12,25 +12,20 @@ more points its class has (`regression.balanced`), so that rare classes are not 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from geomap import process
+from geomap.label import gain
+from geomap.label.head import Head, SeriesPart, scaling, standard
 from geomap.label.regression import Design, Floats, balanced, fit, log_loss, log_softmax, parted, temperature
 from geomap.label.scatter import Scatter
-from geomap.rowwise import blocks
 
 SERIES_FROM: Final = 20
 """Fewest labelled pixels from which the series are learned from. With 10 they add nothing, from 20 on 1 to 4 points."""
-
-CLIP: Final = 3.0
-"""Bound of a series' values, in standard deviations: a cloud or a shadow that was missed shall not outweigh a year."""
 
 PENALTY, PLAIN_PENALTY = 0.15, 0.3
 """Penalty on the squared length of what SERIES_FROM or more points add to a class vector; the latter without scatter.
@@ -49,29 +44,6 @@ WORDS_WORTH: Final = 3
 Five points that are mostly of one class add too much alone. Chosen among 2 to 10 on other draws of the same places and
 on Africa's crop mask, where the words are better than five points (benchmarks/RESULTS.md).
 """
-
-TRUSTED: Final = 0.5
-"""Share of fewer than DECISIVE points, not CLUMPED, for which kept words must be right, by over a standard error.
-
-Where they are wrong for most, points help even if cross-validation cannot show that yet.
-"""
-
-DECISIVE: Final = 50
-"""Fewest points by which cross-validation decides alone whether words are kept, however often they are right."""
-
-CLUMPED: Final = 2
-"""Points for each group from which cross-validation decides so with fewer points too: they tell of few fields."""
-
-MANY_GROUPS: Final = 20
-"""Fewest groups of points in which a gain in cross-validation is taken as it is. In fewer, points must be right more
-often than words by a standard error, or the words are kept.
-
-Log losses would favour the points: the words' confidence fits no single place. This and DECISIVE were chosen on draws
-of the measured sets that are not those of the figures (benchmarks/RESULTS.md).
-"""
-
-ONE_ERROR: Final = 0.8413
-"""Share of a normal distribution below one standard error."""
 
 SCALED: Final = 50
 """Fewest points that can change the scale of the logits, which is that of the confidence: fewer do not tell."""
@@ -92,9 +64,6 @@ SCALES: Final = np.exp(np.linspace(np.log(0.25), np.log(2.0), 31))
 LEAST_LENGTH: Final = 1e-6
 """Length below which vectors are all alike."""
 
-LEAST_SPREAD: Final = 1e-3
-"""Standard deviation of log DN below which a value is as good as constant."""
-
 
 @dataclass(frozen=True, slots=True)
 class Examples:
@@ -111,94 +80,6 @@ class Examples:
     def judged(self) -> NDArray[np.bool_]:
         """(n,) True for the pixels by which it is judged whether the points help."""
         return np.ones(len(self.classes), bool) if self.shown is None else self.shown
-
-
-@dataclass(frozen=True, slots=True)
-class SeriesPart:
-    """What the monthly series add to the logits: weights on standardised logarithms of DNs."""
-
-    weights: NDArray[np.float32]  # (K, T, C)
-    mean: NDArray[np.float32]  # (T, C) of log DN
-    spread: NDArray[np.float32]  # (T, C) standard deviation of log DN
-    months: tuple[int, ...]  # (T,) calendar month index of each step
-
-    def logits(self, dn: Tensor, months: tuple[int, ...] | None = None) -> Tensor:
-        """(n, T, C) DNs, 0 = nodata -> (n, K). A month without all its bands adds nothing.
-
-        `months`: calendar month index of each step, if the series have other steps; months that were not learned from
-        add nothing.
-        """
-        steps = self.months if months is None else months
-        both = [(steps.index(month), i) for i, month in enumerate(self.months) if month in steps]
-        at, own = [a for a, _ in both], [b for _, b in both]
-        arrays = (torch.from_numpy(a[own]).to(dn.device) for a in (self.mean, self.spread))
-        z = _standard_torch(dn[:, at].float(), *arrays)
-        weights = torch.from_numpy(self.weights[:, own]).to(dn.device).flatten(1)
-        return torch.cat([block @ weights.T for _, block in blocks(z.flatten(1))])[: len(dn)]
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """A linear classifier on embeddings, and on the series if `series` is given."""
-
-    vectors: NDArray[np.float32]  # (K, D), of a length that gives logits
-    bias: NDArray[np.float32]  # (K,)
-    series: SeriesPart | None = None
-
-    def logits(
-        self,
-        embeddings: NDArray[np.float32],
-        dn: NDArray[np.uint16] | None = None,
-        months: tuple[int, ...] | None = None,
-    ) -> NDArray[np.float32]:
-        """(n, D) embeddings, and (n, T, C) series if the head takes them -> (n, K); a row does not depend on others."""
-        vectors = torch.from_numpy(self.vectors)
-        parts = [block @ vectors.T for _, block in blocks(torch.from_numpy(embeddings))]
-        found: NDArray[np.float32] = torch.cat(parts)[: len(embeddings)].numpy() + self.bias
-        if self.series is not None and dn is not None:
-            found = found + self.series.logits(torch.from_numpy(dn.astype(np.float32)), months).numpy()
-        return found
-
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """All of the head by name, as a safetensors file keeps it."""
-        found: dict[str, NDArray[Any]] = {"vectors": self.vectors, "bias": self.bias}
-        if self.series is not None:
-            found |= {f"series.{name}": getattr(self.series, name) for name in ("weights", "mean", "spread")}
-            found["series.months"] = np.array(self.series.months, np.int32)
-        return found
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The head whose `arrays` these are; other names are ignored.
-
-        Raises:
-            KeyError: an array is missing.
-            ValueError: shapes that do not belong together, or values that are not finite.
-        """
-        series = None
-        if any(name.startswith("series.") for name in arrays):
-            weights, mean, spread = (_floats(arrays, f"series.{n}") for n in ("weights", "mean", "spread"))
-            series = SeriesPart(weights, mean, spread, tuple(int(m) for m in arrays["series.months"]))
-        head = cls(_floats(arrays, "vectors"), _floats(arrays, "bias"), series)
-        head._check()
-        return head
-
-    def _check(self) -> None:
-        fits = self.vectors.ndim == 2 and self.bias.shape == self.vectors.shape[:1]
-        if self.series is not None:
-            shape = self.series.weights.shape
-            fits &= len(shape) == 3 and shape[:2] == (len(self.bias), len(self.series.months))
-            fits &= self.series.mean.shape == self.series.spread.shape == shape[1:]
-            fits &= all(0 <= m < 12 for m in self.series.months) and bool((self.series.spread > 0).all())
-        if not fits:
-            raise ValueError("arrays of a head that do not belong together")
-
-
-def _floats(arrays: Mapping[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
-    found = np.asarray(arrays[name])
-    if found.dtype != np.float32 or not np.isfinite(found).all():
-        raise ValueError(f"{name} is not finite float32")
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +169,7 @@ def _fitted(
     if math.isfinite(best.strengths.penalty):
         design, share = Design.of(rows), balanced(examples.classes)
         weights = fit(design.rows, examples.classes, prior, best.strengths.penalty, share=share)
-        moved = _taken(len(rows)) * (design.axes @ weights)
+        moved = _taken(examples.groups) * (design.axes @ weights)
     return features.head(vectors, moved, best.strengths.scale, examples.months), best
 
 
@@ -308,14 +189,13 @@ def _validate(
     words = prior.argmax(axis=1) == classes
     if len(fold) < SERIES_FROM:
         penalty = next(few for least, few in BY_WORDS if words.mean() >= least)
-    logits = _held_out(Design.of(rows, COARSE).rows, classes, prior, fold, penalty)
+    logits = _held_out(Design.of(rows, COARSE).rows, classes, prior, fold, penalty, _taken(examples.groups))
     own = logits.argmax(axis=1) == classes
-    n, right = int(judged.sum()), float(words[judged].mean())
     groups = examples.groups[judged]
-    decides = kept is None and (n >= DECISIVE or n >= CLUMPED * len(np.unique(groups)) or _trusted(n, right))
-    if decides and not _gains(own[judged], words[judged], groups):
+    decides = kept is None and gain.decides(words[judged], groups)
+    if decides and not gain.gains(own[judged], words[judged], groups):
         return replace(by_words, rejected=np.exp(log_softmax(logits)))
-    scale = temperature(logits[judged], classes[judged], SCALES) if n >= SCALED else 1.0
+    scale = temperature(logits[judged], classes[judged], SCALES) if len(groups) >= SCALED else 1.0
     return _validated(scale * logits, fold, examples, Strengths(penalty, scale))
 
 
@@ -325,44 +205,17 @@ def _validated(logits: Floats, fold: NDArray[np.intp], examples: Examples, stren
     return Validated(fold, strengths, np.exp(log_softmax(logits)), loss)
 
 
-def _trusted(n: int, right: float) -> bool:
-    """Whether the words are right for more than TRUSTED of the points, by more than a standard error."""
-    return right - math.sqrt(right * (1 - right) / n) > TRUSTED
-
-
-def _gains(own: NDArray[np.bool_], words: NDArray[np.bool_], groups: NDArray[np.intp]) -> bool:
-    """Whether (n,) held-out answers are right more often than the words, in few groups by more than chance."""
-    ahead, error = _ahead(own, words, groups)
-    return ahead > (0 if len(np.unique(groups)) >= MANY_GROUPS else error)
-
-
-def _ahead(own: NDArray[np.bool_], words: NDArray[np.bool_], groups: NDArray[np.intp]) -> tuple[int, float]:
-    """For how many more points (n,) held-out answers are right than the words; and half an interval of 68 % of that.
-
-    Points of one group are right or wrong together, so groups are counted: the standard error is the root of the sum
-    of their squared differences (the cluster-robust variance of a sum, Liang and Zeger 1986), times G / (G - 1) for G
-    groups. Where few groups make the difference, Student's t stands for the normal distribution, with as many degrees
-    of freedom as groups count: the square of the sum of squares over the sum of fourth powers.
-    """
-    from scipy.special import stdtrit
-
-    number = np.unique(groups, return_inverse=True)[1].reshape(-1)
-    of_group = np.bincount(number, own.astype(np.float64) - words)
-    count, squares, ahead = len(of_group), of_group**2, round(float(of_group.sum()))
-    if count < 2 or not squares.any():
-        return ahead, 0.0 if count > 1 else math.inf
-    effective = max(float(squares.sum() ** 2 / (squares**2).sum()), 1.0)
-    return ahead, math.sqrt(float(squares.sum()) * count / (count - 1)) * float(stdtrit(effective, ONE_ERROR))
-
-
-def _taken(n: int) -> float:
-    """The share of what n points add that is taken."""
+def _taken(groups: NDArray[np.intp]) -> float:
+    """The share that is taken of what points of (n,) groups add."""
+    n = len(groups)
     return n / (n + WORDS_WORTH)
 
 
-def _held_out(rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalty: float) -> Floats:
-    """(n, K) logits of every point by a fit without its fold."""
-    found, share, taken = np.empty_like(prior), balanced(classes), _taken(len(rows))
+def _held_out(
+    rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalty: float, taken: float
+) -> Floats:
+    """(n, K) logits of every point by a fit without its fold, of whose additions a share is taken."""
+    found, share = np.empty_like(prior), balanced(classes)
     for f in range(fold.max() + 1):
         out = fold == f
         weights = fit(rows[~out], classes[~out], prior[~out], penalty, share=share[~out])
@@ -391,13 +244,13 @@ class _Features:
         if examples.dn is None:
             none = np.zeros((0, 0), np.float32)
             return cls(middle, turn, none, none, np.zeros((0, 0)), penalty)
-        mean, spread = _scaling(examples.dn)
+        mean, spread = scaling(examples.dn)
         bands = mean.shape[1]
         if scatter is None:
             series = _dimming(*mean.shape)
         else:
             series = spread.astype(np.float64).reshape(-1, 1) * scatter.series_turn(examples.months, bands)
-        length = _length(_flat(_standard(examples.dn, mean, spread)) @ series)
+        length = _length(_flat(standard(examples.dn, mean, spread)) @ series)
         return cls(middle, turn, mean, spread, series * (SERIES / length), penalty)
 
     def rows(self, examples: Examples) -> Floats:
@@ -405,7 +258,7 @@ class _Features:
         n = len(examples.classes)
         parts = [(examples.embeddings - self.middle) @ self.turn, np.full((n, 1), CONSTANT)]
         if examples.dn is not None:
-            parts.append(_flat(_standard(examples.dn, self.mean, self.spread)) @ self.series)
+            parts.append(_flat(standard(examples.dn, self.mean, self.spread)) @ self.series)
         return np.concatenate(parts, axis=1)
 
     def head(self, prior: Floats, moved: Floats, scale: float, months: tuple[int, ...]) -> Head:
@@ -437,28 +290,6 @@ def _length(vectors: NDArray[Any]) -> float:
     return found if found > LEAST_LENGTH else 1.0
 
 
-def _scaling(dn: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(T, C) mean and standard deviation of log DN over the points whose month has all bands; 0 and 1 if none has."""
-    whole = (dn > 0).all(axis=2, keepdims=True)
-    x = np.log(np.maximum(dn, 1).astype(np.float64))
-    count = np.maximum(whole.sum(axis=0), 1)
-    mean = (x * whole).sum(axis=0) / count
-    spread = np.sqrt((((x - mean) ** 2) * whole).sum(axis=0) / count)
-    return mean.astype(np.float32), np.where(spread > LEAST_SPREAD, spread, 1.0).astype(np.float32)
-
-
-def _standard(dn: NDArray[np.uint16], mean: NDArray[np.float32], spread: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, T, C) standardised log DNs, clipped; months without all bands are 0, the mean."""
-    arrays = (torch.from_numpy(a) for a in (mean, spread))
-    found: NDArray[np.float32] = _standard_torch(torch.from_numpy(dn.astype(np.float32)), *arrays).numpy()
-    return found
-
-
-def _standard_torch(dn: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-    whole = (dn > 0).all(dim=2, keepdim=True)
-    return ((dn.clamp(min=1).log() - mean) / spread).clamp(-CLIP, CLIP) * whole
-
-
 def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str]:
     """Whether the points help the map, and a sentence that says how much or why not."""
     judged, found = examples.judged, np.unique(examples.classes)
@@ -470,7 +301,7 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
     own, words = (p.argmax(axis=1)[judged] == examples.classes[judged] for p in (reached, zero))
     of = f"{n} points" if n == len(judged) else f"the {n} points that the map shows"
     says = f"in cross-validation {own.mean():.0%} of {of} are right, {words.mean():.0%} by the words alone."
-    ahead, error = _ahead(own, words, examples.groups[judged])
+    ahead, error = gain.lead(own, words, examples.groups[judged])
     if best.rejected is not None:
         why = "Of so few places, that gain is within chance" if ahead > 0 else "That is no gain"
         return False, f"{says} {why}: the words alone are kept. Give more points, in other places."

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # numpy and torch: `geomap explain` reads the JSON alone
     import numpy as np
     from numpy.typing import NDArray
 
-    from geomap.label.learn import Head
+    from geomap.label.head import Head
 
 FILE: Final = "learned.json"
 TENSORS: Final = "learned.safetensors"
@@ -259,7 +259,7 @@ def _arrays(head: Head, prefix: str) -> dict[str, NDArray[Any]]:
 
 def _head(arrays: Mapping[str, NDArray[Any]], prefix: str, size: int) -> Head:
     """The head of a prefix, for embeddings of so many dimensions. Raises KeyError, ValueError."""
-    from geomap.label.learn import Head
+    from geomap.label.head import Head
 
     head = Head.of({n.removeprefix(prefix): array for n, array in arrays.items() if n.startswith(prefix)})
     if head.vectors.shape[1] != size:

@@ -16,7 +16,8 @@ from geomap.encode.weights import Weights
 from geomap.errors import InputError
 from geomap.label.choose import Gone
 from geomap.label.classify import Question, Within, answer
-from geomap.label.learn import SERIES_FROM, Examples, Head, Learned, learn
+from geomap.label.head import Head
+from geomap.label.learn import SERIES_FROM, Examples, Learned, learn
 from geomap.label.places import PLACES, contradicted, helpful
 from geomap.label.scatter import Scatter
 from geomap.legends import Legend

@@ -12,7 +12,9 @@ from scipy.special import log_softmax as scipy_log_softmax
 from scipy.stats import t as student_t
 from sklearn.linear_model import LogisticRegression
 
-from geomap.label.learn import Examples, Head, _ahead, _Features, _gains, _standard, _trusted, learn
+from geomap.label import gain
+from geomap.label.head import Head, standard
+from geomap.label.learn import Examples, _Features, learn
 from geomap.label.regression import Design, balanced, fit, log_loss, log_softmax, parted
 from geomap.label.scatter import SERIES_FLOOR, Scatter
 
@@ -164,7 +166,7 @@ def test_the_head_takes_series_as_they_are_though_a_months_brightness_counts_hal
     assert examples.dn is not None
     features = _Features.of(examples, None)
     rows = features.rows(examples)
-    values = _standard(examples.dn, features.mean, features.spread).astype(np.float64)
+    values = standard(examples.dn, features.mean, features.spread).astype(np.float64)
     halved = (values - 0.5 * values.mean(axis=2, keepdims=True)).reshape(100, -1)
     assert np.allclose(rows[:, 33:], 2.0 * halved / np.sqrt((halved**2).sum(axis=1).mean()))
     moved = np.random.default_rng(0).normal(size=(rows.shape[1], 4))
@@ -175,10 +177,10 @@ def test_the_head_takes_series_as_they_are_though_a_months_brightness_counts_hal
 
 
 def test_words_are_kept_only_where_they_are_right_beyond_chance() -> None:
-    assert not _trusted(20, 0.6)  # a standard error is 0.11
-    assert _trusted(20, 0.65)
-    assert _trusted(300, 0.54)
-    assert not _trusted(5, 0.6)
+    assert not gain.trusted(20, 0.6)  # a standard error is 0.11
+    assert gain.trusted(20, 0.65)
+    assert gain.trusted(300, 0.54)
+    assert not gain.trusted(5, 0.6)
 
 
 @pytest.mark.parametrize(
@@ -198,8 +200,8 @@ def test_points_of_a_field_are_right_or_wrong_together_and_few_fields_tell_littl
     own, words = np.zeros(len(groups), bool), np.zeros(len(groups), bool)
     for field, more in enumerate(differences):
         (own if more > 0 else words)[10 * field : 10 * field + abs(more)] = True
-    assert _ahead(own, words, groups) == (sum(differences), pytest.approx(error))
-    assert _gains(own, words, groups) == (sum(differences) > (error if len(differences) < 20 else 0))
+    assert gain.lead(own, words, groups) == (sum(differences), pytest.approx(error))
+    assert gain.gains(own, words, groups) == (sum(differences) > (error if len(differences) < 20 else 0))
 
 
 def test_few_points_of_few_fields_that_gain_nothing_leave_words_that_are_not_trusted() -> None:
