@@ -1,4 +1,4 @@
-"""Whether labelled points do better than the words alone, by cross-validated answers."""
+"""How much labelled points tell: of how many fields they are, and whether they do better than the words alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CLUMPED: Final = 2
 
 MANY_GROUPS: Final = 20
 """Fewest groups of points in which a gain in cross-validation is taken as it is. In fewer, points must be right more
-often than words by a standard error, or the words are kept.
+often than words by a standard error, or the words are kept; and of classes without points they say nothing.
 
 Log losses would favour the points: the words' confidence fits no single place. This and DECISIVE were chosen on draws
 of the measured sets that are not those of the figures (benchmarks/RESULTS.md).
@@ -36,6 +36,12 @@ def decides(words: NDArray[np.bool_], groups: NDArray[np.intp]) -> bool:
     """Whether cross-validation decides if words are kept, of (n,) points for which they are right or not."""
     n = len(words)
     return n >= DECISIVE or n >= CLUMPED * len(np.unique(groups)) or trusted(n, float(words.mean()))
+
+
+def few_fields(groups: NDArray[np.intp]) -> bool:
+    """Whether points of (n,) groups tell of few fields: that a class has no point then says little of the others."""
+    count = len(np.unique(groups))
+    return count < MANY_GROUPS and count < len(groups)
 
 
 def trusted(n: int, right: float) -> bool:

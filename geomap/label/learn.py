@@ -167,9 +167,8 @@ def _fitted(
     best = _validate(examples, rows, prior, fold, features.penalty, kept)
     moved = np.zeros((rows.shape[1], len(vectors)))
     if math.isfinite(best.strengths.penalty):
-        design, share = Design.of(rows), balanced(examples.classes)
-        weights = fit(design.rows, examples.classes, prior, best.strengths.penalty, share=share)
-        moved = _taken(examples.groups) * (design.axes @ weights)
+        design, every = Design.of(rows), np.ones(len(rows), bool)
+        moved = design.axes @ _added(examples, design.rows, prior, best.strengths.penalty, every)
     return features.head(vectors, moved, best.strengths.scale, examples.months), best
 
 
@@ -189,7 +188,7 @@ def _validate(
     words = prior.argmax(axis=1) == classes
     if len(fold) < SERIES_FROM:
         penalty = next(few for least, few in BY_WORDS if words.mean() >= least)
-    logits = _held_out(Design.of(rows, COARSE).rows, classes, prior, fold, penalty, _taken(examples.groups))
+    logits = _held_out(examples, Design.of(rows, COARSE).rows, prior, fold, penalty)
     own = logits.argmax(axis=1) == classes
     groups = examples.groups[judged]
     decides = kept is None and gain.decides(words[judged], groups)
@@ -205,22 +204,27 @@ def _validated(logits: Floats, fold: NDArray[np.intp], examples: Examples, stren
     return Validated(fold, strengths, np.exp(log_softmax(logits)), loss)
 
 
-def _taken(groups: NDArray[np.intp]) -> float:
-    """The share that is taken of what points of (n,) groups add."""
-    n = len(groups)
-    return n / (n + WORDS_WORTH)
-
-
-def _held_out(
-    rows: Floats, classes: NDArray[np.intp], prior: Floats, fold: NDArray[np.intp], penalty: float, taken: float
-) -> Floats:
-    """(n, K) logits of every point by a fit without its fold, of whose additions a share is taken."""
-    found, share = np.empty_like(prior), balanced(classes)
+def _held_out(examples: Examples, rows: Floats, prior: Floats, fold: NDArray[np.intp], penalty: float) -> Floats:
+    """(n, K) logits of every point by a fit without its fold."""
+    found = np.empty_like(prior)
     for f in range(fold.max() + 1):
         out = fold == f
-        weights = fit(rows[~out], classes[~out], prior[~out], penalty, share=share[~out])
-        found[out] = prior[out] + taken * (rows[out] @ weights)
+        found[out] = prior[out] + rows[out] @ _added(examples, rows, prior, penalty, ~out)
     return found
+
+
+def _added(examples: Examples, rows: Floats, prior: Floats, penalty: float, use: NDArray[np.bool_]) -> Floats:
+    """(r, K) weights: what those points that are used add to the logits, times (n, r) rows.
+
+    Where points lie in few fields, classes without points are not fitted, and keep the share of pixels that their words
+    give them: such points tell their own classes apart, and nothing of the others.
+    """
+    classes, share = examples.classes[use], balanced(examples.classes)[use]
+    there = np.unique(classes) if gain.few_fields(examples.groups) else np.arange(prior.shape[1])
+    found = np.zeros((rows.shape[1], prior.shape[1]))
+    numbers = np.searchsorted(there, classes)
+    found[:, there] = fit(rows[use], numbers, np.ascontiguousarray(prior[use][:, there]), penalty, share)
+    return found * (len(rows) / (len(rows) + WORDS_WORTH))
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,20 @@ def test_many_points_that_gain_nothing_leave_the_words_whether_these_are_trusted
     assert not made.helps
 
 
+@pytest.mark.parametrize("fields", [12, 36])
+def test_points_of_few_fields_tell_their_own_classes_apart_and_leave_the_others(fields: int) -> None:
+    """A third class, of no point, lies where its words say: of points in many fields it loses pixels."""
+    made_up, prompts = place(600, seed=3, away=3.0)
+    shown, rest = np.flatnonzero(made_up.classes < 2)[:36], np.arange(300, 600)
+    examples = Examples(made_up.embeddings[shown], made_up.classes[shown], np.arange(36) * fields // 36)
+    made = learn(examples, prompts, SCALE)
+    assert made.moved
+    added = made.head.logits(made_up.embeddings[rest]) - SCALE * made_up.embeddings[rest] @ prompts.T
+    assert (np.abs(added[:, :2].sum(1)) < 1e-3).all() == (fields < 20)  # what one of the two gains, the other loses
+    assert (np.abs(added[:, 2:]) < 1e-3).all() == (fields < 20)
+    assert np.abs(added[:, :2]).max() > 1
+
+
 def test_a_row_does_not_depend_on_others_and_learning_repeats() -> None:
     examples, prompts = place(110, away=4.0)
     made, again = learn(examples, prompts, SCALE), learn(examples, prompts, SCALE)
