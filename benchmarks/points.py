@@ -16,8 +16,8 @@ the points of the other half are scored. Figures are the mean over the draws and
     logistic, series; logistic, embeddings      logistic regression, C = 1, on standardised features
 
 The constants of the learner were chosen on simulated places, on the other half of Rondonia, on Corsica and East Africa,
-and on the Sahel and southern Africa (RESULTS.md); Flanders had a part only in when words are kept (on other draws), the
-other regions had none.
+and on the Sahel and southern Africa (RESULTS.md); Flanders had a part in when words are kept and in what points of few
+fields tell (on other draws, the same fields), the other regions had none.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ so a class without points stays as its words have it. From SERIES_FROM points on
 embeddings. The features are centred and scaled by the points, so that one penalty serves places where the words are
 right and places where they are wrong; only with fewer points it goes by how often the words are right for them.
 Cross-validation, in which pixels of one group are never parted, tells whether the points help: words are kept unless it
-finds the points right more often, or the points are few, apart, and the words mostly wrong. A point counts the less the
-more points its class has (`regression.balanced`), so that rare classes are not lost.
+finds the points right more often, or the points are few, apart, and the words mostly wrong. Points in few fields tell
+their own classes apart, and nothing of classes without points. A point counts the less the more points its class has
+(`regression.balanced`), so that rare classes are not lost.
 """
 
 from __future__ import annotations
@@ -190,11 +191,11 @@ def _validate(
         penalty = next(few for least, few in BY_WORDS if words.mean() >= least)
     logits = _held_out(examples, Design.of(rows, COARSE).rows, prior, fold, penalty)
     own = logits.argmax(axis=1) == classes
-    groups = examples.groups[judged]
-    decides = kept is None and gain.decides(words[judged], groups)
-    if decides and not gain.gains(own[judged], words[judged], groups):
+    fields = gain.fields_of(examples.groups, classes)[judged]
+    decides = kept is None and gain.decides(words[judged], fields)
+    if decides and not gain.gains(own[judged], words[judged], fields):
         return replace(by_words, rejected=np.exp(log_softmax(logits)))
-    scale = temperature(logits[judged], classes[judged], SCALES) if len(groups) >= SCALED else 1.0
+    scale = temperature(logits[judged], classes[judged], SCALES) if len(fields) >= SCALED else 1.0
     return _validated(scale * logits, fold, examples, Strengths(penalty, scale))
 
 
@@ -216,11 +217,11 @@ def _held_out(examples: Examples, rows: Floats, prior: Floats, fold: NDArray[np.
 def _added(examples: Examples, rows: Floats, prior: Floats, penalty: float, use: NDArray[np.bool_]) -> Floats:
     """(r, K) weights: what those points that are used add to the logits, times (n, r) rows.
 
-    Where points lie in few fields, classes without points are not fitted, and keep the share of pixels that their words
+    Where points lie in few groups, classes without points are not fitted, and keep the share of pixels that their words
     give them: such points tell their own classes apart, and nothing of the others.
     """
     classes, share = examples.classes[use], balanced(examples.classes)[use]
-    there = np.unique(classes) if gain.few_fields(examples.groups) else np.arange(prior.shape[1])
+    there = np.unique(classes) if gain.few_groups(examples.groups) else np.arange(prior.shape[1])
     found = np.zeros((rows.shape[1], prior.shape[1]))
     numbers = np.searchsorted(there, classes)
     found[:, there] = fit(rows[use], numbers, np.ascontiguousarray(prior[use][:, there]), penalty, share)
@@ -305,7 +306,7 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
     own, words = (p.argmax(axis=1)[judged] == examples.classes[judged] for p in (reached, zero))
     of = f"{n} points" if n == len(judged) else f"the {n} points that the map shows"
     says = f"in cross-validation {own.mean():.0%} of {of} are right, {words.mean():.0%} by the words alone."
-    ahead, error = gain.lead(own, words, examples.groups[judged])
+    ahead, error = gain.lead(own, words, gain.fields_of(examples.groups, examples.classes)[judged])
     if best.rejected is not None:
         why = "Of so few places, that gain is within chance" if ahead > 0 else "That is no gain"
         return False, f"{says} {why}: the words alone are kept. Give more points, in other places."
