@@ -131,7 +131,7 @@ def show_result(result: map.Result, as_json: bool) -> None:
 
 
 def _warn_of_reuse(result: map.Result) -> None:
-    """Say on stderr what is of an earlier run, and what is left out."""
+    """Say on stderr what is of an earlier run."""
     if not result.seconds and result.renewed:
         warn(f"{result.directory}: {result.renewed}")
     elif not result.seconds:
@@ -142,14 +142,14 @@ def _warn_of_reuse(result: map.Result) -> None:
         warn(f"{result.directory}: {result.renewed}{kept}")
     elif result.resumed:
         warn(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run")
+
+
+def warn_of_holes(result: map.Result) -> None:
+    """Say if scenes could not be read; loudly if little of the area is mapped, or a map of classes is empty."""
     if result.missed:
         scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
         note = f"{scenes} left out of some tile, missing or damaged; geomap explain {result.directory} names them"
         warn(f"warning: {note}", style="yellow")
-
-
-def warn_of_holes(result: map.Result) -> None:
-    """Say loudly if little of the area is mapped, or a map of classes is empty."""
     if result.mapped is not None and result.mapped.note:
         warn(f"WARNING: {result.directory}: {result.mapped.note}", style="bold red")
     elif result.mapped is not None:

@@ -524,6 +524,20 @@ def test_a_job_runs_to_maps_and_a_second_run_changes_nothing(real_job: Callable[
     assert geomap("verify", out).exit_code == 0
 
 
+@pytest.mark.parametrize("option", [(), ("--quiet",), ("--json",), ("--json", "--quiet")])
+def test_a_scene_that_could_not_be_read_is_told_once_also_to_cron(
+    option: tuple[str, ...], real_job: Callable[..., Path], archive: Callable[..., Path], tmp_path: Path
+) -> None:
+    items = items_of(archive(dates=20))
+    bad = next(item for item in items if "201809" in item["id"])
+    bad["assets"]["scl"]["href"] = str(tmp_path / "gone.tif")
+    job = real_job(catalogue={"stac": str(write_items(items, tmp_path / "items.json"))})
+    done = geomap("run", *option, job)
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("1 scene is left out of some tile, missing or damaged") == 1
+    assert ("--json" in option) == done.stdout.startswith("{")
+
+
 def test_a_refusal_names_the_keys_of_the_job_and_a_refresh_takes_them_away(
     real_job: Callable[..., Path], tmp_path: Path
 ) -> None:
