@@ -11,7 +11,7 @@ from pathlib import Path
 
 from geomap import files
 from geomap.encode.card import CARD_FILE, locate, weight_names
-from geomap.errors import GeomapError, InputError, TemporaryError, UpdateError, WeightsError
+from geomap.errors import GeomapError, InputError, TemporaryError, UpdateError, WeightsError, to_type
 from geomap.jobs.catalog import finished, write_catalog
 from geomap.jobs.file import JobResources, MapJob, in_keys
 from geomap.run.directory import REQUEST_FILE, read_begun
@@ -109,7 +109,7 @@ def _mapped(job: MapJob, period: Period, run: Callable[[Request, Path], Result],
             return run(asked, out)
     except UpdateError as e:
         if (out / files.SUMS).is_file() and read_begun(out).finished and not refresh:
-            e.args = (f"{e}; or make it again in place: geomap run {job.path} --refresh",)
+            e.args = (f"{e}; or make it again in place: {to_type('run', job.path, '--refresh')}",)
             raise
         log.warning("%s; so that is done now", e)
         return run(replace(asked, update=None), out)

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import re
+import shlex
 import shutil
 import string
 import subprocess
@@ -536,6 +537,31 @@ def test_a_scene_that_could_not_be_read_is_told_once_also_to_cron(
     assert done.exit_code == 0, done.stderr
     assert done.stderr.count("1 scene is left out of some tile, missing or damaged") == 1
     assert ("--json" in option) == done.stdout.startswith("{")
+
+
+def test_commands_that_a_run_tells_to_type_are_quoted(
+    archive: Callable[..., Path], real_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    def told(text: str) -> list[str]:
+        """The words of a command at the end of a line, after `geomap`."""
+        return shlex.split(text[text.rindex("geomap ") :])[1:]
+
+    content = yaml.safe_load(real_job(outputs={"directory": "it's & {period}"}).read_text())
+    folder = tmp_path / "My Maps"
+    folder.mkdir()
+    job, out = write(folder, content), folder / "it's & 2018-09_2018-11"
+    make = told(refused(geomap("areas", job), 2, "no finished map yet"))
+    assert make == ["run", str(job)]
+    done = geomap(*make)
+    assert done.exit_code == 0, done.stderr
+    (view,) = (line for line in done.stdout.splitlines() if "geomap view" in line)
+    assert told(view) == ["view", str(out)]
+    (explain,) = re.findall("geomap explain (.*) names those", done.stdout)
+    assert shlex.split(explain) == [str(out)]
+    write(folder, content | {"legends": ["crops"]})
+    again = told(refused(geomap("run", job), 2, "differs in: legends"))
+    assert again == ["run", str(job), "--refresh"]
+    assert geomap(*again).exit_code == 0
 
 
 def test_a_refusal_names_the_keys_of_the_job_and_a_refresh_takes_them_away(
