@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import partial
 from pathlib import Path
 
@@ -25,11 +25,6 @@ log = logging.getLogger(__name__)
 
 MAX_BEGUN = 12
 """How many months back to look for an unfinished map of a rolling period, or for a finished one to update."""
-
-
-def today() -> date:
-    """The day from which rolling periods are counted (UTC, as scenes are dated)."""
-    return datetime.now(UTC).date()
 
 
 def run_job(
@@ -66,6 +61,8 @@ def run_job(
                         retry_quarantined=retry_quarantined,
                         earlier=_maps_before(job, period),
                         keep_items=True,
+                        day=day,
+                        refreshed_by=to_type("run", job.path, "--refresh"),
                     ),
                     refresh,
                 )

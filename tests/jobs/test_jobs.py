@@ -583,6 +583,33 @@ def test_a_refusal_names_the_keys_of_the_job_and_a_refresh_takes_them_away(
     assert "--refresh" not in said  # which does not take another area either
 
 
+def test_months_that_are_not_over_are_told_and_a_refresh_adds_them(
+    real_job: Callable[..., Path], archive: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from geomap.jobs import due as jobs
+
+    whole = items_of(archive(dates=20))
+    out, items = tmp_path / "out/2018-09_2018-11", tmp_path / "items.json"
+    early = [item for item in whole if item["properties"]["datetime"] < "2018-10-10"]
+    write_items(early, items)
+    job = read_job(real_job(catalogue={"stac": "items.json"}))
+    (made,) = jobs.run_job(job, datetime.date(2018, 10, 10))
+    (said,) = [record.getMessage() for record in caplog.records if "not over" in record.getMessage()]
+    assert said.startswith("2018-10, 2018-11 are not over: ")
+    command = said[said.index("geomap run") :]
+    assert command == f"geomap run {job.path} --refresh"
+    caplog.clear()
+    write_items(whole, items)
+    assert not next(jobs.run_job(job, datetime.date(2018, 12, 5))).seconds  # finished, and left as it is
+    assert geomap(*shlex.split(command)[1:]).exit_code == 0
+    assert "not over" not in caplog.text
+    fresh = read_job(real_job(catalogue={"stac": "items.json"}, outputs={"directory": "fresh"}))
+    (again,) = jobs.run_job(fresh, datetime.date(2018, 12, 5))
+    assert len(again.scenes) > len(made.scenes)
+    assert digests(out) == digests(tmp_path / "fresh")
+    assert "not over" not in caplog.text
+
+
 def test_an_item_file_that_was_rewritten_changes_no_finished_map_and_no_begun_one(
     real_job: Callable[..., Path], archive: Callable[..., Path], tmp_path: Path
 ) -> None:
