@@ -119,7 +119,9 @@ def earlier_of(job: MapJob, period: Period) -> Earlier | None:
     """
     if not job.keys.outputs.update:
         return None
-    found = (Earlier(job.directory(p), p) for p in (_shifted(period, -n) for n in range(1, MAX_BEGUN + 1)))
+    found = (
+        Earlier(job.directory(p), p, rolling=True) for p in (_shifted(period, -n) for n in range(1, MAX_BEGUN + 1))
+    )
     directory = job.directory(period)
     if not _request_file(directory).is_file():
         return next((e for e in found if (e.directory / files.SUMS).is_file()), None)

@@ -88,7 +88,8 @@ def require(prepared: Prepared, asked: Mapping[str, Any]) -> None:
         raise UpdateError(f"cannot update {prepared.request.update.directory}: {why}; map without --update-from")
     before, now = prepared.request.update.period, prepared.request.period
     if {*before.calendar_months} != {*now.calendar_months}:
-        log.warning("%s and %s are not of the same months of the year: part of what changes is the season", before, now)
+        said = "%s and %s are not of the same months of the year: part of what changes is the season"
+        log.log(logging.INFO if prepared.request.update.rolling else logging.WARNING, said, before, now)
 
 
 def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> str | None:

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -679,6 +680,22 @@ def test_a_map_that_was_begun_keeps_its_months(real_job: Callable[..., Path], tm
     assert [r.directory.name for r in results] == ["2018-08_2018-09", "2018-09_2018-10"]
     assert [str(p) for p in jobs.periods(job, november)] == ["2018-09_2018-10"]
     assert all((r.directory / "SHA256SUMS").is_file() for r in results)
+
+
+def test_the_season_is_no_news_to_who_asked_for_a_rolling_update_of_some_months(
+    real_job: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    from geomap.jobs import due as jobs
+
+    job = read_job(real_job(period={"last": 1}, outputs={"directory": "out/{period}", "update": True}))
+    with caplog.at_level(logging.INFO, "geomap"):
+        (_,) = jobs.run_job(job, datetime.date(2018, 10, 5))
+        (second,) = jobs.run_job(job, datetime.date(2018, 11, 5))
+    assert second.update is not None
+    season = {
+        record.levelname for record in caplog.records if "part of what changes is the season" in record.getMessage()
+    }
+    assert season == {"INFO"}
 
 
 def test_an_old_map_that_cannot_be_finished_does_not_hold_up_the_new_one(
