@@ -161,6 +161,8 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
     known = [str(name) for name in table.columns if name != table.geometry.name]
     if column is not None and column not in known:
         raise InputError(f"{source} has no column {column!r}; its columns are: {', '.join(known) or 'none'}")
+    if column is None and known:
+        log.warning("polygons are called by their number; --column takes their names from one of: %s", listed(known))
     numbers = range(1, len(table) + 1)
     names = [str(i) for i in numbers] if column is None else list(map(_name, numbers, table[column]))
     if odd := [name for name, shape in zip(names, table.geometry, strict=True) if not _finite(shape)]:
