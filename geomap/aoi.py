@@ -244,6 +244,17 @@ def plainly_named(path: Path) -> Iterator[Path]:
         yield Path(folder) / f"area{path.suffix}"
 
 
+@contextmanager
+def plainly_placed(path: Path) -> Iterator[Path]:
+    """The path of a file to write in a folder under a name that pyogrio takes for a folder's, as `plainly_named`."""
+    if not _ODD.search(str(path.parent.absolute())):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="geomap-") as folder:
+        (Path(folder) / "here").symlink_to(path.parent.absolute())
+        yield Path(folder) / "here" / path.name
+
+
 def _shown(path: Path) -> str:
     return str(path).encode("utf-8", "backslashreplace").decode()
 

@@ -30,7 +30,7 @@ from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card
 from geomap.encode.checkpoint import read_tensors
 from geomap.encode.model import EncoderConfig, PixelEncoder
-from geomap.errors import TemporaryError, WeightsError
+from geomap.errors import TemporaryError, WeightsError, to_type
 from geomap.label import towers
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.sources import network
@@ -137,7 +137,8 @@ def convert(
     order = BAND_ORDERS[tested["chosen"] if tested else DEFAULT_ORDER]
     digest = files.sha256(path)
     scale = f"exp({found.scale_name})" if found.scale_name else "CLIP's, as the file has none"
-    recipe = f"geomap weights convert {path.name} (sha256 {digest}), tensors {found.prefix}*, logit scale {scale}"
+    typed = to_type("weights", "convert", path.name)
+    recipe = f"{typed} (sha256 {digest}), tensors {found.prefix}*, logit scale {scale}"
     try:
         card = Card(
             name=name or re.sub(r"[^a-z0-9._-]+", "-", path.stem.lower()).strip("._-")[:60] or "converted",
@@ -327,7 +328,7 @@ def fetch(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError
 
     repository, file = CHECKPOINTS[name]
-    by_hand = f"get {file} of {model_page(name)} by hand, then: geomap weights convert {file} --out DIR"
+    by_hand = f"get {file} of {model_page(name)} by hand, then: {to_type('weights', 'convert', file)} --out DIR"
     try:
         with _quiet(), network.shared_authorities():
             return Path(hf_hub_download(repository, file))

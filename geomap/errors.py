@@ -13,6 +13,11 @@ def install_hint(*packages: str) -> str:
     return f"{shlex.quote(sys.executable)} -m pip install {' '.join(packages)}"
 
 
+def to_type(*words: object) -> str:
+    """The command of geomap that a message tells to type: each word, such as a path, quoted for the shell."""
+    return shlex.join(["geomap", *map(str, words)])
+
+
 class GeomapError(Exception):
     """Base of every error raised on purpose."""
 

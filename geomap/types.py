@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from geomap.errors import PeriodError
@@ -226,6 +226,11 @@ class Period:
         last = self.year * 12 + self.month - 1 + self.months
         return datetime(last // 12, last % 12 + 1, 1, tzinfo=UTC)
 
+    def open_on(self, day: date) -> tuple[str, ...]:
+        """The months that are not over on a day (UTC), as "2023-04", in time order."""
+        months = zip(self.month_names, self.year_months, strict=True)
+        return tuple(name for name, month in months if month >= (day.year, day.month))
+
     def step(self, when: datetime) -> int | None:
         """Index of the step that holds `when`, or None outside the period."""
         index = (when.year - self.year) * 12 + when.month - self.month
@@ -234,6 +239,11 @@ class Period:
     def __str__(self) -> str:
         names = self.month_names
         return names[0] if self.months == 1 else f"{names[0]}_{names[-1]}"
+
+
+def today() -> date:
+    """The day from which periods are counted (UTC, as scenes are dated)."""
+    return datetime.now(UTC).date()
 
 
 @dataclass(frozen=True, slots=True)

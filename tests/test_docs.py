@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from geomap.cli import app
+from geomap.errors import to_type
 from tests.support import REPOSITORY
 
 PAGES = sorted(page for folder in (".", "docs", "pipelines") for page in REPOSITORY.glob(f"{folder}/*.md"))
@@ -120,3 +121,21 @@ def test_packages_are_installed_by_a_named_python_and_never_the_strangers_geomap
     texts = {path: path.read_text() for path in [*PAGES, *JOBS, *code]}
     assert not [p for p, text in texts.items() if re.search(r"(?<!-m )\bpip install|install ['\"]?geomap(\[|==)", text)]
     assert "-m pip install" in texts[REPOSITORY / "docs/install.md"]
+
+
+def unquoted(source: str) -> list[str]:
+    """The text before each value that a message puts into a `geomap` command as it is."""
+    named = "|".join(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.JoinedStr):
+            said = "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+            found += re.findall(rf"\bgeomap (?:{named})(?: [\w-]+)* \{{\}}", said)
+    return found
+
+
+def test_messages_quote_what_they_put_into_a_command_to_type() -> None:
+    for path in REPOSITORY.glob("geomap/**/*.py"):
+        assert not unquoted(path.read_text()), path
+    assert unquoted('f"; " f"geomap weights show {card.name}"') == ["geomap weights show {}"]
+    assert shlex.split(to_type("view", Path("My Maps/it's 1"))) == ["geomap", "view", "My Maps/it's 1"]

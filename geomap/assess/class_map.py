@@ -17,7 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geomap import files
-from geomap.errors import InputError, ReadError
+from geomap.errors import InputError, ReadError, to_type
 from geomap.grid import zone_epsg
 from geomap.paths import real
 
@@ -165,14 +165,14 @@ def _opened(path: Path) -> Iterator[Any]:
         ):
             yield f
     except RasterioError as e:
-        raise ReadError(f"{path} cannot be read; geomap verify {path.parent} says what is wrong") from e
+        raise ReadError(f"{path} cannot be read; {to_type('verify', path.parent)} says what is wrong") from e
 
 
 def _item(path: Path) -> dict[str, Any]:
     try:
         content = files.read_json(path, _MOST_JSON)
     except (OSError, ValueError) as e:
-        raise InputError(f"{path} cannot be read: {e}; geomap verify {path.parents[1]} says what is wrong") from e
+        raise InputError(f"{path} cannot be read: {e}; {to_type('verify', path.parents[1])} says what is wrong") from e
     return content if isinstance(content, dict) else {}
 
 
@@ -205,7 +205,7 @@ def _classes(content: Any) -> tuple[dict[int, str], dict[int, str]]:
 def _file(directory: Path, item: Path, asset: Mapping[str, Any]) -> Path:
     path = real(item.parent / str(asset.get("href", "")))
     if not path.is_relative_to(real(directory)):
-        raise InputError(f"{item} names a map outside {directory}; geomap verify {directory} says what is wrong")
+        raise InputError(f"{item} names a map outside {directory}; {to_type('verify', directory)} says what is wrong")
     return path
 
 
@@ -217,4 +217,4 @@ def _require_whole(directory: Path, chosen: ClassMap) -> None:
     for path in (*chosen.paths.values(), *chosen.sure.values()):
         name = path.relative_to(real(directory)).as_posix()
         for line in files.problem(directory, name, listed.get(name, "")):
-            raise InputError(f"{directory}: {line}; geomap verify {directory} says what to do")
+            raise InputError(f"{directory}: {line}; {to_type('verify', directory)} says what to do")

@@ -13,7 +13,7 @@ from rich.table import Table
 from geomap.cli import options
 from geomap.cli.console import number, out_console, progress_bars, say, say_json, warn
 from geomap.cli.show import print_quality
-from geomap.errors import InputError
+from geomap.errors import InputError, to_type
 from geomap.run import history
 from geomap.run.history import Areas
 from geomap.run.totals import Quality, read_quality
@@ -86,9 +86,9 @@ def _runs(directories: list[Path]) -> list[Path]:
         job = file.read_job(path)
         directory = job.keys.outputs.directory
         if file.PERIOD not in directory:
-            raise InputError(f"{path} makes one map, so name its directory: geomap areas {job.file(directory)}")
+            raise InputError(f"{path} makes one map, so name its directory: {to_type('areas', job.file(directory))}")
         if not (maps := [made for _, made in catalog.finished(job)]):
-            raise InputError(f"{path} has no finished map yet; make one: geomap run {path}")
+            raise InputError(f"{path} has no finished map yet; make one: {to_type('run', path)}")
         found += maps
     return found
 
@@ -143,11 +143,12 @@ def _without(directory: Path, assessed: Mapping[str, Quality], found: Sequence[Z
         if quality.sample is None:
             yield f"{stem}: counts of pixels, for an older version assessed it; assess it again for estimates here"
         elif not quality.sample.x:
-            yield f"{stem}: counts of pixels, for such points tell of the whole map alone (geomap areas {directory})"
+            whole = to_type("areas", directory)
+            yield f"{stem}: counts of pixels, for such points tell of the whole map alone ({whole})"
         elif few:
             yield (
                 f"{stem}: too few points for an estimate in {few:,} of {plural(len(found), 'polygon')}; more points of "
-                f"the map help (geomap sample {directory})"
+                f"the map help ({to_type('sample', directory)})"
             )
 
 

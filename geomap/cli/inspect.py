@@ -21,6 +21,7 @@ from geomap.run.account import summary, told
 from geomap.run.keys import RequestKeys
 from geomap.run.request import Request, request_of
 from geomap.run.totals import read_quality
+from geomap.types import today
 
 if TYPE_CHECKING:
     from geomap.run.plan import Plan
@@ -84,7 +85,7 @@ def _of_job(keys: RequestKeys, path: str) -> Request:
     job = read_job(Path(path))
     from geomap.jobs import due
 
-    return due.request(job, job.keys.period.at(due.today()))
+    return due.request(job, job.keys.period.at(today()))
 
 
 def explain_command(

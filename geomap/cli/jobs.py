@@ -16,6 +16,7 @@ from geomap.cli import options
 from geomap.cli.console import log_to_stderr, progress_bars, say, say_json
 from geomap.cli.show import print_estimate, print_result, refuse_gaps, result_json, warn_of_holes
 from geomap.errors import InputError
+from geomap.types import today
 
 JobPath = Annotated[Path, typer.Argument(metavar="JOB.yaml", help="A job file; docs/jobs.md says what it may hold.")]
 
@@ -42,10 +43,7 @@ def run(
     from geomap.jobs import file
 
     read = file.read_job(job)
-    from geomap.jobs.due import (  # torch and GDAL take seconds to import: only after the input is checked
-        run_job,
-        today,
-    )
+    from geomap.jobs.due import run_job  # torch and GDAL take seconds to import: only after the input is checked
     from geomap.jobs.notice import telling
 
     with telling(read) as done:

@@ -14,7 +14,7 @@ from rich.table import Table
 from geomap import files
 from geomap.cli.console import number, out_console, say, say_json, tell, warn
 from geomap.cli.learned import print_learned
-from geomap.errors import NothingMappedError, QuarantineError
+from geomap.errors import NothingMappedError, QuarantineError, to_type
 from geomap.run.account import summary
 from geomap.run.directory import NOT_STORED
 from geomap.run.record import read_record
@@ -61,12 +61,12 @@ def print_result(result: map.Result) -> None:
     names = "a .qlr that opens all maps in QGIS, run.json, stac/ and SHA256SUMS"
     say(f"with a .qml style beside each map, {names} in {result.directory}")
     if result.account is not None:
-        say(f"{summary(result.account)}; geomap explain {result.directory} names those of the area and period")
+        say(f"{summary(result.account)}; {to_type('explain', result.directory)} names those of the area and period")
     if bound := bound_by(result.seconds):
         say(bound)
     print_learned(result.directory, read_record(result.directory).request)
     if (result.directory / files.PAGE).is_file():
-        say(f"to look at the maps: geomap view {result.directory}")
+        say(f"to look at the maps: {to_type('view', result.directory)}")
     warn_of_holes(result)
 
 
@@ -131,7 +131,7 @@ def show_result(result: map.Result, as_json: bool) -> None:
 
 
 def _warn_of_reuse(result: map.Result) -> None:
-    """Say on stderr what is of an earlier run, and what is left out."""
+    """Say on stderr what is of an earlier run."""
     if not result.seconds and result.renewed:
         warn(f"{result.directory}: {result.renewed}")
     elif not result.seconds:
@@ -142,14 +142,14 @@ def _warn_of_reuse(result: map.Result) -> None:
         warn(f"{result.directory}: {result.renewed}{kept}")
     elif result.resumed:
         warn(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run")
-    if result.missed:
-        scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
-        note = f"{scenes} left out of some tile, missing or damaged; geomap explain {result.directory} names them"
-        warn(f"warning: {note}", style="yellow")
 
 
 def warn_of_holes(result: map.Result) -> None:
-    """Say loudly if little of the area is mapped, or a map of classes is empty."""
+    """Say if scenes could not be read; loudly if little of the area is mapped, or a map of classes is empty."""
+    if result.missed:
+        scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
+        note = f"{scenes} left out of some tile, missing or damaged; {to_type('explain', result.directory)} names them"
+        warn(f"warning: {note}", style="yellow")
     if result.mapped is not None and result.mapped.note:
         warn(f"WARNING: {result.directory}: {result.mapped.note}", style="bold red")
     elif result.mapped is not None:
@@ -189,8 +189,8 @@ def refuse_gaps(results: Sequence[map.Result]) -> None:
             )
         if result.mapped is not None and not result.mapped.mapped:
             raise NothingMappedError(
-                f"{result.directory}: {result.mapped.note}; the maps are written and hold nothing but nodata; geomap "
-                f"explain {result.directory} tells what became of each scene"
+                f"{result.directory}: {result.mapped.note}; the maps are written and hold nothing but nodata; "
+                f"{to_type('explain', result.directory)} tells what became of each scene"
             )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from geomap.cli.console import log_to_stderr, progress_bars, say
-from geomap.errors import InputError
+from geomap.errors import InputError, to_type
 from geomap.types import silent
 
 MOST_WORKERS = 64
@@ -50,4 +50,4 @@ def train(
 
             train_captions(chosen, out, progress, workers)
     if first:
-        say(f"weights in {out}; use them with: geomap map AOI --weights {out}")
+        say(f"weights in {out}; use them with: {to_type('map', 'AOI', '--weights', out)}")

@@ -15,6 +15,7 @@ from rich.text import Text
 from geomap.cli.console import log_to_stderr, number, out_console, say, say_json
 from geomap.cli.options import AsJson
 from geomap.encode.card import locate, read_card, weight_names
+from geomap.errors import to_type
 
 if TYPE_CHECKING:
     from geomap.datasets.samples import Samples
@@ -134,7 +135,7 @@ def _print_card(card: Card) -> None:
         out_console.print(Padding(Text(f"- {limit}"), (0, 0, 0, 2)))
     out_console.print("How they were made", style="bold")
     out_console.print(Padding(Text(card.recipe), (0, 0, 0, 2)))
-    say(f"All figures: geomap weights show {card.name} --json")
+    say(f"All figures: {to_type('weights', 'show', card.name, '--json')}")
 
 
 def _scores(metrics: dict[str, Any], where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -211,4 +212,4 @@ def _report(card: Card, out: Path) -> None:
     say(f"band order: {order['chosen']}")
     for note in card.limits:
         say(f"note: {note}")
-    say(f"weights in {out}; use them with: geomap map AOI --weights {out}")
+    say(f"weights in {out}; use them with: {to_type('map', 'AOI', '--weights', out)}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import date
 from functools import partial
 from pathlib import Path
 
 from geomap import files
 from geomap.encode.card import CARD_FILE, locate, weight_names
-from geomap.errors import GeomapError, InputError, TemporaryError, UpdateError, WeightsError
+from geomap.errors import GeomapError, InputError, TemporaryError, UpdateError, WeightsError, to_type
 from geomap.jobs.catalog import finished, write_catalog
 from geomap.jobs.file import JobResources, MapJob, in_keys
 from geomap.run.directory import REQUEST_FILE, read_begun
@@ -25,11 +25,6 @@ log = logging.getLogger(__name__)
 
 MAX_BEGUN = 12
 """How many months back to look for an unfinished map of a rolling period, or for a finished one to update."""
-
-
-def today() -> date:
-    """The day from which rolling periods are counted (UTC, as scenes are dated)."""
-    return datetime.now(UTC).date()
 
 
 def run_job(
@@ -66,6 +61,8 @@ def run_job(
                         retry_quarantined=retry_quarantined,
                         earlier=_maps_before(job, period),
                         keep_items=True,
+                        day=day,
+                        refreshed_by=to_type("run", job.path, "--refresh"),
                     ),
                     refresh,
                 )
@@ -109,7 +106,7 @@ def _mapped(job: MapJob, period: Period, run: Callable[[Request, Path], Result],
             return run(asked, out)
     except UpdateError as e:
         if (out / files.SUMS).is_file() and read_begun(out).finished and not refresh:
-            e.args = (f"{e}; or make it again in place: geomap run {job.path} --refresh",)
+            e.args = (f"{e}; or make it again in place: {to_type('run', job.path, '--refresh')}",)
             raise
         log.warning("%s; so that is done now", e)
         return run(replace(asked, update=None), out)
@@ -122,7 +119,9 @@ def earlier_of(job: MapJob, period: Period) -> Earlier | None:
     """
     if not job.keys.outputs.update:
         return None
-    found = (Earlier(job.directory(p), p) for p in (_shifted(period, -n) for n in range(1, MAX_BEGUN + 1)))
+    found = (
+        Earlier(job.directory(p), p, rolling=True) for p in (_shifted(period, -n) for n in range(1, MAX_BEGUN + 1))
+    )
     directory = job.directory(period)
     if not _request_file(directory).is_file():
         return next((e for e in found if (e.directory / files.SUMS).is_file()), None)

@@ -30,7 +30,7 @@ from pydantic import (
 
 from geomap import aoi, config, legends
 from geomap.config import Strict
-from geomap.errors import ConfigError, GeomapError
+from geomap.errors import ConfigError, GeomapError, to_type
 from geomap.legends import Legend
 from geomap.paths import real
 from geomap.run.keys import (
@@ -335,7 +335,7 @@ def in_keys(path: Path) -> Iterator[None]:
     except GeomapError as e:
         said = _DIFFERS.sub(_in_job, _keys_for_options(str(e)))
         if (refused := _REFUSED.search(said)) and "area" not in refused[1].split(", ") and "--refresh" not in said:
-            said += f", or make this one again in place: geomap run {path} --refresh"
+            said += f", or make this one again in place: {to_type('run', path, '--refresh')}"
         e.args = (said if said.startswith(str(path)) else f"{path}: {said}",)
         raise
 

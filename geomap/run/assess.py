@@ -16,7 +16,7 @@ from geomap import files, legends
 from geomap.assess.class_map import ClassMap, blocks, class_at, classes_and_zones, confidence_at, find_map
 from geomap.assess.draw import RESOLUTION, count
 from geomap.assess.estimate import NORMAL_95, UNKNOWN, Estimate, Estimates, Sample, Trust, estimate, trust
-from geomap.errors import InputError
+from geomap.errors import InputError, to_type
 from geomap.legends import Legend, LegendClass
 from geomap.points.match import match, name_key
 from geomap.points.pixels import in_pixels, pixels
@@ -282,8 +282,8 @@ def _learned_from(
         return none, [f"WARNING: {said}: the accuracies are too high"]
     if same > BY_CHANCE * len(points):
         raise InputError(
-            f"{said}, so they say nothing about the rest of it; give other points (geomap sample {directory}), or add "
-            "--allow-learned"
+            f"{said}, so they say nothing about the rest of it; give other points ({to_type('sample', directory)}), or "
+            "add --allow-learned"
         )
     return on, [f"{said}; left out, as if like the others"]
 
@@ -387,7 +387,7 @@ def _require_whole(directory: Path) -> None:
         for line in files.problem(directory, name, sums[name]):
             anew = f"remove {directory / JSON}, and assess each map again"
             raise InputError(
-                f"{directory}: {line}; {anew if name == JSON else f'geomap verify {directory} tells more'}"
+                f"{directory}: {line}; {anew if name == JSON else to_type('verify', directory) + ' tells more'}"
             )
 
 

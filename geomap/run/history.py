@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from geomap.errors import InputError, PeriodError
+from geomap.errors import InputError, PeriodError, to_type
 from geomap.run.account import Mapped
 from geomap.run.learned import read_learned
 from geomap.run.record import Record, read_record
@@ -66,7 +66,7 @@ def read_areas(directory: Path) -> Areas:
     try:
         period = _period(record)
     except PeriodError as e:
-        raise InputError(f"{directory}/run.json names no months; geomap verify {directory} tells more") from e
+        raise InputError(f"{directory}/run.json names no months; {to_type('verify', directory)} tells more") from e
     taught = _taught(directory)
     made_by = {stem: _made_by(record, stem, taught) for stem in maps}
     return Areas(directory, period, maps, made_by, record.mapped, len(record.tiles), len(record.quarantined))

@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from geomap import legends
 from geomap.encode.weights import Weights
-from geomap.errors import InputError
+from geomap.errors import InputError, to_type
 from geomap.label.choose import named
 from geomap.label.learn import Learned
 from geomap.legends import TYPED, Legend
@@ -204,7 +204,7 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
         raise InputError(
             f"the column {shown(column)} of {points.called} holds numbers ({listed(names)}) that are not all ids "
             f"of legend {legend.name} ({_ranges(c.id for c in legend.classes)}); choose a column with names as "
-            f"--column, or write the ids that `geomap legends show {legend.name}` lists"
+            f"--column, or write the ids that `{to_type('legends', 'show', legend.name)}` lists"
         )
     if known and (numbers := [name for name in found.unknown if name.isdecimal()]):
         raise InputError(
@@ -223,8 +223,8 @@ def _require_kinship(points: Points, column: str, legend: Legend) -> tuple[str, 
     plain = len(names) > 1 and not any(set(name) & set(',;"') for name in names)
     typed = f'--classes "{listed(names, len(names))}"' if plain else "--classes"
     raise InputError(
-        f"no class of {points.called} ({listed(names)}) is in legend {legend.name}; {hint}write the names that `geomap "
-        f"legends show {legend.name}` lists, or, for classes of your own in English, type {typed}"
+        f"no class of {points.called} ({listed(names)}) is in legend {legend.name}; {hint}write the names that "
+        f"`{to_type('legends', 'show', legend.name)}` lists, or, for classes of your own in English, type {typed}"
     )
 
 

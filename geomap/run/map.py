@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -53,11 +54,11 @@ from geomap.run.steady import Reading, run_of, steady
 from geomap.run.tile_file import Outcome, Task
 from geomap.run.tiles import Here
 from geomap.run.totals import ASSESSED
-from geomap.run.wording import warn_of_words
+from geomap.run.wording import warn_of_months, warn_of_words
 from geomap.run.workers import Resources, Workers
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
 from geomap.text import plural
-from geomap.types import EXCLUDE, UPDATE, LeftOut, Progress, Scene, Tile, silent
+from geomap.types import EXCLUDE, UPDATE, LeftOut, Progress, Scene, Tile, silent, today
 from geomap.write.layer import Layer, Statistics
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,8 @@ def map_area(
     retry_quarantined: bool = False,
     earlier: Sequence[Path] = (),
     keep_items: bool = False,
+    day: date | None = None,
+    refreshed_by: str | None = None,
 ) -> Result:
     """Map an area into `out`: COGs, styles, STAC items, run.json and SHA256SUMS.
 
@@ -153,6 +156,8 @@ def map_area(
         retry_quarantined: retry the tiles that failed twice; for a finished run, search again.
         earlier: finished runs of the same place, whose areas the page shows beside those of this one.
         keep_items: go by what was read of an item file that was rewritten since, unless a search is asked for.
+        day: the day (UTC) by which a month is over or not, of which a warning tells; today by default.
+        refreshed_by: the command that refreshes this run, for that warning.
 
     Raises:
         InputError: the request cannot be met (the subclasses say why).
@@ -199,6 +204,8 @@ def map_area(
             before = _record_of(out) if listed else None
             assessed = ASSESSED in (listed or files.sums_before(out))
             run = run.begin(asked, found.scenes, found.left_out, all_tasks, found.searched)
+            if request.composites is None:
+                warn_of_months(request.period, day or today(), refreshed_by)
             on_estimate(estimate(prepared, crew, found.scenes, pending))
             resumed = len(all_tasks) - len(pending)
             log.info("%d scenes; %d of %d tiles to make", len(found.scenes), len(pending), len(all_tasks))

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 
 from geomap import __version__, files
 from geomap.catalog.offset_check import Says, judge
-from geomap.errors import InputError
+from geomap.errors import InputError, to_type
 from geomap.run.account import Account, Fate, Mapped
 from geomap.run.directory import read_begun
 from geomap.run.tile_file import Reused
@@ -167,10 +167,14 @@ def add_files(directory: Path, contents: Mapping[str, bytes]) -> None:
     known = files.sums(directory)
     digest = known.pop(FILE, "")
     if files.problem(directory, FILE, digest):
-        raise InputError(f"{directory / FILE} is not what the run wrote; geomap verify {directory} says what to do")
+        raise InputError(
+            f"{directory / FILE} is not what the run wrote; {to_type('verify', directory)} says what to do"
+        )
     recorded = files.read_json(directory / FILE, 1 << 30)
     if recorded.get("seal") and recorded["seal"] != files.seal(known):
-        raise InputError(f"{directory / files.SUMS} is not what the run listed; geomap verify {directory} tells more")
+        raise InputError(
+            f"{directory / files.SUMS} is not what the run listed; {to_type('verify', directory)} tells more"
+        )
     known |= {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     about = files.json_bytes({**recorded, "files": len(known), "seal": files.seal(known)})
     files.add(directory, {**contents, FILE: about}, {**known, FILE: hashlib.sha256(about).hexdigest()})

@@ -63,6 +63,7 @@ class Earlier:
 
     directory: Path
     period: Period
+    rolling: bool = False  # it is the one before in a rolling job, whose user knows the months
 
 
 Given = TypeVar("Given", contravariant=True)

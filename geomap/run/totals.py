@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field, StringConstraints, TypeAdapter
 
 from geomap import files
-from geomap.errors import InputError
+from geomap.errors import InputError, to_type
 from geomap.text import listed, plural
 from geomap.write.areas import JSON as FILE
 
@@ -109,7 +109,7 @@ def read_totals(directory: Path) -> dict[str, list[Row]]:
     except OSError:
         raise InputError(f"{directory} has no {FILE}; map the area again with this version") from None
     except ValueError as e:
-        raise InputError(f"{directory / FILE} is damaged; geomap verify {directory} tells more") from e
+        raise InputError(f"{directory / FILE} is damaged; {to_type('verify', directory)} tells more") from e
 
 
 def read_quality(directory: Path) -> dict[str, Quality]:
@@ -120,4 +120,4 @@ def read_quality(directory: Path) -> dict[str, Quality]:
     try:
         return _qualities.validate_json(path.read_bytes())
     except (OSError, ValueError) as e:
-        raise InputError(f"{path} is damaged; geomap verify {directory} tells more") from e
+        raise InputError(f"{path} is damaged; {to_type('verify', directory)} tells more") from e

@@ -28,7 +28,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from geomap import files
-from geomap.errors import InputError, ReadError, UpdateError
+from geomap.errors import InputError, ReadError, UpdateError, to_type
 from geomap.legends import UNCLASSIFIED_ID
 from geomap.paths import real
 from geomap.run import check
@@ -88,7 +88,8 @@ def require(prepared: Prepared, asked: Mapping[str, Any]) -> None:
         raise UpdateError(f"cannot update {prepared.request.update.directory}: {why}; map without --update-from")
     before, now = prepared.request.update.period, prepared.request.period
     if {*before.calendar_months} != {*now.calendar_months}:
-        log.warning("%s and %s are not of the same months of the year: part of what changes is the season", before, now)
+        said = "%s and %s are not of the same months of the year: part of what changes is the season"
+        log.log(logging.INFO if prepared.request.update.rolling else logging.WARNING, said, before, now)
 
 
 def _obstacle(prepared: Prepared, asked: Mapping[str, Any], update: Earlier) -> str | None:
@@ -307,7 +308,7 @@ def _pixels(path: Path, where: Grid) -> NDArray[Any]:
             row, column = where.offset_in(whole)
             pixels: NDArray[Any] = source.read(1, window=Window(column, row, where.width, where.height))
     except RasterioError as e:
-        raise ReadError(f"cannot read {path}: {e}; geomap verify {path.parent} tells more") from e
+        raise ReadError(f"cannot read {path}: {e}; {to_type('verify', path.parent)} tells more") from e
     if pixels.shape != where.shape:
-        raise ReadError(f"{path} does not cover the tile; geomap verify {path.parent} tells more")
+        raise ReadError(f"{path} does not cover the tile; {to_type('verify', path.parent)} tells more")
     return pixels

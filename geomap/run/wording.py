@@ -1,9 +1,10 @@
-"""What to say at the start of a run about the words of classes that a user typed or wrote."""
+"""What to say at the start of a run: words of classes that a user typed or wrote, and months that are not over."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from datetime import date
 from typing import Final
 
 from geomap import legends
@@ -13,6 +14,8 @@ from geomap.label.check import close_pairs
 from geomap.label.towers import cached_class_vectors
 from geomap.label.words import LOOKS, check_words
 from geomap.legends import Legend
+from geomap.text import listed
+from geomap.types import Period
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,16 @@ def warn_of_words(asked: Sequence[Legend], weights: Weights) -> None:
         if legend.digest not in weights.class_vectors:
             for line in findings(legend, weights):
                 log.warning("%s", line)
+
+
+def warn_of_months(period: Period, day: date, refreshed_by: str | None) -> None:
+    """Log a warning if months of a period are not over on a day. `refreshed_by`: the command that adds what comes."""
+    if left := period.open_on(day):
+        again = f"type {refreshed_by}" if refreshed_by else "map again with another --out (in Python: refresh=True)"
+        log.warning(
+            "%s %s not over: this map will lack what is still to come, and counts as finished; some days after %s, %s",
+            listed(left), "is" if len(left) == 1 else "are", left[-1], again,
+        )  # fmt: skip
 
 
 def findings(legend: Legend, weights: Weights) -> Iterator[str]:

@@ -29,7 +29,7 @@ from shapely import MultiPolygon, get_coordinates, make_valid, union_all
 from geomap.aoi import polygons_of
 from geomap.assess.estimate import Estimates
 from geomap.assess.part import estimate_part
-from geomap.errors import InputError, ReadError
+from geomap.errors import InputError, ReadError, to_type
 from geomap.points.source import missing, read_shapes
 from geomap.run.record import Record, map_files, read_record
 from geomap.run.steady import steady
@@ -161,6 +161,8 @@ def read_zones(source: str, column: str | None) -> tuple[Any, list[str]]:
     known = [str(name) for name in table.columns if name != table.geometry.name]
     if column is not None and column not in known:
         raise InputError(f"{source} has no column {column!r}; its columns are: {', '.join(known) or 'none'}")
+    if column is None and known:
+        log.warning("polygons are called by their number; --column takes their names from one of: %s", listed(known))
     numbers = range(1, len(table) + 1)
     names = [str(i) for i in numbers] if column is None else list(map(_name, numbers, table[column]))
     if odd := [name for name, shape in zip(names, table.geometry, strict=True) if not _finite(shape)]:
@@ -220,7 +222,7 @@ def _paths(directory: Path, record: Record, stem: str) -> list[Path]:
     """The maps of a layer, one for each zone. Raises ReadError if one is missing."""
     paths = [directory / name for name in map_files(record, stem)]
     if lost := next((path for path in paths if not path.is_file()), None):
-        raise ReadError(f"{lost} is missing; geomap verify {directory} tells more")
+        raise ReadError(f"{lost} is missing; {to_type('verify', directory)} tells more")
     return paths
 
 
@@ -244,7 +246,7 @@ def _counted(
                     counts += np.bincount(ids.ravel(), minlength=256)
                     found += _on(ids, place, here) if here is not None and len(here) else Counter()
     except RasterioError as e:
-        raise ReadError(f"cannot read {path}: {e}; geomap verify {path.parent} tells more") from e
+        raise ReadError(f"cannot read {path}: {e}; {to_type('verify', path.parent)} tells more") from e
     counts[0] = 0
     return Counted(Counter({int(v): int(counts[v]) for v in np.flatnonzero(counts)}), found)
 

@@ -40,6 +40,7 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _USERINFO: Final = re.compile(r"//[^/]*@")
 _UNCLEAR_USER: Final = re.compile(r"//[^/?#]*[?#][^/]*@")
 _WORD: Final = re.compile(r"\S+")
+_ASSIGNS: Final = re.compile("=|%3d|://", re.IGNORECASE)  # in a query, but hardly in a path
 _CLOSING: Final = "'\")]}>.,;:?"
 _HOST: Final = re.compile(r"[a-z0-9][a-z0-9._-]*|[0-9a-f:.]+")
 _LOCAL_SUFFIXES: Final = (".localhost", ".local", ".internal", ".home.arpa")
@@ -207,16 +208,17 @@ def redact(href: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """Text as messages and logs show it: every address and path in it without query, fragment and user."""
+    """Text as messages and logs show it: addresses without query, fragment and user, paths without query."""
     return _WORD.sub(lambda word: _redacted_word(word[0]), text)
 
 
 def _redacted_word(word: str) -> str:
-    """A word without secrets; a quote or full stop at its end stays."""
+    """A word without secrets; a quote or full stop at its end stays, and so does a ? in the path of a file."""
     end = len(word.rstrip(_CLOSING))
-    before_query = word[:end].partition("?")[0]
-    shown = _bare(word[:end]) if "://" in before_query else before_query
-    return shown + word[end:]
+    before, _, query = word[:end].partition("?")
+    if "://" in before:
+        return _bare(word[:end]) + word[end:]
+    return before + word[end:] if _ASSIGNS.search(query) else word
 
 
 def _bare(url: str) -> str:

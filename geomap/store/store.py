@@ -37,7 +37,7 @@ from zarr.errors import ZarrUserWarning
 
 from geomap import files
 from geomap import grid as grids
-from geomap.errors import GeomapError, InputError, ReadError
+from geomap.errors import GeomapError, InputError, ReadError, to_type
 from geomap.sentinel2 import BANDS
 from geomap.store.arrays import (
     COMPOSITE_ARRAYS,
@@ -277,11 +277,13 @@ def open_store(path: Path, kind: str | None = None) -> Store:
         if content["format"] != FORMAT:
             raise InputError(
                 f"{path} is of another version of geomap (format {content['format']}, this one reads {FORMAT}); "
-                f"make it again into another directory: geomap map AOI {flag} --out NEW"
+                f"make it again into another directory: {to_type('map', 'AOI', flag)} --out NEW"
             )
         found = f"{content['kind']}.zarr"
         if found not in _ARRAYS or (kind or found) != found:
-            raise InputError(f"{path} holds {content['kind']}; make what you ask for with: geomap map AOI {flag}")
+            raise InputError(
+                f"{path} holds {content['kind']}; make what you ask for with: {to_type('map', 'AOI', flag)}"
+            )
         tiles = tuple(_tile(name, *place) for name, place in content["tiles"].items())
         missing = _missing(content.get(MISSING, {}), tiles)
         side, period = content["side"], Period(*content["period"])
@@ -312,8 +314,8 @@ def _listed(path: Path) -> dict[str, str]:
         )
     if not listed and whole:
         raise InputError(
-            f"{path} is not listed in the {files.SUMS} beside it; geomap verify {path.parent} tells more, or copy the "
-            "store into a folder of its own"
+            f"{path} is not listed in the {files.SUMS} beside it; {to_type('verify', path.parent)} tells more, or copy "
+            "the store into a folder of its own"
         )
     return {name.removeprefix(f"{path.name}/"): digest for name, digest in listed.items()}
 

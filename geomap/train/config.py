@@ -11,7 +11,7 @@ from geomap import config as yamlfile
 from geomap.config import Strict, refusal
 from geomap.datasets.measured import READERS
 from geomap.datasets.table import SUFFIXES
-from geomap.errors import ConfigError
+from geomap.errors import ConfigError, to_type
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0, le=100)]
@@ -170,7 +170,7 @@ def read_captions(path: Path) -> TrainConfig:
     """Read a run of method `captions` from a YAML file and make its paths absolute. Raises ConfigError."""
     config = read_config(path)
     if isinstance(config, CrossViewConfig):
-        raise ConfigError(f"{path} is of method crossview; run it with: geomap train {path}")
+        raise ConfigError(f"{path} is of method crossview; run it with: {to_type('train', path)}")
     return config
 
 

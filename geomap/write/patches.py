@@ -30,6 +30,7 @@ from scipy.sparse.csgraph import connected_components
 from shapely.geometry import shape
 
 from geomap import files
+from geomap.aoi import plainly_placed
 from geomap.legends import UNCLASSIFIED_ID
 from geomap.types import Grid
 from geomap.write.cog import gdal_errors
@@ -135,8 +136,8 @@ def write_polygons(path: Path, name: str, layer: Layer, classes: Path, confidenc
     with gdal_errors(path.parent, needed, DataSourceError, DataLayerError, FeatureError, sqlite3.Error):
         try:
             patches = _number(classes, confidence, grid, ids)
-            with _opened(ids) as source:
-                _write(path, name, layer, patches, _polygons(source), grid)
+            with _opened(ids) as source, plainly_placed(path) as plain:
+                _write(plain, name, layer, patches, _polygons(source), grid)
             _require_index(path, name)
         finally:
             ids.unlink(missing_ok=True)

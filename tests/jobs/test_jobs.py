@@ -3,7 +3,9 @@
 import contextlib
 import datetime
 import json
+import logging
 import re
+import shlex
 import shutil
 import string
 import subprocess
@@ -524,6 +526,45 @@ def test_a_job_runs_to_maps_and_a_second_run_changes_nothing(real_job: Callable[
     assert geomap("verify", out).exit_code == 0
 
 
+@pytest.mark.parametrize("option", [(), ("--quiet",), ("--json",), ("--json", "--quiet")])
+def test_a_scene_that_could_not_be_read_is_told_once_also_to_cron(
+    option: tuple[str, ...], real_job: Callable[..., Path], archive: Callable[..., Path], tmp_path: Path
+) -> None:
+    items = items_of(archive(dates=20))
+    bad = next(item for item in items if "201809" in item["id"])
+    bad["assets"]["scl"]["href"] = str(tmp_path / "gone.tif")
+    job = real_job(catalogue={"stac": str(write_items(items, tmp_path / "items.json"))})
+    done = geomap("run", *option, job)
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.count("1 scene is left out of some tile, missing or damaged") == 1
+    assert ("--json" in option) == done.stdout.startswith("{")
+
+
+def test_commands_that_a_run_tells_to_type_are_quoted(
+    archive: Callable[..., Path], real_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    def told(text: str) -> list[str]:
+        """The words of a command at the end of a line, after `geomap`."""
+        return shlex.split(text[text.rindex("geomap ") :])[1:]
+
+    content = yaml.safe_load(real_job(outputs={"directory": "it's & {period}"}).read_text())
+    folder = tmp_path / "My Maps"
+    folder.mkdir()
+    job, out = write(folder, content), folder / "it's & 2018-09_2018-11"
+    make = told(refused(geomap("areas", job), 2, "no finished map yet"))
+    assert make == ["run", str(job)]
+    done = geomap(*make)
+    assert done.exit_code == 0, done.stderr
+    (view,) = (line for line in done.stdout.splitlines() if "geomap view" in line)
+    assert told(view) == ["view", str(out)]
+    (explain,) = re.findall("geomap explain (.*) names those", done.stdout)
+    assert shlex.split(explain) == [str(out)]
+    write(folder, content | {"legends": ["crops"]})
+    again = told(refused(geomap("run", job), 2, "differs in: legends"))
+    assert again == ["run", str(job), "--refresh"]
+    assert geomap(*again).exit_code == 0
+
+
 def test_a_refusal_names_the_keys_of_the_job_and_a_refresh_takes_them_away(
     real_job: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -541,6 +582,33 @@ def test_a_refusal_names_the_keys_of_the_job_and_a_refresh_takes_them_away(
     assert digests(out) == digests(tmp_path / "fresh/2018-09_2018-11")
     said = refused(geomap("run", real_job(area=[4.0600, 50.7440, 4.0630, 50.7460])), 2, "(differs in: area)")
     assert "--refresh" not in said  # which does not take another area either
+
+
+def test_months_that_are_not_over_are_told_and_a_refresh_adds_them(
+    real_job: Callable[..., Path], archive: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from geomap.jobs import due as jobs
+
+    whole = items_of(archive(dates=20))
+    out, items = tmp_path / "out/2018-09_2018-11", tmp_path / "items.json"
+    early = [item for item in whole if item["properties"]["datetime"] < "2018-10-10"]
+    write_items(early, items)
+    job = read_job(real_job(catalogue={"stac": "items.json"}))
+    (made,) = jobs.run_job(job, datetime.date(2018, 10, 10))
+    (said,) = [record.getMessage() for record in caplog.records if "not over" in record.getMessage()]
+    assert said.startswith("2018-10, 2018-11 are not over: ")
+    command = said[said.index("geomap run") :]
+    assert command == f"geomap run {job.path} --refresh"
+    caplog.clear()
+    write_items(whole, items)
+    assert not next(jobs.run_job(job, datetime.date(2018, 12, 5))).seconds  # finished, and left as it is
+    assert geomap(*shlex.split(command)[1:]).exit_code == 0
+    assert "not over" not in caplog.text
+    fresh = read_job(real_job(catalogue={"stac": "items.json"}, outputs={"directory": "fresh"}))
+    (again,) = jobs.run_job(fresh, datetime.date(2018, 12, 5))
+    assert len(again.scenes) > len(made.scenes)
+    assert digests(out) == digests(tmp_path / "fresh")
+    assert "not over" not in caplog.text
 
 
 def test_an_item_file_that_was_rewritten_changes_no_finished_map_and_no_begun_one(
@@ -612,6 +680,22 @@ def test_a_map_that_was_begun_keeps_its_months(real_job: Callable[..., Path], tm
     assert [r.directory.name for r in results] == ["2018-08_2018-09", "2018-09_2018-10"]
     assert [str(p) for p in jobs.periods(job, november)] == ["2018-09_2018-10"]
     assert all((r.directory / "SHA256SUMS").is_file() for r in results)
+
+
+def test_the_season_is_no_news_to_who_asked_for_a_rolling_update_of_some_months(
+    real_job: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    from geomap.jobs import due as jobs
+
+    job = read_job(real_job(period={"last": 1}, outputs={"directory": "out/{period}", "update": True}))
+    with caplog.at_level(logging.INFO, "geomap"):
+        (_,) = jobs.run_job(job, datetime.date(2018, 10, 5))
+        (second,) = jobs.run_job(job, datetime.date(2018, 11, 5))
+    assert second.update is not None
+    season = {
+        record.levelname for record in caplog.records if "part of what changes is the season" in record.getMessage()
+    }
+    assert season == {"INFO"}
 
 
 def test_an_old_map_that_cannot_be_finished_does_not_hold_up_the_new_one(

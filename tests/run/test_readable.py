@@ -69,6 +69,16 @@ def test_a_smoothed_map_has_the_same_bytes_however_the_area_is_cut(mapped, windo
     assert (pixels(whole / "landcover.tif") != pixels(mapped(1024) / "landcover.tif")).mean() > 0.01
 
 
+@pytest.mark.parametrize("folder", ["a;b?c", "farm!1", "q?x;y#100%20&|"])
+def test_polygons_are_written_whatever_the_folder_is_called(folder: str, archive, untrained: str, tmp_path) -> None:
+    asked = request_for(archive(dates=9) / "items.json", untrained, finish=Finish(vector=True))
+    for out in (tmp_path / "plain", tmp_path / folder / "out"):
+        map_area(asked, out)
+        assert problems(out) == ()
+    assert digests(tmp_path / "plain") == digests(tmp_path / folder / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["plain", folder])
+
+
 def test_labels_of_several_stored_tiles_are_smoothed_without_seams_also_after_a_stop(mapped, tmp_path) -> None:
     finish = Finish(smooth=5, min_area=0.05, layers=("margin",))
     asked = (legends.load("landcover"),)

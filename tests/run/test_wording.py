@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,19 @@ def ask(archive) -> Callable[..., Request]:
 def pixels(path: Path) -> np.ndarray:
     with rasterio.open(path) as m:
         return m.read(1)
+
+
+@pytest.mark.parametrize(
+    ("day", "left"),
+    [("2019-04-01", "2019-04, 2019-05, 2019-06, 2019-07 are"), ("2019-07-31", "2019-07 is"), ("2019-08-01", "")],
+)
+def test_a_run_names_the_months_that_are_not_over_and_what_to_type_later(day, left, ask, tmp_path, caplog):
+    asked, today = ask(legends="landcover"), date.fromisoformat(day)
+    for _ in range(2):  # a finished map is left as it is, without a word
+        map_area(asked, tmp_path / "out", day=today)
+    said = [r.getMessage() for r in caplog.records if "not over" in r.getMessage()]
+    assert len(said) == (1 if left else 0)
+    assert all(line.startswith(f"{left} not over: ") and "another --out" in line for line in said)
 
 
 def test_a_run_says_each_finding_once_and_goes_on(ask, tmp_path, caplog):

@@ -146,6 +146,15 @@ def test_a_legend_called_like_the_zone_of_another_is_not_counted_with_it(tmp_pat
         zones.zonal(run, str(tmp_path / "zone.parquet"))
 
 
+def test_a_column_that_is_wrong_or_not_given_leads_to_those_there_are(run: Path, caplog) -> None:
+    words = ("areas", run, "--zones", run.parent / "zones.gpkg", "--json")
+    refused(geomap(*words, "--column", "nmae"), 2, "has no column 'nmae'; its columns are: name")
+    assert geomap(*words, "--column", "name").exit_code == 0
+    assert "--column" not in caplog.text
+    assert {row["zone"] for row in json.loads(geomap(*words).stdout)} == {"1", "2", "3", "4"}
+    assert "polygons are called by their number; --column takes their names from one of: name" in caplog.text
+
+
 def test_a_drawing_without_a_place_on_earth_is_refused_in_one_line(tmp_path: Path) -> None:
     local = CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')
     geopandas.GeoDataFrame({"n": ["a"]}, geometry=[box(0, 0, 100, 100)], crs=local).to_file(tmp_path / "site.gpkg")

@@ -26,7 +26,7 @@ from geomap.datasets.series import embed_samples
 from geomap.encode import weights
 from geomap.encode.card import Q_HIGH, Q_LOW, Card, TrainingSource, read_card
 from geomap.encode.model import CONFIGS, PixelEncoder
-from geomap.errors import ConfigError, GeomapError, WeightsError
+from geomap.errors import ConfigError, GeomapError, WeightsError, to_type
 from geomap.label import towers
 from geomap.train import checkpoints
 from geomap.train.config import PATHS, CrossViewConfig, read_config
@@ -66,7 +66,7 @@ def train_crossview(config: Path | CrossViewConfig, out: Path, progress: Progres
     if isinstance(config, Path):
         read = read_config(config)
         if not isinstance(read, CrossViewConfig):
-            raise ConfigError(f"{config} is not of method crossview; run it with: geomap train {config}")
+            raise ConfigError(f"{config} is not of method crossview; run it with: {to_type('train', config)}")
         config = read
     require_packages("training of method crossview", "h5py", "matplotlib")
     with process.threads(config.threads), processes(config.device) as group:
