@@ -28,6 +28,7 @@ from geomap.lonlat import Box
 from geomap.paths import own
 from geomap.sources.hrefs import HrefPolicy, check_href, named, public_link, without_secrets
 from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
+from geomap.text import plural
 from geomap.types import FAULTS, MAX_MISSED, LeftOut, Period, Scene, SceneAsset, Searched, may_miss
 
 log = logging.getLogger(__name__)
@@ -380,13 +381,13 @@ def _nothing(source: str, sieve: _Sieve) -> str:
     if cloudy := causes["cloudy"]:
         text += f" ({cloudy} are cloudier)"
     if excluded := causes["excluded"]:
-        text += f"; {excluded} are left out by --exclude"
+        text += f"; {plural(excluded, 'scene')} left out by --exclude"
     faults = [item for item in sieve.left_out if item.cause in FAULTS]
     if faults:
         first = f"{faults[0].id}: {faults[0].cause}, {faults[0].detail}"
         text += f"; {len(faults)} lack a band or valid metadata, the first: {first}"
     if days := [day for day in sieve.outside if day is not None]:
         text += f"; it has {len(days)} of {min(days)} to {max(days)} there: ask for another period"
-    elif max(abs(float(west)), abs(float(east))) <= 90:
+    elif not sieve.left_out and max(abs(float(west)), abs(float(east))) <= 90:
         text += f"; if longitude and latitude were swapped, type {south},{west},{north},{east}"
     return text
