@@ -28,7 +28,6 @@ from geomap.lonlat import Box
 from geomap.paths import own
 from geomap.sources.hrefs import HrefPolicy, check_href, named, public_link, without_secrets
 from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
-from geomap.text import plural
 from geomap.types import FAULTS, MAX_MISSED, LeftOut, Period, Scene, SceneAsset, Searched, may_miss
 
 log = logging.getLogger(__name__)
@@ -381,7 +380,7 @@ def _nothing(source: str, sieve: _Sieve) -> str:
     if cloudy := causes["cloudy"]:
         text += f" ({cloudy} are cloudier)"
     if excluded := causes["excluded"]:
-        text += f"; {plural(excluded, 'scene')} left out by --exclude"
+        text += f"; left out by --exclude: {excluded}"
     faults = [item for item in sieve.left_out if item.cause in FAULTS]
     if faults:
         first = f"{faults[0].id}: {faults[0].cause}, {faults[0].detail}"

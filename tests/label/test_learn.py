@@ -231,6 +231,13 @@ def test_points_of_one_class_in_one_cell_are_a_field() -> None:
     assert [fields[0], fields[1], fields[3]] == [fields[2], fields[5], fields[4]]
 
 
+@pytest.mark.parametrize(
+    ("groups", "few"), [((0, 1, 2, 3), True), ((0, 1, 2, 3, 4), False), ((0, 1, 2, 3, 4, 4), True)]
+)
+def test_few_points_and_points_of_few_fields_tell_nothing_of_other_classes(groups: tuple[int, ...], few: bool) -> None:
+    assert gain.few_groups(np.array(groups)) == few
+
+
 @pytest.mark.parametrize("fields", [12, 36])
 def test_points_of_few_fields_tell_their_own_classes_apart_and_leave_the_others(fields: int) -> None:
     """A third class, of no point, lies where its words say: of points in many fields it loses pixels."""
