@@ -28,9 +28,6 @@ words' confidence fits no single place. This, DECISIVE and SURE were chosen on d
 those of the figures, and on the landscape of `geomap demo` (benchmarks/RESULTS.md).
 """
 
-PLACES: Final = 5
-"""Fewest groups that tell of classes without points where no two points lie in one group. Chosen at the same places."""
-
 SURE: Final = 0.9
 """Probability that points of few fields are better than words, by which their gain counts."""
 
@@ -43,7 +40,7 @@ def fields_of(groups: NDArray[np.intp], classes: NDArray[np.intp]) -> NDArray[np
 def few_groups(groups: NDArray[np.intp]) -> bool:
     """Whether points of (n,) groups tell of few places: that a class has no point says little of other places."""
     count = len(np.unique(groups))
-    return count < (MANY if count < len(groups) else PLACES)
+    return count < MANY and count < len(groups)
 
 
 def decides(words: NDArray[np.bool_], fields: NDArray[np.intp]) -> bool:

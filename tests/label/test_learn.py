@@ -231,11 +231,13 @@ def test_points_of_one_class_in_one_cell_are_a_field() -> None:
     assert [fields[0], fields[1], fields[3]] == [fields[2], fields[5], fields[4]]
 
 
-@pytest.mark.parametrize(
-    ("groups", "few"), [((0, 1, 2, 3), True), ((0, 1, 2, 3, 4), False), ((0, 1, 2, 3, 4, 4), True)]
-)
-def test_few_points_and_points_of_few_fields_tell_nothing_of_other_classes(groups: tuple[int, ...], few: bool) -> None:
-    assert gain.few_groups(np.array(groups)) == few
+def test_fewer_than_five_points_leave_the_words() -> None:
+    examples, prompts = place(5, away=4.0)
+    wrong = prompts[::-1].copy()
+    assert learn(replace(examples, groups=np.arange(5)), wrong, SCALE).moved
+    made = learn(Examples(examples.embeddings[:4], examples.classes[:4], np.arange(4)), wrong, SCALE)
+    assert not made.moved
+    assert made.says == "fewer than 5 pixels have points, which tell too little: the words alone are kept."
 
 
 @pytest.mark.parametrize("fields", [12, 36])
