@@ -304,7 +304,10 @@ def _helps(examples: Examples, best: Validated, zero: Floats) -> tuple[bool, str
     judged, found = examples.judged, np.unique(examples.classes)
     n = int(judged.sum())
     if len(judged) < FEWEST:
-        return False, f"fewer than {FEWEST} pixels have points, which tell too little: the words alone are kept."
+        return (
+            False,
+            f"{len(judged)} pixels with points tell too little: the words alone are kept. Give {FEWEST} or more.",
+        )
     if best.fold.max() == 0 or not n:
         why = "all points lie in one group" if n else "no point lies where the map shows these classes"
         return False, f"{why}, so nothing could be tested, and the words alone are kept."

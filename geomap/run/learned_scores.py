@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geomap.evaluate import metrics
 from geomap.evaluate.baselines import forest
-from geomap.label.learn import Examples, Learned
+from geomap.label.learn import FEWEST, Examples, Learned
 from geomap.legends import Legend
 from geomap.run.learned import ClassScore, Scores, Trust
 
@@ -22,13 +22,13 @@ LEARNED, ZERO_SHOT, FOREST = "learned", "zero-shot", "forest"
 
 
 def scores(made: Learned, examples: Examples, legend: Legend) -> Scores | None:
-    """The scores of the pixels that the map shows; None if there is none, or all lie in one group that is never parted.
+    """The scores of the pixels that the map shows; None if there is none, they are few, or all lie in one group.
 
     Where the words are kept, the accuracies tell what the points reached too; the rest is of the words, as the map is.
     The forest takes the series where they are at hand, else the embeddings; it needs scikit-learn.
     """
     fold, judged = made.validated.fold, examples.judged
-    if fold.max() == 0 or not judged.any():
+    if len(fold) < FEWEST or fold.max() == 0 or not judged.any():
         return None
     truth, probability = examples.classes[judged], made.validated.probability[judged]
     reached = probability if made.validated.rejected is None else made.validated.rejected[judged]

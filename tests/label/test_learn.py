@@ -237,7 +237,7 @@ def test_fewer_than_five_points_leave_the_words() -> None:
     assert learn(replace(examples, groups=np.arange(5)), wrong, SCALE).moved
     made = learn(Examples(examples.embeddings[:4], examples.classes[:4], np.arange(4)), wrong, SCALE)
     assert not made.moved
-    assert made.says == "fewer than 5 pixels have points, which tell too little: the words alone are kept."
+    assert made.says == "4 pixels with points tell too little: the words alone are kept. Give 5 or more."
 
 
 @pytest.mark.parametrize("fields", [12, 36])

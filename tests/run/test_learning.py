@@ -188,6 +188,15 @@ def test_what_was_learned_maps_other_places_and_is_marked_as_transferred(scenes,
     assert (tmp_path / "same/landcover.tif").read_bytes() == (run / "landcover.tif").read_bytes()
 
 
+def test_fewer_than_five_points_leave_the_map_and_have_no_figures(run, points, ask, tmp_path):
+    geopandas.read_file(points)[:4].to_file(tmp_path / "four.gpkg")
+    label_store(ask(path=tmp_path / "four.gpkg"), tmp_path / "four")
+    found = learned.read_learned(tmp_path / "four")
+    assert not found.moved
+    assert found.scores is None
+    assert "Give 5 or more" in found.says
+
+
 def test_points_that_move_no_class_are_told_on_the_page(run, points, ask, tmp_path):
     table = geopandas.read_file(points)
     places = pixels(np.column_stack([table.geometry.x, table.geometry.y]))
