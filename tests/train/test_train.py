@@ -508,6 +508,37 @@ def test_no_series_is_in_two_sets_of_which_one_is_left_out(tmp_path: Path, tiny:
         run.train_captions(tiny.model_copy(update={"real": paths}), tmp_path / "w")
 
 
+@pytest.mark.parametrize("key", ["real", "test"])
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("group", r"1 group of b \(field 3\) may be in `real` too, .* in a; .* groups that differ different names"),
+        ("id", r"20 of 20 samples of b are in `real` too, .* in a; .*, or give samples that differ different ids"),
+    ],
+)
+def test_a_group_or_an_id_is_in_one_of_the_sets(
+    tmp_path: Path, tiny: TrainConfig, key: str, column: str, said: str
+) -> None:
+    paths = {}
+    for k, name in enumerate("ba"):
+        path = write_table(tmp_path / f"{name}.csv", simulated_samples(np.random.default_rng(k), 20))
+        named = [f"field {3 + k * i // 10}" for i in range(20)] if column == "group" else [f"p{i}" for i in range(20)]
+        pd.read_csv(path).assign(**{column: named}).to_csv(path, index=False)
+        paths[name] = str(path)
+    sets = {"real": paths} if key == "real" else {"real": {"a": paths["a"]}, "test": {"b": paths["b"]}}
+    with pytest.raises(ConfigError, match=f"^{key}: {said}"):
+        run.train_captions(tiny.model_copy(update=sets), tmp_path / "w")
+
+
+def test_the_sets_of_the_default_weights_share_nothing(shared: Path) -> None:
+    asked = config.read_captions(REPOSITORY / "pipelines/train_default.yaml")
+    real, test = (
+        [pool.read_measured(name, shared / path.partition("/shared/")[2]) for name, path in of.items()]
+        for of in (asked.real, asked.test)
+    )
+    run._refuse_seen(real, [samples.usable() for samples in test])
+
+
 @pytest.mark.parametrize(("share", "batch", "sets"), [(0.01, 32, 1), (0.0, 64, 1), (1.0, 8, 9)])
 def test_a_batch_has_room_for_every_set_that_the_card_names(
     tmp_path: Path, tiny: TrainConfig, share: float, batch: int, sets: int
