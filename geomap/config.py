@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, cast, get_args
@@ -141,6 +142,8 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
             what = f"unknown key; {hint} keys here are {', '.join(known)}"
         if problem["type"].endswith("_type"):
             what += f", not {_given(problem['input'])}"
+        if problem["type"] == "string_type" and isinstance(problem["input"], int | float | date):
+            what += "; put it in quotes"
         key = ".".join(str(part + 1) if isinstance(part, int) else _printable(part) for part in where)
         lines.append(" ".join((f"{key}: {what}" if key else what).split()))
     return lines

@@ -79,9 +79,9 @@ _Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 _Latitude = Annotated[float, Field(ge=-90, le=90)]
 
 
-def _folded(name: str) -> str:
-    """A name as names are compared: without case, each letter with its accent as one character."""
-    return unicodedata.normalize("NFC", name.strip()).casefold()
+def name_key(name: str) -> str:
+    """A name as names are compared: without case, blanks for its underscores and hyphens, accents in their letters."""
+    return " ".join(re.sub(r"[_\-\s]+", " ", unicodedata.normalize("NFC", name)).split()).casefold()
 
 
 def restriction(text: str) -> tuple[str, str]:
@@ -153,11 +153,11 @@ class Legend(Strict):
                 )
             for what, values in (
                 ("id", [c.id for c in self.classes]),
-                ("name", [_folded(c.name) for c in self.classes]),
+                ("name", [name_key(c.name) for c in self.classes]),
             ):
                 if len(set(values)) < len(values):
                     raise ValueError(f"each class needs its own {what}")
-            self._require_own_synonyms()
+            self._require_own_words()
         else:
             if self.classes or len(self.prompts) < 2 or self.range is None:
                 raise ValueError("a score legend needs two or more rated [[prompts]] and a range, and no classes")
@@ -173,14 +173,16 @@ class Legend(Strict):
                 )
         return self
 
-    def _require_own_synonyms(self) -> None:
-        """Raise ValueError for a synonym that is the name or a synonym of another class: points would teach one."""
-        known = {_folded(c.name): c for c in self.classes}
+    def _require_own_words(self) -> None:
+        """Raise ValueError for a code or synonym by which another class goes too: points would teach one of the two."""
+        known = {str(c.id): ("the id", c) for c in self.classes} | {
+            name_key(c.name): ("a name", c) for c in self.classes
+        }
         for c in self.classes:
-            for text in c.synonyms:
-                if (other := known.setdefault(_folded(text), c)) is not c:
-                    what = "name" if _folded(other.name) == _folded(text) else "synonym"
-                    raise ValueError(f"{text!r} is a synonym of {c.name} and a {what} of {other.name}; keep it in one")
+            for what, text in (("a code", c.code), *(("a synonym", text) for text in c.synonyms)):
+                its, other = known.setdefault(name_key(text), (what, c)) if text else (what, c)
+                if other is not c:
+                    raise ValueError(f"{text!r} is {what} of {c.name} and {its} of {other.name}; keep it in one")
 
     @property
     def ballots(self) -> tuple[tuple[int, ...], ...]:
@@ -211,8 +213,8 @@ class Legend(Strict):
 
     def ids_called(self, name: str) -> frozenset[int]:
         """The ids of the classes with this name or code (case does not matter); at most one has the name."""
-        wanted = _folded(name)
-        return frozenset(c.id for c in self.classes if wanted in (_folded(c.name), _folded(c.code or c.name)))
+        wanted = name_key(name)
+        return frozenset(c.id for c in self.classes if wanted in (name_key(c.name), name_key(c.code or c.name)))
 
     def without(self, ids: frozenset[int]) -> Legend:
         """The legend without these classes. Raises LegendError if fewer than two are left."""
@@ -224,7 +226,7 @@ class Legend(Strict):
     def id_of(self, name: str) -> int:
         """The id of the class called `name` (case does not matter). Raises LegendError."""
         for c in self.classes:
-            if _folded(c.name) == _folded(name):
+            if name_key(c.name) == name_key(name):
                 return c.id
         known = ", ".join(c.name for c in self.classes)
         raise LegendError(f"legend {self.name} has no class {name!r}; its classes are: {known}")
@@ -299,7 +301,7 @@ def typed(classes: str, name: str = TYPED) -> Legend:
         )
     if joined := next((n for n in names if ";" in n), None):
         raise LegendError(f"--classes: {joined!r} is one name; separate names by commas, not by semicolons")
-    repeated = sorted({n for n in names if [_folded(m) for m in names].count(_folded(n)) > 1})
+    repeated = sorted({n for n in names if [name_key(m) for m in names].count(name_key(n)) > 1})
     if repeated:
         raise LegendError(f"--classes names {repeated[0]!r} twice")
     try:
@@ -324,7 +326,12 @@ def added(legend: Legend, names: Sequence[str]) -> Legend:
     """
     used = {c.id for c in legend.classes}
     highest = max(used)
-    free = [i for i in (*range(highest + 1, MAX_CLASSES + 1), *range(1, highest)) if i not in used and i != OTHERS_ID]
+    words = {text for c in legend.classes for text in (c.code, *c.synonyms)}  # such as 45, by which a class goes
+    free = [
+        i
+        for i in (*range(highest + 1, MAX_CLASSES + 1), *range(1, highest))
+        if i not in used and i != OTHERS_ID and str(i) not in words
+    ]
     if len(free) < len(names):
         raise LegendError(f"legend {legend.name} has no room for {len(names)} more classes: ids end at {MAX_CLASSES}")
     colours = _colours(names, _known(), [c.colour.lower() for c in legend.classes])
@@ -355,7 +362,7 @@ def _with_others(legend: Legend) -> Legend:
     if legend.kind == "score":
         raise LegendError(f"legend {legend.name} gives scores; --others needs a legend of classes")
     new = others()
-    if any(c.id == new.id or _folded(c.name) == _folded(new.name) for c in legend.classes):
+    if any(c.id == new.id or name_key(c.name) == name_key(new.name) for c in legend.classes):
         raise LegendError(f"--others adds class {new.id}, {new.name}; legend {legend.name} has that id or name already")
     return legend.model_copy(update={"classes": (*legend.classes, new)})
 

@@ -232,6 +232,35 @@ def test_a_synonym_is_of_one_class() -> None:
         parse(text.replace("id = 3", 'id = 3\nsynonyms = ["olives", "Grapes"]'))
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ('code = "B8"', 'code = "b8"', "'b8' is a code of Olive grove and a code of Vineyard; keep it in one"),
+        ('code = "3"', "", "'3' is a code of Vineyard and the id of Olive grove"),
+        ("", 'code = "vineyard"', "'vineyard' is a code of Olive grove and a name of Vineyard"),
+        ('synonyms = ["B8"]', 'code = "B8"', "'B8' is a code of Olive grove and a synonym of Vineyard"),
+        ('synonyms = ["Olive-grove"]', "", "'Olive-grove' is a synonym of Vineyard and a name of Olive grove"),
+        ('synonyms = ["rain-fed"]', 'synonyms = ["Rain fed"]', "'Rain fed' is a synonym of Olive grove and a synonym"),
+        ("", 'synonyms = ["7"]', "'7' is a synonym of Olive grove and the id of Vineyard"),
+    ],
+)
+def test_a_word_by_which_points_are_matched_is_of_one_class(first: str, second: str, said: str) -> None:
+    with pytest.raises(LegendError, match=re.escape(said)):
+        parse(TWO_CLASSES.replace("id = 7", f"id = 7\n{first}").replace("id = 3", f"id = 3\n{second}"))
+
+
+def test_names_are_the_same_as_points_match_them() -> None:
+    with pytest.raises(LegendError, match="each class needs its own name"):
+        parse(TWO_CLASSES.replace("Olive grove", "vine_yard").replace("Vineyard", "Vine yard"))
+    own = parse(TWO_CLASSES.replace("id = 7", 'id = 7\ncode = "7"\nsynonyms = ["vineyard"]'))
+    assert own.id_of("olive_grove") == 3
+
+
+def test_added_classes_take_no_id_that_is_a_code() -> None:
+    coded = parse(TWO_CLASSES.replace("id = 7", 'id = 7\ncode = "8"'))
+    assert [c.id for c in legends.added(coded, ["lake"]).classes] == [7, 3, 9]
+
+
 def test_all_problems_of_a_legend_are_told() -> None:
     with pytest.raises(LegendError) as error:
         parse("")

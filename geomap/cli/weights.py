@@ -60,7 +60,8 @@ def weights_show(
         dumped = [card.model_dump(mode="json") for card in cards.values()]
         say_json(dumped[0] if len(dumped) == 1 else dict(zip(cards, dumped, strict=True)))
     elif len(cards) == 1:
-        _print_card(*map(_printable, cards.values()))
+        for name, card in cards.items():
+            _print_card(_printable(card), name)
     else:
         _print_compared({name: _printable(card) for name, card in cards.items()})
 
@@ -103,7 +104,8 @@ def _figure(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) else ""
 
 
-def _print_card(card: Card) -> None:
+def _print_card(card: Card, name: str) -> None:
+    """Print a card; `name` is what the user typed for it."""
     head = Table(title=f"{card.name} {escape(card.version)}: {escape(card.title)}", show_header=False)
     sizes = ", ".join(f"{key} {value}" for key, value in card.encoder.items())
     for what, text in (("licence", card.licence), ("text tower", card.text_space), ("encoder", sizes)):
@@ -135,7 +137,7 @@ def _print_card(card: Card) -> None:
         out_console.print(Padding(Text(f"- {limit}"), (0, 0, 0, 2)))
     out_console.print("How they were made", style="bold")
     out_console.print(Padding(Text(card.recipe), (0, 0, 0, 2)))
-    say(f"All figures: {to_type('weights', 'show', card.name, '--json')}")
+    say(f"All figures: {to_type('weights', 'show', name, '--json')}")
 
 
 def _scores(metrics: dict[str, Any], where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

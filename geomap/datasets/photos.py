@@ -23,7 +23,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save, save_file
 
@@ -151,10 +151,11 @@ class _ImageTower:
         weights = hashlib.sha256()
         for name, tensor in sorted(model.visual.state_dict().items()):
             weights.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-        self.identity = {"space": towers.CLIP_SPACE, "sha256": weights.hexdigest(), "device": self._device.type}
+        own = {"sha256": weights.hexdigest(), "device": self._device.type, "upright": "by EXIF"}
+        self.identity = {"space": towers.CLIP_SPACE, **own}
 
     def digest(self, photos: Sequence[Photo]) -> str:
-        """Digest of all that a batch's vectors depend on: weights, kind of device, and the photos' keys and states."""
+        """Digest of all that a batch's vectors depend on: `identity`, and the photos' keys and states."""
         content = [self.identity, [(p.key, p.state) for p in photos]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -173,7 +174,7 @@ class _ImageTower:
         """(3, 224, 224) as CLIP takes it; None where the photo cannot be decoded."""
         try:
             with Image.open(photo.path) as image:
-                prepared: torch.Tensor = self._prepare(image)
+                prepared: torch.Tensor = self._prepare(ImageOps.exif_transpose(image))
                 return prepared
         except MemoryError:
             raise

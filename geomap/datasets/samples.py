@@ -120,16 +120,22 @@ class Samples:
         both: NDArray[np.bool_] = np.isin(mine, other.prints()) & (mine != "")
         return both
 
+    def common(self, other: Samples) -> NDArray[np.bool_]:
+        """(n,) whether a sample has the series of one of another set, or its id where both sets name their samples."""
+        both = self.shared(other)
+        return both | np.isin(self.id, other.id) if self.own_ids and other.own_ids else both
+
+    def common_groups(self, other: Samples) -> list[str]:
+        """Names of groups that are in both sets."""
+        if self.group_names is None or other.group_names is None:
+            return []
+        return sorted(set(self.group_names.tolist()) & set(other.group_names.tolist()) - {""})
+
     def refuse_overlap(self, train: Samples) -> None:
         """Raises InputError if a sample's series, its own id or its named group is also in the training set."""
-        both = self.shared(train)
-        if self.own_ids and train.own_ids:
-            both |= np.isin(self.id, train.id)
-        if both.any():
-            raise InputError(f"{both.sum():,} samples of {self.name} are in the training set too; leave --train out")
-        if self.group_names is None or train.group_names is None:
-            return
-        if groups := sorted(set(self.group_names.tolist()) & set(train.group_names.tolist()) - {""}):
+        if both := int(self.common(train).sum()):
+            raise InputError(f"{both:,} samples of {self.name} are in the training set too; leave --train out")
+        if groups := self.common_groups(train):
             raise InputError(
                 f"{plural(len(groups), 'group')} of {self.name} ({listed(groups, 3)}) may be in the training set too; "
                 "leave --train out, or give groups that differ different names"

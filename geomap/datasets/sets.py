@@ -17,12 +17,13 @@ from geomap.datasets import lucas, sen4map, table
 from geomap.datasets.extras import csv_errors
 from geomap.datasets.measured import READERS
 from geomap.datasets.samples import Samples
-from geomap.errors import InputError
+from geomap.errors import DataError, InputError
 from geomap.text import shown
 from geomap.types import Progress, silent
 
 log = logging.getLogger(__name__)
 
+PACKED: Final = (".gz", ".zip")
 _SHAPES: Final = re.compile(r"\.(gpkg|geojson|json|shp)(:|$)", re.IGNORECASE)
 """Ends of files of points and polygons; the name of a layer may follow."""
 
@@ -61,6 +62,8 @@ def read_set(
             raise InputError(f"{kind} has {len(samples.steps)} steps a year; evaluation takes monthly series")
     elif Path(source).suffix.casefold() in table.SUFFIXES:
         samples = read_pixels("", Path(source), patch)
+    elif Path(source).suffix.casefold() in PACKED:
+        raise InputError(f"{shown(source)} is compressed; unpack it, and give the file that is in it")
     elif _SHAPES.search(source):
         raise InputError(
             f"{shown(source)} holds places without series; as --data they need --run DIR, for their series, and "
@@ -84,7 +87,14 @@ def read_pixels(name: str, path: Path, patch: int = 1) -> Samples:
     """
     if patch != 1:
         raise InputError(f"{name or path} holds single pixels; these weights take {patch} x {patch}")
-    return READERS[name](path) if name in READERS else table.read_table(path, name or None)
+    if name not in READERS:
+        return table.read_table(path, name or None)
+    try:
+        return READERS[name](path)
+    except DataError as e:
+        if path.suffix.casefold() in table.SUFFIXES:
+            raise DataError(f"{e}; {name} is the name of a known set: give a table of your own another name") from e
+        raise
 
 
 def _scores(path: Path, samples: Samples) -> NDArray[np.float64] | None:

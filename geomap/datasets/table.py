@@ -20,7 +20,7 @@ from geomap.datasets.simulated import COVER_LEGENDS, cover_labels
 from geomap.errors import DataError, InputError
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.simulate import covers
-from geomap.text import plain, shown
+from geomap.text import listed, plain, shown
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,9 +32,15 @@ LABEL_COLUMNS: Final = ("landcover", "landuse", "habitat", "crops", "bioregion")
 """Columns of labels: a class's name, code or id, as `geomap legends show` prints them; empty for no label."""
 PLACE: Final = {"lon": 180, "lat": 90}
 """Columns of a place, and the largest size of their degrees."""
+MISSING: Final = ("na", "n/a", "nan", "null", "none", "-", "?")
+"""What programs and people write for a label that is missing."""
 LARGEST_DN: Final = 65535
 _BAND_MONTH: Final = re.compile(r"b0*([1-9]\d?a?)[ _.-]+(\d{1,2})", re.IGNORECASE | re.ASCII)
 """What can only be meant for a band and a month, however it is spelt."""
+_NO_HEADER: Final = re.compile(r'"?sep=|\s*#', re.IGNORECASE)
+"""Beginning of a first line that is for spreadsheets or readers."""
+GZIP: Final = b"\x1f\x8b"
+"""First bytes of a file that gzip made."""
 
 
 def read_table(path: Path, name: str | None = None) -> Samples:
@@ -83,24 +89,27 @@ def _frame(path: Path) -> DataFrame:
     if not len(table):
         raise DataError(f"{path} has no rows")
     unread = [str(c) for c in table.columns if c not in known]
-    _refuse_misspelt(unread, path)
+    _refuse_misspelt(unread, known, path)
     if unread:
-        log.warning("%s: columns that are not read: %s", path, ", ".join(unread[:10]))
+        log.warning("%s: columns that are not read: %s", path, listed(unread, 10))
     return table
 
 
 def _from_csv(path: Path, texts: Mapping[str, type[str]], known: Collection[str]) -> DataFrame:
     """A table with commas, semicolons or tabs between its columns, those of `texts` as text.
 
-    Raises DataError for a column of `known` that is there twice and for cells beyond the first line's, and what pandas
-    raises.
+    Raises DataError for a first line that names no columns or one of `known` twice, for cells beyond those of the first
+    line, and what pandas raises.
     """
     import pandas as pd
 
-    with path.open(encoding="utf-8-sig", newline="") as f:
-        first = f.readline()
+    first = _first_line(path)
     separator = max((",", ";", "\t"), key=first.count)
     header = next(csv.reader([first], delimiter=separator), [])
+    if len(header) == 1:
+        raise DataError(
+            f"{path} has one column, {shown(header[0].strip())!r}; separate columns by commas, semicolons or tabs"
+        )
     if twice := next((name for name in header if name in known and header.count(name) > 1), None):
         raise DataError(f"{path} has the column {twice} twice; rename one")
     with warnings.catch_warnings(record=True) as said:
@@ -118,6 +127,18 @@ def _from_csv(path: Path, texts: Mapping[str, type[str]], known: Collection[str]
     return table
 
 
+def _first_line(path: Path) -> str:
+    """The line that names the columns. Raises DataError if it is for other programs or packed."""
+    with path.open("rb") as packed:
+        if packed.read(2) == GZIP:
+            raise DataError(f"{path} is compressed (gzip); unpack it, and give the file that is in it")
+    with path.open(encoding="utf-8-sig", newline="") as f:
+        first = next(filter(str.strip, f), "")  # pandas skips empty lines
+    if _NO_HEADER.match(first):
+        raise DataError(f"{path} begins with {shown(first.strip())!r}; remove that line: the first one names columns")
+    return first
+
+
 def _nothing_beyond(path: Path, separator: str) -> bool:
     """Whether all cells of a table beyond those of its first line are empty."""
     with path.open(encoding="utf-8-sig", newline="") as f:
@@ -131,10 +152,13 @@ def _column(band: str, month: int) -> str:
     return f"{band}_{month + 1:02d}"
 
 
-def _refuse_misspelt(columns: Iterable[str], path: Path) -> None:
-    """Raise DataError for the column of a band and a month that is not spelt as those that are read, such as B02_1."""
+def _refuse_misspelt(columns: Iterable[str], known: Iterable[str], path: Path) -> None:
+    """Raise DataError for a column that is not read but spelt nearly as one that is, such as ID and B02_1."""
+    folded = {name.casefold(): name for name in known}
     bands = {band[1:].lstrip("0"): band for band in BANDS}
     for column in columns:
+        if name := folded.get(column.strip().casefold()):
+            raise DataError(f"{path} has the column {shown(column)!r}, which is not read; write {name} or leave it out")
         match = _BAND_MONTH.fullmatch(column.strip())
         band, month = (bands.get(match[1].upper()), int(match[2])) if match else (None, 0)
         if band and month <= MONTHS:
@@ -166,11 +190,33 @@ def _dn(table: DataFrame, path: Path) -> NDArray[np.uint16]:
 
 def _numbers(table: DataFrame, columns: Sequence[str], path: Path) -> NDArray[np.float64]:
     """(n, columns), NaN where a cell is empty."""
+    cells = table[list(columns)]
     try:
-        values: NDArray[np.float64] = table[list(columns)].to_numpy(np.float64)
+        values: NDArray[np.float64] = cells.to_numpy(np.float64, na_value=np.nan)
     except (ValueError, TypeError) as e:
-        raise DataError(f"{path}: one of the columns {columns[0]} to {columns[-1]} holds what is no number") from e
+        raise DataError(f"{path}, {_no_number(cells)}") from e
     return values
+
+
+def _no_number(cells: DataFrame) -> str:
+    """The first cell that is no number, and what to do; one with a decimal comma only where there is no other."""
+    rows = zip(cells.itertuples(index=False), cells.isna().to_numpy(), strict=True)
+    found = [
+        (not _is_number(str(cell).replace(",", ".", 1)), f"row {row}: {column} = {shown(cell)!r} is no number; ", cell)
+        for row, (values, empty) in enumerate(rows, start=1)
+        for column, cell, gone in zip(cells, values, empty, strict=True)
+        if not gone and not _is_number(cell)
+    ]
+    text, said, cell = max(found, key=lambda of: of[0])
+    return said + ("leave it empty where a value is missing" if text else f"write {str(cell).replace(',', '.')}")
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        float(cell)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _lonlat(table: DataFrame, path: Path) -> NDArray[np.float64] | None:
@@ -238,8 +284,9 @@ def _looked_up(table: DataFrame, column: str, ids: Mapping[str, int], path: Path
     texts = [text.casefold() for text in _texts(table, column)]
     for row, text in enumerate(texts, start=1):
         if text not in known:
-            listed = ", ".join(list(ids)[-4:])
-            raise DataError(f"{path}, row {row}: {column} has no {text!r}; it takes values such as {listed}")
+            last = ", ".join(list(ids)[-4:])
+            empty = "; leave it empty where a label is missing" if text in MISSING else ""
+            raise DataError(f"{path}, row {row}: {column} has no {text!r}; it takes values such as {last}{empty}")
     return np.array([known[t] for t in texts], np.intp)
 
 

@@ -157,8 +157,11 @@ def _labelled(
 
 def arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
     """Arrays of an npz file. Raises ConfigError (no such file), DataError."""
-    with _reading(existing(path), "arrays", names), np.load(path, allow_pickle=False) as f:
-        return {name: f[name] for name in names}
+    with _reading(existing(path), "arrays", names):
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no npz file")
+        with np.load(path, allow_pickle=False) as f:
+            return {name: f[name] for name in names}
 
 
 def _parquet(path: Path, columns: Sequence[str]) -> DataFrame:

@@ -16,6 +16,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -140,13 +141,31 @@ def builtin_vectors(tower: TextTower) -> dict[str, Tensor]:
 def cached_class_vectors(legend: Legend, space: str) -> Tensor:
     """`class_vectors` with the tower of `space`, kept in the user's cache."""
     rows = len(legend.classes) or len(legend.prompts)
-    return _cached(f"{space}\n{legend.digest}", rows, lambda: class_vectors(legend, tower(space)))
+    return _cached(f"{_identity(space)}\n{legend.digest}", rows, lambda: class_vectors(legend, tower(space)))
 
 
 def cached_texts(texts: Sequence[str], space: str) -> Tensor:
     """(n, D) unit vectors of texts with the tower of `space`, kept in the user's cache."""
-    content = json.dumps([space, "texts", list(texts)], ensure_ascii=False)
+    content = json.dumps([_identity(space), "texts", list(texts)], ensure_ascii=False)
     return _cached(content, len(texts), lambda: tower(space).encode(texts))
+
+
+def _identity(space: str) -> str:
+    """The space, and the content of the file that takes the place of the hub's CLIP: another file, other vectors."""
+    file = os.environ.get(CLIP_FILE_VARIABLE)
+    if space != CLIP_SPACE or not file:
+        return space
+    if not (path := Path(file)).is_file():
+        return f"{space}\n{file}"
+    stat = path.stat()
+    return f"{space}\n{_sha256(path.resolve(), stat.st_size, stat.st_mtime_ns)}"
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, size: int, changed: int) -> str:
+    """sha256 of a file, read again (0.5 s for CLIP's 600 MB) when its size or time of change differs."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _cached(content: str, rows: int, make: Callable[[], Tensor]) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geomap.errors import InputError
-from geomap.legends import TYPED, Legend, added, builtin_names, telling_words
+from geomap.legends import TYPED, Legend, added, builtin_names, name_key, telling_words
 from geomap.points.read import Points
 from geomap.text import listed, shown
 
@@ -107,11 +106,6 @@ def _near(name: str, legend: Legend) -> list[str]:
 
 def _within(some: frozenset[str], words: frozenset[str]) -> bool:
     return bool(some) and some <= words
-
-
-def name_key(name: str) -> str:
-    """A name without case, and with spaces for its underscores and hyphens."""
-    return " ".join(re.sub(r"[_\-\s]+", " ", unicodedata.normalize("NFC", name)).split()).casefold()
 
 
 def with_unknown(points: Points, legend: Legend) -> tuple[Legend, Matched]:

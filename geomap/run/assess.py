@@ -17,8 +17,8 @@ from geomap.assess.class_map import ClassMap, blocks, class_at, classes_and_zone
 from geomap.assess.draw import RESOLUTION, count
 from geomap.assess.estimate import NORMAL_95, UNKNOWN, Estimate, Estimates, Sample, Trust, estimate, trust
 from geomap.errors import InputError, to_type
-from geomap.legends import Legend, LegendClass
-from geomap.points.match import match, name_key
+from geomap.legends import Legend, LegendClass, name_key
+from geomap.points.match import match
 from geomap.points.pixels import in_pixels, pixels
 from geomap.points.read import Points, read_points
 from geomap.run import learned, record

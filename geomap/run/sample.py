@@ -24,7 +24,7 @@ from geomap.assess.class_map import ClassMap, blocks, find_map
 from geomap.assess.draw import Drawn, count, draw
 from geomap.assess.sample_file import require_new, write_sample
 from geomap.errors import InputError
-from geomap.points.match import name_key
+from geomap.legends import name_key
 from geomap.run.steady import steady
 from geomap.types import Progress, silent
 

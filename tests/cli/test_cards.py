@@ -1,6 +1,7 @@
 """What `geomap weights show` prints of cards that somebody has edited."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,3 +36,11 @@ def test_a_card_that_was_edited_is_shown(
     if "title" in changes:
         assert all(text in one.output for text in (r"a\x1b[2Jb", r"c\x1b]0;d\x07", r"e\x9b"))
     assert json.loads(geomap("weights", "show", tmp_path / "w", "--json").stdout)["name"] == "untrained"
+
+
+def test_the_command_for_all_figures_is_that_of_the_folder(untrained: str, tmp_path: Path) -> None:
+    shutil.copytree(untrained, tmp_path / "my weights")
+    shown = geomap("weights", "show", tmp_path / "my weights")
+    command = shlex.split(shown.stdout.partition("All figures: ")[2])
+    assert command == ["geomap", "weights", "show", str(tmp_path / "my weights"), "--json"]
+    assert json.loads(geomap(*command[1:]).stdout)["name"] == "untrained"

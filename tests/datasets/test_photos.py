@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image, features
+from PIL import ExifTags, Image, features
 from safetensors.numpy import load_file
 
 from geomap.datasets import lucas, photos
@@ -211,6 +211,21 @@ def test_a_photo_that_could_not_be_decoded_is_tried_again(own: Path, embedded, t
         stopped(own, out)
     assert photos.embed_photos(own, out, 2, "cpu") == embedded[1]
     assert out.read_bytes() == embedded[0].read_bytes()
+
+
+def test_a_photo_is_turned_as_its_camera_was(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (24, 24, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    upright, turned = tmp_path / "a/FR", tmp_path / "b/FR"
+    for home, image, orientation in ((upright, pixels, 1), (turned, np.rot90(pixels), 6)):  # 6: to be turned clockwise
+        home.mkdir(parents=True)
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        Image.fromarray(image).save(home / "34622836N.jpg", quality=100, subsampling=0, exif=exif)
+    vectors = []
+    for home in (upright, turned):
+        photos.embed_photos(home, home.parent / "p.safetensors", device="cpu")
+        vectors.append(load_file(home.parent / "p.safetensors")["vectors"][0])
+    np.testing.assert_allclose(*vectors, atol=0.05 * np.abs(vectors[0]).max())
 
 
 def test_one_run_at_a_time_writes_a_file(folder: Path, embedded, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Users' tables of labelled series, samples and their groups, and what is said where a package is missing."""
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -177,8 +178,21 @@ def test_a_cover_gives_the_classes_that_a_table_does_not_name(tmp_path: Path, fr
         (lambda f: f[["id", "landcover"]], "no column of series"),
         (lambda f: f.assign(B04_07=0.13), "row 1: B04_07 = 0.13 is no DN"),
         (lambda f: f.assign(B04_07=-4), "B04_07 = -4 is no DN"),
-        (lambda f: f.assign(B04_07="high"), "no number"),
+        (
+            lambda f: f.assign(B04_07="high"),
+            "row 1: B04_07 = 'high' is no number; leave it empty where a value",
+        ),
+        (lambda f: f.assign(B04_07=[1, "NA"] * 20), "row 2: B04_07 = 'NA' is no number; leave it empty"),
+        (lambda f: f.assign(lon="4,25", lat=["50,5", "?"] * 20), r"row 2: lat = '\?' is no number; leave it empty"),
+        (lambda f: f.assign(lon="4,25", lat=50), "row 1: lon = '4,25' is no number; write 4.25"),
         (lambda f: f.assign(landcover="Lawn"), "row 1: landcover has no 'lawn'"),
+        (
+            lambda f: f.assign(landcover=["", "NA"] * 20),
+            "row 2: landcover has no 'na'; .*; leave it empty where",
+        ),
+        (lambda f: f.rename(columns={"id": "ID"}), "column 'ID', which is not read; write id or leave it out"),
+        (lambda f: f.rename(columns={"group": "Group "}), "column 'Group ', which is not read; write group"),
+        (lambda f: f.assign(Landcover=1), "column 'Landcover', which is not read; write landcover or leave it out"),
         (lambda f: f.assign(id="same"), "the id same twice"),
         (lambda f: f[:0], "no rows"),
         (lambda f: f.rename(columns={"B02_03": "B02_3"}), "column 'B02_3', which is not read; write B02_03"),
@@ -197,6 +211,63 @@ def test_broken_tables_are_refused_by_column_and_row(
     with pytest.raises(DataError, match=said) as e:
         read_set(str(path), 1)
     assert "\n" not in str(e.value)
+
+
+def test_the_value_that_is_no_number_is_told_where_semicolons_separate(tmp_path: Path, frame: pd.DataFrame) -> None:
+    lon = ["4,25", "4,5", "NA", "4,75"] * 10
+    frame.assign(lon=lon, lat=50.5).to_csv(tmp_path / "mine.csv", index=False, sep=";", decimal=",")
+    with pytest.raises(DataError, match="row 3: lon = 'NA' is no number; leave it empty"):
+        read_set(str(tmp_path / "mine.csv"), 1)
+
+
+def test_text_of_numbers_beside_empty_cells_is_read(tmp_path: Path, frame: pd.DataFrame) -> None:
+    plain = read_set(str(written(frame, tmp_path / "a.parquet")), 1)
+    stored = frame.assign(B11_05=frame["B11_05"].astype("string"))
+    assert_same(plain, read_set(str(written(stored, tmp_path / "b.parquet")), 1))
+
+
+def test_columns_that_are_not_read_are_counted(
+    tmp_path: Path, frame: pd.DataFrame, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_set(str(written(frame.assign(**{f"note{i}": 1 for i in range(13)}), tmp_path / "mine.csv")), 1)
+    assert "columns that are not read: note0, note1, " in caplog.text
+    assert "note9 and 3 more" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: b"sep=,\n" + text, "begins with 'sep=,'; remove that line: the first one names"),
+        (lambda text: b"# by me\n" + text, "begins with '# by me'; remove that line"),
+        (lambda text: text.replace(b",", b"|"), r"one column, 'id\|group.*separate columns by commas, semicolons or"),
+        (
+            lambda text: text.replace(b",", b" "),
+            "one column, 'id group.*separate columns by commas",
+        ),
+        (gzip.compress, r"mine\.csv is compressed \(gzip\); unpack it"),
+    ],
+)
+def test_a_file_that_is_nearly_a_table_is_told_what_it_lacks(
+    tmp_path: Path, frame: pd.DataFrame, change: Any, said: str
+) -> None:
+    path = written(frame, tmp_path / "mine.csv")
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(DataError, match=said) as e:
+        read_set(str(path), 1)
+    assert "\n" not in str(e.value)
+
+
+def test_a_packed_table_is_to_be_unpacked(tmp_path: Path, frame: pd.DataFrame) -> None:
+    frame.to_csv(tmp_path / "mine.csv.gz", index=False)
+    with pytest.raises(InputError, match=r"mine\.csv\.gz is compressed; unpack it, and give the file that is in it"):
+        read_set(str(tmp_path / "mine.csv.gz"), 1)
+
+
+def test_empty_lines_before_the_names_of_columns_are_skipped(tmp_path: Path, frame: pd.DataFrame) -> None:
+    plain = written(frame, tmp_path / "mine.csv")
+    frame.to_csv(tmp_path / "late.csv", index=False, sep=";")
+    (tmp_path / "late.csv").write_text("\n\n" + (tmp_path / "late.csv").read_text())
+    assert_same(read_set(str(plain), 1), read_set(str(tmp_path / "late.csv"), 1))
 
 
 def test_a_series_is_in_two_tables_whatever_its_id(tmp_path: Path, frame: pd.DataFrame) -> None:
@@ -316,6 +387,9 @@ def test_a_measured_set_in_another_file_is_refused(tmp_path: Path, frame: pd.Dat
         with pytest.raises(DataError, match=rf"cannot read .*{path.name}: .*; it needs the (arrays|columns) ") as e:
             read_set(f"{name}={path}", 1)
         assert "\n" not in str(e.value)
+        assert "pickle" not in str(e.value)
+        own = f"{name} is the name of a known set: give a table of your own another name"
+        assert str(e.value).endswith(own) == (path.suffix in (".csv", ".parquet"))
 
 
 def test_points_without_a_run_are_no_test_set(tmp_path: Path, untrained: str) -> None:

@@ -1,5 +1,6 @@
 """Text towers: real all-MiniLM-L6-v2, and open_clip's real ViT-B/32 code on weights made here."""
 
+import json
 import threading
 
 import numpy as np
@@ -11,6 +12,12 @@ from geomap.encode import weights
 from geomap.errors import WeightsError
 from geomap.label import towers
 from geomap.train.captions.levels import cover_captions
+
+SMALL = {
+    "embed_dim": 512,
+    "vision_cfg": {"image_size": 224, "patch_size": 32, "layers": 1, "width": 64},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "layers": 1, "width": 64, "heads": 2},
+}
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +111,32 @@ def test_vectors_are_cached_by_content(monkeypatch, tmp_path, minilm):
     monkeypatch.setattr(towers, "TOWERS", {towers.MINILM_SPACE: lambda: minilm})
     cached.write_bytes(b"torn")  # a damaged cache costs time, not the map
     torch.testing.assert_close(towers.cached_class_vectors(found, towers.MINILM_SPACE), first)
+
+
+def test_cached_vectors_are_of_the_file_that_stands_for_clip(monkeypatch, tmp_path):
+    import open_clip
+
+    (tmp_path / "small_text.json").write_text(json.dumps(SMALL))
+    open_clip.add_model_config(tmp_path / "small_text.json")
+    monkeypatch.setattr(towers, "CLIP_MODEL", "small_text")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found, made = legends.typed("lake, river"), []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = open_clip.create_model("small_text", pretrained=None)
+        torch.save(model.state_dict(), tmp_path / f"{seed}.pt")
+        monkeypatch.setenv(towers.CLIP_FILE_VARIABLE, str(tmp_path / f"{seed}.pt"))
+        own = towers.OpenClipTower()
+        torch.testing.assert_close(
+            towers.cached_class_vectors(found, towers.CLIP_SPACE), towers.class_vectors(found, own)
+        )
+        torch.testing.assert_close(towers.cached_texts(["lake"], towers.CLIP_SPACE), own.encode(["lake"]))
+        made.append(towers.cached_class_vectors(found, towers.CLIP_SPACE))
+    assert not torch.allclose(*made)
+    (tmp_path / "1.pt").rename(tmp_path / "moved.pt")
+    monkeypatch.setenv(towers.CLIP_FILE_VARIABLE, str(tmp_path / "moved.pt"))
+    monkeypatch.setattr(towers, "TOWERS", {})  # the same content elsewhere: the cache answers
+    torch.testing.assert_close(towers.cached_class_vectors(found, towers.CLIP_SPACE), made[1])
 
 
 def test_open_clip_reads_a_local_file(tmp_path):

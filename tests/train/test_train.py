@@ -107,6 +107,10 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
         (MINIMAL + "levels: {cover: 0, landcover: 0, crops: 0, landuse: 0, habitat: 0, bioregion: 0}\n", "levels"),
         (MINIMAL + "learning_rate: .inf\n", "learning_rate"),
         (MINIMAL + "seed: -1\n", "seed"),
+        (MINIMAL + "version: 2\n", "version: must be a valid string, not 2; put it in quotes"),
+        (MINIMAL + "version: 2026-12-01\n", "version: must be a valid string, not a date; put it in quotes"),
+        (MINIMAL.replace("tiny", "2024"), "name: must be a valid string, not 2024; put it in quotes"),
+        (MINIMAL + "recipe:\n", "recipe: must be a valid string, not None$"),
         ("title: no name\nlicence: x\n", "name"),
         ("- a list\n", "file"),
         (MINIMAL + "seed: !!python/object/apply:os.getcwd []\n", "YAML"),
@@ -506,6 +510,37 @@ def test_no_series_is_in_two_sets_of_which_one_is_left_out(tmp_path: Path, tiny:
         ("a", np.arange(40)), ("b", np.arange(30, 60)))}  # fmt: skip
     with pytest.raises(ConfigError, match=r"real: 10 of 40 samples of a are in `real` too, .* in b; take them out"):
         run.train_captions(tiny.model_copy(update={"real": paths}), tmp_path / "w")
+
+
+@pytest.mark.parametrize("key", ["real", "test"])
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        ("group", r"1 group of b \(field 3\) may be in `real` too, .* in a; .* groups that differ different names"),
+        ("id", r"20 of 20 samples of b are in `real` too, .* in a; .*, or give samples that differ different ids"),
+    ],
+)
+def test_a_group_or_an_id_is_in_one_of_the_sets(
+    tmp_path: Path, tiny: TrainConfig, key: str, column: str, said: str
+) -> None:
+    paths = {}
+    for k, name in enumerate("ba"):
+        path = write_table(tmp_path / f"{name}.csv", simulated_samples(np.random.default_rng(k), 20))
+        named = [f"field {3 + k * i // 10}" for i in range(20)] if column == "group" else [f"p{i}" for i in range(20)]
+        pd.read_csv(path).assign(**{column: named}).to_csv(path, index=False)
+        paths[name] = str(path)
+    sets = {"real": paths} if key == "real" else {"real": {"a": paths["a"]}, "test": {"b": paths["b"]}}
+    with pytest.raises(ConfigError, match=f"^{key}: {said}"):
+        run.train_captions(tiny.model_copy(update=sets), tmp_path / "w")
+
+
+def test_the_sets_of_the_default_weights_share_nothing(shared: Path) -> None:
+    asked = config.read_captions(REPOSITORY / "pipelines/train_default.yaml")
+    real, test = (
+        [pool.read_measured(name, shared / path.partition("/shared/")[2]) for name, path in of.items()]
+        for of in (asked.real, asked.test)
+    )
+    run._refuse_seen(real, [samples.usable() for samples in test])
 
 
 @pytest.mark.parametrize(("share", "batch", "sets"), [(0.01, 32, 1), (0.0, 64, 1), (1.0, 8, 9)])

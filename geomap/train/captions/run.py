@@ -24,6 +24,7 @@ from geomap.encode.model import PixelEncoder
 from geomap.errors import ConfigError
 from geomap.label import towers
 from geomap.label.scatter import Scatter
+from geomap.text import listed, plural
 from geomap.train import checkpoints
 from geomap.train.captions import scores
 from geomap.train.captions.fits import ALL, Fit, Material, fits_of, forget, train_all
@@ -57,7 +58,7 @@ def train_captions(config: Path | TrainConfig, out: Path, progress: Progress = s
     Raises:
         BusyError: another run is training in `out`.
         ConfigError: an unknown key, a value out of range, a measured set whose file is missing, sets that no batch has
-            room for, or a set of `real` or `test` that shares samples with one of `real`.
+            room for, or a set of `real` or `test` that shares samples or groups with one of `real`.
         GeomapError: the loss is not finite.
         OutputError: `out` cannot be written, or holds weights of another name.
         InputError: a package is not installed.
@@ -149,14 +150,21 @@ def _refuse_undrawn(config: TrainConfig) -> None:
 
 
 def _refuse_seen(measured: Sequence[Samples], tests: Sequence[Samples]) -> None:
-    """Raise ConfigError if a series is in two sets of which one is scored without the other, whatever its id."""
+    """Raise ConfigError if a series, id or group is in two sets of which one is scored without the other."""
     pairs = [*((one, other, "test") for one in tests for other in measured)]
     pairs += [(one, other, "real") for one, other in combinations(measured, 2)]
     for one, other, key in pairs:
-        if shared := int(one.shared(other).sum()):
+        if common := int(one.common(other).sum()):
+            by_id = "" if one.shared(other).any() else ", or give samples that differ different ids"
             raise ConfigError(
-                f"{key}: {shared:,} of {len(one):,} samples of {one.name} are in `real` too, which is trained on: in "
-                f"{other.name}; take them out of one of the two"
+                f"{key}: {common:,} of {len(one):,} samples of {one.name} are in `real` too, which is trained on: in "
+                f"{other.name}; take them out of one of the two{by_id}"
+            )
+        if groups := one.common_groups(other):
+            raise ConfigError(
+                f"{key}: {plural(len(groups), 'group')} of {one.name} ({listed(groups, 3)}) may be in `real` too, "
+                f"which is trained on: in {other.name}; take them out of one of the two, or give groups that differ "
+                "different names"
             )
 
 
