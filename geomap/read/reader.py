@@ -157,8 +157,8 @@ class SceneReader:
                 if heard.status and time.monotonic() - heard.since >= STALLED - 1 and not isinstance(e, GeomapError):
                     raise _stalled(self.url) from None
                 error = e if isinstance(e, GeomapError) else read_error(e, self.url, heard.status)
-                if heard.broken and isinstance(error, DamagedError):
-                    error = read_error(RasterioIOError(heard.broken), self.url)
+                if (broken := heard.broken or heard.silent) and isinstance(error, DamagedError):
+                    error = read_error(RasterioIOError(broken), self.url)
                 raise error from None
             finally:
                 if kept is None or found is None:

@@ -34,7 +34,7 @@ TEMPORARY: Final = frozenset({408, 425, 429, *range(500, 600)})
 6585, 8470). All others are final."""
 
 _MARK: Final = "CURL_INFO_HEADER_IN: "
-_ENDED: Final = re.compile(r" in (?:VSICURL|S3): (?:.*response_code=(?:0|206), msg=(.+))?")
+_ENDED: Final = re.compile(r" in (?:VSICURL|S3): (?:.*response_code=(?:(206), (?:curl error )?|0, )msg=(.+))?")
 """GDAL's own words on a request; with `msg`, those of curl on an answer that did not come, or not whole."""
 _RANGE: Final = re.compile(r"\s*bytes (\d+)-(\d+)/")
 _CUT: Final = "IO error during reading"
@@ -55,6 +55,7 @@ class Answers:
     since: float = 0.0  # time.monotonic when it began
     cut: str = ""  # what GDAL could not read of the file's header
     broken: str = ""  # how a transfer broke off, of which GDAL uses what came
+    silent: str = ""  # why no answer came to the last request
     range: int = 0  # bytes of which the last response says that it holds them
     length: int = 0  # bytes that it brings
 
@@ -62,7 +63,8 @@ class Answers:
         """Note one line of a response; sleep where it says Retry-After."""
         name, _, value = header.partition(":")
         if name.startswith("HTTP/"):
-            self.status, self.since, self.range, self.length = int(name.split()[1]), time.monotonic(), 0, 0
+            self.status, self.since, self.silent = int(name.split()[1]), time.monotonic(), ""
+            self.range = self.length = 0
         elif name.lower() == "retry-after" and self.status in TEMPORARY:
             _hold[self.host] = max(_hold.get(self.host, 0.0), time.monotonic() + seconds(value.strip()))
             self.wait()
@@ -72,6 +74,13 @@ class Answers:
             self.length = int(value)
         elif not header.strip() and self.status == 206 and 0 < self.length < self.range:
             self.broken = f"the transfer broke off after {self.length} of {self.range} bytes"
+
+    def end(self, began: bool, why: str) -> None:
+        """Note that an answer came in part, or not at all."""
+        if began:
+            self.broken = f"the transfer broke off: {why}"
+        else:
+            self.silent = f"the transfer broke off before it began: {why}"
 
     def wait(self) -> None:
         """Sleep until the host wants requests again, or to the deadline."""
@@ -114,8 +123,8 @@ def _note(record: logging.LogRecord) -> bool:
             answers.see(header)
         return False
     if ended := _ENDED.search(text):
-        if answers is not None and ended[1]:
-            answers.broken = f"the transfer broke off: {redacted(ended[1])}"
+        if answers is not None and ended[2]:
+            answers.end(bool(ended[1]), redacted(ended[2]))
         return False
     if answers is not None and record.levelno >= logging.WARNING and _CUT in text:
         answers.cut = redacted(text)
