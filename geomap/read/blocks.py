@@ -325,9 +325,10 @@ class _File:
     def __init__(self, path: str) -> None:
         self._gdal = _gdal()
         self._gdal.CPLErrorReset()
+        self._remote = path.startswith("/vsi")
         self._handle = self._gdal.VSIFOpenL(os.fsencode(path), b"rb")
         if not self._handle:
-            raise self._error()
+            raise self._error("the file cannot be opened")
 
     def __enter__(self) -> Self:
         return self
@@ -354,13 +355,22 @@ class _File:
     def _read(self, offset: int, size: int) -> NDArray[np.uint8]:
         content = np.empty(size, np.uint8)
         self._gdal.VSIFSeekL(self._handle, offset, os.SEEK_SET)
-        if self._gdal.VSIFReadL(content.ctypes.data, 1, size, self._handle) != size:
-            raise self._error()
-        return content
+        found = self._gdal.VSIFReadL(content.ctypes.data, 1, size, self._handle)
+        if found == size:
+            return content
+        if self._remote and offset + size <= self._size():
+            raise self._error(f"the transfer broke off after {found} of {size} bytes")
+        raise self._error("blocks cannot be read: the file is cut short")
 
-    def _error(self) -> RasterioIOError:
+    def _size(self) -> int:
+        """Bytes of the file, as its server says."""
+        self._gdal.VSIFSeekL(self._handle, 0, os.SEEK_END)
+        return int(self._gdal.VSIFTellL(self._handle))
+
+    def _error(self, otherwise: str) -> RasterioIOError:
+        """GDAL's last error, or another text if it has none."""
         text = self._gdal.CPLGetLastErrorMsg() or b""
-        return RasterioIOError(text.decode("utf-8", "replace") or "blocks cannot be read: the file is cut short")
+        return RasterioIOError(text.decode("utf-8", "replace") or otherwise)
 
 
 @functools.cache
@@ -373,6 +383,7 @@ def _gdal() -> ctypes.CDLL:
         ("VSIFCloseL", ctypes.c_int, (pointer,)),
         ("VSIFReadL", size, (pointer, size, size, pointer)),
         ("VSIFSeekL", ctypes.c_int, (pointer, ctypes.c_uint64, ctypes.c_int)),
+        ("VSIFTellL", ctypes.c_uint64, (pointer,)),
         ("VSICurlPartialClearCache", None, (ctypes.c_char_p,)),
         ("CPLErrorReset", None, ()),
         ("CPLGetLastErrorMsg", ctypes.c_char_p, ()),

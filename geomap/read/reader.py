@@ -28,6 +28,7 @@ from pyproj import Transformer
 from pyproj.exceptions import ProjError
 from rasterio import windows
 from rasterio.enums import MaskFlags, Resampling
+from rasterio.errors import RasterioIOError
 from rasterio.windows import Window
 from shapely.errors import ShapelyError
 from shapely.geometry import box
@@ -55,7 +56,7 @@ LONGEST_PAUSE: Final = 15.0
 """Most seconds between two tries; the first pause is a second, and each next one is twice as long."""
 
 LOOKS: Final = 2
-"""Tries of a remote file that arrives damaged: perhaps only the transfer was cut."""
+"""Tries of a remote file that arrives damaged: perhaps only its bytes were spoiled on the way, or it was replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +148,18 @@ class SceneReader:
                     layout = self._fill(values, known.layout if known else dataset, place, window, part)
                     if self.dtype == np.uint8 and values.max(initial=0) > max(SCL_CLASSES):
                         raise self._contradicts(f"holds {values.max()}, which is no scene class")
+                if heard.broken:
+                    raise RasterioIOError(heard.broken)
                 found = Header(place, layout) if layout is not None and layout.kept else known
-            except (GeomapError, MemoryError):
+            except MemoryError:
                 raise
             except Exception as e:  # rasterio passes on errors of GDAL that share no other base
-                if heard.status and time.monotonic() - heard.since >= STALLED - 1:
+                if heard.status and time.monotonic() - heard.since >= STALLED - 1 and not isinstance(e, GeomapError):
                     raise _stalled(self.url) from None
-                raise read_error(e, self.url, heard.status) from None
+                error = e if isinstance(e, GeomapError) else read_error(e, self.url, heard.status)
+                if (broken := heard.broken or heard.silent) and isinstance(error, DamagedError):
+                    error = read_error(RasterioIOError(broken), self.url)
+                raise error from None
             finally:
                 if kept is None or found is None:
                     (kept.drop if kept else blocks.forget)(path)
@@ -307,7 +313,7 @@ class _DeniedError(ReadError):
 
 _TRANSIENT = re.compile(
     r"timed? ?out|CURL error|Could not resolve|Could ?n[o']t connect|Connection (?:refused|reset)|Failed to connect"
-    r"|Empty reply|Operation too slow",
+    r"|Empty reply|Operation too slow|transfer broke off",
     re.IGNORECASE,
 )
 _OURS = re.compile(r"out of memory|cannot allocate|too many open files|no space left|permission denied", re.IGNORECASE)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +262,6 @@ FAULTS: dict[str, Callable[[Path], Answer]] = {
     "empty": lambda file: Answer(body=b""),
     "flipped bit": flipped,
     "html page": lambda file: PAGE,
-    "cut on the way": lambda file: Answer(sent=0.6),
     "wrong length": lambda file: Answer(head=0.6),
 }
 
@@ -285,6 +285,84 @@ def test_an_observation_at_fault_is_left_out_as_if_it_were_not_there(
     assert (made.dn != healthy.dn).any()
 
 
+JPEG_2000 = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+LZW = {"driver": "GTiff", "compress": "lzw", "tiled": True}
+
+
+def written(path: Path, values: np.ndarray[Any, Any], creation: dict[str, Any]) -> tuple[Scene, Grid]:
+    """A scene whose bands are all one file, written here, and the grid of that file."""
+    profile = {"count": 1, "dtype": "uint16", "width": 512, "height": 512, "crs": "EPSG:32631"}
+    lies = rasterio.transform.from_origin(600000, 5500000, 10, 10)
+    with rasterio.open(path, "w", **profile, transform=lies, **creation, blockxsize=256, blockysize=256) as out:
+        out.write(values, 1)
+    assets = {band: SceneAsset(band, str(path), 0, "as it is") for band in BANDS}
+    box = (4.3, 49.5, 4.5, 49.7)
+    scene = Scene("made", "c", "cdse", PERIOD.start, "sentinel-2a", "pass", 32631, box, assets)
+    return scene, Grid(32631, 600000, 5500000, 512, 512)
+
+
+def blue(scene: Scene, tile: Grid, access: Access) -> Any:
+    return stack([scene], tile, PERIOD, access, np.ones((1, 256, 256), bool)).fine.dn[0, 0].compute()
+
+
+BROKEN = {
+    "connection closed": Answer(sent=0.6),
+    "no answer": Answer(none=True),
+    "half a range": Answer(part=0.5),
+    "half a range, as it says": Answer(part=0.5, told=True),
+}
+
+
+@pytest.mark.parametrize("band", [SCL, "B04"])
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_transfer_that_breaks_off_is_tried_again_and_no_damage(
+    archive: Archive, server: Server, healthy: Composite, how: str, band: str
+) -> None:
+    """However often: here more often than a damaged file is looked at."""
+    scenes = found(archive, server.base)
+    end = place(scenes[2], band)
+    gets = 2 if BROKEN[how].none else 1  # then curl asks again by itself
+    server.script[end] = 3 * [Answer(), *gets * [BROKEN[how]]]  # each HEAD is whole
+    made = compose(scenes)
+    assert not server.script[end]
+    assert made.missed == ()
+    assert_equal(made, healthy)
+    server.always[end] = BROKEN[how]
+    with pytest.raises(
+        SourceUnavailableError, match=r"\((the transfer broke off|.*Empty reply).*tried for 0\.5 s"
+    ) as e:
+        compose(scenes, deadline=0.5)
+    assert e.value.exit_code == 75
+
+
+@pytest.mark.parametrize("name", ["B02.jp2", "B02.tif"])
+def test_a_transfer_of_pixels_without_checksums_that_breaks_off_is_no_damage(tmp_path: Path, name: str) -> None:
+    values = np.random.default_rng(0).integers(1, 3000, (512, 512)).astype(np.uint16)
+    scene, tile = written(tmp_path / name, values, LZW if name.endswith("tif") else JPEG_2000)
+    with Server(tmp_path) as server:
+        assets = {band: SceneAsset(band, f"{server.base}/{name}", 0, "as it is") for band in BANDS}
+        far = replace(scene, assets=assets)
+        server.script[name] = [Answer(), Answer(), *[Answer(sent=0.5)] * 2]  # HEAD and the header are whole
+        np.testing.assert_array_equal(blue(far, tile, Access()), values)
+        assert not server.script[name]
+        server.always[name] = Answer(sent=0.9)
+        faults: dict[str, DamagedError] = {}
+        with pytest.raises(SourceUnavailableError, match="the transfer broke off"):
+            blue(far, tile, Access(deadline=0.1, faults=faults))
+        assert not faults
+
+
+def test_a_file_whose_server_states_too_many_bytes_is_given_up_at_the_deadline(
+    archive: Archive, server: Server
+) -> None:
+    scenes = found(archive, server.base)
+    end = place(scenes[2], "B04")
+    content = (archive(dates=DATES) / "cogs" / end).read_bytes()
+    server.always[end] = Answer(body=content[: len(content) // 2], head=2)
+    with pytest.raises(SourceUnavailableError, match=r"the transfer broke off.*tried for 0\.5 s"):
+        compose(scenes, deadline=0.5)
+
+
 @pytest.mark.parametrize("size", range(300, 800, 50))
 def test_a_header_that_is_cut_anywhere_is_damaged_or_read_again(
     archive: Archive, server: Server, healthy: Composite, without_third: Composite, size: int
@@ -292,12 +370,12 @@ def test_a_header_that_is_cut_anywhere_is_damaged_or_read_again(
     """GDAL only warns of parts of a header that it cannot read: the file would lie nowhere, or its nodata be pixels."""
     scenes = found(archive, server.base)
     end = place(scenes[2], SCL)
-    cut = Answer(sent=size / (archive(dates=DATES) / "cogs" / end).stat().st_size)
-    server.script[end] = [cut]
+    whole = (archive(dates=DATES) / "cogs" / end).read_bytes()
+    server.script[end] = [Answer(), Answer(sent=size / len(whole))]
     made = compose(scenes)
     assert made.missed == ()
     assert_equal(made, healthy)
-    server.always[end] = cut
+    server.always[end] = Answer(body=whole[:size])
     made = compose(scenes)
     assert [(m.scene, m.band, m.cause) for m in made.missed] == [(scenes[2].id, SCL, "damaged")]
     assert_equal(made, without_third)
@@ -345,10 +423,6 @@ def test_a_file_that_takes_more_than_a_minute_is_healthy(tmp_path: Path) -> None
     np.testing.assert_array_equal(made, values)
 
 
-JPEG_2000 = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
-LZW = {"driver": "GTiff", "compress": "lzw", "tiled": True}
-
-
 @pytest.mark.parametrize(
     ("name", "creation", "cut"),
     [("B02.jp2", JPEG_2000, 0.99), ("B02.jp2", JPEG_2000, 0.7), ("B02.jp2", JPEG_2000, 0.3), ("B02.tif", LZW, 0.7)],
@@ -363,24 +437,13 @@ def test_what_is_cut_is_no_nodata(
     monkeypatch.setenv("GTIFF_IGNORE_READ_ERRORS", "YES")
     values = np.random.default_rng(0).integers(1, 3000, (512, 512)).astype(np.uint16)
     path = tmp_path / name
-    profile = {"count": 1, "dtype": "uint16", "width": 512, "height": 512, "crs": "EPSG:32631"}
-    lies = rasterio.transform.from_origin(600000, 5500000, 10, 10)
-    with rasterio.open(path, "w", **profile, transform=lies, **creation, blockxsize=256, blockysize=256) as out:
-        out.write(values, 1)
-    assets = {band: SceneAsset(band, str(path), 0, "as it is") for band in BANDS}
-    box = (4.3, 49.5, 4.5, 49.7)
-    scene = Scene("made", "c", "cdse", PERIOD.start, "sentinel-2a", "pass", 32631, box, assets)
-    tile = Grid(32631, 600000, 5500000, 512, 512)
-
-    def blue(access: Access) -> Any:
-        return stack([scene], tile, PERIOD, access, np.ones((1, 256, 256), bool)).fine.dn[0, 0].compute()
-
-    np.testing.assert_array_equal(blue(Access()), values)
+    scene, tile = written(path, values, creation)
+    np.testing.assert_array_equal(blue(scene, tile, Access()), values)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
     with pytest.raises(DamagedError, match=rf"{name} cannot be read"):
-        blue(Access())
+        blue(scene, tile, Access())
     faults: dict[str, DamagedError] = {}
-    assert not blue(Access(faults=faults)).any()
+    assert not blue(scene, tile, Access(faults=faults)).any()
     assert list(faults) == [str(path)]
 
 
@@ -457,6 +520,7 @@ def test_run_json_the_item_and_explain_name_what_was_missed(
     done = geomap(*command)
     assert done.exit_code == 0, done.stderr
     assert "warning: 1 scene is left out of some tile, missing or damaged" in done.stderr
+    assert "to read them again choose another --out (a job: --refresh)" in done.stderr
     run = json.loads((tmp_path / "out/run.json").read_text())
     (missed,) = run["missed"]
     assert missed | {"detail": ""} == {

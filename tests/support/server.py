@@ -21,7 +21,10 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None  # None: the file, where the status is 200
     sent: float = 1.0  # share of the body that is sent, whatever its length is said to be
+    part: float = 1.0  # share of a range that it brings, with a length to match
+    told: bool = False  # whether Content-Range names that share alone
     head: float = 1.0  # share of the length that HEAD states
+    none: bool = False  # the connection is closed without a word
     wait: float = 0.0  # seconds before it
     rate: int | None = None  # bytes a second; None: as fast as it goes
 
@@ -145,7 +148,10 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             with server.lock:
                 server.in_hand -= 1
-        self._say(answer, path)
+        if answer.none:
+            self.close_connection = True
+        else:
+            self._say(answer, path)
 
     def _say(self, answer: Answer, path: str) -> None:
         file = self.server_.folder / path.lstrip("/") if self.server_.folder else None
@@ -153,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body is None:
             body = b""
             if status == 200 and file and file.is_file():
-                body, status = self._part(file.read_bytes(), headers)
+                body, status = self._part(file.read_bytes(), headers, answer)
             elif status == 200:
                 status = 404
         self.send_response(status)
@@ -176,7 +182,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[start : start + max(1, rate // 10)])
                 time.sleep(0.1)
 
-    def _part(self, content: bytes, headers: dict[str, str]) -> tuple[bytes, int]:
+    def _part(self, content: bytes, headers: dict[str, str], answer: Answer) -> tuple[bytes, int]:
         """The range that was asked for and its status."""
         asked = self.headers.get("Range")
         if not asked:
@@ -185,8 +191,9 @@ class _Handler(BaseHTTPRequestHandler):
         if first >= len(content):
             return b"", 416
         last = min(last, len(content) - 1)
-        headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-        return content[first : last + 1], 206
+        end = first + int((last + 1 - first) * answer.part)
+        headers["Content-Range"] = f"bytes {first}-{end - 1 if answer.told else last}/{len(content)}"
+        return content[first:end], 206
 
     def log_message(self, *args: Any) -> None:
         pass
