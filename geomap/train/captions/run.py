@@ -77,7 +77,7 @@ def _train(config: TrainConfig, out: Path, progress: Progress, workers: int) -> 
     _refuse_undrawn(config)
     measured = [read_measured(name, Path(path)) for name, path in config.real.items()]
     unseen = [read_measured(name, Path(path)).usable() for name, path in config.test.items()]
-    _refuse_seen(measured, unseen)
+    _refuse_seen(measured, unseen, left_out=config.evaluation is not None)
     weights.prepare(out, config.name)
     with checkpoints.hold(out) as folder:
         if (out / CARD_FILE).exists():
@@ -149,18 +149,21 @@ def _refuse_undrawn(config: TrainConfig) -> None:
         )
 
 
-def _refuse_seen(measured: Sequence[Samples], tests: Sequence[Samples]) -> None:
-    """Raise ConfigError if a series, id or group is in two sets of which one is scored without the other."""
-    pairs = [*((one, other, "test") for one in tests for other in measured)]
-    pairs += [(one, other, "real") for one, other in combinations(measured, 2)]
-    for one, other, key in pairs:
-        if common := int(one.common(other).sum()):
+def _refuse_seen(measured: Sequence[Samples], tests: Sequence[Samples], left_out: bool) -> None:
+    """Raise ConfigError if a series is in two sets, or its id or group where one is scored without the other.
+
+    `left_out`: whether each measured set is scored by an encoder of the others.
+    """
+    pairs = [*((one, other, "test", True) for one in tests for other in measured)]
+    pairs += [(one, other, "real", left_out) for one, other in combinations(measured, 2)]
+    for one, other, key, scored in pairs:
+        if common := int((one.common(other) if scored else one.shared(other)).sum()):
             by_id = "" if one.shared(other).any() else ", or give samples that differ different ids"
             raise ConfigError(
                 f"{key}: {common:,} of {len(one):,} samples of {one.name} are in `real` too, which is trained on: in "
                 f"{other.name}; take them out of one of the two{by_id}"
             )
-        if groups := one.common_groups(other):
+        if scored and (groups := one.common_groups(other)):
             raise ConfigError(
                 f"{key}: {plural(len(groups), 'group')} of {one.name} ({listed(groups, 3)}) may be in `real` too, "
                 f"which is trained on: in {other.name}; take them out of one of the two, or give groups that differ "
