@@ -47,9 +47,10 @@ _DATA: Final[Mapping[str, tuple[str, ...]]] = {
 _BENDS: Final = (
     "GTIFF_IGNORE_READ_ERRORS", "COMPRESS_OVERVIEW", "CPL_TMPDIR", "GDAL_TIFF_OVR_BLOCKSIZE",
     "GDAL_TIFF_DEFLATE_SUBCODEC", "GDAL_TIFF_ENDIANNESS", "GDAL_GEOREF_SOURCES", "OGR_SQLITE_JOURNAL",
-    "OGR_SQLITE_PRAGMA",
+    "OGR_SQLITE_PRAGMA", "CPL_VSIL_CURL_ALLOWED_EXTENSIONS",
 )  # fmt: skip
-"""Variables of GDAL by which damaged blocks read as nodata, and files get other bytes or lie where no space is left."""
+"""Variables of GDAL by which damaged blocks read as nodata, files get other bytes or lie where no space is left, and
+files are said to be missing."""
 
 NOWHERE: Final = "/dev/null"
 """The home of a user who has none: no folder, so that nobody, root included, can fill caches in it."""
