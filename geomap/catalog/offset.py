@@ -21,7 +21,7 @@ OffsetPolicy = Literal["auto", "applied", "unapplied"]
 MOST_REFLECTANCE: Final = 1e6
 """Scales and offsets from here on are no reflectances."""
 
-_BASELINE: Final = re.compile(r"N?(\d{1,2})\.(\d{1,2})")
+_BASELINE: Final = re.compile(r"N?(?:(\d{1,2})\.(\d{1,2})|(\d\d)(\d\d))")
 
 _FLAG_FALSE: Final = f"{OFFSET_FLAG} is false"
 _TYPED: Final = "--offset "
@@ -29,9 +29,9 @@ _BEFORE: Final = "is before 04.00: never added"
 
 
 def parse_baseline(text: object) -> tuple[int, int] | None:
-    """'05.10' -> (5, 10); None for anything that is not a processing baseline."""
+    """'05.10', or 'N0510' as in names of products -> (5, 10); None for anything that is not a processing baseline."""
     match = _BASELINE.fullmatch(str(text).strip())
-    return (int(match[1]), int(match[2])) if match else None
+    return (int(match[1] or match[3]), int(match[2] or match[4])) if match else None
 
 
 def stated_offset(asset: Mapping[str, Any]) -> int | None:
@@ -99,7 +99,8 @@ def decide_offset(
         return BOA_OFFSET_DN, f"baseline {baseline} and the stated offset of {stated} DN agree: in the data"
     elif after and stated is None and told == "baseline":
         return BOA_OFFSET_DN, f"baseline {baseline} is from 04.00 on: in the data"
-    said = f"baseline {baseline}, {OFFSET_FLAG} {flag}, stated offset {stated} DN".replace("None", "not given")
+    facts = {"baseline": baseline, OFFSET_FLAG: flag, "stated offset": stated if stated is None else f"{stated} DN"}
+    said = ", ".join(f"{name} {'not given' if value is None else value}" for name, value in facts.items())
     if policy != "auto":
         return (0 if policy == "applied" else BOA_OFFSET_DN), f"{_TYPED}{policy} (metadata: {said})"
     raise OffsetError(

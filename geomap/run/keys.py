@@ -438,7 +438,11 @@ class RequestKeys(Strict):
     weights: WeightsKeys = WeightsKeys()
     masks: MaskKeys = MaskKeys()
     min_clear_months: Annotated[
-        Months | None, Option("--min-clear-months", "Pixels with fewer clear months are not mapped. [default: 3]")
+        Months | None,
+        Option(
+            "--min-clear-months",
+            "Pixels with fewer clear months are not mapped. [default: 3, or all months of a shorter period]",
+        ),
     ] = None  # 3, or all months of a shorter period
     min_confidence: Annotated[
         Percent, Option("--min-confidence", "Percent; pixels below become class 255, Unclassified.")

@@ -43,6 +43,7 @@ def test_offset_decision(told: Any, baseline: str | None, flag: bool | None, sta
         with pytest.raises(OffsetError, match=r"S2X .*--offset applied .*--offset unapplied") as error:
             decide_offset("B04", told, **facts)
         assert (baseline or "not given") in str(error.value)
+        assert "not given DN" not in str(error.value)
         for policy, forced in (("applied", 0), ("unapplied", -1000)):
             dn, reason = decide_offset("B04", told, **facts, policy=policy)  # type: ignore[arg-type]
             assert dn == forced
@@ -75,4 +76,5 @@ def test_stated_offset_in_every_place() -> None:
 def test_baselines_compare_as_numbers() -> None:
     assert parse_baseline("05.10") == (5, 10)
     assert parse_baseline("05.10") > parse_baseline("05.09") > parse_baseline("N04.00")  # type: ignore[operator]
-    assert parse_baseline(None) is parse_baseline("5") is None
+    assert parse_baseline("N0510") == parse_baseline("0510") == (5, 10)  # as in names of products
+    assert parse_baseline(None) is parse_baseline("5") is parse_baseline("510") is parse_baseline("N05100") is None
