@@ -144,8 +144,9 @@ def _warn_of_reuse(result: map.Result) -> None:
         warn(f"{result.resumed} of {result.tiles} tiles were finished by an earlier run")
     if result.missed:
         scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
-        note = f"{scenes} left out of some tile, missing or damaged; geomap explain {result.directory} names them"
-        warn(f"warning: {note}; to read them again choose another --out (a job: --refresh)", style="yellow")
+        note = f"{scenes} left out of some tile, missing or damaged; geomap explain {result.directory} names them, and"
+        note += " copies to use instead; to read them again choose another --out (a job: --refresh)"
+        warn(f"warning: {note}", style="yellow")
 
 
 def warn_of_holes(result: map.Result) -> None:
