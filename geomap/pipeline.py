@@ -87,7 +87,7 @@ def compose(
             access.stopped.set()  # after an error, other reads may still be waiting for a server
         found = missed_scenes(wanted, faults)
         missed |= found
-        check_missed(len(scenes), missed, faults, max_missed)
+        check_missed(scenes, missed, faults, max_missed)
         if made is not None and not found:
             return replace(made, missed=tuple(missed[scene] for scene in sorted(missed)))
 

@@ -276,6 +276,7 @@ class Scene:
     cloud_cover: float | None = None  # percent
     link: str | None = None  # the item's own public https address, without secrets
     generated: str | None = None  # when its product was made, as its item says; another time means other pixels
+    copy: str | None = None  # id of another item of it, which is used if this one is excluded
 
 
 @dataclass(frozen=True, slots=True)

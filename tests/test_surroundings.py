@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 
@@ -27,6 +28,7 @@ from geomap.store.store import open_store
 from geomap.types import Period
 from tests.support import REPOSITORY
 from tests.support.requests import request_for
+from tests.support.server import Server
 
 NAMES = [
     "a:b", "zip:a!b", "a!b", "a b", "a#b", "a?b", "a%20b", "-a", "~a", "é", "\udcff", "{a", "http:a", "POLYGON ((a",
@@ -141,6 +143,23 @@ def test_options_of_gdal_that_change_the_bytes_of_maps_are_dropped(tmp_path: Pat
         done = subprocess.run([sys.executable, "-c", code, tmp_path / name], capture_output=True, text=True, env=env)
         assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_a_variable_that_names_the_files_gdal_may_open_hides_none(tmp_path: Path) -> None:
+    """Of others GDAL would say that they do not exist, without a request."""
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint16", "width": 16, "height": 16, "crs": "EPSG:32631"}
+    lies = rasterio.transform.from_origin(600000, 5500000, 10, 10)
+    with rasterio.open(tmp_path / "B02.tif", "w", **profile, transform=lies) as out:
+        out.write(np.ones((16, 16), np.uint16), 1)
+    code = (
+        "import sys, geomap, rasterio; from geomap.read.access import GDAL_OPTIONS\n"
+        "with rasterio.Env(**GDAL_OPTIONS): print(rasterio.open(sys.argv[1]).shape)"
+    )
+    env = os.environ | {"CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".jp2", "PYTHONPATH": str(REPOSITORY)}
+    with Server(tmp_path) as server:
+        command = [sys.executable, "-c", code, f"{server.base}/B02.tif"]
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.stdout.strip() == "(16, 16)", done.stderr[-2000:]
 
 
 @pytest.mark.soak

@@ -123,12 +123,23 @@ def read_granule(item: Mapping[str, Any], provider: Provider) -> Granule:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
+def place_and_time(item: Mapping[str, Any]) -> tuple[BaseGeometry | None, datetime | None]:
+    """Where and when an item is that `read_granule` refuses; None for what it does not tell."""
+    found: list[Any] = []
+    for read in (_footprint, _when):
+        try:
+            found.append(read(item))
+        except (ValueError, *_MALFORMED, shapely.errors.ShapelyError):
+            found.append(None)
+    return found[0], found[1]
+
+
 def _read(item: Mapping[str, Any], provider: Provider) -> Granule:
     name, properties = item["id"], item["properties"]
     if not (isinstance(name, str) and name.isprintable()):
         raise ValueError(f"id {name!r} is not a printable text")
     assets = {band: item["assets"][key] for band, key in provider.assets.items() if key in item["assets"]}
-    time = _time(properties.get("datetime") or properties["start_datetime"])
+    time = _when(item)
     datatake, other_time = _datatake(properties, provider, time)
     platform = _platform(datatake, properties.get("platform"), name)
     tiles = _tiles(properties, provider)
@@ -317,6 +328,11 @@ def _on_globe(found: BaseGeometry) -> BaseGeometry:
     if west < -360 or east > 540 or south < -90.01 or north > 90.01:
         raise ValueError(f"a geometry of longitude {west:g} to {east:g}, latitude {south:g} to {north:g}")
     return unwrapped(found)  # no granule is wider than half the globe
+
+
+def _when(item: Mapping[str, Any]) -> datetime:
+    properties = item["properties"]
+    return _time(properties.get("datetime") or properties["start_datetime"])
 
 
 def _time(text: str) -> datetime:

@@ -99,8 +99,8 @@ def decide_offset(
         return BOA_OFFSET_DN, f"baseline {baseline} and the stated offset of {stated} DN agree: in the data"
     elif after and stated is None and told == "baseline":
         return BOA_OFFSET_DN, f"baseline {baseline} is from 04.00 on: in the data"
-    in_dn = "not given" if stated is None else f"{stated} DN"
-    said = f"baseline {baseline}, {OFFSET_FLAG} {flag}, stated offset {in_dn}".replace("None", "not given")
+    facts = {"baseline": baseline, OFFSET_FLAG: flag, "stated offset": stated if stated is None else f"{stated} DN"}
+    said = ", ".join(f"{name} {'not given' if value is None else value}" for name, value in facts.items())
     if policy != "auto":
         return (0 if policy == "applied" else BOA_OFFSET_DN), f"{_TYPED}{policy} (metadata: {said})"
     raise OffsetError(

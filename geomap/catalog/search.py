@@ -12,19 +12,19 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import astuple, dataclass, field
-from datetime import date, timedelta
+from dataclasses import astuple, dataclass, field, replace
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from geomap.catalog.items import Granule, in_passes, read_granule, unique
+from geomap.catalog.items import Granule, in_passes, place_and_time, read_granule, unique
 from geomap.catalog.offset import OffsetPolicy, decide_offset
 from geomap.catalog.stac import landing_page, read_items, search_items
 from geomap.errors import HrefError, InputError, NoScenesError, OffsetError
-from geomap.lonlat import Box
+from geomap.lonlat import Box, meet
 from geomap.paths import own
 from geomap.sources.hrefs import HrefPolicy, check_href, named, public_link, without_secrets
 from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
@@ -143,7 +143,8 @@ def _usable(
         sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
     sieve.check_faults([granule for _, granule in found], next(iter(refused.values()), None), max_missed)
     log.info("%s: %d scenes, %d copies dropped", source.name, len(found), len(dropped))
-    return tuple(scene for scene, _ in found)
+    copies = {id(better): copy.id for copy, better in reversed(dropped) if copy.id != better.id}  # the best of each
+    return tuple(replace(scene, copy=copies.get(id(granule))) for scene, granule in found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,15 +239,13 @@ class _Sieve:
         try:
             granule = read_granule(item, provider)
         except ValueError as error:
+            if self._passes_by(*place_and_time(item)):
+                return None
             log.warning("left out item %r: not a valid STAC item (%s)", item.get("id"), error)
             self.leave_out(item.get("id"), "invalid", str(error))
             self.unread.append(str(item.get("id")))
             return None
-        if not granule.touches(self.area):
-            self.outside.append(None)
-            return None
-        if self.period.step(granule.time) is None:
-            self.outside.append(granule.time.date())
+        if self._passes_by(granule, granule.time):
             return None
         if granule.cloud_cover is not None and granule.cloud_cover > self.max_cloud:
             self.leave_out(granule.id, "cloudy", f"{granule.cloud_cover:.0f} % cloud")
@@ -258,6 +257,14 @@ class _Sieve:
             self.at_fault(granule, "contradiction", granule.contradiction)
             return None
         return granule
+
+    def _passes_by(self, where: Granule | BaseGeometry | None, when: datetime | None) -> bool:
+        """Whether an item is of another place or another time than asked for, which is counted; None is not known."""
+        touches = where.touches(self.area) if isinstance(where, Granule) else where is None or meet(self.area, where)
+        if touches and (when is None or self.period.step(when) is not None):
+            return False
+        self.outside.append(when.date() if touches and when else None)
+        return True
 
     def tell_unknown(self) -> None:
         """Warn about ids to exclude that are none of the items: they may be misspelt."""

@@ -321,6 +321,8 @@ _OURS = re.compile(r"out of memory|cannot allocate|too many open files|no space 
 _GONE = re.compile(r"no such file|does not exist", re.IGNORECASE)
 _HTTP_CODE = re.compile(r"HTTP (?:response|error) code ?: (\d{3})")
 _DENIED = frozenset({401, 403, 409})  # 409: Azure, public access is not permitted
+_SIGNED = re.compile(r"(?:^|[&_-])(?:sig|signature|token|credential)=", re.IGNORECASE)
+"""In the query of an address that somebody signed (Azure, S3, Google)."""
 _MISSING = frozenset({404, 410})
 
 
@@ -342,6 +344,11 @@ def read_error(error: BaseException, href: str, status: int = 0) -> GeomapError:
     if status in retry_after.TEMPORARY or (status < 400 and _TRANSIENT.search(causes)):
         proxy = network.of_proxy(causes, href)
         return SourceUnavailableError(f"{name} cannot be read now{proxy} ({what}); run the same command again later")
+    if status in _DENIED and _SIGNED.search(urlsplit(href).query):
+        return _DeniedError(
+            f"{name} may not be read ({what}); its address holds a signature or a token, which may have expired: sign "
+            "the items anew and run the same command again"
+        )
     if status in _DENIED:
         return _DeniedError(
             f"{name} may not be read ({what}); the server wants credentials, or the token has expired: "

@@ -57,6 +57,9 @@ LOCK_FILE: Final = "lock"
 NOT_STORED: Final = "not in the store"
 """Why a tile of maps from a store is left out: the run of the store could not make it."""
 
+SOURCE: Final = frozenset({"stac"})
+"""Request keys that may differ when quarantined tiles are retried: the item file may have been corrected."""
+
 MARK: Final = b"state of a run of geomap\n"
 """What the lock file says."""
 
@@ -330,8 +333,12 @@ def open_directory(
         raise OutputError(f"{path} is damaged; remove {directory} or choose another --out") from e
     differs = differing(before.request, request)
     if not all(renews(key, before) for key in differs):
+        again = (
+            "type --retry-quarantined to make its missing tiles from these items, or " if {*differs} <= SOURCE else ""
+        )
         raise OutputError(
-            f"{directory} holds a run of another request (differs in: {', '.join(differs)}); choose another --out"
+            f"{directory} holds a run of another request (differs in: {', '.join(differs)}); "
+            f"{again if read_quarantine(directory) else ''}choose another --out"
         )
     if before.finished or differs:
         return RunDirectory(directory, None, finished=before.finished and not differs)

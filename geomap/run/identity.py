@@ -76,7 +76,7 @@ def _scene(scene: Scene) -> str:
         for band, a in sorted(scene.assets.items())
     }
     plain = dataclasses.asdict(dataclasses.replace(scene, assets={}, cloud_cover=None))
-    del plain["link"]
+    del plain["link"], plain["copy"]
     return _digest([{**plain, "time": scene.time.isoformat()}, assets])
 
 

@@ -29,7 +29,7 @@ from geomap.label.classify import Question
 from geomap.run import check, edges, imagery, publish, stores, update
 from geomap.run import log as runlog
 from geomap.run.account import Account, Mapped
-from geomap.run.directory import Begun, RunDirectory, differing, open_directory, read_begun, require_run
+from geomap.run.directory import SOURCE, Begun, RunDirectory, differing, open_directory, read_begun, require_run
 from geomap.run.from_store import label_stored
 from geomap.run.identity import identity_of, tasks
 from geomap.run.learned import LearnedRecord
@@ -63,8 +63,6 @@ from geomap.write.layer import Layer, Statistics
 
 log = logging.getLogger(__name__)
 
-SOURCE: Final = frozenset({"stac"})
-"""Request keys that may differ when quarantined tiles are retried: the item file may have been corrected."""
 UNFINISHED: Final = frozenset({EXCLUDE, UPDATE, "composites", "geomap"})
 """Request keys that may differ from those of an unfinished run, whose tiles count by their fingerprints alone."""
 FIXED: Final = frozenset({"area", "bounds"})

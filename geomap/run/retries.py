@@ -151,4 +151,5 @@ def _forget_frames(error: BaseException) -> None:
 
 def cause(error: Exception) -> str:
     """Kind and message in one line, without the secret parts of addresses."""
-    return f"{type(error).__name__}: {redacted(' '.join(str(error).split()))}"
+    kind = next(kind for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
+    return f"{kind.__name__}: {redacted(' '.join(str(error).split()))}"

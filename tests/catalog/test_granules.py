@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from shapely.affinity import translate
-from shapely.geometry import MultiPolygon, box, mapping
+from shapely.geometry import MultiPolygon, box, mapping, shape
 
 from geomap.catalog.place import granule_bounds, outline
 from geomap.catalog.search import Found, search
@@ -290,3 +290,34 @@ def test_a_malformed_item_is_left_out_with_a_warning(
     where[last] = value
     assert [s.id for s in find([bad, pc], period=month_of(pc))] == [pc["id"]]
     assert "not a valid STAC item" in caplog.text
+
+
+@pytest.mark.parametrize("broken", [{"eo:cloud_cover": -1}, {"proj:epsg": "UTM"}], ids=str)
+def test_mistakes_of_items_that_were_not_asked_for_are_no_faults(
+    pc: Item, tmp_path: Path, caplog: pytest.LogCaptureFixture, broken: dict[str, Any]
+) -> None:
+    """One item is asked for; a dozen of other days and a dozen of another place cannot be read."""
+    later = {"datetime": "2023-06-13T18:29:19Z", "s2:datatake_id": None}
+    others = [changed(pc, broken | later, id=f"later {n}") for n in range(12)]
+    away = {"bbox": [16, 48, 16.1, 48.1], "geometry": None}
+    others += [changed(pc, broken, id=f"away {n}", **away) for n in range(12)]
+    path = tmp_path / "items.json"
+
+    def look(items: list[Item]) -> Found:
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+        return search(shape(pc["geometry"]), month_of(pc), str(path), max_missed=0)
+
+    found = look([pc, *others])
+    assert [scene.id for scene in found.scenes] == [pc["id"]]
+    assert (found.left_out, found.searched.elsewhere, found.searched.other_days) == ((), 12, 12)
+    assert "not a valid STAC item" not in caplog.text
+    with pytest.raises(InputError, match="1 of 2 scenes have a mistake"):
+        look([pc, changed(pc, broken, id="here"), *others])
+
+
+def test_where_all_scenes_have_a_mistake_nobody_swapped_coordinates(find: Callable[..., Any]) -> None:
+    item = granule("earth-search-c1", "32TPS", "2023-06-13T10:50:31Z", cloud=3)
+    with pytest.raises(NoScenesError) as nothing:
+        find([changed(item, {"eo:cloud_cover": -1}, id="bad")], period=month_of(item), area=shape(item["geometry"]))
+    assert "1 lack a band or valid metadata, the first: bad: invalid" in str(nothing.value)
+    assert "swapped" not in str(nothing.value)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from rasterio.windows import Window
 from geomap import aoi, grid, pipeline
 from geomap.catalog import offset_check
 from geomap.catalog.search import search
-from geomap.errors import OffsetError
+from geomap.errors import OffsetError, ReadError
 from geomap.run import record
 from geomap.run.map import map_area
 from geomap.sentinel2 import BANDS, BANDS_10M, SCL_NOT_CLEAR
@@ -196,6 +197,30 @@ def test_a_reprocessed_version_takes_the_old_ones_place(plain: list[Item], tmp_p
     assert_equal(both, only)
     assert (both.dn != old.dn).any()
     np.testing.assert_array_equal(both.clear, old.clear)
+
+
+def test_a_better_copy_that_cannot_be_read_names_the_one_to_use(
+    plain: list[Item], untrained: str, tmp_path: Path
+) -> None:
+    """--exclude of the better one gives the same pixels as if it had not been there; nothing else hides the copy."""
+    better = rewritten(plain[0], tmp_path, id="better", **{"s2:processing_baseline": "05.10"})
+    Path(better["assets"]["B04"]["href"]).unlink()
+    items, says = [*plain, better], f"--exclude better uses its copy {plain[0]['id']}"
+    made, scenes = composed(items, tmp_path)
+    (missed,) = made.missed
+    assert missed.scene == "better"
+    assert missed.detail.endswith(says)
+    assert {scene.id: scene.copy for scene in scenes if scene.copy} == {"better": plain[0]["id"]}
+    (tile,) = grid.tiles(AREA)
+    with pytest.raises(ReadError, match="; 1 have a copy, which is used with --exclude better; the first: "):
+        pipeline.compose(scenes, tile.grid, PERIOD, max_missed=0)
+    assert_equal(composed(items, tmp_path, exclude=["better"])[0], composed(plain, tmp_path)[0])
+
+    composed(items, tmp_path)
+    asked = request_for(tmp_path / "changed.json", untrained, area=AREA, period=PERIOD, min_clear_months=1)
+    map_area(asked, out := tmp_path / "out")
+    assert says in re.sub(r"[\s│]+", " ", geomap("explain", out).stdout)
+    assert any(m["detail"].endswith(says) for m in json.loads((out / "run.json").read_text())["missed"])
 
 
 def test_the_overlap_of_neighbouring_granules_is_one_observation(plain: list[Item], tmp_path: Path) -> None:

@@ -244,6 +244,15 @@ def test_what_may_not_be_read_is_no_missing_observation(archive: Archive, server
         compose(scenes, max_missed=1)
 
 
+def test_an_address_with_an_old_signature_says_to_sign_the_items_anew(archive: Archive, server: Server) -> None:
+    scenes = found(archive, server.base, query="?se=2020&sig=of-yesterday")
+    server.token = "se=2999&sig=of-today"
+    with pytest.raises(ReadError, match="sign the items anew and run the same command again") as e:
+        compose(scenes)
+    assert "environment" not in str(e.value)
+    assert "yesterday" not in str(e.value)
+
+
 # --- a file that is missing or damaged
 
 

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 
 from geomap import files, grid, legends
-from geomap.errors import ReadError, SourceUnavailableError
+from geomap.errors import OutputError, ReadError, SourceUnavailableError
 from geomap.run import history, retries
 from geomap.run.map import map_area
 from geomap.run.record import read_record
@@ -21,6 +21,7 @@ from tests.support import places
 from tests.support.outputs import digests, problems
 from tests.support.requests import request_for
 from tests.support.runner import geomap
+from tests.support.server import Server
 
 LANDCOVER = Layer("landcover", "Land cover", "classes", legends.load("landcover"))
 
@@ -181,3 +182,33 @@ def test_the_command_line_says_which_tile_is_missing_and_exits_with_3(asked, tmp
         ["landcover"]
     ]
     assert geomap(*asking, "--retry-quarantined").exit_code == 0
+
+
+def test_items_signed_anew_make_the_tiles_that_were_denied(asked, tmp_path, archive, caplog):
+    """The address of the eastern place has a signature that the server knows no more."""
+    out, items, east = tmp_path / "out", Path(asked.stac), sorted(grid.tiles(asked.area), key=lambda t: t.name)[1].name
+    map_area(asked, tmp_path / "whole")
+    local = items.read_text()
+    with Server(tmp_path) as server:
+        server.token = "sig=new"
+
+        def sign(token: str) -> None:
+            content = local.replace(str(tmp_path / "east"), f"{server.base}/east")
+            content = re.sub(rf"({server.base}/east[^\"]*\.tif)", rf"\1?sig={token}", content)
+            items.write_text(content)
+
+        sign("old")
+        result = map_area(asked, out)
+        assert list(result.quarantined) == [east]
+        assert result.quarantined[east].startswith("ReadError: http")
+        assert "_" not in "".join(
+            record.args[3].partition(":")[0] for record in caplog.records if "failed" in record.msg
+        )
+        sign("new")
+        with pytest.raises(
+            OutputError, match=r"differs in: stac\); type --retry-quarantined to make its missing tiles"
+        ):
+            map_area(asked, out)
+        assert map_area(asked, out, retry_quarantined=True).quarantined == {}
+    with rasterio.open(out / "landcover.tif") as m, rasterio.open(tmp_path / "whole/landcover.tif") as w:
+        assert (m.read(1) == w.read(1)).all()
