@@ -109,12 +109,6 @@ def test_variables_stay_where_the_libraries_bring_no_data(monkeypatch: pytest.Mo
     assert environment["PROJ_DATA"] == "/opt/proj"
 
 
-def test_variables_of_gdal_by_which_files_that_are_there_are_missing_are_dropped() -> None:
-    environment = {"CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".jp2", "HOME": "/h", "USER": "me"}
-    process.settle(environment)
-    assert environment == {"HOME": "/h", "USER": "me"}
-
-
 def test_a_user_whom_the_machine_does_not_know_gets_a_home_that_nobody_can_fill(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
