@@ -149,7 +149,7 @@ def warn_of_holes(result: map.Result) -> None:
     if result.missed:
         scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
         note = f"{scenes} left out of some tile, missing or damaged; {to_type('explain', result.directory)} names them"
-        note += ", and copies to use instead; to read them again choose another --out (a job: --refresh)"
+        note += ", and copies where there are some; to read them again choose another --out (a job: --refresh)"
         warn(f"warning: {note}", style="yellow")
     if result.mapped is not None and result.mapped.note:
         warn(f"WARNING: {result.directory}: {result.mapped.note}", style="bold red")
