@@ -63,7 +63,7 @@ def read_set(
     elif Path(source).suffix.casefold() in table.SUFFIXES:
         samples = read_pixels("", Path(source), patch)
     elif Path(source).suffix.casefold() in PACKED:
-        raise InputError(f"{shown(source)} is compressed; unpack it, and give the file that is in it")
+        raise InputError(f"{shown(Path(source).name)} is compressed; unpack it, and give the file that is in it")
     elif _SHAPES.search(source):
         raise InputError(
             f"{shown(source)} holds places without series; as --data they need --run DIR, for their series, and "
