@@ -154,12 +154,7 @@ class SceneReader:
             except MemoryError:
                 raise
             except Exception as e:  # rasterio passes on errors of GDAL that share no other base
-                if heard.status and time.monotonic() - heard.since >= STALLED - 1 and not isinstance(e, GeomapError):
-                    raise _stalled(self.url) from None
-                error = e if isinstance(e, GeomapError) else read_error(e, self.url, heard.status)
-                if (broken := heard.broken or heard.silent) and isinstance(error, DamagedError):
-                    error = read_error(RasterioIOError(broken), self.url)
-                raise error from None
+                raise self._error(e, heard) from None
             finally:
                 if kept is None or found is None:
                     (kept.drop if kept else blocks.forget)(path)
@@ -190,6 +185,18 @@ class SceneReader:
         if said is not None and (odd := _elsewhere(place, said)) is not None:
             raise self._contradicts(odd)
         return place
+
+    def _error(self, e: Exception, heard: retry_after.Answers) -> GeomapError:
+        """What a failed read means, by its server's answers: a file whose transfer broke off is not damaged."""
+        if isinstance(e, GeomapError):
+            error = e
+        elif heard.status and time.monotonic() - heard.since >= STALLED - 1:
+            error = _stalled(self.url)
+        else:
+            error = read_error(e, self.url, heard.status)
+        if (broken := heard.broken or heard.silent) and isinstance(error, DamagedError):
+            return read_error(RasterioIOError(broken), self.url)
+        return error
 
     def _contradicts(self, what: str) -> DamagedError:
         text = f"{redact(self.url)} {what}; --exclude leaves its scene out"
