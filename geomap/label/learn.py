@@ -188,7 +188,7 @@ def _validate(
     """
     judged, classes = examples.judged, examples.classes
     by_words = _validated(prior, fold, examples, Strengths(math.inf, 1.0))
-    if kept or len(fold) < FEWEST or fold.max() == 0 or not judged.any():
+    if kept or not testable(fold, judged):
         return by_words
     words = prior.argmax(axis=1) == classes
     if len(fold) < SERIES_FROM:
@@ -201,6 +201,11 @@ def _validate(
         return replace(by_words, rejected=np.exp(log_softmax(logits)))
     scale = temperature(logits[judged], classes[judged], SCALES) if len(fields) >= SCALED else 1.0
     return _validated(scale * logits, fold, examples, Strengths(penalty, scale))
+
+
+def testable(fold: NDArray[np.intp], judged: NDArray[np.bool_]) -> bool:
+    """Whether cross-validation over (n,) folds can tell anything of the points that are judged."""
+    return len(fold) >= FEWEST and fold.max() > 0 and bool(judged.any())
 
 
 def _validated(logits: Floats, fold: NDArray[np.intp], examples: Examples, strengths: Strengths) -> Validated:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from geomap.evaluate import metrics
 from geomap.evaluate.baselines import forest
-from geomap.label.learn import FEWEST, Examples, Learned
+from geomap.label.learn import Examples, Learned, testable
 from geomap.legends import Legend
 from geomap.run.learned import ClassScore, Scores, Trust
 
@@ -28,7 +28,7 @@ def scores(made: Learned, examples: Examples, legend: Legend) -> Scores | None:
     The forest takes the series where they are at hand, else the embeddings; it needs scikit-learn.
     """
     fold, judged = made.validated.fold, examples.judged
-    if len(fold) < FEWEST or fold.max() == 0 or not judged.any():
+    if not testable(fold, judged):
         return None
     truth, probability = examples.classes[judged], made.validated.probability[judged]
     reached = probability if made.validated.rejected is None else made.validated.rejected[judged]
