@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,7 +15,7 @@ from geomap.cli.console import log_to_stderr, out_console, say, warn
 from geomap.cli.options import Verbose
 from geomap.cli.show import HECTARES_PER_PIXEL
 from geomap.cli.state import Directory
-from geomap.errors import InputError
+from geomap.errors import InputError, to_type
 from geomap.text import plural
 
 if TYPE_CHECKING:
@@ -125,10 +124,10 @@ def _print_sample(directory: Path, made: Made, asked: SampleRequest) -> None:
     for path in made.paths:
         say(str(path))
     if fill := next((path for path in made.paths if path.suffix.lower() != ".gpx"), None):
-        typed = ["geomap", "assess", str(directory), "--points", str(fill), "--column", "class"]
-        typed += ["--legend", asked.legend] if asked.legend else []
+        legend = ("--legend", asked.legend) if asked.legend else ()
+        typed = to_type("assess", directory, "--points", fill, "--column", "class", *legend)
         none = "where none of the classes is, write a name, such as no crop; empty means not seen"
-        say(f"fill in the column `class` ({none}), then type: {shlex.join(typed)}")
+        say(f"fill in the column `class` ({none}), then type: {typed}")
 
 
 def _tell_of_specks(made: Made) -> None:

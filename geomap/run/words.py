@@ -5,7 +5,6 @@ Files are named without their folders, which say nothing elsewhere; addresses co
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,7 +15,7 @@ from shapely.geometry import MultiPolygon, box
 from geomap import legends
 from geomap.composite.mask import DEFAULT_MASK
 from geomap.encode.card import weight_names
-from geomap.errors import LegendError
+from geomap.errors import LegendError, to_type
 from geomap.legends import Legend
 from geomap.run.keys import MIN_CLEAR_MONTHS, NONE, several
 from geomap.types import PLAIN, OwnGrid, Period
@@ -37,17 +36,17 @@ def command(told: Mapping[str, Any]) -> Words:
     """The command that asks for what run.json tells (again.words_of); none for what no command asks for by options."""
     needs: list[str] = []
     if told.get("command") == "map":
-        words = ["geomap", "map", _area(shapely.from_wkt(told["area"]), needs), *_period(Period.parse(told["period"]))]
+        words = ["map", _area(shapely.from_wkt(told["area"]), needs), *_period(Period.parse(told["period"]))]
         words += [*_source(told, needs), *_mask(told), *_labels(told, needs), *_weights(told["weights"], needs)]
         least = min(MIN_CLEAR_MONTHS, Period.parse(told["period"]).months)
         words += _given("--min-clear-months", told["min_clear_months"], least)
     elif told.get("command") == "label":
         needs.append("DIR is the run that holds the embeddings.")
-        words = ["geomap", "label", "DIR", *_labels(told, needs)]
+        words = ["label", "DIR", *_labels(told, needs)]
     else:
         return Words()
     words += [*_shared(told), *_taught(told, needs), *_grid(told, needs), *_kept(told), "--out", f"{told['command']}s"]
-    return Words(shlex.join(words), tuple(needs))
+    return Words(to_type(*words), tuple(needs))
 
 
 def _area(geometry: MultiPolygon, needs: list[str]) -> str:
