@@ -229,12 +229,16 @@ def inputs(directory: Path) -> Inputs:
 
 
 def updated(request: Mapping[str, Any], tiles: Iterable[Reused]) -> Update | None:
-    """What a request reused, added over its tiles; None if it asks for no update."""
+    """What a request reused, added over its tiles; None if it asks for no update.
+
+    Tiles that stayed from an update of other months, which was stopped, took nothing over from this earlier run.
+    """
     if UPDATE not in request:
         return None
-    reused = tuple(tiles)
+    made = tuple(tiles)
+    reused = [tile for tile in made if tile.since == request[UPDATE]]
     months = Counter(month for tile in reused for month in tile.months)
-    kept, encoded = sum(tile.pixels for tile in reused), sum(tile.encoded for tile in reused)
+    kept, encoded = sum(tile.pixels for tile in reused), sum(tile.encoded for tile in made)
     return Update(request[UPDATE], dict(sorted(months.items())), kept, encoded)
 
 

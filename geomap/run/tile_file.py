@@ -57,6 +57,7 @@ class Reused:
     months: tuple[str, ...] = ()  # months whose medians were reused, as 2023-04
     pixels: int = 0  # pixels whose labels were reused
     encoded: int = 0  # pixels that were encoded
+    since: str = ""  # months of that run; empty without one
 
 
 @dataclass(frozen=True, slots=True)

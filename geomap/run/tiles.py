@@ -224,7 +224,8 @@ def finish_tile(
     if codes is not None:
         kept[EMBEDDINGS] = {"embedding": codes, CLEAR_MONTHS: layers[CLEAR_MONTHS]}
     seconds = {"composite": composed.seconds, "encode": time.perf_counter() - start, WAIT: composed.waited}
-    reused = Reused(composed.months, labelled.kept, labelled.encoded)
+    since = str(asked.update.period) if asked.update else ""
+    reused = Reused(composed.months, labelled.kept, labelled.encoded, since)
     seen = _seen(asked, made, composed.inside, layers[CLEAR_MONTHS])
     about = About(made.dark, made.missed, seconds, reused, composed.task.fingerprint, gave=made.gave, seen=seen)
     return Finished(pack(layers), about, kept)

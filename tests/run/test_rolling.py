@@ -41,7 +41,7 @@ from tests.support.requests import request_for, tiles_of
 from tests.support.runner import geomap, refused
 
 PART = "4.0605,50.7440,4.0660,50.7475"
-BEFORE, NOW = Period(2018, 11, 12), Period(2018, 12, 12)
+OLDER, BEFORE, NOW = Period(2018, 10, 12), Period(2018, 11, 12), Period(2018, 12, 12)
 OLD = ("20181102", "20181212", "20190121", "20190215", "20190317", "20190401",
        "20190511", "20190620", "20190705", "20190824", "20190918", "20191013")  # fmt: skip
 NEW, LATE = "20191117", "20190322"
@@ -223,6 +223,21 @@ def test_maps_made_readable_are_updated_to_the_bytes_from_scratch(whole, tmp_pat
     assert not differing(tmp_path / "scratch", made.directory) - TOLD
     assert {"landcover_to.tif", "landcover_probabilities.tif"} <= {path.name for path in made.paths}
     assert problems(made.directory) == ()
+
+
+def test_a_resumed_update_counts_nothing_taken_over_from_another_map_than_it_names(whole, before, scratch, tmp_path):
+    def stop(stage: str, done: int, total: int) -> None:
+        if stage == "write":
+            raise KeyboardInterrupt
+
+    map_area(whole.request(OLDER), tmp_path / "older")
+    with pytest.raises(KeyboardInterrupt):
+        map_area(whole.request(NOW, update=earlier(before)), tmp_path / "out", stop)
+    made = map_area(whole.request(NOW, update=earlier(tmp_path / "older")), tmp_path / "out")
+    assert made.resumed == 1
+    assert (made.update.since, made.update.months, made.update.kept) == (str(OLDER), {}, 0)
+    assert made.update.encoded > 0
+    assert not differing(scratch, made.directory) - TOLD
 
 
 def test_workers_make_the_same_bytes(whole, before, updated, tmp_path):
