@@ -18,6 +18,7 @@ from geomap.errors import NothingMappedError, QuarantineError, to_type
 from geomap.run.account import summary
 from geomap.run.directory import NOT_STORED
 from geomap.run.record import read_record
+from geomap.text import plural
 
 if TYPE_CHECKING:
     from geomap.run import map, record
@@ -135,7 +136,9 @@ def _warn_of_reuse(result: map.Result) -> None:
     if not result.seconds and result.renewed:
         warn(f"{result.directory}: {result.renewed}")
     elif not result.seconds:
-        note = "was complete already and is left as it is; for new scenes choose another --out (a job: --refresh)"
+        lacks = f", without {plural(result.missed, 'scene')} that could not be read" if result.missed else ""
+        tried = "new scenes, and to try those again," if result.missed else "new scenes"
+        note = f"was complete already and is left as it is{lacks}; for {tried} choose another --out (a job: --refresh)"
         warn(f"{result.directory} {note}")
     elif result.renewed:
         kept = f"; {result.resumed} of {result.tiles} tiles stay as they were" if result.resumed else ""
@@ -145,8 +148,8 @@ def _warn_of_reuse(result: map.Result) -> None:
 
 
 def warn_of_holes(result: map.Result) -> None:
-    """Say if scenes could not be read; loudly if little of the area is mapped, or a map of classes is empty."""
-    if result.missed:
+    """Say if scenes could not be read now; loudly if little of the area is mapped, or a map of classes is empty."""
+    if result.missed and result.seconds:  # of a run that was complete, `_warn_of_reuse` tells
         scenes = "1 scene is" if result.missed == 1 else f"{result.missed} scenes are"
         note = f"{scenes} left out of some tile, missing or damaged; {to_type('explain', result.directory)} names them"
         note += ", and copies where there are some; to read them again choose another --out (a job: --refresh)"

@@ -538,6 +538,10 @@ def test_a_scene_that_could_not_be_read_is_told_once_also_to_cron(
     assert done.exit_code == 0, done.stderr
     assert done.stderr.count("1 scene is left out of some tile, missing or damaged") == 1
     assert ("--json" in option) == done.stdout.startswith("{")
+    again = geomap("run", *option, job)
+    assert (again.exit_code, "warning" in again.stderr) == (0, False)
+    left = "left as it is, without 1 scene that could not be read; for new scenes, and to try those again, choose"
+    assert again.stderr.count(left) == (0 if option else 1)
 
 
 def test_commands_that_a_run_tells_to_type_are_quoted(
