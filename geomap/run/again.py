@@ -11,7 +11,7 @@ import shapely
 from geomap import __version__, files
 from geomap.composite.mask import Mask
 from geomap.encode.card import CARD_FILE, locate, weight_names
-from geomap.errors import GeomapError, InputError, WeightsError
+from geomap.errors import GeomapError, InputError, LegendError, WeightsError
 from geomap.legends import Legend
 from geomap.paths import there
 from geomap.points.read import PointFiles
@@ -91,7 +91,7 @@ def read_again(directory: Path, **places: str | Path | tuple[str, ...] | Earlier
 
     Raises:
         InputError: no finished run of this version that was made from scenes or composites, or a file is not at hand
-            or not the one that the run read.
+            or not the one that the run read, or a legend of it is refused now.
         WeightsError: no such weights, or not those of the run.
     """
     record = read_record(directory)
@@ -107,7 +107,10 @@ def read_again(directory: Path, **places: str | Path | tuple[str, ...] | Earlier
             f"{directory} is of geomap {record.software.get('geomap')}, this is {__version__}: the maps would differ; "
             "install that version, or type the command"
         )
-    given, unknown = {name: _value(name, word) for name, word in asked.items()}, []
+    try:
+        given, unknown = {name: _value(name, word) for name, word in asked.items()}, []
+    except LegendError as e:
+        raise LegendError(f"{_refused(directory, e)}, and type the command of the map without --again") from e
     given |= {name: place for name, place in places.items() if place is not None}
     for name in sorted({*_OPTIONS, "stac"} & asked.keys()):
         try:
@@ -167,13 +170,22 @@ def _require_points(request: Request, directory: Path, record: Record) -> None:
 
 
 def mapped_legends(store: Path) -> tuple[Legend, ...]:
-    """The legends that a run, or the run of a store, was mapped with; none where run.json does not tell."""
+    """The legends that a run, or the run of a store, was mapped with; none where run.json does not tell.
+
+    Raises LegendError for one that an earlier version took and this one refuses.
+    """
     directory = store if (store / FILE).is_file() else store.parent
     try:
         told = read_record(directory).asked.get("legends", [])
         return tuple(_value("legends", told))
+    except LegendError as e:
+        raise LegendError(f"{_refused(directory, e)}, and give that as --legend") from e
     except (GeomapError, ValueError, TypeError):
         return ()
+
+
+def _refused(directory: Path, error: LegendError) -> str:
+    return f"{directory} was made with a legend that is refused now ({error}): mend its file"
 
 
 def _value(name: str, word: Any) -> Any:

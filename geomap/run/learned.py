@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import TypeAdapter
 
 from geomap import files
-from geomap.errors import InputError
+from geomap.errors import InputError, LegendError
 from geomap.legends import Legend
 from geomap.paths import own, there
 from geomap.text import plural
@@ -235,6 +235,11 @@ def load(name: str, weights: Mapping[str, str], size: int) -> Loaded:
         full = _head(arrays, FULL, size) if record.series else None
         if any(len(head.bias) != len(legend.classes) for head in (plain, full) if head is not None):
             raise ValueError("not one vector for each class")
+    except LegendError as e:
+        raise InputError(
+            f"{path} is of a legend that is refused now, or damaged ({e}): mend the file of that legend, and learn "
+            "from the points again"
+        ) from e
     except (ValueError, KeyError, TypeError, InputError) as e:
         raise InputError(f"{path} is damaged ({e}); learn from the points again") from e
     return Loaded(record, legend, plain, full, hashlib.sha256(content).hexdigest(), arrays[PIXELS].astype("int32"))

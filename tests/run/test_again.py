@@ -11,8 +11,8 @@ import shapely
 from geomap import files, legends
 from geomap.aoi import Area
 from geomap.encode import weights
-from geomap.errors import InputError
-from geomap.run.again import compared, read_again, words_of
+from geomap.errors import InputError, LegendError
+from geomap.run.again import compared, mapped_legends, read_again, words_of
 from geomap.run.map import map_area
 from geomap.run.request import Request
 from geomap.types import Period
@@ -111,6 +111,20 @@ def test_what_cannot_be_repeated_is_one_line(first: Path, untrained: str, tmp_pa
         (tmp_path / "run.json").write_text(json.dumps(record | change))
         with pytest.raises(InputError, match=r"type its command again|install that version"):
             read_again(tmp_path)
+
+
+def test_a_legend_that_an_earlier_version_took_is_refused_by_name_and_none_takes_its_place(
+    first: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(first, tmp_path / "first")
+    record = json.loads((first / "run.json").read_text())
+    (tmp_path / "first/run.json").write_text(json.dumps(record).replace('"code": "B"', '"code": "A"'))
+    again = geomap("map", "--again", tmp_path / "first", "--out", tmp_path / "new")
+    refused(again, 2, "first was made with a legend that is refused now", "is a code of", "without --again")
+    with pytest.raises(LegendError, match=r"first was made with .* is a code of .* mend its file, and give .* --leg"):
+        mapped_legends(tmp_path / "first")
+    assert len(mapped_legends(first)) == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_other_weights_of_the_same_name_are_refused_before_a_pixel_is_read(

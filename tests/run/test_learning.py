@@ -328,7 +328,11 @@ def test_damaged_or_foreign_files_of_what_was_learned_are_refused(run, ask, tmp_
             "learned with weights other 0{12}, not with default",
         ),
         ({"format": 99}, "has format 99"),
-        ({"legend": {"name": "x"}}, "is damaged"),
+        ({"legend": {"name": "x"}}, "refused now, or damaged .*learn from the points again"),
+        (
+            {"legend": content["legend"] | {"classes": [c | {"code": "A"} for c in content["legend"]["classes"]]}},
+            "refused now, or damaged .*'A' is a code of .* mend the file of that legend, and learn from the points",
+        ),
         ({"months": "all"}, "damaged or of another version"),
     ):
         (copy / learned.FILE).write_text(json.dumps(content | change))
