@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
@@ -216,6 +217,16 @@ def _settle_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_settle_fork)
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """What SIGTERM ends inside, as a cluster or a service sends it, ends as by Ctrl-C. Main thread only."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def result(job: Future[T]) -> T:

@@ -2,6 +2,11 @@
 
 import itertools
 import logging
+import os
+import re
+import shlex
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -254,6 +259,50 @@ def test_a_training_that_was_stopped_goes_on_and_equals_one_by_two_threads(
     changed = tiny.model_copy(update={"learning_rate": 0.002, "steps": 5})
     material = [fits.Material(c, pool.simulated_pool(np.random.default_rng(0), 100), [], []) for c in (tiny, changed)]
     assert len({m.key(fits.fits_of(tiny, [])[0]) for m in material}) == 2  # other settings, other files
+
+
+BY_LETTERS = """
+from geomap.cli import main
+from geomap.label import towers
+from tests.train.test_train import LetterTower
+
+towers.tower = lambda space: LetterTower()
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("keys", "at", "says"),
+    [
+        ("steps: 30\nteachers: {count: 2}", "teacher 2: step 0 of", r"kept in .*checkpoints: \d encoders?; to go on: "),
+        ("steps: 1000000", "step 0 of", "nothing is finished that could be kept; to begin again: "),
+    ],
+)
+def test_a_training_that_is_terminated_says_what_it_kept_and_what_to_type(
+    tmp_path: Path, keys: str, at: str, says: str
+) -> None:
+    (tmp_path / "my c.yaml").write_text(f"{MINIMAL}simulated: 100\nbatch: 32\nheld_out: 10\n{keys}\n")
+    words = ["train", str(tmp_path / "my c.yaml"), "--out", str(tmp_path / "w")]
+
+    def started(*words: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"COLUMNS": "999", "PYTHONPATH": str(REPOSITORY)}
+        return subprocess.Popen(
+            [sys.executable, "-c", BY_LETTERS, *words], stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    with started(*words) as first:
+        assert first.stderr
+        assert any(at in line for line in first.stderr)
+        first.terminate()
+        told = first.stderr.read()
+    assert first.returncode == 130, told
+    (line,) = (line for line in told.splitlines() if re.match(says, line))
+    assert shlex.split(line[line.index("geomap train") :])[1:] == words
+    if "kept" in says.split()[0]:
+        with started(*words) as again:
+            assert again.stderr
+            assert "of 3 encoders were trained before" in again.stderr.read()
+        assert again.returncode == 0
 
 
 def test_the_first_error_stops_all_encoders_that_are_trained_at_once(tmp_path: Path, tiny: TrainConfig) -> None:
