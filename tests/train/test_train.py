@@ -9,13 +9,16 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from geomap import legends
 from geomap.datasets import kinds
@@ -126,6 +129,50 @@ def test_bad_configurations_are_refused_by_name(tmp_path: Path, content: str, na
     with pytest.raises(ConfigError, match=named) as e:
         parse(tmp_path, content)
     assert "\n" not in str(e.value)
+
+
+TYPES = {str: "text", int: "whole number", float: "number", bool: "true or false", dict: "names and paths"}
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, str]]:
+    """Dotted keys of a configuration -> (type, default), as the reference writes them."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, field in model.model_fields.items():
+        tables = [t for t in (field.annotation, *get_args(field.annotation)) if hasattr(t, "model_fields")]
+        if tables:
+            found |= keys_of(tables[0], f"{prefix}{name}.")
+        else:
+            found[prefix + name] = type_of(field), default_of(field)
+    return found
+
+
+def type_of(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is Literal:
+        *most, last = map(str, get_args(field.annotation))
+        return f"{', '.join(most)} or {last}" if most else last
+    bounds = {name: getattr(m, name) for m in field.metadata for name in ("ge", "gt", "le", "lt") if hasattr(m, name)}
+    kind = TYPES.get(get_origin(field.annotation) or field.annotation, "list of text")
+    if not bounds:
+        return kind
+    low = f"above {bounds['gt']}" if "gt" in bounds else bounds["ge"]
+    return f"{kind}, {low} to " + (f"{bounds['le']:,}" if "le" in bounds else f"below {bounds['lt']:,}")
+
+
+def default_of(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{Decimal(str(value)).normalize():f}" if isinstance(value, int | float) else str(value or "")
+
+
+@pytest.mark.parametrize(("method", "model"), [("captions", TrainConfig), ("crossview", config.CrossViewConfig)])
+def test_the_reference_names_every_key_its_type_and_its_default(method: str, model: type[BaseModel]) -> None:
+    text = (REPOSITORY / "docs/training.md").read_text()
+    section = text.partition(f"### Of `{method}`\n")[2].partition("\n#")[0]
+    rows = re.findall(r"^\| `(\S+)` \| (.*?) \| (.*?) \| (.+) \|$", section, re.MULTILINE)
+    assert [(key, kind, default) for key, kind, default, _ in rows] == [(k, *v) for k, v in keys_of(model).items()]
 
 
 def test_absent_files_are_named(tmp_path: Path, tiny: TrainConfig) -> None:
