@@ -350,7 +350,10 @@ def read_error(error: BaseException, href: str, status: int = 0) -> GeomapError:
     what = f"HTTP {status}" if status >= 400 else _last_line(_without_address(causes, href))
     if status in retry_after.TEMPORARY or (status < 400 and _TRANSIENT.search(causes)):
         proxy = network.of_proxy(causes, href)
-        return SourceUnavailableError(f"{name} cannot be read now{proxy} ({what}); run the same command again later")
+        at_last = ", or --exclude its scene if that stays so" if "broke off" in causes else ""
+        return SourceUnavailableError(
+            f"{name} cannot be read now{proxy} ({what}); run the same command again later{at_last}"
+        )
     if status in _DENIED and _SIGNED.search(urlsplit(href).query):
         return _DeniedError(
             f"{name} may not be read ({what}); its address holds a signature or a token, which may have expired: sign "
