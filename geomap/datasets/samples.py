@@ -134,7 +134,11 @@ class Samples:
     def refuse_overlap(self, train: Samples) -> None:
         """Raises InputError if a sample's series, its own id or its named group is also in the training set."""
         if both := int(self.common(train).sum()):
-            raise InputError(f"{both:,} samples of {self.name} are in the training set too; leave --train out")
+            by_id = "" if self.shared(train).any() else ", by their ids"
+            other = ", or give samples that differ different ids" if by_id else ""
+            raise InputError(
+                f"{both:,} samples of {self.name} are in the training set too{by_id}; leave --train out{other}"
+            )
         if groups := self.common_groups(train):
             raise InputError(
                 f"{plural(len(groups), 'group')} of {self.name} ({listed(groups, 3)}) may be in the training set too; "

@@ -284,7 +284,9 @@ def test_a_series_is_in_two_tables_whatever_its_id(tmp_path: Path, frame: pd.Dat
             paths[test].refuse_overlap(paths[train])
     paths["a"].refuse_overlap(paths["b/a"])
     paths["a"].refuse_overlap(paths["named"])
-    with pytest.raises(InputError, match=r"^20 samples of named"):  # other series, but both tables name their samples
+    with pytest.raises(
+        InputError, match=r"^20 samples of named .* by their ids; leave --train out, or give .* ids$"
+    ):  # other series, but both tables name their samples
         paths["named"].refuse_overlap(paths["other/named"])
 
 
