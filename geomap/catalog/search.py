@@ -140,7 +140,10 @@ def _usable(
             break
     found = _distinct(zip(scenes, kept, strict=True), sieve)
     for copy, better in dropped:
-        sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
+        if (copy.collection, copy.rank) == (better.collection, better.rank):  # of the same id and time
+            sieve.at_fault(copy, "contradiction", f"it comes again with other files, such as {copy.files[0]}")
+        else:
+            sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
     sieve.check_faults([granule for _, granule in found], next(iter(refused.values()), None), max_missed)
     log.info("%s: %d scenes, %d copies dropped", source.name, len(found), len(dropped))
     copies = {id(better): copy.id for copy, better in reversed(dropped) if copy.id != better.id}  # the best of each
