@@ -167,6 +167,14 @@ def cut(polygon: BaseGeometry) -> list[BaseGeometry]:
     return [part for part in parts if part.area > 0]
 
 
+def grown(area: BaseGeometry, metres: float) -> BaseGeometry:
+    """An area cut at the antimeridian with all ground within `metres` of it, and a little more; cut again."""
+    south, north = area.bounds[1] - 0.01, area.bounds[3] + 0.01
+    degrees = metres / 110_000 / np.cos(np.radians(min(max(abs(south), abs(north)), 89.0)))
+    wide = area.buffer(degrees, join_style="mitre")
+    return shapely.union_all(cut(wide))
+
+
 def sides(area: BaseGeometry) -> list[list[BaseGeometry]]:
     """The polygons of an area cut at the antimeridian: those east of Greenwich and those west of it, or all in one."""
     parts = list(getattr(area, "geoms", [area]))

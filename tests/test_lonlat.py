@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Polygon, box
 
-from geomap.lonlat import Box, continuous, cut, meet, sides, unwrapped, wrapped
+from geomap.lonlat import Box, continuous, cut, grown, meet, sides, unwrapped, wrapped
 
 LONGITUDES = st.integers(-180, 180)
 
@@ -119,3 +119,15 @@ def test_shapes_beyond_180_meet_areas_where_their_boxes_touch(a, b):
         assume(edges.width and edges.south < edges.north)  # polygons with an inside
         assume(max(abs(edges.west), abs(edges.east)) < 180)  # 180 and -180 are one place, and two for polygons
     assert meet(a.polygons, box(*b.bounds)) == a.touches(b)
+
+
+@pytest.mark.parametrize("latitude", [0.0, 50.7, -70.0, 82.0])
+def test_an_area_grows_by_metres_on_every_side(latitude):
+    area = box(179.9, latitude, 180, latitude + 0.1)
+    wide = grown(area, 50)
+    assert wide.is_valid
+    assert len(sides(wide)) == 2  # beyond the antimeridian too
+    up, aside = 50 / 111_694, 50 / 111_320 / np.cos(np.radians(latitude))
+    assert wide.covers(box(179.9 - aside, latitude - up, 180, latitude + 0.1 + up))
+    assert wide.covers(box(-180, latitude, -180 + aside, latitude + 0.1))
+    assert wide.area < area.area + 0.5 * 12 * aside

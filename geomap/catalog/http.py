@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import socket
 import threading
@@ -26,7 +27,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, MaxRetryError, Response
 from geomap.errors import CatalogUnavailableError, GeomapError
 from geomap.files import MAX_DEPTH, parse_json
 from geomap.sources import network
-from geomap.sources.hrefs import HrefPolicy, check_url
+from geomap.sources.hrefs import HrefPolicy, check_url, without_secrets
 from geomap.sources.retry_after import TEMPORARY
 
 ANSWER_BYTES: Final = 32 * 2**20
@@ -53,6 +54,13 @@ LATER: Final = "try again later, or save the items that you need to a file and t
 
 _SAID: Final = 1000
 """Characters kept of an answer that refuses."""
+
+
+def next_link(page: Any) -> dict[str, Any] | None:
+    """The link of a page to the next one. Relations are compared without regard to case (RFC 8288, section 2.1.1)."""
+    links = page.get("links")
+    found = (link for link in links if isinstance(link, dict)) if isinstance(links, list) else ()
+    return next((link for link in found if str(link.get("rel")).lower() == "next"), None)
 
 
 class LargeAnswerError(CatalogUnavailableError):
@@ -119,8 +127,15 @@ class CatalogIO(StacApiIO):
             asked.add(url)
             page = self.read_json(url)
             yield page
-            links = (link for link in page.get("links") or [] if isinstance(link, dict) and link.get("rel") == "next")
-            url = urljoin(url, next((str(link.get("href")) for link in links), url))
+            url = urljoin(url, str((next_link(page) or {}).get("href", url)))
+
+    def read_json(self, source: Any, *args: Any, **kwargs: Any) -> Any:
+        """Raises as `request` and `json_loads`; ValueError names the address and what it sent instead."""
+        try:
+            return super().read_json(source, *args, **kwargs)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            address = source.get_absolute_href() if isinstance(source, Link) else source
+            raise ValueError(f"{_instead(error)}: {without_secrets(str(address))}") from None
 
     def json_loads(self, txt: str, *args: Any, **kwargs: Any) -> Any:
         """Raises LargeAnswerError if it nests too deep, ValueError if it is no JSON."""
@@ -309,6 +324,18 @@ class _Retry(Retry):
         if hopeless or now + wait > following.deadline:
             raise MaxRetryError(_pool, url or "", error or ResponseError("no success in time"))  # type: ignore[arg-type]
         return following
+
+
+def _instead(error: json.JSONDecodeError | UnicodeDecodeError) -> str:
+    """What an answer is that is no JSON, in plain words."""
+    if isinstance(error, UnicodeDecodeError):
+        return "no text in UTF-8"
+    start = error.doc.lstrip()[:20]
+    if start.startswith("<"):
+        return "a web page, perhaps of a login or a proxy, and no JSON"
+    if start.startswith(("{", "[")):
+        return f"JSON that is broken at character {error.pos:,} of {len(error.doc):,}"
+    return f"no JSON but {start!r}" if start else "nothing, and no JSON"
 
 
 def _address(pool: ConnectionPool | None) -> str:

@@ -97,8 +97,12 @@ class Granule:
     def rank(self) -> tuple[Any, ...]:
         """Greater is better: baseline, preferred provider, newer file; the others decide between equals."""
         made = self.generated or _LONG_AGO
-        files = sorted(str(asset.href) for asset in self.assets.values())
-        return parse_baseline(self.baseline) or (-1, -1), _ORDER[self.provider.key], made, self.id, self.time, files
+        return parse_baseline(self.baseline) or (-1, -1), _ORDER[self.provider.key], made, self.id, self.time
+
+    @property
+    def files(self) -> list[str]:
+        """Its addresses, without what may be a signature, in order."""
+        return sorted(str(asset.href).partition("?")[0] for asset in self.assets.values())
 
     @property
     def box(self) -> Box:
@@ -281,25 +285,35 @@ def unique(granules: Iterable[Granule]) -> tuple[list[Granule], list[tuple[Granu
 
     Returns:
         The granules kept, and each dropped granule paired with the best one kept in its place. An item that pages
-        repeat is not listed as dropped: it is used.
+        repeat with the same files is not listed as dropped: it is used. With other files, it may be one to which those
+        of another granule were copied, so one with files of its own is better.
     """
     copies: dict[tuple[str, str], list[Granule]] = defaultdict(list)
+    owners: dict[str, tuple[str, str]] = {}  # of each file: the first granule
+    shared: set[str] = set()  # files of several granules
     for granule in granules:
-        copies[granule.acquisition, granule.tile].append(granule)
+        copies[place := (granule.acquisition, granule.tile)].append(granule)
+        shared.update(file for file in granule.files if owners.setdefault(file, place) != place)
+
+    def order(one: Granule) -> tuple[Any, ...]:
+        hrefs = sorted(str(asset.href) for asset in one.assets.values())  # decide between equals
+        return one.rank, shared.isdisjoint(one.files), hrefs
+
     kept: list[Granule] = []
     dropped: list[tuple[Granule, Granule]] = []
     for group in copies.values():
         covered: BaseGeometry = Polygon()
-        names: set[tuple[str, str]] = set()
-        best = max(group, key=lambda g: g.rank)
-        for granule in sorted(group, key=lambda g: g.rank, reverse=True):
+        names: set[tuple[str, ...]] = set()
+        best, *_ = ordered = sorted(group, key=order, reverse=True)
+        for granule in ordered:
+            name = granule.collection, granule.id, *granule.files
             outside = granule.footprint.difference(covered).area
             if covered.is_empty or outside > SPLIT_SHARE * granule.footprint.area:
                 covered = covered.union(granule.footprint)
                 kept.append(granule)
-            elif (granule.collection, granule.id) not in names:
+            elif name not in names:
                 dropped.append((granule, best))
-            names.add((granule.collection, granule.id))
+            names.add(name)
     return kept, dropped
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urljoin
@@ -16,8 +16,9 @@ from pystac_client.exceptions import APIError
 from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
-from geomap.catalog.http import LATER, CatalogIO, LargeAnswerError
+from geomap.catalog.http import LATER, CatalogIO, LargeAnswerError, next_link
 from geomap.errors import CatalogUnavailableError, InputError
+from geomap.sources.hrefs import without_secrets
 from geomap.types import Period
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,10 @@ MAX_PAGES: Final = 5_000
 
 IDLE_PAGES: Final = 3
 """Pages in a row without a new item after which a search does not go on."""
+
+EMPTY_PAGES: Final = 50
+"""The same, if the last one is empty and it is not known that all items came: servers that filter after they cut their
+pages send empty ones in between."""
 
 TRIES: Final = 2
 """Searches until a number of items that is too small is believed."""
@@ -136,13 +141,21 @@ class _Tally:
         """Items that the server counts and did not give."""
         return max(self.expected - self.came, self.short, 0)
 
-    def page(self, page: Any) -> None:
+    @property
+    def complete(self) -> bool:
+        """Whether the server says how many items there are, and they came."""
+        return self.expected > 0 and not self.missing
+
+    def page(self, page: Any, address: str) -> None:
         """Note a page before its items. Raises CatalogUnavailableError, InputError if the pages do not end."""
-        if not isinstance(page.get("features"), list):
-            raise CatalogUnavailableError(f"the catalogue {self.name} answers garbage (no list of items); {LATER}")
+        if not isinstance(page, dict) or not isinstance(page.get("features"), list):
+            raise self.garbage(address, "has no list of items")
+        if not isinstance(page.get("links") or [], list):
+            raise self.garbage(address, "has links that are no list")
         self.pages += 1
         self.expected = max(self.expected, _matched(page))
-        self.short += max(0, _number(page.get("numberReturned")) - len(page["features"]))
+        held = sum(1 for _ in _features(page))
+        self.short += max(len(page["features"]), _number(page.get("numberReturned"))) - held
         if self.pages > MAX_PAGES:
             raise InputError(f"{self.name} has over {MAX_PAGES} pages: type a smaller area or fewer months")
 
@@ -161,16 +174,22 @@ class _Tally:
         self._pass.add(key)
         return new
 
-    def goes_on(self) -> bool:
-        """After a page's items: whether the next page may bring more.
+    def goes_on(self, empty: bool) -> bool:
+        """After a page's items, or an empty page: whether the next page may bring more.
 
         Raises CatalogUnavailableError if pages only repeat what came, or the items exceed the server's number by far.
         """
         self.idle = 0 if self._fresh else self.idle + 1
         self._fresh = 0
+        most = EMPTY_PAGES if empty and not self.complete else IDLE_PAGES
         if self.expected and self.came > 2 * self.expected + TOO_MANY:
             raise self.endless(f"counts {self.expected:,} items and goes on after {self.came:,}")
-        return self.idle < IDLE_PAGES
+        return self.idle < most
+
+    def garbage(self, address: str, what: str) -> CatalogUnavailableError:
+        return CatalogUnavailableError(
+            f"the catalogue {self.name} answers garbage: {without_secrets(address)} {what}; {LATER}"
+        )
 
     def endless(self, what: str) -> CatalogUnavailableError:
         return CatalogUnavailableError(f"the catalogue {self.name} {what}: its pages do not end; {LATER}")
@@ -181,24 +200,31 @@ def _pages(io: CatalogIO, ways: Sequence[tuple[str, str]], query: Query, tally: 
     method, address, limit, page = _first(io, ways, query)
     asked, parameters = set[str](), query.parameters(method, limit)
     while True:
-        tally.page(page)
+        tally.page(page, address)
         yield page
-        went_on, link = tally.goes_on(), _next(page)
+        held = len(page["features"])
+        went_on, link = tally.goes_on(not held), next_link(page)
         if link is None:
-            held = len(page["features"])
             if held >= limit > 1 and not tally.expected:
                 log.warning(
                     "%s gives %d items, just what was asked for at once, and names no next page: there may be more",
                     io.name,
                     held,
                 )
+            elif page.get("next") and not tally.expected:
+                log.warning("%s names a next page outside its links, where STAC has it: there may be more", io.name)
             return
+        if not (isinstance(link.get("href"), str) and link["href"]):
+            raise tally.garbage(address, "names a next page without its address")
         method, address, parameters, headers = _follow(link, address, parameters)
         key = json.dumps([method, address, parameters if method == "POST" else None], sort_keys=True)
         if not went_on or key in asked:
-            if not tally.expected and not page["features"]:
-                return  # a server that names a next page even after the last one
-            if tally.expected and not tally.missing:
+            if tally.complete:
+                return
+            if not tally.expected and not held:  # a server that names a next page even after the last one
+                if key not in asked:
+                    told = "%s sends %d pages without new items and names one more, which is not asked for: there may "
+                    log.warning(told + "be more items", io.name, tally.idle)
                 return
             raise tally.endless("sends pages without new items again and again")
         asked.add(key)
@@ -282,11 +308,6 @@ def _number(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return 0
     return max(0, min(int(value), 10**15))
-
-
-def _next(page: Any) -> dict[str, Any] | None:
-    links: Collection[Any] = page.get("links") or []
-    return next((link for link in links if isinstance(link, dict) and link.get("rel") == "next"), None)
 
 
 def _follow(

@@ -27,7 +27,7 @@ from geomap.errors import HrefError, InputError, NoScenesError, OffsetError
 from geomap.lonlat import Box, meet
 from geomap.paths import own
 from geomap.sources.hrefs import HrefPolicy, check_href, named, public_link, without_secrets
-from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, recognise
+from geomap.sources.providers import PRESETS, PROVIDERS, Provider, describe, of_collection, recognise
 from geomap.types import FAULTS, MAX_MISSED, LeftOut, Period, Scene, SceneAsset, Searched, may_miss
 
 log = logging.getLogger(__name__)
@@ -89,21 +89,27 @@ def search(
     sieve = _Sieve(area, period, max_cloud, frozenset(exclude))
     granules: list[Granule] = []
     items = 0
+    unlike: Counter[str] = Counter()  # items of each collection that follow no convention
     for item in source.items(area, period, max_cloud):
         items += 1
-        provider = recognise(item, source.providers)
-        if provider is None or collection not in (None, item.get("collection")):
-            sieve.leave_out(item.get("id"), "foreign", f"collection {item.get('collection')}: not Sentinel-2 L2A")
-            sieve.strangers[str(item.get("collection"))] += 1
+        name = str(item.get("collection"))
+        among = source.providers if collection in (None, item.get("collection")) else ()
+        provider = recognise(item, among)
+        if provider is None:
+            unlike[name] += 1
+            provider = of_collection(item, among)
+        if provider is None:
+            sieve.leave_out(item.get("id"), "foreign", f"collection {name}: not Sentinel-2 L2A")
+            sieve.strangers[name] += 1
         elif granule := sieve.take(item, provider):
             granules.append(granule)
     for name, count in sieve.strangers.items():
         log.warning("ignored %d items of collection %s of %s: not Sentinel-2 L2A", count, name, source.name)
-    if sieve.strangers and not granules and not sieve.outside and sieve.strangers.total() == len(sieve.left_out):
+    if items and unlike.total() == items:
         where = f"{source.name}{f' in collection {collection}' if collection else ''}"
         raise InputError(
             f"no item of {where} follows conventions that geomap knows (collections found: "
-            f"{', '.join(sorted(sieve.strangers))}); looked for {describe(source.providers)}"
+            f"{', '.join(sorted(unlike))}); looked for {describe(source.providers)}"
         )
     sieve.tell_unknown()
     granules = sieve.in_passes(granules)
@@ -140,7 +146,10 @@ def _usable(
             break
     found = _distinct(zip(scenes, kept, strict=True), sieve)
     for copy, better in dropped:
-        sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
+        if (copy.collection, copy.rank) == (better.collection, better.rank):  # of the same id and time
+            sieve.at_fault(copy, "contradiction", f"it comes again with other files, such as {copy.files[0]}")
+        else:
+            sieve.leave_out(copy.id, "copy", f"baseline {copy.baseline}, of {better.id}, baseline {better.baseline}")
     sieve.check_faults([granule for _, granule in found], next(iter(refused.values()), None), max_missed)
     log.info("%s: %d scenes, %d copies dropped", source.name, len(found), len(dropped))
     copies = {id(better): copy.id for copy, better in reversed(dropped) if copy.id != better.id}  # the best of each
@@ -233,7 +242,7 @@ class _Sieve:
         self.lost.append(granule)
 
     def take(self, item: dict[str, Any], provider: Provider) -> Granule | None:
-        if item.get("id") in self.exclude:
+        if str(item.get("id")) in self.exclude:
             self.leave_out(item["id"], "excluded", "--exclude")
             return None
         try:

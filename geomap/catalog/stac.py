@@ -26,7 +26,7 @@ from requests import RequestException
 from shapely.geometry import MultiPolygon
 from shapely.geometry.base import BaseGeometry
 
-from geomap.catalog.http import CatalogIO
+from geomap.catalog.http import CatalogIO, next_link
 from geomap.catalog.pages import Item, Query, items
 from geomap.errors import CatalogUnavailableError, GeomapError, InputError, NetworkError
 from geomap.files import read_json
@@ -130,10 +130,9 @@ def read_items(path: Path) -> list[Item]:
 
 def _refuse_page(content: dict[str, Any], path: Path) -> None:
     """Raise InputError for one page of a search: a map of it would lack scenes without a word."""
-    links, count, matched = content.get("links"), len(content["features"]), content.get("numberMatched")
+    count, matched = len(content["features"]), content.get("numberMatched")
     more = isinstance(matched, int) and matched > count
-    followed = isinstance(links, list) and any(isinstance(link, dict) and link.get("rel") == "next" for link in links)
-    if more or followed:
+    if more or next_link(content):
         raise InputError(
             f"{path} is one page of a search, with {count}{f' of {matched}' if more else ''} items, and more follow: "
             "save all of them (pystac-client: item_collection().save_object), or type the catalogue's address"

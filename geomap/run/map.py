@@ -177,7 +177,7 @@ def map_area(
         if again or not run.complete:
             update.require(prepared, asked)
         search = run.scenes is None and (again or not run.complete)
-        found = find_scenes(request, progress) if search else None
+        found = find_scenes(request, progress, prepared.margin) if search else None
         with run.lock(), runlog.kept(out):
             run = open_run()  # another run may have started and ended during the search
             files.clean_temporary(out)
@@ -187,7 +187,7 @@ def map_area(
             run = stores.attach(prepared, asked, run)
             if run.scenes is None:
                 files.require_space(out, disk_space(prepared))
-                found = found or find_scenes(request, progress)
+                found = found or find_scenes(request, progress, prepared.margin)
             found = found or Found(run.scenes or (), run.left_out, request.period, run.searched)
             all_tasks = tasks(prepared, found.scenes)
             pending = _pending(prepared, run, all_tasks, retry_quarantined)

@@ -102,9 +102,10 @@ def plan_request(request: Request, progress: Callable[[str, int, int], None] = l
         InputError: as for the map (the subclasses say why).
         CatalogUnavailableError: the catalogue does not answer. Pixels that cannot be read only count as failed.
     """
-    engine = Engine(weights.load_weights(request.weights).encoder, request.device)
+    encoder = weights.load_weights(request.weights).encoder
+    engine = Engine(encoder, request.device)
     parts = grid.tiles(request.area)
-    found = find_scenes(request, progress)
+    found = find_scenes(request, progress, encoder.cfg.margin)
     sky = _look(request, parts, found.scenes, progress)
     reads, size = _volume(parts, found.scenes, sky.used)
     trial = _trial(request, parts, [scene for scene in found.scenes if scene.id in sky.shown], progress)

@@ -26,6 +26,7 @@ from geomap.label import choose
 from geomap.label.classify import Question, Within, depth
 from geomap.label.learn import SERIES_FROM
 from geomap.legends import TYPED, Legend, restriction
+from geomap.lonlat import grown
 from geomap.run.again import words_of
 from geomap.run.imagery import candidates, imagery_layers
 from geomap.run.keys import Restriction
@@ -379,13 +380,17 @@ def _require_two(legend: Legend, gone: frozenset[int], by_name: frozenset[int]) 
         )
 
 
-def find_scenes(request: Request, progress: Progress) -> Found:
-    """The scenes of a request; none if it reads saved composites. Raises as catalog.search."""
+def find_scenes(request: Request, progress: Progress, margin: int = 0) -> Found:
+    """The scenes of a request; none if it reads saved composites. Raises as catalog.search.
+
+    `margin`: pixels around the area that weights of patches see.
+    """
     if request.composites is not None:
         return Found((), (), request.period)
     progress("search", 0, 1)
+    outline = request.area.geometry
     found = search(
-        request.area.geometry,
+        grown(outline, grid.RESOLUTION * (margin + 1)) if margin else outline,
         request.period,
         request.stac,
         collection=request.collection,

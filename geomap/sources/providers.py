@@ -54,15 +54,17 @@ class Provider:
 
     def fits(self, item: Mapping[str, Any]) -> bool:
         """Whether a STAC item follows these conventions: its collection (or marks) and most of its asset keys."""
-        assets, properties = item.get("assets"), item.get("properties")
-        if not isinstance(assets, Mapping) or not isinstance(properties, Mapping):
+        collection, properties = item.get("collection"), item.get("properties")
+        if not isinstance(properties, Mapping):
             return False
-        collection = item.get("collection")
         known = any(collection == p.collection for p in _PROVIDERS)
         marked = bool(self.marks) and not known and all(mark in properties for mark in self.marks)
-        return (collection == self.collection or marked) and 2 * sum(
-            key in assets for key in self.assets.values()
-        ) > len(self.assets)
+        return (collection == self.collection or marked) and 2 * self.held(item) > len(self.assets)
+
+    def held(self, item: Mapping[str, Any]) -> int:
+        """How many of the asset keys a STAC item has."""
+        assets = item.get("assets")
+        return sum(key in assets for key in self.assets.values()) if isinstance(assets, Mapping) else 0
 
 
 _COMMON_NAMES: Final = dict(
@@ -153,6 +155,12 @@ offset wrongly. So the second fills the gaps of the first.
 def recognise(item: Mapping[str, Any], among: Iterable[Provider]) -> Provider | None:
     """The first provider whose conventions a STAC item follows, or None."""
     return next((provider for provider in among if provider.fits(item)), None)
+
+
+def of_collection(item: Mapping[str, Any], among: Iterable[Provider]) -> Provider | None:
+    """The provider of a STAC item's collection of whose assets it has most, however few; None of other collections."""
+    own = (provider for provider in among if provider.collection == item.get("collection"))
+    return max(own, key=lambda provider: provider.held(item), default=None)
 
 
 def describe(providers: Iterable[Provider]) -> str:

@@ -216,6 +216,7 @@ def test_items_of_no_known_convention(find: Callable[..., Any], item: Item) -> N
             "one page of a search, with 1 of 72 items",
         ),
         ('{"type": "FeatureCollection", "features": [], "links": [{"rel": "next"}]}', "with 0 items, and more follow"),
+        ('{"type": "FeatureCollection", "features": [], "links": [{"rel": "NEXT"}]}', "with 0 items, and more follow"),
         ('{"type": "FeatureCollection", "features": [], "links": 3}', "no Sentinel-2 scene"),
     ],
 )

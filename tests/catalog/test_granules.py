@@ -224,6 +224,25 @@ def test_two_items_with_one_id_are_not_mixed_up(pc: Item, search_items: Callable
     assert len(search_items([pc, pc, changed(pc)]).scenes) == 1  # the same item again
 
 
+@pytest.mark.parametrize("day", [11, 13])
+def test_an_item_given_again_with_the_files_of_another_displaces_none(
+    pc: Item, search_items: Callable[..., Found], caplog: pytest.LogCaptureFixture, day: int
+) -> None:
+    """Taken for the true one, it would show another day's ground, and that day's scene would be lost."""
+    pc = with_own_files(pc)
+    other = with_own_files(at(pc, f"2022-06-{day}T18:29:19Z", id=f"{day}"))
+    again = changed(pc, assets=other["assets"])
+    for items in ([pc, other, again], [again, other, pc]):
+        caplog.clear()
+        found = search_items(items, max_missed=0)
+        days = {scene.time.day: scene.assets["B02"].href for scene in found.scenes}
+        assert days == {12: pc["assets"]["B02"]["href"], day: other["assets"]["B02"]["href"]}
+        assert [(item.id, item.cause) for item in found.left_out] == [(pc["id"], "contradiction")]
+        assert f"left out scene {pc['id']}: it comes again with other files, such as https://" in caplog.text
+    signed = {key: asset | {"href": f"{asset['href']}?sig=1"} for key, asset in pc["assets"].items()}
+    assert search_items([pc, changed(pc, assets=signed)]).left_out == ()  # the same files
+
+
 def test_both_halves_of_a_datastrip_split_are_kept(pc: Item, find: Callable[..., Any]) -> None:
     west, south, east, north = pc["bbox"]
     middle = (west + east) / 2
@@ -256,10 +275,34 @@ def test_a_scene_without_an_asset_is_left_out_with_a_warning(
 
 
 @pytest.mark.parametrize(
+    ("assets", "cause"),
+    [({}, "incomplete"), ([], "incomplete"), ({"thumbnail": {"href": "a.png"}}, "incomplete"), (None, "invalid")],
+)
+def test_items_that_lack_most_assets_are_faults_too(
+    pc: Item, search_items: Callable[..., Found], assets: object, cause: str
+) -> None:
+    """Their collection says what they are, and a map of the few others is not what was asked for."""
+    days = [with_own_files(at(pc, f"2022-06-{day}T18:29:19Z", id=f"day{day}")) for day in range(10, 20)]
+    faulty = [changed(item, assets=assets) for item in days[2:]]
+    with pytest.raises(InputError, match=f"8 of 10 scenes have a mistake.*the first: day12: {cause}"):
+        search_items([*days[:2], *faulty])
+    found = search_items([*days[:9], faulty[-1]])
+    assert len(found.scenes) == 9
+    assert [(item.id, item.cause) for item in found.left_out] == [("day19", cause)]
+    other = changed(faulty[-1], collection="sentinel-2-l1c")
+    assert [item.cause for item in search_items([*days[:2], other]).left_out] == ["foreign"]
+    if cause == "incomplete":
+        assert [s.id for s in search_items([changed(days[0], assets=assets, id="empty"), days[0]]).scenes] == ["day10"]
+    with pytest.raises(InputError, match=r"looked for .*sentinel-2-l2a"):
+        search_items(faulty)
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("id", 7),
         ("id", "two\nlines"),
+        ("id", ["two", "ids"]),
         ("geometry", {"type": "Polygon", "coordinates": "none"}),
         ("geometry", {"type": "Circle"}),
         ("geometry", {"type": "Polygon", "coordinates": [[[0, float("nan")], [1, 1], [1, 0], [0, float("nan")]]]}),

@@ -131,14 +131,56 @@ def test_a_page_without_items_is_not_the_end(start: Start) -> None:
     assert ask(start(search)) == names(3)
 
 
-def test_a_server_that_always_names_a_next_page_is_finished_when_pages_are_empty(start: Start) -> None:
+def test_many_pages_without_items_are_not_the_end_either(start: Start) -> None:
     def search(request: Request) -> Reply:
         at = int(request.query.get("at", 0))
-        return page(some(2 * at, 2) if at < 2 else [], f"/search?at={at + 1}")
+        return page(some(at // 5, 1) if at % 5 == 0 else [], f"/search?at={at + 1}" if at < 10 else None)
+
+    assert ask(start(search)) == names(3)
+
+
+def test_a_server_that_always_names_a_next_page_is_finished_when_pages_are_empty(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    def search(request: Request, last: int = 1000, **number: int) -> Reply:
+        at = int(request.query.get("at", 0))
+        return page(some(2 * at, 2) if at < 2 else [], f"/search?at={min(at + 1, last)}", **number)
 
     api = start(search)
     assert ask(api) == names(4)
+    assert len(api.searches) == 2 + pages.EMPTY_PAGES
+    assert "sends 50 pages without new items and names one more, which is not asked for" in caplog.text
+    caplog.clear()
+    api = start(lambda request: search(request, numberMatched=4))
+    assert ask(api) == names(4)
     assert len(api.searches) == 2 + pages.IDLE_PAGES
+    api = start(lambda request: search(request, last=5))
+    assert ask(api) == names(4)
+    assert len(api.searches) == 6
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("rel", ["next", "NEXT"])
+def test_relations_of_links_have_no_case(start: Start, rel: str) -> None:
+    link = {"rel": rel, "href": "/search?at=1"}
+    assert ask(start(lambda request: page(some(2, 1)) if request.query else page(some(0, 2), link))) == names(3)
+
+
+def test_a_next_page_that_is_not_named_in_a_link_is_said_loudly(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    assert ask(start(lambda request: page(some(0, 2), next="/search?at=1"))) == names(2)
+    assert "names a next page outside its links, where STAC has it: there may be more" in caplog.text
+    caplog.clear()
+    ask(start(lambda request: page(some(0, 2), next=None)))
+    ask(start(lambda request: page(some(0, 2), next="token", numberMatched=2)))
+    assert caplog.text == ""
+
+
+def test_what_is_no_item_on_a_page_is_missing(start: Start) -> None:
+    api = start(lambda request: page([*some(0, 3), None, "i4"]))
+    with pytest.raises(CatalogUnavailableError, match=r"counts 5 items and gives 3: months may be missing"):
+        ask(api)
+    api = start(lambda request: page([*some(0, 3), None] if request.number == 0 else some(0, 4)))
+    assert ask(api) == names(4)
 
 
 @pytest.mark.parametrize("href", ["{url}/search?at=1", "/search?at=1", "?at=1", "search?at=1"])
@@ -199,7 +241,8 @@ def empty_but_counted(request: Request) -> Reply:
 
 
 @pytest.mark.parametrize("search", [same_link, same_body, ring, same_items, beyond_the_count, empty_but_counted])
-def test_pages_that_only_repeat_end_in_one_line(start: Start, search: Search) -> None:
+def test_pages_that_only_repeat_end_in_one_line(start: Start, search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "EMPTY_PAGES", 9)
     api = start(search)
     with pytest.raises(CatalogUnavailableError, match=r"its pages do not end; try again later") as e:
         ask(api)
@@ -417,19 +460,28 @@ def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(start: Start, mon
         (b"[" * 200_000, "JSON of over 64 levels"),
         (b'{"features": [' + b'{"a":' * 80 + b"1" + b"}" * 80 + b"]}", "JSON of over 64 levels"),
         (b'{"features": [' + b"[]," * 3_000_000 + b"1]}", "over 2,000,000 lists"),
-        (b'{"features": [\xff\xfe]}', "answers garbage"),
-        (b'{"features": {"a": 1}}', "answers garbage"),
-        (b'{"message": "a proxy says that all is well"}', "answers garbage"),
-        (b"[]", "answers garbage"),
-        (b'{"features": [], "links": 5}', "answers garbage"),
-        (b'{"features": [], "links": [{"rel": "next"}]}', "answers garbage"),
-        (b'{"features": [], "links": [{"rel": "next", "href": 5}]}', "answers garbage"),
+        (b'{"features": [\xff\xfe]}', r"answers garbage \(no text in UTF-8: http://\S+/search\)"),
+        (b'{"features": {"a": 1}}', "answers garbage: http://\\S+/search has no list of items"),
+        (b'{"message": "a proxy says that all is well"}', "/search has no list of items"),
+        (b"[]", "/search has no list of items"),
+        (b'{"features": [], "links": 5}', "/search has links that are no list"),
+        (b'{"features": [], "links": {"next": "/search?at=1"}}', "/search has links that are no list"),
+        (b'{"features": [], "links": [{"rel": "next"}]}', "/search names a next page without its address"),
+        (b'{"features": [], "links": [{"rel": "next", "href": null}]}', "names a next page without its address"),
+        (b'{"features": [], "links": [{"rel": "next", "href": 5}]}', "names a next page without its address"),
+        (b" <html>Log in</html>", r"answers garbage \(a web page, perhaps of a login .*: http://\S+/search\)"),
+        (b'{"features": [', r"JSON that is broken at character 14 of 14: http://\S+/search"),
+        (b"busy", "no JSON but 'busy': http"),
+        (b"", "nothing, and no JSON: http"),
         (b'{"features": [], "links": [{"rel": "next", "href": "/a", "method": "DELETE"}]}', "answers garbage"),
     ],
     ids=lambda v: str(v)[:30],
 )
 def test_answers_that_are_no_pages(start: Start, body: bytes, says: str) -> None:
     api = start(lambda request: Reply(body))
+    with pytest.raises(CatalogUnavailableError, match=says):
+        ask(api)
+    api = start(lambda request: Reply(body) if request.query else page(some(0, 1), "/search?at=1"))
     with pytest.raises(CatalogUnavailableError, match=says):
         ask(api)
 

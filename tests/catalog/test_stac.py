@@ -249,14 +249,9 @@ def test_what_is_no_stac_api(scripted: Scripted, reply: Reply, message: str) -> 
 
 
 def test_garbage_in_the_middle_is_temporary(scripted: Scripted) -> None:
-    replies: list[tuple[str, type[Exception]]] = [
-        ("<html>proxy error</html>", CatalogUnavailableError),
-        ('{"features": 1}', CatalogUnavailableError),
-        ('{"features": [1]}', NoScenesError),
-    ]
-    for body, error in replies:
+    for body in ("<html>proxy error</html>", '{"features": 1}'):
         url, _ = scripted(landing(), COLLECTION, (200, {}, body))
-        with pytest.raises(error):
+        with pytest.raises(CatalogUnavailableError, match="answers garbage"):
             ask(url)
     for body in ('{"hello": "world"}', '{"type": "Catalog"}', "[]", "1"):  # in place of the collection
         url, _ = scripted(landing(), (200, {}, body))

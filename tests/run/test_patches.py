@@ -15,10 +15,13 @@ from geomap.catalog.search import search
 from geomap.datasets.months import MASKED, tokens_np
 from geomap.encode import weights
 from geomap.encode.engine import Engine
+from geomap.errors import NoScenesError
 from geomap.label import towers
 from geomap.run.map import map_area
+from geomap.run.prepare import find_scenes
+from geomap.run.record import read_record
 from geomap.store.store import COMPOSITES, EMBEDDINGS, open_store
-from geomap.types import Period
+from geomap.types import Period, silent
 from tests.support.checkpoints import SeededTower, lightning, official
 from tests.support.outputs import problems
 from tests.support.requests import request_for, tiles_of
@@ -99,6 +102,16 @@ def test_every_pixel_is_encoded_from_the_patch_around_it(ask, nine_by_nine):
     assert len(ours) > 500
     np.testing.assert_allclose(ours, wanted, atol=2e-6)
     assert np.abs(alone - wanted).max() > 1e-3  # without the margin, the edges would differ
+
+
+def test_scenes_that_show_only_the_ground_around_an_area_are_found(ask, untrained, tmp_path):
+    """The area begins 10 m east of all scenes: the patches of its first pixels hold some of what these show."""
+    beside = {"area": "4.0678,50.7450,4.0690,50.7480"}
+    assert len(find_scenes(ask(**beside), silent, 4).scenes) == 9
+    map_area(ask(**beside), tmp_path / "out")
+    assert len(read_record(tmp_path / "out").scenes) == 9
+    with pytest.raises(NoScenesError):
+        map_area(replace(ask(**beside), weights=untrained), tmp_path / "single")
 
 
 def test_stores_hold_the_pixels_of_the_tiles_alone(tiled, ask, nine_by_nine, tmp_path):
