@@ -468,6 +468,8 @@ def test_points_without_a_run_are_no_test_set(tmp_path: Path, untrained: str) ->
     for source in ("x.gpkg", "x.gpkg:fields", "x.GeoJSON", "x.shp"):
         done = geomap("evaluate", untrained, "--data", source, "--out", tmp_path / "o")
         refused(done, 2, source, "need --run DIR", "--column NAME")
+    done = geomap("evaluate", untrained, "--data", "x.csv", "--points-crs", "EPSG:3035", "--out", tmp_path / "o")
+    refused(done, 2, "--points-crs is for labelled points; give their --run DIR and --column NAME too, or leave it")
 
 
 def test_the_command_measures_a_table(tmp_path: Path, frame: pd.DataFrame, untrained: str) -> None:

@@ -607,6 +607,9 @@ def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path, c
     assert done.exit_code == 0, done.stderr
     assert "landcover" in (tmp_path / "out/results.md").read_text()
     assert not caplog.messages
+    for option in ("--photos", "--labels", "--scenicness"):
+        done = geomap(*line, "--run", run, option, tmp_path / "none")
+        refused(done, 2, f"{option} go by ids, which points of --run do not have; leave them out")
 
 
 def test_an_evaluation_tells_what_became_of_its_points(run, points, tmp_path, caplog):
