@@ -70,8 +70,8 @@ def evaluate(
     `geomap evaluate default --data points.gpkg --column crop --run brussels --out evaluation`
     """
     log_to_stderr(verbose)
-    if (run is None) != (column is None):
-        raise InputError("labelled points need --run DIR, for their series, and --column NAME, for their classes")
+    by_point = {"--photos": photos, "--labels": None if train else labels, "--scenicness": scenicness}
+    _require_kinds(run, column, points_crs, [option for option, file in by_point.items() if file is not None])
     from geomap.datasets.extras import require_packages
     from geomap.datasets.sets import read_set
     from geomap.encode.weights import load_weights
@@ -105,6 +105,19 @@ def evaluate(
     say(report.notes(loaded))
     for path in paths:
         say(str(path))
+
+
+def _require_kinds(run: Path | None, column: str | None, crs: str | None, by_point: Sequence[str]) -> None:
+    """Raise InputError for options of labelled points without a run, and for those `by_point` of LUCAS with one."""
+    if (run is None) != (column is None):
+        raise InputError("labelled points need --run DIR, for their series, and --column NAME, for their classes")
+    if run is None and crs is not None:
+        raise InputError("--points-crs is for labelled points; give their --run DIR and --column NAME too, or leave it")
+    if run is not None and by_point:
+        raise InputError(
+            f"{' and '.join(by_point)} go by ids, which points of --run do not have; leave them out, or give a table "
+            "or a cut file as --data, without --run"
+        )
 
 
 def _check(tests: Sequence[Samples], train: Samples | None) -> None:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from geomap.catalog.offset import parse_baseline
 from geomap.composite.mask import clear_np, first_np
-from geomap.composite.median import median_np
-from geomap.sentinel2 import MONTHS
+from geomap.composite.median import median_np, shifted_np
+from geomap.sentinel2 import BOA_OFFSET_DN, MONTHS, OFFSET_BASELINE
 
 MASKED, OFFICIAL = "masked", "official"
 
@@ -26,10 +27,10 @@ def masked_np(dn: NDArray[np.uint16], scl: NDArray[np.uint8], scenes: Sequence[s
     """Monthly medians of clear DNs, as in geomap's maps.
 
     Args:
-        dn: (dates, 10, h, w), 0 = nodata.
+        dn: (dates, 10, h, w), 0 = nodata, without the radiometric offset.
         scl: (dates, h, w).
         scenes: scene name of each date; scenes with the same sensing time are one observation, of which the first that
-            has data at a pixel counts. Scenes of 2018 carry no radiometric offset.
+            has data at a pixel counts.
         year: dates of other years are left out.
 
     Returns:
@@ -77,6 +78,25 @@ def tokens_np(image: NDArray[np.uint16], composite: str) -> tuple[NDArray[np.uin
     centre = image[:, :, h // 2, w // 2] * valid[:, None]  # (12, 10), 0 in months that are not valid
     filled = np.where((whole & valid[:, None, None])[:, None], image, centre[..., None, None])
     return filled.reshape(months, bands * h * w), valid
+
+
+def without_offset(dn: NDArray[np.uint16], scenes: Sequence[str]) -> NDArray[np.uint16]:
+    """DNs (dates, ...) without the offset of the scenes whose names tell a baseline that adds it (N0400 or later)."""
+    found = [re.search(r"_(N\d\d\.?\d\d)(?:_|$)", scene) for scene in scenes]
+    baselines = [match and parse_baseline(match[1]) for match in found]
+    added = np.array([baseline is not None and baseline >= OFFSET_BASELINE for baseline in baselines], bool)
+    out = dn.copy()
+    out[added] = shifted_np(dn[added], BOA_OFFSET_DN)
+    return out
+
+
+def whole_dn(values: NDArray[Any]) -> NDArray[np.uint16]:
+    """Whole numbers 0..65535 as uint16. Raises ValueError for other values, such as scaled ones."""
+    with np.errstate(invalid="ignore"):  # NaN: the comparison below finds it
+        dn = values.astype(np.uint16)
+    if (odd := values[dn != values]).size:
+        raise ValueError(f"values such as {odd[0]:.6g} are no DNs (whole numbers of 0..65535, 0 for a missing one)")
+    return dn
 
 
 def time_of(scene: str) -> str:

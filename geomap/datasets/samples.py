@@ -44,6 +44,7 @@ class Samples:
     steps: NDArray[np.float32] | None = None  # (T, 12) share of each month in each step; None: the twelve months
     own_ids: bool = True  # False: ids are numbers of rows, and say nothing beside another set's
     group_names: NDArray[np.str_] | None = None  # (n,) names of `groups` in a user's table, "" for none
+    notes: tuple[str, ...] = ()  # what matched how and what was left out when it was read, for the user
 
     def __len__(self) -> int:
         return len(self.dn)

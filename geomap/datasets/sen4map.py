@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 from geomap import files
 from geomap.datasets import lucas
 from geomap.datasets.extras import require_packages
-from geomap.datasets.months import COMPOSE, MASKED, OFFICIAL, time_of, tokens_np
+from geomap.datasets.months import COMPOSE, MASKED, OFFICIAL, time_of, tokens_np, whole_dn, without_offset
 from geomap.datasets.samples import Samples
-from geomap.errors import ConfigError, DataError, InputError, OutputError
+from geomap.errors import ConfigError, DataError, InputError, OutputError, to_type
 from geomap.sentinel2 import BANDS, MONTHS, SCL
+from geomap.text import one_line
 from geomap.types import Progress, silent
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ ATTRIBUTES: Final = {
 }  # fmt: skip
 """Legend -> the attribute of a point that holds its label."""
 
+SIDE: Final = 64
+"""Pixels per side of a point in an original file, 10 m each, in all bands."""
 PATCHES: Final = (1, 5, 9)
 """Sides of a crop in pixels that the paper's encoders take (table 8)."""
 LAYERS: Final = tuple(re.sub(r"^B0", "B", b) for b in BANDS)
@@ -56,7 +59,7 @@ def read_original(
 
     Args:
         path: Sen4Map's train.h5, val.h5 or test.h5.
-        patch: side of the crop, 1, 5 or 9 pixels; its first row and column are 64 // 2 - patch // 2.
+        patch: side of the crop, 1, 5 or 9 pixels; its first row and column are SIDE // 2 - patch // 2.
         composite: "masked" or "official"; see geomap.datasets.months.
         year: acquisitions of other years are left out.
         progress: called after every point.
@@ -121,6 +124,8 @@ def cut_file(
             try:
                 points = _points(f, original, lambda g: _compose(g, patch, composite, year), progress, "points")
                 n = _write(part, points, composite)
+                if not n:
+                    raise _no_point(original)
                 files.commit(part, out)
             finally:
                 part.unlink(missing_ok=True)
@@ -153,10 +158,13 @@ def _points(
     file: Any, path: Path, image_of: Callable[[Any], NDArray[np.uint16]], progress: Progress, stage: str
 ) -> Iterator[_Point]:
     """The points of a file, one group in memory at a time, in the file's order."""
-    total = len(file)
+    total, seen = len(file), set[str]()
     for done, name in enumerate(file, start=1):
         try:
             (id_,) = lucas.point_ids([name])
+            if id_ in seen:
+                raise DataError(f"{path} has the point {id_} twice; delete one of its two groups, such as {name}")
+            seen.add(id_)
             group = file[name]
             yield _Point(id_, image_of(group), dict(group.attrs))
         except (KeyError, ValueError, TypeError, OSError, RuntimeError) as e:  # what h5py and numpy raise
@@ -174,20 +182,27 @@ def _compose(group: Any, patch: int, composite: str, year: int) -> NDArray[np.ui
         raise ValueError(f"none of its {len(scenes)} scenes is of {year}")
     dn = np.stack([_centre(group[layer], len(scenes), patch) for layer in LAYERS], axis=1)
     scl = np.minimum(_centre(group[SCL], len(scenes), patch), 255).astype(np.uint8)
-    return COMPOSE[composite](dn, scl, scenes, year)
+    return COMPOSE[composite](without_offset(dn, scenes), scl, scenes, year)
 
 
 def _centre(layer: Any, dates: int, patch: int) -> NDArray[np.uint16]:
-    """(dates, patch, patch) from the middle of (dates, side, side). Raises ValueError."""
-    if layer.ndim != 3 or len(layer) != dates or min(layer.shape[1:]) < patch:
-        raise ValueError(f"{layer.name} is {layer.shape}, not ({dates}, 64, 64)")
-    y, x = (side // 2 - patch // 2 for side in layer.shape[1:])
-    return _dn(layer[:, y : y + patch, x : x + patch])
+    """(dates, patch, patch) from the middle of (dates, SIDE, SIDE). Raises ValueError."""
+    if layer.shape != (dates, SIDE, SIDE):
+        raise ValueError(f"{layer.name} is {layer.shape}, not ({dates}, {SIDE}, {SIDE})")
+    start = SIDE // 2 - patch // 2
+    return whole_dn(layer[:, start : start + patch, start : start + patch])
 
 
 def _stored(group: Any, patch: int | None) -> NDArray[np.uint16]:
-    """(12, 10, h, w) of a cut group. Raises ValueError, InputError."""
-    image = group["image"]
+    """(12, 10, h, w) of a cut group. Raises KeyError, ValueError, InputError."""
+    try:
+        image = group["image"]
+    except KeyError as e:
+        if SCL not in group:
+            raise
+        path = Path(group.file.filename)
+        line = to_type("samples", "cut", path, "--out", f"{path.stem}_cut.h5", "--patch", patch or 1)
+        raise DataError(f"{path} is an original Sen4Map file; cut it first: {line}") from e
     if image.ndim != 4 or image.shape[:2] != (MONTHS, len(BANDS)) or image.shape[2] != image.shape[3]:
         raise ValueError(f"image is {image.shape}, not ({MONTHS}, {len(BANDS)}, h, h)")
     side = image.shape[2]
@@ -195,16 +210,7 @@ def _stored(group: Any, patch: int | None) -> NDArray[np.uint16]:
     if patch > side:
         raise InputError(f"{group.file.filename} holds {side} x {side} pixels of a point, not {patch} x {patch}")
     start = side // 2 - patch // 2
-    return _dn(image[:, :, start : start + patch, start : start + patch])
-
-
-def _dn(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """Whole numbers 0..65535 as uint16. Raises ValueError for other values, such as scaled ones."""
-    with np.errstate(invalid="ignore"):  # NaN: the comparison below finds it
-        dn = values.astype(np.uint16)
-    if values.dtype != np.uint16 and not (dn == values).all():
-        raise ValueError(f"values of {values.min()} to {values.max()} are no DNs (whole numbers of 0..65535)")
-    return dn
+    return whole_dn(image[:, :, start : start + patch, start : start + patch])
 
 
 def _samples(path: Path, points: Iterator[_Point], size: int, composite: str) -> Samples:
@@ -223,7 +229,7 @@ def _samples(path: Path, points: Iterator[_Point], size: int, composite: str) ->
         for key, values in attributes.items():
             values.append(point.attributes.get(key))
     if dn is None or valid is None:
-        raise DataError(f"{path} holds no point; its groups must be named as Lucas_Point_34622836")
+        raise _no_point(path)
     n = len(ids)
     labels = {
         legend: lucas.label_ids(legend, attributes[key], f"{path}, attribute {key}")
@@ -234,6 +240,10 @@ def _samples(path: Path, points: Iterator[_Point], size: int, composite: str) ->
         path.stem, np.array(ids), dn[:n], valid[:n], labels,
         country=lucas.country_codes(attributes["nuts0"]), lonlat=lucas.places(ids),
     )  # fmt: skip
+
+
+def _no_point(path: Path) -> DataError:
+    return DataError(f"{path} holds no point; its groups must be named as Lucas_Point_34622836")
 
 
 def _reading(path: Path) -> str:
@@ -273,4 +283,8 @@ def _open(path: Path) -> Iterator[Any]:
     except OSError as e:
         raise DataError(f"{path} is no HDF5 file, or is cut short: {e}") from e
     with file:
+        try:
+            list(file), dict(file.attrs)
+        except (KeyError, ValueError, TypeError, OSError, RuntimeError) as e:  # what h5py raises
+            raise DataError(f"{path} is damaged; fetch it again ({one_line(e)})") from e
         yield file

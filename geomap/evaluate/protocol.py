@@ -83,6 +83,7 @@ def measure(weights: Weights, test: Samples, options: Options, train: Samples | 
         without_months=total - len(test),
         trained_on=_trained_on(weights, test),
         baselines=how,
+        notes=test.notes,
         scores=(*scores, *fitted),
         retrieval=tuple(retrieve(test, of_length, options)),
         scenicness=tuple(scenicness(weights, test, of_length)),

@@ -45,7 +45,7 @@ def markdown(weights: Weights, results: Sequence[SetResult]) -> str:
 
 
 def remarks(result: SetResult) -> str:
-    """What the reader must know about a set: its size, what was left out, whether the weights have seen it."""
+    """What the reader must know about a set: its size, whether the weights have seen it, what was left out."""
     said = [f"{result.samples:,} samples."]
     if result.without_months:
         said.append(f"{result.without_months:,} without a valid month are left out.")
@@ -54,7 +54,8 @@ def remarks(result: SetResult) -> str:
             "The weights were trained on this set or on series of it: its figures, the linear probe's too, are no test "
             "of them."
         )
-    return " ".join(said)
+    listed = "".join(f"\n- {note}" for note in result.notes)
+    return " ".join(said) + (f"\n{listed}" if listed else "")
 
 
 def notes(weights: Weights) -> str:

@@ -71,6 +71,7 @@ class SetResult:
     without_months: int  # samples without a valid month, left out
     trained_on: bool  # the card names this set, or series of it, as training data: it cannot test these weights
     baselines: str  # how the baselines were fitted, in words
+    notes: tuple[str, ...]  # what matched how and what was left out when the set was read
     scores: tuple[Score, ...]
     retrieval: tuple[Retrieval, ...] = ()
     scenicness: tuple[Scenicness, ...] = ()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +14,23 @@ from geomap import legends
 from geomap.datasets.samples import Samples
 from geomap.errors import InputError
 from geomap.legends import Legend
-from geomap.points.match import match
+from geomap.points.match import Matched, match
 from geomap.points.pixels import lonlat_of
 from geomap.points.read import PointFiles, Points, read_files
+from geomap.points.source import located
 from geomap.run.pixels import by_block, by_tile, distinct
 from geomap.run.steady import run_of, steady
 from geomap.sentinel2 import BANDS, MONTHS
 from geomap.store.store import COMPOSITES, open_store
-from geomap.text import listed, shown
+from geomap.text import listed, plural, shown
+
+log = logging.getLogger(__name__)
 
 
 def samples_at(source: PointFiles, run: Path) -> Samples:
     """The series of a run's composites at labelled points, one for each pixel; polygons and cells of 500 m are groups.
+
+    What matches otherwise than by its name, and what is left out, is logged and in the notes of the samples.
 
     Args:
         source: the points; their classes are those of the built-in legend that knows most of their names, or, if these
@@ -41,7 +49,7 @@ def samples_at(source: PointFiles, run: Path) -> Samples:
         legend = nearest_legend(points, source.column)
         matched = match(points, legend)
         known = matched.ids > 0
-        place, ids, groups, _ = distinct(points.rows(known), matched.ids[known])
+        place, ids, groups, lines = distinct(points.rows(known), matched.ids[known])
         dn = np.zeros((len(place), MONTHS, len(BANDS)), np.uint16)
         for tile, rows, at in by_tile(kept, place):
             for mine, where, local in by_block(tile, at):
@@ -52,9 +60,12 @@ def samples_at(source: PointFiles, run: Path) -> Samples:
     some: NDArray[np.bool_] = np.asarray(valid.any(axis=1))
     if not some.any():
         raise InputError(f"no point of {points.called} lies on a pixel of {kept.path} with data")
+    if count := int((~some).sum()):
+        lines = (*lines, f"outside the area, or on pixels without data: {plural(count, 'pixel')}, left out")
+    name = _called(source)
     names = np.array([f"{epsg}_{column}_{row}" for epsg, column, row in place.tolist()])
     return Samples(
-        name=points.paths[0].stem,
+        name=name,
         id=names[some],
         dn=dn[some],
         valid=valid[some],
@@ -62,7 +73,30 @@ def samples_at(source: PointFiles, run: Path) -> Samples:
         groups=groups[some],
         grouped_by="fields, or cells of 500 m",
         lonlat=lonlat_of(place[some]),
+        notes=_told(name, points, legend, matched, lines),
     )
+
+
+def _called(source: PointFiles) -> str:
+    """The name of a set: that of its file, and of the layer where one is named, for the names of files."""
+    path, layer = located(source.files[0])
+    return path.stem if layer is None else re.sub(r"[^\w.-]", "_", f"{path.stem}_{layer}")
+
+
+def _told(called: str, points: Points, legend: Legend, matched: Matched, lines: tuple[str, ...]) -> tuple[str, ...]:
+    """What matched how, and what is left out; logged too, but for how many names are the legend's own."""
+    notes = list(matched.lines)
+    if matched.unknown:
+        counts = Counter(points.name)
+        lost = plural(sum(counts[name] for name in matched.unknown), "point")
+        notes.append(f"unknown to legend {legend.name} ({listed(matched.unknown)}): {lost}, left out")
+    if points.nowhere:
+        notes.append(f"without a place: {plural(points.nowhere, 'row')}, left out")
+    notes += lines
+    for note in notes:
+        exact = note.endswith(f"names are those of legend {legend.name}")
+        log.log(logging.INFO if exact else logging.WARNING, "%s: %s", called, note)
+    return tuple(notes)
 
 
 def nearest_legend(points: Points, column: str) -> Legend:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from geomap import legends
 from geomap.datasets.extras import require_packages
+from geomap.datasets.places import read_africa
 from geomap.datasets.samples import Samples
 from geomap.datasets.sets import read_set
 from geomap.datasets.simulated import cover_labels
@@ -394,10 +396,82 @@ def test_a_measured_set_in_another_file_is_refused(tmp_path: Path, frame: pd.Dat
         assert str(e.value).endswith(own) == (path.suffix in (".csv", ".parquet"))
 
 
+@pytest.fixture
+def rondonia() -> dict[str, np.ndarray]:
+    """Eight points in the layout of Rondonia, eleven steps each; February has none."""
+    rng = np.random.default_rng(3)
+    return {
+        "x": rng.integers(1, 6000, (8, 11, 10)).astype(np.uint16),
+        "month": np.tile(np.array([1, *range(3, 13)], np.int16), (8, 1)),
+        "label": np.array(["Forest", "Water", "Wetland", "Clear_Cut_Bare_Soil"] * 2),
+        "lon": np.full(8, -62.0),
+        "lat": np.full(8, -10.0),
+        "group": np.array(["a", "b"] * 4),
+    }
+
+
+def test_points_of_rondonia_have_their_steps_in_their_months(tmp_path: Path, rondonia: dict[str, np.ndarray]) -> None:
+    rondonia["x"][0, 4] = 0  # the step of June is missing
+    np.savez(tmp_path / "r.npz", **rondonia)
+    samples = read_set(f"rondonia={tmp_path / 'r.npz'}", 1)
+    kept = rondonia["label"] != "Clear_Cut_Bare_Soil"
+    np.testing.assert_array_equal(samples.dn[:, rondonia["month"][0] - 1], rondonia["x"][kept])
+    assert np.flatnonzero(~samples.valid[0]).tolist() == [1, 5]
+    whole = rondonia | {"x": rondonia["x"].astype(float), "month": rondonia["month"].astype(float)}
+    np.savez(tmp_path / "f.npz", **whole)
+    assert_same(samples, read_set(f"rondonia={tmp_path / 'f.npz'}", 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("x", lambda x: np.where(np.arange(11)[:, None] == 3, -9999, x.astype(np.int32)), "such as -9999 are no DNs"),
+        ("x", lambda x: x / 10_000, "are no DNs (whole numbers of 0..65535, 0 for a missing one)"),
+        ("x", lambda x: np.where(x > 5000, np.nan, x), "such as nan are no DNs"),
+        ("x", lambda x: x.transpose(0, 2, 1), "x is (8, 10, 11) and month (8, 11), not (n, T, 10) and (n, T)"),
+        ("x", lambda x: x[..., :4], "x is (8, 11, 4) and"),
+        ("x", lambda x: x[:, :, 0], "x is (8, 11) and"),
+        ("month", lambda month: month - 1, "month has 0; write whole months, 1 for January to 12 for December"),
+        ("month", lambda month: month + 1, "month has 13; write"),
+        ("month", lambda month: month + 0.5, "month has 1.5; write"),
+        ("month", lambda month: month[0], "and month (11,), not"),
+        ("label", lambda label: label[:5], "label is (5,) and x (8, 11, 10); each row of x has one label"),
+        ("lat", lambda lat: lat[:, None], "lat is (8, 1) and x"),
+        ("label", lambda label: label.astype("S"), "no label is known; labels are text such as Forest, "),
+    ],
+)
+def test_points_of_rondonia_in_another_layout_are_refused(
+    tmp_path: Path, rondonia: dict[str, np.ndarray], name: str, change: Any, said: str
+) -> None:
+    np.savez(tmp_path / "r.npz", **(rondonia | {name: change(rondonia[name])}))
+    with pytest.raises(DataError, match=rf"r\.npz: .*{re.escape(said)}"):
+        read_set(f"rondonia={tmp_path / 'r.npz'}", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("x", np.full((4, 3, 10), 500), "x is (4, 3, 10), not (n, 2, 10)"),
+        ("x", np.full((4, 2, 10), -9999), "such as -9999 are no DNs"),
+        ("crop", np.array([0, 1, 2, 1]), "crop has other values than 0 and 1"),
+        ("region", np.array(["east"] * 3), "region is (3,) and x (4, 2, 10)"),
+    ],
+)
+def test_a_crop_mask_in_another_layout_is_refused(tmp_path: Path, name: str, values: np.ndarray, said: str) -> None:
+    made = {"x": np.full((4, 2, 10), 500), "crop": np.array([0, 1, 0, 1]), "region": np.array(["east", "west"] * 2)}
+    np.savez(tmp_path / "ok.npz", **made)
+    assert len(read_africa(tmp_path / "ok.npz")) == 4
+    np.savez(tmp_path / "a.npz", **(made | {name: values}))
+    with pytest.raises(DataError, match=re.escape(said)):
+        read_africa(tmp_path / "a.npz")
+
+
 def test_points_without_a_run_are_no_test_set(tmp_path: Path, untrained: str) -> None:
     for source in ("x.gpkg", "x.gpkg:fields", "x.GeoJSON", "x.shp"):
         done = geomap("evaluate", untrained, "--data", source, "--out", tmp_path / "o")
         refused(done, 2, source, "need --run DIR", "--column NAME")
+    done = geomap("evaluate", untrained, "--data", "x.csv", "--points-crs", "EPSG:3035", "--out", tmp_path / "o")
+    refused(done, 2, "--points-crs is for labelled points; give their --run DIR and --column NAME too, or leave it")
 
 
 def test_the_command_measures_a_table(tmp_path: Path, frame: pd.DataFrame, untrained: str) -> None:

@@ -1,6 +1,8 @@
 """Sen4Map's files: composites against plain loops, both layouts, and what breaks them."""
 
 import logging
+import shlex
+import shutil
 import signal
 from pathlib import Path
 
@@ -290,3 +292,63 @@ def test_what_is_no_such_file_is_told_in_one_line(tmp_path: Path) -> None:
         sen4map.read_original(other_year, patch=3)
     with pytest.raises(InputError, match="median"):
         sen4map.read_original(other_year, composite="median")
+
+
+def test_a_scene_with_the_offset_of_its_baseline_is_composed_without_it(tmp_path: Path) -> None:
+    dn = np.full((4, 10), 700)
+    dn[1:3] = 2700  # 1700 without the offset
+    dn[1:3, 0] = 400  # darker than the offset: 1, the least that is no nodata
+    dn[3] = 0
+    days = ["20180501", "20180511", "20180611", "20180701"]
+    scenes = [
+        f"S2A_MSIL2A_{day}T105429_{baseline}_R051_T31UES_{day}T150000"
+        for day, baseline in zip(days, ("N0206", "N0500", "N0400", "N0500"), strict=True)
+    ]
+    path = layouts.write_original(tmp_path / "a.h5", POINTS[:1], [scenes], [dn], [np.full(4, 4)])
+    for composite, middle, more in (("masked", 1200, 0), ("official", 700, 1)):  # of two values, and + 1 DN
+        got = sen4map.read_original(path, composite=composite).dn[0]
+        assert (got[4, 1:] == middle + more).all()
+        assert (got[5, 1:] == 1700 + more).all()
+        assert got[5, 0] == 1 + more
+        assert (got[6] == 0 + more).all()
+
+
+@pytest.mark.parametrize("layer", ["B5", "SCL"])
+def test_layers_of_another_pixel_size_are_refused(tmp_path: Path, layer: str) -> None:
+    dn, scl = world(0, 1)
+    path = layouts.write_original(tmp_path / "a.h5", POINTS[:1], [layouts.image_ids(["20180501"])], [dn], [scl])
+    with h5py.File(path, "a") as f:
+        group = f[f"Lucas_Point_{POINTS[0]}"]
+        coarse = group[layer][:, ::2, ::2]
+        del group[layer]
+        group[layer] = coarse
+    done = geomap("samples", "cut", path, "--out", tmp_path / "c.h5")
+    refused(done, 2, f"{layer} is (1, 32, 32), not (1, 64, 64)")
+
+
+def test_a_file_with_a_point_twice_damage_or_no_point_is_refused(tmp_path: Path) -> None:
+    dn, scl = world(0, 1)
+    path = layouts.write_original(tmp_path / "a.h5", POINTS[:1], [layouts.image_ids(["20180501"])], [dn], [scl])
+    twice, torn, empty = (tmp_path / f"{name}.h5" for name in ("twice", "torn", "empty"))
+    shutil.copy(path, twice)
+    with h5py.File(twice, "a") as f:
+        f.copy(f"Lucas_Point_{POINTS[0]}", POINTS[0])
+    whole = path.read_bytes()
+    torn.write_bytes(whole.replace(b"SNOD", bytes(4), 1))  # the first node of symbols is that of the root group
+    h5py.File(empty, "w").close()
+    for file, said in (
+        (twice, f"has the point {POINTS[0]} twice; delete one of its two groups"),
+        (torn, "torn.h5 is damaged; fetch it again"),
+        (empty, "empty.h5 holds no point"),
+    ):
+        refused(geomap("samples", "cut", file, "--out", tmp_path / "c.h5"), 2, said)
+    assert not (tmp_path / "c.h5").exists()
+
+
+def test_an_original_file_is_to_be_cut_before_it_is_evaluated(original: Path, untrained: str, tmp_path: Path) -> None:
+    done = geomap("evaluate", untrained, "--data", original, "--out", tmp_path / "o")
+    line = refused(done, 2, "is an original Sen4Map file; cut it first: geomap samples cut ")
+    words = shlex.split(line.partition("first: ")[2])[1:]
+    words[words.index("--out") + 1] = str(tmp_path / "c.h5")
+    assert geomap(*words).exit_code == 0
+    assert len(sen4map.read_cut(tmp_path / "c.h5")) == 3

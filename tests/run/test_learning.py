@@ -8,6 +8,7 @@ from pathlib import Path
 
 import geopandas
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 from rasterio.windows import from_bounds
@@ -595,7 +596,7 @@ def test_waypoints_are_learned_from_and_those_not_visited_are_no_class(scenes, r
     refused(done, 2, "holds numbers (3) beside names of legend landcover; write names in every row")
 
 
-def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
+def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path, caplog):
     samples = samples_at(PointFiles((str(points),), "landcover"), run)
     assert samples.labelled == ("landcover",)
     assert len(samples) == 120
@@ -609,6 +610,51 @@ def test_points_are_a_test_set_with_the_series_of_a_run(run, points, tmp_path):
     done = geomap(*line, "--run", run, "--prompts", "D", "--draws", "0", "--device", "cpu")
     assert done.exit_code == 0, done.stderr
     assert "landcover" in (tmp_path / "out/results.md").read_text()
+    assert not caplog.messages
+    for option in ("--photos", "--labels", "--scenicness"):
+        done = geomap(*line, "--run", run, option, tmp_path / "none")
+        refused(done, 2, f"{option} go by ids, which points of --run do not have; leave them out")
+
+
+def test_an_evaluation_tells_what_became_of_its_points(run, points, tmp_path, caplog):
+    table = geopandas.read_file(points)
+    named = table.assign(landcover=table.landcover.where(table.index >= 5, "Fallow of mine"))
+    parts = {
+        "away": table.iloc[40:47].assign(geometry=table.geometry.iloc[40:47].translate(1, 0)),
+        "empty": table.iloc[50:53].assign(landcover=None),
+        "again": table.iloc[60:64],
+        "other": table.iloc[70:72].assign(
+            landcover=["Woodland" if name != "Woodland" else "Water" for name in table.landcover.iloc[70:72]]
+        ),
+        "words": table.iloc[80:81].assign(landcover="a field of cropland"),
+        "nowhere": table.iloc[90:92].assign(geometry=None),
+    }
+    whole = geopandas.GeoDataFrame(pd.concat([named.drop(index=80), *parts.values()], ignore_index=True), crs=table.crs)
+    whole.to_file(tmp_path / "p.gpkg", layer="all of/mine")
+    table.to_file(tmp_path / "p.gpkg", layer="plain")
+    sources = ("--data", tmp_path / "p.gpkg:all of/mine", "--data", tmp_path / "p.gpkg:plain")
+    line = ("evaluate", "default", *sources, "--run", run, "--column", "landcover", "--out", tmp_path / "out")
+    done = geomap(*line, "--prompts", "D", "--draws", "0", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    first, plain = json.loads((tmp_path / "out/results.json").read_text())["sets"]
+    assert (first["name"], first["samples"]) == ("p_all_of_mine", 120 - 5 - 2)
+    assert (plain["name"], plain["samples"]) == ("p_plain", 120)
+    assert len(plain["notes"]) == 1
+    said = [
+        "a field of cropland (1): Cropland, by its words",
+        "without a class: 3, left out",
+        "unknown to legend landcover (Fallow of mine): 5 points, left out",
+        "without a place: 2 rows, left out",
+        "more than once in a pixel: 4 points, counted once",
+        "in contradiction: 4 points in 2 pixels with two classes, left out",
+        "outside the area, or on pixels without data: 7 pixels, left out",
+    ]
+    assert first["notes"][1:] == said
+    report = (tmp_path / "out/results.md").read_text()
+    for note in said:
+        assert f"- {note}\n" in report
+        assert f"- {note}\n" in done.stdout
+        assert f"p_all_of_mine: {note}" in caplog.messages
 
 
 def test_a_store_without_the_series_of_what_was_learned_is_told(run, points, tmp_path, caplog):
