@@ -1,6 +1,7 @@
 """The rules of docs/architecture.md that code can break without failing: who imports whom, and how light."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,21 @@ def test_every_module_imports():
     names = [m.removesuffix(".__init__") for m in MODULES if "build_" not in m]
     code = f"import importlib\nfor m in {names!r}: importlib.import_module(m)"
     subprocess.run([sys.executable, "-W", "error::SyntaxWarning", "-c", code], check=True)
+
+
+def test_benchmarks_and_contributions_import_what_the_package_has():
+    """Nothing else runs them, so a name that moved would be found by whoever wants to measure again."""
+    missing = []
+    for path in [*REPOSITORY.glob("benchmarks/*.py"), *REPOSITORY.glob("contrib/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "geomap":
+                module = importlib.import_module(node.module)
+                for name in (a.name for a in node.names if not hasattr(module, a.name)):
+                    try:
+                        importlib.import_module(f"{node.module}.{name}")
+                    except ImportError:
+                        missing.append(f"{path.name}: {node.module}.{name}")
+    assert not missing
 
 
 def test_only_the_command_line_prints():
