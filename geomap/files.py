@@ -402,6 +402,13 @@ def sums_before(directory: Path) -> dict[str, str]:
     return _lines_of(directory / BEFORE)
 
 
+def lacks(directory: Path, what: str) -> str:
+    """What to say of a directory without something that finished runs have, and what to type."""
+    if (directory / STATE).is_dir() and not (directory / SUMS).is_file():
+        return f"{directory} is not finished; type the run's command again, which resumes it"
+    return f"{directory} holds no {what}; type the directory given to --out"
+
+
 def listed_sums(directory: Path, folder: str) -> dict[str, str]:
     """By name, the sha256 that SHA256SUMS lists for the files in a folder; empty if there is no list."""
     if not (directory / SUMS).is_file():

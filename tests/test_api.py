@@ -30,7 +30,7 @@ from geomap.composite.mask import Mask
 from geomap.encode.card import Q_HIGH, Q_LOW
 from geomap.encode.model import PixelEncoder
 from geomap.encode.weights import Weights
-from geomap.errors import InputError, LegendError, NoScenesError, WeightsError
+from geomap.errors import GeomapError, InputError, LegendError, NoScenesError, WeightsError
 from geomap.run.workers import Resources
 from geomap.simulate import Archive
 from tests.support import REPOSITORY
@@ -211,6 +211,27 @@ def test_composites_of_a_store_are_embedded_as_those_of_scenes(run: Path, embedd
     again = geomap.embed(geomap.open_store(run)["composite"], device="cpu")
     np.testing.assert_array_equal(again, embeddings)  # pixels outside the area included
     np.testing.assert_array_equal(again.clear_months, embeddings.clear_months)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gone", "said"),
+    [
+        ("embeddings.zarr", "x", "the coordinate x is not"),
+        ("embeddings.zarr", "basis", "its basis is no set of directions"),
+        ("composites.zarr", "month", "the coordinate month is not"),
+        ("composites.zarr", "band", "the coordinate band is not"),
+    ],
+)
+def test_a_store_without_its_run_that_lacks_a_small_file_is_damaged(
+    run: Path, tmp_path: Path, kind: str, gone: str, said: str
+) -> None:
+    """Zarr takes an array without its file for zeros."""
+    shutil.copytree(run / kind, tmp_path / kind)
+    assert geomap.open_store(tmp_path / kind).sizes
+    for lost in [*(tmp_path / kind).rglob(f"{gone}/c")]:  # of each square
+        shutil.rmtree(lost)
+    with pytest.raises(GeomapError, match=f"is damaged .{said}"):
+        geomap.open_store(tmp_path / kind)
 
 
 def test_the_area_of_a_store_is_that_of_the_map_of_clear_months_whatever_other_maps_are_called(

@@ -194,8 +194,10 @@ def test_each_point_of_a_multipoint_is_a_point(tmp_path):
 
 
 def test_ids_and_empty_cells_as_tables_write_them(tmp_path):
-    text = f"lon,lat,c\n{LON},{LAT},10.0\n{LON},{LAT},nan\n{LON},{LAT},\n{LON},{LAT},2\n{LON},{LAT},NULL\n"
-    assert read_points(csv(tmp_path, text), "c").name == ("10", "", "", "2", "")
+    text = (
+        f"lon,lat,c\n{LON},{LAT},10.0\n{LON},{LAT},nan\n{LON},{LAT},\n{LON},{LAT},2\n{LON},{LAT},NULL\n{LON},{LAT},NA\n"
+    )
+    assert read_points(csv(tmp_path, text), "c").name == ("10", "", "", "2", "", "")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from geomap.api.checks import checked_path
 from geomap.errors import InputError
 from geomap.grid import by_square, mosaic_grid
 from geomap.run import record
+from geomap.sentinel2 import BANDS
 from geomap.store import store as stored
 from geomap.store.store import COMPOSITES, EMBEDDINGS
 from geomap.text import plain, shown
@@ -37,6 +38,7 @@ def open_store(path: Path | str, epsg: int | None = None) -> xr.Dataset:
 
     Raises:
         InputError: no store, a store of another version or without all of its files, or several zones without `epsg`.
+        ReadError: its coordinates, or the directions of its embeddings, are damaged.
 
     The arrays are read when they are used. Zarr's own checksums then find changed bytes in a chunk, but not a chunk
     that was exchanged for another; `geomap verify DIR` compares every file with its sha256.
@@ -90,7 +92,17 @@ def _square(kept: stored.Store, square: str, part: Grid) -> xr.Dataset:
     row, column = part.offset_in(kept.squares[square])
     cut = {"y": slice(row, row + part.height), "x": slice(column, column + part.width)}
     found: xr.Dataset = xr.open_zarr(kept.path, group=kept.group(square), mask_and_scale=False, consolidated=False)
-    return found.isel(cut)
+    cutout = found.isel(cut)
+    x = part.west + part.resolution * (np.arange(part.width) + 0.5)
+    y = part.north - part.resolution * (np.arange(part.height) + 0.5)
+    wanted: dict[str, Any] = {"x": x, "y": y}
+    if kept.kind == COMPOSITES:
+        months = [f"{name}-01" for name in kept.period.month_names]
+        wanted |= {"month": np.array(months, "datetime64[ns]"), "band": np.array(BANDS)}
+    for name, values in wanted.items():  # zarr fills a coordinate whose file is gone
+        if not np.array_equal(cutout[name].values, values):
+            raise stored.damaged(kept.path, f"the coordinate {name} is not that of its tiles")
+    return cutout
 
 
 def _inside(run: Path, zone: int, where: Grid) -> NDArray[np.bool_] | None:

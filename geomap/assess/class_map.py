@@ -65,7 +65,7 @@ def find_map(directory: Path, stem: str | None) -> ClassMap:
             sure = {**before.sure, epsg: _file(directory, path, assets[f"{name}_confidence"])}
             found[name] = replace(before, paths=paths, sure=sure)
     if not found:
-        raise InputError(f"{directory} holds no finished map of classes; type the directory given to --out")
+        raise InputError(files.lacks(directory, "finished map of classes"))
     if stem is None and len(found) > 1:
         raise InputError(f"{directory} holds several maps; choose one: --legend {' or --legend '.join(sorted(found))}")
     if stem is not None and stem not in found:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
 _WHOLE: Final = re.compile(r"\d+(\.0+)?")
-_EMPTY: Final = ("", "nan", "null", "<na>", "n/a", "#n/a", "-")  # how programs write an empty cell
+_EMPTY: Final = ("", "na", "nan", "null", "<na>", "n/a", "#n/a", "-")  # how programs write an empty cell
 
 LON: Final = ("lon", "longitude", "long", "lng", "x")
 LAT: Final = ("lat", "latitude", "y")

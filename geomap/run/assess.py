@@ -220,8 +220,9 @@ def _classes_of(points: Points, of: ClassMap) -> tuple[dict[int, str], NDArray[n
     matched = match(points, _legend(of))
     if not matched.ids.any():
         known = listed([name for c, name in of.names.items() if c <= legends.MAX_CLASSES])
-        digits = all(name.isdecimal() for name in matched.unknown)
-        hint = " (numbers count as ids only if all are ids of the map; empty cells are no class)" if digits else ""
+        digits = any(name.isdecimal() for name in matched.unknown)
+        only = "numbers count as ids only where all classes are ids of the map; beside other words, write its names"
+        hint = f" ({only}; empty cells are no class)" if digits else ""
         raise InputError(
             f"no class of {points.called} ({listed(matched.unknown)}) is one of map {of.stem}: {known}{hint}; "
             "choose another --legend or --column"

@@ -185,7 +185,7 @@ def read_record(directory: Path) -> Record:
     try:
         return _record.validate_json((directory / FILE).read_bytes())
     except OSError:
-        raise InputError(f"{directory} holds no finished run; type the directory given to --out") from None
+        raise InputError(files.lacks(directory, "finished run")) from None
     except ValueError as e:
         raise InputError(
             f"{directory / FILE} is damaged or of another version of geomap; map into another --out"

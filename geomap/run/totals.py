@@ -103,7 +103,7 @@ _qualities: Final = TypeAdapter(dict[_Stem, Quality])
 def read_totals(directory: Path) -> dict[str, list[Row]]:
     """The rows of each class map, by area, largest first. Raises InputError."""
     if not (directory / files.SUMS).is_file():
-        raise InputError(f"{directory} holds no finished run; type the directory given to --out")
+        raise InputError(files.lacks(directory, "finished run"))
     try:
         return _totals.validate_json((directory / FILE).read_bytes())
     except OSError:

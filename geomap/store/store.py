@@ -58,6 +58,8 @@ MOST_METADATA: Final = 2**26
 """Most bytes of a store's `zarr.json`, which holds 100 for each tile."""
 
 _ARRAYS: Final = {EMBEDDINGS: EMBEDDING_ARRAYS, COMPOSITES: COMPOSITE_ARRAYS}
+_UNIT: Final = 1e-3
+"""By how much products of directions, stored as float32, may differ from 0 and 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +147,11 @@ class Store:
         return None
 
     def basis(self) -> NDArray[np.float32]:
-        """(D, C) directions of the components of an embedding. Raises ReadError."""
+        """(D, C) orthonormal directions of the components of an embedding. Raises ReadError."""
         with _reading(self.path):
             basis: NDArray[np.float32] = zarr.open_array(self.path / "basis", mode="r")[:]  # type: ignore[assignment]
+        if not np.allclose(basis.T @ basis, np.eye(basis.shape[1]), atol=_UNIT):  # zeros where its file is gone
+            raise damaged(self.path, "its basis is no set of directions")
         return basis
 
     def _place(self, tile: Tile) -> tuple[int, int]:
@@ -268,6 +272,8 @@ def open_store(path: Path, kind: str | None = None) -> Store:
     flag = f"--save-{kind.removesuffix('.zarr')}" if kind else "--save-embeddings"
     if not (path / "zarr.json").is_file():
         ran = (path / files.SUMS).is_file()
+        if not ran and (path / files.STATE).is_dir():
+            raise InputError(files.lacks(path, kind or "store"))
         make = "type the command that made it once more, with" if ran else "make one with: geomap map AOI"
         raise InputError(f"{path} holds no {kind or 'store'}; {make} {flag} --out NEW")
     try:

@@ -718,6 +718,9 @@ def test_points_of_another_legend_are_refused(run: Path, answered: Path) -> None
 
 def test_a_folder_without_a_finished_map_is_refused(tmp_path: Path) -> None:
     refused(geomap("sample", tmp_path, "--out", tmp_path / "a.gpkg"), 2, "holds no finished map of classes")
+    (tmp_path / files.STATE).mkdir()  # a run that was stopped
+    for command in (["sample", tmp_path, "--out", tmp_path / "a.gpkg"], ["areas", tmp_path], ["label", tmp_path]):
+        refused(geomap(*command), 2, "is not finished; type the run's command again, which resumes it")
 
 
 def test_a_map_within_a_class_of_another_says_what_is_in_no_figure(tmp_path: Path, truth: Path) -> None:
