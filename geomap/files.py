@@ -402,10 +402,15 @@ def sums_before(directory: Path) -> dict[str, str]:
     return _lines_of(directory / BEFORE)
 
 
+def unfinished(directory: Path) -> str:
+    """What to say of the directory of a run that was stopped, and what to type."""
+    return f"{directory} is not finished; type the run's command again, which resumes it"
+
+
 def lacks(directory: Path, what: str) -> str:
     """What to say of a directory without something that finished runs have, and what to type."""
     if (directory / STATE).is_dir() and not (directory / SUMS).is_file():
-        return f"{directory} is not finished; type the run's command again, which resumes it"
+        return unfinished(directory)
     return f"{directory} holds no {what}; type the directory given to --out"
 
 

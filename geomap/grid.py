@@ -203,15 +203,20 @@ def covering(grid: Grid, epsg: int) -> Grid:
     return Grid(epsg, left, top, (right - left) // step, (top - bottom) // step, step)
 
 
+def centres(grid: Grid, stride: int = 1) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centres of every stride-th pixel in metres: x (columns,) and y (rows,)."""
+    x = grid.west + grid.resolution * (np.arange(0, grid.width, stride) + 0.5)
+    y = grid.north - grid.resolution * (np.arange(0, grid.height, stride) + 0.5)
+    return x, y
+
+
 def pixels_under(grid: Grid, other: Grid) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """(rows, columns), each (y, x): for each pixel of `grid`, the pixel of `other` that contains its centre.
 
     Outside `other` they are negative or beyond its size.
     """
-    step = grid.resolution
-    x = grid.west + step * (np.arange(grid.width) + 0.5)
-    y = grid.north - step * (np.arange(grid.height) + 0.5)
-    xx, yy = Transformer.from_crs(grid.epsg, other.epsg, always_xy=True).transform(*np.meshgrid(x, y))
+    project = Transformer.from_crs(grid.epsg, other.epsg, always_xy=True)
+    xx, yy = project.transform(*np.meshgrid(*centres(grid)))
     rows, columns = (other.north - yy) / other.resolution, (xx - other.west) / other.resolution
     return np.floor(rows).astype(np.intp), np.floor(columns).astype(np.intp)
 
@@ -225,10 +230,7 @@ def _wholly_inside(area: Area, grid: Grid) -> bool:
 
 def _inside_every(stride: int, area: Area, grid: Grid) -> NDArray[np.bool_]:
     """(ceil(y / stride), ceil(x / stride)) `inside` at every stride-th pixel of a grid."""
-    step = grid.resolution
-    x = grid.west + step * (np.arange(0, grid.width, stride) + 0.5)
-    y = grid.north - step * (np.arange(0, grid.height, stride) + 0.5)
-    xx, yy = np.meshgrid(x, y)
+    xx, yy = np.meshgrid(*centres(grid, stride))
     lon, lat = Transformer.from_crs(grid.epsg, 4326, always_xy=True).transform(xx, yy)
     mine = zone_epsg(lon, lat) == grid.epsg
     mask: NDArray[np.bool_] = mine & shapely.contains_xy(area.geometry, lon, lat)

@@ -25,7 +25,7 @@ from geomap.composite.mask import DEFAULT_MASK, Mask
 from geomap.encode.engine import Engine
 from geomap.encode.weights import Weights, load_weights
 from geomap.errors import InputError, NoScenesError
-from geomap.grid import inside, mosaic_grid, tiles
+from geomap.grid import centres, inside, mosaic_grid, tiles
 from geomap.read.access import DEADLINE
 from geomap.read.header import Headers
 from geomap.run.prepare import find_scenes
@@ -231,15 +231,15 @@ def _composite_array(
     dn: NDArray[np.uint16], clear: NDArray[np.uint8], within: NDArray[np.bool_], where: Grid, period: Period
 ) -> xr.DataArray:
     months = np.array([f"{name}-01" for name in period.month_names], "datetime64[ns]")
-    step = where.resolution
+    x, y = centres(where)
     found = xr.DataArray(
         dn,
         dims=("month", "band", "y", "x"),
         coords={
             "month": months,
             "band": list(BANDS),
-            "y": where.north - step * (np.arange(where.height) + 0.5),
-            "x": where.west + step * (np.arange(where.width) + 0.5),
+            "y": y,
+            "x": x,
             "clear": (("month", "y", "x"), clear),
             "inside": (("y", "x"), within),
         },

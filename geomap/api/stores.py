@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from geomap.api.checks import checked_path
 from geomap.errors import InputError
-from geomap.grid import by_square, mosaic_grid
+from geomap.grid import by_square, centres, mosaic_grid
 from geomap.run import record
 from geomap.sentinel2 import BANDS
 from geomap.store import store as stored
@@ -93,9 +93,7 @@ def _square(kept: stored.Store, square: str, part: Grid) -> xr.Dataset:
     cut = {"y": slice(row, row + part.height), "x": slice(column, column + part.width)}
     found: xr.Dataset = xr.open_zarr(kept.path, group=kept.group(square), mask_and_scale=False, consolidated=False)
     cutout = found.isel(cut)
-    x = part.west + part.resolution * (np.arange(part.width) + 0.5)
-    y = part.north - part.resolution * (np.arange(part.height) + 0.5)
-    wanted: dict[str, Any] = {"x": x, "y": y}
+    wanted: dict[str, Any] = dict(zip(("x", "y"), centres(part), strict=True))
     if kept.kind == COMPOSITES:
         months = [f"{name}-01" for name in kept.period.month_names]
         wanted |= {"month": np.array(months, "datetime64[ns]"), "band": np.array(BANDS)}

@@ -213,7 +213,7 @@ def _require_whole(directory: Path, chosen: ClassMap) -> None:
     """Raise InputError if a file of the map is not what the run wrote."""
     listed = files.sums(directory)
     if not listed:
-        raise InputError(f"{directory} is not finished; type the run's command again, which resumes it")
+        raise InputError(files.unfinished(directory))
     for path in (*chosen.paths.values(), *chosen.sure.values()):
         name = path.relative_to(real(directory)).as_posix()
         for line in files.problem(directory, name, listed.get(name, "")):

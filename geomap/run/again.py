@@ -96,7 +96,7 @@ def read_again(directory: Path, **places: str | Path | tuple[str, ...] | Earlier
     """
     record = read_record(directory)
     if not (directory / files.SUMS).is_file():
-        raise InputError(f"{directory} is not finished; type the run's command again, which resumes it")
+        raise InputError(files.unfinished(directory))
     asked = dict(record.asked)
     if asked.pop("command", None) != "map":
         raise InputError(

@@ -273,7 +273,7 @@ def open_store(path: Path, kind: str | None = None) -> Store:
     if not (path / "zarr.json").is_file():
         ran = (path / files.SUMS).is_file()
         if not ran and (path / files.STATE).is_dir():
-            raise InputError(files.lacks(path, kind or "store"))
+            raise InputError(files.unfinished(path))
         make = "type the command that made it once more, with" if ran else "make one with: geomap map AOI"
         raise InputError(f"{path} holds no {kind or 'store'}; {make} {flag} --out NEW")
     try:
@@ -312,7 +312,7 @@ def _listed(path: Path) -> dict[str, str]:
     """
     listed, whole = files.listed_sums(path.parent, path.name), (path.parent / files.SUMS).is_file()
     if not whole and (path.parent / files.STATE).is_dir():
-        raise InputError(f"{path.parent} is not finished; type the run's command again, which resumes it")
+        raise InputError(files.unfinished(path.parent))
     if not whole and (path.parent / files.RUN).is_file():
         raise InputError(
             f"{path.parent} holds the {files.RUN} of a run without its {files.SUMS}: it is not finished, or not all of "
