@@ -203,7 +203,7 @@ def covering(grid: Grid, epsg: int) -> Grid:
     return Grid(epsg, left, top, (right - left) // step, (top - bottom) // step, step)
 
 
-def centres(grid: Grid, stride: int = 1) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def centres(grid: Grid, stride: int = 1) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Centres of every stride-th pixel in metres: x (columns,) and y (rows,)."""
     x = grid.west + grid.resolution * (np.arange(0, grid.width, stride) + 0.5)
     y = grid.north - grid.resolution * (np.arange(0, grid.height, stride) + 0.5)
